@@ -1,0 +1,42 @@
+# make help says what there is. Everything is set up in .venv on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export RAY_AUTH_MODE ?= token
+# libraries that would otherwise ask the network for news, or phone home
+export HF_HUB_OFFLINE ?= 1
+export RAY_USAGE_STATS_ENABLED ?= 0
+export MLFLOW_DISABLE_TELEMETRY ?= true
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check fast ui clean
+
+help: ## show this help
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
+
+setup: $(VENV)/.ready ## make .venv with the exact pins of constraints.txt
+
+$(VENV)/.ready: constraints.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 13) else "Trunkline needs Python 3.11 or 3.12; this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	@# torch first and alone, so that no other package asks for another build of it
+	$(BIN)/python -m pip install -q --disable-pip-version-check $$(grep -E '^torch==' constraints.txt)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup ## run the whole recipe on real text: about 10 minutes on 2 cores
+	@$(BIN)/python -m workflows.recipe +experiment=demo
+
+test: setup ## unit and integration tests, with real Ray, DeepSpeed, MLflow and S3
+	@$(BIN)/python -m pytest
+
+check: setup ## ruff, mypy and the fast tests: run it before every commit
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/python -m pytest tests/unit -m 'not slow' -x --durations=5
+
+ui: setup ## MLflow on this project's runs
+	@echo "runs: http://127.0.0.1:5000/#/experiments/1/runs"
+	@$(BIN)/mlflow ui --backend-store-uri sqlite:///$${TRUNKLINE_STORE:-$(CURDIR)/store}/mlflow.db --host 127.0.0.1 --port 5000
+
+clean: ## remove .venv and caches; the store stays
+	rm -rf $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,86 @@
+"""The loader from page cache: tokens per second of one process, in order and after a jump to any sample.
+
+    python -m benchmarks.loader --sequence-length 256
+
+Named peer: a plain `numpy.memmap` reader that slices random windows without mixing, order, positions or masks, i.e. the
+least that any loader has to do. Printed: million tokens/s, medians over `--rounds` turns, and the ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.data.loader import Loader, Segment
+from pipelines.data.mixture import MixtureRecipe, plan_mixture
+from pipelines.data.token_shards import TokenShardWriter, TokenSource, shard_paths
+from pipelines.progress import table
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sequence-length", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--million-tokens", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sources, facts = {}, {}
+        for source in ("a", "b", "c"):
+            writer = TokenShardWriter(
+                {suffix: folder / f"{source}.{suffix}" for suffix in ("bin", "idx", "bytes")}, 4096
+            )
+            lengths = rng.integers(50, 2000, options.million_tokens * 1000 // 3)
+            lengths = lengths[: np.searchsorted(np.cumsum(lengths), options.million_tokens * 1e6 / 3)]
+            writer.add(rng.integers(0, 4096, int(lengths.sum())).astype(np.uint16), lengths, lengths)
+            writer.close()
+            total = np.array([writer.tokens])
+            sources[source] = TokenSource(
+                source, "documents", (source,), total, lambda prefix: shard_paths(folder, prefix)
+            )
+            facts[source] = {"kind": "documents", "train": {"tokens": writer.tokens, "loss_tokens": writer.tokens}}
+        recipe = MixtureRecipe(weights={"a": 0.5, "b": 0.3, "c": 0.2}, budget_tokens=1000, max_epochs=100)
+        plan = plan_mixture(recipe, "tokens/x", "0", {"sources": facts})
+        loader = Loader(sources, [Segment(0, plan)], 0, options.sequence_length)
+        flat = np.memmap(folder / "a.bin", np.uint16, "r")
+        T, B, batches = (
+            options.sequence_length,
+            options.batch,
+            max(1, 4_000_000 // (options.sequence_length * options.batch)),
+        )
+        speeds: dict[str, list[float]] = {"ours, in order": [], "ours, anywhere": [], "memmap slices": []}
+        for round_ in range(options.rounds + 1):
+            starts = {"ours, in order": round_ * batches * B, "ours, anywhere": int(rng.integers(0, 10**9))}
+            for label, first in starts.items():
+                began = time.perf_counter()
+                for k in range(batches):
+                    loader.batch(np.arange(first + k * B, first + (k + 1) * B))
+                speeds[label].append(batches * B * T / (time.perf_counter() - began) / 1e6)
+            began = time.perf_counter()
+            for _ in range(batches):
+                at = rng.integers(0, len(flat) - T - 1, B)
+                np.stack([flat[i : i + T + 1] for i in at]).astype(np.int32)
+            speeds["memmap slices"].append(batches * B * T / (time.perf_counter() - began) / 1e6)
+    base = statistics.median(speeds["memmap slices"][1:])
+    rows = [
+        [
+            label,
+            statistics.median(v[1:]),
+            f"{min(v[1:]):.0f}–{max(v[1:]):.0f}",
+            f"{statistics.median(v[1:]) / base:.2f}×",
+        ]
+        for label, v in speeds.items()  # the first turn warms caches and is not counted
+    ]
+    print(table([f"windows of {T}, batches of {B}", "M tokens/s", "range", "ratio"], rows))
+
+
+if __name__ == "__main__":
+    main()

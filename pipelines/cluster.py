@@ -1,0 +1,339 @@
+"""Ray, and only here: data shards mapped over tasks, training workers in Ray Train.
+
+    with Cluster(config.cluster) as cluster:
+        receipts = cluster.map_shards(function, shards, label="clean")
+        cluster.train(worker, spec)
+
+Inside a Ray job (`ray job submit`) or with `cluster.address` the cluster is joined; otherwise a private Ray is started in
+this machine and stopped at the end. Token authentication stays on either way. A lost worker costs its shard, not the job.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from pipelines.config import ClusterConfig
+from pipelines.errors import ClusterError, ConfigError, StorageError, TrunklineError
+from pipelines.progress import Progress, say
+from pipelines.storage import FolderStorage, Storage
+
+S = TypeVar("S")
+R = TypeVar("R")
+_PROJECT = Path(__file__).parent.parent
+_POLL_SECONDS = 0.25
+
+
+class ShardMap(Protocol):
+    """Applies a pure, idempotent shard function to every shard; results come in the order of `shards`."""
+
+    def __call__(
+        self,
+        function: Callable[[Any], R],
+        shards: Sequence[Any],
+        label: str,
+        describe: Callable[[R], dict[str, Any]] | None = None,
+    ) -> list[R]:
+        """Args: function (picklable, one shard in, its result out); shards; label for the progress line; describe, facts of the latest result to show there."""
+        ...
+
+
+def serial_map(
+    function: Callable[[Any], R],
+    shards: Sequence[Any],
+    label: str,
+    describe: Callable[[R], dict[str, Any]] | None = None,
+) -> list[R]:
+    """The `ShardMap` without Ray, in this process: for tests and for work too small to spread."""
+    return [function(shard) for shard in shards]
+
+
+def inside_job() -> bool:
+    """Whether this process is the entry point of a Ray job."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or "RAY_JOB_SUBMISSION_ID" in os.environ
+
+
+class Cluster:
+    """A connection to Ray for the length of a `with` block."""
+
+    def __init__(self, config: ClusterConfig):
+        self.config = config
+        self.embedded = False
+
+    def __enter__(self) -> Cluster:
+        os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+        os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+        # DeepSpeed and Ray Train print a deprecation each; workers inherit this
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        import ray
+
+        address = self.config.address or os.environ.get("RAY_ADDRESS")
+        self.embedded = address is None and not inside_job()
+        # workers import this checkout, wherever they start
+        environment = {
+            "env_vars": {
+                "PYTHONPATH": os.pathsep.join([str(_PROJECT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+            }
+        }
+        try:
+            if self.embedded:
+                slots = max(2, round(self.config.workers * self.config.cpus_per_worker), os.cpu_count() or 1)
+                ray.init(
+                    address="local",  # not the cluster that somebody may have started on this machine
+                    num_cpus=slots,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                    runtime_env=environment,
+                )
+            else:
+                ray.init(
+                    address=address or "auto",
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                    runtime_env=None if inside_job() else environment,
+                )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            where = f"the Ray cluster at {address}" if address else "Ray"
+            raise ClusterError(
+                f"cannot reach {where}: {error}; is it running (`ray status`), and is RAY_AUTH_MODE=token set in this shell as it was for `ray start`?"
+            ) from error
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        import ray
+
+        ray.shutdown()
+
+    def map_shards(
+        self,
+        function: Callable[[Any], R],
+        shards: Sequence[Any],
+        label: str,
+        describe: Callable[[R], dict[str, Any]] | None = None,
+    ) -> list[R]:
+        """The `ShardMap` over Ray tasks: retried when a worker is lost, failed at once when the function raises.
+
+        Raises: whatever TrunklineError the function raised; ClusterError when workers were lost too often.
+        """
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        task = ray.remote(num_cpus=1, max_retries=self.config.shard_retries)(function)
+        pending = {task.remote(shard): i for i, shard in enumerate(shards)}
+        results: list[Any] = [None] * len(shards)
+        progress = Progress(label, len(shards))
+        try:
+            while pending:
+                ready, _ = ray.wait(list(pending), num_returns=1)
+                for reference in ready:
+                    i = pending.pop(reference)
+                    results[i] = ray.get(reference)
+                    progress.update(**(describe(results[i]) if describe else {}))
+        except RayTaskError as error:
+            if isinstance(error.cause, TrunklineError):
+                raise error.cause from error
+            raise
+        except RayError as error:
+            raise ClusterError(
+                f"{label}: a shard's worker was lost {self.config.shard_retries + 1} times ({error}); finished shards are kept: run the same command again"
+            ) from error
+        finally:
+            for reference in pending:
+                ray.cancel(reference, force=True)
+        return results
+
+    def train(
+        self, worker: Callable[[dict[str, Any], Callable[[str], None]], None], spec: dict[str, Any], scratch: str
+    ) -> None:
+        """Run `worker(spec, emit)` on `config.workers` processes joined in a torch process group, until all return.
+
+        A lost worker restarts the whole group, which goes on from its last checkpoint; at most `max_failures` times.
+
+        Args: worker, importable function; spec, plain data; scratch, a folder or URI every node can write (Ray's own bookkeeping).
+        Raises: the TrunklineError that a worker raised; ClusterError when workers were lost too often; ConfigError when the
+            cluster is smaller than what was asked for.
+        """
+        import ray
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        self._check_size()
+        # beside the driver, so that a lost worker node cannot take it along
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        channel = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(_Channel).remote()
+        per_worker = {"CPU": self.config.cpus_per_worker}
+        if self.config.gpus_per_worker:
+            per_worker["GPU"] = self.config.gpus_per_worker
+        trainer = TorchTrainer(
+            _train_loop,
+            train_loop_config={"worker": worker, "spec": spec, "channel": channel},
+            torch_config=TorchConfig(backend="nccl" if self.config.gpus_per_worker else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=self.config.workers,
+                use_gpu=bool(self.config.gpus_per_worker),
+                resources_per_worker=per_worker,
+            ),
+            run_config=RunConfig(
+                name=f"{spec['kind']}-{spec['name']}",
+                storage_path=scratch,
+                failure_config=FailureConfig(max_failures=self.config.max_failures),
+            ),
+        )
+        listener = _Listener(channel)
+        try:
+            trainer.fit()
+        except SystemExit as stop:  # how Ray Train answers Ctrl-C
+            raise KeyboardInterrupt from stop
+        except Exception as error:
+            listener.stop()
+            if listener.fatal is not None:
+                raise listener.fatal from error
+            raise ClusterError(
+                f"training workers failed more than {self.config.max_failures} times; the last checkpoint is kept, run the same command to go on. Cause: {_cause(error)}"
+            ) from error
+        finally:
+            listener.stop()
+            ray.kill(channel)
+            shutil.rmtree(Path(scratch) / f"{spec['kind']}-{spec['name']}", ignore_errors=True)
+        if listener.fatal is not None:
+            raise listener.fatal
+
+    def check_reach(self, storage: Storage) -> None:
+        """Refuse a store that other nodes of this cluster cannot see: their work would be lost in their own folders.
+
+        Raises: ConfigError naming a node that does not see it.
+        """
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+        if len(nodes) < 2 or not isinstance(storage, FolderStorage):
+            return
+        probe = f".reach-{uuid.uuid4().hex[:8]}"
+        storage.write(probe, b"")
+        look = ray.remote(num_cpus=0)(_sees)
+        try:
+            for node, address in nodes.items():
+                there = NodeAffinitySchedulingStrategy(node, soft=False)
+                if not ray.get(look.options(scheduling_strategy=there).remote(storage, probe)):
+                    raise ConfigError(
+                        f"store {storage.uri} is a folder that node {address} of this cluster does not see: "
+                        "use a shared file system at the same path, or store=s3://bucket/prefix"
+                    )
+        finally:
+            storage.delete(probe)
+
+    def nodes(self) -> int:
+        """How many machines this cluster has now."""
+        import ray
+
+        return sum(node["Alive"] for node in ray.nodes())
+
+    def _check_size(self) -> None:
+        import ray
+
+        have = ray.cluster_resources()
+        for resource, each in (("CPU", self.config.cpus_per_worker), ("GPU", self.config.gpus_per_worker)):
+            need = each * self.config.workers
+            if need > have.get(resource, 0):
+                raise ConfigError(
+                    f"cluster.workers={self.config.workers} × {each:g} {resource} needs {need:g} {resource}; this Ray cluster has {have.get(resource, 0):g}: "
+                    f"lower cluster.workers or cluster.{resource.lower()}s_per_worker, or add machines"
+                )
+
+
+class _Channel:
+    """An actor that carries lines and a fatal error from rank processes to the driver, across restarts."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.fatal: TrunklineError | None = None
+        self.starts = 0
+
+    def put(self, line: str) -> None:
+        self.lines.append(line)
+
+    def fail(self, error: TrunklineError) -> None:
+        self.fatal = self.fatal or error
+
+    def begin(self, rank: int) -> TrunklineError | None:
+        """Note that a rank starts; after a user's mistake the restarted group ends at once instead of repeating it."""
+        if rank == 0:
+            self.starts += 1
+            if self.starts > 1 and self.fatal is None:
+                self.lines.append(
+                    f"   a worker was lost: the group restarts from the last checkpoint (restart {self.starts - 1})"
+                )
+        return self.fatal
+
+    def drain(self) -> tuple[list[str], TrunklineError | None]:
+        lines, self.lines = self.lines, []
+        return lines, self.fatal
+
+
+class _Listener:
+    """Prints what the channel carries, from a thread beside the blocking `fit`."""
+
+    def __init__(self, channel: Any):
+        self.channel = channel
+        self.fatal: TrunklineError | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _listen(self) -> None:
+        import ray
+        from ray.exceptions import RayError
+
+        while True:
+            last = self._stop.wait(_POLL_SECONDS)
+            try:
+                lines, self.fatal = ray.get(self.channel.drain.remote(), timeout=10)
+            except RayError:
+                return
+            for line in lines:
+                say(line)
+            if last:
+                return
+
+
+def _sees(storage: Storage, key: str) -> bool:
+    return storage.exists(key)
+
+
+def _train_loop(loop_config: dict[str, Any]) -> None:
+    import ray
+    import ray.train
+
+    channel, rank = loop_config["channel"], ray.train.get_context().get_world_rank()
+    if ray.get(channel.begin.remote(rank)) is not None:
+        return
+    os.environ["LOCAL_RANK"] = str(ray.train.get_context().get_local_rank())
+
+    def emit(line: str) -> None:
+        channel.put.remote(line)
+
+    try:
+        loop_config["worker"](loop_config["spec"], emit)
+    except TrunklineError as error:
+        if not isinstance(
+            error, StorageError
+        ):  # storage may come back: the group restarts; a mistake would repeat itself
+            ray.get(channel.fail.remote(error))
+        raise
+
+
+def _cause(error: Exception) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,237 @@
+"""Typed configuration: YAML chooses, frozen dataclasses define, unknown keys fail.
+
+Enters: the plain dict that a workflow resolved (from Hydra, or from a JSON file under torchrun).
+Leaves: frozen dataclasses, and the fingerprint of what changes the result.
+
+A field that changes where or how fast a run goes but not its result (workers, store, logging) is declared with
+`runtime()`; it is left out of `identity()` and therefore of every fingerprint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import re
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, Union
+
+from pipelines.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def runtime(default: Any = dataclasses.MISSING, *, default_factory: Any = dataclasses.MISSING) -> Any:
+    """A dataclass field that does not change the result, so it does not enter the fingerprint."""
+    if default_factory is not dataclasses.MISSING:
+        return dataclasses.field(default_factory=default_factory, metadata={"runtime": True})
+    return dataclasses.field(default=default, metadata={"runtime": True})
+
+
+def parse(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
+    """Build the dataclass `cls` from `values`.
+
+    Args:
+        cls: a dataclass; nested dataclasses, lists, tuples, dicts, Optional and Literal fields are followed.
+        values: plain data, as YAML or JSON gives it.
+        where: dotted path of `values` in the whole config, for messages.
+
+    Raises:
+        ConfigError: an unknown key, a missing key or a value of the wrong type, named by its full dotted path.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where or 'the config'} is {_describe(values)}; expected a mapping with keys {_keys(cls)}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"did you mean {_join(where, close[0])}?" if close else "remove it"
+            raise ConfigError(f"unknown key {_join(where, str(key))}; accepted here: {_keys(cls)}: {hint}")
+    hints = typing.get_type_hints(cls)
+    found: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name in values:
+            found[name] = _convert(hints[name], values[name], _join(where, name))
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ConfigError(
+                f"missing key {_join(where, name)} ({_type_name(hints[name])}): set it in the YAML or on the command line"
+            )
+    return cls(**found)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """Where Ray runs and what a training worker gets."""
+
+    address: str | None = None  # null: join the cluster this process is a job of, else start an embedded Ray
+    workers: int = 2  # training processes (ranks)
+    cpus_per_worker: float = 1.0
+    gpus_per_worker: float = 0.0
+    max_failures: int = 3  # restarts of the whole worker group before the run is FAILED
+    shard_retries: int = 3  # retries of one data shard whose worker was lost
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """Where MLflow keeps its runs."""
+
+    enabled: bool = True
+    uri: str | None = None  # null: SQLite beside the store; else e.g. http://mlflow:5000
+    experiment: str = "trunkline"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WorkflowConfig:
+    """What every workflow takes; none of it changes the result."""
+
+    name: str = runtime()
+    store: str = runtime("store")  # a folder or s3://bucket/prefix
+    on_change: Literal["refuse", "rebuild", "keep"] = runtime("refuse")
+    dry_run: bool = runtime(False)
+    cluster: ClusterConfig = runtime(default_factory=ClusterConfig)
+    tracking: TrackingConfig = runtime(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        """Raises: ConfigError for a name that cannot be a folder, or an empty store."""
+        if not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise ConfigError(
+                f"name is {self.name!r}; expected letters, digits, _, . and -, beginning with none of . and -"
+            )
+        if not self.store.strip():
+            raise ConfigError(
+                "store is empty; expected a folder or s3://bucket/prefix: is TRUNKLINE_STORE set to nothing?"
+            )
+
+
+def plain(value: Any) -> Any:
+    """The JSON-able form of a config value; the inverse of `parse`."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def identity(value: Any) -> Any:
+    """`plain` without the `runtime()` fields: what decides the result of a run."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: identity(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if not field.metadata.get("runtime")
+        }
+    if isinstance(value, Mapping):
+        return {str(key): identity(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [identity(item) for item in value]
+    return value
+
+
+def fingerprint(value: Any) -> str:
+    """16 hexadecimal digits of SHA-256 over the canonical JSON of `value`."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def flatten(value: Any, where: str = "") -> dict[str, Any]:
+    """Dotted paths to leaves: `{"model": {"layers": 4}}` becomes `{"model.layers": 4}`."""
+    if isinstance(value, Mapping) and (value or not where):
+        return {
+            path: leaf for key, item in value.items() for path, leaf in flatten(item, _join(where, str(key))).items()
+        }
+    if isinstance(value, list) and value:
+        return {path: leaf for i, item in enumerate(value) for path, leaf in flatten(item, f"{where}[{i}]").items()}
+    return {where: value}
+
+
+def difference(before: Any, after: Any) -> list[str]:
+    """One line per leaf that differs, `model.layers: 4 -> 6`, sorted by path."""
+    old, new = flatten(before), flatten(after)
+    absent = "(absent)"
+    return [
+        f"{path}: {json.dumps(old[path], ensure_ascii=False) if path in old else absent} -> "
+        f"{json.dumps(new[path], ensure_ascii=False) if path in new else absent}"
+        for path in sorted(set(old) | set(new))
+        if (path in old) != (path in new) or old.get(path) != new.get(path)
+    ]
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin is Union or origin is types.UnionType:
+        if value is None and type(None) in arguments:
+            return None
+        failures = []
+        for option in (argument for argument in arguments if argument is not type(None)):
+            try:
+                return _convert(option, value, where)
+            except ConfigError as error:
+                failures.append(error)
+        if len(failures) == 1:
+            raise failures[0]
+    elif origin is Literal:
+        if value in arguments and type(value) in {type(argument) for argument in arguments}:
+            return value
+    elif dataclasses.is_dataclass(hint):
+        return parse(typing.cast(type, hint), value, where)
+    elif origin in (list, tuple):
+        if isinstance(value, (list, tuple)):
+            if origin is tuple and arguments[-1:] != (Ellipsis,):
+                if len(arguments) == len(value):
+                    return tuple(
+                        _convert(a, item, f"{where}[{i}]")
+                        for i, (a, item) in enumerate(zip(arguments, value, strict=True))
+                    )
+            else:
+                return origin(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    elif origin is dict:
+        if isinstance(value, Mapping):
+            return {str(key): _convert(arguments[1], item, _join(where, str(key))) for key, item in value.items()}
+    elif hint is float:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(value, str):  # YAML 1.1 reads 1e-5 as a string
+            try:
+                return float(value)
+            except ValueError:
+                pass
+    elif hint is int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    elif hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)  # name=2024 on a command line
+    elif isinstance(value, hint):
+        return value
+    raise ConfigError(f"{where} is {_describe(value)}; expected {_type_name(hint)}")
+
+
+def _type_name(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(str(argument) for argument in arguments)
+    if origin is Union or origin is types.UnionType:
+        return " or ".join("null" if argument is type(None) else _type_name(argument) for argument in arguments)
+    if dataclasses.is_dataclass(hint):
+        return f"a mapping with keys {_keys(typing.cast(type, hint))}"
+    if origin is not None:
+        return f"{origin.__name__} of {_type_name(arguments[-1] if origin is dict else arguments[0])}"
+    return getattr(hint, "__name__", str(hint))
+
+
+def _keys(cls: type) -> str:
+    return ", ".join(field.name for field in dataclasses.fields(cls))
+
+
+def _describe(value: Any) -> str:
+    return f"{value!r} ({type(value).__name__})"
+
+
+def _join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key

@@ -1,0 +1,203 @@
+"""The recipe of a corpus: which sources, read how, cleaned by which rules.
+
+Enters: the resolved config. Leaves: frozen dataclasses that have been checked against each other, before anything is fetched.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pipelines.config import WorkflowConfig, runtime
+from pipelines.data.fetch import Package
+from pipelines.data.generators import GENERATORS
+from pipelines.data.minhash import MinHashConfig
+from pipelines.data.quality import QualityConfig
+from pipelines.data.records import RECORDS
+from pipelines.errors import ConfigError
+
+Format = Literal["text", "json", "jsonl", "parquet"]
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+# SPDX names under which text may be used, changed and passed on with no more than attribution
+PERMISSIVE = {
+    "0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-3.0", "CC-BY-4.0", "CC0-1.0", "CDLA-Permissive-2.0",
+    "ISC", "MIT", "ODC-BY-1.0", "PostgreSQL", "PSF-2.0", "public-domain", "Unlicense", "WordNet",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaderConfig:
+    """Where a source's documents come from; which keys are needed depends on `type` (see `_NEEDS`)."""
+
+    type: Literal["files", "package", "standard_library", "huggingface", "generated"]
+    path: str | list[str] = ""  # files: paths or globs, local or s3://; package: globs over the archive's members
+    format: Format | None = None  # null: by the file's name (.txt .json .jsonl .parquet, also .gz and .zst)
+    record: str = "text"  # how one record becomes a document: see pipelines/data/records.py
+    text_field: str = "text"
+    id_field: str | None = None  # null: a document is named by its file and place, which is always unique
+    package: str = ""
+    version: str = ""
+    sha256: str = ""
+    archive: Literal["wheel", "sdist"] = "wheel"
+    archive_bytes: int = runtime(0)  # its size, for the announcement
+    dataset: str = ""  # huggingface: a hub name or a local folder
+    subset: str | None = None
+    split: str = "train"
+    generator: str = ""  # generated: see pipelines/data/generators.py
+    tasks: list[str] = field(default_factory=list)  # of the generator; empty: its own choice
+    count: int = 0
+    seed: int = 0
+
+    @property
+    def paths(self) -> list[str]:
+        """`path` as a list."""
+        return [self.path] if isinstance(self.path, str) else self.path
+
+    @property
+    def archive_package(self) -> Package:
+        """The package of a `package` reader."""
+        return Package(self.package, self.version, self.sha256, self.archive)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One source of documents, conversations or preference pairs."""
+
+    kind: Literal["documents", "conversations", "preferences"] = "documents"
+    language: str = "auto"  # ISO 639-1; "code"; "auto" detects it for each document
+    content: Literal["prose", "dialogue", "code", "math"] = "prose"  # which quality rules judge it
+    licence: str  # an SPDX expression, or "unclear-upstream (why)"
+    reader: ReaderConfig
+    duplicates: Literal["near", "exact", "keep"] = "near"  # which copies are removed
+    max_documents: int | None = None  # the first so many that passed the rules
+    max_bytes: int | None = None  # of UTF-8 text that passed the rules
+    heldout: float = 0.01  # share held out
+    heldout_minimum: int = 8  # at least so many, as far as that is a tenth of the source
+    note: str = ""  # for the data card
+
+    @property
+    def permissive(self) -> bool:
+        """Whether every part of the licence expression is a permissive one."""
+        expression = re.sub(r"\(.*?\)", "", self.licence)
+        return all(
+            any(choice.strip() in PERMISSIVE for choice in part.split(" OR ")) for part in expression.split(" AND ")
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageConfig:
+    """Which languages stay."""
+
+    accept: list[str] = field(default_factory=lambda: ["en", "zh"])  # for sources of language "auto"
+    min_characters: int = 60  # a shorter document keeps its declared language: the detector would guess
+    max_other_score: float = 0.65  # a document is dropped when the detector is surer than this of another language
+
+
+@dataclass(frozen=True, kw_only=True)
+class DedupConfig:
+    """Near-duplicate removal."""
+
+    minhash: MinHashConfig = field(default_factory=MinHashConfig)
+    verify: bool = True  # compare candidates by exact Jaccard similarity
+    threshold: float = 0.7  # least Jaccard similarity of a near-copy, when verified
+    partitions: int = runtime(2)  # of the band keys: memory of one task is their share
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusRecipe:
+    """The group `corpus`: everything that decides what comes out."""
+
+    sources: dict[str, SourceConfig]
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    dedup: DedupConfig = field(default_factory=DedupConfig)
+    piece_bytes: int = runtime(4_000_000)  # of raw input per task
+    file_bytes: int = 64_000_000  # of text per output file
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusConfig(WorkflowConfig):
+    """Config of `workflows.corpus`."""
+
+    corpus: CorpusRecipe
+    sources: Literal["all", "permissive"] = "all"  # "permissive" leaves out every source whose licence is not
+    show_dropped: str | None = runtime(None)  # a reason: print examples from the finished corpus, do nothing else
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        validate(self)
+
+    @property
+    def chosen(self) -> dict[str, SourceConfig]:
+        """The sources that are read, by name."""
+        return {name: s for name, s in self.corpus.sources.items() if self.sources == "all" or s.permissive}
+
+
+_NEEDS = {
+    "files": ("path",),
+    "package": ("package", "version", "sha256", "path"),
+    "standard_library": (),
+    "huggingface": ("dataset",),
+    "generated": ("generator", "count"),
+}
+
+
+def validate(config: CorpusConfig) -> None:
+    """Raises: ConfigError for a recipe that cannot work, saying what came, what is accepted and what to do."""
+    recipe = config.corpus
+    if not recipe.sources:
+        raise ConfigError("corpus.sources is empty; expected at least one source: see conf/corpus/own_data.yaml")
+    if not config.chosen:
+        raise ConfigError(
+            f"sources=permissive leaves none of {', '.join(recipe.sources)}; "
+            f"accepted licences: {', '.join(sorted(PERMISSIVE))}: add a source under one of them, or use sources=all"
+        )
+    for name, source in recipe.sources.items():
+        where = f"corpus.sources.{name}"
+        if not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"{where}: a source is named by {_NAME.pattern}, because its name becomes a folder: rename it"
+            )
+        reader = source.reader
+        for key in _NEEDS[reader.type]:
+            if not getattr(reader, key):
+                raise ConfigError(
+                    f"{where}.reader.{key} is missing; a reader of type {reader.type} needs {', '.join(_NEEDS[reader.type])}"
+                )
+        if reader.type == "package" and not re.fullmatch(r"[0-9a-f]{64}", reader.sha256):
+            raise ConfigError(
+                f"{where}.reader.sha256 is {reader.sha256!r}; expected 64 hexadecimal digits (sha256sum FILE)"
+            )
+        if reader.type == "generated":
+            _one_of(
+                f"{where}.reader.generator",
+                reader.generator,
+                [n for n, g in GENERATORS.items() if g.kind == source.kind],
+            )
+            for task in reader.tasks:
+                _one_of(f"{where}.reader.tasks", task, list(GENERATORS[reader.generator].tasks))
+        else:
+            _one_of(f"{where}.reader.record", reader.record, [n for n, r in RECORDS.items() if r.kind == source.kind])
+        if not source.licence.strip():
+            raise ConfigError(f'{where}.licence is empty; expected an SPDX name or "unclear-upstream (why)"')
+        for key, value in (("max_documents", source.max_documents), ("max_bytes", source.max_bytes)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{where}.{key} is {value}; expected 1 or more: use ~{where} to leave the source out")
+        if not 0 <= source.heldout < 1:
+            raise ConfigError(f"{where}.heldout is {source.heldout}; expected a share from 0 to below 1, e.g. 0.01")
+    minhash = recipe.dedup.minhash
+    for key, least in (("ngram", 1), ("bands", 1), ("rows", 1)):
+        if getattr(minhash, key) < least:
+            raise ConfigError(f"corpus.dedup.minhash.{key} is {getattr(minhash, key)}; expected {least} or more")
+    if recipe.dedup.partitions < 1:
+        raise ConfigError(f"corpus.dedup.partitions is {recipe.dedup.partitions}; expected 1 or more")
+    if not 0 < recipe.dedup.threshold <= 1:
+        raise ConfigError(
+            f"corpus.dedup.threshold is {recipe.dedup.threshold}; expected a Jaccard similarity in (0, 1]"
+        )
+
+
+def _one_of(where: str, value: str, accepted: list[str]) -> None:
+    if value not in accepted:
+        raise ConfigError(f"{where} is {value!r}; accepted for this kind of source: {', '.join(accepted)}")

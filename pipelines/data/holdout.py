@@ -1,0 +1,43 @@
+"""Which documents are held out: a rule of the document's id alone, decided before any duplicate is removed.
+
+Enters: the ids of one source. Leaves: a threshold on their hashes.
+
+The hash of an id is a uniform number, so "hash below fraction × 2⁶⁴" takes that fraction of any source, the same documents
+on every machine and for any number of shards, without looking at the others. A small source would by chance hold out
+nothing: the `minimum` documents of smallest hash are always taken, though never more than one in ten.
+
+Deciding before deduplication means a held-out document wins its cluster, so no near-copy of it stays in training.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+_SEED = 0x7261696E  # fixed for ever: another seed is another held-out set
+_ALL = 1 << 64
+
+
+def position(document_id: str) -> int:
+    """Where an id falls in [0, 2⁶⁴)."""
+    return xxhash.xxh3_64_intdigest(document_id.encode(), seed=_SEED)
+
+
+def held_out(positions: npt.NDArray[np.uint64], fraction: float, minimum: int) -> npt.NDArray[np.bool_]:
+    """Which documents of one source are held out.
+
+    Args:
+        positions: (documents,) uint64, `position` of every id of the source.
+        fraction: share to hold out, 0 to below 1; 0 holds out nothing.
+        minimum: held out at least, as far as that is no more than a tenth of the source.
+
+    Returns: (documents,) bool.
+    """
+    if fraction <= 0 or not len(positions):
+        return np.zeros(len(positions), bool)
+    chosen: npt.NDArray[np.bool_] = positions < np.uint64(int(fraction * _ALL))
+    least = min(minimum, len(positions) // 10)
+    if chosen.sum() < least:
+        chosen = positions <= np.partition(positions, least - 1)[least - 1]
+    return chosen

@@ -1,0 +1,199 @@
+"""Mixtures: weights per source become token budgets, epochs and a plan that the loader follows on the fly.
+
+Enters: a recipe (weights that sum to 1, a token budget, the most epochs a source may be read) and the statistics of
+a `tokens` artifact. Leaves: a `MixturePlan`, stored as `mixture.json`. Nothing is copied or shuffled on disk, so an
+ablation over weights costs a config, not a rewrite of the tokens.
+
+A weight is a share of *samples*, and every sample is one window, so it is the share of tokens. Repetition: up to
+about four epochs of a source are nearly as good as fresh data (Muennighoff et al. 2023, arXiv 2305.16264), hence the
+default `max_epochs`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from pipelines.config import plain, runtime
+from pipelines.errors import ConfigError, DataError
+
+Packing = Literal["windows", "documents"]
+_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureRecipe:
+    """What is asked of a mixture."""
+
+    name: str = runtime("")  # of its file conf/mixture/<name>.yaml, for messages
+    weights: dict[str, float]  # source -> share of the samples; sums to 1
+    budget_tokens: int  # tokens that a stage reads of this mixture
+    max_epochs: float = 4.0  # no source may be read more often than this
+    missing: Literal["refuse", "drop"] = "refuse"  # a source that the tokens do not hold: stop, or share its weight out
+
+    def __post_init__(self) -> None:
+        file = f"conf/mixture/{self.name or '<name>'}.yaml"
+        if self.budget_tokens <= 0 or self.max_epochs <= 0:
+            raise ConfigError(
+                f"mixture.budget_tokens is {self.budget_tokens} and max_epochs {self.max_epochs}; "
+                f"both must be positive: edit {file}"
+            )
+        if not self.weights:
+            raise ConfigError(f"the mixture has no weights; expected source: weight lines that sum to 1.0: edit {file}")
+        for name, weight in self.weights.items():
+            if not (math.isfinite(weight) and weight >= 0):
+                raise ConfigError(f"mixture.weights.{name} is {weight}; expected a share between 0 and 1: edit {file}")
+        total = math.fsum(self.weights.values())
+        if abs(total - 1) > _TOLERANCE:
+            raise ConfigError(f"mixture weights sum to {total:.6g}; expected 1.0: edit {file}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedSource:
+    """One source's part in a mixture."""
+
+    name: str
+    kind: str  # documents | conversations
+    weight: float  # share of the samples
+    available_tokens: int  # in one epoch
+    budget_tokens: int
+    epochs: float  # budget_tokens / available_tokens
+    packing: Packing  # windows: fixed windows across documents; documents: whole documents, never cut in two
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixturePlan:
+    """What the loader follows; the content of `mixture.json`."""
+
+    tokens: str  # reference of the artifact that holds the shards
+    tokens_fingerprint: str
+    sources: tuple[PlannedSource, ...]
+    dropped: dict[str, float]  # sources that were asked for and are absent -> their weight in the recipe
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Source -> share of the samples."""
+        return {source.name: source.weight for source in self.sources}
+
+    @property
+    def budget_tokens(self) -> int:
+        """Tokens over all sources."""
+        return sum(source.budget_tokens for source in self.sources)
+
+    def to_json(self) -> dict[str, Any]:
+        """The plain form that `from_json` reads."""
+        return cast(dict[str, Any], plain(self))
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> MixturePlan:
+        """The plan stored in `mixture.json`."""
+        return cls(**{**values, "sources": tuple(PlannedSource(**source) for source in values["sources"])})
+
+
+def plan_mixture(recipe: MixtureRecipe, tokens: str, fingerprint: str, statistics: Mapping[str, Any]) -> MixturePlan:
+    """Turn weights into token budgets and epochs.
+
+    Args:
+        recipe: what is asked.
+        tokens: reference of the tokens artifact, with its `fingerprint` and `statistics`.
+
+    Raises: ConfigError for a source that the tokens do not hold, that cannot be mixed, or that would be read more than
+        `max_epochs` times (with the largest weight and budget that fit).
+    """
+    available = {
+        name: facts
+        for name, facts in statistics["sources"].items()
+        if facts["kind"] != "preferences" and facts["train"]["tokens"]
+    }
+    asked = {name: weight for name, weight in recipe.weights.items() if weight > 0}
+    absent = {name: weight for name, weight in asked.items() if name not in available}
+    if absent and (recipe.missing == "refuse" or len(absent) == len(asked)):
+        preferences = [name for name in absent if name in statistics["sources"]]
+        why = (
+            f" ({', '.join(preferences)} cannot be mixed: preference pairs or no training tokens)"
+            if preferences
+            else ""
+        )
+        raise ConfigError(
+            f"mixture {recipe.name} asks for {', '.join(absent)}, which {tokens} does not hold{why}; "
+            f"it holds {', '.join(sorted(available))}: "
+            f"edit conf/mixture/{recipe.name or '<name>'}.yaml, or mixture.missing=drop to share their weight out"
+        )
+    share = 1 - math.fsum(absent.values())
+    sources = []
+    for name, weight in asked.items():
+        if name in absent:
+            continue
+        facts = available[name]
+        sources.append(_source(name, facts["kind"], weight / share, facts["train"]["tokens"], recipe.budget_tokens))
+    for source in sources:
+        if source.epochs > recipe.max_epochs:
+            raise ConfigError(_too_often(source, recipe, sources))
+    return MixturePlan(tokens=tokens, tokens_fingerprint=fingerprint, sources=tuple(sources), dropped=absent)
+
+
+def plan_conversations(
+    tokens: str, fingerprint: str, statistics: Mapping[str, Any], epochs: float = 1.0
+) -> MixturePlan:
+    """The plan of supervised fine-tuning: every conversation source, each in proportion to its tokens.
+
+    In proportion to tokens, all sources end their epochs together: every conversation is read equally often.
+
+    Raises: DataError when the tokens hold no conversations.
+    """
+    found = {
+        name: facts
+        for name, facts in statistics["sources"].items()
+        if facts["kind"] == "conversations" and facts["train"]["tokens"]
+    }
+    if not found:
+        raise DataError(
+            f"{tokens} holds no conversations; it holds {', '.join(sorted(statistics['sources']))}: "
+            "add a source of kind conversations to its corpus"
+        )
+    total = sum(facts["train"]["tokens"] for facts in found.values())
+    sources = (
+        _source(name, facts["kind"], facts["train"]["tokens"] / total, facts["train"]["tokens"], round(total * epochs))
+        for name, facts in sorted(found.items())
+    )
+    return MixturePlan(tokens=tokens, tokens_fingerprint=fingerprint, sources=tuple(sources), dropped={})
+
+
+def rows(plan: MixturePlan) -> list[list[Any]]:
+    """Table rows under `HEADER`, the heaviest source first, and their sum."""
+    lines: list[list[Any]] = [
+        [s.name, s.kind, s.packing, f"{s.weight:.1%}", s.budget_tokens, s.available_tokens, round(s.epochs, 2)]
+        for s in sorted(plan.sources, key=lambda s: (-s.weight, s.name))
+    ]
+    return [
+        *lines,
+        ["total", "", "", "100.0%", plan.budget_tokens, sum(s.available_tokens for s in plan.sources), None],
+    ]
+
+
+HEADER = ("source", "kind", "packing", "weight", "budget tokens", "available", "epochs")
+
+
+def _source(name: str, kind: str, weight: float, available: int, budget: int) -> PlannedSource:
+    return PlannedSource(
+        name=name, kind=kind, weight=weight, available_tokens=available, budget_tokens=round(weight * budget),
+        epochs=weight * budget / available, packing="documents" if kind == "conversations" else "windows",
+    )  # fmt: skip
+
+
+def _too_often(source: PlannedSource, recipe: MixtureRecipe, sources: list[PlannedSource]) -> str:
+    fits = recipe.max_epochs * source.available_tokens
+    largest = min(recipe.max_epochs * s.available_tokens / s.weight for s in sources)
+    return (
+        f"source {source.name} would be read {source.epochs:.2f} times "
+        f"({source.budget_tokens:,} tokens asked of {source.available_tokens:,}); "
+        f"mixture.max_epochs is {recipe.max_epochs:g}: "
+        f"lower its weight from {source.weight:.4g} to {_floor(fits / recipe.budget_tokens, 4):g}, "
+        f"or mixture.budget_tokens to {int(largest)}, or raise max_epochs"
+    )
+
+
+def _floor(value: float, digits: int) -> float:
+    return float(math.floor(value * 10**digits) / 10**digits)

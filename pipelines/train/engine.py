@@ -1,0 +1,225 @@
+"""DeepSpeed ZeRO around the model: one optimizer step over exact token means.
+
+Enters: the micro-batches of one step. Leaves: updated weights and the step's sums over all ranks.
+
+Exactness: N, the number of targets that count over all ranks and micro-batches, is summed before the first backward; each
+micro-batch's loss *sum* is then scaled by W/N, since ZeRO averages gradients over the W ranks. Every layout of the same
+global batch gives the same gradient (measured: ≤ 1.1e-7 between layouts; docs/design.md).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pipelines.errors import ConfigError
+from pipelines.train import optimizer as optimizers
+from pipelines.train.losses import Batch
+from pipelines.train.model import Transformer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroConfig:
+    """How DeepSpeed splits the training state, and in which precision the model computes."""
+
+    stage: Literal[0, 1, 2, 3] = 1
+    precision: Literal["float32", "bfloat16"] = "bfloat16"  # weights and moments are float32 either way
+    reduce_bucket_elements: int = 500_000_000
+
+
+class Objective(Protocol):
+    """What a stage minimises; see `losses.py`."""
+
+    unit: str
+
+    def count(self, batch: Batch) -> Tensor: ...
+
+    def sums(self, model: Transformer, hidden: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+class TrainingModule(nn.Module):
+    """Model and objective in one forward, as ZeRO-3 needs: weights are whole only while a forward runs."""
+
+    def __init__(self, model: Transformer, objective: Objective):
+        super().__init__()
+        self.model = model
+        self.objective = objective
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        hidden = self.model(batch.inputs, batch.positions)
+        return self.objective.sums(self.model, hidden, batch)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Sums of one optimizer step over all ranks."""
+
+    loss: float  # nats per token, or per pair
+    count: float  # tokens, or pairs, that counted
+    gradient_norm: float  # before clipping
+    extras: dict[str, float]  # accuracy and margin sums of DPO
+    source_loss: Tensor  # (S,) nats, summed by source
+    source_count: Tensor  # (S,) tokens that counted, by source
+
+
+def device() -> torch.device:
+    """This rank's device: its GPU, or the CPU."""
+    return (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
+
+
+def start_distributed() -> None:
+    """Join the process group of Ray Train or torchrun (or make one of a single process), and ready DeepSpeed for it."""
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    for name, value in (
+        ("RANK", "0"),
+        ("LOCAL_RANK", "0"),
+        ("WORLD_SIZE", "1"),
+        ("MASTER_ADDR", "127.0.0.1"),
+        ("MASTER_PORT", "29500"),
+    ):
+        os.environ.setdefault(name, value)
+    import deepspeed
+    import deepspeed.ops
+    from deepspeed.utils import logger
+
+    logger.setLevel("ERROR")
+    if not torch.cuda.is_available():
+        # built on first use by a C++ compile of 1-3 minutes; a killed build leaves a lock that hangs the next start
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if torch.cuda.is_available():
+        torch.cuda.set_device(device())
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
+
+
+class Engine:
+    """DeepSpeed's engine, its optimizer and the objective."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        objective: Objective,
+        zero: ZeroConfig,
+        optimizer: optimizers.OptimizerConfig,
+        micro_batch: int,
+        accumulation: int,
+        sources: int,
+    ):
+        """Args: model on the CPU with its initial weights; micro_batch, rows per micro-batch; accumulation, micro-batches
+        a step on each rank; sources, how many sources a batch's `sources` may name.
+
+        Raises: ConfigError for bfloat16 at stage 0, where DeepSpeed takes another optimizer path (0.35 % off).
+        """
+        check(zero)
+        import deepspeed
+
+        self.objective, self.accumulation, self.sources = objective, accumulation, sources
+        self.world = dist.get_world_size()
+        self.model_config = model.config
+        module = TrainingModule(model, objective).to(device())
+        self.deepspeed: Any = deepspeed.initialize(
+            model=module,
+            optimizer=optimizers.build(module, model.config, optimizer),
+            config={
+                "train_micro_batch_size_per_gpu": micro_batch,
+                "gradient_accumulation_steps": accumulation,
+                "gradient_clipping": optimizer.gradient_clip,
+                "zero_optimization": {
+                    "stage": zero.stage,
+                    "reduce_bucket_size": zero.reduce_bucket_elements,
+                    "overlap_comm": torch.cuda.is_available(),
+                    "contiguous_gradients": True,
+                },
+                "bf16": {"enabled": zero.precision == "bfloat16"},
+                "zero_allow_untested_optimizer": True,
+                "steps_per_print": 10**9,
+            },
+        )[0]
+
+    def step(self, batches: Sequence[Batch], learning_rate: float) -> StepResult:
+        """One optimizer step over `accumulation` micro-batches; all ranks call it together."""
+        counted = torch.stack([self.objective.count(batch) for batch in batches]).sum().double()
+        dist.all_reduce(counted)
+        scale = self.world / float(counted.clamp(min=1))
+        totals = torch.zeros(1 + 2 * self.sources, dtype=torch.float64, device=counted.device)
+        extras: dict[str, Tensor] = {}
+        optimizers.set_learning_rate(self.deepspeed.optimizer, learning_rate)
+        for batch in batches:
+            loss, details = self.deepspeed(batch)
+            self.deepspeed.backward(loss * scale, scale_wrt_gas=False)
+            plain_norm = self._plain_gradient_norm()
+            self.deepspeed.step()
+            totals[0] += loss.detach()
+            if "row_loss" in details:
+                totals[1 : 1 + self.sources].index_add_(0, batch.sources, details["row_loss"].double())
+                totals[1 + self.sources :].index_add_(0, batch.sources, batch.loss_mask.sum(dim=1).double())
+            for name, value in details.items():
+                if value.dim() == 0:
+                    extras[name] = extras.get(name, torch.zeros_like(value)) + value
+        names = sorted(extras)
+        totals = torch.cat([totals, *(extras[name].double().view(1) for name in names)])
+        dist.all_reduce(totals)
+        end = 1 + 2 * self.sources
+        return StepResult(
+            loss=float(totals[0] / counted.clamp(min=1)),
+            count=float(counted),
+            gradient_norm=plain_norm if plain_norm is not None else float(self.deepspeed.get_global_grad_norm()),
+            extras={name: float(totals[end + i] / counted) for i, name in enumerate(names)},
+            source_loss=totals[1 : 1 + self.sources].cpu(),
+            source_count=totals[1 + self.sources : end].cpu(),
+        )
+
+    def _plain_gradient_norm(self) -> float | None:
+        """Norm of the reduced gradients at stage 0 in float32, where DeepSpeed clips by it but does not tell it."""
+        if self.deepspeed.zero_optimization_stage() or not self.deepspeed.is_gradient_accumulation_boundary():
+            return None
+        return float(
+            nn.utils.get_total_norm([p.grad for p in self.deepspeed.module.parameters() if p.grad is not None])
+        )
+
+    @torch.no_grad()
+    def forward_logps(self, batch: Batch) -> Tensor:
+        """(B,) log-probability of each row's counted targets under the current weights, without gradients."""
+        from pipelines.train.losses import row_logps
+
+        module = self.deepspeed.module
+        objective, module.objective = module.objective, _Logps(row_logps)
+        try:
+            out: Tensor = self.deepspeed(batch)
+        finally:
+            module.objective = objective
+        return out
+
+
+class _Logps:
+    """An objective that only returns log-probabilities: the reference pass of DPO."""
+
+    unit = "rows"
+
+    def __init__(self, function: Any):
+        self.function = function
+
+    def count(self, batch: Batch) -> Tensor:
+        return torch.zeros(())
+
+    def sums(self, model: Transformer, hidden: Tensor, batch: Batch) -> Any:
+        return self.function(model, hidden, batch)
+
+
+def check(zero: ZeroConfig) -> None:
+    """Refuse combinations that do not do what they say. Raises: ConfigError."""
+    if zero.stage == 0 and zero.precision == "bfloat16":
+        raise ConfigError(
+            "zero.stage=0 with zero.precision=bfloat16 takes another optimizer path in DeepSpeed (loss off by 0.35 %): set zero.stage=1"
+        )

@@ -1,0 +1,256 @@
+"""What a checkpoint knows: bits per byte, assistant loss, preference accuracy, sample completions.
+
+Enters: a checkpoint and the held-out shards of its tokens. Leaves: `Results`, plain data.
+
+    bits per byte        Σ nats / (ln 2 · bytes of the text that the counted tokens spell): comparable between tokenizers
+    loss                 Σ nats / tokens predicted, in nats
+    preference accuracy  share of pairs whose chosen answer has the higher *mean* log-probability per answer token (a sum
+                         prefers short answers; the accuracy by sums is reported beside it). A tie is no preference.
+
+What is counted, and how, is `scoring.py`'s. Everything is bounded: of each source, windows up to `max_tokens` tokens or
+`max_pairs` pairs, drawn by `seed` alike for every checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pipelines.artifacts import Artifact, ArtifactStore
+from pipelines.config import WorkflowConfig, plain
+from pipelines.data.chat import EOS_ID
+from pipelines.data.preferences import open_preferences
+from pipelines.data.token_shards import open_sources
+from pipelines.data.tokenizer import Encoder
+from pipelines.errors import ArtifactError, ConfigError
+from pipelines.train.checkpoint import read_weights
+from pipelines.train.engine import device
+from pipelines.train.generate import complete
+from pipelines.train.lineage import Run, open_run, tokens_of, trained_length
+from pipelines.train.model import ModelConfig, Transformer
+from pipelines.train.planning import tokenizer_of
+from pipelines.train.scoring import PreferenceScore, TextScore, byte_lengths, score_preferences, score_text
+
+TOKENIZER = "tokenizer/tokenizer.json"
+_SMALL = 50_000_000  # parameters, below which a second thread costs a token more than it gives
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """What a sample completion continues."""
+
+    text: str
+    chat: bool = False  # a question in the chat format, instead of text to go on with
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(WorkflowConfig):
+    """What is measured, and on how much."""
+
+    parent: str  # e.g. anneal/demo, pretrain/demo@step-240
+    tokens: str | None = None  # null: the tokens that the parent was trained on
+    sequence_length: int | None = None  # window T; null: the trunk's
+    max_tokens: int = 4000  # per source of documents or conversations
+    max_pairs: int = 200  # per source of preferences
+    prompts: tuple[Prompt, ...] = ()  # sample completions; empty: none, and no tokenizer is needed
+    max_new_tokens: int = 48
+    temperature: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("max_tokens", "max_pairs", "max_new_tokens"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected a positive whole number")
+        if self.temperature < 0 or self.sequence_length == 0:
+            raise ConfigError(
+                f"temperature is {self.temperature} and sequence_length {self.sequence_length}; expected a temperature "
+                "of 0 (greedy) or more, and a positive length or null"
+            )
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A prompt and what the model makes of it."""
+
+    prompt: str
+    chat: bool
+    text: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Results:
+    """The content of `results.json`."""
+
+    parent: str
+    step: int
+    tokens_trained: int  # ancestors included
+    tokens: str  # artifact that the held-out documents come from
+    sequence_length: int
+    text: dict[str, TextScore]
+    preferences: dict[str, PreferenceScore]
+    overall: dict[str, float | None]
+    completions: tuple[Completion, ...]
+    unmeasured: dict[str, str]  # source -> why none of it could be measured
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        found: dict[str, Any] = plain(self)
+        return found
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An evaluation before anything is loaded."""
+
+    run: Run
+    tokens: Artifact
+    model: ModelConfig
+    sequence_length: int
+    identity: dict[str, Any]
+    facts: dict[str, Any]
+
+
+def plan(config: EvaluateConfig, store: ArtifactStore, parent: str) -> Plan:
+    """Find the checkpoint and its tokens, and refuse what cannot work.
+
+    Args: parent, the resolved reference.
+    Raises: ConfigError, ArtifactError or CheckpointError, each saying what exists or what to change.
+    """
+    run = open_run(store, parent)
+    model = ModelConfig(**run.checkpoint.state["model"])
+    tokens = _tokens(config, store, run)
+    length = config.sequence_length or min(trained_length(store, run), model.max_positions)
+    if not 0 < length <= model.max_positions:
+        raise ConfigError(f"sequence_length is {length}; {run} has positions for 1 to {model.max_positions}: lower it")
+    if config.prompts and TOKENIZER not in tokens.manifest["files"]:
+        raise ArtifactError(
+            f"{tokens.folder} holds no tokenizer ({TOKENIZER}), so prompts cannot be encoded: pass prompts=[] to go "
+            "without sample completions, or tokens=tokens/<name> of one that has it"
+        )
+    kinds = [facts["kind"] for facts in tokens.statistics["sources"].values() if facts["heldout"]["documents"]]
+    what = plain(config)
+    for name in ("name", "store", "on_change", "dry_run", "cluster", "tracking"):
+        del what[name]
+    what.update(parent=str(run), tokens=tokens.folder, sequence_length=length)
+    facts = {
+        "checkpoint": f"{run}, {run.checkpoint.state['tokens']:,} tokens trained on",
+        "held out": f"{tokens.folder}: "
+        + ", ".join(f"{kinds.count(kind)} sources of {kind}" for kind in ("documents", "conversations", "preferences")),
+        "bounds": f"per source {config.max_tokens:,} tokens, or {config.max_pairs:,} pairs; windows of {length}",
+        "completions": f"{len(config.prompts)}, {'greedy' if not config.temperature else f'temperature {config.temperature:g}'}",
+    }
+    return Plan(run, tokens, model, length, what, facts)
+
+
+def evaluate(config: EvaluateConfig, planned: Plan) -> Results:
+    """Load the checkpoint (checksums verified) and measure it; one process, on a GPU where there is one.
+
+    Raises: CheckpointError when a file is damaged, naming the checkpoint before it.
+    """
+    began = time.monotonic()
+    model = load_model(planned.run)
+    held, sources = planned.tokens, planned.tokens.statistics["sources"]
+    sizes = byte_lengths(held.path(TOKENIZER).read_text("utf-8")) if TOKENIZER in held.manifest["files"] else None
+    text = {
+        name: score_text(model, source, sources[name], planned.sequence_length, config.max_tokens, config.seed, sizes)
+        for name, source in open_sources(held, "heldout").items()
+        if sources[name]["heldout"]["documents"]
+    }
+    preferences = {
+        name: score_preferences(model, *sides, planned.sequence_length, config.max_pairs, config.seed)
+        for name, sides in open_preferences(planned.tokens, "heldout").items()
+    }
+    nothing = "no token of its held-out documents counts"
+    no_pair = f"no pair leaves room for its answers in {planned.sequence_length + 1} tokens: raise sequence_length"
+    unmeasured = {name: nothing for name, score in text.items() if score is None}
+    unmeasured.update((name, no_pair) for name, score in preferences.items() if score is None)
+    scored = {name: score for name, score in text.items() if score is not None}
+    compared = {name: score for name, score in preferences.items() if score is not None}
+    return Results(
+        parent=str(planned.run), step=planned.run.checkpoint.step, tokens_trained=planned.run.checkpoint.state["tokens"],
+        tokens=planned.tokens.folder, sequence_length=planned.sequence_length, text=scored, preferences=compared,
+        overall=overall(scored, compared), completions=_completions(model, planned.tokens, config),
+        unmeasured=unmeasured, seconds=round(time.monotonic() - began, 2),
+    )  # fmt: skip
+
+
+def load_model(run: Run) -> Transformer:
+    """The checkpoint's model in float32, for single documents (causal attention alone), on this process's device."""
+    config = ModelConfig(**run.checkpoint.state["model"])
+    with torch.device("meta"):
+        model = Transformer(dataclasses.replace(config, document_masking=False))
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    model.load_state_dict(read_weights(run.checkpoint, shapes), assign=True)
+    return model.to(device()).eval().requires_grad_(False)
+
+
+def overall(text: Mapping[str, TextScore], preferences: Mapping[str, PreferenceScore]) -> dict[str, float | None]:
+    """One number each: bits per byte as the plain mean over document sources, so that no source's size decides;
+    assistant loss over all tokens and preference accuracy over all pairs."""
+    documents = [s.bits_per_byte for s in text.values() if s.kind == "documents" and s.bits_per_byte is not None]
+    answers = [s for s in text.values() if s.kind == "conversations"]
+    answer_bytes = sum(s.bytes for s in answers if s.bits_per_byte is not None)
+    bits = sum(s.bits_per_byte * s.bytes for s in answers if s.bits_per_byte is not None)
+    pairs = sum(s.pairs for s in preferences.values())
+    return {
+        "bits_per_byte": sum(documents) / len(documents) if documents else None,
+        "assistant_loss": sum(s.loss * s.tokens for s in answers) / sum(s.tokens for s in answers) if answers else None,
+        "assistant_bits_per_byte": bits / answer_bytes if answer_bytes else None,
+        "preference_accuracy": sum(s.accuracy * s.pairs for s in preferences.values()) / pairs if pairs else None,
+        "preference_summed_accuracy": sum(s.summed_accuracy * s.pairs for s in preferences.values()) / pairs
+        if pairs
+        else None,
+    }
+
+
+def _tokens(config: EvaluateConfig, store: ArtifactStore, run: Run) -> Artifact:
+    if config.tokens is None:
+        return tokens_of(store, run)
+    named = store.get(config.tokens)
+    if named.manifest["kind"] != "tokens":
+        raise ConfigError(f"tokens={config.tokens} is a {named.manifest['kind']}; expected tokens/<name>")
+    size = max(
+        named.statistics.get("vocabulary_size", 0), named.statistics.get("tokenizer", {}).get("vocabulary_size", 0)
+    )
+    if size > run.checkpoint.state["model"]["vocabulary"]:
+        raise ConfigError(
+            f"tokens={config.tokens} has {size} ids, {run} knows {run.checkpoint.state['model']['vocabulary']}: "
+            "encode the corpus with the model's own tokenizer (tokenizer.reuse=tokens/<name>)"
+        )
+    if tokenizer_of(named) != run.checkpoint.state.get("tokenizer"):
+        raise ConfigError(
+            f"tokens={config.tokens} was encoded with another tokenizer than {run} was trained on: "
+            "encode the corpus with the model's own (tokenizer.reuse=tokens/<name>)"
+        )
+    return named
+
+
+def _completions(model: Transformer, tokens: Artifact, config: EvaluateConfig) -> tuple[Completion, ...]:
+    if not config.prompts:
+        return ()
+    encoder = Encoder(tokens.path(TOKENIZER).read_text(encoding="utf-8"), fast=False)
+    asked = [
+        encoder.encode_prompt([{"role": "user", "content": prompt.text}])
+        if prompt.chat
+        else encoder.encode([prompt.text])[0]
+        for prompt in config.prompts
+    ]
+    before = torch.get_num_threads()
+    small = sum(parameter.numel() for parameter in model.parameters()) < _SMALL
+    torch.set_num_threads(1 if small else before)
+    try:
+        made = complete(model, asked, config.max_new_tokens, EOS_ID, config.temperature, config.seed)
+    finally:
+        torch.set_num_threads(before)
+    return tuple(
+        Completion(prompt.text, prompt.chat, encoder.decode(ids), len(ids))
+        for prompt, ids in zip(config.prompts, made, strict=True)
+    )

@@ -1,0 +1,110 @@
+"""Where a checkpoint comes from: the run that holds it, the tokens it was trained on, every artifact before it.
+
+Enters: a reference such as `pretrain/demo@step-240`. Leaves: the run and its checkpoint, its `tokens` artifact, and the
+chain from corpus to this run with fingerprints, as the claims recorded them: it is read, never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.artifacts import Artifact, ArtifactStore, Reference
+from pipelines.errors import ArtifactError, ConfigError
+from pipelines.train.checkpoint import Checkpoint, committed_steps, open_checkpoint
+from pipelines.train.stages import STAGES
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run at one of its checkpoints."""
+
+    artifact: Artifact  # of a run still under way: its claim alone
+    checkpoint: Checkpoint
+
+    @property
+    def kind(self) -> str:
+        return self.artifact.folder.split("/")[0]
+
+    def __str__(self) -> str:
+        return f"{self.artifact.folder}@step-{self.checkpoint.step}"
+
+
+@dataclass(frozen=True)
+class Link:
+    """One artifact of a lineage."""
+
+    folder: str
+    fingerprint: str  # what its reader recorded
+    manifest: Mapping[str, Any] | None  # None when the store no longer holds that version
+    parent: str | None = None  # the checkpoint a training run began from
+
+
+def open_run(store: ArtifactStore, reference: str) -> Run:
+    """The run and checkpoint named by `reference`; a finished run without `@` means its last step.
+
+    Raises: ConfigError for a kind that is not trained; ArtifactError or CheckpointError naming what exists.
+    """
+    parsed = Reference.parse(reference)
+    if parsed.kind not in STAGES:
+        raise ConfigError(f"parent={reference} is a {parsed.kind}; expected a trained model: {', '.join(STAGES)}")
+    artifact = store.find(parsed.folder)
+    if artifact is None:
+        if parsed.at is None or not committed_steps(store.storage, parsed.folder):
+            artifact = store.get(reference)  # raises, and says what there is
+        else:
+            artifact = Artifact(store.storage, parsed.folder, store.claim(parsed.folder))
+    return Run(artifact, open_checkpoint(store.storage, parsed.folder, parsed.at))
+
+
+def tokens_of(store: ArtifactStore, run: Run) -> Artifact:
+    """The `tokens` artifact that a run was trained on.
+
+    Raises: ArtifactError when it is gone, or was made anew since: another tokenizer would make every number wrong.
+    """
+    segments = run.checkpoint.state["segments"]
+    identity = run.artifact.manifest["identity"]
+    if segments:
+        reference, expected = segments[-1]["plan"]["tokens"], segments[-1]["plan"]["tokens_fingerprint"]
+    else:  # preference pairs are read from the tokens directly
+        reference = Reference.parse(identity["config"]["data"]).folder
+        expected = identity["inputs"][reference]
+    found = store.get(reference)
+    if found.fingerprint != expected:
+        raise ArtifactError(
+            f"{run} was trained on another version of {reference} (fingerprint {expected}, now {found.fingerprint}): "
+            "train it again on what is there, or name the version it knows with tokens=tokens/<name>"
+        )
+    return found
+
+
+def trained_length(store: ArtifactStore, run: Run) -> int:
+    """Tokens per window that the run's trunk was trained on; the run's own where its trunk is not in the store."""
+    for link in lineage(store, run.artifact):
+        if link.folder.startswith("pretrain/") and link.manifest is not None:
+            return int(link.manifest["identity"]["config"]["batch"]["sequence_length"])
+    return int(run.checkpoint.state["sequence_length"])
+
+
+def lineage(store: ArtifactStore, artifact: Artifact) -> list[Link]:
+    """Every artifact that `artifact` was made from, each before those that read it, itself last."""
+    links: dict[str, Link] = {}
+
+    def visit(folder: str, fingerprint: str, held: Mapping[str, Any] | None) -> None:
+        if folder in links:
+            return
+        manifest = held if held is not None and held["fingerprint"] == fingerprint else None
+        identity = manifest["identity"] if manifest else {"inputs": {}, "config": {}}
+        for name, recorded in identity["inputs"].items():
+            visit(name, recorded, _manifest(store, name))
+        links[folder] = Link(folder, fingerprint, manifest, identity["config"].get("parent"))
+
+    visit(artifact.folder, artifact.fingerprint, artifact.manifest)
+    return list(links.values())
+
+
+def _manifest(store: ArtifactStore, folder: str) -> dict[str, Any] | None:
+    if (found := store.find(folder)) is not None:
+        return found.manifest
+    return store.claim(folder) if store.storage.exists(f"{folder}/claim.json") else None

@@ -1,0 +1,93 @@
+"""Objectives as sums, so that one division by the global count is exact over ranks and accumulation steps.
+
+Legend: B rows, T tokens, V vocabulary. A loss function returns a *sum* and what it counted; the engine divides by the
+count over all ranks and micro-batches (`engine.py`). A mean per micro-batch would be wrong by up to 4e-3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipelines.train.model import Transformer
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch on the device; field for field what the loader delivers."""
+
+    tokens: Tensor  # (B, T+1) int64: inputs are [:, :-1], targets [:, 1:]
+    positions: Tensor  # (B, T) int64, 0 at each document's first token
+    loss_mask: Tensor  # (B, T) float32, 1 where the target counts
+    sources: Tensor  # (B,) int64, index of the row's source
+    reference: Tensor | None = None  # (B,) float32, the frozen reference's log-probability of each row (DPO)
+
+    @property
+    def inputs(self) -> Tensor:
+        return self.tokens[:, :-1]
+
+    @property
+    def targets(self) -> Tensor:
+        return self.tokens[:, 1:]
+
+
+def token_losses(model: Transformer, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
+    """(B, T) float32 cross-entropy in nats, softmax in float32."""
+    logits = model.logits(hidden_BTD).float()
+    return F.cross_entropy(logits.flatten(0, 1), targets_BT.flatten(), reduction="none").view(targets_BT.shape)
+
+
+def row_logps(model: Transformer, hidden_BTD: Tensor, batch: Batch) -> Tensor:
+    """(B,) float32: log-probability of each row's counted targets, summed."""
+    return -(token_losses(model, hidden_BTD, batch.targets) * batch.loss_mask).sum(dim=1)
+
+
+def preference_loss(
+    chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor, beta: float
+) -> Tensor:
+    """(P,) DPO loss per pair, −log σ(β·((π_c − π_r) − (ρ_c − ρ_r))): Rafailov et al. (arXiv 2305.18290) eq. 7.
+
+    Args: log-probabilities (P,) under policy and reference; beta, strength of the pull to the reference.
+    """
+    return -F.logsigmoid(beta * ((chosen - rejected) - (reference_chosen - reference_rejected)))
+
+
+class LanguageModelling:
+    """Next-token prediction over the tokens that count: pretrain, anneal and SFT."""
+
+    unit = "tokens"
+
+    def count(self, batch: Batch) -> Tensor:
+        """How many targets this micro-batch adds to the divisor."""
+        return batch.loss_mask.sum()
+
+    def sums(self, model: Transformer, hidden: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss sum to differentiate, and per-row loss sums for the per-source report."""
+        rows = (token_losses(model, hidden, batch.targets) * batch.loss_mask).sum(dim=1)
+        return rows.sum(), {"row_loss": rows.detach()}
+
+
+@dataclass(frozen=True)
+class Preference:
+    """DPO over pairs: rows 2i are chosen, rows 2i+1 rejected."""
+
+    beta: float
+    unit = "pairs"
+
+    def count(self, batch: Batch) -> Tensor:
+        return torch.tensor(float(batch.tokens.shape[0] // 2), device=batch.tokens.device)
+
+    def sums(self, model: Transformer, hidden: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        assert batch.reference is not None
+        logps = row_logps(model, hidden, batch)
+        chosen, rejected = logps[0::2], logps[1::2]
+        ref_chosen, ref_rejected = batch.reference[0::2], batch.reference[1::2]
+        losses = preference_loss(chosen, rejected, ref_chosen, ref_rejected, self.beta)
+        margin = (chosen - rejected) - (ref_chosen - ref_rejected)
+        return losses.sum(), {
+            "accuracy": (margin > 0).float().sum().detach(),
+            "margin": margin.sum().detach() * self.beta,
+        }

@@ -1,0 +1,219 @@
+"""The model card of an exported model: what it was made from, under which licences, how it was trained, how it does.
+
+Enters: the lineage that the artifacts recorded and, where there is one, the evaluation. Leaves: `README.md` and
+`LICENSE.md`. Nothing is claimed that an artifact does not say; a source without a clear licence is called out first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pipelines.artifacts import Artifact, ArtifactStore, command
+from pipelines.train.lineage import Link, Run
+from pipelines.train.model import ModelConfig, parameter_counts
+from pipelines.train.stages import STAGES
+
+_UNCLEAR = re.compile(r"unclear|unknown|unstated|not stated|^\s*(none|null)?\s*$", re.IGNORECASE)
+
+
+def model_card(
+    name: str, run: Run, tokens: Artifact, links: Sequence[Link], dtype: str, difference: float,
+    evaluation: Mapping[str, Any] | None,
+) -> str:  # fmt: skip
+    """The content of `README.md`.
+
+    Args:
+        links: the lineage, corpus first. difference: largest logit difference that the export's check measured.
+        evaluation: content of `results.json` for this very checkpoint, or None.
+    """
+    model = ModelConfig(**run.checkpoint.state["model"])
+    counts = parameter_counts(model)
+    parts = [
+        _front(tokens),
+        f"# {name}\n\nA {counts['total']:,}-parameter language model ({counts['non_embedding']:,} without embeddings), "
+        f"trained with Trunkline after the MiniCPM recipe (arXiv 2404.06395) on {run.checkpoint.state['tokens']:,} tokens. "
+        f"Exported from `{run}` in the Llama format, weights in {dtype}. MiniCPM's scalings are folded into the weights; "
+        f"logits agree with the training model to {difference:.1e} in float32.",
+        "## Use\n\n```python\n" + snippet("path/to/this/folder") + "```",
+        "## Data\n\n" + _data(tokens),
+        "## Lineage\n\n" + _lineage(links),
+        "## Training\n\n" + _training(links),
+        "## Evaluation\n\n"
+        + (
+            _evaluation(evaluation)
+            if evaluation
+            else f"None was found for `{run}`; make one with `python -m workflows.evaluate parent={run.artifact.folder} name={run.kind}-{name}`, then export again."
+        ),
+        f"## Architecture\n\n{model.layers} layers, width {model.d_model}, feed-forward {model.d_ff}, {model.heads} query and "
+        f"{model.kv_heads} key-value heads, vocabulary {model.vocabulary:,}, {model.max_positions:,} positions, RoPE base "
+        f"{model.rope_base:g}.\n\n## Limits\n\nTrained on the sources above and nothing else: what they do not say, the model "
+        "does not know; what they say wrongly, it repeats. It was not tested for safety.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def licence_note(tokens: Artifact) -> str:
+    """The content of `LICENSE.md`: what binds whoever passes the weights on."""
+    licences, unclear = tokens.manifest["licences"], unclear_licences(tokens)
+    lines = [
+        "# Licence of these weights",
+        "",
+        "The code that made them (Trunkline) is Apache-2.0. The weights were trained on:",
+        "",
+    ]
+    lines += [f"- {name}: {licence or 'no licence recorded'}" for name, licence in sorted(licences.items())]
+    if unclear:
+        lines += [
+            "",
+            f"**No clear upstream licence: {', '.join(unclear)}.** Use the weights for study and development; settle these licences, or train without these sources (`sources=permissive`), before passing them on.",
+        ]
+    elif licences:
+        lines += ["", "Every source names its licence; heed their terms when passing the weights on."]
+    else:
+        lines += ["", "**No licence was recorded for any source.** Settle this before passing the weights on."]
+    return "\n".join(lines) + "\n"
+
+
+def unclear_licences(tokens: Artifact) -> list[str]:
+    """Sources whose recorded licence says that it is not known."""
+    licences = {
+        name: tokens.manifest["licences"].get(name) or facts.get("licence")
+        for name, facts in tokens.statistics["sources"].items()
+    }
+    return sorted(name for name, licence in licences.items() if _UNCLEAR.search(licence or ""))
+
+
+def find_evaluation(store: ArtifactStore, run: Run) -> Artifact | None:
+    """The newest finished evaluation of this very checkpoint."""
+    folders = {"/".join(key.split("/")[:2]) for key in store.storage.keys("evaluate") if key.endswith("/manifest.json")}
+    found = [artifact for folder in sorted(folders) if (artifact := store.find(folder)) is not None]
+    fitting = [
+        artifact for artifact in found
+        if artifact.statistics.get("parent") == str(run)
+        and artifact.manifest["identity"]["inputs"].get(run.artifact.folder) == run.artifact.fingerprint
+    ]  # fmt: skip
+    return max(fitting, key=lambda artifact: str(artifact.manifest["created"]), default=None)
+
+
+def snippet(folder: str) -> str:
+    """Python that loads the exported folder and answers one question."""
+    return f'''from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+model = AutoModelForCausalLM.from_pretrained("{folder}")
+messages = [{{"role": "user", "content": "What is 12 plus 7?"}}]
+inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+output = model.generate(**inputs, max_new_tokens=64)
+print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+'''
+
+
+def _front(tokens: Artifact) -> str:
+    languages = sorted({str(facts["language"]) for facts in tokens.statistics["sources"].values()} & {"en", "zh"})
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "license: other",
+        "license_name: see-LICENSE.md",
+    ]
+    lines += [
+        "license_link: LICENSE.md",
+        *(["language:", *(f"- {language}" for language in languages)] if languages else []),
+    ]
+    return "\n".join([*lines, "tags:", "- trunkline", "- minicpm", "---"])
+
+
+def _data(tokens: Artifact) -> str:
+    licences, unclear = tokens.manifest["licences"], unclear_licences(tokens)
+    rows = [
+        [
+            name,
+            facts["kind"],
+            facts["language"],
+            f"{facts['train']['tokens']:,}",
+            licences.get(name) or facts.get("licence") or "not recorded",
+        ]
+        for name, facts in tokens.statistics["sources"].items()
+    ]
+    warning = ""
+    if unclear:
+        warning = f"> **Licence unclear:** {', '.join(unclear)}. Their files come with no clear upstream licence; see LICENSE.md before passing the weights on.\n\n"
+    return warning + _markdown(("source", "kind", "language", "tokens in the corpus", "licence"), rows)
+
+
+def _lineage(links: Sequence[Link]) -> str:
+    rows = []
+    for link in links:
+        made = str(link.manifest.get("created", "under way")) if link.manifest else "no longer in the store"
+        version = str(link.manifest.get("code_version", "")) if link.manifest else ""
+        kind = link.folder.split("/")[0]
+        rows.append(
+            [
+                f"`{link.folder}`",
+                f"`{link.fingerprint}`",
+                f"`{link.parent}`" if link.parent else "",
+                f"workflows.{command(kind)}",
+                made,
+                version,
+            ]
+        )
+    return _markdown(("artifact", "fingerprint", "began from", "made by", "finished", "code"), rows)
+
+
+def _training(links: Sequence[Link]) -> str:
+    rows = []
+    for link in links:
+        kind = link.folder.split("/")[0]
+        if kind not in STAGES or link.manifest is None or "statistics" not in link.manifest:
+            continue
+        facts, config = link.manifest["statistics"], link.manifest["identity"]["config"]
+        rate, loss, batch = facts.get("learning_rate", {}), facts.get("loss", {}), config.get("batch", {})
+        rows.append([
+            kind, _number(facts.get("steps")), _number(facts.get("tokens")),
+            f"{batch['global_batch']} × {batch['sequence_length']}" if "global_batch" in batch else "–",
+            f"{rate['first']:.3g} → {rate['last']:.3g}" if rate else "–", f"{loss['first']:.3f} → {loss['last']:.3f}" if loss else "–",
+            _number(facts.get("train_seconds")),
+        ])  # fmt: skip
+    return _markdown(("stage", "steps", "tokens so far", "batch", "learning rate", "loss", "seconds"), rows)
+
+
+def _evaluation(results: Mapping[str, Any]) -> str:
+    rows = [
+        [name, score["kind"], f"{score['tokens']:,}", _number(score["bits_per_byte"], 3), _number(score["loss"], 3)]
+        for name, score in results["text"].items()
+    ]
+    text = f"On held-out documents of `{results['tokens']}`, in windows of {results['sequence_length']} tokens.\n\n"
+    text += _markdown(("source", "kind", "tokens", "bits per byte", "nats per token"), rows)
+    if results["preferences"]:
+        pairs = [
+            [name, f"{score['pairs']:,}", f"{score['accuracy']:.1%}"] for name, score in results["preferences"].items()
+        ]
+        text += "\n\nPreference accuracy: share of held-out pairs whose chosen answer has the higher mean log-probability per token.\n\n"
+        text += _markdown(("pairs of", "pairs", "accuracy"), pairs)
+    if results["completions"]:
+        text += "\n\nSample completions:\n"
+        for sample in results["completions"]:
+            text += f"\n- {'(chat) ' if sample['chat'] else ''}{_inline(sample['prompt'])} → {_inline(sample['text'])}"
+    return text
+
+
+def _markdown(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    names = list(header)
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    return "\n".join(lines + ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows])
+
+
+def _inline(text: str) -> str:
+    """Text as Markdown code on one line, whatever backticks it holds."""
+    flat = text.replace("\n", "⏎")
+    fence = "`" * (1 + max((len(run) for run in re.findall(r"`+", flat)), default=0))
+    return f"{fence} {flat} {fence}" if flat else "*(nothing)*"
+
+
+def _number(value: float | None, digits: int | None = None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.{digits}f}" if digits is not None else f"{value:,}"

@@ -1,0 +1,333 @@
+"""Plans a stage's run and refuses what cannot work, before anything starts.
+
+Enters: a stage's row, a `TrainConfig` and the store. Leaves: a `Plan`: the `TrainSpec` for the workers, the inputs, what
+decides the result, and the facts of the announcement. Every refusal says what came, what is accepted and what to change.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.artifacts import Artifact, ArtifactStore, Reference
+from pipelines.config import difference, identity, plain
+from pipelines.data.loader import Loader, Segment
+from pipelines.data.mixture import MixturePlan, plan_conversations
+from pipelines.data.preferences import PreferenceLoader, open_preferences
+from pipelines.data.token_shards import open_sources
+from pipelines.errors import ArtifactError, CheckpointError, ConfigError
+from pipelines.train import engine, model, schedule
+from pipelines.train.checkpoint import Checkpoint, committed_steps, open_checkpoint
+from pipelines.train.engine import ZeroConfig
+from pipelines.train.model import ModelConfig
+from pipelines.train.schedule import Schedule, learning_rate
+from pipelines.train.stages import STAGES, Stage, StageName, Start, TrainConfig, TrainSpec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A stage's run, before it is claimed."""
+
+    spec: TrainSpec
+    inputs: tuple[Artifact, ...]
+    identity: dict[str, Any]
+    facts: dict[str, Any]  # what the announcement shows
+
+
+def plan(name: StageName, config: TrainConfig, store: ArtifactStore, parent: str | None, workers: int) -> Plan:
+    """Resolve a stage's run, refusing everything that cannot work before anything starts.
+
+    Args: parent, the resolved parent reference; workers, number of ranks.
+    Raises: ConfigError, ArtifactError or CheckpointError, each saying what to change.
+    """
+    stage = STAGES[name]
+    _check_fields(stage, config, parent)
+    ancestor = _parent(stage, store, parent) if parent else None
+    architecture = _architecture(config, ancestor)
+    tokens, plan_, inputs = _data(stage, config, store)
+    if ancestor is not None and ancestor.state.get("tokenizer") != tokenizer_of(tokens):
+        raise ConfigError(
+            f"{tokens.folder} was encoded with another tokenizer than {ancestor} was trained on: encode it with "
+            "`python -m workflows.tokenize tokenizer.reuse=tokens/<the parent's>`"
+        )
+    _check_vocabulary(architecture, tokens)
+    steps, per_epoch = _steps(stage, config, plan_, tokens)
+    rates = _schedule(stage, config, ancestor, steps)
+    _check_batch(config, architecture, workers)
+    engine.check(config.zero)
+    start, segments = _start(stage, config, ancestor, plan_)
+    if config.data.startswith("mixture/"):
+        _check_epochs(config, plan_, inputs[0], steps)
+    if ancestor is not None:
+        inputs = (ancestor.artifact, *inputs)
+    what = identity(config)
+    what.update(parent=parent and str(ancestor), model=plain(architecture), schedule=plain(rates), steps=steps)
+    if (
+        name == "pretrain"
+        and rates.decay == "none"
+        and rates.kind != "cosine"
+        and config.schedule.warmup_fraction is None
+    ):
+        del what["steps"]  # a trunk goes on: more steps do not change the steps before them
+    spec = TrainSpec(
+        kind=name, name=config.name, store=store.uri, claim={}, config=plain(config), model=architecture, schedule=rates,
+        optimizer=config.optimizer, zero=config.zero, batch=config.batch, steps=steps, seed=config.seed, beta=config.beta,
+        tokens=tokens.folder, tokenizer=tokenizer_of(tokens), segments=segments, start=start, checkpoint=config.checkpoint, log_every_steps=config.log_every_steps,
+        tracking={},
+    )  # fmt: skip
+    counts = model.parameter_counts(architecture)
+    rows = config.batch.global_batch
+    facts = {
+        "weights": f"{stage.weights}" + (f": {ancestor}" if ancestor else ""),
+        "optimizer state": stage.optimizer_state,
+        "LR begins at": f"{stage.begins_at}: {rates.peak_lr:.3g}; first step {learning_rate(rates, 0, steps):.3g}, last {learning_rate(rates, steps - 1, steps):.3g} ({_shape(rates)})",
+        "data": f"{stage.data}: {config.data}",
+        "model": f"{counts['non_embedding']:,} non-embedding + {counts['embedding']:,} embedding parameters, width multiplier m = {architecture.width_multiplier:g}",
+        "batch": f"{rows} × {config.batch.sequence_length} tokens = {config.batch.micro_batch} micro-batch × {rows // (config.batch.micro_batch * workers)} accumulation × {workers} workers",
+        "steps": f"{steps:,} = {'at most ' if name == 'dpo' else ''}{steps * rows * config.batch.sequence_length * (2 if name == 'dpo' else 1):,} tokens"
+        + (f", {steps * rows / per_epoch:.2f} epochs" if per_epoch else ""),
+        "memory": _memory(counts["total"], config.zero, workers),
+        "engine": f"DeepSpeed ZeRO-{config.zero.stage}, {config.zero.precision}, checkpoint every {config.checkpoint.every_steps} steps",
+    }
+    return Plan(spec, inputs, what, facts)
+
+
+@dataclass(frozen=True)
+class _Ancestor:
+    artifact: Artifact
+    checkpoint: Checkpoint
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        return self.checkpoint.state
+
+    def __str__(self) -> str:
+        return f"{self.artifact.folder}@step-{self.checkpoint.step}"
+
+
+def _check_fields(stage: Stage, config: TrainConfig, parent: str | None) -> None:
+    if stage.parents and not parent:
+        raise ConfigError(
+            f"{stage.name} needs a parent: pass parent=<{'|'.join(stage.parents)}>/<name>[@step-N], e.g. parent={stage.parents[-1]}/demo"
+        )
+    if not stage.parents and parent:
+        raise ConfigError(
+            f"pretrain starts fresh, but parent={parent} was given: use workflows.anneal to branch, or remove parent"
+        )
+    takes = {"pretrain": ("mixture",), "anneal": ("mixture",), "sft": ("tokens", "mixture"), "dpo": ("tokens",)}[
+        stage.name
+    ]
+    kind = Reference.parse(config.data).kind
+    if kind not in takes:
+        raise ConfigError(
+            f"data={config.data} is a {kind}; {stage.name} reads {' or '.join(takes)}: set data={takes[0]}/<name>"
+        )
+    if (config.steps is None) == (config.epochs is None):
+        raise ConfigError(f"got steps={config.steps} and epochs={config.epochs}; expected exactly one of them")
+    if config.epochs is not None and kind == "mixture":
+        raise ConfigError(
+            f"epochs={config.epochs} over {config.data}; a mixture counts steps: set steps and leave epochs null"
+        )
+    if not re.fullmatch(r"latest|step-\d+", config.checkpoint.resume):
+        raise ConfigError(
+            f"checkpoint.resume is {config.checkpoint.resume!r}; expected latest or step-N, e.g. step-200"
+        )
+    for name, value in (
+        ("steps", config.steps),
+        ("epochs", config.epochs),
+        ("checkpoint.every_steps", config.checkpoint.every_steps),
+        ("log_every_steps", config.log_every_steps),
+    ):
+        if value is not None and value <= 0:
+            raise ConfigError(f"{name} is {value}; expected a positive number")
+
+
+def _parent(stage: Stage, store: ArtifactStore, reference: str) -> _Ancestor:
+    parsed = Reference.parse(reference)
+    if parsed.kind not in stage.parents:
+        raise ConfigError(f"parent={reference} is a {parsed.kind}; {stage.name} takes {' or '.join(stage.parents)}")
+    # a trunk that goes on has no manifest yet, but its committed checkpoints can be branched from
+    artifact = store.find(parsed.folder)
+    if artifact is None:
+        if parsed.at is None or not committed_steps(store.storage, parsed.folder):
+            artifact = store.get(reference)
+        else:
+            artifact = Artifact(store.storage, parsed.folder, store.claim(parsed.folder))
+    return _Ancestor(artifact, open_checkpoint(store.storage, parsed.folder, parsed.at))
+
+
+def _architecture(config: TrainConfig, ancestor: _Ancestor | None) -> ModelConfig:
+    if ancestor is None:
+        if config.model is None:
+            raise ConfigError("model is null; a fresh run needs one: choose model=<name in conf/model>")
+        model.check(config.model)
+        return config.model
+    theirs = ModelConfig(**ancestor.state["model"])
+    if config.model is not None and config.model != theirs:
+        raise ConfigError(
+            f"parent {ancestor} is of another architecture ({'; '.join(difference(plain(theirs), plain(config.model)))}): leave model null to take the parent's"
+        )
+    return theirs
+
+
+def _data(
+    stage: Stage, config: TrainConfig, store: ArtifactStore
+) -> tuple[Artifact, MixturePlan | None, tuple[Artifact, ...]]:
+    artifact = store.get(config.data)
+    if artifact.folder.startswith("tokens/"):
+        if stage.name == "dpo":
+            return artifact, None, (artifact,)
+        return (
+            artifact,
+            plan_conversations(config.data, artifact.fingerprint, artifact.statistics, config.epochs or 1.0),
+            (artifact,),
+        )
+    mixture = MixturePlan.from_json(artifact.json("mixture.json"))
+    tokens = store.get(mixture.tokens)
+    if tokens.fingerprint != mixture.tokens_fingerprint:
+        raise ArtifactError(
+            f"{config.data} was planned over another version of {mixture.tokens} ({mixture.tokens_fingerprint}, now {tokens.fingerprint}): "
+            "plan it again with `python -m workflows.mixture` and on_change=rebuild"
+        )
+    return tokens, mixture, (artifact, tokens)
+
+
+def tokenizer_of(tokens: Artifact) -> str | None:
+    """Checksum of the tokenizer that made a tokens artifact; None for ids that come without one."""
+    checksum: str | None = tokens.manifest["files"].get("tokenizer/tokenizer.json", {}).get("sha256")
+    return checksum
+
+
+def _check_vocabulary(architecture: ModelConfig, tokens: Artifact) -> None:
+    size = tokens.statistics["vocabulary_size"]
+    if architecture.vocabulary < size:
+        raise ConfigError(
+            f"model.vocabulary is {architecture.vocabulary}, but the tokenizer of {tokens.folder} has {size} ids: set model.vocabulary={size} or more"
+        )
+
+
+def _steps(
+    stage: Stage, config: TrainConfig, mixture: MixturePlan | None, tokens: Artifact
+) -> tuple[int, float | None]:
+    """Optimizer steps, and rows (pairs) in one epoch where that is known."""
+    if config.data.startswith("mixture/"):
+        assert config.steps is not None
+        return config.steps, None
+    if mixture is not None:
+        loader = Loader(open_sources(tokens), [Segment(0, mixture)], config.seed, config.batch.sequence_length)
+        per_epoch = float(sum(loader.epoch_samples(name) for name in loader.names))
+    else:
+        per_epoch = float(len(PreferenceLoader(open_preferences(tokens), config.seed, config.batch.sequence_length)))
+    if config.steps is not None:
+        return config.steps, per_epoch
+    assert config.epochs is not None
+    return max(1, math.ceil(config.epochs * per_epoch / config.batch.global_batch)), per_epoch
+
+
+def _schedule(stage: Stage, config: TrainConfig, ancestor: _Ancestor | None, steps: int) -> Schedule:
+    inherited = ancestor.state["learning_rate"] if ancestor is not None and stage.name != "dpo" else None
+    rates = schedule.resolve(config.schedule, steps, inherited)
+    if stage.name == "anneal":
+        assert ancestor is not None
+        stable, reached = ancestor.state["schedule"]["peak_lr"], ancestor.state["learning_rate"]
+        if not math.isclose(stable, reached, rel_tol=1e-9) and ancestor.artifact.folder.startswith("pretrain/"):
+            raise ConfigError(
+                f"{ancestor} was saved at LR {reached:g}, outside its stable phase ({stable:g}): branch from a stable checkpoint"
+            )
+        if not math.isclose(rates.peak_lr, reached, rel_tol=1e-9):
+            raise ConfigError(
+                f"schedule.peak_lr is {rates.peak_lr:g}, but {ancestor} stands at {reached:g}: an anneal goes on where the trunk is: set schedule.peak_lr=null"
+            )
+        if rates.warmup_steps:
+            raise ConfigError(
+                f"schedule.warmup_steps is {rates.warmup_steps}; an anneal goes on at the trunk's LR: set it to 0"
+            )
+    return rates
+
+
+def _check_epochs(config: TrainConfig, mixture: MixturePlan | None, artifact: Artifact, steps: int) -> None:
+    """Refuse a run that reads a source more often than its mixture allows, whatever the mixture was budgeted for."""
+    assert mixture is not None
+    limit = artifact.config.get("mixture", {}).get("max_epochs", math.inf)
+    total = steps * config.batch.global_batch * config.batch.sequence_length
+    source = max(mixture.sources, key=lambda each: each.weight / each.available_tokens)  # the one read most often
+    epochs = source.weight * total / source.available_tokens
+    if epochs > limit:
+        most = int(limit * source.available_tokens / source.weight) // (
+            config.batch.global_batch * config.batch.sequence_length
+        )
+        raise ConfigError(
+            f"{steps} steps would read {source.name} {epochs:.1f} times; {config.data} allows max_epochs={limit:g}: "
+            f"set steps={most} or less, lower its weight, or raise mixture.max_epochs"
+        )
+
+
+def _check_batch(config: TrainConfig, architecture: ModelConfig, workers: int) -> None:
+    batch = config.batch
+    if min(batch.global_batch, batch.micro_batch, batch.sequence_length, workers) <= 0:
+        raise ConfigError(f"batch {plain(batch)} with {workers} workers; expected positive whole numbers")
+    if batch.global_batch % (batch.micro_batch * workers):
+        fit = [
+            size for size in range(1, batch.global_batch // workers + 1) if batch.global_batch % (size * workers) == 0
+        ]
+        advice = (
+            f"set batch.micro_batch to one of {', '.join(map(str, fit))}"
+            if fit
+            else f"set batch.global_batch to a multiple of {workers}"
+        )
+        raise ConfigError(
+            f"batch.global_batch {batch.global_batch} does not divide into micro-batches of {batch.micro_batch} on {workers} workers: {advice}"
+        )
+    if batch.sequence_length > architecture.max_positions:
+        raise ConfigError(
+            f"batch.sequence_length {batch.sequence_length} exceeds model.max_positions {architecture.max_positions}: lower it or raise max_positions"
+        )
+
+
+def _start(
+    stage: Stage, config: TrainConfig, ancestor: _Ancestor | None, mixture: MixturePlan | None
+) -> tuple[Start, tuple[dict[str, Any], ...]]:
+    if ancestor is None:
+        assert mixture is not None
+        return Start(mode="fresh"), ({"from_sample": 0, "plan": mixture.to_json()},)
+    where = {"run": ancestor.artifact.folder, "step": ancestor.checkpoint.step, "tokens": ancestor.state["tokens"]}
+    if not stage.optimizer_from_parent:
+        return Start(mode="initialise", **where), ({"from_sample": 0, "plan": mixture.to_json()},) if mixture else ()
+    assert mixture is not None
+    samples = ancestor.state["samples"]
+    if ancestor.state["sequence_length"] != config.batch.sequence_length:
+        raise CheckpointError(
+            f"{ancestor} was trained on windows of {ancestor.state['sequence_length']} tokens, this branch asks for {config.batch.sequence_length}: set batch.sequence_length={ancestor.state['sequence_length']}"
+        )
+    if ancestor.state["seed"] != config.seed:
+        raise ConfigError(
+            f"seed is {config.seed}, the trunk's is {ancestor.state['seed']}: a branch reads on in the trunk's stream, so set seed={ancestor.state['seed']}"
+        )
+    inherited = [segment for segment in ancestor.state["segments"] if segment["from_sample"] < samples]
+    if any(segment["plan"]["tokens_fingerprint"] != mixture.tokens_fingerprint for segment in inherited):
+        # other shards: the parent's place in its stream means nothing here, so the branch reads from their beginning
+        return Start(mode="branch", **where), ({"from_sample": 0, "plan": mixture.to_json()},)
+    return Start(mode="branch", samples=samples, **where), (
+        *inherited,
+        {"from_sample": samples, "plan": mixture.to_json()},
+    )
+
+
+def _shape(rates: Schedule) -> str:
+    if rates.kind != "wsd":
+        return rates.kind
+    phases = [f"{rates.warmup_steps} warmup"] if rates.warmup_steps else []
+    phases.append("stable" if rates.decay == "none" else f"{rates.decay} decay over {rates.decay_steps} steps")
+    return ", ".join(phases)
+
+
+def _memory(parameters: int, zero: ZeroConfig, workers: int) -> str:
+    """Model state per worker: float32 weight and two moments (12 bytes) and gradient and compute weight, split as ZeRO does."""
+    compute = 2 if zero.precision == "bfloat16" else 4
+    weights = parameters * compute / (workers if zero.stage == 3 else 1)
+    gradients = parameters * compute / (workers if zero.stage >= 2 else 1)
+    states = parameters * 12 / (workers if zero.stage >= 1 else 1)
+    return f"{(weights + gradients + states) / 2**30:.3g} GiB of model state per worker (activations come on top)"

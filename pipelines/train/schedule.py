@@ -1,0 +1,126 @@
+"""Learning-rate schedules as pure functions of the step.
+
+Enters: a `Schedule` and an optimizer step. Leaves: the base learning rate at that step; each parameter group multiplies
+it by its own factor (`optimizer.py`). There is no scheduler object, hence no state that a resume could load into the
+wrong phase.
+
+Sources: Warmup-Stable-Decay, MiniCPM (arXiv 2404.06395 §4); `exponential` f = 0.5^((s - s_decay_start) / half_life),
+where the paper's printed `S` is a misprint; `1-sqrt`, Hägele et al. (arXiv 2405.18392); `linear` to 10 %, the published
+BMTrain snippet; cosine to 10 %, the baseline MiniCPM compares with.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from pipelines.errors import ConfigError
+
+Decay = Literal["none", "exponential", "linear", "1-sqrt", "cosine"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """What a YAML may leave open until the run's length and parent are known; `resolve` closes it."""
+
+    kind: Literal["wsd", "cosine", "constant"] = "wsd"
+    peak_lr: float | None = None  # null: inherited from the parent checkpoint
+    warmup_steps: int | None = None
+    warmup_fraction: float | None = None  # of the run's steps, instead of warmup_steps
+    decay: Decay = "none"
+    decay_steps: int | None = None
+    decay_fraction: float | None = None  # of the run's steps, instead of decay_steps
+    half_life_steps: float | None = None
+    final_ratio: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Warmup, then stable, then decay.
+
+    `wsd` with `decay: none` is the trunk. A branch has `warmup_steps: 0` and decays from its first step, or after its own
+    `stable_steps`. `cosine` and `constant` are the ablation baselines.
+    """
+
+    kind: Literal["wsd", "cosine", "constant"] = "wsd"
+    peak_lr: float
+    warmup_steps: int = 0
+    decay: Decay = "none"
+    decay_steps: int = 0  # length of the decay; the run's steps = warmup + stable + decay
+    half_life_steps: float | None = None  # exponential only; unpublished for sure (5000 or 8000 of 18,500), so a choice
+    final_ratio: float = 0.1  # LR at the end of linear, 1-sqrt and cosine decays, as a part of peak_lr
+
+
+def resolve(config: ScheduleConfig, steps: int, inherited_lr: float | None) -> Schedule:
+    """The schedule of a run of `steps` steps. Raises: ConfigError for facts that contradict each other."""
+    lengths = {}
+    for phase in ("warmup", "decay"):
+        count, fraction = getattr(config, f"{phase}_steps"), getattr(config, f"{phase}_fraction")
+        if count is not None and fraction is not None:
+            raise ConfigError(
+                f"schedule.{phase}_steps={count} and schedule.{phase}_fraction={fraction} are both set: keep one"
+            )
+        lengths[f"{phase}_steps"] = count if count is not None else round((fraction or 0.0) * steps)
+    peak_lr = config.peak_lr if config.peak_lr is not None else inherited_lr
+    if peak_lr is None:
+        raise ConfigError(
+            "schedule.peak_lr is null and there is no parent to inherit it from: set schedule.peak_lr (the recipe: 0.01; DPO: 1e-5)"
+        )
+    schedule = Schedule(
+        kind=config.kind, peak_lr=peak_lr, decay=config.decay, half_life_steps=config.half_life_steps, final_ratio=config.final_ratio, **lengths,
+    )  # fmt: skip
+    check(schedule, steps)
+    return schedule
+
+
+def check(schedule: Schedule, steps: int) -> None:
+    """Refuse facts that contradict each other. Raises: ConfigError."""
+    if schedule.peak_lr <= 0:
+        raise ConfigError(f"schedule.peak_lr is {schedule.peak_lr}; expected a positive number")
+    if schedule.warmup_steps + schedule.decay_steps > steps:
+        raise ConfigError(
+            f"schedule.warmup_steps {schedule.warmup_steps} + schedule.decay_steps {schedule.decay_steps} exceed steps {steps}: "
+            "lengthen steps or shorten the phases"
+        )
+    if not 0 <= schedule.final_ratio <= 1:
+        raise ConfigError(f"schedule.final_ratio is {schedule.final_ratio}; expected 0 to 1")
+    if schedule.kind != "wsd" and (schedule.decay != "none" or schedule.decay_steps):
+        raise ConfigError(
+            f"schedule.kind={schedule.kind} takes no decay phase: set schedule.kind=wsd, or decay=none and decay_steps=0"
+        )
+    if (schedule.decay == "none") != (schedule.decay_steps == 0):
+        raise ConfigError(
+            f"schedule.decay={schedule.decay} with decay_steps={schedule.decay_steps}: a decay needs steps and steps need a decay"
+        )
+    if schedule.decay == "exponential" and not (schedule.half_life_steps and schedule.half_life_steps > 0):
+        raise ConfigError(
+            f"schedule.half_life_steps is {schedule.half_life_steps}; exponential decay needs a positive half-life in steps"
+        )
+
+
+def learning_rate(schedule: Schedule, step: int, steps: int) -> float:
+    """The base LR of optimizer step `step` (0 is the first) in a run of `steps` steps.
+
+    Warmup rises linearly and reaches the peak at step `warmup_steps` - 1 (the first step is not wasted at zero).
+    Decay progress p runs from 1/decay_steps at its first step to 1 at the run's last.
+    """
+    if step < schedule.warmup_steps:
+        return schedule.peak_lr * (step + 1) / schedule.warmup_steps
+    floor = schedule.final_ratio
+    if schedule.kind == "cosine":
+        progress = (step - schedule.warmup_steps + 1) / max(1, steps - schedule.warmup_steps)
+        return schedule.peak_lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+    into_decay = step - (steps - schedule.decay_steps) + 1
+    if schedule.kind == "constant" or schedule.decay == "none" or into_decay <= 0:
+        return schedule.peak_lr
+    if schedule.decay == "exponential":
+        assert schedule.half_life_steps is not None
+        return schedule.peak_lr * float(0.5 ** (into_decay / schedule.half_life_steps))
+    progress = min(1.0, into_decay / schedule.decay_steps)
+    shape = {
+        "linear": 1 - progress,
+        "1-sqrt": 1 - math.sqrt(progress),
+        "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
+    }[schedule.decay]
+    return schedule.peak_lr * (floor + (1 - floor) * shape)

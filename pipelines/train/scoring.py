@@ -1,0 +1,249 @@
+"""Held-out text and preference pairs to nats: what counts, and how.
+
+Legend: B rows, T tokens, D model width, N counted targets, V vocabulary.
+
+Conventions. A document is read in consecutive windows of T tokens that overlap by one id: window k predicts ids kT+1 …
+kT+T and sees nothing before kT, so every counted id is predicted exactly once. The first id of a text document has no
+context and no begin marker: bits per byte charges it ln(vocabulary), what a code without a model pays; `loss` leaves it
+out. Each row holds one document, so causal attention is document masking. Of a pair, each side's first T + 1 ids
+are read, as in training (`data.preferences.fitting`).
+
+The bytes of a window are its ids' share of the document's `.bytes` entry: exact by the tokenizer's byte lengths;
+without a tokenizer, in proportion to ids.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipelines.data.preferences import fitting
+from pipelines.data.token_shards import TokenShard, TokenSource
+from pipelines.train.model import Transformer
+
+_MOST_SHARDS = 16  # of one source that are opened, evenly spaced
+_BATCH_TOKENS = 4096  # padded tokens per forward
+_LOGITS = 1 << 24  # logits held at once: 64 MiB of float32
+
+Ids = NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """One source of documents or conversations."""
+
+    kind: str
+    language: str
+    bits_per_byte: float | None  # None when the shards carry no byte counts
+    loss: float  # nats per predicted token
+    documents: int  # that the windows are of
+    tokens: int  # predicted
+    bytes: int  # of the text that the counted ids spell
+
+
+@dataclass(frozen=True)
+class PreferenceScore:
+    """One source of preference pairs."""
+
+    accuracy: float  # by mean log-probability per answer token
+    summed_accuracy: float  # by log-probability of the whole answer
+    pairs: int
+    left_out: int  # too little of it fits the window
+
+
+def score_text(
+    model: Transformer, source: TokenSource, facts: Mapping[str, Any], length: int, max_tokens: int, seed: int,
+    id_bytes: NDArray[np.int64] | None = None,
+) -> TextScore | None:  # fmt: skip
+    """Bits per byte and loss of one source, or None when nothing in it counts.
+
+    Args: facts, its kind and language; length, T; id_bytes, bytes that each id spells [V].
+    """
+    rows: list[tuple[Ids, NDArray[np.bool_]]] = []
+    seen: set[tuple[int, int]] = set()
+    firsts, total_bytes, has_bytes, budget = 0, 0.0, True, max_tokens
+    shards = _spread(len(source.prefixes), _MOST_SHARDS)
+    for place, number in enumerate(shards):
+        shard, share = source.shard(number), math.ceil(budget / (len(shards) - place))
+        has_bytes = has_bytes and shard.document_bytes is not None
+        for window in windows(shard, length, seed):
+            if len(window.tokens) > share and (rows or place + 1 < len(shards)):
+                break
+            share -= len(window.tokens)
+            budget -= len(window.tokens)
+            rows.append((window.tokens, window.counted))
+            seen.add((number, window.document))
+            firsts += window.opens
+            total_bytes += window.byte_count(shard, id_bytes)
+    if not rows:
+        return None
+    nats, counts = token_nats(model, rows)
+    spent, predicted = float(nats.sum()), int(counts.sum())
+    charged = spent + firsts * math.log(model.config.vocabulary)
+    return TextScore(
+        kind=str(facts["kind"]), language=str(facts["language"]),
+        bits_per_byte=charged / (math.log(2) * total_bytes) if has_bytes and total_bytes else None,
+        loss=spent / max(1, predicted), documents=len(seen), tokens=predicted, bytes=round(total_bytes),
+    )  # fmt: skip
+
+
+def score_preferences(
+    model: Transformer, chosen: TokenSource, rejected: TokenSource, length: int, max_pairs: int, seed: int
+) -> PreferenceScore | None:
+    """How often the model prefers the chosen answer, or None when no pair fits the window."""
+    rows: list[tuple[Ids, NDArray[np.bool_]]] = []
+    left_out = 0
+    for index in range(len(chosen.prefixes)):
+        sides = (chosen.shard(index), rejected.shard(index))
+        fits = fitting(*sides, length + 1)
+        left_out += sides[0].documents - len(fits)
+        for document in fits[_order(len(fits), seed)].tolist():
+            if len(rows) == 2 * max_pairs:
+                break
+            pair = [_document(side, document) for side in sides]
+            rows += [(tokens[: length + 1], counted[1 : length + 1]) for tokens, counted in pair]
+    if not rows:
+        return None
+    nats, counts = token_nats(model, rows)
+    means = nats / np.maximum(1, counts)
+    return PreferenceScore(
+        accuracy=float(np.mean(means[0::2] < means[1::2])), summed_accuracy=float(np.mean(nats[0::2] < nats[1::2])),
+        pairs=len(rows) // 2, left_out=left_out,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Window:
+    """At most T targets of one document."""
+
+    document: int  # its number in the shard
+    tokens: Ids  # [n + 1]
+    counted: NDArray[np.bool_]  # [n], whether tokens[1:] count
+    opens: bool  # tokens[0] is the document's first id, and counts
+
+    def byte_count(self, shard: TokenShard, id_bytes: NDArray[np.int64] | None) -> float:
+        """UTF-8 bytes that the counted ids spell, as their share of the document's; 0 when the shard does not know."""
+        if shard.document_bytes is None:
+            return 0.0
+        own = np.concatenate([self.tokens[: int(self.opens)], self.tokens[1:][self.counted]])
+        ids, counted = _document(shard, self.document)
+        every = ids[counted]
+        part, whole = (len(own), len(every)) if id_bytes is None else (id_bytes[own].sum(), id_bytes[every].sum())
+        return float(shard.document_bytes[self.document]) * float(part) / max(1.0, float(whole))
+
+
+def windows(shard: TokenShard, length: int, seed: int) -> Iterator[Window]:
+    """Every window of a shard in which something counts, in an order drawn by `seed`."""
+    per_document = np.maximum(1, -(-(np.diff(shard.offsets) - 1) // length))
+    ends = np.cumsum(per_document)
+    for number in _order(int(per_document.sum()), seed).tolist():
+        document = int(np.searchsorted(ends, number, "right"))
+        place = number - int(ends[document] - per_document[document])
+        tokens, counted = _document(shard, document)
+        span = slice(place * length, (place + 1) * length + 1)
+        opens = place == 0 and bool(counted[:1].any())
+        if opens or counted[span][1:].any():
+            yield Window(document, tokens[span], counted[span][1:], opens)
+
+
+def byte_lengths(tokenizer_json: str) -> NDArray[np.int64]:
+    """UTF-8 bytes that each id of a byte-level BPE spells [V]; 0 for markers.
+
+    Its vocabulary writes every byte as one character, so a token's length is its bytes.
+    """
+    content = json.loads(tokenizer_json)
+    vocabulary: dict[str, int] = content["model"]["vocab"]
+    markers = [int(added["id"]) for added in content["added_tokens"]]
+    sizes = np.zeros(max([*vocabulary.values(), *markers]) + 1, np.int64)
+    for token, number in vocabulary.items():
+        sizes[number] = len(token)
+    sizes[markers] = 0
+    return sizes
+
+
+def token_nats(
+    model: Transformer, rows: Sequence[tuple[Ids, NDArray[np.bool_]]]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Negative log-likelihood of each row's counted targets, summed, and how many they are: both [rows].
+
+    Rows of like length share a forward. On a CPU each core takes whole batches, with torch on one thread: threads that
+    share one operation wait for each other in every layer, 9 times slower as soon as another process wants a core
+    (measured: 98 s against 11 s for the demo's evaluation).
+    """
+    nats = torch.zeros(len(rows), dtype=torch.float64)
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row][0]))
+    batches = list(_batches(order, rows))
+    on_gpu = model.embed_tokens.weight.is_cuda
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if on_gpu else 1)
+    try:
+        with ThreadPoolExecutor(1 if on_gpu else len(os.sched_getaffinity(0))) as pool:
+            found = pool.map(lambda members: _batch_nats(model, [rows[row] for row in members]), batches)
+            for members, spent in zip(batches, found, strict=True):
+                nats[members] = spent
+    finally:
+        torch.set_num_threads(before)
+    return nats.numpy(), np.array([int(counted.sum()) for _, counted in rows], np.int64)
+
+
+@torch.no_grad()
+def _batch_nats(model: Transformer, rows: Sequence[tuple[Ids, NDArray[np.bool_]]]) -> Tensor:
+    """Nats of each row (B,), float64. Logits are made only where a target counts, a slice at a time: with 122,753 ids a
+    full window's would take 2 GB."""
+    place = model.embed_tokens.weight.device
+    width = max(len(ids) for ids, _ in rows)
+    tokens = np.zeros((len(rows), width), np.int64)
+    counted = np.zeros((len(rows), width - 1), np.bool_)
+    for i, (ids, counts) in enumerate(rows):
+        tokens[i, : len(ids)], counted[i, : len(counts)] = ids, counts
+    tokens_BT, counted_BT = torch.from_numpy(tokens).to(place), torch.from_numpy(counted).to(place)
+    positions_BT = torch.arange(width - 1, device=place).expand(len(rows), width - 1)
+    nats_B = torch.zeros(len(rows), dtype=torch.float64)
+    if not counted.any():
+        return nats_B
+    hidden_ND = model(tokens_BT[:, :-1], positions_BT)[counted_BT]
+    targets_N, owners_N = tokens_BT[:, 1:][counted_BT], counted_BT.nonzero()[:, 0].cpu()
+    step = max(1, _LOGITS // model.config.vocabulary)
+    for at in range(0, len(targets_N), step):
+        here = slice(at, at + step)
+        spent_N = F.cross_entropy(model.logits(hidden_ND[here]).float(), targets_N[here], reduction="none")
+        nats_B.index_add_(0, owners_N[here], spent_N.cpu().double())
+    return nats_B
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most `most` of `count` numbers, evenly spaced."""
+    return list(range(count)) if count <= most else [i * count // most for i in range(most)]
+
+
+def _order(documents: int, seed: int) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).permutation(documents)
+
+
+def _document(shard: TokenShard, index: int) -> tuple[Ids, NDArray[np.bool_]]:
+    span = slice(int(shard.offsets[index]), int(shard.offsets[index + 1]))
+    tokens = shard.tokens[span]
+    return tokens, np.ones(len(tokens), np.bool_) if shard.mask is None else shard.mask[span].astype(np.bool_)
+
+
+def _batches(order: Sequence[int], rows: Sequence[tuple[Ids, NDArray[np.bool_]]]) -> Iterator[list[int]]:
+    """Rows in order of length, as many as fit into `_BATCH_TOKENS` with padding."""
+    members: list[int] = []
+    for row in order:
+        if members and (len(members) + 1) * len(rows[row][0]) > _BATCH_TOKENS:
+            yield members
+            members = []
+        members.append(row)
+    if members:
+        yield members

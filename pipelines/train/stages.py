@@ -1,0 +1,130 @@
+"""What each stage inherits: one table, the config of a stage, and the spec that its workers get.
+
+Three words are never mixed up: *resume* (the same run goes on), *branch* (a new run from selected parent state) and
+*initialise* (weights only). A `TrainSpec` is plain data that says everything a worker needs, so the same worker runs under
+Ray Train and under torchrun; `planning.py` makes it.
+
+Source of the table: MiniCPM (arXiv 2404.06395 §6) and its author's answers; see docs/recipe.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipelines.config import WorkflowConfig, runtime
+from pipelines.train.engine import ZeroConfig
+from pipelines.train.model import ModelConfig
+from pipelines.train.optimizer import OptimizerConfig
+from pipelines.train.schedule import Schedule, ScheduleConfig
+
+StageName = Literal["pretrain", "anneal", "sft", "dpo"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the table."""
+
+    name: StageName
+    weights: str
+    optimizer_state: str
+    begins_at: str
+    data: str
+    optimizer_from_parent: bool = False
+    parents: tuple[str, ...] = ()
+
+
+STAGES: dict[StageName, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("pretrain", "own resume, or fresh", "own resume", "warmup", "stable mixture"),
+        Stage(
+            "anneal", "parent trunk", "parent's", "the trunk's stable LR, checked equal before step 1",
+            "decay mixture (SFT data in it)", True, ("pretrain", "anneal"),
+        ),
+        Stage("sft", "parent", "fresh", "the anneal's final LR", "conversations, assistant tokens only", False, ("pretrain", "anneal", "sft")),
+        Stage(
+            "dpo", "parent, and the same frozen as reference", "fresh", "its own peak, cosine, no muP scaling",
+            "preference pairs", False, ("anneal", "sft", "dpo"),
+        ),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    """`global_batch = micro_batch × accumulation × workers`; accumulation follows."""
+
+    sequence_length: int  # tokens a row feeds to the model
+    global_batch: int  # rows (DPO: pairs) per optimizer step, over all workers
+    micro_batch: int = runtime(1)  # rows (DPO: pairs) per forward on one worker
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When to save, and where to go on."""
+
+    every_steps: int = 100
+    resume: str = "latest"  # or step-200: set the later checkpoints of this run aside and go on from there
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(WorkflowConfig):
+    """All four training stages; which fields a stage takes is checked by `plan`."""
+
+    parent: str | None = None  # anneal, sft, dpo: e.g. pretrain/demo@step-200; not for pretrain
+    data: str  # a mixture (mixture/demo_stable); sft and dpo may take every fitting source of tokens/demo
+    model: ModelConfig | None = None  # pretrain; a child has its parent's and may repeat it, never change it
+    schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    zero: ZeroConfig = runtime(default_factory=ZeroConfig)
+    batch: BatchConfig
+    steps: int | None = None
+    epochs: float | None = None  # sft, dpo: instead of steps
+    beta: float = 0.1  # dpo: pull to the reference; unpublished for MiniCPM
+    seed: int = 0
+    checkpoint: CheckpointConfig = runtime(default_factory=CheckpointConfig)
+    log_every_steps: int = runtime(10)
+    write_spec: str | None = runtime(None)  # write the workers' spec to this file and stop, for torchrun
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where weights come from, when this run has no checkpoint of its own."""
+
+    mode: Literal["fresh", "branch", "initialise"]
+    run: str | None = None
+    step: int | None = None
+    samples: int = 0  # of the stream, read by the parent before this run's first step
+    tokens: int = 0  # trained on by all ancestors
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    """Everything a worker needs; plain data all through (`config.plain` / `config.parse`)."""
+
+    kind: StageName
+    name: str
+    store: str
+    claim: dict[str, Any]
+    config: dict[str, Any]  # resolved config, for manifest and checkpoint
+    model: ModelConfig
+    schedule: Schedule
+    optimizer: OptimizerConfig
+    zero: ZeroConfig
+    batch: BatchConfig
+    steps: int
+    seed: int
+    beta: float
+    tokens: str
+    tokenizer: str | None  # checksum of the tokenizer that made the tokens
+    segments: tuple[dict[str, Any], ...]  # {"from_sample", "plan"}; empty for dpo
+    start: Start
+    checkpoint: CheckpointConfig
+    log_every_steps: int
+    tracking: dict[str, Any]  # {"uri", "run_id"}
+
+    @property
+    def run(self) -> str:
+        return f"{self.kind}/{self.name}"

@@ -1,0 +1,167 @@
+"""The whole recipe through its command: every stage, the lineage in MLflow, the second run, sources=permissive, sweeps."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines.artifacts import ArtifactStore
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(store: Path, workflow: str, *arguments: str, code: int = 0) -> str:
+    """Run a workflow as a user does; returns what it printed, both streams."""
+    line = [sys.executable, "-m", f"workflows.{workflow}", *arguments, f"store={store}"]
+    done = subprocess.run(
+        line, cwd=ROOT, capture_output=True, text=True, timeout=600, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    )
+    assert done.returncode == code, (done.stdout + done.stderr)[-6000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    store = tmp_path_factory.mktemp("recipe") / "store"
+    return store, command(store, "recipe", "+experiment=smoke")
+
+
+def test_every_stage_leaves_its_artifact_and_the_report(smoke: tuple[Path, str]) -> None:
+    path, output = smoke
+    store = ArtifactStore(str(path))
+    for folder in ("corpus/smoke", "tokens/smoke", "mixture/smoke_stable", "mixture/smoke_decay", "pretrain/smoke", "anneal/smoke", "sft/smoke", "dpo/smoke", "export/smoke", "recipe/smoke"):  # fmt: skip
+        assert store.get(folder).fingerprint
+    assert store.get("dpo/smoke").statistics["tokens"] > store.get("sft/smoke").statistics["tokens"] > 0
+    assert "The annealed branch ends below the trunk" in output
+    page = store.get("recipe/smoke").verified("report.html").read_text()
+    for words in ("anneal", "PSF-2.0", "data:image/", "小明"):
+        assert words in page
+    assert 'src="http' not in page
+    card = store.get("corpus/smoke").verified("data_card.md").read_text()
+    assert "Apache-2.0" in card
+
+
+def test_the_exported_model_loads_and_answers(smoke: tuple[Path, str]) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = smoke[0] / "export/smoke"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert type(model).__name__ == "LlamaForCausalLM"
+    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "What is 2 plus 3?"}], add_generation_prompt=True, return_tensors="pt", return_dict=True)  # fmt: skip
+    answer = model.generate(**prompt, max_new_tokens=5, do_sample=False)
+    assert answer.shape[1] > prompt["input_ids"].shape[1]
+    assert torch.isfinite(model(**prompt).logits).all()
+
+
+def test_mlflow_shows_the_tree_from_corpus_to_export(smoke: tuple[Path, str]) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{smoke[0]}/mlflow.db")
+    experiment = client.get_experiment_by_name("trunkline")
+    assert experiment is not None
+    found: dict[str, Any] = {
+        run.data.tags["trunkline.artifact"]: run
+        for run in client.search_runs([experiment.experiment_id], max_results=100)
+    }
+    assert len(found) == 14  # one run per artifact, rank zero alone
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    line = ["export/smoke", "dpo/smoke", "sft/smoke", "anneal/smoke", "pretrain/smoke", "mixture/smoke_stable", "tokens/smoke", "corpus/smoke"]  # fmt: skip
+    for child, parent in itertools.pairwise(line):
+        assert found[child].data.tags["trunkline.parent_run"] == found[parent].info.run_id, child
+    # in the page's tree a trunk stands at the top, its branches below it
+    assert "mlflow.parentRunId" not in found["pretrain/smoke"].data.tags
+    assert found["anneal/smoke"].data.tags["mlflow.parentRunId"] == found["pretrain/smoke"].info.run_id
+    trained = found["pretrain/smoke"]
+    points = client.get_metric_history(trained.info.run_id, "loss")
+    assert [point.step for point in points] == [10, 20, 30]
+    assert [p.step for p in client.get_metric_history(trained.info.run_id, "loss_by_tokens")] == [10240, 20480, 30720]
+    assert trained.data.params["model.layers"] == "2"
+    assert {entry.dataset.name for entry in trained.inputs.dataset_inputs} == {"mixture/smoke_stable", "tokens/smoke"}
+    assert any(file.path.endswith(".png") for file in client.list_artifacts(found["recipe/smoke"].info.run_id, "plots"))
+
+
+def test_a_second_run_finds_everything_finished(smoke: tuple[Path, str]) -> None:
+    began = time.monotonic()
+    output = command(smoke[0], "recipe", "+experiment=smoke")
+    assert output.count("finished already") == 14
+    assert "weights:" not in output  # no worker was started
+    assert time.monotonic() - began < 120  # a hang, not a speed, is what this catches
+
+
+def test_another_config_under_the_same_name_is_refused_with_the_diff(smoke: tuple[Path, str]) -> None:
+    output = command(smoke[0], "pretrain", "+experiment=smoke", "schedule.peak_lr=0.02", code=2)
+    assert "pretrain/smoke" in output
+    assert "config.schedule.peak_lr: 0.01 -> 0.02" in output
+    assert "on_change=rebuild" in output
+
+
+def test_an_mlflow_run_id_names_a_parent(smoke: tuple[Path, str]) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{smoke[0]}/mlflow.db")
+    runs = client.search_runs(["1"], "tags.`trunkline.artifact` = 'anneal/smoke'")
+    output = command(
+        smoke[0], "sft", "+experiment=smoke", f"parent={runs[0].info.run_id}", "name=other", "dry_run=true"
+    )
+    assert "parent: anneal/smoke@step-10" in output
+    assert "dry run: nothing was started" in output
+
+
+def test_a_parent_of_another_architecture_is_refused(smoke: tuple[Path, str]) -> None:
+    output = command(smoke[0], "anneal", "+experiment=smoke", "+model=demo", "name=wrong", code=2)
+    assert "parent pretrain/smoke@step-20 is of another architecture (d_ff: 160 -> 320" in output
+    assert "leave model null" in output
+
+
+def test_dropped_documents_can_be_looked_at(smoke: tuple[Path, str]) -> None:
+    output = command(smoke[0], "corpus", "+experiment=smoke", "show_dropped=dedup.exact")
+    assert "math-" in output
+
+
+def test_a_sweep_makes_one_run_each(smoke: tuple[Path, str]) -> None:
+    output = command(smoke[0], "pretrain", "-m", "+experiment=smoke", "dry_run=true", "schedule.peak_lr=0.005,0.02", "name=lr_${schedule.peak_lr}")  # fmt: skip
+    assert "── pretrain/lr_0.005" in output
+    assert "── pretrain/lr_0.02" in output
+
+
+def test_ctrl_c_keeps_what_is_committed_and_says_so(smoke: tuple[Path, str]) -> None:
+    from mlflow import MlflowClient
+
+    line = [
+        sys.executable,
+        "-m",
+        "workflows.pretrain",
+        "+experiment=smoke",
+        "name=stopped",
+        "steps=700",
+        f"store={smoke[0]}",
+    ]
+    process = subprocess.Popen(
+        line,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # tests that were started in the background have inherited an ignored SIGINT
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    committed = smoke[0] / "pretrain/stopped/checkpoints/step-000010/manifest.json"
+    deadline = time.monotonic() + 240
+    while not committed.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output[-3000:]
+    assert "interrupted; committed work is kept" in output
+    client = MlflowClient(f"sqlite:///{smoke[0]}/mlflow.db")
+    run = client.search_runs(["1"], "tags.`trunkline.artifact` = 'pretrain/stopped'")[0]
+    assert run.info.status == "KILLED"

@@ -1,0 +1,97 @@
+"""Sources and store on a real S3 server: the same corpus as from a folder; wrong keys and missing paths are named."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.artifacts import Artifact, ArtifactStore, Draft
+from pipelines.cluster import serial_map
+from pipelines.config import identity, parse
+from pipelines.data.assemble import build
+from pipelines.data.corpus import CorpusConfig
+from pipelines.errors import DataError
+from tests.integration.s3_server import S3Server, s3_server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRUNKLINE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """Three files of worked problems, as JSON Lines, gzip and Parquet."""
+    folder = tmp_path / "raw"
+    (folder / "deep").mkdir(parents=True)
+    texts = [f"Problem {i}: what is {i} times {i + 7}? The answer is {i * (i + 7)}." for i in range(300)]
+    rows = [json.dumps({"text": text}).encode() + b"\n" for text in texts]
+    (folder / "a.jsonl").write_bytes(b"".join(rows[:100]))
+    (folder / "deep" / "b.jsonl.gz").write_bytes(gzip.compress(b"".join(rows[100:200])))
+    pq.write_table(pa.table({"text": texts[200:]}), folder / "deep" / "c.parquet")
+    return folder
+
+
+def make(store: str, path: str) -> Artifact:
+    source = {
+        "language": "en",
+        "content": "math",
+        "licence": "MIT",
+        "duplicates": "exact",
+        "reader": {"type": "files", "path": path},
+    }
+    config = parse(CorpusConfig, {"name": "s3", "corpus": {"sources": {"mine": source}}})
+    draft = ArtifactStore(store).begin("corpus", "s3", identity(config))
+    assert isinstance(draft, Draft)
+    return build(config, draft, serial_map)
+
+
+def upload(server: S3Server, raw: Path) -> None:
+    for path in raw.rglob("*.*"):
+        server.client().upload_file(str(path), server.bucket, f"raw/{path.relative_to(raw).as_posix()}")
+
+
+def hashes(corpus: Artifact) -> dict[str, Any]:
+    return {f: e["sha256"] for f, e in corpus.manifest["files"].items() if f.startswith(("train", "heldout"))}
+
+
+@pytest.mark.parametrize("pattern", ["raw", "raw/**"])
+def test_the_same_corpus_from_s3_to_s3(server: S3Server, raw: Path, tmp_path: Path, pattern: str) -> None:
+    local = make(str(tmp_path / "store"), str(raw))
+    upload(server, raw)
+    with server.environment():
+        store = f"s3://{server.bucket}/store-{len(pattern)}"
+        remote = make(store, f"s3://{server.bucket}/{pattern}")
+        assert hashes(remote) == hashes(local)
+        assert remote.statistics == local.statistics
+        found = ArtifactStore(store).get("corpus/s3")
+        assert (
+            pq.read_table(found.verified("train/mine/00000.parquet")).num_rows
+            == local.statistics["sources"]["mine"]["train"]["documents"]
+        )
+        assert not [key for key in found.storage.keys(found.folder) if "/work/" in key]
+
+
+def test_wrong_keys_and_missing_paths_are_named(server: S3Server, raw: Path, tmp_path: Path) -> None:
+    upload(server, raw)
+    with (
+        server.environment(AWS_SECRET_ACCESS_KEY="wrong"),
+        pytest.raises(DataError, match=r"source mine: cannot read s3://bucket/raw.*AWS_ACCESS_KEY_ID"),
+    ):
+        make(str(tmp_path / "a"), f"s3://{server.bucket}/raw")
+    with server.environment(), pytest.raises(DataError, match=r"nothing matches s3://bucket/nowhere/\*\.jsonl"):
+        make(str(tmp_path / "b"), f"s3://{server.bucket}/nowhere/*.jsonl")
+    assert not list(tmp_path.rglob("manifest.json"))

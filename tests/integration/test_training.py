@@ -1,0 +1,213 @@
+"""Training through real Ray Train and DeepSpeed: crashes, branches, layouts, damaged and unwritable checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from pipelines.cluster import Cluster
+from pipelines.errors import CheckpointError, ConfigError
+from pipelines.train.checkpoint import committed_steps, open_checkpoint, read_weights, set_aside_after
+from pipelines.train.loop import read_metrics
+from tests.integration.conftest import claimed_spec, run_stage, train_config
+
+ROOT = Path(__file__).parents[2]
+
+
+def losses(store: Any, run: str) -> list[float]:
+    return [row["loss"] for row in read_metrics(store.storage, run)]
+
+
+def torchrun(
+    spec: dict[str, Any], ranks: int, tmp_path: Path, limit_bytes: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a spec with torchrun; `limit_bytes` caps the size of any file it writes, as a full disk would."""
+    path = tmp_path / f"spec-{spec['name']}-{ranks}.json"
+    path.write_text(json.dumps(spec))
+
+    def limit() -> None:
+        import resource
+
+        if limit_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nproc_per_node={ranks}",
+        "--standalone",
+        "-m",
+        "pipelines.train.worker",
+        str(path),
+    ]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        preexec_fn=limit,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def kill_a_worker_when(ready: Any) -> threading.Thread:
+    """SIGKILL one training process once `ready()` holds."""
+
+    def wait_and_kill() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not ready():
+            time.sleep(0.05)
+        for process in psutil.process_iter(["cmdline"]):
+            if "RayTrainWorker" in " ".join(process.info["cmdline"] or []):
+                process.send_signal(signal.SIGKILL)
+                return
+
+    thread = threading.Thread(target=wait_and_kill)
+    thread.start()
+    return thread
+
+
+def test_a_killed_worker_costs_nothing_but_time(
+    cluster: Cluster, store: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_stage(cluster, "pretrain", train_config(name="straight", steps=60), store)
+    killer = kill_a_worker_when(lambda: committed_steps(store.storage, "pretrain/killed"))
+    run_stage(cluster, "pretrain", train_config(name="killed", steps=60), store)
+    killer.join()
+    assert "restarts from the last checkpoint" in capfd.readouterr().out
+    assert losses(store, "pretrain/killed") == losses(store, "pretrain/straight")
+    ends = [read_weights(open_checkpoint(store.storage, f"pretrain/{name}")) for name in ("straight", "killed")]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    assert losses(store, "pretrain/straight")[-1] < 0.6 * losses(store, "pretrain/straight")[0]
+
+
+def test_stages_inherit_what_the_table_says(cluster: Cluster, store: Any) -> None:
+    run_stage(cluster, "pretrain", train_config(name="t", steps=16), store)
+    anneal = train_config(
+        name="a", parent="pretrain/t@step-8", data="mixture/tiny_decay", model=None, steps=8,
+        schedule={"decay": "linear", "decay_fraction": 1.0},
+    )  # fmt: skip
+    run_stage(cluster, "anneal", anneal, store)
+    trunk, branch = read_metrics(store.storage, "pretrain/t"), read_metrics(store.storage, "anneal/a")
+    assert branch[0]["learning_rate"] == pytest.approx(0.01 * (0.1 + 0.9 * 7 / 8))
+    assert branch[-1]["learning_rate"] == pytest.approx(0.001)
+    # the branch reads on where the trunk stood, in samples and in tokens
+    assert branch[0]["samples"] == trunk[8]["samples"] == 72
+    assert branch[0]["tokens"] == trunk[8]["tokens"]
+    state = open_checkpoint(store.storage, "anneal/a").state
+    assert state["updates"] == 16  # the parent's eight, with their moments, and its own eight
+    assert [segment["from_sample"] for segment in state["segments"]] == [0, 64]
+    delivered = store.get("anneal/a").statistics["delivered"]
+    assert sum(delivered.values()) == 64
+    assert delivered["chat"] == pytest.approx(0.4 * 64, abs=1)
+
+    sft = train_config(name="s", parent="anneal/a", data="tokens/tiny", model=None, steps=4, schedule={})
+    run_stage(cluster, "sft", sft, store)
+    state = open_checkpoint(store.storage, "sft/s").state
+    assert state["updates"] == 4  # fresh optimizer
+    assert read_metrics(store.storage, "sft/s")[0]["learning_rate"] == pytest.approx(0.001)  # the anneal's final LR
+
+    dpo = train_config(
+        name="d", parent="sft/s", data="tokens/tiny", model=None, steps=None, epochs=1.0,
+        schedule={"kind": "cosine", "peak_lr": 0.002, "final_ratio": 0.0}, **{"optimizer.mup_lr": False},
+    )  # fmt: skip
+    run_stage(cluster, "dpo", dpo, store)
+    rows = read_metrics(store.storage, "dpo/d")
+    assert rows[0]["loss"] == pytest.approx(np.log(2), rel=1e-4)  # policy equals reference before the first update
+    assert rows[-1]["loss"] < 0.6
+    reference = np.load(store.storage.fetch("dpo/d/reference/logps.npy"))
+    assert reference.shape == (120, 2)
+    assert (reference < 0).all()
+
+
+def test_any_stage_and_world_size_reads_any_other(store: Any, tmp_path: Path) -> None:
+    """2 ranks ZeRO-2 for 4 steps, then 4 more on: the same, 1 rank ZeRO-0, 2 ranks ZeRO-3, 2 ranks ZeRO-1."""
+    import shutil
+
+    first = claimed_spec("pretrain", train_config(name="x", steps=4), store)
+    done = torchrun(first, 2, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    curves, weights = {}, {}
+    for ranks, stage in ((2, 2), (1, 0), (2, 3), (2, 1)):
+        name = f"x{ranks}{stage}"
+        shutil.copytree(store.storage.root / "pretrain/x", store.storage.root / f"pretrain/{name}")
+        (store.storage.root / f"pretrain/{name}/manifest.json").unlink()
+        spec = claimed_spec("pretrain", train_config(name=name, steps=8, **{"zero.stage": stage}), store, ranks)
+        done = torchrun(spec, ranks, tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert f"resumed from pretrain/{name}@step-4; {ranks} workers" in done.stdout
+        curves[name] = losses(store, f"pretrain/{name}")[4:]
+        weights[name] = read_weights(open_checkpoint(store.storage, f"pretrain/{name}"))
+    for name in curves:
+        assert curves[name] == pytest.approx(curves["x22"], rel=1e-6)
+        for key, value in weights["x22"].items():
+            assert torch.allclose(weights[name][key], value, atol=2e-6), (name, key)
+
+
+def test_accumulation_layouts_give_the_same_curve(store: Any, tmp_path: Path) -> None:
+    curves = []
+    for name, ranks, micro in (("m8", 1, 8), ("m1", 1, 1), ("m2", 2, 2)):
+        spec = claimed_spec(
+            "pretrain",
+            train_config(name=name, data="mixture/tiny_decay", steps=6, **{"batch.micro_batch": micro}),
+            store,
+            ranks,
+        )
+        done = torchrun(spec, ranks, tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+        curves.append(losses(store, f"pretrain/{name}"))
+    # the decay mixture has masked rows, so micro-batches count unequal numbers of tokens
+    assert curves[1] == pytest.approx(curves[0], rel=1e-6)
+    assert curves[2] == pytest.approx(curves[0], rel=1e-6)
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_named(cluster: Cluster, store: Any) -> None:
+    run_stage(cluster, "pretrain", train_config(name="c", steps=8), store)
+    path = store.storage.root / "pretrain/c/checkpoints/step-000008/rank-00001.safetensors"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    (store.storage.root / "pretrain/c/manifest.json").unlink()
+    with pytest.raises(CheckpointError) as caught:
+        run_stage(cluster, "pretrain", train_config(name="c", steps=12), store)
+    assert "rank-00001.safetensors does not match its checksum" in str(caught.value)
+    assert "the one before it is pretrain/c@step-4" in str(caught.value)
+    assert set_aside_after(store.storage, "pretrain/c", 4) == [8]  # what checkpoint.resume=step-4 does
+    run_stage(cluster, "pretrain", train_config(name="c", steps=12), store)
+    assert len(losses(store, "pretrain/c")) == 12
+
+
+def test_a_full_disk_while_saving_commits_nothing(store: Any, tmp_path: Path) -> None:
+    spec = claimed_spec("pretrain", train_config(name="full", steps=8), store, 1)
+    spec["batch"]["micro_batch"] = 8
+    done = torchrun(spec, 1, tmp_path, limit_bytes=100_000)
+    assert done.returncode != 0, done.stdout
+    assert "ALARM checkpoint at step 4 failed" in done.stdout
+    assert "the last checkpoint of pretrain/full (step 8) could not be saved" in done.stderr
+    assert committed_steps(store.storage, "pretrain/full") == []
+    assert not store.storage.exists("pretrain/full/manifest.json")
+    assert not list((store.storage.root / "pretrain/full").rglob("*.safetensors"))
+    done = torchrun(spec, 1, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert committed_steps(store.storage, "pretrain/full") == [4, 8]
+
+
+def test_more_workers_than_the_cluster_has_is_refused(cluster: Cluster, store: Any) -> None:
+    crowded = Cluster(train_config(**{"cluster.workers": 64, "batch.global_batch": 128}).cluster)
+    with pytest.raises(ConfigError, match="cluster.workers=64 × 1 CPU needs 64 CPU; this Ray cluster has"):
+        crowded.train(lambda spec, emit: None, {"kind": "pretrain", "name": "x"}, str(store.storage.root))

@@ -1,0 +1,83 @@
+"""Typed configs: unknown keys, wrong types and what enters a fingerprint."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+
+from pipelines.config import WorkflowConfig, difference, fingerprint, identity, parse, plain, runtime
+from pipelines.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    size: int
+    rate: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    inner: Inner
+    mode: Literal["fast", "safe"] = "safe"
+    pair: tuple[float, float] = (0.9, 0.95)
+    names: list[str] = field(default_factory=list)
+    weights: dict[str, float] = field(default_factory=dict)
+    parent: str | None = None
+    workers: int = runtime(2)
+
+
+def test_nested_values_reach_their_types() -> None:
+    parsed = parse(Outer, {"inner": {"size": 3, "rate": 1}, "pair": [0.1, 0.2], "weights": {"a": 1}, "parent": None})
+    assert parsed.inner == Inner(size=3, rate=1.0)
+    assert parsed.pair == (0.1, 0.2)
+    assert parsed.weights == {"a": 1.0}
+    assert parse(Outer, plain(parsed)) == parsed
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"inner": {"size": 3, "rat": 1}},
+            "unknown key inner.rat; accepted here: size, rate: did you mean inner.rate?",
+        ),
+        ({"inner": {"size": "3"}}, "inner.size is '3' (str); expected int"),
+        ({"inner": {"size": True}}, "inner.size is True (bool); expected int"),
+        ({"inner": {}}, "missing key inner.size (int)"),
+        ({}, "missing key inner"),
+        ({"inner": {"size": 1}, "mode": "quick"}, "mode is 'quick' (str); expected one of fast, safe"),
+        ({"inner": {"size": 1}, "pair": [1.0]}, "pair is [1.0] (list)"),
+        ({"inner": {"size": 1}, "weights": {"a": "x"}}, "weights.a is 'x' (str); expected float"),
+        ({"inner": 4}, "inner is 4 (int); expected a mapping with keys size, rate"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_its_full_path(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(Outer, values)
+    assert message in str(caught.value)
+
+
+def test_yaml_floats_written_without_a_dot_are_numbers() -> None:
+    assert parse(Inner, {"size": 1, "rate": "1e-5"}).rate == 1e-5
+
+
+def test_runtime_fields_do_not_change_the_fingerprint() -> None:
+    base, more = Outer(inner=Inner(size=1)), Outer(inner=Inner(size=1), workers=8)
+    other = Outer(inner=Inner(size=2))
+    assert fingerprint(identity(base)) == fingerprint(identity(more)) != fingerprint(identity(other))
+    assert difference(identity(base), identity(other)) == ["inner.size: 1 -> 2"]
+
+
+@pytest.mark.parametrize("name", ["a/b", "", "..", "-x", "a b"])
+def test_names_that_cannot_be_folders_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="expected letters, digits"):
+        WorkflowConfig(name=name)
+
+
+def test_an_empty_store_is_refused() -> None:
+    with pytest.raises(ConfigError, match="is TRUNKLINE_STORE set to nothing"):
+        WorkflowConfig(name="x", store=" ")
+
+
+def test_a_number_may_be_a_name() -> None:
+    assert parse(WorkflowConfig, {"name": 2024}).name == "2024"

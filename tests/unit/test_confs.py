@@ -1,0 +1,86 @@
+"""Every shipped config composes into its workflow's typed config; misspellings are refused with advice."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.errors import ConfigError
+from workflows.session import CONF, compose_config
+
+ROOT = Path(__file__).parents[2]
+WORKFLOWS = sorted(path.stem for path in CONF.glob("*.yaml"))
+GROUPS = sorted(
+    (folder.name, path.stem)
+    for folder in CONF.iterdir()
+    if folder.is_dir() and folder.name != "experiment"
+    for path in folder.glob("*.yaml")
+)
+EXPERIMENTS = sorted((path.parent.name, path.stem) for path in CONF.glob("experiment/*/*.yaml"))
+# which workflow shows a group's choices
+SHOWN_BY = {
+    "corpus": "corpus",
+    "tokenizer": "tokenize",
+    "mixture": "mixture",
+    "cluster": "pretrain",
+    "tracking": "pretrain",
+}
+
+
+def config_class(workflow: str) -> Any:
+    return typing.get_type_hints(importlib.import_module(f"workflows.{workflow}").run)["config"]
+
+
+def test_every_workflow_has_its_root_config() -> None:
+    commands = {path.stem for path in (ROOT / "workflows").glob("*.py")} - {"__init__", "session", "training"}
+    assert set(WORKFLOWS) == commands
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS)
+def test_root_configs_compose(workflow: str) -> None:
+    assert compose_config(workflow, config_class(workflow), []).name
+
+
+@pytest.mark.parametrize(("group", "choice"), GROUPS)
+def test_group_choices_compose(group: str, choice: str) -> None:
+    workflow = SHOWN_BY.get(group, "pretrain")
+    compose_config(workflow, config_class(workflow), [f"{group}={choice}"])
+
+
+@pytest.mark.parametrize(("experiment", "workflow"), EXPERIMENTS)
+def test_experiments_compose_and_say_what_they_are(experiment: str, workflow: str) -> None:
+    config = compose_config(workflow, config_class(workflow), [f"+experiment={experiment}"])
+    assert config.name
+    assert "\n# " in (CONF / "experiment" / experiment / f"{workflow}.yaml").read_text()
+
+
+def test_an_unknown_experiment_names_those_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"no such experiment; there are .*demo"):
+        compose_config("pretrain", config_class("pretrain"), ["+experiment=nope"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model.layer=6"], "error: unknown key model.layer; accepted there: layers, d_model"),
+        (["+model.layer=6"], "error: unknown key model.layer; accepted here: layers"),
+        (["model.layers=six"], "error: model.layers is 'six' (str); expected int"),
+        (["model=huge"], "huge"),
+        (["store=gs://bucket"], "error: store 'gs://bucket' is of an unknown kind; expected a folder or s3://bucket/prefix"),
+        (["parent=pretrain/other"], "error: pretrain starts fresh"),
+    ],
+)  # fmt: skip
+def test_mistakes_end_before_anything_starts(arguments: list[str], message: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "workflows.pretrain", "+experiment=demo", f"store={tmp_path}", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,199 @@
+"""The stream: its order, its bounds, and the arrays of a batch, against small known answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipelines.data.loader import BLOCK_SAMPLES, Loader, Segment, pack, rank_indices
+from pipelines.data.mixture import MixturePlan, PlannedSource
+from pipelines.data.order import interleave, permute
+from pipelines.data.token_shards import TokenShardWriter, TokenSource, shard_paths
+from pipelines.errors import ConfigError, DataError
+
+EOS = 0
+
+
+def write(folder, prefix, documents, masks=None):
+    """A shard of explicit documents (lists of ids, closed by 0)."""
+    paths = {suffix: folder / f"{prefix}.{suffix}" for suffix in ("bin", "idx", "bytes", *(["mask"] if masks else []))}
+    writer = TokenShardWriter(paths, vocabulary_size=60_000)
+    for i, document in enumerate(documents):
+        mask = np.array(masks[i], np.uint8) if masks else None
+        writer.add(np.array(document), np.array([len(document)]), np.array([len(document) - 1]), mask)
+    writer.close()
+    return writer.tokens
+
+
+def source(folder, name, shards, kind="documents", masks=None):
+    """A source of several shards."""
+    tokens = [write(folder, f"{name}{i}", documents, masks[i] if masks else None) for i, documents in enumerate(shards)]
+    prefixes = tuple(f"{name}{i}" for i in range(len(shards)))
+    return TokenSource(name, kind, prefixes, np.array(tokens), lambda prefix: shard_paths(folder, prefix))
+
+
+def numbered(folder, name, shards, tokens_per_shard, first):
+    """A source whose ids count up from `first`, so that a window is known by its first id."""
+    ids = first + np.arange(shards * tokens_per_shard).reshape(shards, -1)
+    return source(folder, name, [[list(row)] for row in ids])
+
+
+def plan(packing="windows", **weights):
+    planned = (
+        PlannedSource(
+            name=n, kind="documents", weight=w, available_tokens=1, budget_tokens=1, epochs=1, packing=packing
+        )
+        for n, w in weights.items()
+    )
+    return MixturePlan(tokens="tokens/t", tokens_fingerprint="", sources=tuple(planned), dropped={})
+
+
+@pytest.fixture
+def three(tmp_path):
+    """Three sources of 12, 20 and 5 windows of 4 tokens."""
+    return {
+        "a": numbered(tmp_path, "a", 3, 17, 1000),
+        "b": numbered(tmp_path, "b", 4, 21, 2000),
+        "c": numbered(tmp_path, "c", 1, 21, 3000),
+    }
+
+
+def test_every_prefix_keeps_each_source_within_one_sample_of_its_weight():
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        weights = rng.dirichlet(np.full(rng.integers(2, 12), rng.choice([0.2, 1.0, 5.0])))
+        weights = weights[weights > 1e-6] / weights[weights > 1e-6].sum()
+        pattern = interleave(tuple(weights.tolist()), 2000)
+        counts = np.cumsum(pattern[:, None] == np.arange(len(weights)), axis=0)
+        assert np.abs(counts - np.arange(1, 2001)[:, None] * weights).max() < 1
+
+
+def test_two_equal_sources_alternate():
+    assert interleave((0.5, 0.5), 6).tolist() == [0, 1, 0, 1, 0, 1]
+    assert interleave((0.75, 0.25), 8).tolist().count(1) == 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 64, 65, 1000])
+def test_permutation_is_a_bijection_and_depends_on_its_key(count):
+    items = np.arange(count)
+    assert sorted(permute(items, count, 7).tolist()) == list(range(count))
+    if count >= 64:
+        assert permute(items, count, 7).tolist() != permute(items, count, 8).tolist()
+        assert np.count_nonzero(permute(items, count, 7) == items) < count / 8
+
+
+def test_each_window_of_a_source_comes_once_per_epoch_and_epochs_differ(three):
+    loader = Loader({"b": three["b"]}, [Segment(0, plan(b=1.0))], seed=1, sequence_length=4, shards_per_group=2)
+    assert loader.epoch_samples("b") == 20
+    first = loader.batch(range(20))["tokens"][:, 0].tolist()
+    second = loader.batch(range(20, 40))["tokens"][:, 0].tolist()
+    every = [2000 + 21 * shard + 4 * window for shard in range(4) for window in range(5)]
+    assert sorted(first) == sorted(second) == every
+    assert first != second
+    assert first != every
+
+
+def test_a_group_of_shards_is_finished_before_the_next_begins(three):
+    loader = Loader({"b": three["b"]}, [Segment(0, plan(b=1.0))], seed=3, sequence_length=4, shards_per_group=2)
+    early, late = loader.shards(0, 10), loader.shards(10, 20)
+    assert len(early) == len(late) == 2
+    assert not set(early) & set(late)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_any_number_of_ranks_sees_the_same_stream_before_and_after_a_change(three, world_size):
+    segments = [Segment(0, plan(a=0.5, b=0.5)), Segment(20, plan(a=0.2, b=0.3, c=0.5))]
+    whole = Loader(three, segments, seed=5, sequence_length=4).batch(range(64))
+    for step in range(8):
+        seen = {}
+        for rank in range(world_size):
+            loader = Loader(three, segments, seed=5, sequence_length=4)  # a fresh one: nothing is remembered
+            for micro in rank_indices(step, global_batch=8, rank=rank, world_size=world_size, micro_batch=2):
+                batch = loader.batch(micro)
+                seen |= {int(i): {key: value[row] for key, value in batch.items()} for row, i in enumerate(micro)}
+        assert sorted(seen) == list(range(8 * step, 8 * step + 8))
+        for i, arrays in seen.items():
+            for key, value in arrays.items():
+                assert np.array_equal(value, whole[key][i]), (key, i)
+
+
+def test_a_source_in_a_later_segment_goes_on_where_it_stopped(three):
+    segments = [Segment(0, plan(a=0.5, b=0.5)), Segment(10, plan(b=0.5, c=0.5))]
+    loader = Loader(three, segments, seed=2, sequence_length=4)
+    batch = loader.batch(range(10 + 2 * 15))
+    of_b = batch["tokens"][batch["sources"] == loader.names.index("b"), 0]
+    assert len(of_b) == len(set(of_b.tolist())) == 20  # one epoch, no window twice
+
+
+def test_delivered_counts_what_batches_hold_and_stays_within_one(three):
+    segments = [Segment(0, plan(a=0.6, b=0.4)), Segment(33, plan(a=0.25, b=0.25, c=0.5))]
+    loader = Loader(three, segments, seed=2, sequence_length=4)
+    sources = loader.batch(range(200))["sources"]
+    for samples in (0, 1, 33, 34, 100, 200):
+        counted = {name: int((sources[:samples] == i).sum()) for i, name in enumerate(loader.names)}
+        assert loader.delivered(samples) == counted
+    later = {name: loader.delivered(200)[name] - loader.delivered(33)[name] for name in loader.names}
+    assert all(abs(later[name] - 167 * weight) < 1 for name, weight in {"a": 0.25, "b": 0.25, "c": 0.5}.items())
+
+
+def test_far_samples_need_no_walk(three):
+    loader = Loader(three, [Segment(0, plan(a=0.5, c=0.5))], seed=2, sequence_length=4)
+    far = 10**12
+    assert loader.batch([far])["tokens"].shape == (1, 5)
+    assert abs(loader.delivered(far)["a"] - far / 2) <= far / BLOCK_SAMPLES
+
+
+def test_window_positions_restart_at_documents_and_their_first_id_is_no_target(tmp_path):
+    documents = [[5, 6, EOS], [7, EOS], [8, 9, 10, 11, 12, EOS]]
+    loader = Loader({"d": source(tmp_path, "d", [documents])}, [Segment(0, plan(d=1.0))], 0, sequence_length=5)
+    assert loader.epoch_samples("d") == 2
+    rows = {row[0]: i for i, row in enumerate(loader.batch([0, 1])["tokens"].tolist())}
+    batch = loader.batch([0, 1])
+    first, second = rows[5], rows[8]
+    assert batch["tokens"][first].tolist() == [5, 6, EOS, 7, EOS, 8]
+    assert batch["positions"][first].tolist() == [0, 1, 2, 0, 1]
+    assert batch["loss_mask"][first].tolist() == [1, 1, 0, 1, 0]
+    assert batch["tokens"][second].tolist() == [8, 9, 10, 11, 12, EOS]
+    assert batch["positions"][second].tolist() == [0, 1, 2, 3, 4]
+    assert batch["loss_mask"][second].tolist() == [1, 1, 1, 1, 1]
+    assert {key: str(value.dtype) for key, value in batch.items()} == {
+        "tokens": "int32", "positions": "int32", "loss_mask": "uint8", "sources": "int16",
+    }  # fmt: skip
+    assert all(value.flags.c_contiguous for value in batch.values())
+
+
+def test_packed_conversations_are_whole_padded_and_masked(tmp_path):
+    documents = [[1, 5, 2, 6, EOS], [1, 7, EOS], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, EOS], [1, 9, 2, EOS]]
+    masks = [[0, 0, 0, 1, 1], [0, 1, 1], [0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1], [0, 0, 0, 1]]
+    chats = source(tmp_path, "s", [documents], "conversations", [masks])
+    loader = Loader({"s": chats}, [Segment(0, plan("documents", s=1.0))], seed=0, sequence_length=8, pad_id=EOS)
+    batch = loader.batch(range(loader.epoch_samples("s")))
+    assert loader.epoch_samples("s") == 3
+    assert loader.truncated == {"s": 1}
+    rows = {tuple(row): i for i, row in enumerate(batch["tokens"].tolist())}
+    packed, cut, short = (
+        rows[1, 5, 2, 6, 0, 1, 7, 0, 0],
+        rows[1, 2, 3, 4, 5, 6, 7, 8, 9],
+        rows[1, 9, 2, 0, 0, 0, 0, 0, 0],
+    )
+    assert batch["positions"][packed].tolist() == [0, 1, 2, 3, 4, 0, 1, 2]
+    assert batch["loss_mask"][packed].tolist() == [0, 0, 1, 1, 0, 1, 1, 0]
+    assert batch["loss_mask"][cut].tolist() == [0, 0, 1, 1, 1, 1, 1, 1]
+    assert batch["positions"][short].tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert batch["loss_mask"][short].tolist() == [0, 0, 1, 0, 0, 0, 0, 0]
+
+
+def test_pack_fills_rows_exactly_and_gives_a_long_document_its_own():
+    offsets = np.cumsum([0, 4, 4, 8, 9, 1, 2])
+    assert pack(offsets, 8).tolist() == [0, 2, 3, 4, 6]
+
+
+def test_what_cannot_be_read_is_refused(three):
+    with pytest.raises(ConfigError, match=r"segments begin at samples \[1\]"):
+        Loader(three, [Segment(1, plan(a=1.0))], 0, 4)
+    with pytest.raises(DataError, match="names z; the tokens hold a, b, c"):
+        Loader(three, [Segment(0, plan(z=1.0))], 0, 4)
+    with pytest.raises(DataError, match=r"less than one window of 101"):
+        Loader(three, [Segment(0, plan(a=1.0))], 0, 100)
+    with pytest.raises(ConfigError, match="expected a multiple of 6"):
+        rank_indices(0, global_batch=8, rank=0, world_size=3, micro_batch=2)

@@ -1,0 +1,77 @@
+"""WSD against points computed by hand."""
+
+import math
+
+import pytest
+
+from pipelines.errors import ConfigError
+from pipelines.train.schedule import Schedule, ScheduleConfig, check, learning_rate, resolve
+
+
+def rates(schedule: Schedule, steps: int) -> list[float]:
+    return [learning_rate(schedule, step, steps) for step in range(steps)]
+
+
+def test_trunk_warms_up_and_stays() -> None:
+    assert rates(Schedule(peak_lr=0.01, warmup_steps=4), 7) == pytest.approx(
+        [0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01, 0.01]
+    )
+
+
+@pytest.mark.parametrize(
+    ("decay", "expected"),
+    [
+        # peak 1, floor 0.1, 4 decay steps: p = 1/4, 1/2, 3/4, 1
+        ("linear", [1, 1, 0.775, 0.55, 0.325, 0.1]),
+        ("1-sqrt", [1, 1, 0.1 + 0.9 * 0.5, 0.1 + 0.9 * (1 - math.sqrt(0.5)), 0.1 + 0.9 * (1 - math.sqrt(0.75)), 0.1]),
+        (
+            "cosine",
+            [1, 1, 0.1 + 0.45 * (1 + math.cos(math.pi / 4)), 0.55, 0.1 + 0.45 * (1 - math.cos(math.pi / 4)), 0.1],
+        ),
+    ],
+)
+def test_decays_to_the_floor(decay: str, expected: list[float]) -> None:
+    schedule = Schedule(peak_lr=1.0, decay=decay, decay_steps=4)  # type: ignore[arg-type]
+    assert rates(schedule, 6) == pytest.approx(expected)
+
+
+def test_exponential_halves_every_half_life() -> None:
+    schedule = Schedule(peak_lr=0.01, decay="exponential", decay_steps=6, half_life_steps=2)
+    assert rates(schedule, 7) == pytest.approx([0.01] + [0.01 * 0.5 ** (k / 2) for k in range(1, 7)])
+    # the published run: half-life 5000, 18,500 decay steps, 1e-2 down to 7.7e-4 (reference arithmetic)
+    published = Schedule(peak_lr=0.01, decay="exponential", decay_steps=18_500, half_life_steps=5000)
+    assert learning_rate(published, 279_499, 279_500) == pytest.approx(7.69e-4, rel=1e-3)
+
+
+def test_cosine_and_constant_baselines() -> None:
+    cosine = Schedule(kind="cosine", peak_lr=1.0, warmup_steps=1, final_ratio=0.1)
+    assert rates(cosine, 5) == pytest.approx(
+        [1.0, *(0.1 + 0.45 * (1 + math.cos(math.pi * k / 4)) for k in range(1, 5))]
+    )
+    assert rates(Schedule(kind="constant", peak_lr=0.3, warmup_steps=2), 4) == pytest.approx([0.15, 0.3, 0.3, 0.3])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"peak_lr": 0.0}, "peak_lr is 0.0"),
+        ({"warmup_steps": 8, "decay": "linear", "decay_steps": 8}, "exceed steps 10"),
+        ({"kind": "cosine", "decay": "linear", "decay_steps": 2}, "takes no decay phase"),
+        ({"decay": "linear"}, "a decay needs steps"),
+        ({"decay_steps": 3}, "a decay needs steps"),
+        ({"decay": "exponential", "decay_steps": 3}, "half_life_steps is None"),
+        ({"final_ratio": 2.0}, "final_ratio is 2.0"),
+    ],
+)
+def test_contradictions_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check(Schedule(**{"peak_lr": 0.01, **values}), 10)  # type: ignore[arg-type]
+
+
+def test_fractions_and_inheritance_resolve() -> None:
+    config = ScheduleConfig(decay="linear", decay_fraction=0.5)
+    assert resolve(config, 40, 0.01) == Schedule(peak_lr=0.01, decay="linear", decay_steps=20)
+    with pytest.raises(ConfigError, match="no parent to inherit"):
+        resolve(config, 40, None)
+    with pytest.raises(ConfigError, match="both set"):
+        resolve(ScheduleConfig(peak_lr=1, warmup_steps=1, warmup_fraction=0.1), 40, None)

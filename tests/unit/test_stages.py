@@ -1,0 +1,199 @@
+"""Planning a stage: what is refused before anything starts, and how the refusal reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.artifacts import Draft
+from pipelines.errors import ArtifactError, CheckpointError, ConfigError
+from pipelines.train.planning import plan
+from pipelines.train.stages import STAGES
+from tests import tiny
+from tests.integration.conftest import TINY_MODEL, train_config
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return tiny.build(str(tmp_path_factory.mktemp("stages") / "store"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "message"),
+    [
+        ("pretrain", {"data": "mixture/none"}, "mixture/none does not exist"),
+        ("pretrain", {"data": "tokens/tiny"}, "data=tokens/tiny is a tokens; pretrain reads mixture"),
+        ("pretrain", {"parent": "pretrain/x"}, "pretrain starts fresh"),
+        ("pretrain", {"model": None}, "model is null"),
+        ("pretrain", {"model.heads": 5}, "model.d_model 32 is not divisible by model.heads 5"),
+        ("pretrain", {"model.vocabulary": 100}, "model.vocabulary is 100, but the tokenizer of tokens/tiny has 128 ids"),
+        ("pretrain", {"batch.global_batch": 6}, "batch.global_batch 6 does not divide into micro-batches of 2 on 2 workers: set batch.micro_batch to one of 1, 3"),
+        ("pretrain", {"batch.global_batch": 7}, "set batch.global_batch to a multiple of 2"),
+        ("pretrain", {"batch.sequence_length": 128}, "batch.sequence_length 128 exceeds model.max_positions 64"),
+        ("pretrain", {"epochs": 1.0}, "got steps=12 and epochs=1.0; expected exactly one"),
+        ("pretrain", {"steps": 0}, "steps is 0; expected a positive number"),
+        ("pretrain", {"zero.stage": 0, "zero.precision": "bfloat16"}, "set zero.stage=1"),
+        ("pretrain", {"schedule.peak_lr": None}, "no parent to inherit it from"),
+        ("pretrain", {"schedule.warmup_steps": 20}, "exceed steps 12"),
+        ("anneal", {}, "anneal needs a parent: pass parent=<pretrain|anneal>"),
+        ("anneal", {"parent": "sft/x"}, "parent=sft/x is a sft; anneal takes pretrain or anneal"),
+        ("anneal", {"parent": "pretrain/none"}, "pretrain/none does not exist"),
+        ("dpo", {"parent": "pretrain/x", "data": "tokens/tiny"}, "dpo takes anneal or sft or dpo"),
+    ],
+)  # fmt: skip
+def test_what_cannot_run_is_refused(store: Any, stage: Any, changes: dict[str, Any], message: str) -> None:
+    config = train_config(**changes)
+    with pytest.raises((ConfigError, ArtifactError, CheckpointError)) as caught:
+        plan(stage, config, store, config.parent, 2)
+    assert message in str(caught.value)
+
+
+def test_a_mixture_over_other_tokens_is_refused(tmp_path: Path) -> None:
+    store = tiny.build(str(tmp_path / "store"))
+    store.storage.delete("tokens/tiny")
+    rebuilt = store.begin("tokens", "tiny", {"seed": 1})
+    assert isinstance(rebuilt, Draft)
+    rebuilt.commit({}, {"sources": {}, "vocabulary_size": 128})
+    with pytest.raises(ArtifactError, match="was planned over another version of tokens/tiny"):
+        plan("pretrain", train_config(), store, None, 2)
+
+
+def test_more_steps_of_a_trunk_are_the_same_run_but_of_a_cosine_are_not(store: Any) -> None:
+    def identity(**changes: Any) -> Any:
+        config = train_config(**changes)
+        return plan("pretrain", config, store, None, 2).identity
+
+    assert identity(steps=12) == identity(steps=40)
+    assert identity(steps=12, schedule={"kind": "cosine", "peak_lr": 0.01}) != identity(steps=40, schedule={"kind": "cosine", "peak_lr": 0.01})  # fmt: skip
+    assert identity() == identity(**{"batch.micro_batch": 1, "zero.stage": 3})  # how it runs, not what it computes
+    assert identity() != identity(seed=2)
+
+
+def test_the_announcement_shows_the_row_of_the_table(store: Any) -> None:
+    facts = plan("pretrain", train_config(), store, None, 2).facts
+    row = STAGES["pretrain"]
+    assert facts["weights"] == row.weights
+    assert facts["optimizer state"] == row.optimizer_state
+    assert facts["batch"] == "8 × 32 tokens = 2 micro-batch × 2 accumulation × 2 workers"
+    assert facts["steps"].startswith("12 = 3,072 tokens")
+    assert str(TINY_MODEL["vocabulary"] * 32) in facts["model"].replace(",", "")
+
+
+def trunk(store: Any, name: str, **changes: Any) -> str:
+    """Commit a pretrain run that planning can read: a checkpoint's recorded state, without weights."""
+    import json
+
+    from pipelines.config import plain
+    from pipelines.train.planning import tokenizer_of
+
+    planned = plan("pretrain", train_config(name=name, steps=8), store, None, 2)
+    state = {
+        "model": plain(planned.spec.model), "schedule": plain(planned.spec.schedule), "learning_rate": 0.01, "samples": 64,
+        "tokens": 2048, "sequence_length": 32, "seed": 1, "segments": list(planned.spec.segments),
+        "tokenizer": tokenizer_of(store.get("tokens/tiny")), **changes,
+    }  # fmt: skip
+    store.storage.write(
+        f"pretrain/{name}/checkpoints/step-000008/manifest.json",
+        json.dumps({"step": 8, "files": {}, "state": state}).encode(),
+    )
+    draft = store.begin("pretrain", name, planned.identity, planned.inputs)
+    if isinstance(draft, Draft):
+        draft.commit({}, {"steps": 8})
+    return f"pretrain/{name}@step-8"
+
+
+def branch(parent: str, **changes: Any) -> Any:
+    base = {
+        "schedule": {"decay": "linear", "decay_fraction": 1.0},
+        "model": None,
+        "data": "mixture/tiny_decay",
+        "steps": 4,
+    }
+    return train_config(parent=parent, **{**base, **changes})
+
+
+def test_an_anneal_goes_on_at_the_trunks_rate_and_place(store: Any) -> None:
+    parent = trunk(store, "stable")
+    spec = plan("anneal", branch(parent), store, parent, 2).spec
+    assert spec.schedule.peak_lr == 0.01
+    assert spec.schedule.decay_steps == 4
+    assert (spec.start.mode, spec.start.samples, spec.start.tokens) == ("branch", 64, 2048)
+    assert [segment["from_sample"] for segment in spec.segments] == [0, 64]
+    same = branch(parent, schedule={"peak_lr": 0.01, "decay": "linear", "decay_fraction": 1.0})
+    assert plan("anneal", same, store, parent, 2).spec.schedule == spec.schedule
+
+
+@pytest.mark.parametrize(
+    ("state", "changes", "message"),
+    [
+        ({}, {"schedule": {"peak_lr": 0.02, "decay": "linear", "decay_fraction": 1.0}}, "schedule.peak_lr is 0.02, but pretrain/odd0@step-8 stands at 0.01"),
+        ({"learning_rate": 0.005}, {}, "was saved at LR 0.005, outside its stable phase (0.01): branch from a stable checkpoint"),
+        ({}, {"schedule": {"warmup_steps": 1}}, "an anneal goes on at the trunk's LR: set it to 0"),
+        ({}, {"seed": 2}, "seed is 2, the trunk's is 1"),
+        ({}, {"batch.sequence_length": 16}, "was trained on windows of 32 tokens, this branch asks for 16"),
+        ({}, {"model": {**TINY_MODEL, "layers": 3}}, "is of another architecture (layers: 2 -> 3): leave model null"),
+        ({"tokenizer": "other"}, {}, "tokens/tiny was encoded with another tokenizer than pretrain/odd6@step-8 was trained on"),
+    ],
+)  # fmt: skip
+def test_a_branch_that_would_break_the_trunks_line_is_refused(
+    store: Any, state: dict[str, Any], changes: dict[str, Any], message: str, request: pytest.FixtureRequest
+) -> None:
+    number = request.node.callspec.indices["state"]
+    parent = trunk(store, f"odd{number}", **state)
+    with pytest.raises((ConfigError, CheckpointError)) as caught:
+        plan("anneal", branch(parent, **changes), store, parent, 2)
+    assert message in str(caught.value)
+
+
+def test_a_checkpoint_that_is_not_there_names_those_that_are(store: Any) -> None:
+    trunk(store, "few")
+    with pytest.raises(CheckpointError, match=r"pretrain/few@step-9 does not exist; committed steps: 8"):
+        plan("anneal", branch("pretrain/few@step-9"), store, "pretrain/few@step-9", 2)
+
+
+def test_a_branch_onto_other_tokens_reads_them_from_the_beginning(tmp_path: Path) -> None:
+    store = tiny.build(str(tmp_path / "store"))
+    parent = trunk(store, "t")
+    segments = plan("pretrain", train_config(), store, None, 2).spec.segments
+    other = [{"from_sample": 0, "plan": {**segments[0]["plan"], "tokens_fingerprint": "another"}}]
+    parent = trunk(store, "t", segments=other)
+    spec = plan("anneal", branch(parent), store, parent, 2).spec
+    assert spec.start.samples == 0
+    assert [segment["from_sample"] for segment in spec.segments] == [0]
+
+
+def test_a_run_that_repeats_a_source_too_often_is_refused(tmp_path: Path) -> None:
+    import json
+
+    store = tiny.build(str(tmp_path / "store"))
+    manifest = tmp_path / "store/mixture/tiny_stable/manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "config": {"mixture": {"max_epochs": 2}}}))
+    with pytest.raises(
+        ConfigError,
+        match=r"would read \w+ [\d.]+ times; mixture/tiny_stable allows max_epochs=2: set steps=\d+ or less",
+    ):
+        plan("pretrain", train_config(steps=2000), store, None, 2)
+
+
+def test_steps_of_a_fractional_warmup_are_part_of_the_run(store: Any) -> None:
+    def identity(steps: int) -> Any:
+        schedule = {"peak_lr": 0.01, "warmup_fraction": 0.01}
+        return plan("pretrain", train_config(steps=steps, schedule=schedule), store, None, 2).identity
+
+    assert identity(100)["schedule"] == identity(120)["schedule"]  # both round to one warmup step
+    assert identity(100) != identity(120)
+
+
+def test_latest_of_a_run_that_has_begun_stays_where_it_began(tmp_path: Path) -> None:
+    from workflows.training import begun_from
+
+    store = tiny.build(str(tmp_path / "store"))
+    parent = trunk(store, "t")
+    assert begun_from(store, "anneal/run", "pretrain/t@latest") == "pretrain/t@latest"
+    planned = plan("anneal", branch("pretrain/t@latest"), store, "pretrain/t@latest", 2)
+    store.begin("anneal", "run", planned.identity, planned.inputs)
+    assert begun_from(store, "anneal/run", "pretrain/t@latest") == parent == "pretrain/t@step-8"
+    assert begun_from(store, "anneal/run", "pretrain/other@latest") == "pretrain/other@latest"
+    assert begun_from(store, "anneal/run", "pretrain/t@step-4") == "pretrain/t@step-4"

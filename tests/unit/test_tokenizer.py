@@ -1,0 +1,111 @@
+"""The tokenizer: safe, lossless, reproducible, and the same in `tokenizers`, gigatoken and `transformers`."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pytest
+
+from pipelines.data.chat import SPECIAL_TOKENS, assemble, exchanges
+from pipelines.data.tokenizer import PROBES, Encoder, TokenizerConfig, tokenizer_files, train_tokenizer
+from pipelines.errors import ConfigError, DataError
+
+TEXTS = [
+    "The quick brown fox jumps over the lazy dog. 12345 + 678 = 13023\n",
+    "def add(a, b):\n    return a + b\n",
+    "话说天下大势，分久必合，合久必分。",
+    "a </s> b <用户> c <AI> d </s></s></s>",
+] * 50
+CONFIG = TokenizerConfig(vocabulary_size=340)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return train_tokenizer(TEXTS, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def encoder(trained):
+    return Encoder(trained)
+
+
+def test_markers_come_first_and_no_merge_builds_one(trained):
+    model = json.loads(trained)["model"]
+    assert len(model["vocab"]) == 340
+    assert [model["vocab"][token] for token in SPECIAL_TOKENS] == [0, 1, 2]
+    assert not {"".join(pair) for pair in model["merges"]} & set(SPECIAL_TOKENS)
+
+
+def test_training_is_reproducible_in_any_order(trained):
+    shuffled = random.Random(1).sample(TEXTS, len(TEXTS))
+    assert train_tokenizer(shuffled, CONFIG) == trained
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_text_never_becomes_a_marker_and_comes_back_whole(trained, fast):
+    encoder = Encoder(trained, fast)
+    ids, lengths = encoder.encode(PROBES)
+    assert encoder.backend == ("gigatoken" if fast else "tokenizers")
+    assert ids.min() > 2
+    ends = np.cumsum(lengths)
+    assert tuple(encoder.decode(ids[end - n : end]) for n, end in zip(lengths, ends, strict=True)) == PROBES
+
+
+def test_both_encoders_agree_on_generated_text(trained):
+    rng = random.Random(0)
+    alphabet = "ab Z'.\n\t09é漢字👍\u0301</s>用户AI\u3000_"
+    texts = ["".join(rng.choices(alphabet, k=rng.randrange(60))) for _ in range(2000)]
+    fast, slow = Encoder(trained), Encoder(trained, fast=False)
+    assert fast.backend == "gigatoken"
+    for one, other in zip(fast.encode(texts), slow.encode(texts), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_disagreement_falls_back_with_a_reason(trained, monkeypatch):
+    monkeypatch.setattr(
+        "pipelines.data.tokenizer._encode_fast", lambda fast, texts: (np.zeros(1, np.uint32), np.ones(1, int))
+    )
+    encoder = Encoder(trained)
+    assert encoder.backend == "tokenizers"
+    assert "gigatoken disagrees" in encoder.reason
+    assert encoder.encode(["fox"])[0].min() > 2
+
+
+def test_digits_stay_single(encoder):
+    ids, _ = encoder.encode(["12345"])
+    assert [encoder.decode([i]) for i in ids] == list("12345")
+
+
+def test_transformers_reads_it_unchanged_and_renders_the_same_chat(trained, encoder, tmp_path):
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    for name, content in tokenizer_files(trained).items():
+        (tmp_path / name).write_bytes(content)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert isinstance(loaded, PreTrainedTokenizerFast)
+    assert (loaded.eos_token_id, loaded.pad_token_id, len(loaded)) == (0, 0, 340)
+    text = "The fox, 话说 12\n  x"
+    assert loaded.encode(text, add_special_tokens=False) == encoder.encode([text])[0].tolist()
+    assert loaded.decode(loaded.encode(text)) == text
+
+    messages = [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": " hi \n"},
+        {"role": "assistant", "content": "你好 "},
+        {"role": "user", "content": "1+1"},
+        {"role": "assistant", "content": "2"},
+    ]
+    pairs = exchanges(messages)
+    ours, _, _ = assemble(*encoder.encode([part for pair in pairs for part in pair]), np.array([len(pairs)]))
+    assert loaded.apply_chat_template(messages, return_dict=False) == ours.tolist()
+    asked = loaded.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=False)
+    assert asked == encoder.encode_prompt(messages[:-1]).tolist()
+
+
+def test_what_cannot_be_trained_is_refused():
+    with pytest.raises(ConfigError, match="vocabulary_size is 100; expected at least 259"):
+        TokenizerConfig(vocabulary_size=100)
+    with pytest.raises(DataError, match="sample is empty"):
+        train_tokenizer([], CONFIG)

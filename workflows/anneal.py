@@ -1,0 +1,22 @@
+"""A branch off the trunk: the LR decays on the decay mixture, optimizer state and data position inherited.
+
+python -m workflows.anneal +experiment=demo
+"""
+
+from __future__ import annotations
+
+from pipelines.artifacts import Artifact
+from pipelines.train.stages import TrainConfig
+from workflows.session import Session, entry
+from workflows.training import train_stage
+
+
+def run(config: TrainConfig, session: Session) -> Artifact:
+    """Run the stage; see `train_stage`."""
+    return train_stage("anneal", config, session)
+
+
+main = entry(TrainConfig, run, "anneal")
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Raw sources to clean, unique documents with a held-out part.
+
+python -m workflows.corpus                                           the demo's corpus
+python -m workflows.corpus sources=permissive name=open              without the sources of unclear licence
+python -m workflows.corpus corpus=own_data name=mine                 your own files: edit conf/corpus/own_data.yaml
+python -m workflows.corpus show_dropped=quality.too_short            examples of what was dropped, from the finished corpus
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipelines.artifacts import Artifact
+from pipelines.config import identity
+from pipelines.data.assemble import build, dropped_examples
+from pipelines.data.corpus import CorpusConfig
+from pipelines.data.fetch import is_cached
+from pipelines.data.minhash import detection_curve
+from pipelines.data.readers import inventory
+from pipelines.errors import ConfigError
+from pipelines.progress import human, say, table
+from workflows.session import Session, entry
+
+CODE = tuple(
+    f"pipelines.data.{module}"
+    for module in (
+        "document", "records", "formats", "readers", "fetch", "problem", "problems_en", "problems_zh", "generators", "normalise", "language",
+        "quality", "exact", "minhash", "clusters", "holdout", "cleaning", "near", "verdict", "writing",
+    )
+)  # fmt: skip
+
+
+def run(config: CorpusConfig, session: Session) -> Artifact:
+    """Make `corpus/<name>`, or find it finished."""
+    if config.show_dropped is not None:
+        return _show_dropped(session.store.get(f"corpus/{config.name}"), config.show_dropped)
+    # ── announce ──
+    what = {**identity(config), "inventory": inventory(config.chosen)}
+    held = session.begin("corpus", config, _plan(config), code=CODE, what=what)
+    if isinstance(held, Artifact):
+        return held
+    # ── work ──
+    with session.track(held, config) as tracker:
+        # Ray starts at the first pass, after everything that could be wrong with the sources has been fetched and listed
+        corpus = build(config, held, lambda *shards, **options: session.map_shards(*shards, **options))
+        tracker.metrics(_metrics(corpus.statistics), step=0)
+        tracker.file(corpus.path("data_card.md"))
+    # ── report ──
+    say(_table(corpus.statistics["sources"]))
+    dedup = corpus.statistics["dedup"]
+    say(
+        f"   near-copies: {dedup['near_pairs']:,} pairs in {dedup['near_clusters']:,} clusters, the largest of {dedup['largest_cluster']:,}"
+    )
+    return session.done(corpus, f"python -m workflows.tokenize name={config.name} data=corpus/{config.name}")
+
+
+def _plan(config: CorpusConfig) -> dict[str, Any]:
+    recipe, chosen = config.corpus, config.chosen
+    facts: dict[str, Any] = {}
+    for name, source in chosen.items():
+        cap = (
+            f"at most {human(source.max_bytes, 'B')}"
+            if source.max_bytes
+            else f"{source.reader.count:,} items"
+            if source.reader.count
+            else ""
+        )
+        facts[name] = "  ".join(part for part in (source.kind, source.language, source.licence, cap) if part)
+    left_out = [name for name in recipe.sources if name not in chosen]
+    if left_out:
+        facts["left out"] = f"{', '.join(left_out)} (sources=permissive)"
+    packages = {s.reader.archive_package: s.reader.archive_bytes for s in chosen.values() if s.reader.type == "package"}
+    missing = {package: size for package, size in packages.items() if not is_cached(package)}
+    facts["to fetch"] = (
+        f"{', '.join(f'{p.name}=={p.version}' for p in missing)} ({human(float(sum(missing.values())), 'B')}) with pip"
+        if missing
+        else "nothing: every package is in the cache"
+    )
+    minhash = recipe.dedup.minhash
+    curve = "  ".join(f"{s}: {p:.2f}" for s, p in detection_curve(minhash).items())
+    facts["near-copies found"] = f"{minhash.bands} bands × {minhash.rows}, by Jaccard similarity {curve}"
+    return facts
+
+
+def _table(sources: Mapping[str, Any]) -> str:
+    rows = []
+    for name, facts in sources.items():
+        dropped = (
+            ", ".join(f"{reason} {n:,}" for reason, n in sorted(facts["dropped"].items(), key=lambda item: -item[1]))
+            or "–"
+        )
+        train = facts["train"]
+        rows.append(
+            [
+                name,
+                facts["language"],
+                facts["licence"].split(" (")[0],
+                train["documents"],
+                round(train["bytes"] / 1e6, 2),
+                facts["heldout"]["documents"],
+                dropped,
+            ]
+        )
+    total = [sum(row[column] for row in rows) for column in (3, 4, 5)]
+    rows.append(
+        [
+            "all",
+            "",
+            "",
+            total[0],
+            round(total[1], 2),
+            total[2],
+            f"{sum(sum(f['dropped'].values()) for f in sources.values()):,} in all",
+        ]
+    )
+    return table(["source", "language", "licence", "documents", "MB", "held out", "dropped"], rows)
+
+
+def _metrics(statistics: Mapping[str, Any]) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for name, facts in statistics["sources"].items():
+        metrics[f"{name}/train_documents"] = facts["train"]["documents"]
+        metrics[f"{name}/train_bytes"] = facts["train"]["bytes"]
+        metrics[f"{name}/heldout_documents"] = facts["heldout"]["documents"]
+        metrics[f"{name}/dropped_documents"] = sum(facts["dropped"].values())
+    return metrics
+
+
+def _show_dropped(corpus: Artifact, reason: str) -> Artifact:
+    examples, counts = dropped_examples(corpus, reason)
+    if not counts[reason]:
+        known = ", ".join(f"{name} ({n:,})" for name, n in sorted(counts.items())) or "none at all"
+        raise ConfigError(f"show_dropped={reason}: {corpus.folder} dropped nothing for it; reasons there: {known}")
+    say(f"\n   {corpus.folder}: {counts[reason]:,} dropped for {reason}; {len(examples)} of them:")
+    for row in examples:
+        place = f"{row['id']}: {row['where']}" if row["id"] else row["where"]
+        say(f"\n── {row['source']} · {place}")
+        say("\n".join(f"   {line}" for line in row["text"].splitlines()[:12]))
+    return corpus
+
+
+main = entry(CorpusConfig, run, "corpus")
+
+if __name__ == "__main__":
+    main()

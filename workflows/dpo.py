@@ -1,0 +1,22 @@
+"""Direct preference optimisation: the parent is policy and frozen reference.
+
+python -m workflows.dpo +experiment=demo
+"""
+
+from __future__ import annotations
+
+from pipelines.artifacts import Artifact
+from pipelines.train.stages import TrainConfig
+from workflows.session import Session, entry
+from workflows.training import train_stage
+
+
+def run(config: TrainConfig, session: Session) -> Artifact:
+    """Run the stage; see `train_stage`."""
+    return train_stage("dpo", config, session)
+
+
+main = entry(TrainConfig, run, "dpo")
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""The trunk: Warmup-Stable pretraining on the stable mixture, fresh or resumed.
+
+python -m workflows.pretrain +experiment=demo
+"""
+
+from __future__ import annotations
+
+from pipelines.artifacts import Artifact
+from pipelines.train.stages import TrainConfig
+from workflows.session import Session, entry
+from workflows.training import train_stage
+
+
+def run(config: TrainConfig, session: Session) -> Artifact:
+    """Run the stage; see `train_stage`."""
+    return train_stage("pretrain", config, session)
+
+
+main = entry(TrainConfig, run, "pretrain")
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""The whole recipe: every stage in turn in one Ray, from raw text to an exported model, and a report.
+
+    python -m workflows.recipe +experiment=demo                       about 10 minutes on 2 CPU cores
+    python -m workflows.recipe +experiment=demo sources=permissive name=permissive
+    python -m workflows.recipe +experiment=demo dry_run=true          the stages and what they would do
+
+Each stage is a workflow with its own artifact: run again, and what is finished is found; stop anywhere, and the same
+command goes on from there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import time
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipelines.artifacts import Artifact
+from pipelines.config import WorkflowConfig, plain
+from pipelines.errors import ConfigError
+from pipelines.progress import announce, duration, say, table
+from pipelines.report import StageResult, claims, figures, stage_table, write_report
+from workflows.session import DryRun, Session, compose_config, entry
+
+CODE = ("pipelines.report.results", "pipelines.report.figures", "pipelines.report.page")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeStage:
+    """One command of the recipe."""
+
+    workflow: str
+    name: str
+    overrides: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeConfig(WorkflowConfig):
+    """Which stages, in which order."""
+
+    experiment: str  # folder of conf/experiment whose overlays the stages take
+    sources: Literal["all", "permissive"] = "all"  # handed to the corpus
+    stages: list[RecipeStage]
+
+
+def run(config: RecipeConfig, session: Session) -> Artifact:
+    """Run every stage, then draw the report as `recipe/<name>`."""
+    if not config.stages:
+        raise ConfigError("the recipe has no stages: choose one, e.g. +experiment=demo")
+    # ── Compose and validate all of it before anything starts ─────────────────────────────────────────────────────────
+    steps = [(stage, *_compose(stage, config)) for stage in config.stages]
+    announce(
+        f"recipe/{config.name}",
+        {
+            f"{i + 1:>2} {stage.workflow}": f"{stage.name}  {' '.join(stage.overrides)}"
+            for i, (stage, *_) in enumerate(steps)
+        },
+    )
+    if config.dry_run:
+        raise DryRun
+    # ── Work ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+    began = time.monotonic()
+    session.within_recipe = True
+    artifacts: list[Artifact] = []
+    for i, (stage, stage_config, module) in enumerate(steps):
+        say(
+            f"\n━━ {i + 1}/{len(steps)} {stage.workflow} {stage.name}  ({duration(time.monotonic() - began)} since the start)"
+        )
+        artifacts.append(module.run(stage_config, session))
+    # ── Report ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    facts = {
+        "stages": f"{len(steps)}, all finished",
+        "report": "report.html with the plots, results.json with the numbers",
+    }
+    held = session.begin("recipe", config, facts, _unique(artifacts), CODE)
+    results = stage_results(session, artifacts)
+    if not isinstance(held, Artifact):
+        with session.track(held, config, artifacts[-1:]) as tracker:
+            corpus = next((artifact for artifact in artifacts if artifact.manifest["kind"] == "corpus"), None)
+            page, numbers = held.scratch("report.html"), held.scratch("results.json")
+            write_report(page, results, corpus.statistics if corpus else None, f"Trunkline: {config.name}")
+            numbers.write_text(json.dumps([plain(result) for result in results], indent=1, ensure_ascii=False))
+            drawn = {}
+            for name, figure in figures(results).items():
+                drawn[f"plots/{name}.png"] = path = held.scratch(f"plots/{name}.png")
+                figure.savefig(path, dpi=110, format="png")
+            held.publish("report", {"report.html": page, "results.json": numbers, **drawn})
+            for name in ("report.html", *drawn):
+                tracker.file(held.storage.fetch(f"{held.folder}/{name}"), "plots" if name in drawn else "")
+            held = held.commit(plain(config), {"stages": len(steps)})
+    say("\n" + table(*stage_table(results)) + "\n")
+    for claim in claims(results):
+        sign = {True: "✓", False: "✗", None: "?"}[claim.holds]
+        say(f"   {sign} {claim.text}: {claim.numbers}")
+    model = next((artifact for artifact in reversed(artifacts) if artifact.manifest["kind"] == "export"), None)
+    if model:
+        say(f"\n   model   {session.store.uri}/{model.folder}  (loads with transformers)")
+    say(f"   report  {session.store.uri}/{held.folder}/report.html")
+    say(f"   MLflow  make ui  (all of it took {duration(time.monotonic() - began)})")
+    return held
+
+
+def stage_results(session: Session, artifacts: Sequence[Artifact]) -> list[StageResult]:
+    """What the report shows: one entry per evaluated checkpoint of a training run, in the order of the stages."""
+    from pipelines.train.checkpoint import open_checkpoint
+    from pipelines.train.loop import read_metrics
+
+    storage, results = session.store.storage, []
+    for artifact in artifacts:
+        if artifact.manifest["kind"] != "evaluate":
+            continue
+        evaluation = artifact.json("results.json")
+        run_folder, _, at = evaluation["parent"].partition("@")
+        trained = session.store.get(run_folder)
+        checkpoint = open_checkpoint(storage, run_folder, at or "latest")
+        start = trained.statistics["start"]
+        curve = [row for row in read_metrics(storage, run_folder) if row["step"] <= checkpoint.step]
+        segments = checkpoint.state["segments"]
+        results.append(
+            StageResult(
+                kind=run_folder.split("/")[0],
+                reference=evaluation["parent"],
+                parent=f"{start['run']}@step-{start['step']}" if start["run"] else None,
+                tokens_start=start["tokens"],
+                tokens_end=checkpoint.state["tokens"],
+                curve=curve,
+                asked={source["name"]: source["weight"] for source in segments[-1]["plan"]["sources"]}
+                if segments
+                else {},
+                delivered=trained.statistics["delivered"],
+                evaluation=evaluation,
+                seconds=sum(row["step_duration_s"] for row in curve),
+                artifact=trained.folder,
+            )
+        )
+    return results
+
+
+def _compose(stage: RecipeStage, config: RecipeConfig) -> tuple[Any, Any]:
+    module = importlib.import_module(f"workflows.{stage.workflow}")
+    config_class = typing.get_type_hints(module.run)["config"]
+    shared = [
+        f"+experiment={config.experiment}", f"name={stage.name}", f"store={config.store}", f"on_change={config.on_change}",
+        f"cluster.workers={config.cluster.workers}", f"tracking.enabled={config.tracking.enabled}",
+    ]  # fmt: skip
+    return compose_config(stage.workflow, config_class, [*shared, *stage.overrides]), module
+
+
+def _unique(artifacts: Sequence[Artifact]) -> list[Artifact]:
+    return list({artifact.folder: artifact for artifact in artifacts}.values())
+
+
+main = entry(RecipeConfig, run, "recipe")
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,296 @@
+"""What every entry script shares: Hydra in, errors out, the store, Ray when it is first needed, MLflow.
+
+An entry script reads: compose → validate → announce → find a finished output → load inputs → work → commit → print the next command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipelines.artifacts import Artifact, ArtifactStore, Draft
+from pipelines.cluster import Cluster, ShardMap, inside_job
+from pipelines.config import WorkflowConfig, identity, parse, plain
+from pipelines.errors import ConfigError, TrunklineError
+from pipelines.progress import announce, duration, say
+from pipelines.storage import FolderStorage
+from pipelines.tracking import Tracker, artifact_of_run, open_tracker
+
+C = TypeVar("C", bound=WorkflowConfig)
+CONF = Path(__file__).parent.parent / "conf"
+# the artifact keeps the resolved config, so Hydra's own output folders and log files are not wanted
+_HYDRA = [
+    "hydra.run.dir=.",
+    f"hydra.sweep.dir={tempfile.gettempdir()}/trunkline-sweeps",
+    "hydra.output_subdir=null",
+    "hydra/job_logging=none",
+    "hydra/hydra_logging=none",
+]
+
+
+class DryRun(Exception):
+    """Raised after the announcement when `dry_run=true`: nothing was started."""
+
+
+class Session:
+    """One command's surroundings; the recipe shares one session, so one Ray, between all its stages."""
+
+    def __init__(self, config: WorkflowConfig, experiment: str | None = None):
+        """Args: experiment, the one the command line named, so that the next command can name it too."""
+        if inside_job() and "://" not in config.store and not Path(config.store).is_absolute():
+            raise ConfigError(
+                f"store={config.store} is relative, and a Ray job runs in a temporary copy of the project: "
+                "results would vanish with it; pass store=$PWD/store (one machine) or store=s3://bucket/prefix"
+            )
+        self.config = config
+        self.experiment = experiment
+        self.within_recipe = False  # the recipe runs the next command itself
+        self.store = ArtifactStore(config.store)
+        self.began = time.monotonic()
+        self._stack = contextlib.ExitStack()
+        self._cluster: Cluster | None = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._stack.close()
+
+    @property
+    def cluster(self) -> Cluster:
+        """Ray, started or joined at the first use."""
+        if self._cluster is None:
+            self._cluster = self._stack.enter_context(Cluster(self.config.cluster))
+            self._cluster.check_reach(self.store.storage)
+            tracking = self.config.tracking
+            if self._cluster.nodes() > 1 and tracking.enabled and (tracking.uri or "sqlite").startswith("sqlite"):
+                raise ConfigError(
+                    f"this cluster has {self._cluster.nodes()} nodes, and tracking.uri={tracking.uri} is a SQLite file that only "
+                    "one machine may write: set tracking.uri=http://your-mlflow:5000, or tracking.enabled=false"
+                )
+        return self._cluster
+
+    @property
+    def map_shards(self) -> ShardMap:
+        """Shard functions over Ray tasks."""
+        return self.cluster.map_shards
+
+    def scratch(self) -> str:
+        """A place every node can write, for Ray's own bookkeeping."""
+        storage = self.store.storage
+        return str(storage.root / ".ray") if isinstance(storage, FolderStorage) else f"{storage.uri}/.ray"
+
+    def resolve(self, reference: str) -> str:
+        """`kind/name[@step]` as it is; an MLflow run id becomes the artifact that run made."""
+        if len(reference) == 32 and "/" not in reference:
+            return artifact_of_run(reference, self.config.tracking, self.config.store)
+        return reference
+
+    def begin(
+        self,
+        kind: str,
+        config: WorkflowConfig,
+        facts: Mapping[str, Any],
+        inputs: Iterable[Artifact] = (),
+        code: Iterable[str] = (),
+        what: Any = None,
+    ) -> Artifact | Draft:
+        """Announce the plan, then claim the artifact or return it finished.
+
+        Args:
+            kind: kind of artifact; its name is `config.name`.
+            config: this workflow's config; `what` replaces its identity where that is not simply `identity(config)`.
+            facts: the plan, printed as aligned lines.
+            inputs: artifacts read. code: modules whose source decides the result.
+
+        Raises: DryRun when the config asks for one.
+        """
+        self.began = time.monotonic()
+        announce(f"{kind}/{config.name}", {**facts, "store": self.store.uri})
+        if config.dry_run:
+            raise DryRun
+        held = self.store.begin(
+            kind, config.name, identity(config) if what is None else what, inputs, code, config.on_change
+        )
+        if isinstance(held, Artifact):
+            say(f"   finished already ({held.manifest['created']}, fingerprint {held.fingerprint}): reused")
+        return held
+
+    @contextlib.contextmanager
+    def track(self, draft: Draft, config: WorkflowConfig, inputs: Iterable[Artifact] = ()) -> Iterator[Tracker]:
+        """The MLflow run of this artifact: the same run after a resume, an honest end whatever happens."""
+        parents = {artifact.folder: artifact for artifact in inputs}
+        tracker = open_tracker(self.config.tracking, self.store, draft.folder, plain(config), parents)
+        status = "FAILED"
+        try:
+            yield tracker
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            tracker.end(status)
+
+    def done(self, artifact: Artifact, *next_commands: str) -> Artifact:
+        """Say what was committed and what to run next."""
+        say(f"   committed {artifact.folder} in {duration(time.monotonic() - self.began)}")
+        for line in () if self.within_recipe else next_commands:
+            say(f"   next: {self._in_experiment(line)}")
+        return artifact
+
+    def _in_experiment(self, command: str) -> str:
+        """The command within the experiment that this one ran in, where that has an overlay for it."""
+        workflow = command.split()[2].removeprefix("workflows.") if command.startswith("python -m workflows.") else ""
+        if self.experiment is None or not (CONF / "experiment" / self.experiment / f"{workflow}.yaml").exists():
+            return command
+        return command.replace(f"workflows.{workflow}", f"workflows.{workflow} +experiment={self.experiment}", 1)
+
+
+def _experiment_named(arguments: Sequence[str]) -> str | None:
+    """`demo` when the command line says `+experiment=demo`."""
+    named = [argument.partition("=")[2] for argument in arguments if argument.lstrip("+").startswith("experiment=")]
+    return named[-1].split("/")[0] if named else None
+
+
+def entry(config_class: type[C], run: Callable[[C, Session], Any], config_name: str) -> Callable[[], None]:
+    """The `main` of a workflow: Hydra composes, the dataclass validates, a user's mistake ends without a traceback.
+
+    Exit codes: 0 done, 1 a fault of ours (traceback), 2 a mistake in config, data or names, 3 storage, 4 cluster, 130 interrupted.
+    """
+
+    def main() -> None:
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            _help(config_name)
+            return
+        import hydra
+        from hydra.errors import HydraException
+        from omegaconf import DictConfig, OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+
+        os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing and exiting
+
+        failures: list[TrunklineError] = []
+        experiment = _experiment_named(sys.argv[1:])
+
+        @hydra.main(version_base=None, config_path=str(CONF), config_name=config_name)
+        def composed(choices: DictConfig) -> None:
+            try:
+                config = parse(config_class, OmegaConf.to_container(choices, resolve=True))  # type: ignore[arg-type]
+                with Session(config, experiment) as session:
+                    run(config, session)
+            except DryRun:
+                say("   dry run: nothing was started")
+            except TrunklineError as error:  # kept from Hydra, which would print a line of its own
+                failures.append(error)
+                print(f"error: {error}", file=sys.stderr, flush=True)
+
+        try:
+            sys.argv[1:] = [_experiment(argument, config_name) for argument in sys.argv[1:]] + _HYDRA
+            composed()
+            if failures:
+                sys.exit(failures[0].exit_code)
+        except TrunklineError as error:
+            _fail(str(error), error.exit_code)
+        except (HydraException, OmegaConfBaseException) as error:
+            _fail(_explain(error, config_class), 2)
+        except KeyboardInterrupt:
+            _fail("interrupted; committed work is kept: run the same command to go on", 130)
+        except Exception:
+            traceback.print_exc()
+            _fail("this is a fault in Trunkline, not in your input; committed work is kept", 1)
+
+    return main
+
+
+def _help(workflow: str) -> None:
+    """What the command does, its keys with their defaults, and what can be chosen."""
+    say((sys.modules["__main__"].__doc__ or "").strip())
+    say(f"\nKeys and defaults (conf/{workflow}.yaml); change any with key=value or group.key=value:\n")
+    lines = (CONF / f"{workflow}.yaml").read_text().splitlines()
+    say("\n".join(f"    {line}" for line in lines if not line.startswith("#")))
+    say("\nChoices, as group=choice:\n")
+    listed = itertools.takewhile(lambda line: line.startswith("  - "), lines[lines.index("defaults:") + 1 :])
+    groups = [line.strip("- ").split(":")[0] for line in listed if "_self_" not in line]
+    for group in groups:
+        say(f"    {group:<10} {', '.join(sorted(path.stem for path in (CONF / group).glob('*.yaml')))}")
+    experiments = sorted(path.parent.name for path in CONF.glob(f"experiment/*/{workflow}.yaml"))
+    say(f"\nExperiments: {', '.join(f'+experiment={name}' for name in experiments) or 'none for this workflow'}")
+    say(
+        "Also: dry_run=true (the plan, nothing started), --cfg job (the composed config), -m key=a,b (a sweep; vary name too)"
+    )
+
+
+def compose_config(workflow: str, config_class: type[C], overrides: Sequence[str]) -> C:
+    """Another workflow's config, composed as its own command line would: how the recipe configures its stages."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base=None):
+        choices = compose(workflow, [_experiment(override, workflow) for override in overrides])
+    return parse(config_class, OmegaConf.to_container(choices, resolve=True))  # type: ignore[arg-type]
+
+
+def _experiment(argument: str, workflow: str) -> str:
+    """`+experiment=demo` as `+experiment=demo/pretrain`: an experiment is a folder with one overlay per workflow."""
+    key, _, name = argument.partition("=")
+    folder = CONF / "experiment" / name
+    if key.lstrip("+") != "experiment" or "/" in name or "," in name:
+        return argument
+    if not folder.is_dir():
+        raise ConfigError(
+            f"{argument}: no such experiment; there are {', '.join(sorted(path.name for path in folder.parent.iterdir()))}"
+        )
+    if not (folder / f"{workflow}.yaml").exists():
+        raise ConfigError(
+            f"{argument} has no overlay for {workflow}; it has {', '.join(sorted(path.stem for path in folder.glob('*.yaml')))}"
+        )
+    return f"+experiment={name}/{workflow}"
+
+
+def _fail(message: str, code: int) -> None:
+    sys.stdout.flush()
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _explain(error: Exception, config_class: type) -> str:
+    """Hydra's complaint in one paragraph, with the key's accepted neighbours where it named an unknown one."""
+    import dataclasses
+    import difflib
+    import typing
+
+    text = str(error.__cause__ or error).strip().splitlines()[0]
+    first = str(error).strip().splitlines()[0]
+    key = first.split("'")[1] if first.startswith("Could not override '") else ""
+    if "Could not find '" in first:
+        group, _, choice = first.split("Could not find '")[1].split("'")[0].rpartition("/")
+        choices = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        return f"{group}={choice}: no such choice; there are {', '.join(choices)} (conf/{group})"
+    if "parsing override" in first:
+        return f"{first}: expected key=value"
+    if not key:
+        return f"{first} ({text})" if text != first else first
+    scope: Any = config_class
+    for part in key.split(".")[:-1]:
+        hint = typing.get_type_hints(scope).get(part) if dataclasses.is_dataclass(scope) else None
+        scope = next((a for a in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(a)), None)
+    accepted = (
+        [field.name for field in dataclasses.fields(scope)]
+        if scope is not None and dataclasses.is_dataclass(scope)
+        else []
+    )
+    if key.split(".")[-1] in accepted:  # typed, but not in the composed YAML
+        return f"{key} is not set in the YAML: write +{key}=… to add it"
+    close = difflib.get_close_matches(key.split(".")[-1], accepted, n=1)
+    hint_text = f": did you mean {'.'.join([*key.split('.')[:-1], close[0]])}?" if close else ""
+    return f"unknown key {key}; accepted there: {', '.join(accepted) or 'see --cfg job'}{hint_text}"

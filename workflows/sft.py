@@ -1,0 +1,22 @@
+"""Supervised fine-tuning: weights from the parent, conversations, loss on assistant tokens only.
+
+python -m workflows.sft +experiment=demo
+"""
+
+from __future__ import annotations
+
+from pipelines.artifacts import Artifact
+from pipelines.train.stages import TrainConfig
+from workflows.session import Session, entry
+from workflows.training import train_stage
+
+
+def run(config: TrainConfig, session: Session) -> Artifact:
+    """Run the stage; see `train_stage`."""
+    return train_stage("sft", config, session)
+
+
+main = entry(TrainConfig, run, "sft")
+
+if __name__ == "__main__":
+    main()

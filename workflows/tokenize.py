@@ -1,0 +1,144 @@
+"""Corpus to token shards: train or reuse a tokenizer, encode every document, conversation and preference pair.
+
+python -m workflows.tokenize name=demo data=corpus/demo
+python -m workflows.tokenize name=ablation data=corpus/other tokenizer.reuse=tokens/demo
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.artifacts import Artifact, Draft
+from pipelines.config import WorkflowConfig
+from pipelines.data.tokenize import corpus_files, encode_shard, plan_shards, sample_shares, sample_texts, statistics
+from pipelines.data.tokenizer import Encoder, TokenizerConfig, tokenizer_files, train_tokenizer
+from pipelines.errors import DataError
+from pipelines.progress import duration, human, say, table
+from workflows.session import Session, entry
+
+CODE = tuple(f"pipelines.data.{module}" for module in ("tokenizer", "chat", "token_shards", "tokenize"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizeConfig(WorkflowConfig):
+    """Which corpus becomes tokens, and with which tokenizer."""
+
+    data: str  # corpus/<name>; not called corpus, which is a config group and so cannot be set to a reference
+    tokenizer: TokenizerConfig
+
+
+def run(config: TokenizeConfig, session: Session) -> Artifact:
+    """Make `tokens/<name>`, or find it finished."""
+    corpus = session.store.get(session.resolve(config.data))
+    reused = session.store.get(session.resolve(config.tokenizer.reuse)) if config.tokenizer.reuse else None
+    inputs = [corpus, reused] if reused else [corpus]
+
+    # ── announce ──
+    sources = corpus.statistics["sources"]
+    text_bytes = sum(facts[split]["bytes"] for facts in sources.values() for split in ("train", "heldout"))
+    files = sum(len(corpus_files(corpus, split, name)) for name in sources for split in ("train", "heldout"))
+    held = session.begin("tokens", config, _plan(config, corpus, reused, text_bytes, files), inputs, CODE)
+    if isinstance(held, Artifact):
+        return held
+    if text_bytes == 0:
+        raise DataError(f"{corpus.folder} holds no text: rebuild it with other filters or sources")
+
+    with session.track(held, config, inputs) as tracker:
+        # ── tokenizer ──
+        encoder = Encoder(_make_tokenizer(held, config, corpus, reused))
+        if encoder.reason:
+            say(f"   encoding with {encoder.backend}: {encoder.reason}")
+
+        # ── shards ──
+        map_shards = session.map_shards  # starts Ray, which the rate below is not to include
+        began, done = time.monotonic(), {"bytes": 0, "tokens": 0}
+
+        def describe(receipt: Mapping[str, Any]) -> dict[str, str]:
+            done["bytes"] += receipt["bytes"]
+            done["tokens"] += receipt["tokens"]
+            rate = done["bytes"] / max(1e-9, time.monotonic() - began)
+            return {"tokens": human(done["tokens"]), "read": human(done["bytes"], "B"), "rate": human(rate, "B/s")}
+
+        receipts = map_shards(encode_shard, plan_shards(corpus, held), "encode", describe)
+        facts = statistics(corpus, receipts, encoder.vocabulary_size)
+        tracker.metrics(_metrics(facts), step=0)
+        artifact = held.commit(
+            config=held.claim["identity"]["config"], statistics=facts, licences=corpus.manifest["licences"]
+        )
+    say(_table(facts))
+    rates = "  ".join(f"{language} {rate:.2f}" for language, rate in facts["bytes_per_token"].items())
+    say(f"   {facts['vocabulary_size']:,} ids; bytes per token: {rates}")
+    return session.done(artifact, f"python -m workflows.mixture tokens=tokens/{config.name}")
+
+
+def _plan(
+    config: TokenizeConfig, corpus: Artifact, reused: Artifact | None, text_bytes: int, files: int
+) -> dict[str, Any]:
+    chosen = config.tokenizer
+    balance = "tokenizer.shares" if chosen.shares else chosen.balance
+    trained = (
+        f"train {chosen.vocabulary_size:,} ids on {human(chosen.sample_bytes, 'B')} at most, balanced by {balance}"
+    )
+    held = f"{len(corpus.statistics['sources'])} sources, {files} files, {human(text_bytes, 'B')}"
+    return {
+        "corpus": f"{corpus.folder}  {held}",
+        "tokenizer": f"reuse {reused.folder}" if reused else trained,
+        "expected": f"about {human(round(text_bytes / 3.3))} tokens (at 3.3 bytes per token)",
+    }
+
+
+def _make_tokenizer(draft: Draft, config: TokenizeConfig, corpus: Artifact, reused: Artifact | None) -> str:
+    """Publish `tokenizer/`, or find it published by an earlier run; returns the content of `tokenizer.json`."""
+    if draft.receipt("tokenizer") is None:
+        began = time.monotonic()
+        if reused is not None:
+            text = reused.path("tokenizer/tokenizer.json").read_text()
+        else:
+            shares = sample_shares(corpus, config.tokenizer)
+            say(f"   sample: {'  '.join(f'{name} {share:.0%}' for name, share in shares.items())}")
+            text = train_tokenizer(sample_texts(corpus, config.tokenizer), config.tokenizer)
+            say(f"   tokenizer trained in {duration(time.monotonic() - began)}")
+        paths = {}
+        for name, content in tokenizer_files(text).items():
+            paths[f"tokenizer/{name}"] = draft.scratch(f"tokenizer/{name}")
+            paths[f"tokenizer/{name}"].write_bytes(content)
+        draft.publish("tokenizer", paths)
+    return draft.storage.read(f"{draft.folder}/tokenizer/tokenizer.json").decode()
+
+
+def _table(facts: Mapping[str, Any]) -> str:
+    header = (
+        "source",
+        "kind",
+        "language",
+        "documents",
+        "tokens",
+        "in loss",
+        "held-out tokens",
+        "bytes/token",
+        "dropped",
+    )
+    rows = []
+    for name, source in facts["sources"].items():
+        train, heldout = source["train"], source["heldout"]
+        dropped = sum(sum(part["dropped"].values()) for part in (train, heldout))
+        rate = round(train["bytes"] / train["tokens"], 2) if train["tokens"] else None
+        counts = [train["documents"], train["tokens"], train["loss_tokens"], heldout["tokens"]]
+        rows.append([name, source["kind"], source["language"], *counts, rate, dropped])
+    return table(header, rows)
+
+
+def _metrics(facts: Mapping[str, Any]) -> dict[str, float]:
+    values = {f"bytes_per_token.{language}": float(rate) for language, rate in facts["bytes_per_token"].items()}
+    for name, source in facts["sources"].items():
+        values[f"tokens.{name}"] = float(source["train"]["tokens"])
+    return values
+
+
+main = entry(TokenizeConfig, run, "tokenize")
+
+if __name__ == "__main__":
+    main()
