@@ -26,7 +26,7 @@ CODE = tuple(
     f"pipelines.data.{module}"
     for module in (
         "document", "records", "formats", "readers", "fetch", "problem", "problems_en", "problems_zh", "generators", "normalise", "language",
-        "quality", "exact", "minhash", "clusters", "holdout", "cleaning", "near", "verdict", "writing",
+        "quality", "exact", "minhash", "clusters", "holdout", "cleaning", "facts", "near", "verdict", "writing",
     )
 )  # fmt: skip
 

@@ -20,16 +20,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from pipelines.artifacts import Draft
 from pipelines.data.corpus import CorpusRecipe, SourceConfig
 from pipelines.data.document import Document, Dropped, render, rows_to_table, to_row
-from pipelines.data.exact import digest
-from pipelines.data.holdout import position
+from pipelines.data.facts import facts_of
 from pipelines.data.language import detect
-from pipelines.data.minhash import band_keys
 from pipelines.data.normalise import normalise
 from pipelines.data.quality import judge
 from pipelines.data.readers import Piece, read_piece
@@ -140,12 +137,6 @@ def _turns_text(metadata: dict[str, Any]) -> str:
     return "\n".join(parts) if all(part.strip() for part in parts) else ""
 
 
-def _asked(document: Document) -> str:
-    """What a conversation or a preference pair asks; of a document, its text."""
-    metadata = document.metadata
-    return render(metadata.get("prompt") or metadata.get("messages", ())[:-1]) or document.text
-
-
 def _enough(documents: int, size: int, source: SourceConfig) -> bool:
     """Whether this piece alone fills the source's cap, so that reading on is useless."""
     over = source.max_documents is not None and documents >= source.max_documents
@@ -164,7 +155,7 @@ def _publish(
         compression="zstd",
     )
     with facts_file.open("wb") as handle:
-        arrays: dict[str, Any] = _facts(kept, task)
+        arrays: dict[str, Any] = facts_of(kept, task.source, task.recipe)
         np.savez(handle, **arrays)
     samples_file.write_text(json.dumps(samples, ensure_ascii=False))
     statistics = {
@@ -176,22 +167,3 @@ def _publish(
     }
     work.publish(key, files, statistics)
     return statistics
-
-
-def _facts(kept: list[Document], task: CleanTask) -> dict[str, npt.NDArray[Any]]:
-    texts = [document.text for document in kept]
-    facts: dict[str, npt.NDArray[Any]] = {
-        "digest": np.array([digest(text) for text in texts], np.uint64).reshape(-1, 2),
-        "asked": np.array([digest(_asked(document)) for document in kept], np.uint64).reshape(-1, 2),
-        "position": np.array([position(document.id) for document in kept], np.uint64),
-        "bytes": np.array([len(text.encode()) for text in texts], np.int64),
-    }
-    dedup = task.recipe.dedup
-    near = task.source.kind == "documents" and task.source.duplicates == "near" and texts
-    keys, has_words = band_keys(texts, dedup.minhash) if near else (np.empty((0, 0), np.uint64), np.empty(0, bool))
-    rows = np.repeat(np.flatnonzero(has_words), keys.shape[1] if near else 0)
-    flat = keys[has_words].reshape(-1)
-    partition = flat % np.uint64(dedup.partitions)
-    order = np.argsort(partition, kind="stable")
-    offsets = np.searchsorted(partition[order], np.arange(dedup.partitions + 1, dtype=np.uint64))
-    return facts | {"keys": flat[order], "rows": rows[order].astype(np.int64), "offsets": offsets.astype(np.int64)}
