@@ -36,6 +36,13 @@ class Storage(ABC):
         """The whole object. Raises: StorageError when it is not there."""
 
     @abstractmethod
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        """Bytes `start` to `stop` (exclusive) of an object, without fetching the rest of it.
+
+        Raises: StorageError when the object is not there or ends before `stop`.
+        """
+
+    @abstractmethod
     def write(self, key: str, data: bytes) -> None:
         """Put a small object, atomically."""
 
@@ -74,6 +81,11 @@ class FolderStorage(Storage):
     def read(self, key: str) -> bytes:
         with _disk_errors("read", self.root / key):
             return (self.root / key).read_bytes()
+
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        with _disk_errors("read", self.root / key), (self.root / key).open("rb") as handle:
+            handle.seek(start)
+            return _whole_range(handle.read(stop - start), self.root / key, start, stop)
 
     def write(self, key: str, data: bytes) -> None:
         path = self.scratch(key)
@@ -162,6 +174,13 @@ class S3Storage(Storage):
             body: bytes = self.client.get_object(Bucket=self.bucket, Key=self._full(key))["Body"].read()
             return body
 
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        if start == stop:  # HTTP has no empty range
+            return b""
+        with _s3_errors("read", f"{self.uri}/{key}"):
+            answer = self.client.get_object(Bucket=self.bucket, Key=self._full(key), Range=f"bytes={start}-{stop - 1}")
+            return _whole_range(answer["Body"].read(), f"{self.uri}/{key}", start, stop)
+
     def write(self, key: str, data: bytes) -> None:
         with _s3_errors("write", f"{self.uri}/{key}"):
             self.client.put_object(Bucket=self.bucket, Key=self._full(key), Body=data)
@@ -234,6 +253,12 @@ def sha256(path: Path) -> str:
         while piece := handle.read(_CHUNK_BYTES):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def _whole_range(data: bytes, where: Path | str, start: int, stop: int) -> bytes:
+    if len(data) != stop - start:
+        raise StorageError(f"{where} ends at byte {start + len(data)}; bytes {start} to {stop} were expected of it")
+    return data
 
 
 @contextlib.contextmanager

@@ -1,0 +1,22 @@
+"""A folder as a store: ranges, and what is named when a key is not whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import StorageError
+from pipelines.storage import FolderStorage
+
+
+def test_a_range_is_read_alone_and_a_short_one_is_refused(tmp_path: Path) -> None:
+    storage = FolderStorage(tmp_path)
+    storage.write("a/b.bin", b"0123456789")
+    assert storage.read_range("a/b.bin", 2, 5) == b"234"
+    assert storage.read_range("a/b.bin", 0, 10) == b"0123456789"
+    assert storage.read_range("a/b.bin", 4, 4) == b""
+    with pytest.raises(StorageError, match=r"b\.bin ends at byte 10; bytes 8 to 12"):
+        storage.read_range("a/b.bin", 8, 12)
+    with pytest.raises(StorageError, match=r"cannot read .*none\.bin"):
+        storage.read_range("none.bin", 0, 1)
