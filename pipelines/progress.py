@@ -1,16 +1,39 @@
-"""What a person reads while work runs: announcements, aligned tables and one live line for long jobs."""
+"""What a person reads while work runs: announcements, aligned tables and one live line for long jobs.
+
+progress = Progress("clean", len(shards))
+describe = tally({"documents": "kept"}, rate="bytes", reasons="dropped")   what the shards' results add up to
+progress.update(**describe(result))
+
+   clean                  12/96 shards  kept 41,200  12.1 MB/s  dropped 310 (quality.too_short 310)  ETA 1m10s
+"""
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
+
+_PACE_SECONDS = 30.0  # rates and the time left look back so far: shards that an earlier run left come back in no time
+_REASONS = 3  # named on the line, the most frequent first
+_live: TextIO | None = None  # where a live line stands unfinished
 
 
 def say(line: str = "") -> None:
     """Print one line at once, so that logs of jobs and terminals show it without delay."""
+    end_live_line()
     print(line, flush=True)
+
+
+def end_live_line() -> None:
+    """Leave an unfinished live line as it stands, so that what is printed next has a line of its own."""
+    global _live
+    if _live is not None:
+        _live.write("\n")
+        _live.flush()
+        _live = None
 
 
 def announce(title: str, facts: Mapping[str, Any]) -> None:
@@ -56,9 +79,10 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """One line about a long job: done/total, rate, extra facts, time left.
+    """One line about a long job: done/total, what the work adds up to, time left.
 
-    On a terminal the line is rewritten in place; elsewhere a new line appears at most every `every_seconds`.
+    On a terminal the line is rewritten in place and cut to the terminal's width. Elsewhere a new line appears at most every
+    `every_seconds`, and less often the longer the job runs: at most one a minute, so that a day is 1,500 lines of log.
     """
 
     def __init__(
@@ -68,30 +92,100 @@ class Progress:
         self.stream = stream or sys.stdout
         self.done = 0
         self.facts: dict[str, Any] = {}
-        self._began = time.monotonic()
-        self._shown = 0.0
+        self._began = self._shown = time.monotonic()
+        self._pace = _Pace()
+        if self.total and self.stream.isatty():
+            self._show(self._began, live=True)
 
     def update(self, done: int | None = None, **facts: Any) -> None:
-        """Advance to `done` (by one when not given) and show the new facts."""
-        self.done = self.done + 1 if done is None else done
+        """Advance to `done` (by one when not given) and show the new facts; a fact named "" is shown bare."""
+        before, self.done = self.done, self.done + 1 if done is None else done
         self.facts.update(facts)
         live = self.stream.isatty()
         now = time.monotonic()
-        if self.done < self.total and now - self._shown < (0.2 if live else self.every_seconds):
-            return
-        self._shown = now
-        took = now - self._began
-        left = (
-            f"ETA {duration(took / self.done * (self.total - self.done))}"
-            if 0 < self.done < self.total
-            else f"in {duration(took)}"
-        )
-        facts_text = "  ".join(f"{name} {value}" for name, value in self.facts.items())
-        line = f"   {self.label:<22} {self.done}/{self.total} {self.unit}  {facts_text}  {left}"
-        self.stream.write(f"\r\033[K{line}" if live else line + "\n")
-        if live and self.done >= self.total:
-            self.stream.write("\n")
+        self._pace.add(now, self.done - before)
+        wait = 0.2 if live else max(self.every_seconds, min(60.0, (now - self._began) / 20))
+        if self.done >= self.total or now - self._shown >= wait:
+            self._shown = now
+            self._show(now, live)
+
+    def _show(self, now: float, live: bool) -> None:
+        global _live
+        rate = self._pace.rate(now)
+        left = f"in {duration(now - self._began)}"
+        if self.done < self.total:
+            left = f"ETA {duration((self.total - self.done) / rate)}" if rate else ""
+        facts = (f"{name} {value}".strip() for name, value in self.facts.items() if value != "")
+        line = "  ".join(part for part in (f"{self.done:,}/{self.total:,} {self.unit}", *facts, left) if part)
+        line = f"   {self.label:<22} {line}"
+        if not live:
+            self.stream.write(line + "\n")
+        else:
+            self.stream.write(f"\r\033[K{_cut(line, shutil.get_terminal_size().columns - 1)}")
+            _live = self.stream
+            if self.done >= self.total:
+                end_live_line()
         self.stream.flush()
+
+
+class _Pace:
+    """Amount per second over the last half minute, or since the beginning when that is shorter."""
+
+    def __init__(self) -> None:
+        self._points = deque([(time.monotonic(), 0.0)])  # (when, amount so far)
+
+    def add(self, now: float, amount: float) -> None:
+        self._points.append((now, self._points[-1][1] + amount))
+        while len(self._points) > 2 and self._points[1][0] < now - _PACE_SECONDS:
+            self._points.popleft()
+
+    def rate(self, now: float) -> float:
+        (since, before), (_, total) = self._points[0], self._points[-1]
+        return (total - before) / max(now - since, 1e-3)
+
+
+def tally(
+    counts: Mapping[str, str], rate: str | None = None, reasons: str | None = None
+) -> Callable[[Mapping[str, Any]], dict[str, str]]:
+    """A `describe` for `map_shards`: what the shards' results add up to so far.
+
+    Args:
+        counts: fields of a result that are numbers, and the names under which their sums are shown.
+        rate: a field in bytes, shown as MB/s over the last half minute.
+        reasons: a field that maps reasons to numbers of documents, shown by the most frequent.
+
+    Returns: a function of one shard's result to the facts of the progress line; it remembers the results before.
+    """
+    total, lost, pace = Counter[str](), Counter[str](), _Pace()
+
+    def describe(result: Mapping[str, Any]) -> dict[str, str]:
+        total.update({field: result[field] for field in counts})
+        facts = {name: f"{total[field]:,}" for field, name in counts.items()}
+        if rate is not None:
+            now = time.monotonic()
+            pace.add(now, result[rate])
+            facts[""] = f"{pace.rate(now) / 1e6:.1f} MB/s"
+        if reasons is not None:
+            lost.update(result[reasons])
+            most = ", ".join(f"{reason} {count:,}" for reason, count in lost.most_common(_REASONS))
+            more = f" and {len(lost) - _REASONS} more reasons" if len(lost) > _REASONS else ""
+            facts["dropped"] = f"{lost.total():,} ({most}{more})" if lost else "none"
+        return facts
+
+    return describe
+
+
+def _cut(line: str, columns: int) -> str:
+    """The beginning of `line` that fits into `columns` of a terminal."""
+    if width(line) <= columns:
+        return line
+    room, kept = columns - 1, ""
+    for character in line:
+        room -= width(character)
+        if room < 0:
+            break
+        kept += character
+    return kept + "…"
 
 
 def width(text: str) -> int:

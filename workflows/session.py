@@ -20,7 +20,7 @@ from pipelines.artifacts import Artifact, ArtifactStore, Draft
 from pipelines.cluster import Cluster, ShardMap, inside_job
 from pipelines.config import WorkflowConfig, identity, parse, plain
 from pipelines.errors import ConfigError, TrunklineError
-from pipelines.progress import announce, duration, say
+from pipelines.progress import announce, duration, end_live_line, say
 from pipelines.storage import FolderStorage
 from pipelines.tracking import Tracker, artifact_of_run, open_tracker
 
@@ -190,6 +190,7 @@ def entry(config_class: type[C], run: Callable[[C, Session], Any], config_name: 
                 say("   dry run: nothing was started")
             except TrunklineError as error:  # kept from Hydra, which would print a line of its own
                 failures.append(error)
+                end_live_line()
                 print(f"error: {error}", file=sys.stderr, flush=True)
 
         try:
@@ -258,6 +259,7 @@ def _experiment(argument: str, workflow: str) -> str:
 
 
 def _fail(message: str, code: int) -> None:
+    end_live_line()
     sys.stdout.flush()
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(code)

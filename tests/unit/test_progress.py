@@ -1,0 +1,102 @@
+"""The live line of a long job, on a terminal and in a log, and what it adds up."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+
+from pipelines import progress
+from pipelines.progress import Progress, duration, human, say, table, tally
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_terminal_has_one_line_that_is_cut_to_its_width(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    stream = Terminal()
+    line = Progress("clean", 3, stream=stream)
+    for _ in range(3):
+        clock[0] += 1
+        line.update(dropped="quality.too_short 1, 文言 " + "x" * 80)
+    shown = stream.getvalue()
+    assert shown.count("\n") == 1
+    assert shown.endswith("\n")
+    lines = [part for part in re.split(r"\r\x1b\[K|\n", shown) if part]
+    assert len(lines) == 4
+    assert all(progress.width(part) < 60 for part in lines)
+    assert "0/3 shards" in lines[0]
+    assert lines[-1].endswith("…")
+
+
+def test_a_log_gets_few_lines_with_the_time_left(clock: list[float]) -> None:
+    stream = io.StringIO()
+    line = Progress("clean", 7200, stream=stream)
+    for _ in range(7200):  # two hours, a shard a second
+        clock[0] += 1
+        line.update(kept="10")
+    lines = stream.getvalue().splitlines()
+    assert 120 <= len(lines) <= 300  # every five seconds at first, once a minute later
+    assert lines[0] == "   clean                  5/7,200 shards  kept 10  ETA 1h59m"
+    assert lines[-1] == "   clean                  7,200/7,200 shards  kept 10  in 2h00m"
+
+
+def test_the_time_left_forgets_shards_that_were_there_already(clock: list[float]) -> None:
+    stream = io.StringIO()
+    line = Progress("clean", 1100, stream=stream)
+    for done in range(1, 1001):  # found finished
+        line.update(done)
+    for _ in range(40):  # then one in two seconds
+        clock[0] += 2
+        line.update()
+    assert stream.getvalue().splitlines()[-1].endswith("1,039/1,100 shards  ETA 2m02s")
+
+
+def test_other_lines_do_not_run_into_the_live_one(
+    clock: list[float], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = Terminal()
+    Progress("clean", 2, stream=stream)
+    say("a warning")
+    say("another")
+    assert stream.getvalue().count("\n") == 1
+    assert capsys.readouterr().out == "a warning\nanother\n"
+
+
+def test_tally_adds_up_documents_rate_and_reasons(clock: list[float]) -> None:
+    describe = tally({"read": "documents", "documents": "kept"}, rate="bytes", reasons="dropped")
+    clock[0] += 1
+    assert describe({"read": 1500, "documents": 1500, "bytes": 2_000_000, "dropped": {}}) == {
+        "documents": "1,500", "kept": "1,500", "": "2.0 MB/s", "dropped": "none",
+    }  # fmt: skip
+    clock[0] += 1
+    facts = describe(
+        {"read": 20, "documents": 9, "bytes": 4_000_000, "dropped": {"a": 2, "b": 5, "c": 1, "d": 1, "e": 2}}
+    )
+    assert facts == {
+        "documents": "1,520", "kept": "1,509", "": "3.0 MB/s", "dropped": "11 (b 5, a 2, e 2 and 2 more reasons)",
+    }  # fmt: skip
+    clock[0] += 1000  # after a long pause the rate is that of the last half minute
+    assert describe({"read": 0, "documents": 0, "bytes": 0, "dropped": {}})[""] == "0.0 MB/s"
+
+
+def test_numbers_and_tables_line_up() -> None:
+    assert [human(950), human(1_234_567), human(2e9, "B")] == ["950", "1.23M", "2 GB"]
+    assert [duration(4.2), duration(65), duration(3725)] == ["4.2s", "1m05s", "1h02m"]
+    assert table(["name", "n"], [["三国", 5], ["x", 12_000]]).splitlines() == [
+        "   name       n",
+        "   ────  ──────",
+        "   三国       5",
+        "   x     12,000",
+    ]
