@@ -10,9 +10,12 @@ this machine and stopped at the end. Token authentication stays on either way. A
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +30,10 @@ S = TypeVar("S")
 R = TypeVar("R")
 _PROJECT = Path(__file__).parent.parent
 _POLL_SECONDS = 0.25
+_WINDOW_PER_CPU = (
+    4  # shards submitted per CPU: one runs, the others hide the driver's delay; a million never queue at once
+)
+_SIZE_SECONDS = 5.0  # how long the cluster's size is taken as known: an autoscaler adds machines while shards run
 
 
 class ShardMap(Protocol):
@@ -119,18 +126,28 @@ class Cluster:
     ) -> list[R]:
         """The `ShardMap` over Ray tasks: retried when a worker is lost, failed at once when the function raises.
 
+        A few shards per CPU are submitted at a time, so the driver's work per shard does not grow with their number. A
+        shard that says how much memory its task takes (`memory_bytes`) is started where so much is free.
+
         Raises: whatever TrunklineError the function raised; ClusterError when workers were lost too often.
         """
         import ray
         from ray.exceptions import RayError, RayTaskError
 
         task = ray.remote(num_cpus=1, max_retries=self.config.shard_retries)(function)
-        pending = {task.remote(shard): i for i, shard in enumerate(shards)}
+        waiting = iter(enumerate(shards))
+        pending: dict[Any, int] = {}
         results: list[Any] = [None] * len(shards)
         progress = Progress(label, len(shards))
+        size = _ClusterSize()
         try:
-            while pending:
-                ready, _ = ray.wait(list(pending), num_returns=1)
+            while True:
+                for i, shard in itertools.islice(waiting, max(0, size.window() - len(pending))):
+                    pending[_submit(task, shard, size)] = i
+                if not pending:
+                    break
+                ray.wait(list(pending), num_returns=1)
+                ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0)
                 for reference in ready:
                     i = pending.pop(reference)
                     results[i] = ray.get(reference)
@@ -247,6 +264,34 @@ class Cluster:
                     f"cluster.workers={self.config.workers} × {each:g} {resource} needs {need:g} {resource}; this Ray cluster has {have.get(resource, 0):g}: "
                     f"lower cluster.workers or cluster.{resource.lower()}s_per_worker, or add machines"
                 )
+
+
+class _ClusterSize:
+    """What the cluster has now, asked again every few seconds."""
+
+    def __init__(self) -> None:
+        self._asked = -math.inf
+        self.cpus = 1.0
+        self.largest_memory_bytes = 0.0
+
+    def window(self) -> int:
+        """How many shards may be submitted and not yet done."""
+        import ray
+
+        if time.monotonic() - self._asked > _SIZE_SECONDS:
+            machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            self.cpus = sum(machine.get("CPU", 0) for machine in machines)
+            self.largest_memory_bytes = max((machine.get("memory", 0) for machine in machines), default=0)
+            self._asked = time.monotonic()
+        return max(_WINDOW_PER_CPU, math.ceil(self.cpus * _WINDOW_PER_CPU))
+
+
+def _submit(task: Any, shard: Any, size: _ClusterSize) -> Any:
+    """Start a shard's task; one that wants more memory than any machine has waits for the largest to be free."""
+    wanted = getattr(shard, "memory_bytes", None)
+    return (
+        task.remote(shard) if not wanted else task.options(memory=min(wanted, size.largest_memory_bytes)).remote(shard)
+    )
 
 
 class _Channel:

@@ -1,0 +1,97 @@
+"""Shards over real Ray tasks: order, a bounded number at once, lost workers, memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.cluster import Cluster
+from pipelines.errors import ClusterError, DataError
+
+
+@dataclass(frozen=True)
+class Shard:
+    number: int
+    folder: str
+    memory_bytes: int | None = None
+
+
+def double(shard: int) -> dict[str, int]:
+    return {"doubled": 2 * shard}
+
+
+def die_once(shard: Shard) -> int:
+    """Every third shard kills its own worker the first time."""
+    met = Path(shard.folder) / str(shard.number)
+    if shard.number % 3 == 0 and not met.exists():
+        met.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return shard.number
+
+
+def die(shard: Shard) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def refuse(shard: int) -> int:
+    if shard == 20:
+        raise DataError(f"shard {shard} is bad")
+    return shard
+
+
+class Counted(Sequence[int]):
+    """Numbers that remember how many of them were taken."""
+
+    def __init__(self, length: int):
+        self.length, self.taken = length, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: Any) -> Any:
+        raise AssertionError("shards are taken one after the other")
+
+    def __iter__(self) -> Iterator[int]:
+        for number in range(self.length):
+            self.taken += 1
+            yield number
+
+
+def test_results_keep_the_order_and_few_shards_are_under_way(cluster: Cluster) -> None:
+    shards, done, ahead = Counted(600), 0, [0]
+
+    def describe(result: dict[str, int]) -> dict[str, Any]:
+        nonlocal done
+        done += 1
+        ahead.append(shards.taken - done)
+        return {}
+
+    results = cluster.map_shards(double, shards, "double", describe)
+    assert results == [{"doubled": 2 * number} for number in range(600)]
+    assert max(ahead) <= 4 * max(2, os.cpu_count() or 1)
+
+
+def test_a_killed_worker_costs_its_shard_alone(cluster: Cluster, tmp_path: Path) -> None:
+    shards = [Shard(number, str(tmp_path)) for number in range(9)]
+    assert cluster.map_shards(die_once, shards, "dies") == list(range(9))
+    with pytest.raises(ClusterError, match="lost 4 times .*finished shards are kept"):
+        cluster.map_shards(die, shards[:1], "dies")
+
+
+def test_a_shard_that_wants_more_memory_than_there_is_still_runs(cluster: Cluster, tmp_path: Path) -> None:
+    shards = [Shard(1, str(tmp_path), memory_bytes=1 << 50), Shard(2, str(tmp_path), memory_bytes=1 << 20)]
+    assert cluster.map_shards(die_once, shards, "memory") == [1, 2]
+
+
+def test_the_first_refusal_ends_the_pass(cluster: Cluster) -> None:
+    shards = Counted(100_000)
+    with pytest.raises(DataError, match="shard 20 is bad"):
+        cluster.map_shards(refuse, shards, "refuse")
+    assert shards.taken < 100
+    assert cluster.map_shards(double, [1, 2], "next") == [{"doubled": 2}, {"doubled": 4}]
