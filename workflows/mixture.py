@@ -3,6 +3,7 @@
     python -m workflows.mixture tokens=tokens/demo mixture=demo_stable
     python -m workflows.mixture tokens=tokens/demo mixture=demo_stable name=more_code \\
         mixture.weights.stdlib=0.3 mixture.weights.sotu=0.3
+    python -m workflows.mixture mixture=minicpm_decay tokens=tokens/minicpm dry_run=true     before there are tokens, too
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from dataclasses import dataclass
 
 from pipelines.artifacts import Artifact
 from pipelines.config import WorkflowConfig
-from pipelines.data.mixture import HEADER, MixtureRecipe, plan_mixture, rows
+from pipelines.data.mixture import HEADER, MixtureRecipe, foreseen, plan_mixture, rows
 from pipelines.errors import ArtifactError
-from pipelines.progress import human, say, table
-from workflows.session import Session, entry
+from pipelines.progress import announce, human, say, table
+from workflows.session import DryRun, Session, entry
 
 CODE = ("pipelines.data.mixture",)
 
@@ -30,21 +31,27 @@ class MixtureConfig(WorkflowConfig):
 
 def run(config: MixtureConfig, session: Session) -> Artifact:
     """Make `mixture/<name>`, or find it finished."""
-    tokens = session.store.get(session.resolve(config.tokens))
+    try:
+        tokens = session.store.get(session.resolve(config.tokens))
+    except ArtifactError as error:
+        if config.dry_run:
+            _foresee(config, str(error))
+        raise
     if tokens.manifest["kind"] != "tokens":
         raise ArtifactError(f"tokens={config.tokens} is of kind {tokens.manifest['kind']}; expected tokens/<name>")
     plan = plan_mixture(config.mixture, tokens.folder, tokens.fingerprint, tokens.statistics)
     facts = {
         "tokens": f"{tokens.folder}  {len(tokens.statistics['sources'])} sources",
         "budget": f"{human(plan.budget_tokens)} tokens, no source more than {config.mixture.max_epochs:g} times",
+        **_left_out(plan.dropped),
     }
-    if plan.dropped:
-        facts["dropped"] = (
-            ", ".join(f"{name} ({weight:.1%})" for name, weight in plan.dropped.items())
-            + "; their weight is shared out"
-        )
-    held = session.begin("mixture", config, facts, [tokens], CODE)
-    say(table(HEADER, rows(plan)))
+    shown = table(HEADER, rows(plan))
+    try:
+        held = session.begin("mixture", config, facts, [tokens], CODE)
+    except DryRun:
+        say(shown)
+        raise
+    say(shown)
     if isinstance(held, Artifact):
         return held
 
@@ -61,6 +68,31 @@ def run(config: MixtureConfig, session: Session) -> Artifact:
             config=held.claim["identity"]["config"], statistics=statistics, licences=tokens.manifest["licences"]
         )
     return session.done(artifact, f"python -m workflows.pretrain name={config.name} data=mixture/{config.name}")
+
+
+def _foresee(config: MixtureConfig, why: str) -> None:
+    """Announce what the recipe alone says, and end the dry run."""
+    weights, absent = foreseen(config.mixture)
+    budget = config.mixture.budget_tokens
+    facts = {
+        "tokens": f"planned by weight alone, epochs unknown: {why}",
+        "budget": f"{human(budget)} tokens, no source more than {config.mixture.max_epochs:g} times",
+        **_left_out(absent),
+    }
+    announce(f"mixture/{config.name}", facts)
+    asked = config.mixture.weights
+    lines = [[name, f"{asked[name]:.2%}", f"{w:.2%}", round(w * budget)] for name, w in weights.items()]
+    lines += [[name, f"{weight:.2%}", "left out", None] for name, weight in absent.items()]
+    say(table(["source", "asked", "planned", "budget tokens"], [*lines, ["total", "100.00%", "100.00%", budget]]))
+    raise DryRun
+
+
+def _left_out(dropped: dict[str, float]) -> dict[str, str]:
+    if not dropped:
+        return {}
+    total = sum(dropped.values())
+    names = ", ".join(f"{name} ({weight:.2%})" for name, weight in dropped.items())
+    return {"left out": f"{names}: {total:.2%} in all; every other weight is multiplied by {1 / (1 - total):.4f}"}
 
 
 main = entry(MixtureConfig, run, "mixture")

@@ -44,6 +44,7 @@ class ReaderConfig:
     dataset: str = ""  # huggingface: a hub name or a local folder
     subset: str | None = None
     split: str = "train"
+    share: float = 1.0  # huggingface: read so much of the dataset's files, evenly spaced
     generator: str = ""  # generated: see pipelines/data/generators.py
     tasks: list[str] = field(default_factory=list)  # of the generator; empty: its own choice
     count: int = 0
@@ -165,6 +166,8 @@ def validate(config: CorpusConfig) -> None:
                 raise ConfigError(
                     f"{where}.reader.{key} is missing; a reader of type {reader.type} needs {', '.join(_NEEDS[reader.type])}"
                 )
+        if not 0 < reader.share <= 1:
+            raise ConfigError(f"{where}.reader.share is {reader.share}; expected a share of the files in (0, 1]")
         if reader.type == "package" and not re.fullmatch(r"[0-9a-f]{64}", reader.sha256):
             raise ConfigError(
                 f"{where}.reader.sha256 is {reader.sha256!r}; expected 64 hexadecimal digits (sha256sum FILE)"

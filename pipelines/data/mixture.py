@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from pipelines.config import plain, runtime
@@ -32,6 +32,9 @@ class MixtureRecipe:
     budget_tokens: int  # tokens that a stage reads of this mixture
     max_epochs: float = 4.0  # no source may be read more often than this
     missing: Literal["refuse", "drop"] = "refuse"  # a source that the tokens do not hold: stop, or share its weight out
+    no_stand_in: list[str] = field(
+        default_factory=list
+    )  # weights shared out whatever `missing` says: no open data for them
 
     def __post_init__(self) -> None:
         file = f"conf/mixture/{self.name or '<name>'}.yaml"
@@ -48,6 +51,11 @@ class MixtureRecipe:
         total = math.fsum(self.weights.values())
         if abs(total - 1) > _TOLERANCE:
             raise ConfigError(f"mixture weights sum to {total:.6g}; expected 1.0: edit {file}")
+        if unknown := [name for name in self.no_stand_in if name not in self.weights]:
+            raise ConfigError(
+                f"mixture.no_stand_in names {', '.join(unknown)}, which has no weight; "
+                f"expected some of {', '.join(self.weights)}: edit {file}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,15 +117,17 @@ def plan_mixture(recipe: MixtureRecipe, tokens: str, fingerprint: str, statistic
     }
     asked = {name: weight for name, weight in recipe.weights.items() if weight > 0}
     absent = {name: weight for name, weight in asked.items() if name not in available}
-    if absent and (recipe.missing == "refuse" or len(absent) == len(asked)):
-        preferences = [name for name in absent if name in statistics["sources"]]
+    refused = [name for name in absent if recipe.missing == "refuse" and name not in recipe.no_stand_in]
+    if refused or len(absent) == len(asked):
+        refused = refused or list(absent)
+        preferences = [name for name in refused if name in statistics["sources"]]
         why = (
             f" ({', '.join(preferences)} cannot be mixed: preference pairs or no training tokens)"
             if preferences
             else ""
         )
         raise ConfigError(
-            f"mixture {recipe.name} asks for {', '.join(absent)}, which {tokens} does not hold{why}; "
+            f"mixture {recipe.name} asks for {', '.join(refused)}, which {tokens} does not hold{why}; "
             f"it holds {', '.join(sorted(available))}: "
             f"edit conf/mixture/{recipe.name or '<name>'}.yaml, or mixture.missing=drop to share their weight out"
         )
@@ -132,6 +142,16 @@ def plan_mixture(recipe: MixtureRecipe, tokens: str, fingerprint: str, statistic
         if source.epochs > recipe.max_epochs:
             raise ConfigError(_too_often(source, recipe, sources))
     return MixturePlan(tokens=tokens, tokens_fingerprint=fingerprint, sources=tuple(sources), dropped=absent)
+
+
+def foreseen(recipe: MixtureRecipe) -> tuple[dict[str, float], dict[str, float]]:
+    """The mixture as far as the recipe alone tells, before there are tokens.
+
+    Returns: source -> share of the samples after what has no stand-in is left out; and what is left out -> its weight.
+    """
+    absent = {name: weight for name, weight in recipe.weights.items() if name in recipe.no_stand_in and weight > 0}
+    share = 1 - math.fsum(absent.values())
+    return {n: w / share for n, w in recipe.weights.items() if w > 0 and n not in absent}, absent
 
 
 def plan_conversations(

@@ -67,7 +67,9 @@ def plan_pieces(name: str, source: SourceConfig, piece_bytes: int) -> list[Piece
             for i, (start, stop) in enumerate(zip([0, *stops], stops, strict=False))
         ]
     if reader.type == "huggingface":
-        return [Piece(name, i, start=i) for i in range(_huggingface(source).num_shards)]
+        shards = _huggingface(source).num_shards
+        taken = max(1, round(shards * reader.share))
+        return [Piece(name, i, start=i * shards // taken) for i in range(taken)]
     if reader.type == "package":
         files = [(name, name, size) for name, size in members(fetch(reader.archive_package), reader.paths)]
     elif reader.type == "standard_library":

@@ -20,6 +20,8 @@ _ROLES = {
     "gpt": "assistant", "assistant": "assistant", "model": "assistant",
     "system": "system",
 }  # fmt: skip
+_QUESTIONS = ("instruction", "question", "problem")
+_ANSWERS = ("output", "response", "answer", "solution", "generated_solution")
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,12 @@ def messages(record: Any, text_field: str) -> Content | None:
 
 
 def instruction(record: Any, text_field: str) -> Content | None:
-    """Alpaca's `{"instruction", "input", "output"}`, with `history` and `system` where given."""
+    """Alpaca's `{"instruction", "input", "output"}`, with `history` and `system` where given; or another name for either."""
     if not isinstance(record, Mapping):
         return None
-    question = "\n".join(str(part) for part in (record.get("instruction"), record.get("input")) if part)
-    answer = record.get("output")
+    asked = next((record[name] for name in _QUESTIONS if record.get(name)), None)
+    question = "\n".join(str(part) for part in (asked, record.get("input")) if part)
+    answer = next((record[name] for name in _ANSWERS if record.get(name)), None)
     if not question.strip() or not isinstance(answer, str) or not answer.strip():
         return None
     turns = [{"role": "system", "content": str(record["system"])}] if record.get("system") else []

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from pipelines.config import parse
-from pipelines.data.mixture import HEADER, MixturePlan, MixtureRecipe, plan_conversations, plan_mixture, rows
+from pipelines.data.mixture import HEADER, MixturePlan, MixtureRecipe, foreseen, plan_conversations, plan_mixture, rows
 from pipelines.data.tokenizer import TokenizerConfig
 from pipelines.errors import ConfigError, DataError
 
@@ -69,6 +69,30 @@ def test_missing_drop_shares_the_weight_out():
     assert plan.dropped == {"absent": 0.2}
     with pytest.raises(ConfigError, match="asks for absent"):
         plan_mixture(recipe(weights={"absent": 1.0}, missing="drop"), "tokens/t", "abc", STATISTICS)
+
+
+def test_what_has_no_stand_in_is_shared_out_and_nothing_else():
+    weights = {"prose": 0.6, "code": 0.2, "books": 0.2}
+    asked = recipe(weights=weights, no_stand_in=["books"], budget_tokens=100_000)
+    plan = plan_mixture(asked, "tokens/t", "abc", STATISTICS)
+    assert foreseen(asked) == (plan.weights, plan.dropped)
+    assert plan.weights == {"prose": pytest.approx(0.75), "code": pytest.approx(0.25)}
+    assert plan.dropped == {"books": 0.2}
+    with pytest.raises(ConfigError, match="asks for prase, which"):
+        plan_mixture(
+            recipe(weights={**weights, "prose": 0.5, "prase": 0.1}, no_stand_in=["books"]),
+            "tokens/t",
+            "abc",
+            STATISTICS,
+        )
+    with pytest.raises(
+        ConfigError, match="no_stand_in names boks, which has no weight; expected some of prose, code, books"
+    ):
+        recipe(weights=weights, no_stand_in=["boks"])
+    held = plan_mixture(
+        recipe(weights={"prose": 0.8, "chat": 0.2}, no_stand_in=["chat"]), "tokens/t", "abc", STATISTICS
+    )
+    assert held.weights == {"prose": 0.8, "chat": 0.2}  # the tokens hold it after all
 
 
 def test_too_many_epochs_are_refused_with_what_fits():

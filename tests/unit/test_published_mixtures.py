@@ -1,0 +1,77 @@
+"""The published mixtures: every percentage, and an open dataset that the corpus can read for each line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.config import parse
+from pipelines.data.corpus import ReaderConfig, SourceConfig
+from pipelines.data.document import Document
+from pipelines.data.mixture import MixtureRecipe
+from pipelines.data.readers import plan_pieces, read_piece
+from pipelines.data.records import RECORDS
+
+CONF = Path(__file__).parents[2] / "conf"
+PUBLISHED = {
+    "minicpm_stable": {
+        "cc-zh": 25, "code": 25, "dolma": 24, "c4": 15, "pile": 8, "open-web-math": 1, "arxiv": 1, "pes2o": 1,
+    },
+    "minicpm_decay": {
+        "code": 19.6, "dolma": 15.7, "cc-zh": 14.6, "c4": 9.5, "wikipedia": 6.7, "pile": 5.1, "sft-mixed": 4.8, "baike-zh": 4.5,
+        "code-sft": 3.8, "book-zh": 2.8, "knowledge-sft": 2.5, "ultrachat": 2.0, "math-synthetic": 1.9, "other": 1.3,
+        "stackexchange": 1.1,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_each_line_of_a_published_mixture_names_what_the_corpus_reads_for_it(name):
+    file = CONF / "mixture" / f"{name}.yaml"
+    mixture = parse(MixtureRecipe, yaml.safe_load(file.read_text()), "mixture")
+    sources = yaml.safe_load((CONF / "corpus" / "minicpm.yaml").read_text())["sources"]
+    shares = {source: round(100 * weight, 6) for source, weight in mixture.weights.items()}
+    assert {source: shares[source] for source in PUBLISHED[name]} == PUBLISHED[name]
+    small = [share for source, share in shares.items() if source not in PUBLISHED[name]]
+    assert small == ([] if name == "minicpm_stable" else [0.41] * 10)  # "remaining 4.1 %, each small"
+    comments = {
+        line.split(":")[0].strip(): line.partition("#")[2]
+        for line in file.read_text().partition("weights:")[2].splitlines()
+    }
+    for source in mixture.weights:
+        if source in mixture.no_stand_in:
+            assert source not in sources
+            assert "no stand-in" in comments[source]
+        else:
+            reader = sources[source]["reader"]
+            named = " ".join(part for part in (reader["dataset"], reader.get("subset")) if part)
+            licence = sources[source]["licence"].split(" (")[0]
+            assert f": {named}, {licence.split(' AND CC-BY-NC')[0]}" in comments[source]
+
+
+def test_questions_and_answers_under_the_names_that_those_datasets_use() -> None:
+    records = [
+        {"problem": "P", "solution": "S", "lang": "python"}, {"question": "Q", "answer": "A", "orig_answer": "B"},
+        {"input": "I", "output": "O"}, {"problem": "P", "generated_solution": "G", "expected_answer": "4"},
+    ]  # fmt: skip
+    found = [RECORDS["instruction"].read(record, "text") for record in records]
+    turns = [[turn["content"] for turn in content[1]["messages"]] for content in found if content]
+    assert turns == [["P", "S"], ["Q", "A"], ["I", "O"], ["P", "G"]]
+    assert RECORDS["instruction"].read({"problem": "P", "expected_answer": "4"}, "text") is None
+
+
+def test_a_share_of_a_dataset_reads_so_many_of_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    (tmp_path / "set").mkdir()
+    for i in range(4):
+        (tmp_path / "set" / f"{i}.jsonl").write_text(json.dumps({"text": f"of file {i}"}) + "\n")
+    texts = {}
+    for share in (1.0, 0.5, 0.1):
+        reader = ReaderConfig(type="huggingface", dataset=str(tmp_path / "set"), share=share)
+        config = SourceConfig(licence="MIT", reader=reader)
+        items = [item for piece in plan_pieces("mine", config, 1 << 20) for item in read_piece(piece, config)]
+        texts[share] = [item.text for item in items if isinstance(item, Document)]
+    assert texts == {1.0: [f"of file {i}" for i in range(4)], 0.5: ["of file 0", "of file 2"], 0.1: ["of file 0"]}
