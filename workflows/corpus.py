@@ -25,7 +25,7 @@ from workflows.session import Session, entry
 CODE = tuple(
     f"pipelines.data.{module}"
     for module in (
-        "document", "records", "formats", "readers", "fetch", "problem", "problems_en", "problems_zh", "generators", "normalise", "language",
+        "document", "records", "formats", "web", "readers", "fetch", "problem", "problems_en", "problems_zh", "generators", "normalise", "language",
         "quality", "exact", "minhash", "clusters", "holdout", "cleaning", "facts", "near", "verdict", "writing",
     )
 )  # fmt: skip

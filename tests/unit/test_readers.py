@@ -14,7 +14,7 @@ import pytest
 from pipelines.data.corpus import ReaderConfig, SourceConfig
 from pipelines.data.document import Document, Dropped
 from pipelines.data.formats import parse_file
-from pipelines.data.readers import plan_pieces, read_piece
+from pipelines.data.readers import plan_pieces, read_piece, uncut
 from pipelines.errors import DataError
 
 
@@ -81,16 +81,17 @@ def test_pieces_cover_the_files_in_order_whatever_their_size(tmp_path: Path) -> 
     assert len(plan_pieces("mine", config, 10_000)) == 1
 
 
-def test_a_line_without_text_is_named_by_file_and_line(tmp_path: Path) -> None:
+def test_a_line_without_text_is_named_by_file_and_byte(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_bytes(lines("one") + b'{"body": "x"}\n\n{"text": "  "}\nnot json\n{"text": 5}\n' + lines("two"))
+    first = lines("one")
+    path.write_bytes(first + b'{"body": "x"}\n\n{"text": "  "}\nnot json\n{"text": 5}\n' + lines("two"))
     documents, dropped = read(source(path))
     assert [d.text for d in documents] == ["one", "two"]
     assert [(d.reason, d.where.removeprefix(str(tmp_path))) for d in dropped] == [
-        ("read.no_text", "/a.jsonl:2"),
-        ("read.no_text", "/a.jsonl:4"),
-        ("read.not_json", "/a.jsonl:5"),
-        ("read.no_text", "/a.jsonl:6"),
+        ("read.no_text", f"/a.jsonl@{len(first)}"),
+        ("read.no_text", f"/a.jsonl@{len(first) + 15}"),
+        ("read.not_json", f"/a.jsonl@{len(first) + 30}"),
+        ("read.no_text", f"/a.jsonl@{len(first) + 39}"),
     ]
 
 
@@ -101,7 +102,8 @@ def test_a_truncated_gzip_keeps_what_precedes_the_cut(tmp_path: Path) -> None:
     assert 1_000 < len(documents) < 4_000
     assert [d.text for d in documents] == [f"document number {i} {i * 7919}" for i in range(len(documents))]
     assert [d.reason for d in dropped] == ["read.truncated_gzip"]
-    assert f":{len(documents) + 1}" in dropped[0].where
+    given = lines(*(d.text for d in documents))
+    assert dropped[0].where == f"{tmp_path}/a.jsonl.gz@{len(given)}"
 
 
 def test_damage_inside_a_gzip_and_a_file_that_is_none(tmp_path: Path) -> None:
@@ -113,7 +115,7 @@ def test_damage_inside_a_gzip_and_a_file_that_is_none(tmp_path: Path) -> None:
     documents, dropped = read(source(tmp_path))
     assert documents[-1].text == "after"
     # the damaged stretch may also decompress to lines that are no JSON, before the checksum tells
-    corrupt = [Path(d.where).name.split(":")[0] for d in dropped if d.reason == "read.corrupt_gzip"]
+    corrupt = [Path(d.where).name.split("@")[0] for d in dropped if d.reason == "read.corrupt_gzip"]
     assert corrupt == ["a.jsonl.gz", "b.jsonl.gz"]
 
 
@@ -125,7 +127,7 @@ def test_files_that_are_not_utf8(tmp_path: Path) -> None:
     assert [d.text for d in documents] == ["good", "fine"]
     assert [(d.reason, Path(d.where).name) for d in dropped] == [
         ("read.not_utf8", "a.txt:1"),
-        ("read.not_utf8", "c.jsonl:1"),
+        ("read.not_utf8", "c.jsonl@0"),
     ]
 
 
@@ -134,6 +136,95 @@ def test_corrupt_parquet_is_quarantined(tmp_path: Path) -> None:
     documents, dropped = read(source(tmp_path / "a.parquet"))
     assert not documents
     assert [d.reason for d in dropped] == ["read.corrupt_parquet"]
+
+
+def by_piece_bytes(config: SourceConfig, sizes: tuple[int, ...]) -> list[tuple[list[Any], list[Dropped], int]]:
+    """What is read, and in how many pieces, when the source is cut into pieces of these sizes."""
+    found = []
+    for size in sizes:
+        documents, dropped = read(config, size)
+        pieces = plan_pieces("mine", config, size)
+        assert len({piece.key for piece in pieces}) == len(pieces)
+        found.append(([(d.id, d.text, d.metadata) for d in documents], dropped, len(pieces)))
+    return found
+
+
+def test_a_large_jsonl_is_read_the_same_whatever_its_cut(tmp_path: Path) -> None:
+    # lines from nothing to several pieces long, a BOM, a bad line, bad UTF-8, blank lines, no newline at the end
+    texts = [f"{i} " + "é两" * (i * i % 97) for i in range(40)] + ["x" * 900]
+    damaged = b"\n\nnot json\n" + b'{"text": "caf\xe9"}\r\n' + b'{"text": 1}\n'
+    whole = b"\xef\xbb\xbf" + lines(*texts[:20]) + damaged + lines(*texts[20:])
+    (tmp_path / "a.jsonl").write_bytes(whole[:-1])
+    (tmp_path / "b.jsonl").write_bytes(lines("after"))
+    config = source(tmp_path)
+    (ids, dropped, one), *others = by_piece_bytes(config, (1 << 20, 1, 7, 100, 333, 5_000))
+    assert one == 1
+    assert [text for _, text, _ in ids] == [*texts, "after"]
+    assert [d.reason for d in dropped] == ["read.not_json", "read.not_utf8", "read.no_text"]
+    assert len({i for i, _, _ in ids}) == len(ids)
+    offset = int(ids[30][0].split("@")[1])
+    assert json.loads(whole[offset:].splitlines()[0])["text"] == texts[30]
+    assert [found[:2] for found in others] == [(ids, dropped)] * len(others)
+    assert [count for _, _, count in others][-2:] == [len(whole) // 333 + 1, 3]
+
+
+def test_parquet_is_cut_between_row_groups(tmp_path: Path) -> None:
+    table = pa.table({"text": [f"row {i} {i * 7919}" for i in range(100)]})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=9)
+    size = (tmp_path / "a.parquet").stat().st_size
+    (ids, dropped, one), *others = by_piece_bytes(source(tmp_path), (1 << 20, size // 2, size // 12, 40))
+    assert one == 1
+    assert [i for i, _, _ in ids] == [f"mine/a.parquet:{i}" for i in range(100)]
+    assert not dropped
+    assert [found[:2] for found in others] == [(ids, [])] * 3
+    assert next(count for _, _, count in others) == 2
+
+
+def test_damage_costs_one_row_group_whatever_the_cut(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": [f"row {i} " + "x" * (i % 7) for i in range(60)]})
+    pq.write_table(table, path, row_group_size=20, use_dictionary=False, compression="gzip")
+    data = bytearray(path.read_bytes())
+    middle = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    end = middle.data_page_offset + middle.total_compressed_size
+    data[end - 60 : end - 10] = bytes(50)
+    path.write_bytes(data)
+    (ids, dropped, _), *others = by_piece_bytes(source(tmp_path), (1 << 20, 300, 50))
+    assert [i for i, _, _ in ids] == [f"mine/a.parquet:{i}" for i in [*range(20), *range(40, 60)]]
+    assert [(d.reason, Path(d.where).name) for d in dropped] == [("read.corrupt_parquet", "a.parquet:20")]
+    assert [found[:2] for found in others] == [(ids, dropped)] * 2
+
+
+def test_what_cannot_be_cut_is_one_piece_and_is_named(tmp_path: Path) -> None:
+    rows = [f"document {i} {i * 7919}" for i in range(2_000)]
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines(*rows)))
+    (tmp_path / "b.jsonl").write_bytes(lines(*rows))
+    pieces = plan_pieces("mine", source(tmp_path), 1_000)
+    assert [p.stretches[0].label for p in uncut(pieces, 1_000)] == ["a.jsonl.gz"]
+    assert len(pieces) > 40
+
+
+def test_a_cap_reads_the_beginning_of_a_large_file_whatever_the_cut(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines(*(f"document {i:06}" for i in range(1_000))))
+    capped = SourceConfig(licence="MIT", reader=source(tmp_path).reader, max_bytes=500)
+    (ids, _, _), *others = by_piece_bytes(capped, (1 << 20, 100, 3_000))
+    line = len(lines("document 000000"))
+    assert [text for _, text, _ in ids] == [f"document {i:06}" for i in range(-(-2_000 // line))]
+    assert [found[0] for found in others] == [ids] * 2
+
+
+def test_a_long_text_becomes_documents_at_blank_lines(tmp_path: Path) -> None:
+    paragraphs = [f"paragraph {i}\n" + "words of it\n" * (i % 5) for i in range(60)]
+    text = "\n".join(paragraphs)
+    (tmp_path / "a.txt").write_text(text)
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(("no blank line\n" * 100).encode()))
+    documents, dropped = read(source(tmp_path, document_bytes=200))
+    first = [d for d in documents if "a.txt" in d.id]
+    assert "".join(d.text for d in first) == text
+    assert all(200 <= len(d.text) < 400 and d.text.endswith("\n\n") for d in first[:-1])
+    assert [int(d.id.split("@")[1]) for d in first] == [text.index(d.text) for d in first]
+    assert [len(d.text) for d in documents if "b.txt" in d.id] == [406, 406, 406, 182]
+    assert not dropped
 
 
 def test_a_name_without_format_is_refused() -> None:

@@ -1,0 +1,82 @@
+"""The main text of web pages: HTML files, and the records of a WARC file as crawlers leave them.
+
+Enters: the bytes of a page, or a decompressed WARC stream. Leaves: the text a reader would read, without navigation and
+boilerplate; a `Dropped` for a page without any (`read.no_main_text`), for what is no page (`read.not_html`: images, style
+sheets, pages in an undecodable encoding) and for a damaged archive (`read.corrupt_warc`).
+
+A WARC record is judged and decoded by datatrove's reader, its text is found by trafilatura through datatrove's extractor
+(favouring precision, as FineWeb did: Penedo et al. 2024, arXiv 2406.17557). Two of datatrove's settings are not taken, since
+with them the text would depend on who read what: trafilatura's deduplication remembers the paragraphs of earlier pages of the
+same process, and a time limit drops more pages on a slower machine. A page over `MAX_PAGE_BYTES` is dropped instead.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from pipelines.data.document import Dropped
+from pipelines.errors import DataError
+
+MAX_PAGE_BYTES = 5_000_000  # trafilatura needs about 50 times as much memory
+
+
+def html_record(page: bytes | str, where: str) -> str | Dropped:
+    """The main text of one page."""
+    if len(page) > MAX_PAGE_BYTES:
+        return Dropped("read.page_too_long", where, f"{len(page):,} bytes; at most {MAX_PAGE_BYTES:,} are read")
+    text = _extractor().extract(page)
+    return text if text and text.strip() else Dropped("read.no_main_text", where, repr(page[:300]))
+
+
+def warc_records(stream: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """("file:number", {"text", "id", "url", "date"} or Dropped) for each answer a WARC file holds.
+
+    Raises: DataError when libmagic, which tells pages from other files, is not on this machine.
+    """
+    from warcio.archiveiterator import ArchiveIterator
+    from warcio.exceptions import ArchiveLoadFailed
+
+    process = _process_record()
+    number = 0
+    try:
+        for number, record in enumerate(ArchiveIterator(stream)):
+            if record.rec_type not in ("response", "conversion"):
+                continue  # the crawl's own notes: what was asked, when, with which software
+            where = f"{path}:{number}"
+            kind, url = record.rec_type, record.rec_headers.get("WARC-Target-URI") or ""
+            try:
+                found = process(record)
+            except (KeyError, ValueError) as error:  # a header that every record must have is missing
+                yield where, Dropped("read.corrupt_warc", where, f"{url}: {error!r}")
+                continue
+            if found is None:
+                yield where, Dropped("read.not_html", where, url)
+                continue
+            text = found["text"] if kind == "conversion" else html_record(found["text"], where)
+            yield where, text if isinstance(text, Dropped) else {**found, "text": text}
+    except (ArchiveLoadFailed, UnicodeDecodeError) as error:
+        yield path, Dropped("read.corrupt_warc", f"{path}:{number}", str(error)[:300])
+
+
+@functools.cache
+def _extractor() -> Any:
+    from datatrove.pipeline.extractors import Trafilatura
+
+    logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # a page without text is counted here, not logged there
+    return Trafilatura(deduplicate=False)
+
+
+@functools.cache
+def _process_record() -> Any:
+    try:
+        import magic  # noqa: F401
+    except ImportError as error:
+        raise DataError(
+            f"reading WARC needs the system library libmagic ({error}): install it (apt-get install libmagic1; brew install libmagic)"
+        ) from error
+    from datatrove.pipeline.readers.warc import process_record
+
+    return process_record
