@@ -143,14 +143,14 @@ class Draft:
 
     def receipt(self, piece: str) -> dict[str, Any] | None:
         """The receipt of a piece published earlier, or None."""
-        key = f"{self.folder}/receipts/{piece}.json"
-        return json.loads(self.storage.read(key)) if self.storage.exists(key) else None
+        found = self.storage.find(f"{self.folder}/receipts/{piece}.json")
+        return None if found is None else json.loads(found)
 
     def commit(self, config: Any, statistics: Mapping[str, Any], licences: Mapping[str, str] | None = None) -> Artifact:
         """Write the manifest, last: the files of every receipt. From here on the artifact exists."""
         files: dict[str, Any] = {}
-        for key in self.storage.keys(f"{self.folder}/receipts"):
-            files.update(json.loads(self.storage.read(key))["files"])
+        for receipt in self.storage.read_all(self.storage.keys(f"{self.folder}/receipts")):
+            files.update(json.loads(receipt)["files"])
         manifest = {
             "kind": self.folder.split("/")[0],
             "name": self.folder.split("/")[1],
@@ -175,8 +175,8 @@ class ArtifactStore:
 
     def find(self, folder: str) -> Artifact | None:
         """The committed artifact `kind/name`, or None."""
-        key = f"{folder}/manifest.json"
-        return Artifact(self.storage, folder, json.loads(self.storage.read(key))) if self.storage.exists(key) else None
+        found = self.storage.find(f"{folder}/manifest.json")
+        return None if found is None else Artifact(self.storage, folder, json.loads(found))
 
     def get(self, reference: str) -> Artifact:
         """The committed artifact named by `reference`.
@@ -225,8 +225,9 @@ class ArtifactStore:
         claim: dict[str, Any] = {"fingerprint": fingerprint(identity), "identity": identity}
         key = f"{folder}/claim.json"
         finished = self.find(folder)
-        if self.storage.exists(key) or finished is not None:
-            held = json.loads(self.storage.read(key)) if finished is None else finished.manifest
+        begun = self.storage.find(key) if finished is None else None
+        held = finished.manifest if finished is not None else json.loads(begun) if begun is not None else None
+        if held is not None:
             if held["fingerprint"] != claim["fingerprint"]:
                 changes = difference(held["identity"], identity)
                 if on_change == "refuse":

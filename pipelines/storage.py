@@ -2,28 +2,45 @@
 
 Enters: a store URI (`./store`, `/data/store`, `s3://bucket/prefix`) and keys relative to it.
 Leaves: whole objects. A key either holds all of what was put there or does not exist: a folder gets a file by
-write, fsync and rename; S3 gets it by one PUT or a completed multipart upload. S3 calls are retried by botocore
-(10 attempts, adaptive back-off); credentials and endpoint come from the environment (`AWS_ACCESS_KEY_ID`,
-`AWS_ENDPOINT_URL`, ...), as for every AWS tool.
+write, fsync and rename; S3 gets it by one PUT or a completed multipart upload. Credentials and endpoint come from the
+environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...), as for every AWS tool.
+
+botocore retries an S3 request until its answer begins (10 attempts, adaptive back-off), but neither a body that is cut or
+damaged on its way down nor one whose checksum the server refuses; those are retried here. Every object carries its SHA-256
+as metadata, which is compared whenever the whole of it is read, so that damage is seen also where a server keeps no checksums.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipelines.errors import ConfigError, StorageError
 
+T = TypeVar("T")
 _CHUNK_BYTES = 1 << 20
+_REQUESTS_AT_ONCE = 32  # an S3 request takes some 20 ms to answer, however little it asks for
+_DELETED_AT_ONCE = 1_000  # the most that one S3 request deletes
+_ATTEMPTS = 5  # at a body that arrives damaged
+_REFUSED_DIGESTS = {
+    "BadDigest",
+    "InvalidDigest",
+    "IncompleteBody",
+    "XAmzContentSHA256Mismatch",
+    "XAmzContentChecksumMismatch",
+}
 
 
 class Storage(ABC):
@@ -32,12 +49,27 @@ class Storage(ABC):
     uri: str
 
     @abstractmethod
+    def check(self) -> None:
+        """Find out now, before any work, whether the store answers. Raises: StorageError when it does not."""
+
+    @abstractmethod
     def read(self, key: str) -> bytes:
         """The whole object. Raises: StorageError when it is not there."""
+
+    def find(self, key: str) -> bytes | None:
+        """The whole object, or None when it is not there."""
+        return self.read(key) if self.exists(key) else None
+
+    def read_all(self, keys: Sequence[str]) -> list[bytes]:
+        """Whole objects in the order of `keys`, many requests at a time."""
+        with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
+            return list(pool.map(self.read, keys))
 
     @abstractmethod
     def read_range(self, key: str, start: int, stop: int) -> bytes:
         """Bytes `start` to `stop` (exclusive) of an object, without fetching the rest of it.
+
+        No server keeps checksums of ranges: what must not be damaged unseen carries a checksum of its own.
 
         Raises: StorageError when the object is not there or ends before `stop`.
         """
@@ -60,7 +92,7 @@ class Storage(ABC):
 
     @abstractmethod
     def exists(self, key: str) -> bool:
-        """Whether the object is there."""
+        """Whether the object is there; a folder is none."""
 
     @abstractmethod
     def keys(self, prefix: str = "") -> list[str]:
@@ -77,6 +109,10 @@ class FolderStorage(Storage):
     def __init__(self, root: str | Path):
         self.root = Path(root).expanduser().resolve()
         self.uri = str(self.root)
+
+    def check(self) -> None:
+        if self.root.exists() and not self.root.is_dir():
+            raise StorageError(f"store {self.root} is a file; expected a folder: give another store=")
 
     def read(self, key: str) -> bytes:
         with _disk_errors("read", self.root / key):
@@ -160,30 +196,50 @@ class S3Storage(Storage):
     @property
     def client(self) -> Any:
         if self._client is None:
-            import boto3
-            from botocore.config import Config
-
-            # a session of its own: the default one keeps the credentials that it saw first
-            self._client = boto3.session.Session().client(
-                "s3", config=Config(retries={"mode": "adaptive", "max_attempts": 10})
-            )
+            self._client = _s3_client(retries={"mode": "adaptive", "max_attempts": 10}, connect_timeout=10)
         return self._client
 
+    def check(self) -> None:
+        with _s3_errors("reach", self.uri):
+            once = _s3_client(retries={"mode": "standard", "max_attempts": 2}, connect_timeout=5, read_timeout=20)
+            once.list_objects_v2(Bucket=self.bucket, Prefix=self._full(""), MaxKeys=1)
+
     def read(self, key: str) -> bytes:
-        with _s3_errors("read", f"{self.uri}/{key}"):
-            body: bytes = self.client.get_object(Bucket=self.bucket, Key=self._full(key))["Body"].read()
-            return body
+        return self._get(key)
+
+    def find(self, key: str) -> bytes | None:
+        try:
+            return self._get(key)
+        except _Missing:
+            return None
 
     def read_range(self, key: str, start: int, stop: int) -> bytes:
         if start == stop:  # HTTP has no empty range
             return b""
-        with _s3_errors("read", f"{self.uri}/{key}"):
-            answer = self.client.get_object(Bucket=self.bucket, Key=self._full(key), Range=f"bytes={start}-{stop - 1}")
-            return _whole_range(answer["Body"].read(), f"{self.uri}/{key}", start, stop)
+        return _whole_range(self._get(key, Range=f"bytes={start}-{stop - 1}"), f"{self.uri}/{key}", start, stop)
+
+    def _get(self, key: str, **range_: str) -> bytes:
+        from botocore.exceptions import FlexibleChecksumError, HTTPClientError, IncompleteReadError
+
+        def attempt() -> bytes:
+            answer = self.client.get_object(Bucket=self.bucket, Key=self._full(key), **range_)
+            try:
+                body: bytes = answer["Body"].read()
+            except (HTTPClientError, IncompleteReadError, FlexibleChecksumError) as error:
+                raise _Damaged(str(error)) from error
+            if not range_:
+                _compare(hashlib.sha256(body).hexdigest(), answer)
+            return body
+
+        return self._attempts("read", key, attempt)
 
     def write(self, key: str, data: bytes) -> None:
-        with _s3_errors("write", f"{self.uri}/{key}"):
-            self.client.put_object(Bucket=self.bucket, Key=self._full(key), Body=data)
+        digest = {"sha256": hashlib.sha256(data).hexdigest()}
+        self._attempts(
+            "write",
+            key,
+            lambda: self.client.put_object(Bucket=self.bucket, Key=self._full(key), Body=data, Metadata=digest),
+        )
 
     def scratch(self, key: str) -> Path:
         folder = cache_folder() / "upload"
@@ -191,9 +247,21 @@ class S3Storage(Storage):
         return folder / f"{uuid.uuid4().hex[:8]}-{Path(key).name}"
 
     def put(self, source: Path, key: str) -> None:
-        with _s3_errors("write", f"{self.uri}/{key}"):
-            self.client.upload_file(str(source), self.bucket, self._full(key))
+        extra = {"Metadata": {"sha256": sha256(source)}}
+        self._attempts(
+            "write", key, lambda: self.client.upload_file(str(source), self.bucket, self._full(key), ExtraArgs=extra)
+        )
         source.unlink()
+
+    def download(self, key: str, target: Path) -> None:
+        """The whole object into a local file, its checksum compared. Raises: StorageError."""
+
+        def attempt() -> None:
+            head = self.client.head_object(Bucket=self.bucket, Key=self._full(key))
+            self.client.download_file(self.bucket, self._full(key), str(target))
+            _compare(sha256(target), head)
+
+        self._attempts("read", key, attempt)
 
     def fetch(self, key: str) -> Path:
         with _s3_errors("read", f"{self.uri}/{key}"):
@@ -205,28 +273,56 @@ class S3Storage(Storage):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
                 os.close(handle)
-                self.client.download_file(self.bucket, self._full(key), partial)
+                self.download(key, Path(partial))
                 Path(partial).replace(path)
         return path
 
     def exists(self, key: str) -> bool:
-        with _s3_errors("look for", f"{self.uri}/{key}"):
-            answer = self.client.list_objects_v2(Bucket=self.bucket, Prefix=self._full(key), MaxKeys=1)
-            found = [item["Key"] for item in answer.get("Contents", [])]
-            return bool(found) and (found[0] == self._full(key) or found[0].startswith(self._full(key) + "/"))
+        try:
+            self._attempts("look for", key, lambda: self.client.head_object(Bucket=self.bucket, Key=self._full(key)))
+        except _Missing:
+            return False
+        return True
 
     def keys(self, prefix: str = "") -> list[str]:
-        with _s3_errors("list", f"{self.uri}/{prefix}"):
-            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._full(prefix))
-            found = [item["Key"] for page in pages for item in page.get("Contents", [])]
-        base = self._full(prefix)
+        folder = self._full(prefix) + "/" if self._full(prefix) else ""
+        found = self._attempts("list", prefix, lambda: self._listed(folder))
         cut = len(self.prefix) + 1 if self.prefix else 0
-        return sorted(key[cut:] for key in found if not base or key == base or key.startswith(base.rstrip("/") + "/"))
+        if not found and prefix and self.exists(prefix):
+            return [prefix]
+        return sorted(key[cut:] for key in found)
+
+    def _listed(self, folder: str) -> list[str]:
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=folder)
+        found = [item["Key"] for page in pages for item in page.get("Contents", [])]
+        if strange := [key for key in found if not key.startswith(folder)]:
+            raise _Damaged(f"asked for what begins with {folder}, the server listed {strange[0]}")
+        return found
 
     def delete(self, prefix: str) -> None:
-        for key in self.keys(prefix):
-            with _s3_errors("delete", f"{self.uri}/{key}"):
-                self.client.delete_object(Bucket=self.bucket, Key=self._full(key))
+        keys = [{"Key": self._full(key)} for key in self.keys(prefix)]
+        for i in range(0, len(keys), _DELETED_AT_ONCE):
+            request = {"Bucket": self.bucket, "Delete": {"Objects": keys[i : i + _DELETED_AT_ONCE], "Quiet": True}}
+            answer = self._attempts("delete", prefix, functools.partial(self.client.delete_objects, **request))
+            for refused in answer.get("Errors", []):
+                raise StorageError(
+                    f"cannot delete s3://{self.bucket}/{refused['Key']}: {refused['Code']}: {refused['Message']}; "
+                    "check that these keys may delete there"
+                )
+
+    def _attempts(self, verb: str, key: str, attempt: Callable[[], T]) -> T:
+        """What `attempt` returns, tried again when a body was damaged on its way."""
+        for number in range(1, _ATTEMPTS + 1):
+            try:
+                with _s3_errors(verb, f"{self.uri}/{key}".rstrip("/")):
+                    return attempt()
+            except _Damaged as error:
+                reason = error
+                time.sleep(0.1 * 2**number * (number < _ATTEMPTS))
+        raise StorageError(
+            f"cannot {verb} {self.uri}/{key}: damaged on its way {_ATTEMPTS} times ({reason}); nothing was committed: "
+            "check the network and any proxy between here and the endpoint, then run the same command again"
+        )
 
     def _full(self, key: str) -> str:
         return "/".join(part for part in (self.prefix, key.strip("/")) if part)
@@ -278,14 +374,47 @@ def _disk_errors(verb: str, path: Path, leftover: Path | None = None) -> Iterato
         ) from error
 
 
+class _Missing(StorageError):
+    """There is no such object."""
+
+
+class _Damaged(Exception):
+    """What arrived is not what was sent."""
+
+
+def _compare(digest: str, answer: dict[str, Any]) -> None:
+    said = answer.get("Metadata", {}).get("sha256", digest)  # an object that another tool put there carries none
+    if said != digest:
+        raise _Damaged(f"its SHA-256 is {digest}, expected {said}")
+
+
+def _s3_client(**options: Any) -> Any:
+    import boto3
+    from botocore.config import Config
+
+    # a session of its own: the default one keeps the credentials that it saw first
+    return boto3.session.Session().client("s3", config=Config(max_pool_connections=_REQUESTS_AT_ONCE, **options))
+
+
 @contextlib.contextmanager
 def _s3_errors(verb: str, uri: str) -> Iterator[None]:
     from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
+    from botocore.parsers import ResponseParserError
 
     try:
         yield
-    except (BotoCoreError, ClientError, Boto3Error) as error:
-        raise StorageError(
-            f"cannot {verb} {uri}: {error}; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and the bucket's name"
-        ) from error
+    except (BotoCoreError, ClientError, Boto3Error, ResponseParserError) as error:
+        cause = error.__context__ if isinstance(error, Boto3Error) else error
+        code = cause.response["Error"]["Code"] if isinstance(cause, ClientError) else ""
+        if code in _REFUSED_DIGESTS or isinstance(error, ResponseParserError):
+            raise _Damaged(str(error)) from error
+        if code in ("404", "NoSuchKey"):
+            raise _Missing(f"{uri} does not exist") from error
+        if code in ("503", "SlowDown", "ServiceUnavailable", "500", "InternalError", "RequestTimeout"):
+            advice = "the server is busy or failing; finished pieces are kept: run the same command again later"
+        elif isinstance(cause, (ConnectionError, HTTPClientError)):
+            advice = "is AWS_ENDPOINT_URL right, and does the server answer? Finished pieces are kept: run the same command again"
+        else:
+            advice = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and the bucket's name"
+        raise StorageError(f"cannot {verb} {uri}: {error}; {advice}") from error

@@ -54,6 +54,8 @@ class Session:
         self.experiment = experiment
         self.within_recipe = False  # the recipe runs the next command itself
         self.store = ArtifactStore(config.store)
+        if not config.dry_run:
+            self.store.storage.check()
         self.began = time.monotonic()
         self._stack = contextlib.ExitStack()
         self._cluster: Cluster | None = None

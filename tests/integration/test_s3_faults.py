@@ -1,0 +1,130 @@
+"""Storage on a real S3 server behind a proxy that refuses, cuts and corrupts: whole objects or clear errors, never damage."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import StorageError
+from pipelines.storage import S3Storage
+from tests.integration.faulty_s3 import Fault, FaultyS3, Kind, faulty_s3
+from tests.integration.s3_server import S3Server, s3_server
+
+SMALL, LARGE = os.urandom(100_000), os.urandom(20_000_000)  # the large one goes up and down in parts
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as running:
+        yield running
+
+
+@pytest.fixture
+def proxy(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
+    monkeypatch.setenv("TRUNKLINE_CACHE", str(tmp_path / "cache"))
+    with faulty_s3(server.endpoint) as running, server.environment(AWS_ENDPOINT_URL=running.endpoint):
+        yield running
+
+
+@pytest.fixture
+def storage(server: S3Server, proxy: FaultyS3, request: pytest.FixtureRequest) -> S3Storage:
+    return S3Storage(f"s3://{server.bucket}/{re.sub(r'[^a-z_]', '', request.node.name)}")
+
+
+def put(storage: S3Storage, key: str, data: bytes) -> None:
+    path = storage.scratch(key)
+    path.write_bytes(data)
+    storage.put(path, key)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("kind", ["slow_down", "cut_upload", "corrupt_upload"])
+def test_what_goes_up_arrives_whole(storage: S3Storage, proxy: FaultyS3, kind: Kind) -> None:
+    for write, data in ((storage.write, SMALL), (lambda key, data: put(storage, key, data), LARGE)):
+        proxy.inject(Fault(kind, times=2, path="^P(UT|OST)"))
+        write("object", data)
+        assert proxy.fired() == 2
+        assert storage.read("object") == data
+
+
+@pytest.mark.parametrize("kind", ["slow_down", "cut_download", "corrupt_download"])
+def test_what_comes_down_arrives_whole(storage: S3Storage, proxy: FaultyS3, kind: Kind) -> None:
+    put(storage, "large", LARGE)
+    storage.write("small", SMALL)
+    for read in (lambda: storage.fetch("large").read_bytes() == LARGE, lambda: storage.read("small") == SMALL):
+        proxy.inject(Fault(kind, times=2, path="^GET"))
+        assert read()
+        assert proxy.fired() == 2
+    if kind != "corrupt_download":  # no server keeps checksums of ranges
+        proxy.inject(Fault(kind, times=2, path="^GET"))
+        assert storage.read_range("large", 10_000_000, 10_000_100) == LARGE[10_000_000:10_000_100]
+        assert proxy.fired() == 2
+
+
+@pytest.mark.parametrize("kind", ["slow_down", "cut_download", "corrupt_download"])
+def test_listings_survive_or_are_refused(storage: S3Storage, proxy: FaultyS3, kind: Kind) -> None:
+    names = [f"folder/{number:02d}" for number in range(20)]
+    for name in names:
+        storage.write(name, name.encode())
+    proxy.inject(Fault(kind, times=1, path="list-type"))
+    listed = storage.keys("folder")
+    assert proxy.fired() == 1
+    if kind == "corrupt_download" and listed != names:  # a listing has no checksum: a name that is not there is refused
+        with pytest.raises(StorageError):
+            storage.read_all(listed)
+    else:
+        assert storage.read_all(listed) == [name.encode() for name in names]
+
+
+@pytest.mark.parametrize("kind", ["cut_download", "corrupt_download"])
+def test_damage_that_does_not_stop_is_an_error(storage: S3Storage, proxy: FaultyS3, kind: Kind) -> None:
+    storage.write("small", SMALL)
+    put(storage, "file", SMALL)
+    proxy.inject(Fault(kind, times=1_000, path="^GET"))
+    for read in (storage.read, storage.fetch):
+        key = "small" if read == storage.read else "file"
+        with pytest.raises(StorageError, match=rf"cannot read {storage.uri}/{key}"):
+            read(key)
+
+
+def test_many_objects_go_in_few_requests(storage: S3Storage, proxy: FaultyS3) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: storage.write(f"many/{number:04d}", b"%d" % number), range(1_100)))
+    storage.write("manyfold", b"stays")
+    assert storage.read_all(storage.keys("many")) == [b"%d" % number for number in range(1_100)]
+    proxy.inject()
+    storage.delete("many")
+    assert len(proxy.requests) <= 4  # two pages of the listing, two deletions
+    assert storage.keys() == ["manyfold"]
+    storage.delete("manyfold")
+    storage.delete("manyfold")
+    assert storage.keys() == []
+
+
+def test_a_missing_object_is_told_from_a_failing_server(storage: S3Storage, proxy: FaultyS3) -> None:
+    assert storage.find("none") is None
+    assert not storage.exists("none")
+    with pytest.raises(StorageError, match="none does not exist"):
+        storage.read("none")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "SignatureDoesNotMatch.*check AWS_ACCESS_KEY_ID"),
+        ({"AWS_ACCESS_KEY_ID": "nobody"}, "InvalidAccessKeyId.*check AWS_ACCESS_KEY_ID"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "is AWS_ENDPOINT_URL right"),
+    ],
+)
+def test_a_store_that_cannot_be_reached_is_refused_at_once(
+    server: S3Server, changes: dict[str, str], said: str
+) -> None:
+    with server.environment(**changes), pytest.raises(StorageError, match=said):
+        S3Storage(f"s3://{server.bucket}/store").check()
+    with server.environment(), pytest.raises(StorageError, match=r"NoSuchBucket.*the bucket's name"):
+        S3Storage("s3://no-such-bucket/store").check()
