@@ -38,6 +38,7 @@ class PreferenceLoader:
         left_out: source -> pairs of which too little fits; see `fitting`.
         truncated: source -> pairs of which a side is cut to its first T + 1 ids.
         pair_tokens: tokens of both sides of each pair, in stored order, int64 [pairs].
+        pair_sources: index into `names` of each pair, in stored order, int64 [pairs].
 
     Raises: DataError when the two sides disagree or no pair fits.
     """
@@ -70,6 +71,7 @@ class PreferenceLoader:
                 rows.append(np.stack([np.full(len(fits), index), np.full(len(fits), shard), fits, both]))
         found = np.concatenate(rows, axis=1)
         self._pairs, self.pair_tokens = found[:3], found[3]  # source, shard, document: int64 [3, pairs]
+        self.pair_sources = self._pairs[0]
         if len(self) == 0:
             raise DataError(
                 f"no preference pair of {', '.join(self.names) or 'any source'} fits in {sequence_length + 1} tokens "

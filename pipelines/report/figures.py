@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from pipelines.progress import human
-from pipelines.report.results import StageResult, bits, last, run_of, runs, sources
+from pipelines.report.results import StageResult, bits, given_over_tokens, last, run_of, runs, sources
 
 COLOURS = {"pretrain": "#33658a", "anneal": "#e07a2f", "sft": "#3a9a5b", "dpo": "#8e4fa8"}
 _SOURCE_COLOURS = (
@@ -49,6 +49,7 @@ def figures(results: Sequence[StageResult]) -> dict[str, Figure]:
         "bits_per_byte": _draw_bits,
         "preference_accuracy": _draw_accuracy,
         "mixture": _draw_mixture,
+        "mixture_over_tokens": _draw_mixture_over_tokens,
     }
     with matplotlib.rc_context(_STYLE):
         found = {name: draw(results) for name, draw in drawn.items()}
@@ -245,6 +246,33 @@ def _draw_mixture(results: Sequence[StageResult]) -> Figure | None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
     panels[0].legend(loc="lower right")
     panels[-1].set_xlabel("share of samples")
+    return figure
+
+
+def _draw_mixture_over_tokens(results: Sequence[StageResult]) -> Figure | None:
+    drawn = [(result, found) for result in runs(results) if (found := given_over_tokens(result)) is not None]
+    if not drawn:
+        return None
+    names = list(dict.fromkeys(name for _, (_, _, asked, _) in drawn for name in asked))  # a source keeps its colour
+    figure = Figure(figsize=(_SIZE[0], 4.1 * len(drawn)))
+    panels = figure.subplots(2 * len(drawn), 1, squeeze=False, height_ratios=[2.2, 1] * len(drawn))[:, 0]
+    for (result, (tokens, given, asked, off)), shares, errors in zip(drawn, panels[::2], panels[1::2], strict=True):
+        colours = [_SOURCE_COLOURS[names.index(name) % len(_SOURCE_COLOURS)] for name in asked]
+        labels = [f"{_ascii(name)} {share:.1%}" for name, share in asked.items()]
+        shares.stackplot(tokens, given, labels=labels, colors=colours, step="pre", alpha=0.85)
+        for edge in np.cumsum(list(asked.values()))[:-1]:
+            shares.axhline(edge, color="#222", linewidth=1, linestyle="--")
+        shares.set(xlim=(tokens[0], tokens[-1]), ylim=(0, 1), title=f"{result.run_label}: delivered, dashed: asked")
+        shares.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+        shares.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5, reverse=True)
+        for row, colour in zip(off, colours, strict=True):
+            errors.plot(tokens, row, color=colour, linewidth=1.3)
+        reach = max(1.0, float(np.abs(off).max()))
+        errors.axhspan(-1, 1, color="#eef1f3", zorder=0)
+        errors.set(xlim=(tokens[0], tokens[-1]), ylim=(-1.15 * reach, 1.15 * reach), ylabel="windows off")
+        errors.set_xlabel("tokens trained on")
+        for axes in (shares, errors):
+            axes.xaxis.set_major_formatter(FuncFormatter(_tokens))
     return figure
 
 

@@ -26,6 +26,7 @@ _CAPTIONS = {
     "preference_accuracy": "Share of held-out pairs whose chosen answer has the higher mean log-probability per token.",
     "preference_training": "",
     "mixture": "What the plan asked for and what the loader counted as delivered.",
+    "mixture_over_tokens": "Above: each source's share of the tokens between two logged steps, against the share asked. Below: how many windows each source is ahead or behind since the stage began; the grey band is one window.",
 }
 _STYLE = """
 :root{--ink:#22272b;--soft:#6b747c;--line:#e3e6e8;--wash:#f6f7f8;--yes:#2d8a4e;--no:#c0392b}

@@ -10,7 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipelines.progress import human
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +88,26 @@ def stage_table(results: Sequence[StageResult]) -> tuple[list[str], list[list[An
             result.artifact or result.reference,
         ])  # fmt: skip
     return header, rows
+
+
+def given_over_tokens(result: StageResult) -> tuple[Floats, Floats, dict[str, float], Floats] | None:
+    """What each source gave against what was asked, at every logged step; None without a mixture or without such counts.
+
+    Returns: tokens trained on, ancestors included, the start first [n + 1]; share of the tokens since the step before
+        [sources, n + 1], the first point repeating the second; source -> share asked, the largest first; windows ahead
+        (or behind) of that share since the stage began [sources, n + 1].
+    """
+    rows = [row for row in result.curve if "tokens_by_source" in row]
+    if not rows or not result.asked or len(result.curve) < 2:
+        return None
+    asked = dict(sorted(result.asked.items(), key=lambda item: (-item[1], item[0])))
+    given = np.array([[0, *(row["tokens_by_source"].get(name, 0) for row in rows)] for name in asked], float)
+    total = given.sum(axis=0)
+    share = np.diff(given, axis=1) / np.diff(total)
+    first, last_row = result.curve[0], result.curve[-1]
+    window = (last_row["tokens"] - first["tokens"]) / (last_row["samples"] - first["samples"])
+    off = (given - np.array(list(asked.values()))[:, None] * total) / window
+    return result.tokens_start + total, np.concatenate([share[:, :1], share], axis=1), asked, off
 
 
 def _claim(

@@ -141,7 +141,9 @@ class _Data:
             self.preferences = PreferenceLoader(open_preferences(tokens), spec.seed, spec.batch.sequence_length)
             self.names = self.preferences.names
             read = self.preferences.pairs(np.arange(spec.steps * spec.batch.global_batch))
-            self.pair_tokens = np.append(0, np.cumsum(self.preferences.pair_tokens[read]))
+            own = self.preferences.pair_sources[read] == np.arange(len(self.names))[:, None]
+            # tokens that each source has given when so many pairs are read [sources, pairs + 1]
+            self.pair_tokens = np.pad(np.cumsum(own * self.preferences.pair_tokens[read], axis=1), ((0, 0), (1, 0)))
         else:
             segments = [Segment(s["from_sample"], MixturePlan.from_json(s["plan"])) for s in spec.segments]
             self.loader = Loader(open_sources(tokens), segments, spec.seed, spec.batch.sequence_length)
@@ -173,7 +175,7 @@ class _Data:
         """Tokens trained on, ancestors included, when `step` steps are done; of pairs, without padding."""
         samples = step * self.spec.batch.global_batch
         if self.spec.kind == "dpo":
-            return self.spec.start.tokens + int(self.pair_tokens[samples])
+            return self.spec.start.tokens + int(self.pair_tokens[:, samples].sum())
         return self.spec.start.tokens + samples * self.spec.batch.sequence_length
 
     def delivered(self, steps: int) -> dict[str, int]:
@@ -183,6 +185,13 @@ class _Data:
         before = self.loader.delivered(self.spec.start.samples)
         after = self.loader.delivered(self.samples_after(steps))
         return {name: after[name] - before.get(name, 0) for name in after if after[name] - before.get(name, 0)}
+
+    def tokens_by_source(self, step: int) -> dict[str, int]:
+        """Tokens that each source has given to this run when `step` steps are done; they sum to the run's own tokens."""
+        if self.spec.kind == "dpo":
+            read = self.pair_tokens[:, step * self.spec.batch.global_batch]
+            return {name: int(tokens) for name, tokens in zip(self.names, read, strict=True)}
+        return {name: samples * self.spec.batch.sequence_length for name, samples in self.delivered(step).items()}
 
     def _step(self, step: int, rank: int, world: int) -> list[Batch]:
         batch = self.spec.batch
@@ -277,6 +286,8 @@ class _Log:
                 row.setdefault("loss_by_source", {})[name] = loss / count
         self.source_loss.zero_()
         self.source_count.zero_()
+        row["tokens_by_source"] = self.data.tokens_by_source(step)
+        points.update({f"tokens_by_source/{name}": tokens for name, tokens in row["tokens_by_source"].items()})
         self.tracker.metrics(points, step)
         self.tracker.metrics({"loss_by_tokens": result.loss}, tokens)
         return row

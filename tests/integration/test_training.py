@@ -115,6 +115,11 @@ def test_stages_inherit_what_the_table_says(cluster: Cluster, store: Any) -> Non
     delivered = store.get("anneal/a").statistics["delivered"]
     assert sum(delivered.values()) == 64
     assert delivered["chat"] == pytest.approx(0.4 * 64, abs=1)
+    # delivered against asked, as logged while it ran: the branch's own tokens, each source within one window of its weight
+    asked = {source["name"]: source["weight"] for source in state["segments"][-1]["plan"]["sources"]}
+    given = branch[-1]["tokens_by_source"]
+    assert given == {name: 32 * samples for name, samples in delivered.items()}
+    assert all(abs(given[name] - weight * 64 * 32) < 32 for name, weight in asked.items())
 
     sft = train_config(name="s", parent="anneal/a", data="tokens/tiny", model=None, steps=4, schedule={})
     run_stage(cluster, "sft", sft, store)
@@ -130,6 +135,8 @@ def test_stages_inherit_what_the_table_says(cluster: Cluster, store: Any) -> Non
     rows = read_metrics(store.storage, "dpo/d")
     assert rows[0]["loss"] == pytest.approx(np.log(2), rel=1e-4)  # policy equals reference before the first update
     assert rows[-1]["loss"] < 0.6
+    own = store.get("dpo/d").statistics["stage_tokens"]
+    assert sum(rows[-1]["tokens_by_source"].values()) == own > 0
     reference = np.load(store.storage.fetch("dpo/d/reference/logps.npy"))
     assert reference.shape == (120, 2)
     assert (reference < 0).all()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 
+from pipelines.config import parse
 from pipelines.data.loader import BLOCK_SAMPLES, Loader, Segment, pack, rank_indices
-from pipelines.data.mixture import MixturePlan, PlannedSource
+from pipelines.data.mixture import MixturePlan, MixtureRecipe, PlannedSource, foreseen
 from pipelines.data.order import interleave, permute
 from pipelines.data.token_shards import TokenShardWriter, TokenSource, shard_paths
 from pipelines.errors import ConfigError, DataError
 
 EOS = 0
+CONF = Path(__file__).parents[2] / "conf"
 
 
 def write(folder, prefix, documents, masks=None):
@@ -134,6 +139,25 @@ def test_delivered_counts_what_batches_hold_and_stays_within_one(three):
         assert loader.delivered(samples) == counted
     later = {name: loader.delivered(200)[name] - loader.delivered(33)[name] for name in loader.names}
     assert all(abs(later[name] - 167 * weight) < 1 for name, weight in {"a": 0.25, "b": 0.25, "c": 0.5}.items())
+
+
+@pytest.mark.parametrize("mixture", ["minicpm_stable", "minicpm_decay"])
+def test_delivered_is_within_one_window_per_source_per_block_of_what_is_asked(mixture):
+    """Over three blocks of the published mixtures, at every sample: the pattern, and the loader's own counts."""
+    recipe = parse(MixtureRecipe, yaml.safe_load((CONF / "mixture" / f"{mixture}.yaml").read_text()), "mixture")
+    weights, _ = foreseen(recipe)
+    shares = np.array(list(weights.values()))
+    pattern = interleave(tuple(weights.values()), BLOCK_SAMPLES)
+    counts, blocks = np.zeros(len(weights)), 3
+    for block in range(blocks):
+        for source, share in enumerate(shares):
+            given = counts[source] + np.cumsum(pattern == source)
+            asked = share * (block * BLOCK_SAMPLES + np.arange(1, BLOCK_SAMPLES + 1))
+            assert np.abs(given - asked).max() < block + 1
+        counts += np.bincount(pattern, minlength=len(weights))
+    nothing = {name: TokenSource(name, "documents", ("x",), np.array([10**6]), lambda prefix: {}) for name in weights}
+    loader = Loader(nothing, [Segment(0, plan(**weights))], seed=0, sequence_length=4)
+    assert loader.delivered(blocks * BLOCK_SAMPLES) == dict(zip(weights, counts.tolist(), strict=True))
 
 
 def test_far_samples_need_no_walk(three):

@@ -8,6 +8,7 @@ import pytest
 
 from pipelines.report import StageResult, claims, figures, stage_table, write_report
 from pipelines.report.figures import smooth
+from pipelines.report.results import given_over_tokens
 
 
 def evaluation(bits, loss, accuracy, source="prose"):
@@ -51,6 +52,14 @@ RESULTS = [
         curve=curve(350, 400, 0.69, 1e-5, accuracy=0.6), evaluation=evaluation(2.6, 3.1, 0.8),
     ),
 ]  # fmt: skip
+
+
+def logged(rows):
+    """Rows as training writes them, of windows of 10 tokens: the sources' tokens on some rows only."""
+    return [
+        {"step": i + 1, "tokens": tokens, "samples": tokens // 10, "loss": 5.0 - i / 10, "learning_rate": 0.01, **({"tokens_by_source": given} if given else {})}
+        for i, (tokens, given) in enumerate(rows)
+    ]  # fmt: skip
 
 
 def changed(index, **fields):
@@ -102,6 +111,23 @@ def test_figures_leave_out_what_has_no_numbers():
     }  # fmt: skip
     assert set(figures([dataclasses.replace(RESULTS[1], evaluation=None)])) == {"loss", "learning_rate"}
     assert figures([]) == {}
+
+
+def test_delivered_is_set_against_asked_at_every_logged_step():
+    rows = [(140, None), (180, {"prose": 60, "zh": 20}), (220, None), (260, {"prose": 120, "zh": 40})]
+    mixed = StageResult(
+        kind="anneal", reference="anneal/m", tokens_start=100, tokens_end=260, curve=logged(rows), asked={"zh": 0.3, "prose": 0.7},
+    )  # fmt: skip
+    tokens, share, asked, off = given_over_tokens(mixed)
+    assert tokens.tolist() == [100, 180, 260]
+    assert list(asked.items()) == [("prose", 0.7), ("zh", 0.3)]
+    assert share.tolist() == [[0.75] * 3, [0.25] * 3]
+    assert off.round(6).tolist() == [[0, 0.4, 0.8], [0, -0.4, -0.8]]  # 60 of 80 tokens, asked 56: 0.4 windows ahead
+    drawn = figures([mixed])["mixture_over_tokens"]
+    assert [text.get_text() for text in drawn.axes[0].get_legend().get_texts()] == ["zh 30.0%", "prose 70.0%"]
+    assert [line.get_ydata()[0] for line in drawn.axes[0].lines] == [0.7]
+    assert given_over_tokens(dataclasses.replace(mixed, asked={})) is None
+    assert given_over_tokens(RESULTS[0]) is None
 
 
 def test_branches_start_on_the_trunk_at_their_branch_point():
