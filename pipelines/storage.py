@@ -18,7 +18,6 @@ import functools
 import hashlib
 import os
 import shutil
-import tempfile
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -27,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipelines.cache import Cache, cache_folder
 from pipelines.errors import ConfigError, StorageError
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ class Storage(ABC):
 
     @abstractmethod
     def fetch(self, key: str) -> Path:
-        """A local path holding the object (downloaded into the cache when remote)."""
+        """A local path holding the object; downloaded when remote, and in the cache at least as long as the path is held."""
 
     @abstractmethod
     def exists(self, key: str) -> bool:
@@ -181,7 +181,7 @@ class FolderStorage(Storage):
 
 
 class S3Storage(Storage):
-    """A prefix in an S3 bucket; downloads are cached under `TRUNKLINE_CACHE` (default `~/.cache/trunkline`)."""
+    """A prefix in an S3 bucket; downloads are kept in the cache (`pipelines/cache.py`)."""
 
     def __init__(self, uri: str):
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")
@@ -264,18 +264,12 @@ class S3Storage(Storage):
         self._attempts("read", key, attempt)
 
     def fetch(self, key: str) -> Path:
-        with _s3_errors("read", f"{self.uri}/{key}"):
-            head = self.client.head_object(Bucket=self.bucket, Key=self._full(key))
-            # the ETag is part of the cached name, so an object that was replaced is downloaded again
-            tag = hashlib.sha256(f"{self.uri}/{key}@{head['ETag']}".encode()).hexdigest()[:16]
-            path = cache_folder() / "objects" / tag[:2] / f"{tag}-{Path(key).name}"
-            if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
-                os.close(handle)
-                self.download(key, Path(partial))
-                Path(partial).replace(path)
-        return path
+        head = self._attempts("read", key, lambda: self.client.head_object(Bucket=self.bucket, Key=self._full(key)))
+        # the ETag is part of the cached name, so an object that was replaced is downloaded again
+        tag = hashlib.sha256(f"{self.uri}/{key}@{head['ETag']}".encode()).hexdigest()[:16]
+        cache = Cache(cache_folder() / "objects")
+        with _disk_errors("write", cache.folder):
+            return cache.get(f"{tag}-{Path(key).name}", head["ContentLength"], lambda path: self.download(key, path))
 
     def exists(self, key: str) -> bool:
         try:
@@ -335,11 +329,6 @@ def open_storage(uri: str) -> Storage:
     if "://" in uri:
         raise ConfigError(f"store {uri!r} is of an unknown kind; expected a folder or s3://bucket/prefix")
     return FolderStorage(uri)
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept between runs: `$TRUNKLINE_CACHE`, else `~/.cache/trunkline`."""
-    return Path(os.environ.get("TRUNKLINE_CACHE") or Path.home() / ".cache" / "trunkline")
 
 
 def sha256(path: Path) -> str:

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.artifacts import Artifact, ArtifactStore
+from pipelines.cache import cache_folder
 from pipelines.config import TrackingConfig, flatten
 from pipelines.errors import ConfigError
 from pipelines.progress import say
-from pipelines.storage import FolderStorage, cache_folder, open_storage
+from pipelines.storage import FolderStorage, open_storage
 
 _RETRY_SECONDS = 5.0
 _LAST_TRY_SECONDS = 20.0

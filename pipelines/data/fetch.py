@@ -31,8 +31,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pipelines.cache import cache_folder
 from pipelines.errors import DataError
-from pipelines.storage import cache_folder, sha256
+from pipelines.storage import sha256
 
 _PARALLEL = 4
 _TIMEOUT_SECONDS = 600
