@@ -5,8 +5,8 @@ Leaves: whole objects. A key either holds all of what was put there or does not 
 write, fsync and rename; S3 gets it by one PUT or a completed multipart upload. Credentials and endpoint come from the
 environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...), as for every AWS tool.
 
-botocore retries an S3 request until its answer begins (10 attempts, adaptive back-off), but neither a body that is cut or
-damaged on its way down nor one whose checksum the server refuses; those are retried here. Every object carries its SHA-256
+botocore retries an S3 request until its answer begins, but neither a body that is cut or damaged on its way down nor one whose
+checksum the server refuses; those are retried here. Every object carries its SHA-256
 as metadata, which is compared whenever the whole of it is read, so that damage is seen also where a server keeps no checksums.
 """
 
@@ -17,6 +17,7 @@ import errno
 import functools
 import hashlib
 import os
+import random
 import shutil
 import time
 import uuid
@@ -33,7 +34,9 @@ T = TypeVar("T")
 _CHUNK_BYTES = 1 << 20
 _REQUESTS_AT_ONCE = 32  # an S3 request takes some 20 ms to answer, however little it asks for
 _DELETED_AT_ONCE = 1_000  # the most that one S3 request deletes
-_ATTEMPTS = 5  # at a body that arrives damaged
+_ATTEMPTS = 5  # each with botocore's own, so a busy or restarted server has about three minutes to come back
+_PAUSE_SECONDS = 0.2  # before the second attempt, up to 3 before the last
+_BUSY = {"500", "503", "InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown"}
 _REFUSED_DIGESTS = {
     "BadDigest",
     "InvalidDigest",
@@ -69,7 +72,7 @@ class Storage(ABC):
     def read_range(self, key: str, start: int, stop: int) -> bytes:
         """Bytes `start` to `stop` (exclusive) of an object, without fetching the rest of it.
 
-        No server keeps checksums of ranges: what must not be damaged unseen carries a checksum of its own.
+        No server keeps checksums of ranges. TLS guards them; from an endpoint without TLS they are read twice.
 
         Raises: StorageError when the object is not there or ends before `stop`.
         """
@@ -196,7 +199,8 @@ class S3Storage(Storage):
     @property
     def client(self) -> Any:
         if self._client is None:
-            self._client = _s3_client(retries={"mode": "adaptive", "max_attempts": 10}, connect_timeout=10)
+            # not "adaptive": one refusal slows that mode to a request in two seconds
+            self._client = _s3_client(retries={"mode": "standard", "max_attempts": 8}, connect_timeout=10)
         return self._client
 
     def check(self) -> None:
@@ -205,33 +209,38 @@ class S3Storage(Storage):
             once.list_objects_v2(Bucket=self.bucket, Prefix=self._full(""), MaxKeys=1)
 
     def read(self, key: str) -> bytes:
-        return self._get(key)
+        return self._attempts("read", key, lambda: self._get(key))
 
     def find(self, key: str) -> bytes | None:
         try:
-            return self._get(key)
+            return self.read(key)
         except _Missing:
             return None
 
     def read_range(self, key: str, start: int, stop: int) -> bytes:
         if start == stop:  # HTTP has no empty range
             return b""
-        return _whole_range(self._get(key, Range=f"bytes={start}-{stop - 1}"), f"{self.uri}/{key}", start, stop)
+
+        def attempt() -> bytes:
+            data = self._get(key, Range=f"bytes={start}-{stop - 1}")
+            guarded = self.client.meta.endpoint_url.startswith("https://")
+            if not guarded and data != self._get(key, Range=f"bytes={start}-{stop - 1}"):
+                raise _Damaged("the same range came differently the second time")
+            return data
+
+        return _whole_range(self._attempts("read", key, attempt), f"{self.uri}/{key}", start, stop)
 
     def _get(self, key: str, **range_: str) -> bytes:
         from botocore.exceptions import FlexibleChecksumError, HTTPClientError, IncompleteReadError
 
-        def attempt() -> bytes:
-            answer = self.client.get_object(Bucket=self.bucket, Key=self._full(key), **range_)
-            try:
-                body: bytes = answer["Body"].read()
-            except (HTTPClientError, IncompleteReadError, FlexibleChecksumError) as error:
-                raise _Damaged(str(error)) from error
-            if not range_:
-                _compare(hashlib.sha256(body).hexdigest(), answer)
-            return body
-
-        return self._attempts("read", key, attempt)
+        answer = self.client.get_object(Bucket=self.bucket, Key=self._full(key), **range_)
+        try:
+            body: bytes = answer["Body"].read()
+        except (HTTPClientError, IncompleteReadError, FlexibleChecksumError) as error:
+            raise _Damaged(str(error)) from error
+        if not range_:
+            _compare(hashlib.sha256(body).hexdigest(), answer)
+        return body
 
     def write(self, key: str, data: bytes) -> None:
         digest = {"sha256": hashlib.sha256(data).hexdigest()}
@@ -305,18 +314,15 @@ class S3Storage(Storage):
                 )
 
     def _attempts(self, verb: str, key: str, attempt: Callable[[], T]) -> T:
-        """What `attempt` returns, tried again when a body was damaged on its way."""
-        for number in range(1, _ATTEMPTS + 1):
+        """What `attempt` returns, tried again after a failure that may pass."""
+        for number in range(1, _ATTEMPTS):
             try:
                 with _s3_errors(verb, f"{self.uri}/{key}".rstrip("/")):
                     return attempt()
-            except _Damaged as error:
-                reason = error
-                time.sleep(0.1 * 2**number * (number < _ATTEMPTS))
-        raise StorageError(
-            f"cannot {verb} {self.uri}/{key}: damaged on its way {_ATTEMPTS} times ({reason}); nothing was committed: "
-            "check the network and any proxy between here and the endpoint, then run the same command again"
-        )
+            except _Passing:
+                time.sleep(random.uniform(0.5, 1) * _PAUSE_SECONDS * 2**number)
+        with _s3_errors(verb, f"{self.uri}/{key}".rstrip("/")):
+            return attempt()
 
     def _full(self, key: str) -> str:
         return "/".join(part for part in (self.prefix, key.strip("/")) if part)
@@ -367,6 +373,10 @@ class _Missing(StorageError):
     """There is no such object."""
 
 
+class _Passing(StorageError):
+    """A failure that another attempt may not meet."""
+
+
 class _Damaged(Exception):
     """What arrived is not what was sent."""
 
@@ -393,17 +403,21 @@ def _s3_errors(verb: str, uri: str) -> Iterator[None]:
 
     try:
         yield
-    except (BotoCoreError, ClientError, Boto3Error, ResponseParserError) as error:
+    except (BotoCoreError, ClientError, Boto3Error, ResponseParserError, _Damaged) as error:
         cause = error.__context__ if isinstance(error, Boto3Error) else error
         code = cause.response["Error"]["Code"] if isinstance(cause, ClientError) else ""
-        if code in _REFUSED_DIGESTS or isinstance(error, ResponseParserError):
-            raise _Damaged(str(error)) from error
         if code in ("404", "NoSuchKey"):
             raise _Missing(f"{uri} does not exist") from error
-        if code in ("503", "SlowDown", "ServiceUnavailable", "500", "InternalError", "RequestTimeout"):
+        if code == "InvalidRange":
+            raise StorageError(f"{uri} ends before the bytes that were expected of it") from error
+        if code in _REFUSED_DIGESTS or isinstance(cause, (_Damaged, ResponseParserError)):
+            advice = "it was damaged on its way: check the network and any proxy between here and the endpoint"
+        elif code in _BUSY:
             advice = "the server is busy or failing; finished pieces are kept: run the same command again later"
         elif isinstance(cause, (ConnectionError, HTTPClientError)):
             advice = "is AWS_ENDPOINT_URL right, and does the server answer? Finished pieces are kept: run the same command again"
         else:
-            advice = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and the bucket's name"
-        raise StorageError(f"cannot {verb} {uri}: {error}; {advice}") from error
+            raise StorageError(
+                f"cannot {verb} {uri}: {error}; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and the bucket's name"
+            ) from error
+        raise _Passing(f"cannot {verb} {uri}: {error}; {advice}") from error

@@ -34,6 +34,7 @@ from pipelines.data.fetch import Package, contents, fetch, members, resolve
 from pipelines.data.formats import EXCERPT, can_be_cut, parse_file
 from pipelines.data.generators import GENERATORS
 from pipelines.data.records import RECORDS
+from pipelines.data.remote import RemoteFile
 from pipelines.errors import DataError
 
 _GENERATED_PER_PIECE = 4_000
@@ -190,19 +191,13 @@ def _records(piece: Piece, source: SourceConfig) -> Iterator[tuple[str, str, Any
 
 def _open(source: str, part: Stretch) -> BinaryIO:
     """The file as a stream that can seek; a remote one is read ahead by ranges that suit the stretch, never whole."""
-    path = part.path
-    try:
-        if "://" not in path:
-            return open(path, "rb", buffering=_BUFFER_BYTES)
-        files, root = fsspec.core.url_to_fs(path)
+    if "://" in part.path:
         ahead = min(max(part.size, 1 << 20), _AHEAD_BYTES)
-        raw = files.open(root, "rb", block_size=ahead, cache_type="readahead")
-        stream: BinaryIO = io.BufferedReader(raw, _BUFFER_BYTES)
-    except Exception as error:  # every file system behind fsspec raises its own kind
-        raise DataError(
-            f"source {source}: cannot open {path}: {error}: check the path and, for s3://, the AWS_* environment"
-        ) from error
-    return stream
+        return io.BufferedReader(RemoteFile(part.path, ahead), _BUFFER_BYTES)
+    try:
+        return open(part.path, "rb", buffering=_BUFFER_BYTES)
+    except OSError as error:
+        raise DataError(f"source {source}: cannot open {part.path}: {error.strerror}: check the path") from error
 
 
 def _expand(source: str, patterns: list[str]) -> list[Stretch]:

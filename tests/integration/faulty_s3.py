@@ -115,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
                 connection.send(body[: len(body) // 2])
                 self._hang_up()
                 return
-            connection.send(_damaged(body) if fault == "corrupt_upload" else body)
+            connection.send(self._damaged(body) if fault == "corrupt_upload" else body)
             answer = connection.getresponse()
             data = answer.read()
             headers = [(name, value) for name, value in answer.getheaders() if name.lower() not in _OWN]
@@ -152,7 +152,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data[: len(data) // 2])
             self._hang_up()
         else:
-            self.wfile.write(_damaged(data) if fault == "corrupt_download" else data)
+            self.wfile.write(self._damaged(data) if fault == "corrupt_download" else data)
+
+    def _damaged(self, data: bytes) -> bytes:
+        """One byte is another, and each time another one: accidents do not repeat themselves."""
+        middle, flips = len(data) // 2, 1 + self.proxy.fired() % 255
+        return data[:middle] + bytes([data[middle] ^ flips]) + data[middle + 1 :]
 
     def _hang_up(self) -> None:
         self.close_connection = True
@@ -162,11 +167,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Quiet: the tests read `requests`."""
-
-
-def _damaged(data: bytes) -> bytes:
-    middle = len(data) // 2
-    return data[:middle] + bytes([data[middle] ^ 0x55]) + data[middle + 1 :]
 
 
 @contextlib.contextmanager
