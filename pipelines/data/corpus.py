@@ -32,8 +32,8 @@ class ReaderConfig:
 
     type: Literal["files", "package", "standard_library", "huggingface", "generated"]
     path: str | list[str] = ""  # files: paths or globs, local or s3://; package: globs over the archive's members
-    format: Format | None = None  # null: by the file's name (.txt .json .jsonl .parquet .html .warc, also .gz .zst .bz2)
-    document_bytes: int | None = None  # cut text files into documents of about this size, at blank lines; null: one a file
+    format: Format | None = None  # null: by the file's name, e.g. .jsonl.gz
+    document_bytes: int | None = None  # a text file is cut at blank lines; null: one document a file
     record: str = "text"  # how one record becomes a document: see pipelines/data/records.py
     text_field: str = "text"
     id_field: str | None = None  # null: a document is named by its file and place, which is always unique
@@ -198,6 +198,10 @@ def validate(config: CorpusConfig) -> None:
                 raise ConfigError(f"{where}.{key} is {value}; expected 1 or more: use ~{where} to leave the source out")
         if not 0 <= source.heldout < 1:
             raise ConfigError(f"{where}.heldout is {source.heldout}; expected a share from 0 to below 1, e.g. 0.01")
+    if recipe.piece_bytes < 10_000:
+        raise ConfigError(
+            f"corpus.piece_bytes is {recipe.piece_bytes}; expected 10_000 bytes or more, some megabytes as a rule: each piece is a task"
+        )
     minhash = recipe.dedup.minhash
     for key, least in (("ngram", 1), ("bands", 1), ("rows", 1)):
         if getattr(minhash, key) < least:

@@ -148,7 +148,7 @@ def test_the_same_bytes_for_any_shards_partitions_and_order_of_work(tmp_path: Pa
     found = []
     for files, piece_bytes, partitions, map_shards in (
         (1, 1 << 20, 1, serial_map),
-        (5, 1, 3, backwards),
+        (5, 20_000, 3, backwards),
         (5, 60_000, 8, serial_map),
     ):
         source = write(f"web{files}", planted(), files, heldout=0.05)
@@ -194,7 +194,7 @@ def test_duplicates_policies_and_caps(tmp_path: Path, write: Any) -> None:
                 "few": write("few", [article(i + 500) for i in range(30)], files=3, heldout=0, max_documents=13),
                 "small": write("small", [article(i + 600) for i in range(30)], files=3, heldout=0, max_bytes=5_000),
             },
-            piece_bytes=1,
+            piece_bytes=20_000,
         ),
     )
     sources = corpus.statistics["sources"]
@@ -221,7 +221,7 @@ def test_bad_input_is_counted_quarantined_and_browsable(tmp_path: Path) -> None:
     }  # fmt: skip
     assert 50 < facts["train"]["documents"] < 400
     examples, counts = dropped_examples(corpus, "read.no_text")
-    assert [row["where"] for row in examples] == [f"{raw}/b.jsonl:1"]
+    assert [row["where"] for row in examples] == [f"{raw}/b.jsonl@0"]
     assert counts["read.not_utf8"] == 2
 
 
@@ -303,12 +303,12 @@ def test_what_lies_beyond_a_cap_takes_part_in_nothing(tmp_path: Path, write: Any
         "capped": write("capped", capped, files=2, heldout=0, max_documents=5),
         "after": write("after", [article(i) for i in range(50, 60)], heldout=0),
     }
-    corpus = make(tmp_path / "s", config_of(sources, dedup={"verify": False}, piece_bytes=1))
+    corpus = make(tmp_path / "s", config_of(sources, dedup={"verify": False}, piece_bytes=20_000))
     assert [facts["dropped"] for facts in corpus.statistics["sources"].values()] == [{}, {}]
 
 
 def test_a_rerun_goes_on_from_what_is_committed(tmp_path: Path, write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = config_of({"web": write("web", planted(), files=5, heldout=0.05)}, piece_bytes=1)
+    config = config_of({"web": write("web", planted(), files=5, heldout=0.05)}, piece_bytes=20_000)
 
     def dies(function: Any, shards: Any, label: str, describe: Any = None) -> Any:
         results = []
