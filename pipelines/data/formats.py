@@ -127,8 +127,7 @@ class _Plain(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        data: bytes = self._guarded(self._stream.read, size)
-        return data
+        return self._guarded(self._stream.read1, size)  # what there is: read() would lose it at a cut
 
     def lines(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """(offset, line) of every line that begins at `start` or later; only an uncompressed stream begins past 0."""

@@ -20,7 +20,7 @@ from typing import Any
 from pipelines.data.document import Dropped
 from pipelines.errors import DataError
 
-MAX_PAGE_BYTES = 5_000_000  # trafilatura needs about 50 times as much memory
+MAX_PAGE_BYTES = 5_000_000  # a longer one is a table or a dump, and its tree takes a multiple of this in memory
 
 
 def html_record(page: bytes | str, where: str) -> str | Dropped:
@@ -34,6 +34,9 @@ def html_record(page: bytes | str, where: str) -> str | Dropped:
 def warc_records(stream: Any, path: str) -> Iterator[tuple[str, Any]]:
     """("file:number", {"text", "id", "url", "date"} or Dropped) for each answer a WARC file holds.
 
+    Args:
+        stream: the decompressed file; its attribute `broken` says that it ended before its end.
+
     Raises: DataError when libmagic, which tells pages from other files, is not on this machine.
     """
     from warcio.archiveiterator import ArchiveIterator
@@ -43,15 +46,20 @@ def warc_records(stream: Any, path: str) -> Iterator[tuple[str, Any]]:
     number = 0
     try:
         for number, record in enumerate(ArchiveIterator(stream)):
+            where = f"{path}:{number}"
+            if record.format != "warc":  # warcio takes whatever is no WARC for its predecessor ARC
+                yield path, Dropped("read.corrupt_warc", where, "a record that does not begin with WARC/")
+                return
             if record.rec_type not in ("response", "conversion"):
                 continue  # the crawl's own notes: what was asked, when, with which software
-            where = f"{path}:{number}"
             kind, url = record.rec_type, record.rec_headers.get("WARC-Target-URI") or ""
             try:
                 found = process(record)
             except (KeyError, ValueError) as error:  # a header that every record must have is missing
                 yield where, Dropped("read.corrupt_warc", where, f"{url}: {error!r}")
                 continue
+            if stream.broken:  # within this record, which is not whole
+                return
             if found is None:
                 yield where, Dropped("read.not_html", where, url)
                 continue

@@ -1,0 +1,127 @@
+"""Web pages: the main text of HTML files and of the records of a WARC file; what is no page is dropped under a name."""
+
+import gzip
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from warcio.statusandheaders import StatusAndHeaders
+from warcio.warcwriter import WARCWriter
+
+from pipelines.data import web
+from pipelines.data.corpus import ReaderConfig, SourceConfig
+from pipelines.data.document import Document, Dropped
+from pipelines.data.formats import parse_file
+from pipelines.data.readers import plan_pieces, read_piece
+
+CHINESE = "图书馆在每天早上八点开门，读者可以带着自己的书进来，也可以在书架上挑选想看的书，看完以后放回原来的地方。"
+
+
+def page(title: str, paragraphs: list[str], charset: str = "utf-8") -> bytes:
+    """A page with navigation and a footer around its text."""
+    menu = "".join(f'<li><a href="/{i}">Menu entry {i}</a></li>' for i in range(8))
+    body = "".join(f"<p>{text}</p>" for text in paragraphs)
+    return (
+        f'<!DOCTYPE html><html><head><meta charset="{charset}"><title>{title}</title></head><body>'
+        f"<nav><ul>{menu}</ul></nav><main><article><h1>{title}</h1>{body}</article></main>"
+        "<footer>All rights reserved. Cookie settings.</footer></body></html>"
+    ).encode(charset)
+
+
+def paragraphs(topic: str) -> list[str]:
+    return [
+        f"The history of {topic} begins, as far as anybody knows, in a small town where part {i} of it was written down by hand, "
+        "and the people who kept the records did not think that they would be read again."
+        for i in range(4)
+    ]
+
+
+def archive(records: list[tuple[str, str, bytes]], gzipped: bool = True) -> bytes:
+    """A WARC file as crawlers write them: (record type, content type, payload) of each."""
+    out = io.BytesIO()
+    writer = WARCWriter(out, gzip=gzipped)
+    writer.write_record(writer.create_warcinfo_record("crawl.warc.gz", {"software": "a test"}))
+    for i, (kind, mime, payload) in enumerate(records):
+        url = f"http://example.org/{i}"
+        headers = (
+            StatusAndHeaders("200 OK", [("Content-Type", mime)], protocol="HTTP/1.1") if kind == "response" else None
+        )
+        named = {"WARC-Record-ID": f"<urn:uuid:{i:032x}>", "WARC-Date": "2026-01-01T00:00:00Z"}
+        writer.write_record(
+            writer.create_warc_record(
+                url, kind, payload=io.BytesIO(payload), http_headers=headers, warc_headers_dict=named
+            )
+        )
+    return out.getvalue()
+
+
+def read(path: Path, **changes: Any) -> tuple[list[Document], list[Dropped]]:
+    config = SourceConfig(licence="MIT", reader=ReaderConfig(type="files", path=str(path), **changes))
+    items = [item for piece in plan_pieces("web", config, 1 << 20) for item in read_piece(piece, config)]
+    return [i for i in items if isinstance(i, Document)], [i for i in items if isinstance(i, Dropped)]
+
+
+RECORDS = [
+    ("response", "text/html", page("Clocks", paragraphs("clocks"))),
+    ("request", "", b"GET / HTTP/1.1"),
+    ("response", "image/png", b"\x89PNG\r\n\x1a\n" + bytes(100)),
+    ("response", "text/html", page("图书馆", [CHINESE * 3, CHINESE * 2], "gb18030")),
+    ("response", "text/html", b"<html><head><title>Empty</title></head><body><script>x = 1</script></body></html>"),
+    ("conversion", "text/plain", b"Text that a crawler has already extracted from its page."),
+]
+
+
+@pytest.mark.parametrize(("name", "gzipped"), [("crawl.warc.gz", True), ("crawl.warc", False)])
+def test_a_warc_gives_the_main_text_of_its_pages(tmp_path: Path, name: str, gzipped: bool) -> None:
+    (tmp_path / name).write_bytes(archive(RECORDS, gzipped))
+    documents, dropped = read(tmp_path / name)
+    clocks, library, plain = (document.text for document in documents)
+    assert all(text in clocks for text in paragraphs("clocks"))
+    assert "Menu entry" not in clocks
+    assert "Cookie" not in clocks
+    assert library.count(CHINESE) == 5
+    assert plain == "Text that a crawler has already extracted from its page."
+    assert [d.metadata["url"] for d in documents] == [f"http://example.org/{i}" for i in (0, 3, 5)]
+    assert [d.id for d in documents] == [f"web/{name}:{number}" for number in (1, 4, 6)]
+    assert [(d.reason, d.where.split(":")[-1]) for d in dropped] == [("read.not_html", "3"), ("read.no_main_text", "5")]
+
+
+def test_a_truncated_warc_keeps_what_precedes_the_cut(tmp_path: Path) -> None:
+    whole = archive([("response", "text/html", page(f"Topic {i}", paragraphs(f"topic {i}"))) for i in range(20)])
+    (tmp_path / "a.warc.gz").write_bytes(whole[: len(whole) // 2])
+    documents, dropped = read(tmp_path / "a.warc.gz")
+    assert 8 <= len(documents) <= 10
+    assert [d.reason for d in dropped] == ["read.truncated_gzip"]
+    assert all(f"topic {i}" in d.text for i, d in enumerate(documents))
+
+
+def test_what_is_no_warc_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.warc.gz").write_bytes(gzip.compress(b"this is no archive at all\n" * 50))
+    documents, dropped = read(tmp_path / "a.warc.gz")
+    assert not documents
+    assert [d.reason for d in dropped] == ["read.corrupt_warc"]
+
+
+def test_html_files_plain_and_compressed(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_bytes(page("Clocks", paragraphs("clocks")))
+    (tmp_path / "b.htm.gz").write_bytes(gzip.compress(page("图书馆", [CHINESE * 4], "gb18030")))
+    (tmp_path / "c.xhtml").write_bytes(b"")
+    documents, dropped = read(tmp_path)
+    assert [d.id for d in documents] == ["web/a.html", "web/b.htm.gz"]
+    assert "Menu entry" not in documents[0].text
+    assert documents[1].text.count(CHINESE) == 4
+    assert [d.reason for d in dropped] == ["read.no_main_text"]
+
+
+def test_text_does_not_depend_on_the_pages_read_before(tmp_path: Path) -> None:
+    data = page("Clocks", paragraphs("clocks"))
+    texts = [next(parse_file(io.BytesIO(data), "a.html"))[1] for _ in range(6)]
+    assert set(texts) == {texts[0]}
+
+
+def test_a_page_too_long_to_parse_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "MAX_PAGE_BYTES", 1_000)
+    found = web.html_record(page("Clocks", paragraphs("clocks")), "a.html")
+    assert isinstance(found, Dropped)
+    assert found.reason == "read.page_too_long"
