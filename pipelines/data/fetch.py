@@ -98,7 +98,7 @@ def resolve(package: Package) -> Package:
     said = _run(package, ["apt-cache", "show", "--no-all-versions", str(package)])
     facts = dict(line.split(": ", 1) for line in said.splitlines() if ": " in line and not line.startswith(" "))
     if not facts.get("SHA256"):
-        raise _unfetched(package, "apt-cache shows no checksum for it")
+        raise _unfetched(package, "apt knows no such package or version")
     return replace(package, version=facts["Version"], sha256=facts["SHA256"], bytes=int(facts["Size"]))
 
 
@@ -214,7 +214,7 @@ def _tar(archive: Path) -> Iterator[tarfile.TarFile]:
 
 def _command(package: Package, folder: str) -> list[str]:
     if package.archive == "npm":
-        return ["npm", "pack", "--silent", "--pack-destination", folder, str(package)]
+        return ["npm", "pack", "--loglevel=error", "--pack-destination", folder, str(package)]
     if package.archive == "deb":
         return ["apt-get", "download", "--quiet", str(package)]  # into the working folder
     kind = ["--only-binary=:all:"] if package.archive == "wheel" else ["--no-binary", package.name]

@@ -1,8 +1,13 @@
 """Packages: checked against their checksum, kept, fetched once, and a failure that says what to do."""
 
 import hashlib
+import http.server
+import io
+import json
+import shutil
 import subprocess
 import tarfile
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,7 +15,7 @@ from typing import Any
 import pytest
 
 from pipelines.data import fetch as module
-from pipelines.data.fetch import Package, contents, fetch, fetch_all, is_cached, members
+from pipelines.data.fetch import Package, contents, fetch, fetch_all, is_cached, members, resolve
 from pipelines.errors import DataError
 
 
@@ -82,3 +87,118 @@ def test_a_source_archive(tmp_path: Path) -> None:
         archive.add(tmp_path / "x.json", "p-1/other/x.json")
     assert members(tmp_path / "p-1.tar.gz", ["p-1/data/*.json"]) == [("p-1/data/x.json", 2)]
     assert list(contents(tmp_path / "p-1.tar.gz", ["p-1/data/x.json"])) == [("p-1/data/x.json", b"[]")]
+
+
+def serve_deb(folder: Path, version: str, text: str) -> None:
+    """Put a real Debian package into the archive in `folder`."""
+    tree = folder / f"tree-{version}"
+    (tree / "DEBIAN").mkdir(parents=True)
+    (tree / "usr/share/doc/trunkline-texts").mkdir(parents=True)
+    (tree / "usr/share/doc/trunkline-texts/a.txt").write_text(text)
+    fields = f"Package: trunkline-texts\nVersion: {version}\nArchitecture: all\nMaintainer: x <x@example.org>\nDescription: x\n"
+    (tree / "DEBIAN/control").write_text(fields)
+    deb = folder / f"trunkline-texts_{version}_all.deb"
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-b", tree, deb], check=True, capture_output=True)
+    data = deb.read_bytes()
+    record = f"{fields}Filename: ./{deb.name}\nSize: {len(data)}\nSHA256: {hashlib.sha256(data).hexdigest()}\n"
+    (folder / "Packages").write_text(record)
+    subprocess.run(["apt-get", "update", "-qq"], check=True, capture_output=True)
+
+
+@pytest.fixture
+def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The real apt over an archive of this test's own; the folder of the archive."""
+    if shutil.which("apt-get") is None:
+        pytest.skip("apt-get is not on this machine")
+    monkeypatch.setenv("TRUNKLINE_CACHE", str(tmp_path / "cache"))
+    folder, state = tmp_path / "archive", tmp_path / "apt"
+    for part in ("lists/partial", "cache/archives/partial", "parts"):
+        (state / part).mkdir(parents=True)
+    folder.mkdir()
+    (state / "status").touch()
+    (state / "sources.list").write_text(f"deb [trusted=yes] file://{folder} ./\n")
+    (state / "apt.conf").write_text(
+        f'Dir::State "{state}"; Dir::State::lists "{state}/lists"; Dir::State::status "{state}/status";\n'
+        f'Dir::Cache "{state}/cache"; Dir::Etc::sourcelist "{state}/sources.list"; Dir::Etc::sourceparts "{state}/parts";\n'
+        'APT::Architecture "all"; APT::Sandbox::User "root";\n'
+    )
+    monkeypatch.setenv("APT_CONFIG", str(state / "apt.conf"))
+    return folder
+
+
+def test_a_debian_package_is_taken_as_apt_offers_it_and_kept(apt: Path) -> None:
+    serve_deb(apt, "1:1.0-1", "first")
+    package = Package("trunkline-texts", "", "", "deb")
+    assert not is_cached(package)
+    offered = resolve(package)
+    assert (offered.version, len(offered.sha256)) == ("1:1.0-1", 64)
+    path = fetch(package)
+    assert is_cached(package)
+    assert is_cached(offered)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == offered.sha256
+    names = [name for name, _ in members(path, ["usr/share/doc/*.txt"])]
+    assert list(contents(path, names)) == [("usr/share/doc/trunkline-texts/a.txt", b"first")]
+    # a newer version appears: what the cache holds stays what the name means, and the newer can still be asked for
+    serve_deb(apt, "1:2.0-1", "second")
+    assert resolve(package) == offered
+    newer = fetch(resolve(Package("trunkline-texts", "1:2.0-1", "", "deb")))
+    assert list(contents(newer, names)) == [("usr/share/doc/trunkline-texts/a.txt", b"second")]
+    with pytest.raises(
+        DataError,
+        match=r"apt-get could not fetch the deb of trunkline-texts=1:0\.1-1: apt knows no such .*apt-get update",
+    ):
+        fetch(Package("trunkline-texts", "1:0.1-1", "", "deb"))
+
+
+def test_a_package_that_apt_does_not_know(apt: Path) -> None:
+    serve_deb(apt, "1.0", "text")
+    with pytest.raises(DataError, match=r"the deb of no-such-texts: .*~corpus\.sources\.NAME"):
+        resolve(Package("no-such-texts", "", "", "deb"))
+
+
+def test_a_tool_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRUNKLINE_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DataError, match=r"apt-cache is not on this machine; use a Debian or Ubuntu machine"):
+        fetch(Package("texts", "", "", "deb"))
+    with pytest.raises(
+        DataError, match=r"npm could not fetch the npm of texts@1\.0: npm is not on this machine; install Node\.js"
+    ):
+        fetch(Package("texts", "1.0", "0" * 64, "npm"))
+
+
+def test_an_npm_package_from_the_registry_that_npm_is_set_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not on this machine")
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for name, data in (("package.json", b'{"name": "@some/texts", "version": "1.0.0"}'), ("data/a.json", b"[]")):
+            entry = tarfile.TarInfo(f"package/{name}")
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    tarball = packed.getvalue()
+
+    class Registry(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            dist = {"tarball": f"http://{self.headers['Host']}/t.tgz", "shasum": hashlib.sha1(tarball).hexdigest()}
+            version = {"name": "@some/texts", "version": "1.0.0", "dist": dist}
+            facts = {"name": "@some/texts", "dist-tags": {"latest": "1.0.0"}, "versions": {"1.0.0": version}}
+            body = tarball if self.path.endswith(".tgz") else json.dumps(facts).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Registry) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("npm_config_registry", f"http://127.0.0.1:{server.server_port}/")
+        monkeypatch.setenv("npm_config_cache", str(tmp_path / "npm"))
+        monkeypatch.setenv("TRUNKLINE_CACHE", str(tmp_path / "cache"))
+        path = fetch(Package("@some/texts", "1.0.0", hashlib.sha256(tarball).hexdigest(), "npm"))
+        server.shutdown()
+    assert members(path, ["package/*", "!*.json"]) == []
+    assert members(path, ["package/*", "!package/package.json"]) == [("package/data/a.json", 2)]
+    assert list(contents(path, ["package/data/a.json"])) == [("package/data/a.json", b"[]")]
