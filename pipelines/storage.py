@@ -37,13 +37,9 @@ _DELETED_AT_ONCE = 1_000  # the most that one S3 request deletes
 _ATTEMPTS = 5  # each with botocore's own, so a busy or restarted server has about three minutes to come back
 _PAUSE_SECONDS = 0.2  # before the second attempt, up to 3 before the last
 _BUSY = {"500", "503", "InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown"}
-_REFUSED_DIGESTS = {
-    "BadDigest",
-    "InvalidDigest",
-    "IncompleteBody",
-    "XAmzContentSHA256Mismatch",
-    "XAmzContentChecksumMismatch",
-}
+_DAMAGED_UPLOAD = {
+    "BadDigest", "IncompleteBody", "InvalidDigest", "MalformedXML", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch",
+}  # fmt: skip
 
 
 class Storage(ABC):
@@ -410,7 +406,7 @@ def _s3_errors(verb: str, uri: str) -> Iterator[None]:
             raise _Missing(f"{uri} does not exist") from error
         if code == "InvalidRange":
             raise StorageError(f"{uri} ends before the bytes that were expected of it") from error
-        if code in _REFUSED_DIGESTS or isinstance(cause, (_Damaged, ResponseParserError)):
+        if code in _DAMAGED_UPLOAD or isinstance(cause, (_Damaged, ResponseParserError)):
             advice = "it was damaged on its way: check the network and any proxy between here and the endpoint"
         elif code in _BUSY:
             advice = "the server is busy or failing; finished pieces are kept: run the same command again later"
