@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.data.corpus import CorpusConfig, SourceConfig
+from pipelines.data.fetch import resolve
 from pipelines.data.readers import standard_library_name
 from pipelines.progress import human
 
@@ -50,7 +51,7 @@ def data_card(config: CorpusConfig, statistics: Mapping[str, Any]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     notes = [f"- **{name}**: {source.note}" for name, source in sources.items() if source.note]
     lines += ["", *notes, "", "## Checksums", ""]
-    packages = dict.fromkeys(s.reader.archive_package for s in sources.values() if s.reader.type == "package")
+    packages = dict.fromkeys(resolve(s.reader.archive_package) for s in sources.values() if s.reader.type == "package")
     lines += [f"- {p.name} {p.version} ({p.archive}): sha256 `{p.sha256}`" for p in packages]
     lines += ["", "## What was dropped", "", "| source | reason | documents |", "|---|---|---:|"]
     lines += [

@@ -33,6 +33,7 @@ from pathlib import Path
 
 from pipelines.cache import cache_folder
 from pipelines.errors import DataError
+from pipelines.progress import human
 from pipelines.storage import sha256
 
 _PARALLEL = 4
@@ -107,6 +108,15 @@ def is_cached(package: Package) -> bool:
     if not package.sha256 and not package.noted.exists():
         return False
     return _archive_in(resolve(package)) is not None
+
+
+def to_fetch(packages: Iterable[Package]) -> str:
+    """What is still to be fetched, how large and with which tools, for the announcement."""
+    missing = [resolve(package) for package in dict.fromkeys(packages) if not is_cached(package)]
+    if not missing:
+        return "nothing: every package is in the cache"
+    size = human(float(sum(package.bytes for package in missing)), "B")
+    return f"{', '.join(map(str, missing))} ({size}) with {', '.join(sorted({p.tool for p in missing}))}"
 
 
 def fetch(package: Package) -> Path:
@@ -234,8 +244,8 @@ def _run(package: Package, command: list[str], folder: str | None = None) -> str
         raise _unfetched(package, f"{command[0]} is not on this machine") from None
     if said.returncode:
         lines = said.stderr.strip().splitlines()
-        errors = [line for line in lines if line.startswith(("ERROR", "E:", "npm error"))] or lines
-        raise _unfetched(package, " ".join(errors[-2:]) or f"exit code {said.returncode}")
+        errors = [line for line in lines if line.startswith(("ERROR", "E:", "npm error")) and "complete log" not in line]
+        raise _unfetched(package, " ".join((errors or lines)[:2]) or f"exit code {said.returncode}")
     return said.stdout
 
 
