@@ -8,6 +8,7 @@ A record kind is one small function. Each says which shape it reads; adding one 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,53 @@ def chapters(record: Any, text_field: str) -> Content | None:
         return None
     lines = (line.strip(" \t\u3000") for line in found[0].split("\n"))
     return "\n".join(line for line in lines if line), found[1]
+
+
+def poem(record: Any, text_field: str) -> Content | None:
+    """`{"title" or "rhythmic", "author", "paragraphs": [line, ...]}`, as collections of classical verse are published."""
+    if not isinstance(record, Mapping) or not isinstance(record.get("paragraphs"), list):
+        return None
+    lines = [str(line).strip() for line in record["paragraphs"] if str(line).strip()]
+    heading = [str(record[key]) for key in ("title", "rhythmic", "author") if record.get(key)]
+    return ("\n".join([*heading, *lines]), {}) if lines else None
+
+
+def glosses(record: Any, text_field: str) -> Content | None:
+    """Lines of a WordNet `data.*` file (wndb(5WN)) as a dictionary: "word, word: meaning; "an example"."."""
+    if not isinstance(record, str):
+        return None
+    entries = []
+    for line in record.splitlines():
+        facts, bar, meaning = line.partition(" | ")
+        fields = facts.split(" ")
+        if bar and fields[0].isdigit():
+            words = fields[
+                4 : 4 + 2 * int(fields[3], 16) : 2
+            ]  # their number is hexadecimal; each is followed by a sense id
+            entries.append(f"{', '.join(words).replace('_', ' ')}: {meaning.strip()}.")
+    return ("\n".join(entries), {}) if entries else None
+
+
+def manual_page(record: Any, text_field: str) -> Content | None:
+    """A manual page in roff as plain paragraphs (macros of man(7); those of mdoc(7) are left out with their arguments)."""
+    if not isinstance(record, str):
+        return None
+    blocks: list[list[str]] = [[]]
+    filled = True  # between .nf and .fi lines stay as they are
+    for raw in record.splitlines():
+        macro, arguments = _macro(raw)
+        if macro in ("nf", "EX", "fi", "EE"):
+            filled = macro in ("fi", "EE")
+        if macro in ("SH", "SS"):
+            blocks += [[" ".join(arguments)], []]
+        elif macro in _BREAKS or (not macro and not raw.strip()):
+            blocks.append([])
+        elif macro in _FONTS:
+            blocks[-1].append(("" if macro in _ALTERNATING else " ").join(arguments))
+        elif not macro:
+            blocks[-1] += [raw] if filled else ["\n" + raw]
+    text = "\n\n".join(_filled(block) for block in blocks if block)
+    return (text, {}) if text.strip() else None
 
 
 def chat_log(record: Any, text_field: str) -> Content | None:
@@ -111,11 +159,52 @@ def preference(record: Any, text_field: str) -> Content | None:
 RECORDS = {
     "text": RecordKind("documents", plain_text),
     "chapters": RecordKind("documents", chapters),
+    "poem": RecordKind("documents", poem),
+    "glosses": RecordKind("documents", glosses),
+    "manual_page": RecordKind("documents", manual_page),
     "chat_log": RecordKind("documents", chat_log),
     "messages": RecordKind("conversations", messages),
     "instruction": RecordKind("conversations", instruction),
     "preference": RecordKind("preferences", preference),
 }
+
+
+_BREAKS = {"PP", "P", "LP", "TP", "IP", "HP", "sp", "br", "RS", "RE", "nf", "fi", "EX", "EE", "TQ", "SH", "SS"}
+_ALTERNATING = {"BR", "RB", "IR", "RI", "BI", "IB"}  # fonts in turn, without a space: .BR open (2)
+_FONTS = _ALTERNATING | {"B", "I", "SB", "SM"}
+_SIGNS = {
+    "em": "—",
+    "en": "–",
+    "aq": "'",
+    "dq": '"',
+    "oq": "‘",
+    "cq": "’",
+    "lq": "“",
+    "rq": "”",
+    "bu": "•",
+    "co": "©",
+    "ha": "^",
+    "ti": "~",
+}
+_ESCAPE = re.compile(r"\\(?:f(?:\(..|\[[^]]*\]|.)|s[-+]?\d|\*?\((..)|\*?\[([^]]*)\]|([-e ~])|[&|^%:/c,])")
+
+
+def _macro(line: str) -> tuple[str, list[str]]:
+    """The name and the arguments of a roff request, "" for a line of text."""
+    if not line.startswith((".", "'")):
+        return "", []
+    name, _, rest = line[1:].strip().partition(" ")
+    arguments = re.findall(r'"((?:[^"]|"")*)"|(\S+)', rest)
+    return name or "\\", [quoted or plain for quoted, plain in arguments]
+
+
+def _filled(lines: list[str]) -> str:
+    """Lines as one paragraph: a space between them, none between Chinese characters."""
+    joined = re.sub(r"(?<=[\u3000-\u9fff\uff00-\uffef]) (?=[\u3000-\u9fff\uff00-\uffef])", "", " ".join(lines))
+    plain = _ESCAPE.sub(
+        lambda m: _SIGNS.get(m[1] or m[2] or "", "") or {"e": "\\", "~": " "}.get(m[3], m[3] or ""), joined
+    )
+    return plain.replace(" \n", "\n").strip("\n")
 
 
 def _turns(value: Any) -> list[Message]:
