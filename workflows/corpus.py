@@ -26,7 +26,8 @@ CODE = tuple(
     f"pipelines.data.{module}"
     for module in (
         "document", "records", "formats", "web", "readers", "fetch", "problem", "problems_en", "problems_zh", "generators", "normalise", "language",
-        "quality", "exact", "minhash", "clusters", "holdout", "cleaning", "facts", "near", "verdict", "writing",
+        "quality", "exact", "minhash", "holdout", "cleaning", "facts", "shuffle", "census", "pairs", "components", "members", "resolve",
+        "settle", "dedup", "writing",
     )
 )  # fmt: skip
 

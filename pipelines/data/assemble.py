@@ -2,9 +2,8 @@
 
     fetch    packages, in parallel threads                         (driver)
     plan     sources to pieces                                     (driver)
-    clean    normalise, language, quality, digests, band keys      a task per piece
-    pairs    candidates grouped, compared                          a task per partition of the band keys
-    verdict  caps, held-out, exact and near copies                 (driver)
+    clean    normalise, language, quality, digests, keys           a task per piece
+    dedup    caps, held-out, exact and near copies                 tasks over ranges of keys, documents, clusters (see `dedup`)
     write    Parquet files by split and source                     a task per file
     commit   samples of what was dropped, data card, manifest      (driver)
 
@@ -22,21 +21,21 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.artifacts import Artifact, Draft
 from pipelines.cluster import ShardMap
-from pipelines.data.cleaning import EXCERPT, SAMPLES, CleanTask, clean_piece
+from pipelines.data.census import Census, take_census
+from pipelines.data.cleaning import SAMPLES, CleanTask, clean_piece
 from pipelines.data.corpus import CorpusConfig, SourceConfig
 from pipelines.data.data_card import data_card
+from pipelines.data.dedup import Settled, deduplicate
+from pipelines.data.duplicates import choose_clusters, excerpts, publish_clusters
 from pipelines.data.fetch import fetch_all
-from pipelines.data.minhash import detection_curve
-from pipelines.data.near import PairTask, pair_partition, read_pairs
 from pipelines.data.readers import plan_pieces
-from pipelines.data.verdict import REASONS, Census, Verdict, decide, take_census
-from pipelines.data.writing import SPLITS, plan_files, rows_by_piece, write_file
+from pipelines.data.settle import SPLITS
+from pipelines.data.writing import plan_files, write_file
 from pipelines.errors import DataError
 from pipelines.progress import human
 
@@ -60,32 +59,23 @@ def build(config: CorpusConfig, draft: Draft, map_shards: ShardMap) -> Artifact:
     dropped = _dropped_by_source(sources, cleaned)
     _refuse_empty(sources, cleaned, dropped)
 
-    keys = {name: [task.key for task in tasks if task.piece.source == name] for name in sources}
-    census = take_census(work, keys, sources)
-    partitions = range(recipe.dedup.partitions)
-    pairs_tasks = [PairTask(work, p, census.near_pieces(sources), recipe.dedup) for p in partitions]
-    paired = map_shards(pair_partition, pairs_tasks, "near-duplicates", lambda found: {"pairs": found["pairs"]})
-    verdict = decide(census, read_pairs(work, [found["file"] for found in paired]), sources)
-    for fate, reason in REASONS.items():
-        for index, count in enumerate(np.bincount(census.source[verdict.fate == fate], minlength=len(sources))):
-            if count:
-                dropped[census.names[index]][reason] += int(count)
+    keyed = [(task.key, done) for task, done in zip(tasks, cleaned, strict=True)]
+    census = take_census(work, keyed, sources)
+    found = deduplicate(work, census, sum(done["keys"] for done in cleaned), recipe.dedup, map_shards)
+    for place, done in found.pieces:
+        dropped[census.parties[place.party].name].update(done["dropped"])
 
-    files = plan_files(draft, work, census, verdict, sources, recipe.file_bytes)
-    _forget_other_files(draft, {f"{task.split}-{task.source}-{task.number:05d}" for task in files})
+    files = plan_files(draft, found.job, found.pieces, sources, recipe.file_bytes)
+    _forget_other_files(draft, {task.piece for task in files})
     written = map_shards(
         write_file, files, "write", lambda done: {"file": done["file"], "documents": done["documents"]}
     )
+    written = [done for done in written if done["file"]]
     statistics = {
         "sources": {name: _source_facts(name, source, written, dropped, census) for name, source in sources.items()},
-        "dedup": {
-            "detection_curve": detection_curve(recipe.dedup.minhash),
-            "verified_at": recipe.dedup.threshold if recipe.dedup.verify else None,
-            "candidate_pairs": sum(found["candidates"] for found in paired),
-            **verdict.statistics,
-        },
+        "dedup": {**found.statistics, "index": {done["file"]: done["documents"] for done in written}},
     }
-    _publish_samples(draft, work, keys, census, verdict)
+    _publish_samples(draft, found, keyed, map_shards)
     card = draft.scratch("data_card.md")
     card.write_text(data_card(config, statistics), encoding="utf-8")
     draft.publish("data_card", {"data_card.md": card})
@@ -174,42 +164,33 @@ def _forget_other_files(draft: Draft, planned: set[str]) -> None:
 
 
 def _publish_samples(
-    draft: Draft, work: Draft, keys: Mapping[str, list[str]], census: Census, verdict: Verdict
+    draft: Draft, found: Settled, cleaned: Iterable[tuple[str, Mapping[str, Any]]], map_shards: ShardMap
 ) -> None:
-    """`dropped/<source>.parquet`: up to ten documents for each reason."""
-    for index, name in enumerate(census.names):
+    """`dropped/<source>.parquet`: up to ten documents for each reason; `duplicates/clusters.parquet`."""
+    job, census = found.job, found.job.census()
+    shown: dict[str, dict[str, list[list[int]]]] = {party.name: {} for party in census.parties if not party.known}
+    for place, settled in found.pieces:
+        for reason, pairs in settled["samples"].items():
+            held = shown[census.parties[place.party].name].setdefault(reason, [])
+            held.extend(pairs[: SAMPLES - len(held)])
+    clusters = choose_clusters(job, found.clusters)
+    nodes = {node for reasons in shown.values() for pairs in reasons.values() for pair in pairs for node in pair}
+    texts = excerpts(job, nodes | set(clusters["node"].tolist()), map_shards)
+    publish_clusters(draft, job, clusters, texts)
+    for name, reasons in shown.items():
         rows: list[dict[str, str]] = []
         seen: Counter[str] = Counter()
-        for key in keys[name]:
-            for sample in json.loads(work.storage.read(f"{work.folder}/samples/{key}.json")):
+        for key, done in cleaned:
+            if done["source"] != name or all(seen[reason] >= SAMPLES for reason in done["dropped"]):
+                continue
+            for sample in json.loads(job.work.storage.read(f"{job.work.folder}/samples/{key}.json")):
                 seen[sample["reason"]] += 1
                 if seen[sample["reason"]] <= SAMPLES:
                     rows.append({"id": "", **sample})
-        for fate, reason in REASONS.items():
-            nodes = np.flatnonzero((census.source == index) & (verdict.fate == fate))[:SAMPLES]
-            texts, originals = (
-                _read_nodes(work, census, nodes),
-                _read_nodes(work, census, np.unique(verdict.survivor[nodes])),
-            )
-            for node in nodes:
-                document_id, text = texts[int(node)]
-                original = originals[int(verdict.survivor[node])][0]
-                rows.append({"id": document_id, "reason": reason, "text": text, "where": f"copy of {original}"})
+        for reason, pairs in sorted(reasons.items()):
+            for node, survivor in pairs:
+                where = f"copy of {texts[survivor][0]}"
+                rows.append({"id": texts[node][0], "reason": reason, "text": texts[node][1], "where": where})
         path = draft.scratch(f"dropped/{name}.parquet")
         pq.write_table(pa.Table.from_pylist(rows, schema=_DROPPED), path, compression="zstd")
         draft.publish(f"dropped-{name}", {f"dropped/{name}.parquet": path})
-
-
-def _read_nodes(work: Draft, census: Census, nodes: Any) -> dict[int, tuple[str, str]]:
-    """(id, excerpt) of some ascending nodes."""
-    found = {}
-    for pieces in census.pieces.values():
-        first = {piece.key: piece.first for piece in pieces}
-        for key, rows in rows_by_piece(pieces, nodes):
-            table = pq.read_table(work.storage.fetch(f"{work.folder}/clean/{key}.parquet")).take(rows)
-            for row, record in zip(rows, table.to_pylist(), strict=True):
-                text = record.get("text") or "\n".join(
-                    turn["content"] for turn in record.get("messages") or record["prompt"]
-                )
-                found[first[key] + int(row)] = (record["id"], text[:EXCERPT])
-    return found

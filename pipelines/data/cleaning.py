@@ -3,9 +3,8 @@
 Enters: a piece of a source. Leaves, committed in the artifact's work folder under the piece's own name:
 
     clean/<piece>.parquet   the documents that passed, as they will be written, in the piece's order
-    facts/<piece>.npz       per document: digest of the text and of what is asked (2 × uint64 each),
-                            position (hash of the id), text bytes; and the band keys of
-                            those whose source removes near-copies, sorted by partition
+    facts/<piece>.npy       per document: digests, hash of the id, size (see `facts`)
+    keys/<piece>.bin        what makes documents meet: bands, digests, ids (see `facts`)
     samples/<piece>.json    up to ten dropped documents for each reason
 
 The text is read once: normalise → language → quality → digest → band keys. The piece is a pure function of its input, so a
@@ -25,7 +24,7 @@ import pyarrow.parquet as pq
 from pipelines.artifacts import Draft
 from pipelines.data.corpus import CorpusRecipe, SourceConfig
 from pipelines.data.document import Document, Dropped, render, rows_to_table, to_row
-from pipelines.data.facts import facts_of
+from pipelines.data.facts import write_facts
 from pipelines.data.language import detect
 from pipelines.data.normalise import normalise
 from pipelines.data.quality import judge
@@ -46,8 +45,8 @@ class CleanTask:
 
     @property
     def key(self) -> str:
-        """The piece's key; the number of partitions is in it because the band keys are sorted by partition."""
-        return f"{self.piece.key}-{self.recipe.dedup.partitions}"
+        """The piece's own key."""
+        return self.piece.key
 
 
 def clean_piece(task: CleanTask) -> dict[str, Any]:
@@ -147,16 +146,15 @@ def _publish(
     task: CleanTask, kept: list[Document], dropped: Counter[str], samples: list[dict[str, str]]
 ) -> dict[str, Any]:
     work, key = task.work, task.key
-    files = {name: work.scratch(name) for name in (f"clean/{key}.parquet", f"facts/{key}.npz", f"samples/{key}.json")}
-    clean_file, facts_file, samples_file = files.values()
+    names = (f"clean/{key}.parquet", f"facts/{key}.npy", f"keys/{key}.bin", f"samples/{key}.json")
+    files = {name: work.scratch(name) for name in names}
+    clean_file, facts_file, keys_file, samples_file = files.values()
     pq.write_table(
         rows_to_table([to_row(document, task.source.kind) for document in kept], task.source.kind),
         clean_file,
         compression="zstd",
     )
-    with facts_file.open("wb") as handle:
-        arrays: dict[str, Any] = facts_of(kept, task.source, task.recipe)
-        np.savez(handle, **arrays)
+    facts = write_facts(kept, task.source, task.recipe.dedup.minhash, facts_file, keys_file)
     samples_file.write_text(json.dumps(samples, ensure_ascii=False))
     statistics = {
         "source": task.piece.source,
@@ -164,6 +162,7 @@ def _publish(
         "bytes": sum(len(document.text.encode()) for document in kept),
         "dropped": dict(sorted(dropped.items())),
         "languages": dict(Counter(document.metadata["language"] for document in kept)),
+        **facts,
     }
     work.publish(key, files, statistics)
     return statistics

@@ -103,7 +103,7 @@ class DedupConfig:
     minhash: MinHashConfig = field(default_factory=MinHashConfig)
     verify: bool = True  # compare candidates by exact Jaccard similarity
     threshold: float = 0.7  # least Jaccard similarity of a near-copy, when verified
-    partitions: int = runtime(2)  # of the band keys: memory of one task is their share
+    task_memory: int = runtime(512_000_000)  # bytes that one task may take for its records: decides the number of tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,8 +206,10 @@ def validate(config: CorpusConfig) -> None:
     for key, least in (("ngram", 1), ("bands", 1), ("rows", 1)):
         if getattr(minhash, key) < least:
             raise ConfigError(f"corpus.dedup.minhash.{key} is {getattr(minhash, key)}; expected {least} or more")
-    if recipe.dedup.partitions < 1:
-        raise ConfigError(f"corpus.dedup.partitions is {recipe.dedup.partitions}; expected 1 or more")
+    if recipe.dedup.task_memory < 1:
+        raise ConfigError(
+            f"corpus.dedup.task_memory is {recipe.dedup.task_memory}; expected bytes, e.g. 512_000_000: set it to what a task may take"
+        )
     if not 0 < recipe.dedup.threshold <= 1:
         raise ConfigError(
             f"corpus.dedup.threshold is {recipe.dedup.threshold}; expected a Jaccard similarity in (0, 1]"

@@ -21,7 +21,9 @@ from typing import Any, Literal
 import pyarrow as pa
 from datatrove.data import Document
 
-__all__ = ["CONTENT_KEYS", "Document", "Dropped", "Kind", "Message", "render", "rows_to_table", "schema", "to_row"]
+__all__ = [
+    "CONTENT_KEYS", "EXCERPT", "Document", "Dropped", "Kind", "Message", "render", "rows_to_table", "schema", "text_of_row", "to_row",
+]  # fmt: skip
 
 Kind = Literal["documents", "conversations", "preferences"]
 Message = dict[str, str]
@@ -35,6 +37,7 @@ _CONTENT: dict[str, list[tuple[str, pa.DataType]]] = {
 CONTENT_KEYS: dict[str, tuple[str, ...]] = {
     kind: tuple(name for name, _ in fields if name != "text") for kind, fields in _CONTENT.items()
 }
+EXCERPT = 400  # characters of a document that samples show
 _COMMON = ("source", "language", "licence")
 
 
@@ -69,6 +72,11 @@ def to_row(document: Document, kind: str) -> dict[str, Any]:
 def rows_to_table(rows: Sequence[dict[str, Any]], kind: str) -> pa.Table:
     """Rows of `to_row` as one Arrow table."""
     return pa.Table.from_pylist(list(rows), schema=schema(kind))
+
+
+def text_of_row(row: dict[str, Any]) -> str:
+    """The text of a row to look at: of a preference pair, what it asks."""
+    return row["text"] if "text" in row else render(row.get("messages") or row["prompt"])
 
 
 def render(messages: Iterable[Message]) -> str:

@@ -11,8 +11,8 @@ Deciding before deduplication means a held-out document wins its cluster, so no 
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Sequence
+
 import xxhash
 
 _SEED = 0x7261696E  # fixed for ever: another seed is another held-out set
@@ -24,20 +24,16 @@ def position(document_id: str) -> int:
     return xxhash.xxh3_64_intdigest(document_id.encode(), seed=_SEED)
 
 
-def held_out(positions: npt.NDArray[np.uint64], fraction: float, minimum: int) -> npt.NDArray[np.bool_]:
-    """Which documents of one source are held out.
+def held_out_below(smallest: Sequence[int], documents: int, fraction: float, minimum: int) -> int:
+    """The threshold of one source: documents whose position is below it are held out.
 
     Args:
-        positions: (documents,) uint64, `position` of every id of the source.
+        smallest: the `minimum` smallest positions of the source (all of them when there are fewer), ascending.
+        documents: how many documents the source has.
         fraction: share to hold out, 0 to below 1; 0 holds out nothing.
         minimum: held out at least, as far as that is no more than a tenth of the source.
-
-    Returns: (documents,) bool.
     """
-    if fraction <= 0 or not len(positions):
-        return np.zeros(len(positions), bool)
-    chosen: npt.NDArray[np.bool_] = positions < np.uint64(int(fraction * _ALL))
-    least = min(minimum, len(positions) // 10)
-    if chosen.sum() < least:
-        chosen = positions <= np.partition(positions, least - 1)[least - 1]
-    return chosen
+    if fraction <= 0:
+        return 0
+    least = min(minimum, documents // 10)
+    return max(int(fraction * _ALL), smallest[least - 1] + 1 if least else 0)

@@ -1,15 +1,17 @@
 """The corpus's files, in the form that the tokenizer and training read.
 
-Enters: the cleaned pieces and which of their rows stay. Leaves: `train/<source>/00000.parquet`, `heldout/<source>/...`, each
-committed with a receipt.
+Enters: the cleaned pieces and the fates of their rows. Leaves: `train/<source>/00000.parquet`, `heldout/<source>/...`, each
+committed with a receipt, and beside it, for later corpora that are compared with this one, the facts and keys of its
+documents: `index/facts/train/<source>/00000.npy`, `index/keys/train/<source>/00000.bin`.
 
-A file holds a run of the source's own order, cut every `file_bytes` of text; the cut looks at the documents alone, so the
-bytes of every file are the same however the input was split and however many workers wrote.
+File k of a split of a source holds its documents that begin within [k, k+1) × `file_bytes` of its text. The cut looks at the
+documents alone, so the bytes of every file are the same however the input was split and however many workers wrote; a
+document longer than that leaves out a number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,87 +19,147 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from pipelines.artifacts import Draft
 from pipelines.config import fingerprint
+from pipelines.data.census import Job, Placed
 from pipelines.data.corpus import SourceConfig
 from pipelines.data.document import schema
-from pipelines.data.near import Placed
-from pipelines.data.verdict import HELDOUT, TRAIN, Census, Verdict
+from pipelines.data.facts import FACT, KEY
+from pipelines.data.settle import SPLITS
+from pipelines.data.shuffle import blocks_of_hashes, concatenated, read_all, write_shuffled
 
 _ROW_GROUP = 10_000
-SPLITS = {"train": TRAIN, "heldout": HELDOUT}
 
 
 @dataclass(frozen=True)
 class WriteTask:
-    """One output file: rows of one or more cleaned pieces, in order."""
+    """One output file."""
 
     draft: Draft
-    work: Draft
+    job: Job
     source: str
     kind: str
     split: str
     number: int
-    parts: tuple[tuple[str, npt.NDArray[np.int64]], ...]  # piece key, rows
-    bytes: int
+    file_bytes: int
+    parts: tuple[tuple[Placed, str, int], ...]  # a piece, the file of its fates, bytes of this split before it
 
     @property
-    def file(self) -> str:
-        """Its name inside the artifact."""
-        return f"{self.split}/{self.source}/{self.number:05d}.parquet"
+    def piece(self) -> str:
+        """The name of its receipt."""
+        return f"{self.split}-{self.source}-{self.number:05d}"
+
+    @property
+    def stem(self) -> str:
+        """Its name inside the artifact, without the ending."""
+        return f"{self.split}/{self.source}/{self.number:05d}"
 
 
 def plan_files(
-    draft: Draft, work: Draft, census: Census, verdict: Verdict, sources: Mapping[str, SourceConfig], file_bytes: int
+    draft: Draft,
+    job: Job,
+    settled: Sequence[tuple[Placed, Mapping[str, Any]]],
+    sources: Mapping[str, SourceConfig],
+    file_bytes: int,
 ) -> list[WriteTask]:
-    """The files to write, by split and source."""
+    """The files to write, by source and split, from the sums of the pieces."""
     tasks = []
+    parties = job.census().parties
     for name, source in sources.items():
-        for split, fate in SPLITS.items():
-            nodes = np.flatnonzero((census.source == census.names.index(name)) & (verdict.fate == fate))
-            before = np.cumsum(census.bytes[nodes]) - census.bytes[nodes]
-            files = before // file_bytes
-            for number, file in enumerate(np.unique(files)):
-                held = nodes[files == file]
-                parts = tuple(rows_by_piece(census.pieces[name], held))
-                size = int(census.bytes[held].sum())
-                tasks.append(WriteTask(draft, work, name, source.kind, split, number, parts, size))
+        mine = [(place, done) for place, done in settled if parties[place.party].name == name]
+        for split in SPLITS:
+            files: dict[int, list[tuple[Placed, str, int]]] = {}
+            before = 0
+            for place, done in mine:
+                if done["documents"][split]:
+                    # its last document may begin in any file up to the one in which the piece ends
+                    for number in range(before // file_bytes, (before + done["bytes"][split]) // file_bytes + 1):
+                        files.setdefault(number, []).append((place, done["fates"], before))
+                before += done["bytes"][split]
+            for number, parts in files.items():
+                tasks.append(WriteTask(draft, job, name, source.kind, split, number, file_bytes, tuple(parts)))
     return tasks
 
 
 def write_file(task: WriteTask) -> dict[str, Any]:
-    """Write one file, or return what an earlier run left of the same rows.
+    """Write one file and its index, or return what an earlier run left of the same rows.
 
-    Returns: statistics: source, split, file, documents, bytes.
+    Returns: statistics: source, split, file (null when no document begins in it), documents, bytes.
     """
-    piece = f"{task.split}-{task.source}-{task.number:05d}"
-    made_of = fingerprint([[key, rows.tolist()] for key, rows in task.parts])
-    held = task.draft.receipt(piece)
+    chosen = [(place, rows) for place, rows in _rows(task) if len(rows)]
+    empty = {"source": task.source, "split": task.split, "file": None, "documents": 0, "bytes": 0}
+    if not chosen:
+        return empty
+    made_of = fingerprint([[place.key, xxhash.xxh3_128_hexdigest(rows.tobytes())] for place, rows in chosen])
+    held = task.draft.receipt(task.piece)
     if held is not None and held["statistics"]["made_of"] == made_of:
         return dict(held["statistics"])
-    tables = [
-        pq.read_table(task.work.storage.fetch(f"{task.work.folder}/clean/{key}.parquet")).take(rows)
-        for key, rows in task.parts
+    storage = task.job.work.storage
+    table = pa.concat_tables(take_rows(storage.fetch(place.text), rows) for place, rows in chosen)
+    facts = concatenated((place.read_facts(storage)[rows] for place, rows in chosen), FACT)
+    names = [
+        f"{task.stem}.parquet",
+        f"index/facts/{task.stem}.npy",
+        f"index/keys/{task.stem}.bin",
     ]
-    table = pa.concat_tables(tables).combine_chunks().cast(schema(task.kind))
-    path = task.draft.scratch(task.file)
-    pq.write_table(table, path, compression="zstd", row_group_size=_ROW_GROUP)
+    files = {name: task.draft.scratch(name) for name in names}
+    text_file, facts_file, keys_file = files.values()
+    pq.write_table(
+        table.combine_chunks().cast(schema(task.kind)), text_file, compression="zstd", row_group_size=_ROW_GROUP
+    )
+    with facts_file.open("wb") as handle:
+        np.save(handle, facts)
+    keys = _keys(task, chosen)
+    write_shuffled(keys_file, keys, blocks_of_hashes(keys["key"]))
     statistics = {
-        "source": task.source,
-        "split": task.split,
-        "file": task.file,
+        **empty,
+        "file": f"{task.stem}.parquet",
         "documents": len(table),
-        "bytes": task.bytes,
+        "bytes": int(facts["bytes"].sum()),
         "made_of": made_of,
     }
-    task.draft.publish(piece, {task.file: path}, statistics)
+    task.draft.publish(task.piece, files, statistics)
     return statistics
 
 
-def rows_by_piece(pieces: list[Placed], nodes: npt.NDArray[np.int64]) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
-    """(piece key, rows) for the pieces that hold any of the nodes, which are ascending."""
-    for piece in pieces:
-        low, high = np.searchsorted(nodes, [piece.first, piece.first + piece.documents])
-        if high > low:
-            yield piece.key, nodes[low:high] - piece.first
+def _rows(task: WriteTask) -> list[tuple[Placed, npt.NDArray[np.int64]]]:
+    storage, found = task.job.work.storage, []
+    low, high = task.number * task.file_bytes, (task.number + 1) * task.file_bytes
+    for place, file, before in task.parts:
+        fates = np.load(storage.fetch(f"{task.job.work.folder}/{file}"))
+        rows = np.flatnonzero(fates == SPLITS[task.split])
+        sizes = place.read_facts(storage)["bytes"][rows]
+        begins = before + np.cumsum(sizes) - sizes
+        found.append((place, rows[(begins >= low) & (begins < high)]))
+    return found
+
+
+def take_rows(path: Any, rows: npt.NDArray[np.int64]) -> pa.Table:
+    """Some rows, ascending, of a Parquet file; only the row groups that hold one are read."""
+    file, start, tables = pq.ParquetFile(path), 0, []
+    for group in range(file.num_row_groups):
+        stop = start + file.metadata.row_group(group).num_rows
+        here = rows[(rows >= start) & (rows < stop)]
+        if len(here):
+            tables.append(file.read_row_group(group).take(here - start))
+        start = stop
+    return pa.concat_tables(tables)
+
+
+def _keys(task: WriteTask, chosen: Sequence[tuple[Placed, npt.NDArray[np.int64]]]) -> npt.NDArray[Any]:
+    """The keys of the rows of this file, in an order that does not depend on the pieces they came from."""
+    found, first = [], 0
+    for place, rows in chosen:
+        turn = np.full(place.documents, -1, np.int64)
+        turn[rows] = np.arange(first, first + len(rows))
+        keys = read_all(task.job.work.storage, place.keys, KEY)
+        keys = keys[keys["row"] < place.documents]
+        row = turn[keys["row"]]
+        part = np.empty(int((row >= 0).sum()), KEY)
+        part["key"], part["row"] = keys["key"][row >= 0], row[row >= 0]
+        found.append(part)
+        first += len(rows)
+    keys = concatenated(found, KEY)
+    return keys[np.lexsort((keys["row"], keys["key"]))]

@@ -25,7 +25,7 @@ def make(store: Path, map_shards: Any, count: int, **source: Any) -> Artifact:
             "reader": {"type": "generated", "generator": "chinese_judged", "count": 500},
         },
     }
-    config = parse(CorpusConfig, {"name": "ray", "corpus": {"sources": sources, "dedup": {"partitions": 3}}})
+    config = parse(CorpusConfig, {"name": "ray", "corpus": {"sources": sources, "dedup": {"task_memory": 200_000}}})
     draft = ArtifactStore(str(store)).begin("corpus", "ray", identity(config))
     assert isinstance(draft, Draft)
     return build(config, draft, map_shards)

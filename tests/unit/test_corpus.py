@@ -124,7 +124,7 @@ def test_planted_copies_are_found_and_counted(tmp_path: Path, write: Any) -> Non
     near = facts["dropped"].get("dedup.near", 0) + facts["dropped"].get("dedup.near_heldout", 0)
     assert (facts["dropped"]["dedup.exact"], near) == (10, 40)
     assert facts["train"]["documents"] + facts["heldout"]["documents"] == 200
-    assert corpus.statistics["dedup"]["near_clusters"] == 50
+    assert corpus.statistics["dedup"]["near_clusters"] == 40
     kept = rows(corpus, "train", "web") + rows(corpus, "heldout", "web")
     assert sum(len(row["text"].encode()) for row in kept) == facts["train"]["bytes"] + facts["heldout"]["bytes"]
     assert [field.name for field in pq.read_schema(corpus.path("train/web/00000.parquet"))] == [
@@ -146,21 +146,25 @@ def test_the_same_bytes_for_any_shards_partitions_and_order_of_work(tmp_path: Pa
         return [function(shard) for shard in reversed(shards)][::-1]
 
     found = []
-    for files, piece_bytes, partitions, map_shards in (
-        (1, 1 << 20, 1, serial_map),
-        (5, 20_000, 3, backwards),
-        (5, 60_000, 8, serial_map),
+    for files, piece_bytes, task_memory, map_shards in (
+        (1, 1 << 20, 1 << 30, serial_map),
+        (5, 20_000, 8_000, backwards),
+        (5, 60_000, 30_000, serial_map),
     ):
         source = write(f"web{files}", planted(), files, heldout=0.05)
         config = config_of(
             {"web": source},
             piece_bytes=piece_bytes,
             file_bytes=60_000,
-            dedup={"verify": verify, "partitions": partitions},
+            dedup={"verify": verify, "task_memory": task_memory},
         )
         corpus = make(tmp_path / f"store-{piece_bytes}", config, map_shards)
         found.append(
-            {f: e["sha256"] for f, e in corpus.manifest["files"].items() if f.startswith(("train", "heldout"))}
+            {
+                f: e["sha256"]
+                for f, e in corpus.manifest["files"].items()
+                if f.startswith(("train", "heldout", "index", "dup"))
+            }
         )
     assert len(found[0]) > 3
     assert found[0] == found[1] == found[2]

@@ -1,0 +1,114 @@
+"""Duplicates of the whole corpus, found by tasks that each hold a bounded part of it.
+
+    census      a number for every document                        (driver; from sums, no document is looked at)
+    pairs       documents that share a key, linked                 a task per range of the keys
+    components  links followed                                     tasks per range of the documents, in rounds
+    members     facts, keys and shingles of linked documents       a task per piece; text is read again here, and only here
+    resolve     who stays, in each component                       a task per part of the components
+    settle      every document's fate, and sums                    a task per piece
+
+Enters: the facts and keys of the cleaned pieces, and of finished corpora that they are compared with. Leaves: fates, piece by
+piece. How many ranges and parts there are follows from `dedup.task_memory`, after the step before has counted what there is
+(`sizing`); the result is the same for any number.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.artifacts import Draft
+from pipelines.cluster import ShardMap
+from pipelines.data import sizing
+from pipelines.data.census import Census, Job, Placed, open_job
+from pipelines.data.components import label_components
+from pipelines.data.corpus import DedupConfig
+from pipelines.data.members import MemberTask, gather_members
+from pipelines.data.minhash import detection_curve
+from pipelines.data.pairs import PairTask, pair_range
+from pipelines.data.resolve import ResolveTask, resolve_part
+from pipelines.data.settle import SettleTask, settle_piece
+from pipelines.data.shuffle import parts_for
+from pipelines.errors import DataError
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What deduplication found."""
+
+    job: Job
+    pieces: list[tuple[Placed, dict[str, Any]]]  # each piece with the statistics of `settle_piece`
+    clusters: list[str]  # files of clusters to show
+    statistics: dict[str, Any]
+
+
+def deduplicate(work: Draft, census: Census, records: int, dedup: DedupConfig, map_shards: ShardMap) -> Settled:
+    """Run all steps.
+
+    Args:
+        records: keys in all places.
+
+    Raises: DataError when documents of a source share an id; ConfigError when `task_memory` is too small.
+    """
+    job = open_job(work, census, dedup)
+    key_ranges = _parts(records, sizing.PAIR_BYTES, dedup, "the keys")
+    paired = map_shards(
+        pair_range,
+        [PairTask(job, part, key_ranges) for part in range(key_ranges)],
+        "near-duplicates",
+        lambda done: {"links": done["links"]},
+    )
+    links = sum(done["links"] for done in paired)
+    node_ranges = _parts(links, sizing.LINK_BYTES, dedup, "the links between documents")
+    labels, rounds = label_components(job, [done["file"] for done in paired], node_ranges, map_shards)
+    gathered = map_shards(
+        gather_members, [MemberTask(job, place, tuple(labels)) for place in census.places], "compare: gather"
+    )
+    members = tuple(done for done in gathered if done["members"])
+    count = sum(done["members"] for done in members)
+    parts = _parts(count, sizing.MEMBER_BYTES, dedup, "the documents that share a key with another")
+    resolved = map_shards(
+        resolve_part, [ResolveTask(job, part, parts, members) for part in range(parts)], "compare: decide"
+    )
+    _refuse_same_ids(resolved)
+    verdicts = tuple(done["file"] for done in resolved)
+    own = census.own
+    settled = map_shards(settle_piece, [SettleTask(job, place, verdicts) for place in own], "settle")
+    total: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for done in resolved:
+        total.update({k: done[k] for k in ("components", "near_pairs", "near_clusters", "exact_copies")})
+        sizes.update(done["cluster_sizes"])
+    statistics = {
+        "detection_curve": detection_curve(dedup.minhash),
+        "verified_at": dedup.threshold if dedup.verify else None,
+        "candidate_pairs": sum(done["shared"] for done in paired),
+        "linked_documents": count,
+        **{name: total[name] for name in ("components", "near_pairs", "near_clusters", "exact_copies")},
+        "largest_cluster": max((done["largest_cluster"] for done in resolved), default=0),
+        "cluster_sizes": dict(sorted(sizes.items(), key=lambda item: int(item[0].split("-")[0]))),
+        "tasks": {"key_ranges": key_ranges, "node_ranges": node_ranges, "rounds": rounds, "parts": parts},
+    }
+    return Settled(job, list(zip(own, settled, strict=True)), [done["clusters"] for done in resolved], statistics)
+
+
+def _parts(records: int, bytes_each: int, dedup: DedupConfig, what: str) -> int:
+    """Parts that fit into a task's memory; of much, at least a few, so that workers share the work."""
+    spread = max(1, min(_SPREAD_PARTS, records // _SPREAD_RECORDS))
+    return max(parts_for(records * bytes_each, dedup.task_memory, what), 1 << (spread - 1).bit_length())
+
+
+_SPREAD_RECORDS, _SPREAD_PARTS = 500_000, 16
+
+
+def _refuse_same_ids(resolved: Sequence[Mapping[str, Any]]) -> None:
+    repeated: Counter[str] = Counter()
+    for done in resolved:
+        repeated.update(done["repeated_ids"])
+    for name, count in repeated.items():
+        raise DataError(
+            f"source {name}: {count} documents have the id of another; expected a different id for each: "
+            f"correct corpus.sources.{name}.reader.id_field, or leave it out to name documents by file and place"
+        )
