@@ -3,6 +3,7 @@
 python -m workflows.corpus                                           the demo's corpus
 python -m workflows.corpus sources=permissive name=open              without the sources of unclear licence
 python -m workflows.corpus corpus=own_data name=mine                 your own files: edit conf/corpus/own_data.yaml
+python -m workflows.corpus corpus=own_data name=more known=[corpus/mine]   a later one, without copies of what is in corpus/mine
 python -m workflows.corpus show_dropped=quality.too_short            examples of what was dropped, from the finished corpus
 """
 
@@ -14,6 +15,7 @@ from typing import Any
 from pipelines.artifacts import Artifact
 from pipelines.config import identity
 from pipelines.data.assemble import build, dropped_examples
+from pipelines.data.census import refuse_other_keys
 from pipelines.data.corpus import CorpusConfig
 from pipelines.data.fetch import is_cached
 from pipelines.data.minhash import detection_curve
@@ -38,13 +40,15 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
         return _show_dropped(session.store.get(f"corpus/{config.name}"), config.show_dropped)
     # ── announce ──
     what = {**identity(config), "inventory": inventory(config.chosen)}
-    held = session.begin("corpus", config, _plan(config), code=CODE, what=what)
+    known = [session.store.get(session.resolve(reference)) for reference in config.known]
+    refuse_other_keys(config, known)
+    held = session.begin("corpus", config, _plan(config), known, CODE, what)
     if isinstance(held, Artifact):
         return held
     # ── work ──
-    with session.track(held, config) as tracker:
+    with session.track(held, config, known) as tracker:
         # Ray starts at the first pass, after everything that could be wrong with the sources has been fetched and listed
-        corpus = build(config, held, lambda *shards, **options: session.map_shards(*shards, **options))
+        corpus = build(config, held, lambda *shards, **options: session.map_shards(*shards, **options), known)
         tracker.metrics(_metrics(corpus.statistics), step=0)
         tracker.file(corpus.path("data_card.md"))
     # ── report ──

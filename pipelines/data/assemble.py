@@ -17,7 +17,7 @@ import dataclasses
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +29,26 @@ from pipelines.cluster import ShardMap
 from pipelines.data.census import Census, take_census
 from pipelines.data.cleaning import SAMPLES, CleanTask, clean_piece
 from pipelines.data.corpus import CorpusConfig, SourceConfig
-from pipelines.data.data_card import data_card
+from pipelines.data.data_card import publish_card
 from pipelines.data.dedup import Settled, deduplicate
+from pipelines.data.dedup_report import publish_report
 from pipelines.data.duplicates import choose_clusters, excerpts, publish_clusters
 from pipelines.data.fetch import fetch_all
+from pipelines.data.profile import merged
 from pipelines.data.readers import plan_pieces
 from pipelines.data.settle import SPLITS
 from pipelines.data.writing import plan_files, write_file
 from pipelines.errors import DataError
-from pipelines.progress import human
+from pipelines.progress import tally
 
 _DROPPED = pa.schema([(name, pa.string()) for name in ("id", "reason", "text", "where")])
 
 
-def build(config: CorpusConfig, draft: Draft, map_shards: ShardMap) -> Artifact:
+def build(config: CorpusConfig, draft: Draft, map_shards: ShardMap, known: Sequence[Artifact] = ()) -> Artifact:
     """Make and commit the corpus.
+
+    Args:
+        known: finished corpora: no document of the new one is a copy of theirs.
 
     Raises: DataError for a source that leaves no document, or that cannot be read or fetched.
     """
@@ -55,30 +60,33 @@ def build(config: CorpusConfig, draft: Draft, map_shards: ShardMap) -> Artifact:
         for name, source in sources.items()
         for piece in plan_pieces(name, source, recipe.piece_bytes)
     ]
-    cleaned = map_shards(clean_piece, tasks, "clean", _clean_progress())
+    counts = tally({"records": "read", "documents": "kept"}, rate="raw_bytes", reasons="dropped")
+    cleaned = map_shards(clean_piece, tasks, "clean", counts)
     dropped = _dropped_by_source(sources, cleaned)
     _refuse_empty(sources, cleaned, dropped)
 
     keyed = [(task.key, done) for task, done in zip(tasks, cleaned, strict=True)]
-    census = take_census(work, keyed, sources)
-    found = deduplicate(work, census, sum(done["keys"] for done in cleaned), recipe.dedup, map_shards)
+    census = take_census(work, keyed, sources, known)
+    found = deduplicate(work, census, recipe.dedup, map_shards)
     for place, done in found.pieces:
         dropped[census.parties[place.party].name].update(done["dropped"])
 
     files = plan_files(draft, found.job, found.pieces, sources, recipe.file_bytes)
     _forget_other_files(draft, {task.piece for task in files})
-    written = map_shards(
-        write_file, files, "write", lambda done: {"file": done["file"], "documents": done["documents"]}
-    )
+    written = map_shards(write_file, files, "write", tally({"documents": "documents"}, rate="bytes"))
     written = [done for done in written if done["file"]]
     statistics = {
         "sources": {name: _source_facts(name, source, written, dropped, census) for name, source in sources.items()},
-        "dedup": {**found.statistics, "index": {done["file"]: done["documents"] for done in written}},
+        "dedup": {
+            **found.statistics,
+            "known": [corpus.folder for corpus in known],
+            "index": {done["file"]: done["documents"] for done in written},
+        },
     }
     _publish_samples(draft, found, keyed, map_shards)
-    card = draft.scratch("data_card.md")
-    card.write_text(data_card(config, statistics), encoding="utf-8")
-    draft.publish("data_card", {"data_card.md": card})
+    if config.quality_report:
+        publish_report(draft, found, map_shards)
+    publish_card(draft, config, statistics)
     artifact = draft.commit(
         draft.claim["identity"]["config"], statistics, {name: s.licence for name, s in sources.items()}
     )
@@ -97,18 +105,6 @@ def dropped_examples(corpus: Artifact, reason: str, limit: int = 10) -> tuple[li
             found.append([{"source": name, **row} for row in rows if row["reason"] == reason])
     turns = (row for turn in itertools.zip_longest(*found) for row in turn if row is not None)
     return list(itertools.islice(turns, limit)), counts
-
-
-def _clean_progress() -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    kept, lost = Counter[str](), Counter[str]()
-
-    def describe(done: Mapping[str, Any]) -> dict[str, Any]:
-        kept.update(documents=done["documents"], bytes=done["bytes"])
-        lost.update(done["dropped"])
-        shown = " ".join(f"{reason} {count:,}" for reason, count in lost.most_common(3)) or "none"
-        return {"kept": f"{kept['documents']:,} ({human(float(kept['bytes']), 'B')})", "dropped": shown}
-
-    return describe
 
 
 def _dropped_by_source(sources: Iterable[str], cleaned: Iterable[Mapping[str, Any]]) -> dict[str, Counter[str]]:
@@ -152,6 +148,7 @@ def _source_facts(
             "documents": sum(done["documents"] for done in mine),
             "bytes": sum(done["bytes"] for done in mine),
             "files": [done["file"] for done in mine],
+            **merged(mine),
         }
     return {**facts, "dropped": dict(sorted(dropped[name].items())), "capped": name in census.capped}
 

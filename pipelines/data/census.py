@@ -19,9 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.artifacts import Artifact, Draft
-from pipelines.config import fingerprint
-from pipelines.data.corpus import DedupConfig, SourceConfig
+from pipelines.config import fingerprint, plain
+from pipelines.data.corpus import CorpusConfig, DedupConfig, SourceConfig
+from pipelines.data.facts import KEY
 from pipelines.data.holdout import held_out_below
+from pipelines.errors import ConfigError
 from pipelines.storage import Storage
 
 _ALL = 1 << 64
@@ -54,6 +56,7 @@ class Placed:
     party: int
     first: int  # node of its first document
     documents: int  # under the cap
+    records: int  # keys in its file
 
     @property
     def text(self) -> str:
@@ -90,6 +93,12 @@ class Census:
     def nodes(self) -> int:
         """How many documents there are."""
         return self.places[-1].first + self.places[-1].documents if self.places else 0
+
+    @property
+    def own_nodes(self) -> int:
+        """How many of them are of the new corpus."""
+        own = self.own
+        return own[-1].first + own[-1].documents if own else 0
 
     @property
     def own(self) -> tuple[Placed, ...]:
@@ -168,7 +177,7 @@ def take_census(
                 full, count = True, _within_cap(facts["bytes"], documents, size, source)
                 taken = int(facts["bytes"][:count].sum())
                 least = facts["position"][:count].tolist() if least else []
-            places.append(Placed(work.folder, key, len(parties), first, count))
+            places.append(Placed(work.folder, key, len(parties), first, count, done["keys"]))
             smallest = sorted([*smallest, *least])[: source.heldout_minimum]
             first, documents, size = first + count, documents + count, size + taken
         if full or source.max_documents == documents or source.max_bytes == size:
@@ -181,11 +190,37 @@ def take_census(
                 files = corpus.statistics["sources"].get(name, {}).get(split, {}).get("files", [])
                 for file in files:
                     count = corpus.statistics["dedup"]["index"][file]
-                    places.append(Placed(corpus.folder, file.removesuffix(".parquet"), len(parties), first, count))
+                    stem = file.removesuffix(".parquet")
+                    records = corpus.manifest["files"][f"index/keys/{stem}.bin"]["bytes"] // KEY.itemsize
+                    places.append(Placed(corpus.folder, stem, len(parties), first, count, records))
                     first += count
                 party = Party(name, source["kind"], source["duplicates"], _ALL if split == "heldout" else 0, known=True)
                 parties.append(party)
     return Census(tuple(parties), tuple(places), tuple(capped))
+
+
+def refuse_other_keys(config: CorpusConfig, known: Sequence[Artifact]) -> None:
+    """Raises: ConfigError for a finished corpus that a new one cannot be compared with."""
+    ours = plain(config.corpus.dedup.minhash)
+    for corpus in known:
+        if corpus.folder == f"corpus/{config.name}":
+            raise ConfigError(f"known names {corpus.folder}, which is the corpus to be made: leave it out")
+        if not corpus.folder.startswith("corpus/"):
+            raise ConfigError(f"known names {corpus.folder}; expected finished corpora, corpus/NAME")
+        if "index" not in corpus.statistics["dedup"]:
+            raise ConfigError(
+                f"{corpus.folder} was made by a version that left no keys to compare with: make it again with on_change=rebuild, "
+                "or leave it out of known"
+            )
+        theirs = corpus.config["corpus"]["dedup"]["minhash"]
+        if theirs != ours:
+            different = [
+                f"{key}={value} there, {ours[key]} here" for key, value in theirs.items() if value != ours[key]
+            ]
+            raise ConfigError(
+                f"{corpus.folder} was made with another corpus.dedup.minhash ({', '.join(different)}), so its keys cannot be compared: "
+                "use the same numbers, or leave it out of known"
+            )
 
 
 def open_job(work: Draft, census: Census, dedup: DedupConfig) -> Job:

@@ -124,6 +124,7 @@ class CorpusConfig(WorkflowConfig):
 
     corpus: CorpusRecipe
     sources: Literal["all", "permissive"] = "all"  # "permissive" leaves out every source whose licence is not
+    known: list[str] = field(default_factory=list)  # finished corpora (corpus/NAME): copies of their documents are dropped
     show_dropped: str | None = runtime(None)  # a reason: print examples from the finished corpus, do nothing else
 
     def __post_init__(self) -> None:

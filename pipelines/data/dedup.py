@@ -32,6 +32,7 @@ from pipelines.data.resolve import ResolveTask, resolve_part
 from pipelines.data.settle import SettleTask, settle_piece
 from pipelines.data.shuffle import parts_for
 from pipelines.errors import DataError
+from pipelines.progress import tally
 
 
 @dataclass(frozen=True)
@@ -44,38 +45,43 @@ class Settled:
     statistics: dict[str, Any]
 
 
-def deduplicate(work: Draft, census: Census, records: int, dedup: DedupConfig, map_shards: ShardMap) -> Settled:
+def deduplicate(work: Draft, census: Census, dedup: DedupConfig, map_shards: ShardMap) -> Settled:
     """Run all steps.
-
-    Args:
-        records: keys in all places.
 
     Raises: DataError when documents of a source share an id; ConfigError when `task_memory` is too small.
     """
     job = open_job(work, census, dedup)
-    key_ranges = _parts(records, sizing.PAIR_BYTES, dedup, "the keys")
+    key_ranges = _parts(sum(place.records for place in census.places), sizing.PAIR_BYTES, dedup, "the keys")
     paired = map_shards(
         pair_range,
         [PairTask(job, part, key_ranges) for part in range(key_ranges)],
         "near-duplicates",
-        lambda done: {"links": done["links"]},
+        tally({"links": "links"}),
     )
     links = sum(done["links"] for done in paired)
     node_ranges = _parts(links, sizing.LINK_BYTES, dedup, "the links between documents")
     labels, rounds = label_components(job, [done["file"] for done in paired], node_ranges, map_shards)
     gathered = map_shards(
-        gather_members, [MemberTask(job, place, tuple(labels)) for place in census.places], "compare: gather"
+        gather_members,
+        [MemberTask(job, place, tuple(labels)) for place in census.places],
+        "compare: gather",
+        tally({"members": "documents"}),
     )
     members = tuple(done for done in gathered if done["members"])
     count = sum(done["members"] for done in members)
     parts = _parts(count, sizing.MEMBER_BYTES, dedup, "the documents that share a key with another")
     resolved = map_shards(
-        resolve_part, [ResolveTask(job, part, parts, members) for part in range(parts)], "compare: decide"
+        resolve_part,
+        [ResolveTask(job, part, parts, members) for part in range(parts)],
+        "compare: decide",
+        tally({"documents": "documents", "exact_copies": "exact copies", "near_pairs": "near-copies"}),
     )
     _refuse_same_ids(resolved)
     verdicts = tuple(done["file"] for done in resolved)
     own = census.own
-    settled = map_shards(settle_piece, [SettleTask(job, place, verdicts) for place in own], "settle")
+    settled = map_shards(
+        settle_piece, [SettleTask(job, place, verdicts) for place in own], "settle", tally({}, reasons="dropped")
+    )
     total: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for done in resolved:

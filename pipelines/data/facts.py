@@ -28,7 +28,7 @@ from pipelines.data.corpus import SourceConfig
 from pipelines.data.document import Document, render
 from pipelines.data.exact import digest
 from pipelines.data.holdout import position
-from pipelines.data.minhash import MinHashConfig, band_keys
+from pipelines.data.minhash import MinHashConfig, keys_and_samples
 from pipelines.data.shuffle import blocks_of_hashes, mixed, write_shuffled
 
 FACT = np.dtype(
@@ -37,6 +37,7 @@ FACT = np.dtype(
         ("asked", "<u8", 2),  # of the question; 0 for documents
         ("position", "<u8"),  # hash of the id
         ("bytes", "<i8"),  # of the text in UTF-8
+        ("sample", "<u8"),  # equal for near-copies with probability J (see `dedup_report`)
         ("quality", "u1"),  # the classifier's score, 0 to 255; 0 where none was computed
     ]
 )
@@ -60,9 +61,9 @@ def write_facts(
     facts["position"] = np.array([position(document.id) for document in kept], np.uint64)
     facts["bytes"] = [len(text) for text in texts]
     facts["quality"] = [round(255 * float(document.metadata.get("quality") or 0)) for document in kept]
+    keys = _keys(kept, texts, facts, source, minhash)
     with facts_file.open("wb") as handle:
         np.save(handle, facts)
-    keys = _keys(kept, texts, facts, source, minhash)
     write_shuffled(keys_file, keys, blocks_of_hashes(keys["key"]))
     smallest = heapq.nsmallest(source.heldout_minimum, facts["position"].tolist()) if source.heldout > 0 else []
     return {"keys": len(keys), "smallest": smallest}
@@ -83,7 +84,7 @@ def _keys(
     if source.kind != "documents":
         found.append((mixed(facts["asked"][:, 0], _ASKED_SALT), rows))
     elif source.duplicates == "near":
-        bands, worded = band_keys(texts, minhash)
+        bands, worded, facts["sample"] = keys_and_samples(texts, minhash)
         found.append((bands[worded].ravel(), np.repeat(rows[worded], minhash.bands)))
     keys = np.empty(sum(len(values) for values, _ in found), KEY)
     keys["key"] = np.concatenate([values for values, _ in found])

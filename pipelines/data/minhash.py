@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 _FNV_OFFSET, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 _MIX = np.uint64(0xFF51AFD7ED558CCD)
+_SAMPLE_SEED = np.uint64(0x9E6D62D06F6A9A9B)
 _ALONE = 1 << 24  # flag in the character table: a word by itself
 Texts = Sequence[str] | Sequence[bytes]
 
@@ -48,12 +49,24 @@ def band_keys(texts: Texts, config: MinHashConfig) -> tuple[npt.NDArray[np.uint6
     Returns:
         (documents, bands) uint64 keys, and (documents,) bool: whether the document has any word; one without has no keys.
     """
+    keys, has_words, _ = keys_and_samples(texts, config)
+    return keys, has_words
+
+
+def keys_and_samples(
+    texts: Texts, config: MinHashConfig
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_], npt.NDArray[np.uint64]]:
+    """`band_keys`, and in the same pass a hash by which near-copies can be sampled together.
+
+    Returns: the two of `band_keys`, and (documents,) uint64: the shingle that is least under a permutation which the
+        signatures do not use, hashed. It is uniform, and two texts agree in it with probability J. Without a word: all ones.
+    """
     data, offsets = _pack(texts)
     signatures = np.empty((len(texts), config.bands * config.rows), np.uint32)
-    words = np.empty(len(texts), np.int64)
+    words, samples = np.empty(len(texts), np.int64), np.empty(len(texts), np.uint64)
     factors, shifts = _permutations(config.bands * config.rows, config.seed)
-    _signatures(data, offsets, characters(), config.ngram, factors, shifts, signatures, words)
-    return _bands(signatures, config.bands, config.rows), words > 0
+    _signatures(data, offsets, characters(), config.ngram, factors, shifts, signatures, words, samples)
+    return _bands(signatures, config.bands, config.rows), words > 0, samples
 
 
 def signatures(texts: Texts, config: MinHashConfig) -> npt.NDArray[np.uint32]:
@@ -61,7 +74,8 @@ def signatures(texts: Texts, config: MinHashConfig) -> npt.NDArray[np.uint32]:
     data, offsets = _pack(texts)
     out = np.empty((len(texts), config.bands * config.rows), np.uint32)
     factors, shifts = _permutations(config.bands * config.rows, config.seed)
-    _signatures(data, offsets, characters(), config.ngram, factors, shifts, out, np.empty(len(texts), np.int64))
+    words, samples = np.empty(len(texts), np.int64), np.empty(len(texts), np.uint64)
+    _signatures(data, offsets, characters(), config.ngram, factors, shifts, out, words, samples)
     return out
 
 
@@ -187,6 +201,13 @@ def _shingle(words: Any, first: int, length: int) -> Any:
 
 
 @_compiled
+def _mixed(value: Any) -> Any:
+    value = (value ^ (value >> np.uint64(31))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(29))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(32))
+
+
+@_compiled
 def _shingles(words: Any, count: int, ngram: int) -> Any:
     total = max(count - ngram + 1, 1)
     out = np.empty(total, np.uint64)
@@ -216,7 +237,7 @@ def _shingle_sets(data: Any, offsets: Any, table: Any, ngram: int, found: Any, c
 
 @_compiled
 def _signatures(
-    data: Any, offsets: Any, table: Any, ngram: int, factors: Any, shifts: Any, out: Any, counts: Any
+    data: Any, offsets: Any, table: Any, ngram: int, factors: Any, shifts: Any, out: Any, counts: Any, samples: Any
 ) -> None:
     longest = 1
     for d in range(len(offsets) - 1):
@@ -228,14 +249,18 @@ def _signatures(
         counts[d] = count
         row = out[d]
         row[:] = np.uint32(0xFFFFFFFF)
+        samples[d] = least = np.uint64(0xFFFFFFFFFFFFFFFF)
         if count == 0:
             continue
         for s in range(max(count - ngram + 1, 1)):
-            value = _shingle(words, s, min(ngram, count)) >> np.uint64(32)
+            shingle = _shingle(words, s, min(ngram, count))
+            least = min(least, _mixed(shingle ^ _SAMPLE_SEED))
+            value = shingle >> np.uint64(32)
             for p in range(permutations):
                 hashed = np.uint32((factors[p] * value + shifts[p]) >> np.uint64(32))
                 if hashed < row[p]:
                     row[p] = hashed
+        samples[d] = _mixed(least)  # the least of many is small: hashed once more it is not
 
 
 @_compiled

@@ -47,7 +47,7 @@ def pair_range(task: PairTask) -> dict[str, Any]:
 def _find(task: PairTask) -> tuple[dict[str, Any], dict[str, Any]]:
     job, file = task.job, task.job.file(f"{task.name}.bin")
     keys, nodes = _records(task)
-    centres, others = candidates(keys, nodes)
+    centres, others = candidates(keys, nodes, job.census().own_nodes)
     left, right = contract(centres, others)
     links = both_ways(left, right)
     path = job.work.scratch(file)
@@ -55,11 +55,12 @@ def _find(task: PairTask) -> tuple[dict[str, Any], dict[str, Any]]:
     return {file: path}, {"file": file, "records": len(keys), "shared": len(centres), "links": len(links)}
 
 
-def candidates(keys: npt.NDArray[np.uint64], nodes: Nodes) -> tuple[Nodes, Nodes]:
+def candidates(keys: npt.NDArray[np.uint64], nodes: Nodes, own: int) -> tuple[Nodes, Nodes]:
     """Every node of a bucket but its smallest, and that smallest one.
 
     Args:
         keys: (records,) uint64. nodes: (records,) int64, the document of each record.
+        own: nodes from here on are of finished corpora: a bucket of such alone decides nothing.
 
     Returns: centres and others, (links,) int64 each, by bucket.
     """
@@ -73,7 +74,7 @@ def candidates(keys: npt.NDArray[np.uint64], nodes: Nodes) -> tuple[Nodes, Nodes
         return nodes, nodes
     smallest = np.minimum.reduceat(nodes, np.cumsum(sizes) - sizes)
     centres = np.repeat(smallest, sizes)
-    linked = centres != nodes
+    linked = (centres != nodes) & (centres < own)
     return centres[linked], nodes[linked]
 
 

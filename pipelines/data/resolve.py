@@ -30,7 +30,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.data.census import Census, Job
-from pipelines.data.components import Nodes
 from pipelines.data.facts import KINDS
 from pipelines.data.members import MEMBER, removes_near
 from pipelines.data.shuffle import blocks_of_nodes, concatenated, mixed, read_shuffled, span, starts, write_shuffled

@@ -14,7 +14,7 @@ PAIR_BYTES = (
 )
 LINK_BYTES = 120  # a link, from one end: read 16, both columns 16, order 8, ordered 16, results and their order 64
 MEMBER_BYTES = 260  # a member: record 78, ordered again 78, offsets and orders 8 each
-KEY_BYTES, FACT_BYTES, MEMBER_FILE_BYTES, VERDICT_BYTES = 12, 57, 78, 21  # a record on disk
+KEY_BYTES, FACT_BYTES, MEMBER_FILE_BYTES, VERDICT_BYTES = 12, 65, 78, 21  # a record on disk
 SHINGLES_PER_BYTE = 0.14  # of English prose: 3,253 bytes make 442
 
 

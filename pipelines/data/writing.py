@@ -27,6 +27,7 @@ from pipelines.data.census import Job, Placed
 from pipelines.data.corpus import SourceConfig
 from pipelines.data.document import schema
 from pipelines.data.facts import FACT, KEY
+from pipelines.data.profile import profile
 from pipelines.data.settle import SPLITS
 from pipelines.data.shuffle import blocks_of_hashes, concatenated, read_all, write_shuffled
 
@@ -118,6 +119,7 @@ def write_file(task: WriteTask) -> dict[str, Any]:
         "file": f"{task.stem}.parquet",
         "documents": len(table),
         "bytes": int(facts["bytes"].sum()),
+        **profile(table, task.kind),
         "made_of": made_of,
     }
     task.draft.publish(task.piece, files, statistics)

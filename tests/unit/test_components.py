@@ -22,7 +22,7 @@ def job_of(tmp_path: Path) -> Any:
     def made(nodes: int) -> Job:
         draft = ArtifactStore(str(tmp_path)).begin("corpus", f"n{nodes}", {})
         assert isinstance(draft, Draft)
-        census = Census((Party("a", "documents", "near", 0),), (Placed(draft.folder, "a", 0, 0, nodes),), ())
+        census = Census((Party("a", "documents", "near", 0),), (Placed(draft.folder, "a", 0, 0, nodes, 0),), ())
         return open_job(draft, census, DedupConfig())
 
     return made
@@ -110,5 +110,11 @@ def test_stars_by_hand() -> None:
 def test_every_document_of_a_bucket_is_linked_to_its_smallest() -> None:
     keys = np.array([7, 5, 7, 5, 7, 9], np.uint64)
     nodes = np.array([4, 2, 2, 1, 3, 8])
-    centres, others = candidates(keys, nodes)
+    centres, others = candidates(keys, nodes, own=100)
     assert sorted(zip(centres, others, strict=True)) == [(1, 2), (2, 3), (2, 4)]
+
+
+def test_a_bucket_of_finished_corpora_alone_links_nothing() -> None:
+    keys, nodes = np.array([5, 5, 7, 7], np.uint64), np.array([10, 11, 3, 11])
+    centres, others = candidates(keys, nodes, own=10)
+    assert list(zip(centres, others, strict=True)) == [(3, 11)]

@@ -137,7 +137,7 @@ def test_planted_copies_are_found_and_counted(tmp_path: Path, write: Any) -> Non
     ]
     assert not any("work" in file for file in corpus.manifest["files"])
     assert not (tmp_path / "store" / corpus.folder / "work").exists()
-    assert "dedup.near" in corpus.path("data_card.md").read_text()
+    assert "dedup.near" in corpus.path("data_card.html").read_text()
 
 
 @pytest.mark.parametrize("verify", [True, False])

@@ -1,0 +1,67 @@
+"""A new corpus is compared with finished ones by their keys: nothing of theirs comes in again, and they are not made again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.artifacts import ArtifactStore, Draft
+from pipelines.cluster import serial_map
+from pipelines.config import identity
+from pipelines.data.assemble import build
+from pipelines.data.census import refuse_other_keys
+from pipelines.data.corpus import CorpusConfig
+from pipelines.errors import ConfigError
+from tests.unit.test_corpus import article, config_of, near_copy, rows, write
+
+__all__ = ["write"]  # the fixture
+
+
+def make(store: Path, config: CorpusConfig, *known: Any) -> Any:
+    draft = ArtifactStore(str(store)).begin("corpus", config.name, identity(config), known)
+    assert isinstance(draft, Draft)
+    return build(config, draft, serial_map, known)
+
+
+@pytest.mark.parametrize("task_memory", [1 << 30, 20_000])
+def test_copies_of_a_finished_corpus_stay_out(tmp_path: Path, write: Any, task_memory: int) -> None:
+    old = [article(i) for i in range(60)]
+    # longer than what they copy, so that only being known decides; the first 20 copy exactly, the next 20 nearly
+    new = [*old[:20], *(near_copy(text) + " More." for text in old[20:40]), *(article(i) for i in range(100, 130))]
+    first = make(tmp_path, config_of({"old": write("old", old, heldout=0.1)}, name="first", file_bytes=20_000))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "corpus/first").rglob("*") if path.is_file()}
+    dedup = {"minhash": {"rows": 4}}
+    with pytest.raises(ConfigError, match="rows=8 there, 4 here"):
+        refuse_other_keys(config_of({"a": write("a", new)}, name="second", dedup=dedup), [first])
+    config = config_of({"new": write("new", new, heldout=0.1)}, name="second", dedup={"task_memory": task_memory})
+    second = make(tmp_path, config, first)
+    facts = second.statistics["sources"]["new"]
+    assert facts["dropped"] == {"dedup.known_exact": 20, "dedup.known_near": 20}
+    kept = {row["text"] for split in ("train", "heldout") for row in rows(second, split, "new")}
+    assert kept == set(new[40:])
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    clusters = pq.read_table(second.path("duplicates/clusters.parquet")).to_pylist()
+    assert [row["role"] for row in clusters[::2]] == ["known"] * 40
+    assert sorted(row["role"] for row in clusters[1::2]) == ["known_exact"] * 20 + ["known_near"] * 20
+    assert {row["source"] for row in clusters} == {"old", "new"}
+    assert all(0.7 <= row["similarity"] <= 1 for row in clusters)
+
+
+def test_a_third_corpus_knows_both(tmp_path: Path, write: Any) -> None:
+    sets = [[article(i) for i in range(start, start + 20)] for start in (0, 20, 40)]
+    first = make(tmp_path, config_of({"a": write("a", sets[0])}, name="first"))
+    second = make(tmp_path, config_of({"b": write("b", sets[0][:5] + sets[1])}, name="second"), first)
+    third = config_of({"c": write("c", sets[0][3:6] + sets[1][3:6] + sets[2])}, name="third")
+    assert second.statistics["sources"]["b"]["dropped"] == {"dedup.known_exact": 5}
+    made = make(tmp_path, third, first, second)
+    assert made.statistics["sources"]["c"]["dropped"] == {"dedup.known_exact": 6}
+    assert made.statistics["dedup"]["known"] == ["corpus/first", "corpus/second"]
+
+
+def test_a_corpus_cannot_know_itself(tmp_path: Path, write: Any) -> None:
+    config = config_of({"a": write("a", [article(i) for i in range(20)])}, name="first")
+    with pytest.raises(ConfigError, match="which is the corpus to be made"):
+        refuse_other_keys(config, [make(tmp_path, config)])
