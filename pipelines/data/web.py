@@ -53,6 +53,7 @@ def warc_records(stream: Any, path: str) -> Iterator[tuple[str, Any]]:
             if record.rec_type not in ("response", "conversion"):
                 continue  # the crawl's own notes: what was asked, when, with which software
             kind, url = record.rec_type, record.rec_headers.get("WARC-Target-URI") or ""
+            _say_type(record)
             try:
                 found = process(record)
             except (KeyError, ValueError) as error:  # a header that every record must have is missing
@@ -67,6 +68,13 @@ def warc_records(stream: Any, path: str) -> Iterator[tuple[str, Any]]:
             yield where, text if isinstance(text, Dropped) else {**found, "text": text}
     except (ArchiveLoadFailed, UnicodeDecodeError) as error:
         yield path, Dropped("read.corrupt_warc", f"{path}:{number}", str(error)[:300])
+
+
+def _say_type(record: Any) -> None:
+    """Where the crawler did not examine the payload, its server's word counts: libmagic, the last resort, misses many pages."""
+    told = record.http_headers and record.http_headers.get_header("Content-Type")
+    if told and not record.rec_headers.get_header("WARC-Identified-Payload-Type"):
+        record.rec_headers.add_header("WARC-Identified-Payload-Type", told.split(";")[0].strip().lower())
 
 
 @functools.cache

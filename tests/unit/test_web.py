@@ -63,7 +63,7 @@ def read(path: Path, **changes: Any) -> tuple[list[Document], list[Dropped]]:
 
 
 RECORDS = [
-    ("response", "text/html", page("Clocks", paragraphs("clocks"))),
+    ("response", "text/html; charset=UTF-8", b"<!-- by hand -->\n" + page("Clocks", paragraphs("clocks"))),
     ("request", "", b"GET / HTTP/1.1"),
     ("response", "image/png", b"\x89PNG\r\n\x1a\n" + bytes(100)),
     ("response", "text/html", page("图书馆", [CHINESE * 3, CHINESE * 2], "gb18030")),
