@@ -1,6 +1,7 @@
 """The loader from page cache: tokens per second of one process, in order and after a jump to any sample.
 
     python -m benchmarks.loader --sequence-length 256
+    python -m benchmarks.loader --s3 [--latency 0.02 ...]     waits per step of a stream from S3: see benchmarks/stream.py
 
 Named peer: a plain `numpy.memmap` reader that slices random windows without mixing, order, positions or masks, i.e. the
 least that any loader has to do. Printed: million tokens/s, medians over `--rounds` turns, and the ratio.
@@ -10,12 +11,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks import stream
 from pipelines.data.loader import Loader, Segment
 from pipelines.data.mixture import MixtureRecipe, plan_mixture
 from pipelines.data.token_shards import TokenShardWriter, TokenSource, shard_paths
@@ -24,6 +27,9 @@ from pipelines.progress import table
 
 def main() -> None:
     """Measure and print."""
+    if "--s3" in sys.argv:
+        stream.main([argument for argument in sys.argv[1:] if argument != "--s3"])
+        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sequence-length", type=int, default=256)
     parser.add_argument("--batch", type=int, default=64)

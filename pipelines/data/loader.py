@@ -11,7 +11,7 @@ a source that goes on in it starts where the earlier segments left it. The way f
     place      -> shard and item               shards shuffled per epoch; inside a group of shards, items permuted
     item       -> tokens                       windows [w*T, w*T + T + 1) or whole documents packed into T + 1
 
-A node therefore reads `shards_per_group` shards of a source at a time, and `Loader.shards` tells a prefetcher exactly
+A node therefore reads `shards_per_group` shards of a source at a time, and `Loader.uses` tells `data.prefetch` exactly
 which come next. Shuffling every item over the whole corpus would touch every shard in every step.
 
 Legend: B rows of a batch, T tokens that a model reads (`sequence_length`); a row holds T + 1 ids, so that
@@ -47,6 +47,15 @@ class Segment:
     plan: MixturePlan
 
 
+@dataclass(frozen=True)
+class Use:
+    """A shard, as (source, name), and the first and last of some samples that read it."""
+
+    shard: tuple[str, str]
+    first: int
+    last: int
+
+
 class Loader:
     """Random access to a mixed stream of windows.
 
@@ -73,10 +82,11 @@ class Loader:
         starts = [segment.from_sample for segment in segments]
         if not starts or starts[0] != 0 or any(a >= b for a, b in pairwise(starts)):
             raise ConfigError(f"segments begin at samples {starts}; expected 0 first and then rising")
-        self.sequence_length, self.pad_id = sequence_length, pad_id
+        self.sequence_length, self.pad_id, self.shards_per_group = sequence_length, pad_id, shards_per_group
         self.names = sorted({source.name for segment in segments for source in segment.plan.sources})
         if absent := [name for name in self.names if name not in sources]:
             raise DataError(f"the mixture names {', '.join(absent)}; the tokens hold {', '.join(sorted(sources))}")
+        self.sources = {name: sources[name] for name in self.names}
         parts = sorted({(source.name, source.packing) for segment in segments for source in segment.plan.sources})
         self._streams = [
             _Stream(sources[name], packing, seed, sequence_length, shards_per_group) for name, packing in parts
@@ -109,12 +119,22 @@ class Loader:
             counts += blocks.counts(max(0, last - blocks.from_sample))
         return {name: int(counts[self._stream_source == i].sum()) for i, name in enumerate(self.names)}
 
-    def shards(self, first: int, last: int) -> list[tuple[str, str]]:
-        """(source, shard) pairs that samples [first, last) read, in order of first use: what to prefetch."""
+    def uses(self, first: int, last: int) -> list[Use]:
+        """Which shards samples [first, last) read, and from where to where, in order of first use: what to prefetch."""
         stream, shard, _ = self._addresses(np.arange(first, last))
-        pairs, at = np.unique(np.stack([stream, shard]), axis=1, return_index=True)
-        ordered = pairs[:, np.argsort(at)]
-        return [(self._streams[s].source.name, self._streams[s].source.prefixes[k]) for s, k in ordered.T]
+        pairs, begin = np.unique(np.stack([stream, shard]), axis=1, return_index=True)
+        _, back = np.unique(np.stack([stream, shard])[:, ::-1], axis=1, return_index=True)
+        found = []
+        for at in np.argsort(begin):
+            source = self._streams[pairs[0, at]].source
+            found.append(
+                Use((source.name, source.prefixes[pairs[1, at]]), first + int(begin[at]), last - 1 - int(back[at]))
+            )
+        return found
+
+    def shards(self, first: int, last: int) -> list[tuple[str, str]]:
+        """(source, shard) pairs that samples [first, last) read, in order of first use."""
+        return list(dict.fromkeys(use.shard for use in self.uses(first, last)))
 
     def batch(self, indices: NDArray[np.int64] | Sequence[int]) -> Batch:
         """The samples `indices` as one batch.
@@ -237,7 +257,7 @@ class _Stream:
         else:
             # reads the document lengths of every shard of this source (about 2 % of its bytes)
             for index in range(len(source.prefixes)):
-                offsets = source.shard(index).offsets
+                offsets = source.offsets(index)
                 self._packs.append(pack(offsets, sequence_length + 1))
                 self.truncated += int(np.count_nonzero(np.diff(offsets) > sequence_length + 1))
             self._items = np.array([len(firsts) - 1 for firsts in self._packs], np.int64)

@@ -21,8 +21,9 @@ document): about 1.1 MB for a shard of 100M tokens.
 from __future__ import annotations
 
 import struct
+import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -31,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.artifacts import Artifact
-from pipelines.errors import DataError
+from pipelines.errors import DataError, StorageError
 
 MAGIC = b"MMIDIDX\x00\x00"
 DTYPE_CODES: dict[int, type[np.generic]] = {
@@ -119,12 +120,14 @@ class TokenShard:
         offsets: token offset of each document, and the total [documents + 1], int64.
         mask: uint8 [tokens], mapped, or None when every token counts.
         document_bytes: int32 [documents], or None when the sidecar is absent (a shard of another tool).
+        files: what is mapped; held, so that the cache keeps it.
     """
 
     tokens: Ids
     offsets: NDArray[np.int64]
     mask: NDArray[np.uint8] | None = None
     document_bytes: NDArray[np.int32] | None = None
+    files: tuple[Path, ...] = ()
 
     @property
     def documents(self) -> int:
@@ -145,20 +148,21 @@ class TokenShard:
         Raises: DataError when the index is of another format or its lengths disagree with the files.
         """
         lengths, pointers, dtype = read_index(paths["idx"])
-        tokens = _map(paths["bin"], dtype)
+        files = {suffix: paths[suffix] for suffix in ("bin", "mask", "bytes") if suffix in paths}
+        tokens = _map(files["bin"], dtype)
         offsets = np.zeros(len(lengths) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
         if len(tokens) != offsets[-1] or not np.array_equal(pointers // dtype.itemsize, offsets[:-1]):
             raise DataError(
-                f"{paths['bin']} holds {len(tokens)} tokens, its index says {offsets[-1]}: rebuild the shard"
+                f"{files['bin']} holds {len(tokens)} tokens, its index says {offsets[-1]}: rebuild the shard"
             )
-        mask = _map(paths["mask"], np.dtype(np.uint8)) if "mask" in paths else None
-        document_bytes = _map(paths["bytes"], np.dtype(np.int32)) if "bytes" in paths else None
+        mask = _map(files["mask"], np.dtype(np.uint8)) if "mask" in files else None
+        document_bytes = _map(files["bytes"], np.dtype(np.int32)) if "bytes" in files else None
         if (mask is not None and len(mask) != len(tokens)) or (
             document_bytes is not None and len(document_bytes) != len(lengths)
         ):
-            raise DataError(f"a sidecar of {paths['bin']} has another length than the shard: rebuild the shard")
-        return cls(tokens, offsets, mask, document_bytes)
+            raise DataError(f"a sidecar of {files['bin']} has another length than the shard: rebuild the shard")
+        return cls(tokens, offsets, mask, document_bytes, tuple(files.values()))
 
 
 def read_index(path: Path) -> tuple[NDArray[np.int32], NDArray[np.int64], np.dtype[Any]]:
@@ -188,7 +192,8 @@ class TokenSource:
     Attributes:
         prefixes: shard names inside the artifact, e.g. `train/sotu/00000`.
         shard_tokens: tokens of each shard [shards], known without opening it.
-        locate: shard name -> its files on this machine (downloaded when the store is remote).
+        locate: shard name -> its files on this machine (each downloaded when first asked for, where the store is remote).
+        shard_bytes: what reading each shard takes in the cache [shards]; zeros when not known.
     """
 
     name: str
@@ -196,44 +201,108 @@ class TokenSource:
     prefixes: tuple[str, ...]
     shard_tokens: NDArray[np.int64]
     locate: Callable[[str], Mapping[str, Path]]
+    shard_bytes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     open_shards: int = 64
+    relieve: Callable[[], None] | None = (
+        None  # lets go of what can be opened again, when the cache has no room for a shard
+    )
     _open: OrderedDict[int, TokenShard] = field(default_factory=OrderedDict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)  # a prefetcher opens and closes, too
+
+    def __post_init__(self) -> None:
+        if not len(self.shard_bytes):
+            self.shard_bytes = np.zeros(len(self.prefixes), np.int64)
 
     def shard(self, index: int) -> TokenShard:
         """The shard `prefixes[index]`, mapped."""
-        shard = self._open.get(index)
-        if shard is None:
-            shard = TokenShard.open(self.locate(self.prefixes[index]))
-            self._open[index] = shard
+        with self._lock:
+            shard = self._open.get(index)
+            if shard is not None:
+                self._open.move_to_end(index)
+                return shard
+        try:
+            return self.bring(index)
+        except StorageError:
+            if self.relieve is None:
+                raise
+            self.relieve()
+            return self.bring(index)
+
+    def bring(self, index: int) -> TokenShard:
+        """Open a shard that is not open, which may take a download."""
+        opened = TokenShard.open(self.locate(self.prefixes[index]))
+        with self._lock:
+            shard = self._open.setdefault(index, opened)
             while len(self._open) > self.open_shards:
                 self._open.popitem(last=False)
-        else:
-            self._open.move_to_end(index)
         return shard
+
+    def close(self, index: int) -> None:
+        """Forget a mapped shard; who still holds it may go on reading it."""
+        with self._lock:
+            self._open.pop(index, None)
+
+    def offsets(self, index: int) -> NDArray[np.int64]:
+        """Token offset of each document of a shard, and the total [documents + 1]; reads its index alone."""
+        offsets: NDArray[np.int64] = np.append(
+            0, np.cumsum(read_index(self.locate(self.prefixes[index])["idx"])[0], dtype=np.int64)
+        )
+        return offsets
+
+
+class _Files(Mapping[str, Path]):
+    """The files of a shard of an artifact, each fetched when it is first asked for."""
+
+    def __init__(self, artifact: Artifact, prefix: str, suffixes: Iterable[str]):
+        self._artifact = artifact
+        names = {suffix: f"{prefix}.{suffix}" for suffix in suffixes}
+        self._names = {suffix: name for suffix, name in names.items() if name in artifact.manifest["files"]}
+
+    def __getitem__(self, suffix: str) -> Path:
+        return self._artifact.path(self._names[suffix])
+
+    def __contains__(self, suffix: object) -> bool:  # Mapping's own would fetch
+        return suffix in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all of them."""
+        return sum(self._artifact.manifest["files"][name]["bytes"] for name in self._names.values())
 
 
 def open_sources(
-    artifact: Artifact, split: Literal["train", "heldout"] = "train", names: Iterable[str] | None = None
+    artifact: Artifact,
+    split: Literal["train", "heldout"] = "train",
+    names: Iterable[str] | None = None,
+    document_bytes: bool = True,
 ) -> dict[str, TokenSource]:
     """The sources of a `tokens` artifact, by name; nothing is read or downloaded until a shard is used.
 
     Args:
         names: which sources; all of documents and conversations when not given (preference pairs: `data.preferences`).
+        document_bytes: whether the `.bytes` sidecar will be needed; training can do without.
     """
     found = artifact.statistics["sources"]
     wanted = [name for name in found if found[name]["kind"] != "preferences"] if names is None else list(names)
     absent = [name for name in wanted if name not in found]
     if absent:
         raise DataError(f"{artifact.folder} holds no source {', '.join(absent)}; it holds {', '.join(sorted(found))}")
+    suffixes = SUFFIXES if document_bytes else tuple(suffix for suffix in SUFFIXES if suffix != "bytes")
 
-    def locate(prefix: str) -> dict[str, Path]:
-        files = {suffix: f"{prefix}.{suffix}" for suffix in SUFFIXES}
-        return {suffix: artifact.path(file) for suffix, file in files.items() if file in artifact.manifest["files"]}
+    def locate(prefix: str) -> _Files:
+        return _Files(artifact, prefix, suffixes)
 
     return {
         name: TokenSource(
             name, found[name]["kind"], tuple(found[name][split]["shards"]),
             np.asarray(found[name][split]["shard_tokens"], np.int64), locate,
+            np.array([locate(prefix).bytes for prefix in found[name][split]["shards"]], np.int64),
         )
         for name in wanted
     }  # fmt: skip

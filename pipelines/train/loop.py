@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import json
 import random
-import threading
 import time
-from collections.abc import Callable, Iterator
-from queue import Queue
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,23 +21,18 @@ import torch.distributed as dist
 
 from pipelines.artifacts import ArtifactStore, Draft
 from pipelines.config import plain
-from pipelines.data.loader import Loader, Segment, rank_indices
-from pipelines.data.mixture import MixturePlan
-from pipelines.data.preferences import PreferenceLoader, open_preferences
-from pipelines.data.token_shards import open_sources
 from pipelines.progress import duration
 from pipelines.storage import Storage
 from pipelines.tracking import Tracker
 from pipelines.train import checkpoint as checkpoints
 from pipelines.train.engine import Engine, StepResult, device
-from pipelines.train.losses import Batch, LanguageModelling, Preference
+from pipelines.train.losses import LanguageModelling, Preference
 from pipelines.train.model import Transformer, flops_per_token
 from pipelines.train.reference import reference_logps
 from pipelines.train.schedule import learning_rate
 from pipelines.train.stages import TrainSpec
+from pipelines.train.stream import Stream
 
-_PREFETCH_STEPS = 2
-_TRIM_TOKENS = 64
 _BF16_PEAK_FLOPS = {"A100": 312e12, "H100": 989.4e12, "H200": 989.4e12, "B200": 2250e12}
 
 
@@ -51,7 +44,7 @@ def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     store = ArtifactStore(spec.store)
-    data = _Data(spec, store)
+    data = Stream(spec, store)
     # ── Weights: resume self, branch from parent, initialise from parent, or fresh ────────────────────────────────────
     _seed_everything(spec.seed + rank)
     model = Transformer(spec.model).initialise(spec.seed)
@@ -62,6 +55,8 @@ def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
     tracker = (
         Tracker(spec.tracking["uri"], spec.tracking["run_id"]) if rank == 0 and spec.tracking else Tracker("", None)
     )
+    if rank == 0 and data.warning:
+        emit(f"   WARNING {data.warning}")
     if rank == 0:
         emit(f"   weights: {where}; {world} workers, {device()}, first step {step + 1} of {spec.steps}")
     # ── Steps ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -109,7 +104,7 @@ def read_metrics(storage: Storage, run: str) -> list[dict[str, Any]]:
     return [rows[step] for step in sorted(rows)]
 
 
-def _load_weights(spec: TrainSpec, storage: Storage, engine: Engine, data: _Data) -> tuple[int, str]:
+def _load_weights(spec: TrainSpec, storage: Storage, engine: Engine, data: Stream) -> tuple[int, str]:
     """Completed steps, and a phrase saying where the weights came from."""
     if checkpoints.committed_steps(storage, spec.run):
         own = checkpoints.open_checkpoint(storage, spec.run)
@@ -130,110 +125,10 @@ def _load_weights(spec: TrainSpec, storage: Storage, engine: Engine, data: _Data
     return step, phrase
 
 
-class _Data:
-    """The stage's stream of batches, as a function of the step alone."""
-
-    def __init__(self, spec: TrainSpec, store: ArtifactStore):
-        self.spec = spec
-        tokens = store.get(spec.tokens)
-        self.reference: np.ndarray[Any, np.dtype[np.float32]] | None = None
-        if spec.kind == "dpo":
-            self.preferences = PreferenceLoader(open_preferences(tokens), spec.seed, spec.batch.sequence_length)
-            self.names = self.preferences.names
-            read = self.preferences.pairs(np.arange(spec.steps * spec.batch.global_batch))
-            own = self.preferences.pair_sources[read] == np.arange(len(self.names))[:, None]
-            # tokens that each source has given when so many pairs are read [sources, pairs + 1]
-            self.pair_tokens = np.pad(np.cumsum(own * self.preferences.pair_tokens[read], axis=1), ((0, 0), (1, 0)))
-        else:
-            segments = [Segment(s["from_sample"], MixturePlan.from_json(s["plan"])) for s in spec.segments]
-            self.loader = Loader(open_sources(tokens), segments, spec.seed, spec.batch.sequence_length)
-            self.names = self.loader.names
-
-    def steps(self, first: int, rank: int, world: int) -> Iterator[list[Batch]]:
-        """This rank's micro-batches of each step from `first` on, read ahead by a thread."""
-        ready: Queue[list[Batch] | Exception] = Queue(_PREFETCH_STEPS)
-
-        def read() -> None:
-            try:
-                for step in range(first, self.spec.steps):
-                    ready.put(self._step(step, rank, world))
-            except Exception as error:
-                ready.put(error)
-
-        threading.Thread(target=read, name="batch-reader", daemon=True).start()
-        for _ in range(first, self.spec.steps):
-            item = ready.get()
-            if isinstance(item, Exception):
-                raise item
-            yield item
-
-    def samples_after(self, step: int) -> int:
-        """Samples of the stream read when `step` steps are done."""
-        return self.spec.start.samples + step * self.spec.batch.global_batch
-
-    def tokens_after(self, step: int) -> int:
-        """Tokens trained on, ancestors included, when `step` steps are done; of pairs, without padding."""
-        samples = step * self.spec.batch.global_batch
-        if self.spec.kind == "dpo":
-            return self.spec.start.tokens + int(self.pair_tokens[:, samples].sum())
-        return self.spec.start.tokens + samples * self.spec.batch.sequence_length
-
-    def delivered(self, steps: int) -> dict[str, int]:
-        """Samples that each source gave to this run."""
-        if self.spec.kind == "dpo":
-            return {}
-        before = self.loader.delivered(self.spec.start.samples)
-        after = self.loader.delivered(self.samples_after(steps))
-        return {name: after[name] - before.get(name, 0) for name in after if after[name] - before.get(name, 0)}
-
-    def tokens_by_source(self, step: int) -> dict[str, int]:
-        """Tokens that each source has given to this run when `step` steps are done; they sum to the run's own tokens."""
-        if self.spec.kind == "dpo":
-            read = self.pair_tokens[:, step * self.spec.batch.global_batch]
-            return {name: int(tokens) for name, tokens in zip(self.names, read, strict=True)}
-        return {name: samples * self.spec.batch.sequence_length for name, samples in self.delivered(step).items()}
-
-    def _step(self, step: int, rank: int, world: int) -> list[Batch]:
-        batch = self.spec.batch
-        micro_steps = rank_indices(
-            step, global_batch=batch.global_batch, rank=rank, world_size=world, micro_batch=batch.micro_batch
-        )
-        return [self._batch(self.spec.start.samples + indices) for indices in micro_steps]
-
-    def _batch(self, indices: np.ndarray[Any, np.dtype[np.int64]]) -> Batch:
-        if self.spec.kind != "dpo":
-            return to_batch(self.loader.batch(indices))
-        assert self.reference is not None
-        numbers = self.preferences.pairs(indices)
-        return to_batch(trimmed(self.preferences.stored(numbers)), self.reference[numbers].reshape(-1))
-
-
-def to_batch(arrays: dict[str, Any], reference: Any = None) -> Batch:
-    """A loader's arrays as tensors on this rank's device."""
-    place = device()
-    return Batch(
-        tokens=torch.from_numpy(arrays["tokens"]).to(place, torch.int64),
-        positions=torch.from_numpy(arrays["positions"]).to(place, torch.int64),
-        loss_mask=torch.from_numpy(arrays["loss_mask"]).to(place, torch.float32),
-        sources=torch.from_numpy(arrays["sources"]).to(place, torch.int64),
-        reference=None
-        if reference is None
-        else torch.from_numpy(np.ascontiguousarray(reference)).to(place, torch.float32),
-    )
-
-
-def trimmed(arrays: dict[str, Any]) -> dict[str, Any]:
-    """The arrays without the columns that are padding in every row, to a multiple of 64: pairs are short, windows long."""
-    used = int(arrays["loss_mask"].any(axis=0).nonzero()[0].max(initial=0)) + 1
-    width = min(arrays["positions"].shape[1], -(-used // _TRIM_TOKENS) * _TRIM_TOKENS)
-    columns = {"tokens": width + 1, "positions": width, "loss_mask": width}
-    return {**arrays, **{name: np.ascontiguousarray(arrays[name][:, :end]) for name, end in columns.items()}}
-
-
 class _Log:
     """Rank zero's aligned line, MLflow points and metrics rows."""
 
-    def __init__(self, spec: TrainSpec, data: _Data, emit: Callable[[str], None], tracker: Tracker, world: int):
+    def __init__(self, spec: TrainSpec, data: Stream, emit: Callable[[str], None], tracker: Tracker, world: int):
         self.spec, self.data, self.emit, self.tracker, self.world = spec, data, emit, tracker, world
         self.began = self.last = time.perf_counter()
         self.first: int | None = None
@@ -263,6 +158,7 @@ class _Log:
         row: dict[str, Any] = {
             "step": step, "tokens": tokens, "samples": self.data.samples_after(step), "loss": result.loss, "learning_rate": rate,
             "gradient_norm": result.gradient_norm, "counted": result.count, **result.extras, "step_duration_s": round(seconds, 4),
+            "data_wait_s": round(self.data.wait_seconds, 4),
         }  # fmt: skip
         self.source_loss += result.source_loss
         self.source_count += result.source_count

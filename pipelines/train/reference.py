@@ -20,6 +20,7 @@ from pipelines.errors import CheckpointError
 from pipelines.storage import Storage
 from pipelines.train.engine import Engine, device
 from pipelines.train.stages import TrainSpec
+from pipelines.train.stream import to_batch, trimmed
 
 _PAIRS_PER_FORWARD = 8
 
@@ -43,7 +44,6 @@ def reference_logps(
         raise CheckpointError(
             f"{key} is missing or of another size, and this run has already left its parent's weights: start over with on_change=rebuild"
         )
-    from pipelines.train.loop import to_batch, trimmed
 
     rank, world = dist.get_rank(), dist.get_world_size()
     logps = torch.zeros(len(preferences), 2, device=device())

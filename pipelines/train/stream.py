@@ -1,0 +1,159 @@
+"""A stage's stream of batches: sample numbers in, this rank's tensors out.
+
+Enters: a `TrainSpec`. Leaves: the micro-batches of any step, read by a thread two steps ahead of the training step; where the
+store is remote, a `Prefetcher` has the shards on this machine before that. What each source has given is a function of the
+step alone, so it is the same after any restart.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from queue import Queue
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipelines.artifacts import ArtifactStore
+from pipelines.cache import cache_limit
+from pipelines.data.loader import Loader, Segment, rank_indices
+from pipelines.data.mixture import MixturePlan
+from pipelines.data.preferences import PreferenceLoader, open_preferences
+from pipelines.data.prefetch import Prefetcher, WorkingSet
+from pipelines.data.token_shards import open_sources
+from pipelines.storage import FolderStorage
+from pipelines.train.engine import device
+from pipelines.train.losses import Batch
+from pipelines.train.stages import TrainSpec
+
+_READ_AHEAD_STEPS = 2
+_TRIM_TOKENS = 64
+
+
+class Stream:
+    """The batches of a stage, as a function of the step alone.
+
+    Attributes:
+        names: its sources.
+        warning: what will make steps wait, or "".
+        wait_seconds: how long the last step waited for its batches.
+
+    Raises: ConfigError when the cache is too small for what the mixture reads at a time.
+    """
+
+    def __init__(self, spec: TrainSpec, store: ArtifactStore):
+        self.spec = spec
+        self.warning, self.cache_bytes = "", 0  # 0: the shards are here, nothing is fetched ahead
+        self.wait_seconds = 0.0  # of the last step, for its batches
+        tokens = store.get(spec.tokens)
+        self.reference: np.ndarray[Any, np.dtype[np.float32]] | None = None
+        if spec.kind == "dpo":
+            self.preferences = PreferenceLoader(open_preferences(tokens), spec.seed, spec.batch.sequence_length)
+            self.names = self.preferences.names
+            read = self.preferences.pairs(np.arange(spec.steps * spec.batch.global_batch))
+            own = self.preferences.pair_sources[read] == np.arange(len(self.names))[:, None]
+            # tokens that each source has given when so many pairs are read [sources, pairs + 1]
+            self.pair_tokens = np.pad(np.cumsum(own * self.preferences.pair_tokens[read], axis=1), ((0, 0), (1, 0)))
+        else:
+            segments = [Segment(s["from_sample"], MixturePlan.from_json(s["plan"])) for s in spec.segments]
+            sources = open_sources(tokens, document_bytes=False)
+            self.loader = Loader(sources, segments, spec.seed, spec.batch.sequence_length)
+            self.names = self.loader.names
+            if not isinstance(store.storage, FolderStorage):
+                self.cache_bytes = cache_limit()
+                self.warning = WorkingSet.of(self.loader).check(self.cache_bytes)
+
+    def steps(self, first: int, rank: int, world: int) -> Iterator[list[Batch]]:
+        """This rank's micro-batches of each step from `first` on, read ahead by a thread."""
+        ready: Queue[list[Batch] | Exception] = Queue(_READ_AHEAD_STEPS)
+        ahead = None
+        if self.cache_bytes:
+            ahead = Prefetcher(
+                self.loader, self.samples_after(first), self.samples_after(self.spec.steps), self.cache_bytes
+            )
+
+        def read() -> None:
+            try:
+                for step in range(first, self.spec.steps):
+                    ready.put(self._step(step, rank, world))
+                    if ahead is not None:
+                        ahead.reached(self.samples_after(step + 1))
+            except Exception as error:
+                ready.put(error)
+
+        threading.Thread(target=read, name="batch-reader", daemon=True).start()
+        try:
+            for _ in range(first, self.spec.steps):
+                began = time.perf_counter()
+                item = ready.get()
+                self.wait_seconds = time.perf_counter() - began
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            if ahead is not None:
+                ahead.close()
+
+    def samples_after(self, step: int) -> int:
+        """Samples of the stream read when `step` steps are done."""
+        return self.spec.start.samples + step * self.spec.batch.global_batch
+
+    def tokens_after(self, step: int) -> int:
+        """Tokens trained on, ancestors included, when `step` steps are done; of pairs, without padding."""
+        samples = step * self.spec.batch.global_batch
+        if self.spec.kind == "dpo":
+            return self.spec.start.tokens + int(self.pair_tokens[:, samples].sum())
+        return self.spec.start.tokens + samples * self.spec.batch.sequence_length
+
+    def delivered(self, steps: int) -> dict[str, int]:
+        """Samples that each source gave to this run."""
+        if self.spec.kind == "dpo":
+            return {}
+        before = self.loader.delivered(self.spec.start.samples)
+        after = self.loader.delivered(self.samples_after(steps))
+        return {name: after[name] - before.get(name, 0) for name in after if after[name] - before.get(name, 0)}
+
+    def tokens_by_source(self, step: int) -> dict[str, int]:
+        """Tokens that each source has given to this run when `step` steps are done; they sum to the run's own tokens."""
+        if self.spec.kind == "dpo":
+            read = self.pair_tokens[:, step * self.spec.batch.global_batch]
+            return {name: int(tokens) for name, tokens in zip(self.names, read, strict=True)}
+        return {name: samples * self.spec.batch.sequence_length for name, samples in self.delivered(step).items()}
+
+    def _step(self, step: int, rank: int, world: int) -> list[Batch]:
+        batch = self.spec.batch
+        micro_steps = rank_indices(
+            step, global_batch=batch.global_batch, rank=rank, world_size=world, micro_batch=batch.micro_batch
+        )
+        return [self._batch(self.spec.start.samples + indices) for indices in micro_steps]
+
+    def _batch(self, indices: np.ndarray[Any, np.dtype[np.int64]]) -> Batch:
+        if self.spec.kind != "dpo":
+            return to_batch(self.loader.batch(indices))
+        assert self.reference is not None
+        numbers = self.preferences.pairs(indices)
+        return to_batch(trimmed(self.preferences.stored(numbers)), self.reference[numbers].reshape(-1))
+
+
+def to_batch(arrays: dict[str, Any], reference: Any = None) -> Batch:
+    """A loader's arrays as tensors on this rank's device."""
+    place = device()
+    return Batch(
+        tokens=torch.from_numpy(arrays["tokens"]).to(place, torch.int64),
+        positions=torch.from_numpy(arrays["positions"]).to(place, torch.int64),
+        loss_mask=torch.from_numpy(arrays["loss_mask"]).to(place, torch.float32),
+        sources=torch.from_numpy(arrays["sources"]).to(place, torch.int64),
+        reference=None
+        if reference is None
+        else torch.from_numpy(np.ascontiguousarray(reference)).to(place, torch.float32),
+    )
+
+
+def trimmed(arrays: dict[str, Any]) -> dict[str, Any]:
+    """The arrays without the columns that are padding in every row, to a multiple of 64: pairs are short, windows long."""
+    used = int(arrays["loss_mask"].any(axis=0).nonzero()[0].max(initial=0)) + 1
+    width = min(arrays["positions"].shape[1], -(-used // _TRIM_TOKENS) * _TRIM_TOKENS)
+    columns = {"tokens": width + 1, "positions": width, "loss_mask": width}
+    return {**arrays, **{name: np.ascontiguousarray(arrays[name][:, :end]) for name, end in columns.items()}}
