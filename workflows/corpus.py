@@ -27,8 +27,8 @@ from workflows.session import Session, entry
 CODE = tuple(
     f"pipelines.data.{module}"
     for module in (
-        "document", "records", "formats", "web", "readers", "fetch", "problem", "problems_en", "problems_zh", "generators", "normalise", "language",
-        "quality", "exact", "minhash", "holdout", "cleaning", "facts", "shuffle", "census", "pairs", "components", "members", "resolve",
+        "document", "records", "formats", "web", "readers", "fetch", "problem", "problems_en", "problems_zh", "generators", "batch", "measures", "normalise", "language",
+        "passes", "quality", "exact", "minhash", "holdout", "cleaning", "facts", "shuffle", "census", "pairs", "components", "members", "resolve",
         "settle", "dedup", "writing",
     )
 )  # fmt: skip

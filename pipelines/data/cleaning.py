@@ -7,14 +7,15 @@ Enters: a piece of a source. Leaves, committed in the artifact's work folder und
     keys/<piece>.bin        what makes documents meet: bands, digests, ids (see `facts`)
     samples/<piece>.json    up to ten dropped documents for each reason
 
-The text is read once: normalise → language → quality → digest → band keys. The piece is a pure function of its input, so a
-piece whose worker was lost is simply made again.
+The text is read once: the passes over each batch (see `passes`), then digests and band keys. The piece is a pure function of
+its input, so a piece whose worker was lost is simply made again.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,15 +23,14 @@ import pyarrow.parquet as pq
 
 from pipelines.artifacts import Draft
 from pipelines.data.corpus import CorpusRecipe, SourceConfig
-from pipelines.data.document import Document, Dropped, render, rows_to_table, to_row
+from pipelines.data.document import Document, Dropped, rows_to_table, to_row
 from pipelines.data.facts import write_facts
-from pipelines.data.language import detect
-from pipelines.data.normalise import normalise
-from pipelines.data.quality import judge
+from pipelines.data.passes import clean_batch
 from pipelines.data.readers import Piece, read_piece
 
 SAMPLES = 10  # dropped documents kept for each reason
 EXCERPT = 400  # characters of each
+_BATCH_CHARACTERS, _BATCH_DOCUMENTS = 4_000_000, 5_000  # that pass together: bounds the memory of the compiled passes
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ def clean_piece(task: CleanTask) -> dict[str, Any]:
     dropped: Counter[str] = Counter()
     samples: list[dict[str, str]] = []
     size = 0
-    for item in read_piece(task.piece, task.source):
-        result = item if isinstance(item, Dropped) else clean(item, task.source, task.recipe)
+    for result in _cleaned(task):
         if isinstance(result, Dropped):
             dropped[result.reason] += 1
             if dropped[result.reason] <= SAMPLES:
@@ -74,65 +73,23 @@ def clean_piece(task: CleanTask) -> dict[str, Any]:
     return _publish(task, kept, dropped, samples)
 
 
-def clean(document: Document, source: SourceConfig, recipe: CorpusRecipe) -> Document | Dropped:
-    """Normalise one document, name its language, and judge it."""
-    if source.kind == "documents":
-        text = normalise(document.text, source.content)
-    else:
-        _normalise_turns(document.metadata)
-        text = _turns_text(document.metadata)
-    if not text.strip():
-        return Dropped("quality.empty", document.id)
-    language, reason = _language(text, source, recipe, document.metadata)
-    if reason is None and source.kind == "documents":
-        reason = judge(text, source.content, language, recipe.quality)
-    if reason is None and source.kind == "preferences" and document.metadata["chosen"] == document.metadata["rejected"]:
-        reason = "quality.same_answers"
-    if reason is not None:
-        return Dropped(reason, document.id, text)
-    document.metadata["language"] = language
-    document.text = text
-    return document
-
-
-def _language(
-    text: str, source: SourceConfig, recipe: CorpusRecipe, metadata: dict[str, Any]
-) -> tuple[str, str | None]:
-    """The language, and a reason when it is not one that is wanted.
-
-    Code, generated text, and conversations whose language is declared are what they are declared: a Chinese question about
-    a piece of English or of Python is still a Chinese conversation.
-    """
-    if source.language == "code" or source.reader.type == "generated":
-        return source.language, None
-    if source.language != "auto" and (source.kind != "documents" or len(text) < recipe.language.min_characters):
-        return source.language, None
-    found = detect(text)
-    if found.variant:
-        metadata["script"] = found.variant
-    accepted = recipe.language.accept if source.language == "auto" else [source.language]
-    if found.language in accepted:
-        return found.language, None
-    if found.language != "und" and found.score > recipe.language.max_other_score:
-        return found.language, "language.other"
-    return accepted[0], None  # the detector is unsure: the declared language stands
-
-
-def _normalise_turns(metadata: dict[str, Any]) -> None:
-    for key in ("messages", "prompt"):
-        for turn in metadata.get(key, ()):
-            turn["content"] = normalise(turn["content"], "math")  # answers keep their layout: lists, code, formulas
-    for key in ("chosen", "rejected"):
-        if key in metadata:
-            metadata[key] = normalise(metadata[key], "math")
-
-
-def _turns_text(metadata: dict[str, Any]) -> str:
-    if "messages" in metadata:
-        turns = metadata["messages"]
-        return render(turns) if all(turn["content"].strip() for turn in turns) else ""
-    parts = (render(metadata["prompt"]), metadata["chosen"], metadata["rejected"])
-    return "\n".join(parts) if all(part.strip() for part in parts) else ""
+def _cleaned(task: CleanTask) -> Iterator[Document | Dropped]:
+    """The documents of the piece, clean or dropped, in its order; read a batch at a time."""
+    found: list[Document | Dropped] = []
+    size = 0
+    items = read_piece(task.piece, task.source)
+    while True:
+        item = next(items, None)
+        if item is not None:
+            found.append(item)
+            size += len(item.text)
+            if size < _BATCH_CHARACTERS and len(found) < _BATCH_DOCUMENTS:
+                continue
+        results = iter(clean_batch([item for item in found if isinstance(item, Document)], task.source, task.recipe))
+        yield from (item if isinstance(item, Dropped) else next(results) for item in found)
+        if item is None:
+            return
+        found, size = [], 0
 
 
 def _enough(documents: int, size: int, source: SourceConfig) -> bool:

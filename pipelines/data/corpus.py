@@ -68,7 +68,7 @@ class SourceConfig:
 
     kind: Literal["documents", "conversations", "preferences"] = "documents"
     language: str = "auto"  # ISO 639-1; "code"; "auto" detects it for each document
-    content: Literal["prose", "dialogue", "code", "math"] = "prose"  # which quality rules judge it
+    content: Literal["prose", "web", "dialogue", "code", "math"] = "prose"  # which quality rules judge it
     licence: str  # an SPDX expression, or "unclear-upstream (why)"
     reader: ReaderConfig
     duplicates: Literal["near", "exact", "keep"] = "near"  # which copies are removed

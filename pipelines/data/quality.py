@@ -1,42 +1,43 @@
 """Quality rules: a document passes, or is dropped for the first rule it breaks, by name.
 
-Enters: a normalised text and what kind of content its source declares. Leaves: None, or a reason such as
+Enters: a batch of normalised texts and what kind of content their source declares. Leaves: for each None, or a reason such as
 `quality.too_short` that becomes a counter and can be browsed (`show_dropped=quality.too_short`).
 
 Rules for one kind of text are wrong for another, so each kind has its own:
 
     prose (spaced)   Gopher's document and repetition rules (Rae et al. 2021, tables A1 and A2) and FineWeb's line rule
-                     (Penedo et al. 2024), with datatrove's duplicate counters and word lists
+                     (Penedo et al. 2024)
     prose (Chinese)  the same ideas counted in characters: Chinese puts no spaces, so Gopher's "words" would be sentences
+    web              prose, and what pages have more of: C4's placeholder text and curly brackets (Raffel et al. 2020), FineWeb's
+                     short lines, repeated lines and lists
     code             generated and minified files, data dumped as code, files of nothing but markup
     math, dialogue   short by nature: only emptiness and repetition are judged
 
-datatrove's filter classes call spaCy's tokenizer, which would cost more than the rest of the pass; words here are what a
-regular expression finds, which moves the ratios by less than their thresholds' own arbitrariness.
+datatrove's filter classes call spaCy's tokenizer, which would cost more than the rest of the pass; words here are runs of
+letters, digits, apostrophes and hyphens, which moves the ratios by less than their thresholds' own arbitrariness.
+Everything is counted in `measures`, so a rule is one comparison over the batch.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from datatrove.pipeline.filters.gopher_quality_filter import STOP_WORDS
-from datatrove.pipeline.filters.gopher_repetition_filter import (
-    find_all_duplicate,
-    find_duplicates,
-    find_top_duplicate,
-    get_n_grams,
-)
-from datatrove.utils.text import TERMINAL_PUNCTUATION
+import numpy as np
+import numpy.typing as npt
 
-_WORD = re.compile(r"\w[\w'’-]*|[^\w\s]")
-_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
-_CHINESE_ENDS = tuple("。！？…；：”’」』）") + tuple(TERMINAL_PUNCTUATION)
+from pipelines.data.batch import pack
+from pipelines.data.measures import Measures, measure
+
 _GENERATED = re.compile(r"do not edit|automatically generated|auto-?generated|generated (by|from)", re.IGNORECASE)
-_TOP_NGRAMS = ((2, 0.20), (3, 0.18), (4, 0.16))
-_DUPLICATE_NGRAMS = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))
+_LOREM_IPSUM = re.compile(r"lorem ipsum", re.IGNORECASE)
+_TOP_NGRAMS = (0.20, 0.18, 0.16)  # Gopher's shares of the text, for 2-, 3- and 4-grams
+_DUPLICATE_NGRAMS = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)  # for 5- to 10-grams
+_DUPLICATE_PARTS, _DUPLICATE_PART_CHARACTERS = 0.3, 0.2  # of lines and of paragraphs
 UNSPACED = ("zh", "ja")
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,17 @@ class ChineseRules:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WebRules:
+    """Pages of the web, beside the prose rules of their language. The word lists of C4 are not taken: they drop what minorities write."""
+
+    lorem_ipsum: bool = True  # drop placeholder text
+    max_curly_brackets: int = 0  # C4's: a page with one shows code or a template
+    max_short_lines: float = 0.67  # of at most 30 characters; spaced scripts, like the next but one
+    max_repeated_line_characters: float = 0.01  # FineWeb's: menus and footers
+    max_breaks_per_word: float = 0.3  # lists
+
+
+@dataclass(frozen=True, kw_only=True)
 class CodeRules:
     """Source code."""
 
@@ -94,116 +106,129 @@ class QualityConfig:
 
     prose: ProseRules = field(default_factory=ProseRules)
     chinese: ChineseRules = field(default_factory=ChineseRules)
+    web: WebRules = field(default_factory=WebRules)
     code: CodeRules = field(default_factory=CodeRules)
     math: ShortRules = field(default_factory=ShortRules)
     dialogue: ShortRules = field(default_factory=lambda: ShortRules(min_characters=60))
 
 
-def judge(text: str, content: str, language: str, rules: QualityConfig) -> str | None:
-    """Why a document is dropped, or None.
+def judge(texts: Sequence[str], content: str, languages: Sequence[str], rules: QualityConfig) -> list[str | None]:
+    """Why each document of a batch is dropped, or None.
 
     Args:
-        text: normalised. content: "prose", "code", "math" or "dialogue". language: its ISO code, which picks the prose rules.
+        texts: normalised. content: "prose", "web", "code", "math" or "dialogue". languages: ISO codes, which pick the prose rules.
     """
-    if not text or text.isspace():
-        return "quality.empty"
+    reasons: list[str | None] = [None] * len(texts)
+    if content in ("prose", "web"):
+        unspaced = [i for i, language in enumerate(languages) if language in UNSPACED]
+        spaced = [i for i, language in enumerate(languages) if language not in UNSPACED]
+        for chosen, characters in ((spaced, False), (unspaced, True)):
+            if chosen:
+                some = [texts[i] for i in chosen]
+                found = _prose_or_web(some, content, [languages[i] for i in chosen], characters, rules)
+                for i, reason in zip(chosen, found, strict=True):
+                    reasons[i] = reason
+        return reasons
+    measured = measure(pack(texts), "none")
     if content == "code":
-        reason = _code(text, rules.code)
-    elif content in ("math", "dialogue"):
-        reason = _short(text, rules.math if content == "math" else rules.dialogue)
-    elif language in UNSPACED:
-        reason = _chinese(text, rules.chinese)
+        return _first(measured, _code(measured, texts, rules.code))
+    return _first(measured, _short(measured, rules.math if content == "math" else rules.dialogue))
+
+
+def _prose_or_web(
+    texts: list[str], content: str, languages: list[str], characters: bool, rules: QualityConfig
+) -> list[str | None]:
+    repetition = rules.chinese.repetition if characters else rules.prose.repetition
+    measured = measure(pack(texts), ("characters" if characters else "words") if repetition else "none")
+    if characters:
+        broken = _chinese(measured, rules.chinese)
     else:
-        reason = _prose(text, language, rules.prose)
-    return reason and f"quality.{reason}"
+        broken = _prose(measured, np.array([language == "en" for language in languages]), rules.prose)
+    if repetition:
+        broken |= _repetition(measured)
+    if content == "web":
+        broken |= _web(measured, texts, not characters, rules.web)
+    return _first(measured, broken)
 
 
-def _prose(text: str, language: str, rules: ProseRules) -> str | None:
-    tokens = _WORD.findall(text)
-    words = [token for token in tokens if token[0].isalnum() or token[0] == "_"]
-    if len(words) < rules.min_words:
-        return "too_short"
-    if len(words) > rules.max_words:
-        return "too_long"
-    if not rules.min_mean_word_length <= sum(map(len, words)) / len(words) <= rules.max_mean_word_length:
-        return "word_length"
-    if max(text.count("#"), text.count("...") + text.count("…")) / len(words) > rules.max_symbol_ratio:
-        return "symbol_ratio"
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
-    if _share(line.startswith(("•", "-", "*")) for line in lines) > rules.max_bullet_lines:
-        return "bullets"
-    if _share(line.endswith(("...", "…")) for line in lines) > rules.max_ellipsis_lines:
-        return "ellipsis"
-    if sum(any(c.isalpha() for c in word) for word in words) / len(tokens) < rules.min_alphabetic_words:
-        return "alphabetic_ratio"
-    if language == "en" and len({word.lower() for word in words} & set(STOP_WORDS)) < rules.min_stop_words:
-        return "stop_words"
-    if _share(line.endswith(tuple(TERMINAL_PUNCTUATION)) for line in lines) < rules.min_punctuated_lines:
-        return "line_punctuation"
-    return _repetition(text, lines, words, " ") if rules.repetition else None
+def _prose(m: Measures, english: Mask, rules: ProseRules) -> dict[str, Mask]:
+    mean = _share(m.word_characters, m.words)
+    return {
+        "too_short": m.words < rules.min_words,
+        "too_long": m.words > rules.max_words,
+        "word_length": (mean < rules.min_mean_word_length) | (mean > rules.max_mean_word_length),
+        "symbol_ratio": _share(np.maximum(m.hashes, m.ellipses), m.words) > rules.max_symbol_ratio,
+        "bullets": _share(m.bullet_lines, m.lines) > rules.max_bullet_lines,
+        "ellipsis": _share(m.ellipsis_lines, m.lines) > rules.max_ellipsis_lines,
+        "alphabetic_ratio": _share(m.alphabetic_words, m.tokens) < rules.min_alphabetic_words,
+        "stop_words": english & (m.stop_words < rules.min_stop_words),
+        "line_punctuation": _share(m.ended_lines, m.lines) < rules.min_punctuated_lines,
+    }
 
 
-def _chinese(text: str, rules: ChineseRules) -> str | None:
-    dense = "".join(text.split())
-    if len(dense) < rules.min_characters:
-        return "too_short"
-    if len(dense) > rules.max_characters:
-        return "too_long"
-    if len(_HAN.findall(dense)) / len(dense) < rules.min_han_share:
-        return "alphabetic_ratio"
-    if sum(not c.isalnum() for c in dense) / len(dense) > rules.max_symbol_share:
-        return "symbol_ratio"
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
-    if _share(line.endswith(_CHINESE_ENDS) for line in lines) < rules.min_punctuated_lines:
-        return "line_punctuation"
-    # two characters are about one word, so the n-grams of Gopher's table are taken over pairs
-    pairs = [dense[i : i + 2] for i in range(0, len(dense), 2)]
-    return _repetition(text, lines, pairs, "") if rules.repetition else None
+def _chinese(m: Measures, rules: ChineseRules) -> dict[str, Mask]:
+    return {
+        "too_short": m.dense < rules.min_characters,
+        "too_long": m.dense > rules.max_characters,
+        "alphabetic_ratio": _share(m.han, m.dense) < rules.min_han_share,
+        "symbol_ratio": _share(m.dense - m.alphanumeric, m.dense) > rules.max_symbol_share,
+        "line_punctuation": _share(m.chinese_ended_lines, m.lines) < rules.min_punctuated_lines,
+    }
 
 
-def _repetition(text: str, lines: list[str], words: list[str], glue: str) -> str | None:
-    paragraphs = [part.strip() for part in text.split("\n\n") if part.strip()]
-    for name, parts in (("repeated_paragraphs", paragraphs), ("repeated_lines", lines)):
-        duplicates, characters = find_duplicates(parts)
-        if duplicates / len(parts) > 0.3 or characters / len(text) > 0.2:
-            return name
-    for n, limit in _TOP_NGRAMS:
-        if len(words) > 3 * n and find_top_duplicate(get_n_grams(words, n)) / len(text) > limit:
-            return "repeated_ngrams"
-    for n, limit in _DUPLICATE_NGRAMS:
-        if find_all_duplicate(words, n) / len(text) > limit:
-            return "repeated_ngrams"
-    return None
+def _repetition(m: Measures) -> dict[str, Mask]:
+    paragraphs = _share(m.duplicate_paragraphs, m.paragraphs), _share(m.duplicate_paragraph_characters, m.characters)
+    lines = _share(m.duplicate_lines, m.lines), _share(m.duplicate_line_characters, m.characters)
+    over = [_share(m.top_ngrams, m.characters[:, None]) > np.array(_TOP_NGRAMS)]
+    over.append(_share(m.duplicate_ngrams, m.characters[:, None]) > np.array(_DUPLICATE_NGRAMS))
+    return {
+        "repeated_paragraphs": (paragraphs[0] > _DUPLICATE_PARTS) | (paragraphs[1] > _DUPLICATE_PART_CHARACTERS),
+        "repeated_lines": (lines[0] > _DUPLICATE_PARTS) | (lines[1] > _DUPLICATE_PART_CHARACTERS),
+        "repeated_ngrams": np.concatenate(over, axis=1).sum(axis=1) > 0,
+    }
 
 
-def _code(text: str, rules: CodeRules) -> str | None:
-    lines = text.split("\n")
-    if len(text.strip()) < rules.min_characters:
-        return "too_short"
-    if _GENERATED.search("\n".join(lines[:5])):
-        return "generated"
-    if max(map(len, lines)) > rules.max_line_characters or len(text) / len(lines) > rules.max_mean_line_characters:
-        return "long_lines"
-    dense = "".join(text.split())
-    if sum(c.isalnum() for c in dense) / len(dense) < rules.min_alphanumeric_share:
-        return "symbol_ratio"
-    if sum(c.isdigit() for c in dense) / len(dense) > rules.max_digit_share:
-        return "digit_ratio"
-    telling = [line.strip() for line in lines if len(line.strip()) >= 5]
-    return "repeated_lines" if _repeated(telling) > rules.max_repeated_lines else None
+def _web(m: Measures, texts: Sequence[str], spaced: bool, rules: WebRules) -> dict[str, Mask]:
+    placeholder = np.array([rules.lorem_ipsum and _LOREM_IPSUM.search(text) is not None for text in texts])
+    repeated = _share(m.duplicate_line_characters, m.characters - m.breaks)
+    return {
+        "lorem_ipsum": placeholder,
+        "curly_brackets": m.braces > rules.max_curly_brackets,
+        "short_lines": spaced & (_share(m.short_lines, m.lines) > rules.max_short_lines),
+        "repeated_line_characters": repeated > rules.max_repeated_line_characters,
+        "list": spaced & (_share(m.breaks, m.words) > rules.max_breaks_per_word),
+    }
 
 
-def _short(text: str, rules: ShortRules) -> str | None:
-    if len(text.strip()) < rules.min_characters:
-        return "too_short"
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
-    return "repeated_lines" if _repeated(lines) > rules.max_repeated_lines else None
+def _code(m: Measures, texts: Sequence[str], rules: CodeRules) -> dict[str, Mask]:
+    mean_line = _share(m.characters, m.breaks + 1)
+    generated = [_GENERATED.search("\n".join(text.split("\n", 5)[:5])) is not None for text in texts]
+    return {
+        "too_short": m.stripped < rules.min_characters,
+        "generated": np.array(generated),
+        "long_lines": (m.longest_line > rules.max_line_characters) | (mean_line > rules.max_mean_line_characters),
+        "symbol_ratio": _share(m.alphanumeric, m.dense) < rules.min_alphanumeric_share,
+        "digit_ratio": _share(m.digits, m.dense) > rules.max_digit_share,
+        "repeated_lines": _share(m.duplicate_telling_lines, m.telling_lines) > rules.max_repeated_lines,
+    }
 
 
-def _repeated(lines: Sequence[str]) -> float:
-    return 1 - len(set(lines)) / len(lines) if lines else 0.0
+def _short(m: Measures, rules: ShortRules) -> dict[str, Mask]:
+    return {
+        "too_short": m.stripped < rules.min_characters,
+        "repeated_lines": _share(m.duplicate_lines, m.lines) > rules.max_repeated_lines,
+    }
 
 
-def _share(flags: object) -> float:
-    values = list(flags)  # type: ignore[call-overload]
-    return sum(values) / len(values) if values else 0.0
+def _first(m: Measures, broken: Mapping[str, Mask]) -> list[str | None]:
+    """The name of the first rule each document breaks; an empty one breaks that alone."""
+    reasons: list[str | None] = [None] * len(m)
+    for name, mask in reversed([("empty", m.dense == 0), *broken.items()]):
+        for i in np.flatnonzero(mask):
+            reasons[i] = f"quality.{name}"
+    return reasons
+
+
+def _share(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    share: npt.NDArray[np.float64] = part / np.maximum(whole, 1)
+    return share

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pipelines.data.quality import QualityConfig, judge
+from pipelines.data.quality import ProseRules, QualityConfig, judge
 
 RULES = QualityConfig()
 ENGLISH = """The committee met on Tuesday to discuss the new bridge that will cross the river near the old mill. Several members
@@ -40,7 +40,7 @@ def words(count: int) -> str:
     ],
 )
 def test_good_text_passes(text: str, content: str, language: str) -> None:
-    assert judge(text, content, language, RULES) is None
+    assert judge([text], content, [language], RULES) == [None]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,38 @@ def test_good_text_passes(text: str, content: str, language: str) -> None:
         ("DATA = [\n" + "    1234567890, 1234567890,\n" * 20 + "]", "code", "code", "digit_ratio"),
         ("A: hello there my friend, hello\n" * 6, "dialogue", "en", "repeated_lines"),
         ("2+2=4", "math", "en", "too_short"),
+        ("Lorem ipsum dolor sit amet, and so on. " + ENGLISH, "web", "en", "lorem_ipsum"),
+        (ENGLISH + " Call { this }.", "web", "en", "curly_brackets"),
+        ("\n".join([ENGLISH, *(f"{word.title()}." for word in ENGLISH.split()[:12])]), "web", "en", "short_lines"),
+        (
+            "\n".join([ENGLISH, "See the minutes.", "Go on.", "See the minutes."]),
+            "web",
+            "en",
+            "repeated_line_characters",
+        ),
+        (CHINESE + "\n点击这里阅读全文{{title}}。", "web", "zh", "curly_brackets"),
     ],
 )
 def test_each_rule_names_its_reason(text: str, content: str, language: str, reason: str) -> None:
-    assert judge(text, content, language, RULES) == f"quality.{reason}"
+    assert judge([text], content, [language], RULES) == [f"quality.{reason}"]
+
+
+def test_every_kind_of_content_is_judged_by_its_own_rules_in_one_batch() -> None:
+    page = ENGLISH + " The plan { see below } was kept."
+    assert judge([page], "prose", ["en"], RULES) == [None]  # a bracket is a fault of web pages alone
+    batch, languages = [CHINESE, "Too short.", ENGLISH, "短文。", words(60)], ["zh", "en", "en", "zh", "en"]
+    assert judge(batch, "prose", languages, RULES) == [
+        None,
+        "quality.too_short",
+        None,
+        "quality.too_short",
+        "quality.stop_words",
+    ]
+    assert judge([], "prose", [], RULES) == []
+
+
+def test_repetition_can_be_allowed() -> None:
+    text = ENGLISH + "\n\n" + "\n\n".join([ENGLISH[:200] + "."] * 4)
+    allowed = QualityConfig(prose=ProseRules(repetition=False))
+    assert judge([text], "prose", ["en"], allowed) == [None]
+    assert judge([CHINESE + "\n" + CHINESE[:30] * 8], "prose", ["zh"], RULES) == ["quality.repeated_ngrams"]

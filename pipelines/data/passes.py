@@ -1,0 +1,122 @@
+"""What is done to the documents of a batch, one pass after another: normalise, name the language, judge.
+
+Enters: documents as their reader gave them. Leaves: for each, in order, the clean document or the reason why there is none.
+
+Each pass reads the whole batch before the next begins, so that compiled code does the reading; a document that is dropped
+takes part in no further pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipelines.data.corpus import CorpusRecipe, SourceConfig
+from pipelines.data.document import Document, Dropped, render
+from pipelines.data.language import chinese_variants, detect_all
+from pipelines.data.normalise import normalise, normalise_all
+from pipelines.data.quality import judge
+
+
+def clean_batch(documents: Sequence[Document], source: SourceConfig, recipe: CorpusRecipe) -> list[Document | Dropped]:
+    """Normalise the documents, name their languages, and judge them.
+
+    Returns: one entry per document, in order; a `Dropped` has the text as it was judged.
+    """
+    batch = _Batch(documents)
+    batch.texts = _normalised(documents, source)
+    batch.drop(["quality.empty" if not text.strip() else None for text in batch.texts])
+    _languages(batch, source, recipe)
+    if source.kind == "documents":
+        languages = [batch.languages[i] for i in batch.alive]
+        batch.drop(judge(batch.living, source.content, languages, recipe.quality))
+    if source.kind == "preferences":
+        metadata = [documents[i].metadata for i in batch.alive]
+        batch.drop(["quality.same_answers" if m["chosen"] == m["rejected"] else None for m in metadata])
+    return batch.results()
+
+
+class _Batch:
+    """The documents of a batch, their texts and languages now, and which of them are still in the running."""
+
+    def __init__(self, documents: Sequence[Document]):
+        self.documents = documents
+        self.texts: list[str] = []
+        self.languages = [""] * len(documents)
+        self.alive = list(range(len(documents)))
+        self._dropped: dict[int, Dropped] = {}
+
+    @property
+    def living(self) -> list[str]:
+        return [self.texts[i] for i in self.alive]
+
+    def drop(self, reasons: Sequence[str | None]) -> None:
+        """Take those out of the running that have a reason; `reasons` has one entry for each that was in it."""
+        for i, reason in zip(self.alive, reasons, strict=True):
+            if reason is not None:
+                self._dropped[i] = Dropped(reason, self.documents[i].id, self.texts[i])
+        self.alive = [i for i in self.alive if i not in self._dropped]
+
+    def results(self) -> list[Document | Dropped]:
+        for i in self.alive:
+            self.documents[i].text = self.texts[i]
+            self.documents[i].metadata["language"] = self.languages[i]
+        return [self._dropped.get(i, document) for i, document in enumerate(self.documents)]
+
+
+def _normalised(documents: Sequence[Document], source: SourceConfig) -> list[str]:
+    if source.kind == "documents":
+        return normalise_all([document.text for document in documents], source.content)
+    for document in documents:
+        _normalise_turns(document.metadata)
+    return [_turns_text(document.metadata) for document in documents]
+
+
+def _languages(batch: _Batch, source: SourceConfig, recipe: CorpusRecipe) -> None:
+    """Name the languages, drop what is surely another than is wanted, and note in which script Chinese is written.
+
+    Code, generated text, and conversations whose language is declared are what they are declared: a Chinese question about
+    a piece of English or of Python is still a Chinese conversation.
+    """
+    rules, declared = recipe.language, source.language
+    accepted = rules.accept if declared == "auto" else [declared]
+    certain = (
+        declared == "code" or source.reader.type == "generated" or (declared != "auto" and source.kind != "documents")
+    )
+    short = 0 if declared == "auto" else rules.min_characters
+    asked = [] if certain else [i for i in batch.alive if len(batch.texts[i]) >= short]
+    found = dict(zip(asked, detect_all([batch.texts[i] for i in asked]), strict=True))
+    reasons: list[str | None] = []
+    for i in batch.alive:
+        detected = found.get(i)
+        reasons.append(None)
+        if detected is None:
+            batch.languages[i] = declared
+        elif detected.language in accepted:
+            batch.languages[i] = detected.language
+        elif detected.language != "und" and detected.score > rules.max_other_score:
+            reasons[-1] = "language.other"
+        else:  # the detector is unsure: the declared language stands
+            batch.languages[i] = accepted[0]
+    batch.drop(reasons)
+    chinese = [i for i in batch.alive if batch.languages[i] == "zh"]
+    for i, variant in zip(chinese, chinese_variants([batch.texts[i] for i in chinese]), strict=True):
+        if variant:
+            batch.documents[i].metadata["script"] = variant
+
+
+def _normalise_turns(metadata: dict[str, Any]) -> None:
+    for key in ("messages", "prompt"):
+        for turn in metadata.get(key, ()):
+            turn["content"] = normalise(turn["content"], "math")  # answers keep their layout: lists, code, formulas
+    for key in ("chosen", "rejected"):
+        if key in metadata:
+            metadata[key] = normalise(metadata[key], "math")
+
+
+def _turns_text(metadata: dict[str, Any]) -> str:
+    if "messages" in metadata:
+        turns = metadata["messages"]
+        return render(turns) if all(turn["content"].strip() for turn in turns) else ""
+    parts = (render(metadata["prompt"]), metadata["chosen"], metadata["rejected"])
+    return "\n".join(parts) if all(part.strip() for part in parts) else ""

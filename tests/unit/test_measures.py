@@ -1,0 +1,127 @@
+"""The kernel's counts are what datatrove's functions and plain Python say of the same text, on real and on awkward text."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datatrove.pipeline.filters.gopher_quality_filter import STOP_WORDS
+from datatrove.pipeline.filters.gopher_repetition_filter import (
+    find_all_duplicate,
+    find_duplicates,
+    find_top_duplicate,
+    get_n_grams,
+)
+from datatrove.utils.text import TERMINAL_PUNCTUATION
+
+from pipelines.data import problems_zh
+from pipelines.data.batch import pack
+from pipelines.data.measures import DUPLICATE_NGRAMS, TOP_NGRAMS, measure
+
+ROOT = Path(__file__).parents[2]
+AWKWARD = [
+    "",
+    "\n \n\t",
+    "one",
+    "a b c d",
+    "x\n\n\n\nx\n\nx \n x\n",
+    "...... …. . .. end...",
+    "- one\n* two\n• three…\n-four?\n",
+    "naïve café re\u0301sume\u0301 ﬀ ٣٤ Ⅷ ² _under_ don't ’tis x-y -z ''",
+    "İstanbul THE K 𝒽𝑒𝓁𝓁𝑜 😀😀 𠀀𠀁 the\u3000The\xa0tHE of Of",
+    "ab c a bc abc ab c a bc " * 9,
+    "the cat sat on the mat and then it ran. " * 30,
+    "哈哈哈哈哈" * 20 + "。\n话说天下大势，分久必合！\n",
+    "a\u2028b\x85c\r\nd",
+    "tab\there {x} # #hash",
+]
+
+
+def real() -> list[str]:
+    files = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("*.md"), *ROOT.glob("pipelines/data/*.py")])
+    texts = [path.read_text(encoding="utf-8") for path in files]
+    chinese = Path(problems_zh.__file__).read_text(encoding="utf-8")
+    return texts + re.findall(r'"[^"]*[\u4e00-\u9fff][^"]*"', chinese)[:50] + [chinese]
+
+
+def scrambled(count: int) -> list[str]:
+    """Short texts over a small vocabulary, so that lines, paragraphs and n-grams of every length repeat and tie."""
+    chooser = random.Random(7)
+    parts = ["the", "ab", "a", "b", "ba", "和", "。", "…", "...", "\n", "\n\n", " \n", "x-", "9", "é", "-", "*", " \t"]
+    return [" ".join(chooser.choice(parts) for _ in range(chooser.randrange(1, 90))) for _ in range(count)]
+
+
+TEXTS = AWKWARD + real() + scrambled(150)
+
+
+def test_lines_paragraphs_and_words_are_counted_as_datatrove_counts_them() -> None:
+    found = measure(pack(TEXTS), "words")
+    for d, text in enumerate(TEXTS):
+        tokens = re.findall(r"\w[\w'’-]*|[^\w\s]", text)
+        words = [token for token in tokens if re.match(r"\w", token)]
+        lines = [line.strip() for line in text.split("\n") if line.strip()]
+        paragraphs = [part.strip() for part in text.split("\n\n") if part.strip()]
+        dense = "".join(text.split())
+        telling = [line for line in lines if len(line) >= 5]
+        expected = {
+            "characters": len(text),
+            "stripped": len(text.strip()),
+            "dense": len(dense),
+            "alphanumeric": sum(c.isalnum() for c in dense),
+            "digits": sum(c.isdigit() for c in dense),
+            "hashes": text.count("#"),
+            "ellipses": text.count("...") + text.count("…"),
+            "braces": text.count("{"),
+            "tokens": len(tokens),
+            "words": len(words),
+            "word_characters": sum(map(len, words)),
+            "alphabetic_words": sum(any(c.isalpha() for c in word) for word in words),
+            "stop_words": len({word.lower() for word in words} & set(STOP_WORDS)),
+            "breaks": text.count("\n"),
+            "longest_line": max(map(len, text.split("\n"))),
+            "lines": len(lines),
+            "bullet_lines": sum(line.startswith(("•", "-", "*")) for line in lines),
+            "ellipsis_lines": sum(line.endswith(("...", "…")) for line in lines),
+            "ended_lines": sum(line.endswith(tuple(TERMINAL_PUNCTUATION)) for line in lines),
+            "short_lines": sum(len(line) <= 30 for line in lines),
+            "telling_lines": len(telling),
+            "duplicate_telling_lines": len(telling) - len(set(telling)),
+            "paragraphs": len(paragraphs),
+        }
+        expected["duplicate_lines"], expected["duplicate_line_characters"] = find_duplicates(lines)
+        expected["duplicate_paragraphs"], expected["duplicate_paragraph_characters"] = find_duplicates(paragraphs)
+        assert {name: int(getattr(found, name)[d]) for name in expected} == expected, repr(text[:200])
+
+
+@pytest.mark.parametrize("units", ["words", "characters"])
+def test_ngrams_repeat_as_datatrove_says(units: str) -> None:
+    found = measure(pack(TEXTS), units)  # type: ignore[arg-type]
+    for d, text in enumerate(TEXTS):
+        if units == "words":
+            parts, scale, joint = re.findall(r"\w[\w'’-]*", text), 1, 1
+        else:
+            parts, scale, joint = list("".join(text.split())), 2, 0
+        top = []
+        for n in TOP_NGRAMS:
+            n *= scale
+            grams = get_n_grams(parts, n) if len(parts) > 3 * n else []
+            # get_n_grams joins by spaces, which a text without spaces does not have: they are taken out again
+            most = max(Counter(grams).values(), default=0)
+            top.append((find_top_duplicate(grams) if grams else 0) - (0 if joint else (n - 1) * most))
+        assert found.top_ngrams[d].tolist() == top, repr(text[:200])
+        repeated = [find_all_duplicate(parts, n * scale) for n in DUPLICATE_NGRAMS]
+        assert found.duplicate_ngrams[d].tolist() == repeated, repr(text[:200])
+
+
+def test_a_document_measures_the_same_alone_and_in_a_batch() -> None:
+    together = measure(pack(TEXTS), "words")
+    for d in range(0, len(TEXTS), 7):
+        alone = measure(pack([TEXTS[d]]), "words")
+        assert all(
+            np.array_equal(getattr(alone, name)[0], getattr(together, name)[d])
+            for name in together.__dataclass_fields__
+        )
