@@ -163,6 +163,7 @@ class Draft:
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         self.storage.write(f"{self.folder}/manifest.json", _json_bytes(manifest))
+        self.storage.sweep(self.folder)
         return Artifact(self.storage, self.folder, manifest)
 
 

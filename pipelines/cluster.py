@@ -33,6 +33,7 @@ _POLL_SECONDS = 0.25
 _WINDOW_PER_CPU = (
     4  # shards submitted per CPU: one runs, the others hide the driver's delay; a million never queue at once
 )
+_ALIVE_SECONDS = 2.0  # between looks whether Ray itself still runs
 _SIZE_SECONDS = 5.0  # how long the cluster's size is taken as known: an autoscaler adds machines while shards run
 
 
@@ -105,7 +106,7 @@ class Cluster:
                     logging_level="ERROR",
                     runtime_env=None if inside_job() else environment,
                 )
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray raises all kinds
             where = f"the Ray cluster at {address}" if address else "Ray"
             raise ClusterError(
                 f"cannot reach {where}: {error}; is it running (`ray status`), and is RAY_AUTH_MODE=token set in this shell as it was for `ray start`?"
@@ -146,7 +147,8 @@ class Cluster:
                     pending[_submit(task, shard, size)] = i
                 if not pending:
                     break
-                ray.wait(list(pending), num_returns=1)
+                ray.wait(list(pending), num_returns=1, timeout=_ALIVE_SECONDS)
+                self._check_alive(label)
                 ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0)
                 for reference in ready:
                     i = pending.pop(reference)
@@ -157,6 +159,7 @@ class Cluster:
                 raise error.cause from error
             raise
         except RayError as error:
+            self._check_alive(label)
             raise ClusterError(
                 f"{label}: a shard's worker was lost {self.config.shard_retries + 1} times ({error}); finished shards are kept: run the same command again"
             ) from error
@@ -246,6 +249,17 @@ class Cluster:
                     )
         finally:
             storage.delete(probe)
+
+    def _check_alive(self, label: str) -> None:
+        """Raises: ClusterError when the private Ray was killed; Ray's client would wait a minute and then end this process."""
+        import ray
+
+        node = ray._private.worker._global_node
+        dead = {name for name, _ in node.dead_processes()} if self.embedded and node is not None else set()
+        if lost := sorted(dead & {"gcs_server", "raylet"}):
+            raise ClusterError(
+                f"{label}: Ray itself was killed on this machine ({', '.join(lost)}; did memory run out?); finished pieces are kept: run the same command again"
+            )
 
     def nodes(self) -> int:
         """How many machines this cluster has now."""

@@ -101,6 +101,10 @@ class Storage(ABC):
     def delete(self, prefix: str) -> None:
         """Remove the object or folder `prefix`; removing nothing is no error."""
 
+    @abstractmethod
+    def sweep(self, prefix: str) -> None:
+        """Remove what killed writers left unfinished below the folder `prefix`."""
+
 
 class FolderStorage(Storage):
     """A folder on a local or shared file system."""
@@ -168,15 +172,23 @@ class FolderStorage(Storage):
         base = self.root / prefix
         if base.is_file():
             return [prefix]
-        found = (path for path in base.rglob("*") if path.is_file() and not path.name.startswith(".partial-"))
-        return sorted(path.relative_to(self.root).as_posix() for path in found)
+        found = (path.relative_to(self.root) for path in base.rglob("*") if path.is_file())
+        return sorted(path.as_posix() for path in found if not any(part.startswith(".partial-") for part in path.parts))
 
     def delete(self, prefix: str) -> None:
         path = self.root / prefix
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        with _disk_errors("delete", path):
+            if path.is_dir():
+                gone = path.with_name(f".partial-{uuid.uuid4().hex[:8]}-{path.name}")
+                path.replace(gone)  # at once, whoever still writes into it
+                shutil.rmtree(gone)
+            else:
+                path.unlink(missing_ok=True)
+
+    def sweep(self, prefix: str) -> None:
+        for path in (self.root / prefix).rglob(".partial-*"):
+            with _disk_errors("delete", path):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 class S3Storage(Storage):
@@ -290,6 +302,9 @@ class S3Storage(Storage):
         if not found and prefix and self.exists(prefix):
             return [prefix]
         return sorted(key[cut:] for key in found)
+
+    def sweep(self, prefix: str) -> None:
+        """Nothing: an unfinished upload is no object. The bucket's lifecycle rule removes parts of multipart uploads."""
 
     def _listed(self, folder: str) -> list[str]:
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=folder)

@@ -20,3 +20,24 @@ def test_a_range_is_read_alone_and_a_short_one_is_refused(tmp_path: Path) -> Non
         storage.read_range("a/b.bin", 8, 12)
     with pytest.raises(StorageError, match=r"cannot read .*none\.bin"):
         storage.read_range("none.bin", 0, 1)
+
+
+def test_what_killed_writers_left_is_no_key_and_is_swept(tmp_path: Path) -> None:
+    storage = FolderStorage(tmp_path)
+    storage.write("a/b.bin", b"whole")
+    storage.scratch("a/deep/c.bin").write_bytes(b"half")
+    half_deleted = tmp_path / "a" / ".partial-1234-gone"
+    half_deleted.mkdir()
+    (half_deleted / "manifest.json").write_bytes(b"{}")
+    assert storage.keys() == ["a/b.bin"]
+    storage.sweep("a")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["b.bin"]
+    storage.delete("a")
+    storage.delete("a")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_where_the_store_should_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "store").write_bytes(b"")
+    with pytest.raises(StorageError, match="is a file; expected a folder"):
+        FolderStorage(tmp_path / "store").check()
