@@ -17,7 +17,7 @@ from pipelines.config import identity
 from pipelines.data.assemble import build, dropped_examples
 from pipelines.data.census import refuse_other_keys
 from pipelines.data.corpus import CorpusConfig
-from pipelines.data.fetch import is_cached
+from pipelines.data.fetch import to_fetch
 from pipelines.data.minhash import detection_curve
 from pipelines.data.readers import inventory
 from pipelines.errors import ConfigError
@@ -29,7 +29,7 @@ CODE = tuple(
     for module in (
         "document", "records", "formats", "web", "readers", "fetch", "problem", "problems_en", "problems_zh", "generators", "batch", "measures", "normalise", "language",
         "passes", "quality", "exact", "minhash", "holdout", "cleaning", "facts", "shuffle", "census", "pairs", "components", "members", "resolve",
-        "settle", "dedup", "writing",
+        "settle", "dedup", "dedup_report", "profile", "browse", "writing",
     )
 )  # fmt: skip
 
@@ -50,7 +50,7 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
         # Ray starts at the first pass, after everything that could be wrong with the sources has been fetched and listed
         corpus = build(config, held, lambda *shards, **options: session.map_shards(*shards, **options), known)
         tracker.metrics(_metrics(corpus.statistics), step=0)
-        tracker.file(corpus.path("data_card.md"))
+        tracker.file(corpus.path("data_card.html"))
     # ── report ──
     say(_table(corpus.statistics["sources"]))
     dedup = corpus.statistics["dedup"]
@@ -75,13 +75,7 @@ def _plan(config: CorpusConfig) -> dict[str, Any]:
     left_out = [name for name in recipe.sources if name not in chosen]
     if left_out:
         facts["left out"] = f"{', '.join(left_out)} (sources=permissive)"
-    packages = {s.reader.archive_package: s.reader.archive_bytes for s in chosen.values() if s.reader.type == "package"}
-    missing = {package: size for package, size in packages.items() if not is_cached(package)}
-    facts["to fetch"] = (
-        f"{', '.join(f'{p.name}=={p.version}' for p in missing)} ({human(float(sum(missing.values())), 'B')}) with pip"
-        if missing
-        else "nothing: every package is in the cache"
-    )
+    facts["to fetch"] = to_fetch(s.reader.archive_package for s in chosen.values() if s.reader.type == "package")
     minhash = recipe.dedup.minhash
     curve = "  ".join(f"{s}: {p:.2f}" for s, p in detection_curve(minhash).items())
     facts["near-copies found"] = f"{minhash.bands} bands × {minhash.rows}, by Jaccard similarity {curve}"

@@ -112,10 +112,13 @@ def _publish(
     )
     facts = write_facts(kept, task.source, task.recipe.dedup.minhash, facts_file, keys_file)
     samples_file.write_text(json.dumps(samples, ensure_ascii=False))
+    text_bytes = sum(len(document.text.encode()) for document in kept)
     statistics = {
         "source": task.piece.source,
+        "records": len(kept) + sum(dropped.values()),
+        "raw_bytes": task.piece.bytes or text_bytes,  # of what is generated there is no raw form
         "documents": len(kept),
-        "bytes": sum(len(document.text.encode()) for document in kept),
+        "bytes": text_bytes,
         "dropped": dict(sorted(dropped.items())),
         "languages": dict(Counter(document.metadata["language"] for document in kept)),
         **facts,

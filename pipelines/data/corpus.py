@@ -125,6 +125,7 @@ class CorpusConfig(WorkflowConfig):
     corpus: CorpusRecipe
     sources: Literal["all", "permissive"] = "all"  # "permissive" leaves out every source whose licence is not
     known: list[str] = field(default_factory=list)  # finished corpora (corpus/NAME): copies of their documents are dropped
+    quality_report: bool = runtime(True)  # compare a sample of documents exactly, to know what deduplication finds
     show_dropped: str | None = runtime(None)  # a reason: print examples from the finished corpus, do nothing else
 
     def __post_init__(self) -> None:

@@ -1,76 +1,93 @@
-"""The data card: what a corpus is made of and under which terms, in Markdown, kept in the artifact.
+"""The data card: what a corpus is made of and under which terms, as one HTML file kept in the artifact.
 
-Enters: the config and the statistics. Leaves: a page that says, for whoever trains on or passes on the corpus, where each text
-came from, which licences are not clear, how much there is, and what was dropped for which reason.
+Enters: the config, the statistics, and what the draft has published for readers (samples of what was dropped, clusters of
+copies, the deduplication's quality report). Leaves: `data_card.html`, which says, for whoever trains on or passes on the
+corpus, where each text came from, which licences are not clear, how much there is in which language and length, and what was
+dropped for which reason, with examples. It holds no time and no path, so equal corpora have equal cards.
 """
 
 from __future__ import annotations
 
+import html
+import itertools
+import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines import markup
+from pipelines.artifacts import Draft
+from pipelines.charts import columns
+from pipelines.config import identity
+from pipelines.data import browse, dedup_report, duplicates
 from pipelines.data.corpus import CorpusConfig, SourceConfig
 from pipelines.data.fetch import resolve
 from pipelines.data.readers import standard_library_name
 from pipelines.progress import human
 
+FILE = "data_card.html"
+_EXAMPLES = 10  # of each reason
+_CLUSTERS = 20
+_COPIES = 4  # shown of each cluster
+_SCRIPT_NAMES = {"hans": "simplified characters", "hant": "traditional characters"}
 
-def data_card(config: CorpusConfig, statistics: Mapping[str, Any]) -> str:
-    """The page for `corpus/<name>`."""
-    sources, facts = config.chosen, statistics["sources"]
-    unclear = [name for name, source in sources.items() if not source.permissive]
-    left_out = [name for name in config.corpus.sources if name not in sources]
-    lines = [f"# Corpus {config.name}", "", _sizes(facts), ""]
-    if unclear:
-        lines += [
-            f"**Licence not clear, or not permissive: {', '.join(unclear)}.** Use these for experiments of your own; do not publish "
-            "them or a model trained on them before you have settled their terms. `sources=permissive` leaves them out.",
-            "",
-        ]
-    if left_out:
-        lines += [f"Left out by `sources=permissive`: {', '.join(left_out)}.", ""]
-    lines += [
-        "## Sources",
-        "",
-        "| source | kind | language | licence | from | documents | text | held out |",
-        "|---|---|---|---|---|---:|---:|---:|",
-    ]
-    for name, source in sources.items():
-        train, held = facts[name]["train"], facts[name]["heldout"]
-        cells = [
-            name,
-            source.kind,
-            source.language,
-            source.licence,
-            origin(source),
-            f"{train['documents']:,}",
-            human(float(train["bytes"]), "B"),
-            f"{held['documents']:,}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    notes = [f"- **{name}**: {source.note}" for name, source in sources.items() if source.note]
-    lines += ["", *notes, "", "## Checksums", ""]
-    packages = dict.fromkeys(resolve(s.reader.archive_package) for s in sources.values() if s.reader.type == "package")
-    lines += [f"- {p.name} {p.version} ({p.archive}): sha256 `{p.sha256}`" for p in packages]
-    lines += ["", "## What was dropped", "", "| source | reason | documents |", "|---|---|---:|"]
-    lines += [
-        f"| {name} | `{reason}` | {n:,} |" for name, held in facts.items() for reason, n in held["dropped"].items()
-    ]
-    dedup = statistics["dedup"]
-    curve = ", ".join(f"{s}: {p:.3f}" for s, p in dedup["detection_curve"].items())
-    verified = (
-        f"candidates are compared exactly, copies from Jaccard {dedup['verified_at']}"
-        if dedup["verified_at"]
-        else "candidates are not compared exactly"
+
+def publish_card(draft: Draft, config: CorpusConfig, statistics: Mapping[str, Any]) -> None:
+    """Write the card of a corpus whose other files are published."""
+    dropped = {}
+    for name in config.chosen:
+        table = pq.read_table(pa.BufferReader(_read(draft, f"dropped/{name}.parquet") or b""))
+        dropped[name] = table.to_pylist()
+    clusters, quality = _read(draft, duplicates.FILE), _read(draft, dedup_report.FILE)
+    path = draft.scratch(FILE)
+    path.write_text(
+        data_card(
+            config,
+            statistics,
+            dropped,
+            browse.read_clusters(clusters) if clusters else [],
+            json.loads(quality) if quality else None,
+        ),
+        encoding="utf-8",
     )
-    lines += [
-        "", "## Near-copies", "",
-        f"{dedup['near_pairs']:,} pairs in {dedup['near_clusters']:,} clusters, the largest of {dedup['largest_cluster']:,}; {verified}. "
-        f"Probability that a pair becomes a candidate, by Jaccard similarity: {curve}.",
-        "", "Of each cluster one document stays: a held-out one first, then the longest, then the smallest hash of its id.", "",
-    ]  # fmt: skip
-    return "\n".join(lines)
+    draft.publish("data_card", {FILE: path})
+
+
+def data_card(
+    config: CorpusConfig,
+    statistics: Mapping[str, Any],
+    dropped: Mapping[str, Sequence[Mapping[str, str]]],
+    clusters: Sequence[browse.Cluster],
+    quality: Mapping[str, Any] | None,
+) -> str:
+    """The page for `corpus/<name>`.
+
+    Args:
+        dropped: source -> rows of `dropped/<source>.parquet`.
+        clusters: of near and exact copies, the largest first.
+        quality: the content of `dedup_quality.json`; None when that was not asked for.
+    """
+    sources, facts = config.chosen, statistics["sources"]
+    return markup.page(
+        f"Corpus {config.name}",
+        [
+            f"<h1>Corpus {markup.text(config.name)}</h1>",
+            '<nav><a href="#sources">sources</a><a href="#languages">languages</a><a href="#lengths">lengths</a>'
+            '<a href="#dropped">dropped</a><a href="#copies">copies</a><a href="#made">how it was made</a></nav>',
+            _summary(facts, statistics["dedup"]),
+            *_terms(config, sources),
+            *_sources(sources, facts),
+            *_languages(facts),
+            *_lengths(facts),
+            *_drops(facts, dropped),
+            *_masked(facts),
+            *_copies(config, statistics["dedup"], clusters, quality),
+            *_made(config, sources),
+        ],
+    )
 
 
 def origin(source: SourceConfig) -> str:
@@ -87,12 +104,193 @@ def origin(source: SourceConfig) -> str:
     return ", ".join(reader.paths)
 
 
-def _sizes(facts: Mapping[str, Any]) -> str:
-    languages: Counter[str] = Counter()
-    documents = 0
+def _summary(facts: Mapping[str, Any], dedup: Mapping[str, Any]) -> str:
+    train = sum(held["train"]["documents"] for held in facts.values())
+    held_out = sum(held["heldout"]["documents"] for held in facts.values())
+    size = sum(held["train"]["bytes"] + held["heldout"]["bytes"] for held in facts.values())
+    lost = sum(sum(held["dropped"].values()) for held in facts.values())
+    read = train + held_out + lost
+    return markup.tiles(
+        [
+            ("documents to train on", f"{train:,}"),
+            ("held out", f"{held_out:,}"),
+            ("of text", human(float(size), "B")),
+            ("sources", f"{len(facts)}"),
+            (f"of {read:,} records dropped", f"{lost / max(read, 1):.1%}"),
+            ("clusters of near-copies", f"{dedup['near_clusters']:,}"),
+        ]
+    )
+
+
+def _terms(config: CorpusConfig, sources: Mapping[str, SourceConfig]) -> Iterator[str]:
+    unclear = [name for name, source in sources.items() if not source.permissive]
+    left_out = [name for name in config.corpus.sources if name not in sources]
+    if unclear:
+        yield (
+            f'<p class="warn"><b>Licence not clear, or not permissive: {markup.text(", ".join(unclear))}.</b> Use these for '
+            "experiments of your own; do not publish them or a model trained on them before you have settled their terms. "
+            "<code>sources=permissive</code> leaves them out.</p>"
+        )
+    if left_out:
+        yield f"<p>Left out by <code>sources=permissive</code>: {markup.text(', '.join(left_out))}.</p>"
+
+
+def _sources(sources: Mapping[str, SourceConfig], facts: Mapping[str, Any]) -> Iterator[str]:
+    yield '<h2 id="sources">Sources</h2>'
+    header = ["source", "kind", "language", "documents", "text", "held out", "licence", "from"]
+    rows = []
+    for name, source in sources.items():
+        train, held = facts[name]["train"], facts[name]["heldout"]
+        rows.append(
+            [
+                name,
+                source.kind,
+                source.language,
+                train["documents"],
+                human(float(train["bytes"]), "B"),
+                held["documents"],
+                ("" if source.permissive else "⚠ ") + source.licence,
+                origin(source),
+            ]
+        )
+    yield markup.table(header, rows, ("documents", "text", "held out"))
+    notes = [
+        f"<li><b>{markup.text(name)}</b>: {markup.text(source.note)}" for name, source in sources.items() if source.note
+    ]
+    if notes:
+        yield f"<ul>{''.join(notes)}</ul>"
+
+
+def _languages(facts: Mapping[str, Any]) -> Iterator[str]:
+    languages, scripts = _sum(facts, "languages"), _sum(facts, "scripts")
+    total = sum(languages.values()) or 1
+    yield '<h2 id="languages">Languages</h2>'
+    yield markup.bars(
+        [
+            (language, size, f"{human(float(size), 'B')} · {size / total:.1%}")
+            for language, size in languages.most_common()
+        ]
+    )
+    if scripts:
+        listed = ", ".join(f"{_SCRIPT_NAMES.get(name, name)} {count:,}" for name, count in scripts.most_common())
+        yield f'<p class="soft">Chinese documents by script: {markup.text(listed)}.</p>'
+
+
+def _lengths(facts: Mapping[str, Any]) -> Iterator[str]:
+    yield '<h2 id="lengths">Lengths</h2>'
+    yield (
+        '<p class="soft">Documents by UTF-8 bytes, held-out ones among them; each column is twice as long as the one '
+        "before. A Chinese character has 3 bytes.</p>"
+    )
+    drawn = []
+    every = Counter({int(e): n for e, n in _sum(facts, "lengths").items()})
+    low, high = min(every, default=0), max(every, default=0)
+    labels = [_power(e) if (e - low) % 2 == 0 else "" for e in range(low, high + 1)]
+    for name, held in facts.items():
+        counts = Counter({int(e): n for e, n in _sum({name: held}, "lengths").items()})
+        documents = sum(counts.values())
+        size = held["train"]["bytes"] + held["heldout"]["bytes"]
+        title = f"{documents:,} documents, {human(size / max(documents, 1), 'B')} in the mean"
+        drawn.append(
+            f"<figure><b>{markup.text(name)}</b> {columns([counts[e] for e in range(low, high + 1)], labels, name)}"
+            f"<figcaption>{title}</figcaption></figure>"
+        )
+    yield f'<div class="grid">{"".join(drawn)}</div>'
+
+
+def _drops(facts: Mapping[str, Any], dropped: Mapping[str, Sequence[Mapping[str, str]]]) -> Iterator[str]:
+    yield '<h2 id="dropped">What was dropped</h2>'
+    counts: Counter[str] = Counter()
+    for held in facts.values():
+        counts.update(held["dropped"])
+    if not counts:
+        yield "<p>Nothing.</p>"
+        return
+    yield markup.bars([(reason, count, f"{count:,}") for reason, count in counts.most_common()])
+    yield "<h3>Examples</h3>"
+    for reason, count in counts.most_common():
+        by_source = ", ".join(
+            f"{name} {held['dropped'][reason]:,}" for name, held in facts.items() if held["dropped"].get(reason)
+        )
+        turns = itertools.zip_longest(
+            *([{"source": name, **row} for row in rows if row["reason"] == reason] for name, rows in dropped.items())
+        )
+        examples = itertools.islice((row for turn in turns for row in turn if row is not None), _EXAMPLES)
+        quotes = (markup.quote(" · ".join(filter(None, (row["id"], row["where"]))), row["text"]) for row in examples)
+        yield markup.unfold(reason, f"{count:,}", f'<p class="soft">{markup.text(by_source)}</p>{"".join(quotes)}')
+
+
+def _masked(facts: Mapping[str, Any]) -> Iterator[str]:
+    masked = {name: held["masked"] for name, held in facts.items() if held.get("masked")}
+    if masked:
+        kinds = sorted({kind for counts in masked.values() for kind in counts})
+        yield "<h2>Personal data that was masked</h2>"
+        yield markup.table(
+            ["source", *kinds], [[name, *(counts.get(kind, 0) for kind in kinds)] for name, counts in masked.items()], kinds
+        )  # fmt: skip
+
+
+def _copies(
+    config: CorpusConfig,
+    dedup: Mapping[str, Any],
+    clusters: Sequence[browse.Cluster],
+    quality: Mapping[str, Any] | None,
+) -> Iterator[str]:
+    verified = (
+        f"Candidates are compared exactly, and copies begin at a Jaccard similarity of {dedup['verified_at']}"
+        if dedup["verified_at"]
+        else "Candidates are not compared exactly"
+    )
+    yield '<h2 id="copies">Copies</h2>'
+    yield (
+        f"<p>Clusters of near-copies: {dedup['near_clusters']:,}; exact copies: {dedup['exact_copies']:,}; the largest cluster "
+        f"has {dedup['largest_cluster']:,} documents. {markup.text(verified)}. {browse.RULE}.</p>"
+    )
+    yield dedup_report.figure(config.corpus.dedup.minhash, quality)
+    if clusters:
+        sizes = sorted(dedup["cluster_sizes"].items(), key=lambda item: int(item[0].split("-")[0]))
+        yield f"<h3>Clusters by size</h3>{markup.bars([(f'{name} documents', n, f'{n:,}') for name, n in sizes])}"
+        yield f"<h3>The largest</h3>{''.join(_cluster(cluster) for cluster in clusters[:_CLUSTERS])}"
+
+
+def _cluster(cluster: browse.Cluster) -> str:
+    stays, *rest = cluster
+    quotes = [markup.quote(f"{stays['role']} · {stays['id']}", stays["text"])]
+    for row in rest[:_COPIES]:
+        alike = "" if row["similarity"] is None else f" · Jaccard {row['similarity']:.3f}"
+        runs = browse.shortened(browse.differences(stays["text"], row["text"]))
+        tags = {"=": "{}", "-": "<del>{}</del>", "+": "<ins>{}</ins>"}
+        shown = "".join(tags[sign].format(html.escape(text)) for sign, text in runs)
+        head = markup.text(f"{row['role']} · {row['id']}{alike}")
+        quotes.append(f'<blockquote><span class="where">{head}</span>{shown}</blockquote>')
+    return markup.unfold(f"{stays['size']:,} documents", browse.composition(cluster), "".join(quotes))
+
+
+def _made(config: CorpusConfig, sources: Mapping[str, SourceConfig]) -> Iterator[str]:
+    yield '<h2 id="made">How it was made</h2>'
+    packages = dict.fromkeys(resolve(s.reader.archive_package) for s in sources.values() if s.reader.type == "package")
+    if packages:
+        yield markup.table(
+            ["package", "version", "archive", "sha256"], [[p.name, p.version, p.archive, p.sha256] for p in packages]
+        )
+    settings = json.dumps(identity(config), indent=1, ensure_ascii=False)
+    yield f"<details><summary>Every setting that decides the result</summary><pre>{html.escape(settings)}</pre></details>"
+
+
+def _power(exponent: int) -> str:
+    """`512`, `2k`, `1M`: a power of two."""
+    thousands = min(exponent // 10, 4)
+    return f"{1 << (exponent - 10 * thousands)}{('', 'k', 'M', 'G', 'T')[thousands]}"
+
+
+def _sum(facts: Mapping[str, Any], part: str) -> Counter[str]:
+    total: Counter[str] = Counter()
     for held in facts.values():
         for split in ("train", "heldout"):
-            languages[held["language"]] += held[split]["bytes"]
-            documents += held[split]["documents"]
-    shares = ", ".join(f"{language} {human(float(size), 'B')}" for language, size in languages.most_common())
-    return f"{documents:,} documents, conversations and preference pairs; text by declared language: {shares}."
+            total.update(held[split][part])
+    return total
+
+
+def _read(draft: Draft, file: str) -> bytes | None:
+    key = f"{draft.folder}/{file}"
+    return draft.storage.read(key) if draft.storage.exists(key) else None

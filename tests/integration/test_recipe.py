@@ -46,7 +46,7 @@ def test_every_stage_leaves_its_artifact_and_the_report(smoke: tuple[Path, str])
     for words in ("anneal", "PSF-2.0", "data:image/", "小明"):
         assert words in page
     assert 'src="http' not in page
-    card = store.get("corpus/smoke").verified("data_card.md").read_text()
+    card = store.get("corpus/smoke").verified("data_card.html").read_text()
     assert "Apache-2.0" in card
 
 

@@ -241,7 +241,8 @@ def test_a_source_that_leaves_nothing_is_named(tmp_path: Path, write: Any) -> No
 def test_one_document_is_a_corpus(tmp_path: Path, write: Any) -> None:
     corpus = make(tmp_path / "s", config_of({"web": write("web", [article(0)], heldout=0)}))
     assert len(rows(corpus, "train", "web")) == 1
-    assert corpus.statistics["sources"]["web"]["heldout"] == {"documents": 0, "bytes": 0, "files": []}
+    empty = {"documents": 0, "bytes": 0, "files": [], "lengths": {}, "languages": {}, "scripts": {}}
+    assert corpus.statistics["sources"]["web"]["heldout"] == empty
 
 
 def test_ids_must_differ(tmp_path: Path) -> None:

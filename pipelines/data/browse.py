@@ -1,0 +1,90 @@
+"""Clusters of copies for a reader: who stays, who was dropped for it, and where the texts differ.
+
+Enters: the artifact's `duplicates/clusters.parquet` (see `duplicates`). Leaves: clusters as lists of rows, and the differences
+of two excerpts as runs of equal, removed and added text.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Cluster = list[dict[str, Any]]  # rows of one cluster, the document that stays first
+Run = tuple[str, str]  # "=", "-" or "+", and the text
+RULE = "Of each cluster a held-out document stays first, then the best in quality, the longest, the smallest hash of the id"
+_EXCERPT = 400  # characters that clusters.parquet keeps of a text
+_CONTEXT = 60  # characters of equal text shown on either side of a difference
+_TOKEN = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff]|\s+|[^\W\u2e80-\u9fff\uf900-\ufaff]+|.", re.DOTALL)
+_MARKS = {"=": ("", ""), "-": ("[-", "-]"), "+": ("{+", "+}")}
+_COLOURS = {"=": ("", ""), "-": ("\033[31;9m", "\033[0m"), "+": ("\033[32m", "\033[0m")}
+
+
+def read_clusters(data: bytes) -> list[Cluster]:
+    """The clusters of a `clusters.parquet`, in its order: the largest first."""
+    clusters: dict[int, Cluster] = {}
+    for row in pq.read_table(pa.BufferReader(data)).to_pylist():
+        clusters.setdefault(row["cluster"], []).append(row)
+    return list(clusters.values())
+
+
+def differences(stays: str, dropped: str) -> list[Run]:
+    """Runs of text that lead from one excerpt to the other: "=" in both, "-" in `stays` only, "+" in `dropped` only.
+
+    Both are the first 400 characters of longer texts, so what differs at the very end only shows where they were cut off; it
+    is left out.
+    """
+    a, b = _TOKEN.findall(stays), _TOKEN.findall(dropped)
+    runs: list[Run] = []
+    for kind, a0, a1, b0, b1 in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+        for sign, tokens in (("=", a[a0:a1]),) if kind == "equal" else (("-", a[a0:a1]), ("+", b[b0:b1])):
+            if tokens:
+                runs.append((sign, "".join(tokens)))
+    if max(len(stays), len(dropped)) >= _EXCERPT:
+        while len(runs) > 1 and runs[-1][0] != "=":
+            runs.pop()
+    return runs
+
+
+def shortened(runs: Sequence[Run]) -> list[Run]:
+    """The same with the middle of long equal runs left out, so that the differences are near each other."""
+    short = []
+    for place, (sign, text) in enumerate(runs):
+        before, after = _CONTEXT * (place > 0), _CONTEXT * (place < len(runs) - 1)
+        if sign == "=" and len(text) > before + after + 10 and len(runs) > 1:
+            text = f"{text[:before]} … {text[len(text) - after :]}"
+        short.append((sign, text))
+    return short
+
+
+def lines(cluster: Cluster, number: int, rows: int = 5, colours: bool = False) -> Iterator[str]:
+    """One cluster as lines for a terminal or a log. Args: rows, dropped documents shown; colours, instead of [-…-] {+…+}."""
+    stays, *rest = cluster
+    yield f"\n── {number} · {stays['size']:,} documents: {composition(cluster)}"
+    yield f"   {stays['role']:<14} {stays['id']}"
+    yield from (f"      {line}" for line in stays["text"].splitlines() if line.strip())
+    marks = _COLOURS if colours else _MARKS
+    for row in rest[:rows]:
+        alike = "" if row["similarity"] is None else f"  Jaccard {row['similarity']:.3f}"
+        yield f"   {row['role']:<14} {row['id']}{alike}"
+        runs = differences(stays["text"], row["text"])
+        if all(sign == "=" for sign, _ in runs):
+            yield "      (no difference in the first 400 characters)"
+            continue
+        shown = "".join(f"{marks[sign][0]}{text}{marks[sign][1]}" for sign, text in shortened(runs))
+        yield from (f"      {line}" for line in shown.splitlines() if line.strip())
+    if stays["size"] > 1 + rows:
+        yield f"   and {stays['size'] - 1 - min(rows, len(rest)):,} more"
+
+
+def composition(cluster: Cluster) -> str:
+    """`12 near, 3 exact` of the rows that are kept for browsing."""
+    roles: dict[str, int] = {}
+    for row in cluster[1:]:
+        roles[row["role"]] = roles.get(row["role"], 0) + 1
+    listed = ", ".join(f"{count} {role}" for role, count in sorted(roles.items(), key=lambda item: -item[1]))
+    return listed if cluster[0]["size"] == len(cluster) else f"among the first {len(cluster) - 1}, {listed}"
