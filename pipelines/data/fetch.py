@@ -96,11 +96,7 @@ def resolve(package: Package) -> Package:
         held = json.loads(package.noted.read_text())
         if package.version in ("", held["version"]):
             return replace(package, **held)
-    said = _run(package, ["apt-cache", "show", "--no-all-versions", str(package)])
-    facts = dict(line.split(": ", 1) for line in said.splitlines() if ": " in line and not line.startswith(" "))
-    if not facts.get("SHA256"):
-        raise _unfetched(package, "apt knows no such package or version")
-    return replace(package, version=facts["Version"], sha256=facts["SHA256"], bytes=int(facts["Size"]))
+    return _offered(package)
 
 
 def is_cached(package: Package) -> bool:
@@ -163,6 +159,15 @@ def contents(archive: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]
     with zipfile.ZipFile(_as_zip(archive)) as opened:
         for name in names:
             yield name, opened.read(name)
+
+
+@functools.cache  # apt needs a second to look up each package
+def _offered(package: Package) -> Package:
+    said = _run(package, ["apt-cache", "show", "--no-all-versions", str(package)])
+    facts = dict(line.split(": ", 1) for line in said.splitlines() if ": " in line and not line.startswith(" "))
+    if not facts.get("SHA256"):
+        raise _unfetched(package, "apt knows no such package or version")
+    return replace(package, version=facts["Version"], sha256=facts["SHA256"], bytes=int(facts["Size"]))
 
 
 def _matches(name: str, patterns: list[str]) -> bool:
@@ -244,7 +249,9 @@ def _run(package: Package, command: list[str], folder: str | None = None) -> str
         raise _unfetched(package, f"{command[0]} is not on this machine") from None
     if said.returncode:
         lines = said.stderr.strip().splitlines()
-        errors = [line for line in lines if line.startswith(("ERROR", "E:", "npm error")) and "complete log" not in line]
+        errors = [
+            line for line in lines if line.startswith(("ERROR", "E:", "npm error")) and "complete log" not in line
+        ]
         raise _unfetched(package, " ".join((errors or lines)[:2]) or f"exit code {said.returncode}")
     return said.stdout
 
