@@ -72,6 +72,14 @@ class ClusterConfig:
     gpus_per_worker: float = 0.0
     max_failures: int = 3  # restarts of the whole worker group before the run is FAILED
     shard_retries: int = 3  # retries of one data shard whose worker was lost
+    price_per_core_hour: float | None = None  # in any currency: dry_run=true of a corpus then says what it costs
+
+    def __post_init__(self) -> None:
+        """Raises: ConfigError for a price below nothing."""
+        if self.price_per_core_hour is not None and self.price_per_core_hour < 0:
+            raise ConfigError(
+                f"cluster.price_per_core_hour is {self.price_per_core_hour}; expected 0 or more, or null when it is not known"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

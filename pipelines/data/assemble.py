@@ -17,7 +17,7 @@ import dataclasses
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from pipelines.data.dedup_report import publish_report
 from pipelines.data.duplicates import choose_clusters, excerpts, publish_clusters
 from pipelines.data.fetch import fetch_all
 from pipelines.data.profile import merged
-from pipelines.data.readers import plan_pieces
+from pipelines.data.readers import Piece, plan_pieces
 from pipelines.data.settle import SPLITS
 from pipelines.data.writing import plan_files, write_file
 from pipelines.errors import DataError
@@ -44,11 +44,18 @@ from pipelines.progress import tally
 _DROPPED = pa.schema([(name, pa.string()) for name in ("id", "reason", "text", "where")])
 
 
-def build(config: CorpusConfig, draft: Draft, map_shards: ShardMap, known: Sequence[Artifact] = ()) -> Artifact:
+def build(
+    config: CorpusConfig,
+    draft: Draft,
+    map_shards: ShardMap,
+    known: Sequence[Artifact] = (),
+    plan: Callable[[str, SourceConfig, int], Sequence[Piece]] = plan_pieces,
+) -> Artifact:
     """Make and commit the corpus.
 
     Args:
         known: finished corpora: no document of the new one is a copy of theirs.
+        plan: the pieces of a source, from its name, itself and the bytes of a piece; a trial reads only some.
 
     Raises: DataError for a source that leaves no document, or that cannot be read or fetched.
     """
@@ -58,7 +65,7 @@ def build(config: CorpusConfig, draft: Draft, map_shards: ShardMap, known: Seque
     tasks = [
         CleanTask(work, piece, source, recipe)
         for name, source in sources.items()
-        for piece in plan_pieces(name, source, recipe.piece_bytes)
+        for piece in plan(name, source, recipe.piece_bytes)
     ]
     counts = tally({"records": "read", "documents": "kept"}, rate="raw_bytes", reasons="dropped")
     cleaned = map_shards(clean_piece, tasks, "clean", counts)

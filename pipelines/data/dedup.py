@@ -51,7 +51,7 @@ def deduplicate(work: Draft, census: Census, dedup: DedupConfig, map_shards: Sha
     Raises: DataError when documents of a source share an id; ConfigError when `task_memory` is too small.
     """
     job = open_job(work, census, dedup)
-    key_ranges = _parts(sum(place.records for place in census.places), sizing.PAIR_BYTES, dedup, "the keys")
+    key_ranges = parts_of(sum(place.records for place in census.places), sizing.PAIR_BYTES, dedup, "the keys")
     paired = map_shards(
         pair_range,
         [PairTask(job, part, key_ranges) for part in range(key_ranges)],
@@ -59,7 +59,7 @@ def deduplicate(work: Draft, census: Census, dedup: DedupConfig, map_shards: Sha
         tally({"links": "links"}),
     )
     links = sum(done["links"] for done in paired)
-    node_ranges = _parts(links, sizing.LINK_BYTES, dedup, "the links between documents")
+    node_ranges = parts_of(links, sizing.LINK_BYTES, dedup, "the links between documents")
     labels, rounds = label_components(job, [done["file"] for done in paired], node_ranges, map_shards)
     gathered = map_shards(
         gather_members,
@@ -69,7 +69,7 @@ def deduplicate(work: Draft, census: Census, dedup: DedupConfig, map_shards: Sha
     )
     members = tuple(done for done in gathered if done["members"])
     count = sum(done["members"] for done in members)
-    parts = _parts(count, sizing.MEMBER_BYTES, dedup, "the documents that share a key with another")
+    parts = parts_of(count, sizing.MEMBER_BYTES, dedup, "the documents that share a key with another")
     resolved = map_shards(
         resolve_part,
         [ResolveTask(job, part, parts, members) for part in range(parts)],
@@ -100,8 +100,8 @@ def deduplicate(work: Draft, census: Census, dedup: DedupConfig, map_shards: Sha
     return Settled(job, list(zip(own, settled, strict=True)), [done["clusters"] for done in resolved], statistics)
 
 
-def _parts(records: int, bytes_each: int, dedup: DedupConfig, what: str) -> int:
-    """Parts that fit into a task's memory; of much, at least a few, so that workers share the work."""
+def parts_of(records: int, bytes_each: int, dedup: DedupConfig, what: str) -> int:
+    """How many parts fit into a task's memory; of much, at least a few, so that workers share the work."""
     spread = max(1, min(_SPREAD_PARTS, records // _SPREAD_RECORDS))
     return max(parts_for(records * bytes_each, dedup.task_memory, what), 1 << (spread - 1).bit_length())
 
