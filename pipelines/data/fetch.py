@@ -33,7 +33,7 @@ from pathlib import Path
 
 from pipelines.cache import cache_folder
 from pipelines.errors import DataError
-from pipelines.progress import human
+from pipelines.progress import human, say
 from pipelines.storage import sha256
 
 _PARALLEL = 4
@@ -138,6 +138,7 @@ def fetch(package: Package) -> Path:
             )
         target = package.cached / found[0].name
         os.replace(found[0], target)
+    say(f"   fetched {package} ({human(float(target.stat().st_size), 'B')}) with {package.tool}")
     if unpinned:
         package.noted.write_text(
             json.dumps({"version": package.version, "sha256": package.sha256, "bytes": target.stat().st_size})
