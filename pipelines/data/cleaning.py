@@ -121,6 +121,8 @@ def _publish(
         "bytes": text_bytes,
         "dropped": dict(sorted(dropped.items())),
         "languages": dict(Counter(document.metadata["language"] for document in kept)),
+        "scripts": dict(Counter(script for document in kept if (script := document.metadata.get("script")))),
+        "masked": dict(sum((Counter(document.metadata.get("masked", {})) for document in kept), Counter[str]())),
         **facts,
     }
     work.publish(key, files, statistics)

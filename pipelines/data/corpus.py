@@ -13,6 +13,7 @@ from pipelines.config import WorkflowConfig, runtime
 from pipelines.data.fetch import Package
 from pipelines.data.generators import GENERATORS
 from pipelines.data.minhash import MinHashConfig
+from pipelines.data.pii import PiiConfig
 from pipelines.data.quality import QualityConfig
 from pipelines.data.records import RECORDS
 from pipelines.errors import ConfigError
@@ -69,6 +70,7 @@ class SourceConfig:
     kind: Literal["documents", "conversations", "preferences"] = "documents"
     language: str = "auto"  # ISO 639-1; "code"; "auto" detects it for each document
     content: Literal["prose", "web", "dialogue", "code", "math"] = "prose"  # which quality rules judge it
+    pii: Literal["auto", "on", "off"] = "auto"  # mask personal data; auto: where content is web
     licence: str  # an SPDX expression, or "unclear-upstream (why)"
     reader: ReaderConfig
     duplicates: Literal["near", "exact", "keep"] = "near"  # which copies are removed
@@ -77,6 +79,11 @@ class SourceConfig:
     heldout: float = 0.01  # share held out
     heldout_minimum: int = 8  # at least so many, as far as that is a tenth of the source
     note: str = ""  # for the data card
+
+    @property
+    def masked(self) -> bool:
+        """Whether personal data is masked in it."""
+        return self.pii == "on" or (self.pii == "auto" and self.content == "web")
 
     @property
     def permissive(self) -> bool:
@@ -113,6 +120,7 @@ class CorpusRecipe:
     sources: dict[str, SourceConfig]
     language: LanguageConfig = field(default_factory=LanguageConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
+    pii: PiiConfig = field(default_factory=PiiConfig)
     dedup: DedupConfig = field(default_factory=DedupConfig)
     piece_bytes: int = runtime(4_000_000)  # of raw input per task
     file_bytes: int = 64_000_000  # of text per output file

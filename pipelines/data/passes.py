@@ -1,30 +1,35 @@
-"""What is done to the documents of a batch, one pass after another: normalise, name the language, judge.
+"""What is done to the documents of a batch, one pass after another: normalise, mask, name the language, judge.
 
 Enters: documents as their reader gave them. Leaves: for each, in order, the clean document or the reason why there is none.
 
 Each pass reads the whole batch before the next begins, so that compiled code does the reading; a document that is dropped
-takes part in no further pass.
+takes part in no further pass. Personal data is masked before anything is judged, so that neither what stays nor the samples
+of what was dropped hold any.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipelines.data.corpus import CorpusRecipe, SourceConfig
 from pipelines.data.document import Document, Dropped, render
 from pipelines.data.language import chinese_variants, detect_all
-from pipelines.data.normalise import normalise, normalise_all
+from pipelines.data.normalise import normalise_all
+from pipelines.data.pii import PiiConfig, mask
 from pipelines.data.quality import judge
+
+_OURS = ("masked", "script", "quality")  # what the passes note in the metadata; a record's own fields of these names go
 
 
 def clean_batch(documents: Sequence[Document], source: SourceConfig, recipe: CorpusRecipe) -> list[Document | Dropped]:
-    """Normalise the documents, name their languages, and judge them.
+    """Normalise the documents, mask personal data, name the languages, and judge.
 
     Returns: one entry per document, in order; a `Dropped` has the text as it was judged.
     """
     batch = _Batch(documents)
-    batch.texts = _normalised(documents, source)
+    batch.texts = _normalised(documents, source, recipe.pii)
     batch.drop(["quality.empty" if not text.strip() else None for text in batch.texts])
     _languages(batch, source, recipe)
     if source.kind == "documents":
@@ -45,6 +50,9 @@ class _Batch:
         self.languages = [""] * len(documents)
         self.alive = list(range(len(documents)))
         self._dropped: dict[int, Dropped] = {}
+        for document in documents:
+            for key in _OURS:
+                document.metadata.pop(key, None)
 
     @property
     def living(self) -> list[str]:
@@ -64,12 +72,39 @@ class _Batch:
         return [self._dropped.get(i, document) for i, document in enumerate(self.documents)]
 
 
-def _normalised(documents: Sequence[Document], source: SourceConfig) -> list[str]:
+def _normalised(documents: Sequence[Document], source: SourceConfig, pii: PiiConfig) -> list[str]:
+    """The texts, normalised and masked; of conversations and preference pairs the turns too, in their metadata."""
     if source.kind == "documents":
-        return normalise_all([document.text for document in documents], source.content)
-    for document in documents:
-        _normalise_turns(document.metadata)
+        texts = normalise_all([document.text for document in documents], source.content)
+        return _masked(documents, texts, range(len(texts)), pii) if source.masked else texts
+    turns = [(i, *turn) for i, document in enumerate(documents) for turn in _turns(document.metadata)]
+    # answers keep their layout: lists, code, formulas
+    texts = normalise_all([holder[key] for _, holder, key in turns], "math")
+    if source.masked:
+        texts = _masked(documents, texts, [i for i, _, _ in turns], pii)
+    for (_, holder, key), text in zip(turns, texts, strict=True):
+        holder[key] = text
     return [_turns_text(document.metadata) for document in documents]
+
+
+def _masked(documents: Sequence[Document], texts: list[str], owners: Sequence[int], pii: PiiConfig) -> list[str]:
+    """The texts, and in the metadata of their documents how much was masked."""
+    masked, counts = mask(texts, pii.kinds)
+    for owner, found in zip(owners, counts, strict=True):
+        if found:
+            before = documents[owner].metadata.get("masked", {})
+            documents[owner].metadata["masked"] = dict(Counter(before) + Counter(found))
+    return masked
+
+
+def _turns(metadata: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Where each turn's text is held: (mapping, key)."""
+    for key in ("messages", "prompt"):
+        for turn in metadata.get(key, ()):
+            yield turn, "content"
+    for key in ("chosen", "rejected"):
+        if key in metadata:
+            yield metadata, key
 
 
 def _languages(batch: _Batch, source: SourceConfig, recipe: CorpusRecipe) -> None:
@@ -103,15 +138,6 @@ def _languages(batch: _Batch, source: SourceConfig, recipe: CorpusRecipe) -> Non
     for i, variant in zip(chinese, chinese_variants([batch.texts[i] for i in chinese]), strict=True):
         if variant:
             batch.documents[i].metadata["script"] = variant
-
-
-def _normalise_turns(metadata: dict[str, Any]) -> None:
-    for key in ("messages", "prompt"):
-        for turn in metadata.get(key, ()):
-            turn["content"] = normalise(turn["content"], "math")  # answers keep their layout: lists, code, formulas
-    for key in ("chosen", "rejected"):
-        if key in metadata:
-            metadata[key] = normalise(metadata[key], "math")
 
 
 def _turns_text(metadata: dict[str, Any]) -> str:
