@@ -45,7 +45,7 @@ def raw(tmp_path: Path) -> Path:
     return folder
 
 
-def make(store: str, path: str) -> Artifact:
+def make(store: str, path: str, **recipe: Any) -> Artifact:
     source = {
         "language": "en",
         "content": "math",
@@ -53,7 +53,7 @@ def make(store: str, path: str) -> Artifact:
         "duplicates": "exact",
         "reader": {"type": "files", "path": path},
     }
-    config = parse(CorpusConfig, {"name": "s3", "corpus": {"sources": {"mine": source}}})
+    config = parse(CorpusConfig, {"name": "s3", "corpus": {"sources": {"mine": source}, **recipe}})
     draft = ArtifactStore(store).begin("corpus", "s3", identity(config))
     assert isinstance(draft, Draft)
     return build(config, draft, serial_map)
@@ -83,6 +83,24 @@ def test_the_same_corpus_from_s3_to_s3(server: S3Server, raw: Path, tmp_path: Pa
             == local.statistics["sources"]["mine"]["train"]["documents"]
         )
         assert not [key for key in found.storage.keys(found.folder) if "/work/" in key]
+
+
+def test_large_files_are_read_by_ranges_whatever_their_cut(server: S3Server, tmp_path: Path) -> None:
+    folder = tmp_path / "large"
+    folder.mkdir()
+    texts = [
+        f"Problem {i}: what is {i} times {i + 7}? The answer is {i * (i + 7)}. " + "两" * (i % 50) for i in range(4_000)
+    ]
+    (folder / "a.jsonl").write_bytes(b"".join(json.dumps({"text": text}).encode() + b"\n" for text in texts[:2_000]))
+    pq.write_table(pa.table({"text": texts[2_000:]}), folder / "b.parquet", row_group_size=300)
+    for path in folder.iterdir():
+        server.client().upload_file(str(path), server.bucket, f"large/{path.name}")
+    whole = make(str(tmp_path / "store"), str(folder))
+    with server.environment():
+        cut = make(str(tmp_path / "cut"), f"s3://{server.bucket}/large", piece_bytes=25_000)
+    assert whole.statistics["sources"]["mine"]["train"]["documents"] > 1_000
+    assert hashes(cut) == hashes(whole)
+    assert cut.statistics == whole.statistics
 
 
 def test_wrong_keys_and_missing_paths_are_named(server: S3Server, raw: Path, tmp_path: Path) -> None:
