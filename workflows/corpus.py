@@ -5,31 +5,36 @@ python -m workflows.corpus sources=permissive name=open              without the
 python -m workflows.corpus corpus=own_data name=mine                 your own files: edit conf/corpus/own_data.yaml
 python -m workflows.corpus corpus=own_data name=more known=[corpus/mine]   a later one, without copies of what is in corpus/mine
 python -m workflows.corpus show_dropped=quality.too_short            examples of what was dropped, from the finished corpus
+python -m workflows.corpus show_clusters=10                          copies and what stayed in their stead, from the finished corpus
+python -m workflows.corpus dry_run=true                              what it will cost and leave, from a trial on a sample
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from pipelines.artifacts import Artifact
 from pipelines.config import identity
+from pipelines.data import browse, duplicates
 from pipelines.data.assemble import build, dropped_examples
 from pipelines.data.census import refuse_other_keys
 from pipelines.data.corpus import CorpusConfig
+from pipelines.data.estimate import estimate, show
 from pipelines.data.fetch import to_fetch
 from pipelines.data.minhash import detection_curve
 from pipelines.data.readers import inventory
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, DataError
 from pipelines.progress import human, say, table
-from workflows.session import Session, entry
+from workflows.session import DryRun, Session, entry
 
 CODE = tuple(
     f"pipelines.data.{module}"
     for module in (
         "document", "records", "formats", "web", "readers", "fetch", "problem", "problems_en", "problems_zh", "generators", "batch", "measures", "normalise", "language",
         "passes", "pii", "quality", "exact", "minhash", "holdout", "cleaning", "facts", "shuffle", "census", "pairs", "components", "members", "resolve",
-        "settle", "dedup", "dedup_report", "profile", "browse", "writing",
+        "settle", "dedup", "dedup_report", "profile", "writing",
     )
 )  # fmt: skip
 
@@ -38,11 +43,17 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
     """Make `corpus/<name>`, or find it finished."""
     if config.show_dropped is not None:
         return _show_dropped(session.store.get(f"corpus/{config.name}"), config.show_dropped)
+    if config.show_clusters is not None:
+        return _show_clusters(session.store.get(f"corpus/{config.name}"), config.show_clusters)
     # ── announce ──
     what = {**identity(config), "inventory": inventory(config.chosen)}
     known = [session.store.get(session.resolve(reference)) for reference in config.known]
     refuse_other_keys(config, known)
-    held = session.begin("corpus", config, _plan(config), known, CODE, what)
+    try:
+        held = session.begin("corpus", config, _plan(config), known, CODE, what)
+    except DryRun:
+        _show_estimate(config)
+        raise
     if isinstance(held, Artifact):
         return held
     # ── work ──
@@ -137,6 +148,35 @@ def _show_dropped(corpus: Artifact, reason: str) -> Artifact:
         say(f"\n── {row['source']} · {place}")
         say("\n".join(f"   {line}" for line in row["text"].splitlines()[:12]))
     return corpus
+
+
+def _show_clusters(corpus: Artifact, limit: int) -> Artifact:
+    clusters = browse.read_clusters(corpus.path(duplicates.FILE).read_bytes())
+    if not clusters:
+        raise ConfigError(f"show_clusters={limit}: {corpus.folder} has no copies to show: nothing was dropped as one")
+    say(
+        f"\n   {corpus.folder}: the largest {min(limit, len(clusters)):,} of {len(clusters):,} clusters kept for browsing. {browse.RULE}."
+    )
+    marks = (
+        "red: only in the one that stays; green: only in the copy"
+        if sys.stdout.isatty()
+        else "[-only in the one that stays-] {+only in the copy+}"
+    )
+    say(f"   {marks}")
+    for number, cluster in enumerate(clusters[:limit], 1):
+        for line in browse.lines(cluster, number, colours=sys.stdout.isatty()):
+            say(line)
+    return corpus
+
+
+def _show_estimate(config: CorpusConfig) -> None:
+    say("\n   trying a sample of the sources, to see what the whole will cost ...")
+    try:
+        show(estimate(config), config)
+    except DataError as error:  # a sample may lack what the whole has: the plan stands, without figures
+        say(f"   no figures: on the sample, {error}")
+    except ConfigError as error:
+        say(f"   no figures: {error}")
 
 
 main = entry(CorpusConfig, run, "corpus")

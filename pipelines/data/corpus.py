@@ -135,6 +135,7 @@ class CorpusConfig(WorkflowConfig):
     known: list[str] = field(default_factory=list)  # finished corpora (corpus/NAME): copies of their documents are dropped
     quality_report: bool = runtime(True)  # compare a sample of documents exactly, to know what deduplication finds
     show_dropped: str | None = runtime(None)  # a reason: print examples from the finished corpus, do nothing else
+    show_clusters: int | None = runtime(None)  # so many: print clusters of copies from the finished corpus, do nothing else
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -212,6 +213,8 @@ def validate(config: CorpusConfig) -> None:
         raise ConfigError(
             f"corpus.piece_bytes is {recipe.piece_bytes}; expected 10_000 bytes or more, some megabytes as a rule: each piece is a task"
         )
+    if config.show_clusters is not None and config.show_clusters < 1:
+        raise ConfigError(f"show_clusters is {config.show_clusters}; expected how many to print, 1 or more, e.g. 10")
     minhash = recipe.dedup.minhash
     for key, least in (("ngram", 1), ("bands", 1), ("rows", 1)):
         if getattr(minhash, key) < least:

@@ -1,0 +1,211 @@
+"""What a corpus will cost, from its own text: the real pipeline over a sample of its pieces, extrapolated stage by stage.
+
+Enters: a checked config. Leaves: for every stage its tasks, bytes read and left, memory of a task and core seconds; and the size of
+what comes out. Nothing is written into the store.
+
+    sample       whole pieces of every source, evenly spread, up to some 20 MB or 20 seconds in all
+    run          `assemble.build` on them in this process, in a temporary folder, every stage measured
+    extrapolate  stage by stage, see `extrapolate`
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.artifacts import ArtifactStore, Draft
+from pipelines.cluster import serial_map
+from pipelines.config import identity
+from pipelines.data.assemble import build
+from pipelines.data.census import Census
+from pipelines.data.corpus import CorpusConfig, SourceConfig
+from pipelines.data.extrapolate import NORMAL_PIECE, CorpusPlan, Sample, extrapolate, raw_bytes
+from pipelines.data.fetch import is_cached
+from pipelines.data.metering import Meter
+from pipelines.data.readers import Piece, plan_pieces
+from pipelines.data.resolve import VERDICT, ResolveTask
+from pipelines.data.shuffle import read_all
+from pipelines.errors import ConfigError
+from pipelines.progress import duration, human, say, table
+
+SAMPLE_BYTES, SAMPLE_SECONDS = 20_000_000, 20.0
+
+
+def estimate(config: CorpusConfig) -> CorpusPlan:
+    """Measure a sample and extrapolate.
+
+    Raises: DataError for a source that cannot be read, or of which the sample leaves nothing; ConfigError when no source can
+        be measured before something is fetched.
+    """
+    sources = config.chosen
+    absent, remote = _absent(sources), [name for name, s in sources.items() if s.reader.type == "huggingface"]
+    planned = {
+        name: plan_pieces(name, source, config.corpus.piece_bytes)
+        for name, source in sources.items()
+        if name not in absent and name not in remote
+    }
+    if not planned:
+        raise ConfigError(
+            "nothing to measure on: every source has still to be fetched or is read from a hub; run it once with a small cap "
+            "(corpus.sources.NAME.max_bytes=10000000 name=trial), which leaves the packages in the cache"
+        )
+    with tempfile.TemporaryDirectory(prefix="trunkline-plan-") as folder:
+        sample = _measure(config, planned, Path(folder))
+    plan = extrapolate(config, planned, absent, sample)
+    if absent:
+        plan.notes.append(
+            f"not fetched yet, so counted by archive size and at the rates of the others: {', '.join(absent)}"
+        )
+    if remote:
+        plan.notes.append(f"not in the plan, because only the hub knows how much there is: {', '.join(remote)}")
+    return plan
+
+
+def show(plan: CorpusPlan, config: CorpusConfig) -> None:
+    """Print the plan as a table and a few lines."""
+    slots = max(2, round(config.cluster.workers * config.cluster.cpus_per_worker))
+    say(
+        f"   measured on {plan.sampled_pieces:,} pieces, {human(float(plan.sampled_bytes), 'B')} of {human(plan.raw_bytes, 'B')}; the real corpus:"
+    )
+    header = ["stage", "tasks", "reads", "leaves", "memory/task", "core time"]
+    rows = [
+        [
+            stage.name,
+            stage.tasks,
+            human(stage.read_bytes, "B"),
+            human(stage.left_bytes, "B"),
+            human(stage.memory_bytes, "B"),
+            duration(stage.core_seconds),
+        ]
+        for stage in plan.stages
+    ]
+    say(table(header, rows))
+    low, high = plan.copies
+    price = config.cluster.price_per_core_hour
+    hours = plan.core_seconds / 3600
+    facts = {
+        "documents": f"{human(round(plan.documents))} read, {human(round(plan.kept_documents))} kept; "
+        f"{low:.1%} to {high:.1%} of the clean ones go as copies",
+        "leaves": f"{human(plan.kept_bytes, 'B')} of text in {human(plan.output_bytes, 'B')} of files",
+        "temporary": f"{human(plan.temporary_bytes, 'B')} in the store, deleted after the commit",
+        "time": f"about {duration(plan.seconds(slots))} with {slots} tasks at once; {hours:.3g} core-hours",
+        "money": f"{hours * price:,.2f} at {price:g} per core-hour"
+        if price is not None and hours * price >= 0.1
+        else f"{hours * price:.2g} at {price:g} per core-hour"
+        if price is not None
+        else "set cluster.price_per_core_hour, in any currency, to have it here",
+    }
+    longest = max(map(len, facts))
+    for name, value in facts.items():
+        say(f"   {name:<{longest}}  {value}")
+    for note in plan.notes:
+        say(f"   {note}")
+
+
+def _absent(sources: Mapping[str, SourceConfig]) -> list[str]:
+    return [
+        name
+        for name, source in sources.items()
+        if source.reader.type == "package" and not is_cached(source.reader.archive_package)
+    ]
+
+
+# ── the sample ──
+
+
+class _Enough(Exception):
+    """The time for the sample is over; `pieces` are those that were cleaned."""
+
+    def __init__(self, pieces: list[Piece]):
+        super().__init__()
+        self.pieces = pieces
+
+
+class _SampleMeter(Meter):
+    """Cleans the sources in turn, until the time is over; keeps the verdicts before the work folder is deleted."""
+
+    def __init__(self, folder: Path, deadline: float):
+        super().__init__(serial_map, folder)
+        self.deadline = deadline
+        self.verdicts: list[Any] = []
+        self.census: Census | None = None
+
+    def __call__(
+        self,
+        function: Callable[[Any], Any],
+        shards: Sequence[Any],
+        label: str,
+        describe: Callable[[Any], dict[str, Any]] | None = None,
+    ) -> list[Any]:
+        """Apply the function; of the pieces to clean, those that the time allows."""
+        if label == "clean" and shards and time.monotonic() < self.deadline:
+            cleaned: list[Any] = []
+            for shard in _in_turn(shards):
+                if time.monotonic() > self.deadline and len({s.piece.source for s in cleaned}) == len({s.piece.source for s in shards}):  # fmt: skip
+                    raise _Enough([done.piece for done in cleaned])
+                super().__call__(function, [shard], label, describe)
+                cleaned.append(shard)
+            return [function(shard) for shard in shards]  # what they left is found again
+        results = serial_map(function, shards, label) if label == "clean" else super().__call__(function, shards, label, describe)  # fmt: skip
+        for shard, result in zip(shards, results, strict=True):
+            if isinstance(shard, ResolveTask):
+                self.census = shard.job.census()
+                key = f"{shard.job.work.folder}/{result['file']}"
+                self.verdicts.append(read_all(shard.job.work.storage, key, VERDICT))
+        return results
+
+
+def _measure(config: CorpusConfig, planned: Mapping[str, list[Piece]], folder: Path) -> Sample:
+    """Run the real pipeline on some of the pieces."""
+    sources = {name: _bounded(config.chosen[name], pieces) for name, pieces in planned.items()}
+    trial = dataclasses.replace(config, corpus=dataclasses.replace(config.corpus, sources=sources))
+    draft = ArtifactStore(str(folder)).begin("corpus", config.name, identity(trial))
+    assert isinstance(draft, Draft)
+    pieces = _choose(planned, sources)
+    meter = _SampleMeter(folder, time.monotonic() + SAMPLE_SECONDS)
+    while True:
+        chosen = pieces
+        try:
+            artifact = build(trial, draft, meter, plan=lambda name, *_, held=chosen: held[name])
+            break
+        except _Enough as enough:
+            pieces = {name: [piece for piece in enough.pieces if piece.source == name] for name in planned}
+            meter.deadline = 0.0
+    assert meter.census is not None
+    verdicts = np.concatenate([np.empty(0, VERDICT), *meter.verdicts])
+    files = {file: entry["bytes"] for file, entry in artifact.manifest["files"].items()}
+    return Sample(pieces, meter.stages, artifact.statistics, files, meter.census, verdicts)
+
+
+def _bounded(source: SourceConfig, pieces: Sequence[Piece]) -> SourceConfig:
+    """The source as it is tried: without its cap, but of files too large to be tried whole only the beginning."""
+    large = any(piece.bytes > NORMAL_PIECE for piece in pieces)
+    return dataclasses.replace(source, max_documents=None, max_bytes=NORMAL_PIECE // 4 if large else None)
+
+
+def _choose(planned: Mapping[str, list[Piece]], sources: Mapping[str, SourceConfig]) -> dict[str, list[Piece]]:
+    """Evenly spread pieces of every source, in proportion to its raw bytes, at least one."""
+    total = sum(raw_bytes(pieces) for pieces in planned.values())
+    chosen = {}
+    for name, pieces in planned.items():
+        budget = SAMPLE_BYTES * raw_bytes(pieces) / max(total, 1)
+        count = min(len(pieces), max(1, round(budget / max(1, raw_bytes(pieces) / len(pieces)))))
+        places = (np.arange(count) + 0.5) * len(pieces) / count
+        chosen[name] = [pieces[int(place)] for place in places]
+    return chosen
+
+
+def _in_turn(shards: Sequence[Any]) -> list[Any]:
+    """First one shard of every source, then the second ones, ..."""
+    seen: dict[str, int] = {}
+    turns = []
+    for shard in shards:
+        turns.append(seen.get(shard.piece.source, 0))
+        seen[shard.piece.source] = turns[-1] + 1
+    return [shards[i] for i in np.argsort(turns, kind="stable")]
