@@ -10,10 +10,10 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fast ui clean
+.PHONY: help setup demo corpus-large test check fast ui clean
 
 help: ## show this help
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
 setup: $(VENV)/.ready ## make .venv with the exact pins of constraints.txt
 
@@ -27,6 +27,15 @@ $(VENV)/.ready: constraints.txt pyproject.toml
 
 demo: setup ## run the whole recipe on real text: about 10 minutes on 2 cores
 	@$(BIN)/python -m workflows.recipe +experiment=demo
+
+corpus-large: setup ## 300 MB of real text, then 3 GB with planted near-copies: about 40 minutes on 2 cores; needs apt-get and npm
+	@$(BIN)/python -m benchmarks.large warc
+	@$(BIN)/python -m workflows.corpus corpus=large name=large
+	@for size in 300 3000; do \
+	  $(BIN)/python -m benchmarks.large multiply --megabytes $$size --name copies-$$size && \
+	  $(BIN)/python -m benchmarks.large watch corpus=copies name=copies-$$size && \
+	  $(BIN)/python -m benchmarks.large check --name copies-$$size || exit 1; \
+	done
 
 test: setup ## unit and integration tests, with real Ray, DeepSpeed, MLflow and S3
 	@$(BIN)/python -m pytest

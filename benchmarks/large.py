@@ -3,7 +3,7 @@
 python -m benchmarks.large warc                      documentation packages → WARC files, as a crawler would have left them
 python -m benchmarks.large multiply --megabytes 3000 corpus/large → JSON Lines with planted near-copies, and their answers
 python -m benchmarks.large watch ARGUMENTS…          python -m workflows.corpus ARGUMENTS…, and the peak memory of each of its processes
-python -m benchmarks.large check --name copies       recall and precision of corpus/NAME against the answers and the detection curve
+python -m benchmarks.large check --name copies-300   recall and precision of corpus/NAME against the answers and the detection curve
 
 `make corpus-large` runs all of them. Files lie in `<store>/raw/`; nothing of them is kept in the repository.
 """
@@ -104,6 +104,9 @@ def multiply(corpus: Path, folder: Path, megabytes: float, every: int = 16, seed
     So a round has the lengths, repetitions and vocabulary growth of real text and shares no shingle with another round. Every
     `every`-th document gets a near-copy of which 0, 1, 2, 5 or 10 % of the words are another word of the same document.
     """
+    if (folder / "answers.parquet").exists():
+        print(f"{folder} is there already")
+        return
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
     pairs: list[Pair] = []
@@ -256,11 +259,11 @@ def main() -> None:
     commands.add_parser("warc")
     multiplied = commands.add_parser("multiply")
     multiplied.add_argument("--megabytes", type=float, default=3_000)
-    multiplied.add_argument("--name", default="copies")
+    multiplied.add_argument("--name", default="copies-3000")
     watched = commands.add_parser("watch")
     watched.add_argument("arguments", nargs=argparse.REMAINDER)
     checked = commands.add_parser("check")
-    checked.add_argument("--name", default="copies")
+    checked.add_argument("--name", default="copies-3000")
     arguments = parser.parse_args()
     if arguments.command == "warc":
         warc(arguments.store / "raw" / "crawls")
