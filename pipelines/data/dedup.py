@@ -63,7 +63,7 @@ def deduplicate(work: Draft, census: Census, dedup: DedupConfig, map_shards: Sha
     labels, rounds = label_components(job, [done["file"] for done in paired], node_ranges, map_shards)
     gathered = map_shards(
         gather_members,
-        [MemberTask(job, place, tuple(labels)) for place in census.places],
+        [MemberTask(job, place, tuple(labels)) for place in census.places if place.documents],
         "compare: gather",
         tally({"members": "documents"}),
     )

@@ -312,6 +312,15 @@ def test_what_lies_beyond_a_cap_takes_part_in_nothing(tmp_path: Path, write: Any
     assert [facts["dropped"] for facts in corpus.statistics["sources"].values()] == [{}, {}]
 
 
+def test_copies_are_found_behind_a_source_whose_last_pieces_lie_beyond_its_cap(tmp_path: Path, write: Any) -> None:
+    sources = {
+        "capped": write("capped", [article(i) for i in range(100, 140)], files=8, heldout=0, max_documents=5),
+        "after": write("after", [article(i % 10) for i in range(20)], heldout=0),
+    }
+    corpus = make(tmp_path / "s", config_of(sources, piece_bytes=10_000))
+    assert corpus.statistics["sources"]["after"]["dropped"] == {"dedup.exact": 10}
+
+
 def test_a_rerun_goes_on_from_what_is_committed(tmp_path: Path, write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of({"web": write("web", planted(), files=5, heldout=0.05)}, piece_bytes=20_000)
 
