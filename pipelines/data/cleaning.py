@@ -22,7 +22,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pipelines.artifacts import Draft
+from pipelines.data.aids import Aids
 from pipelines.data.corpus import CorpusRecipe, SourceConfig
+from pipelines.data.decontaminate import HITS, Contaminated
 from pipelines.data.document import Document, Dropped, rows_to_table, to_row
 from pipelines.data.facts import write_facts
 from pipelines.data.passes import clean_batch
@@ -41,6 +43,7 @@ class CleanTask:
     piece: Piece
     source: SourceConfig
     recipe: CorpusRecipe
+    aids: Aids
 
     @property
     def key(self) -> str:
@@ -59,10 +62,14 @@ def clean_piece(task: CleanTask) -> dict[str, Any]:
     kept: list[Document] = []
     dropped: Counter[str] = Counter()
     samples: list[dict[str, str]] = []
+    overlaps: list[dict[str, str]] = []
     size = 0
     for result in _cleaned(task):
         if isinstance(result, Dropped):
             dropped[result.reason] += 1
+            if isinstance(result, Contaminated) and len(overlaps) < HITS:
+                name = result.reason.removeprefix("contaminated.")
+                overlaps.append({"set": name, "item": result.item, "id": result.where, "text": result.text})
             if dropped[result.reason] <= SAMPLES:
                 samples.append({"reason": result.reason, "where": result.where, "text": result.text[:EXCERPT]})
             continue
@@ -70,7 +77,7 @@ def clean_piece(task: CleanTask) -> dict[str, Any]:
         size += len(result.text.encode())
         if _enough(len(kept), size, task.source):
             break
-    return _publish(task, kept, dropped, samples)
+    return _publish(task, kept, dropped, samples, overlaps)
 
 
 def _cleaned(task: CleanTask) -> Iterator[Document | Dropped]:
@@ -78,6 +85,7 @@ def _cleaned(task: CleanTask) -> Iterator[Document | Dropped]:
     found: list[Document | Dropped] = []
     size = 0
     items = read_piece(task.piece, task.source)
+    lookup = task.aids.lookup()
     while True:
         item = next(items, None)
         if item is not None:
@@ -85,7 +93,8 @@ def _cleaned(task: CleanTask) -> Iterator[Document | Dropped]:
             size += len(item.text)
             if size < _BATCH_CHARACTERS and len(found) < _BATCH_DOCUMENTS:
                 continue
-        results = iter(clean_batch([item for item in found if isinstance(item, Document)], task.source, task.recipe))
+        documents = [item for item in found if isinstance(item, Document)]
+        results = iter(clean_batch(documents, task.source, task.recipe, lookup))
         yield from (item if isinstance(item, Dropped) else next(results) for item in found)
         if item is None:
             return
@@ -99,7 +108,11 @@ def _enough(documents: int, size: int, source: SourceConfig) -> bool:
 
 
 def _publish(
-    task: CleanTask, kept: list[Document], dropped: Counter[str], samples: list[dict[str, str]]
+    task: CleanTask,
+    kept: list[Document],
+    dropped: Counter[str],
+    samples: list[dict[str, str]],
+    overlaps: list[dict[str, str]],
 ) -> dict[str, Any]:
     work, key = task.work, task.key
     names = (f"clean/{key}.parquet", f"facts/{key}.npy", f"keys/{key}.bin", f"samples/{key}.json")
@@ -120,6 +133,7 @@ def _publish(
         "documents": len(kept),
         "bytes": text_bytes,
         "dropped": dict(sorted(dropped.items())),
+        "contaminated": overlaps,
         "languages": dict(Counter(document.metadata["language"] for document in kept)),
         "scripts": dict(Counter(script for document in kept if (script := document.metadata.get("script")))),
         "masked": dict(sum((Counter(document.metadata.get("masked", {})) for document in kept), Counter[str]())),

@@ -6,7 +6,7 @@ Enters: the resolved config. Leaves: frozen dataclasses that have been checked a
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pipelines.config import WorkflowConfig, runtime
@@ -95,6 +95,31 @@ class SourceConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluationSet:
+    """A set that no document of the corpus may share text with."""
+
+    reader: ReaderConfig
+    fields: list[str] = field(default_factory=lambda: ["text"])  # that hold an item's text
+
+    @property
+    def source(self) -> SourceConfig:
+        """It as a source of documents, whose text is the first field."""
+        return SourceConfig(
+            licence="evaluation only", reader=replace(self.reader, text_field=(*self.fields, "text")[0])
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecontaminationConfig:
+    """Which evaluation sets are kept out, and what counts as an overlap."""
+
+    sets: dict[str, EvaluationSet] = field(default_factory=dict)
+    ngram: int = 13  # consecutive words (Chinese characters) that a document and an item share
+    min_words: int = 8  # an item from this length to ngram is looked for as a whole, a shorter one not at all
+    max_items: int = 10  # an n-gram that more items of a set share is their template and does not count
+
+
+@dataclass(frozen=True, kw_only=True)
 class LanguageConfig:
     """Which languages stay."""
 
@@ -121,6 +146,7 @@ class CorpusRecipe:
     language: LanguageConfig = field(default_factory=LanguageConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
     pii: PiiConfig = field(default_factory=PiiConfig)
+    decontaminate: DecontaminationConfig = field(default_factory=DecontaminationConfig)
     dedup: DedupConfig = field(default_factory=DedupConfig)
     piece_bytes: int = runtime(4_000_000)  # of raw input per task
     file_bytes: int = 64_000_000  # of text per output file
@@ -132,10 +158,14 @@ class CorpusConfig(WorkflowConfig):
 
     corpus: CorpusRecipe
     sources: Literal["all", "permissive"] = "all"  # "permissive" leaves out every source whose licence is not
-    known: list[str] = field(default_factory=list)  # finished corpora (corpus/NAME): copies of their documents are dropped
+    known: list[str] = field(
+        default_factory=list
+    )  # finished corpora (corpus/NAME): copies of their documents are dropped
     quality_report: bool = runtime(True)  # compare a sample of documents exactly, to know what deduplication finds
     show_dropped: str | None = runtime(None)  # a reason: print examples from the finished corpus, do nothing else
-    show_clusters: int | None = runtime(None)  # so many: print clusters of copies from the finished corpus, do nothing else
+    show_clusters: int | None = runtime(
+        None
+    )  # so many: print clusters of copies from the finished corpus, do nothing else
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -168,47 +198,8 @@ def validate(config: CorpusConfig) -> None:
             f"accepted licences: {', '.join(sorted(PERMISSIVE))}: add a source under one of them, or use sources=all"
         )
     for name, source in recipe.sources.items():
-        where = f"corpus.sources.{name}"
-        if not _NAME.fullmatch(name):
-            raise ConfigError(
-                f"{where}: a source is named by {_NAME.pattern}, because its name becomes a folder: rename it"
-            )
-        reader = source.reader
-        deb = reader.type == "package" and reader.archive == "deb"
-        needs = _NEEDS["deb" if deb else reader.type]
-        for key in needs:
-            if not getattr(reader, key):
-                raise ConfigError(
-                    f"{where}.reader.{key} is missing; a reader of type {reader.type} needs {', '.join(needs)}"
-                )
-        if reader.document_bytes is not None and reader.document_bytes < 1:
-            raise ConfigError(
-                f"{where}.reader.document_bytes is {reader.document_bytes}; expected 1 or more, e.g. 8_000, or null for a document a file"
-            )
-        if not 0 < reader.share <= 1:
-            raise ConfigError(f"{where}.reader.share is {reader.share}; expected a share of the files in (0, 1]")
-        pinned = reader.type == "package" and not (deb and not reader.sha256)
-        if pinned and not re.fullmatch(r"[0-9a-f]{64}", reader.sha256):
-            raise ConfigError(
-                f"{where}.reader.sha256 is {reader.sha256!r}; expected 64 hexadecimal digits (sha256sum FILE)"
-            )
-        if reader.type == "generated":
-            _one_of(
-                f"{where}.reader.generator",
-                reader.generator,
-                [n for n, g in GENERATORS.items() if g.kind == source.kind],
-            )
-            for task in reader.tasks:
-                _one_of(f"{where}.reader.tasks", task, list(GENERATORS[reader.generator].tasks))
-        else:
-            _one_of(f"{where}.reader.record", reader.record, [n for n, r in RECORDS.items() if r.kind == source.kind])
-        if not source.licence.strip():
-            raise ConfigError(f'{where}.licence is empty; expected an SPDX name or "unclear-upstream (why)"')
-        for key, value in (("max_documents", source.max_documents), ("max_bytes", source.max_bytes)):
-            if value is not None and value < 1:
-                raise ConfigError(f"{where}.{key} is {value}; expected 1 or more: use ~{where} to leave the source out")
-        if not 0 <= source.heldout < 1:
-            raise ConfigError(f"{where}.heldout is {source.heldout}; expected a share from 0 to below 1, e.g. 0.01")
+        _check_source(f"corpus.sources.{name}", name, source)
+    _check_decontamination(recipe.decontaminate)
     if recipe.piece_bytes < 10_000:
         raise ConfigError(
             f"corpus.piece_bytes is {recipe.piece_bytes}; expected 10_000 bytes or more, some megabytes as a rule: each piece is a task"
@@ -226,6 +217,67 @@ def validate(config: CorpusConfig) -> None:
     if not 0 < recipe.dedup.threshold <= 1:
         raise ConfigError(
             f"corpus.dedup.threshold is {recipe.dedup.threshold}; expected a Jaccard similarity in (0, 1]"
+        )
+
+
+def _check_source(where: str, name: str, source: SourceConfig) -> None:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{where}: a source is named by {_NAME.pattern}, because its name becomes a folder: rename it"
+        )
+    reader = source.reader
+    deb = reader.type == "package" and reader.archive == "deb"
+    needs = _NEEDS["deb" if deb else reader.type]
+    for key in needs:
+        if not getattr(reader, key):
+            raise ConfigError(
+                f"{where}.reader.{key} is missing; a reader of type {reader.type} needs {', '.join(needs)}"
+            )
+    if reader.document_bytes is not None and reader.document_bytes < 1:
+        raise ConfigError(
+            f"{where}.reader.document_bytes is {reader.document_bytes}; expected 1 or more, e.g. 8_000, or null for a document a file"
+        )
+    if not 0 < reader.share <= 1:
+        raise ConfigError(f"{where}.reader.share is {reader.share}; expected a share of the files in (0, 1]")
+    pinned = reader.type == "package" and not (deb and not reader.sha256)
+    if pinned and not re.fullmatch(r"[0-9a-f]{64}", reader.sha256):
+        raise ConfigError(
+            f"{where}.reader.sha256 is {reader.sha256!r}; expected 64 hexadecimal digits (sha256sum FILE)"
+        )
+    if reader.type == "generated":
+        _one_of(
+            f"{where}.reader.generator",
+            reader.generator,
+            [n for n, g in GENERATORS.items() if g.kind == source.kind],
+        )
+        for task in reader.tasks:
+            _one_of(f"{where}.reader.tasks", task, list(GENERATORS[reader.generator].tasks))
+    else:
+        _one_of(f"{where}.reader.record", reader.record, [n for n, r in RECORDS.items() if r.kind == source.kind])
+    if not source.licence.strip():
+        raise ConfigError(f'{where}.licence is empty; expected an SPDX name or "unclear-upstream (why)"')
+    for key, value in (("max_documents", source.max_documents), ("max_bytes", source.max_bytes)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{where}.{key} is {value}; expected 1 or more: use ~{where} to leave the source out")
+    if not 0 <= source.heldout < 1:
+        raise ConfigError(f"{where}.heldout is {source.heldout}; expected a share from 0 to below 1, e.g. 0.01")
+
+
+def _check_decontamination(config: DecontaminationConfig) -> None:
+    where = "corpus.decontaminate"
+    for name, chosen in config.sets.items():
+        if not chosen.fields:
+            raise ConfigError(
+                f"{where}.sets.{name}.fields is empty; expected the fields that hold an item's text, e.g. [question]"
+            )
+        _check_source(f"{where}.sets.{name}", name, chosen.source)
+    if not 2 <= config.min_words <= config.ngram <= 100:
+        raise ConfigError(
+            f"{where}.ngram is {config.ngram} and min_words {config.min_words}; expected 2 <= min_words <= ngram <= 100, e.g. 8 and 13"
+        )
+    if config.max_items < 1:
+        raise ConfigError(
+            f"{where}.max_items is {config.max_items}; expected 1 or more: an n-gram of more items is their template"
         )
 
 

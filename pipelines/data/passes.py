@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipelines.data.corpus import CorpusRecipe, SourceConfig
+from pipelines.data.decontaminate import Contaminated, Lookup, Overlap
 from pipelines.data.document import Document, Dropped, render
 from pipelines.data.language import chinese_variants, detect_all
 from pipelines.data.normalise import normalise_all
@@ -23,8 +24,13 @@ from pipelines.data.quality import judge
 _OURS = ("masked", "script", "quality")  # what the passes note in the metadata; a record's own fields of these names go
 
 
-def clean_batch(documents: Sequence[Document], source: SourceConfig, recipe: CorpusRecipe) -> list[Document | Dropped]:
-    """Normalise the documents, mask personal data, name the languages, and judge.
+def clean_batch(
+    documents: Sequence[Document], source: SourceConfig, recipe: CorpusRecipe, lookup: Lookup | None = None
+) -> list[Document | Dropped]:
+    """Normalise the documents, mask personal data, name the languages, judge, and look for evaluation sets.
+
+    Args:
+        lookup: the n-grams of evaluation sets; a document that shares one is dropped as `contaminated.<set>`.
 
     Returns: one entry per document, in order; a `Dropped` has the text as it was judged.
     """
@@ -38,6 +44,8 @@ def clean_batch(documents: Sequence[Document], source: SourceConfig, recipe: Cor
     if source.kind == "preferences":
         metadata = [documents[i].metadata for i in batch.alive]
         batch.drop(["quality.same_answers" if m["chosen"] == m["rejected"] else None for m in metadata])
+    if lookup is not None:
+        batch.contaminated(lookup.overlaps(batch.living))
     return batch.results()
 
 
@@ -63,6 +71,14 @@ class _Batch:
         for i, reason in zip(self.alive, reasons, strict=True):
             if reason is not None:
                 self._dropped[i] = Dropped(reason, self.documents[i].id, self.texts[i])
+        self.alive = [i for i in self.alive if i not in self._dropped]
+
+    def contaminated(self, overlaps: Sequence[Overlap | None]) -> None:
+        """Take those out of the running that share text with an evaluation set; what they share is the sample."""
+        for i, overlap in zip(self.alive, overlaps, strict=True):
+            if overlap is not None:
+                reason = f"contaminated.{overlap.set}"
+                self._dropped[i] = Contaminated(reason, self.documents[i].id, overlap.text, overlap.item)
         self.alive = [i for i in self.alive if i not in self._dropped]
 
     def results(self) -> list[Document | Dropped]:

@@ -423,3 +423,24 @@ def test_shipped_recipes_state_the_defaults_of_the_code(name: str) -> None:
     assert plain(listed.corpus.quality) == plain(bare.corpus.quality) == values["corpus"]["quality"]
     assert plain(listed.corpus.dedup) == plain(bare.corpus.dedup) == values["corpus"]["dedup"]
     assert plain(listed.corpus.language) == plain(bare.corpus.language) == values["corpus"]["language"]
+
+
+def test_text_of_evaluation_sets_is_dropped_and_reported(tmp_path: Path, write: Any) -> None:
+    exam, texts = tmp_path / "exam.jsonl", [article(i) for i in range(40)]
+    question = " ".join(VOCABULARY[:20])
+    exam.write_text(json.dumps({"question": question, "key": "q1"}) + "\n")
+    texts[7] += f"\nThe {question}."
+    texts[9] += f"\n{question.upper()}"
+    reader = {"type": "files", "path": str(exam), "id_field": "key"}
+    config = config_of(
+        {"web": write("web", texts, 2)}, decontaminate={"sets": {"exam": {"fields": ["question"], "reader": reader}}}
+    )
+    corpus = make(tmp_path / "store", config)
+    assert corpus.statistics["sources"]["web"]["dropped"] == {"contaminated.exam": 2}
+    assert corpus.statistics["contamination"] == {"exam": {"documents": 2, "items": 1}}
+    assert pq.read_table(corpus.path("contamination.parquet")).to_pylist() == [
+        {"set": "exam", "item": "q1", "source": "web", "id": "web/7", "text": question},
+        {"set": "exam", "item": "q1", "source": "web", "id": "web/9", "text": question.upper()},
+    ]
+    examples, _ = dropped_examples(corpus, "contaminated.exam")
+    assert [(row["where"], row["text"]) for row in examples] == [("web/7", question), ("web/9", question.upper())]

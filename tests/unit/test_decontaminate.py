@@ -1,0 +1,116 @@
+"""Evaluation sets are kept out: what counts as an overlap, in English and Chinese, and what does not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.config import parse
+from pipelines.data.corpus import CorpusConfig, DecontaminationConfig
+from pipelines.data.decontaminate import Lookup, contents, gather, load, save
+from pipelines.errors import ConfigError, DataError
+
+QUESTION = "A farmer has seventeen sheep and all but nine of them run away; how many sheep are left over?"
+CHINESE = "小明和小红一共收集了三十六张邮票，小明比小红多八张，问两人各有几张？"
+
+
+def settings(folder: Path, items: list[dict[str, Any]], **options: Any) -> DecontaminationConfig:
+    path = folder / "set.jsonl"
+    path.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items), encoding="utf-8")
+    fields = options.pop("fields", ["question"])
+    reader = {"type": "files", "path": str(path), "id_field": options.pop("id_field", None)}
+    return parse(DecontaminationConfig, {"sets": {"exam": {"fields": fields, "reader": reader}}, **options})
+
+
+def lookup(folder: Path, items: list[dict[str, Any]], **options: Any) -> Lookup:
+    return Lookup(gather(settings(folder, items, **options)))
+
+
+def test_thirteen_words_in_a_row_are_an_overlap_and_twelve_are_not(tmp_path: Path) -> None:
+    found = lookup(tmp_path, [{"question": QUESTION}], id_field=None)
+    words = QUESTION.split()
+    texts = [
+        "Before. " + " ".join(words[2:15]) + " behind",
+        "Before. " + " ".join(words[2:14]) + " behind",
+        "x " + " ".join(words[:9]) + " other " + " ".join(words[9:]) + " y",
+        "",
+    ]
+    overlap, *none = found.overlaps(texts)
+    assert none == [None, None, None]
+    assert overlap is not None
+    assert (overlap.set, overlap.text) == ("exam", " ".join(words[2:15]))
+
+
+def test_case_punctuation_and_layout_hide_nothing_and_the_whole_shared_text_is_reported(tmp_path: Path) -> None:
+    found = lookup(tmp_path, [{"key": "q7", "question": QUESTION}], id_field="key")
+    disguised = QUESTION.upper().replace(" ", "\n  ").replace(";", " -- ")
+    (overlap,) = found.overlaps(["Naïve 前言 " + disguised + " 后记"])
+    assert overlap is not None
+    assert (overlap.item, overlap.text) == ("q7", disguised.rstrip("?"))
+
+
+def test_chinese_is_compared_by_characters(tmp_path: Path) -> None:
+    found = lookup(tmp_path, [{"question": CHINESE}])
+    overlaps = found.overlaps([f"题目：{CHINESE[3:20]}……", f"题目：{CHINESE[3:15]}……"])
+    assert overlaps[0] is not None
+    assert overlaps[0].text == CHINESE[3:20].rstrip("，")
+    assert overlaps[1] is None
+
+
+def test_short_items_count_whole_and_very_short_ones_not(tmp_path: Path) -> None:
+    eight, seven = "one two three four five six seven eight", "red orange yellow green blue indigo violet"
+    found = lookup(tmp_path, [{"question": eight}, {"question": seven}])
+    assert [o is not None for o in found.overlaps([f"a {eight} b", f"a {seven} b", eight[:-6]])] == [True, False, False]
+
+
+def test_a_template_shared_by_many_items_is_no_overlap(tmp_path: Path) -> None:
+    template = "Read the following passage with care and then choose the one answer that is right:"
+    numbers = ["alpha beta gamma delta", "epsilon zeta eta theta", "iota kappa lambda mu", "nu xi omicron pi"]
+    items = [{"question": f"{template} {' '.join([own] * 4)}"} for own in numbers]
+    assert lookup(tmp_path, items, max_items=3).overlaps([template]) == [None]
+    assert lookup(tmp_path, items, max_items=4).overlaps([template]) != [None]
+    assert lookup(tmp_path, items, max_items=3).overlaps([" ".join([numbers[1]] * 4)]) != [None]
+
+
+def test_several_fields_and_a_saved_table(tmp_path: Path) -> None:
+    found = gather(settings(tmp_path, [{"question": "too short", "answer": QUESTION}], fields=["question", "answer"]))
+    save(found, tmp_path / "grams.npz")
+    assert load(tmp_path / "grams.npz").overlaps([QUESTION]) == Lookup(found).overlaps([QUESTION]) != [None]
+
+
+def test_a_set_is_known_by_its_content(tmp_path: Path) -> None:
+    before = contents(settings(tmp_path, [{"question": QUESTION}]))
+    assert before == contents(settings(tmp_path, [{"question": QUESTION}]))
+    assert before != contents(settings(tmp_path, [{"question": QUESTION.replace("nine", "five")}]))  # as many bytes
+
+
+@pytest.mark.parametrize(
+    ("items", "options", "message"),
+    [
+        ([{"question": "too short"}], {}, "no item of 8 words or more in question: name other .*exam.fields"),
+        ([{"prompt": QUESTION}], {}, "no record has text under 'question'"),
+        ([], {}, "no record has text"),
+    ],
+)
+def test_a_set_with_nothing_to_look_for_is_refused(tmp_path: Path, items: Any, options: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        lookup(tmp_path, items, **options)
+
+
+@pytest.mark.parametrize(
+    ("decontaminate", "message"),
+    [
+        ({"ngram": 5}, "ngram is 5 and min_words 8"),
+        ({"max_items": 0}, "max_items is 0"),
+        ({"sets": {"x": {"fields": [], "reader": {"type": "files", "path": "x"}}}}, "fields is empty"),
+        ({"sets": {"x": {"reader": {"type": "files"}}}}, "decontaminate.sets.x.reader.path is missing"),
+        ({"sets": {"x": {"reader": {"type": "files", "path": "x", "record": "messages"}}}}, "sets.x.reader.record"),
+    ],
+)
+def test_mistakes_are_named(decontaminate: Any, message: str) -> None:
+    source = {"licence": "MIT", "reader": {"type": "files", "path": "x"}}
+    with pytest.raises(ConfigError, match=message):
+        parse(CorpusConfig, {"name": "t", "corpus": {"sources": {"s": source}, "decontaminate": decontaminate}})
