@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -32,22 +33,30 @@ from pipelines.progress import say, table
 
 TARGETS = ("worker", "driver", "ray", "all")
 _PATIENCE_SECONDS = 300
+_BUSY = re.compile(r"ray::[a-z_]+$")  # a worker in a shard function; not ray::IDLE, nor agents that Ray dies with
 Identity = tuple[int, int]  # inode and modification time: a file put again has another
 
 
 @dataclass
-class Outcome:
-    """One kill and what followed."""
+class Kill:
+    """One kill, when it was due and what it did."""
 
     target: str
-    pieces: int  # committed when the kill was due
+    receipts: int  # written when it was due
     delay_seconds: float  # and how long after that it came
-    killed: int = 0  # processes
-    survived: bool = False  # the first run ended well all the same
-    committed: int = 0  # receipts at the moment after the kill
-    rewritten: list[str] = field(default_factory=list)
-    differing: list[str] = field(default_factory=list)
-    failed: str = ""  # how the second run failed, or the first where it should not have
+    processes: int = 0
+    went_on: bool = False  # the run ended well all the same
+    committed: int = 0  # receipts there after the run had ended
+    said: str = ""  # its last words
+
+
+@dataclass
+class Outcome:
+    """What came of a build that was killed and run again."""
+
+    rewritten: list[str]  # receipts that were there after a kill and were written again
+    differing: list[str]  # files that are not those of an undisturbed build
+    failed: str = ""  # a run that ended as it should not
 
     @property
     def good(self) -> bool:
@@ -72,47 +81,57 @@ def command(source: Path, store: Path, piece_bytes: int = 200_000) -> list[str]:
 
 
 def undisturbed(line: Sequence[str], store: Path) -> int:
-    """Run the command to its end; how many receipts it left on its way."""
+    """Run the command to its end; how many receipts it wrote on its way."""
     with _watched(store) as seen:
         subprocess.run(line, check=True, stdout=subprocess.DEVNULL, timeout=_PATIENCE_SECONDS)
     return len(seen)
 
 
-def trial(line: Sequence[str], store: Path, reference: Path, target: str, pieces: int, rng: random.Random) -> Outcome:
-    """Run, kill, run again, compare with the store of an undisturbed build."""
-    outcome = Outcome(target, pieces, rng.uniform(0, 0.3 if pieces else 8))  # before the first piece, Ray starts
-    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while len(_receipts(store)) < pieces and process.poll() is None:
-        time.sleep(0.01)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(outcome.delay_seconds)
-    while process.poll() is None and not outcome.killed:  # no worker may be busy yet
-        outcome.killed = _kill(process.pid, target, rng)
-        time.sleep(0.01)
-    try:
-        _, said = process.communicate(timeout=_PATIENCE_SECONDS)
-    except subprocess.TimeoutExpired:
-        _kill(process.pid, "all", rng)
-        outcome.failed = f"the first run hung for {_PATIENCE_SECONDS} s after the kill"
-        return outcome
-    outcome.survived = process.returncode == 0
-    if target == "worker" and not outcome.survived:
-        outcome.failed = f"a lost worker ended the build: {_last(said)}"
-    if process.returncode == 1:
-        outcome.failed = f"the first run blamed itself: {_last(said)}"
-    before = _receipts(store)
-    outcome.committed = len(before)
+def draw(target: str, receipts: int, rng: random.Random) -> Kill:
+    """A kill at a random moment of a build that writes so many receipts; before the first one Ray is starting."""
+    due = rng.randrange(receipts)
+    return Kill(target, due, rng.uniform(0, 0.3 if due else 8))
+
+
+def trial(line: Sequence[str], store: Path, reference: Path, kills: Sequence[Kill], rng: random.Random) -> Outcome:
+    """Run and kill, once for each of `kills` (their results are noted in them), run to the end, compare."""
+    outcome, before = Outcome([], []), dict[str, Identity]()
     with _watched(store) as seen:
+        for kill in kills:
+            outcome.failed = outcome.failed or _killed_run(line, kill, seen, rng)
+            held = _receipts(store)
+            kill.committed = len(held)
+            before.update(held)
         again = subprocess.run(
             line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=_PATIENCE_SECONDS, check=False
         )
     if again.returncode:
-        outcome.failed = f"the second run ended with {again.returncode}: {_last(again.stderr)}"
-        return outcome
-    outcome.rewritten = [name for name, held in before.items() if seen.get(name, {held}) - {held}]
+        outcome.failed = outcome.failed or f"the last run ended with {again.returncode}: {_last(again.stderr)}"
+    outcome.rewritten = sorted(name for name, identity in before.items() if seen.get(name, {identity}) - {identity})
     ours, theirs = contents(store), contents(reference)
     outcome.differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
     return outcome
+
+
+def _killed_run(line: Sequence[str], kill: Kill, seen: dict[str, set[Identity]], rng: random.Random) -> str:
+    """One run with its kill; what was wrong with how it ended, or nothing."""
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while len(seen) < kill.receipts and process.poll() is None:
+        time.sleep(0.01)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(kill.delay_seconds)
+    while process.poll() is None and not kill.processes:  # no worker may be busy yet
+        kill.processes = _kill(process.pid, kill.target, rng)
+        time.sleep(0.01)
+    try:
+        kill.said = _last(process.communicate(timeout=_PATIENCE_SECONDS)[1])
+    except subprocess.TimeoutExpired:
+        _kill(process.pid, "all", rng)
+        return f"the run hung for {_PATIENCE_SECONDS} s after the kill of {kill.target}"
+    kill.went_on = process.returncode == 0
+    if kill.target == "worker" and not kill.went_on:
+        return f"a lost worker ended the build: {kill.said}"
+    return f"the run blamed itself: {kill.said}" if process.returncode == 1 else ""
 
 
 def contents(store: Path) -> dict[str, str]:
@@ -136,7 +155,7 @@ def _kill(driver: int, target: str, rng: random.Random) -> int:
         return 0
     victims = [] if target == "driver" else below
     if target == "worker":
-        busy = [process for process in below if _title(process).startswith("ray::") and "IDLE" not in _title(process)]
+        busy = [process for process in below if _BUSY.match(_title(process))]
         victims = [rng.choice(sorted(busy, key=lambda process: process.pid))] if busy else []
     pids = [process.pid for process in victims] + ([driver] if target in ("driver", "all") else [])
     for pid in pids:
@@ -154,10 +173,12 @@ def _title(process: psutil.Process) -> str:
 
 def _receipts(store: Path) -> dict[str, Identity]:
     found = {}
-    for path in store.rglob("receipts/*.json"):
-        with contextlib.suppress(FileNotFoundError):  # the work folder goes at the end
-            facts = path.stat()
-            found[path.relative_to(store).as_posix()] = (facts.st_ino, facts.st_mtime_ns)
+    for folder, _, files in os.walk(store):  # unlike `rglob`, it does not mind that the work folder goes at the end
+        for name in files if Path(folder).name == "receipts" else ():
+            with contextlib.suppress(FileNotFoundError):
+                path = Path(folder) / name
+                facts = path.stat()
+                found[path.relative_to(store).as_posix()] = (facts.st_ino, facts.st_mtime_ns)
     return found
 
 
@@ -201,14 +222,14 @@ def main() -> None:
         say(f"   undisturbed: {receipts} receipts, {len(contents(reference))} files")
         for number in range(options.times):
             store = Path(folder) / f"store-{number}"
-            target, pieces = TARGETS[number % len(TARGETS)], rng.randrange(receipts)
-            outcome = trial(command(source, store), store, reference, target, pieces, rng)
+            kill = draw(TARGETS[number % len(TARGETS)], receipts, rng)
+            outcome = trial(command(source, store), store, reference, [kill], rng)
             good += outcome.good
             then = outcome.failed or ", ".join(outcome.rewritten + outcome.differing) or "reused, same bytes"
-            first = "went on" if outcome.survived else "ended"
-            due = f"{pieces} + {outcome.delay_seconds:.2f} s"
-            rows.append([number + 1, target, due, outcome.killed, first, outcome.committed, then])
-            say(f"   {rows[-1]}")
+            first = "went on" if kill.went_on else "ended"
+            due = f"{kill.receipts} + {kill.delay_seconds:.2f} s"
+            rows.append([number + 1, kill.target, due, kill.processes, first, kill.committed, then])
+            say(f"   {rows[-1]} {kill.said}")
     say(table(["", "killed", "after receipts", "processes", "the run", "receipts then", "the rerun"], rows))
     say(f"   {good} of {options.times} as they should be")
     sys.exit(good < options.times)

@@ -133,7 +133,7 @@ class Cluster:
         Raises: whatever TrunklineError the function raised; ClusterError when workers were lost too often.
         """
         import ray
-        from ray.exceptions import RayError, RayTaskError
+        from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
         task = ray.remote(num_cpus=1, max_retries=self.config.shard_retries)(function)
         waiting = iter(enumerate(shards))
@@ -160,8 +160,10 @@ class Cluster:
             raise
         except RayError as error:
             self._check_alive(label)
+            lost = isinstance(error, (WorkerCrashedError, OutOfMemoryError, NodeDiedError))
+            what = f"a shard's worker was lost {self.config.shard_retries + 1} times" if lost else "Ray failed"
             raise ClusterError(
-                f"{label}: a shard's worker was lost {self.config.shard_retries + 1} times ({error}); finished shards are kept: run the same command again"
+                f"{label}: {what} ({error}); finished shards are kept: run the same command again"
             ) from error
         finally:
             for reference in pending:
