@@ -1,25 +1,36 @@
 """Corpus to token shards: train or reuse a tokenizer, encode every document, conversation and preference pair.
 
 python -m workflows.tokenize name=demo data=corpus/demo
+python -m workflows.tokenize name=mixed data=corpus/demo tokenizer.mixture=demo_stable     the tokenizer's sample by its weights
 python -m workflows.tokenize name=ablation data=corpus/other tokenizer.reuse=tokens/demo
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pipelines.artifacts import Artifact, Draft
-from pipelines.config import WorkflowConfig
-from pipelines.data.tokenize import corpus_files, encode_shard, plan_shards, sample_shares, sample_texts, statistics
+from pipelines.config import WorkflowConfig, parse
+from pipelines.data.mixture import MixtureRecipe, foreseen
+from pipelines.data.tokenize import (
+    compression,
+    corpus_files,
+    encode_shard,
+    plan_shards,
+    sample_shares,
+    sample_texts,
+    statistics,
+)
 from pipelines.data.tokenizer import Encoder, TokenizerConfig, tokenizer_files, train_tokenizer
-from pipelines.errors import DataError
+from pipelines.errors import ConfigError, DataError
 from pipelines.progress import duration, human, say, table
-from workflows.session import Session, entry
+from workflows.session import CONF, Session, entry
 
-CODE = tuple(f"pipelines.data.{module}" for module in ("tokenizer", "chat", "token_shards", "tokenize"))
+CODE = tuple(f"pipelines.data.{module}" for module in ("tokenizer", "codepoints", "chat", "token_shards", "tokenize"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +44,7 @@ class TokenizeConfig(WorkflowConfig):
 def run(config: TokenizeConfig, session: Session) -> Artifact:
     """Make `tokens/<name>`, or find it finished."""
     corpus = session.store.get(session.resolve(config.data))
+    config = dataclasses.replace(config, tokenizer=_with_shares(config.tokenizer))
     reused = session.store.get(session.resolve(config.tokenizer.reuse)) if config.tokenizer.reuse else None
     inputs = [corpus, reused] if reused else [corpus]
 
@@ -69,16 +81,32 @@ def run(config: TokenizeConfig, session: Session) -> Artifact:
             config=held.claim["identity"]["config"], statistics=facts, licences=corpus.manifest["licences"]
         )
     say(_table(facts))
-    rates = "  ".join(f"{language} {rate:.2f}" for language, rate in facts["bytes_per_token"].items())
-    say(f"   {facts['vocabulary_size']:,} ids; bytes per token: {rates}")
+    say(
+        f"\n   compression of {facts['vocabulary_size']:,} ids over documents, </s> counted; MiniCPM's over its own held-out documents:"
+    )
+    say(table(*compression(facts)))
     return session.done(artifact, f"python -m workflows.mixture tokens=tokens/{config.name}")
+
+
+def _with_shares(chosen: TokenizerConfig) -> TokenizerConfig:
+    """The same, a mixture's name replaced by its weights: they decide the tokenizer, not the name."""
+    if chosen.mixture is None:
+        return chosen
+    file = CONF / "mixture" / f"{chosen.mixture}.yaml"
+    if not file.exists():
+        there = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
+        raise ConfigError(f"tokenizer.mixture={chosen.mixture}: no such mixture; there are {there} (conf/mixture)")
+    from omegaconf import OmegaConf
+
+    weights, _ = foreseen(parse(MixtureRecipe, OmegaConf.to_container(OmegaConf.load(file)), "mixture"))  # type: ignore[arg-type]
+    return dataclasses.replace(chosen, mixture=None, shares=weights)
 
 
 def _plan(
     config: TokenizeConfig, corpus: Artifact, reused: Artifact | None, text_bytes: int, files: int
 ) -> dict[str, Any]:
     chosen = config.tokenizer
-    balance = "tokenizer.shares" if chosen.shares else chosen.balance
+    balance = "tokenizer.shares (bytes of each source)" if chosen.shares else chosen.balance
     trained = (
         f"train {chosen.vocabulary_size:,} ids on {human(chosen.sample_bytes, 'B')} at most, balanced by {balance}"
     )

@@ -15,6 +15,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from pipelines.artifacts import Artifact, Draft
 from pipelines.data.chat import EOS_ID, assemble, exchanges
 from pipelines.data.token_shards import TokenShardWriter
-from pipelines.data.tokenizer import Encoder, TokenizerConfig, load_encoder
+from pipelines.data.tokenizer import MINICPM_BYTES_PER_TOKEN, Encoder, TokenizerConfig, load_encoder
 from pipelines.errors import DataError
 
 SPLITS = ("train", "heldout")
@@ -84,27 +85,41 @@ def plan_shards(corpus: Artifact, draft: Draft) -> list[EncodeShard]:
 def encode_shard(shard: EncodeShard) -> dict[str, Any]:
     """Encode one corpus file and commit its token shard, or return what an earlier run committed.
 
-    Returns: source, split, prefix, tokens, loss_tokens, documents, bytes (all text), loss_bytes (text that counts in
-        the loss), dropped (reason -> rows), encoder. Of preferences, the tokens and bytes are those of both sides.
+    A shard in which gigatoken is caught disagreeing is encoded anew by `tokenizers`, the whole of it; the next one starts
+    with gigatoken again, so that no shard depends on which others the same process encoded.
+
+    Returns: source, split, prefix, tokens, loss_tokens, documents, bytes and characters (all text), loss_bytes (text that
+        counts in the loss), dropped (reason -> rows), encoder. Of preferences, the tokens and bytes are those of both sides.
     """
     if (held := shard.draft.receipt(shard.prefix)) is not None:
         return dict(held["statistics"])
-    draft = shard.draft
-    encoder = load_encoder(draft.storage.read(f"{draft.folder}/{_TOKENIZER}").decode())
+    encoder = load_encoder(shard.draft.storage.read(f"{shard.draft.folder}/{_TOKENIZER}").decode())
+    began_with = encoder.backend
+    written, facts = _write_shard(shard, encoder)
+    if encoder.backend != began_with:
+        written, facts = _write_shard(shard, encoder)
+        load_encoder.cache_clear()
+    shard.draft.publish(shard.prefix, written, facts)
+    return facts
+
+
+def _write_shard(shard: EncodeShard, encoder: Encoder) -> tuple[dict[str, Path], dict[str, Any]]:
+    """Encode every row into scratch files; name inside the artifact -> file, and the receipt's statistics."""
     sides = ("chosen", "rejected") if shard.kind == "preferences" else ("",)
     suffixes = ("bin", "idx", "bytes") if shard.kind == "documents" else ("bin", "idx", "bytes", "mask")
     files = {
         side: {suffix: ".".join(part for part in (shard.prefix, side, suffix) if part) for suffix in suffixes}
         for side in sides
     }
-    paths = {side: {suffix: draft.scratch(file) for suffix, file in files[side].items()} for side in sides}
+    paths = {side: {suffix: shard.draft.scratch(file) for suffix, file in files[side].items()} for side in sides}
     writers = {side: TokenShardWriter(paths[side], encoder.vocabulary_size) for side in sides}
     dropped: Counter[str] = Counter()
-    text_bytes = 0
+    text_bytes = characters = 0
     try:
         for rows in _rows(shard.corpus, shard.file, shard.kind):
-            encoded, read_bytes = _ENCODE[shard.kind](rows, encoder, dropped)
-            text_bytes += read_bytes
+            encoded, texts = _ENCODE[shard.kind](rows, encoder, dropped)
+            text_bytes += sum(len(text.encode()) for text in texts)
+            characters += sum(map(len, texts))
             for side, documents in zip(sides, encoded, strict=True):
                 writers[side].add(documents.tokens, documents.lengths, documents.loss_bytes, documents.mask)
         for writer in writers.values():
@@ -121,21 +136,43 @@ def encode_shard(shard: EncodeShard) -> dict[str, Any]:
         "loss_tokens": sum(writer.loss_tokens for writer in writers.values()),
         "documents": writers[sides[0]].documents,
         "bytes": text_bytes,
+        "characters": characters,
         "loss_bytes": sum(writer.loss_bytes for writer in writers.values()),
         "dropped": {reason: rows for reason, rows in sorted(dropped.items()) if rows},
         "encoder": encoder.backend + (f" ({encoder.reason})" if encoder.reason else ""),
     }
-    published = {files[side][suffix]: paths[side][suffix] for side in sides for suffix in suffixes}
-    draft.publish(shard.prefix, published, facts)
-    return facts
+    return {files[side][suffix]: paths[side][suffix] for side in sides for suffix in suffixes}, facts
+
+
+def compression(facts: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows: bytes and characters per token by language, beside MiniCPM's published tokenizers.
+
+    Args: facts, what `statistics` returned.
+    """
+    header = [
+        "language",
+        "bytes/token",
+        "characters/token",
+        *(f"MiniCPM {ids:,} ids" for ids in MINICPM_BYTES_PER_TOKEN),
+    ]
+    rows = [
+        [
+            name,
+            rate,
+            facts["characters_per_token"][name],
+            *(table.get(name) for table in MINICPM_BYTES_PER_TOKEN.values()),
+        ]
+        for name, rate in facts["bytes_per_token"].items()
+    ]
+    return header, rows
 
 
 def statistics(corpus: Artifact, receipts: Iterable[Mapping[str, Any]], vocabulary_size: int) -> dict[str, Any]:
     """The statistics of the finished artifact.
 
     Returns: `sources`: name -> kind, language, licence and, per split, tokens, loss_tokens, documents, bytes,
-        loss_bytes, `shards` (prefixes), `shard_tokens`, `dropped`; `bytes_per_token` by language over text documents
-        (`</s>` counted); `vocabulary_size`; `encoder`: which one -> shards.
+        characters, loss_bytes, `shards` (prefixes), `shard_tokens`, `dropped`; `bytes_per_token` and `characters_per_token`
+        by language over text documents (`</s>` counted); `vocabulary_size`; `encoder`: which one -> shards.
     """
     receipts = list(receipts)
     sources: dict[str, Any] = {}
@@ -148,22 +185,23 @@ def statistics(corpus: Artifact, receipts: Iterable[Mapping[str, Any]], vocabula
             sources[name][split] = {
                 **{
                     key: sum(r[key] for r in own)
-                    for key in ("tokens", "loss_tokens", "documents", "bytes", "loss_bytes")
+                    for key in ("tokens", "loss_tokens", "documents", "bytes", "characters", "loss_bytes")
                 },
                 "shards": [r["prefix"] for r in own],
                 "shard_tokens": [r["tokens"] for r in own],
                 "dropped": dict(sum((Counter(r["dropped"]) for r in own), Counter())),
             }
-    by_language: dict[str, list[int]] = {}
+    by_language: dict[str, Counter[str]] = {}
     for facts in sources.values():
         if facts["kind"] == "documents":
-            counts = by_language.setdefault(str(facts["language"]), [0, 0])
+            counts = by_language.setdefault(str(facts["language"]), Counter())
             for split in SPLITS:
-                counts[0] += facts[split]["bytes"]
-                counts[1] += facts[split]["tokens"]
+                counts.update({key: facts[split][key] for key in ("bytes", "characters", "tokens")})
+    measured = {language: counts for language, counts in sorted(by_language.items()) if counts["tokens"]}
     return {
         "vocabulary_size": vocabulary_size,
-        "bytes_per_token": {language: round(b / t, 4) for language, (b, t) in sorted(by_language.items()) if t},
+        "bytes_per_token": {name: round(counts["bytes"] / counts["tokens"], 4) for name, counts in measured.items()},
+        "characters_per_token": {name: round(c["characters"] / c["tokens"], 4) for name, c in measured.items()},
         "encoder": dict(Counter(r["encoder"] for r in receipts)),
         "sources": sources,
     }
@@ -239,26 +277,26 @@ def _rows(corpus: Artifact, file: str, kind: str) -> Iterator[list[dict[str, Any
 
 def _encode_documents(
     rows: list[dict[str, Any]], encoder: Encoder, dropped: Counter[str]
-) -> tuple[list[_Encoded], int]:
+) -> tuple[list[_Encoded], list[str]]:
     texts = [row["text"] for row in rows if row["text"]]
     dropped["text.empty"] += len(rows) - len(texts)
     ids, lengths = encoder.encode(texts)
     sizes = np.array([len(text.encode()) for text in texts], np.int64)
     closed = np.insert(ids, np.cumsum(lengths), np.uint32(EOS_ID))
-    return [_Encoded(closed, lengths + 1, sizes)], int(sizes.sum())
+    return [_Encoded(closed, lengths + 1, sizes)], texts
 
 
 def _encode_conversations(
     rows: list[dict[str, Any]], encoder: Encoder, dropped: Counter[str]
-) -> tuple[list[_Encoded], int]:
+) -> tuple[list[_Encoded], list[str]]:
     kept = _readable((row["messages"] for row in rows), dropped)
     encoded = _encode_exchanges(kept, encoder, last_only=False)
-    return [encoded], sum(len(text.encode()) for pairs in kept for pair in pairs for text in pair)
+    return [encoded], [text for pairs in kept for pair in pairs for text in pair]
 
 
 def _encode_preferences(
     rows: list[dict[str, Any]], encoder: Encoder, dropped: Counter[str]
-) -> tuple[list[_Encoded], int]:
+) -> tuple[list[_Encoded], list[str]]:
     both = []
     for row in rows:
         sides = [
@@ -274,7 +312,7 @@ def _encode_preferences(
             dropped[reason] += 1
     documents = [[pair for pair in side if not isinstance(pair, str)] for sides in both for side in sides]
     encoded = [_encode_exchanges(documents[side::2], encoder, last_only=True) for side in (0, 1)]
-    return encoded, sum(len(text.encode()) for pairs in documents for pair in pairs for text in pair)
+    return encoded, [text for pairs in documents for pair in pairs for text in pair]
 
 
 def _readable(conversations: Iterable[list[dict[str, str]]], dropped: Counter[str]) -> list[list[tuple[str, str]]]:
@@ -298,7 +336,7 @@ def _encode_exchanges(documents: list[list[tuple[str, str]]], encoder: Encoder, 
     return _Encoded(tokens, document_lengths, sizes, mask)
 
 
-_ENCODE: dict[str, Callable[[list[dict[str, Any]], Encoder, Counter[str]], tuple[list[_Encoded], int]]] = {
+_ENCODE: dict[str, Callable[[list[dict[str, Any]], Encoder, Counter[str]], tuple[list[_Encoded], list[str]]]] = {
     "documents": _encode_documents,
     "conversations": _encode_conversations,
     "preferences": _encode_preferences,

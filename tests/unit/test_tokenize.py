@@ -9,15 +9,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import pipelines.data.tokenizer
 from pipelines.artifacts import ArtifactStore
 from pipelines.cluster import serial_map
 from pipelines.data.loader import Loader, Segment
 from pipelines.data.mixture import MixtureRecipe, plan_conversations, plan_mixture
 from pipelines.data.preferences import PreferenceLoader, open_preferences
 from pipelines.data.token_shards import TokenShard, open_sources
-from pipelines.data.tokenize import encode_shard, plan_shards, sample_shares, sample_texts, statistics
-from pipelines.data.tokenizer import Encoder, TokenizerConfig, tokenizer_files, train_tokenizer
-from pipelines.errors import DataError
+from pipelines.data.tokenize import compression, encode_shard, plan_shards, sample_shares, sample_texts, statistics
+from pipelines.data.tokenizer import Encoder, TokenizerConfig, load_encoder, tokenizer_files, train_tokenizer
+from pipelines.errors import ConfigError, DataError
+from workflows.tokenize import _with_shares
 
 CONFIG = TokenizerConfig(vocabulary_size=300, sample_bytes=20_000)
 SIDES = ("chosen", "rejected")
@@ -134,6 +136,36 @@ def test_another_order_of_work_gives_the_same_files_and_a_rerun_encodes_nothing(
     assert second.statistics == first.statistics
 
 
+def test_a_shard_in_which_gigatoken_is_caught_is_encoded_anew_by_tokenizers(corpus, tmp_path, monkeypatch):
+    honest = tokenise(corpus, tmp_path / "honest")[0]
+    encode_fast = pipelines.data.tokenizer._encode_fast
+
+    def wrong_on_worst(fast, texts):
+        ids, lengths = encode_fast(fast, texts)
+        return (ids[::-1] if any("worst" in text for text in texts) else ids), lengths
+
+    monkeypatch.setattr("pipelines.data.tokenizer._encode_fast", wrong_on_worst)
+    load_encoder.cache_clear()
+    caught, receipts = tokenise(corpus, tmp_path / "caught")
+    load_encoder.cache_clear()
+    encoders = {r["source"]: r["encoder"] for r in receipts}
+    assert encoders["prose"].startswith("tokenizers (gigatoken disagrees with tokenizers on ")
+    assert encoders["chat"] == "gigatoken"  # the shards after it begin with gigatoken again
+    for name in ("train/prose/00001", "heldout/chat/00000"):
+        assert caught.receipt(name)["files"] == honest.receipt(name)["files"]
+
+
+def test_compression_stands_beside_the_published_table(tokens):
+    header, rows = compression(tokens.statistics)
+    assert header == ["language", "bytes/token", "characters/token", "MiniCPM 122,753 ids", "MiniCPM 73,440 ids"]
+    prose = tokens.statistics["sources"]["prose"]
+    sums = {key: prose["train"][key] + prose["heldout"][key] for key in ("bytes", "characters", "tokens")}
+    assert sums["characters"] == 9 * sum(map(len, PROSE))
+    assert rows == [
+        ["en", round(sums["bytes"] / sums["tokens"], 4), round(sums["characters"] / sums["tokens"], 4), 4.14, 4.02]
+    ]
+
+
 def test_a_failed_shard_leaves_nothing_behind(corpus, tmp_path, monkeypatch):
     draft, _ = tokenise(corpus, tmp_path)
     draft.storage.delete(f"{draft.folder}/receipts/train")
@@ -170,3 +202,18 @@ def test_sample_is_shared_out_and_small_sources_yield_to_large(corpus):
 def test_a_source_that_is_not_there_is_named(tokens):
     with pytest.raises(DataError, match="holds no source x; it holds chat, pairs, prose"):
         open_sources(tokens, names=["x"])
+
+
+def test_the_sample_follows_a_mixture_by_name(corpus, tmp_path):
+    mixed = _with_shares(TokenizerConfig(mixture="demo_stable"))
+    assert mixed.mixture is None
+    assert mixed.shares["sotu"] == 0.35
+    assert _with_shares(TokenizerConfig(mixture="minicpm_decay")).shares["code"] == pytest.approx(0.196 / 0.9549)
+    with pytest.raises(ConfigError, match="tokenizer.mixture=demo: no such mixture; there are demo_decay, demo_stable"):
+        _with_shares(TokenizerConfig(mixture="demo"))
+    weights = {"prose": 0.75, "chat": 0.25}
+    config = TokenizerConfig(shares=weights, sample_bytes=400)
+    taken = sample_shares(corpus, config)
+    sizes = {name: corpus.statistics["sources"][name]["train"]["bytes"] for name in weights}
+    assert {name: taken[name] * sizes[name] / 400 for name in weights} == pytest.approx(weights)
+    assert list(sample_texts(corpus, config)) == list(sample_texts(corpus, config))

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import json
 import random
+import sysconfig
+import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipelines.data.chat import SPECIAL_TOKENS, assemble, exchanges
-from pipelines.data.tokenizer import PROBES, Encoder, TokenizerConfig, tokenizer_files, train_tokenizer
+from pipelines.data.codepoints import unsettled
+from pipelines.data.generators import GENERATORS
+from pipelines.data.tokenizer import (
+    PROBES,
+    Encoder,
+    TokenizerConfig,
+    _encode_fast,
+    tokenizer_files,
+    train_tokenizer,
+)
 from pipelines.errors import ConfigError, DataError
 
 TEXTS = [
@@ -63,6 +75,81 @@ def test_both_encoders_agree_on_generated_text(trained):
         assert np.array_equal(one, other)
 
 
+def adversarial(rng: random.Random, characters: dict[str, list[str]]) -> str:
+    """A few pieces, each from a random general category of Unicode or from what encoders have stumbled over."""
+    pieces = []
+    for _ in range(rng.choice([1, 2, 3, 5, 8, 20])):
+        if rng.random() < 0.5:
+            pieces.append(rng.choice(STUMBLES))
+        else:
+            pool = characters[rng.choice(sorted(characters))]
+            pieces.append(rng.choice(pool[:300] if rng.random() < 0.7 else pool) * rng.choice([1, 1, 2, 7]))
+    if rng.random() < 0.01:
+        pieces.append(rng.choice("a漢1 =é\n") * rng.choice([500, 5000]))
+    return "".join(pieces)
+
+
+STUMBLES = (
+    "'s", "'S", "'LL", "'ſ", "</s>", "<用户>", "<AI>", "< /s>", "\r\n", "\n\n", "  ", "\t", "   ", "👩‍👩‍👧‍👦", "🇨🇳", "👍🏽", "e\u0301",
+    "\u200d", "\ufe0f", "Hello", "世界", "混合text", "123", "０１", "...", "!=", "\x00", "\x85", "\u2028", "\u00a0", "\u3000", "\ufeff",
+    "\U00010940\U00010941", "\ua7ce", "\u088f", "\uffff",
+)  # fmt: skip  # the last are unassigned in Python 3.11, and letters to newer tables
+
+
+def test_ids_are_those_of_tokenizers_on_adversarial_text():
+    """The tokenizer is trained on such text: without merges, every way to cut it gives the same ids."""
+    rng, characters = random.Random(7), {}
+    for code in range(0x110000):
+        category = unicodedata.category(chr(code))
+        if category not in ("Cs", "Co", "Cn"):
+            characters.setdefault(category, []).append(chr(code))
+    texts = [adversarial(rng, characters) for _ in range(3000)]
+    tokenizer = train_tokenizer(texts[:2000], TokenizerConfig(vocabulary_size=6000))
+    fast, slow = Encoder(tokenizer), Encoder(tokenizer, fast=False)
+    for start in range(0, len(texts), 1000):
+        batch = texts[start : start + 1000]
+        for one, other in zip(fast.encode(batch), slow.encode(batch), strict=True):
+            assert np.array_equal(one, other)
+    assert fast.backend == "gigatoken"
+    # the detour is needed: gigatoken alone cuts the newest letters differently
+    raw, expected = _encode_fast(fast._fast, texts), slow.encode(texts)
+    assert not np.array_equal(raw[1], expected[1])
+
+
+def test_ids_are_those_of_tokenizers_on_the_smoke_corpus():
+    """Its kinds of text: Python modules, worked problems in English and in Chinese."""
+    modules = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[:12]
+    texts = [path.read_text(encoding="utf-8") for path in modules]
+    for name in ("english_problems", "chinese_problems"):
+        texts += [text for text, _ in GENERATORS[name].make([], 5, 0, 150)]
+    tokenizer = train_tokenizer(texts, TokenizerConfig(vocabulary_size=1000))
+    fast, slow = Encoder(tokenizer), Encoder(tokenizer, fast=False)
+    for one, other in zip(fast.encode(texts), slow.encode(texts), strict=True):
+        assert np.array_equal(one, other)
+    assert fast.backend == "gigatoken"
+
+
+def test_texts_with_unassigned_characters_are_found():
+    texts = ["ascii", "漢字かな", "a\U00010940", "", "é👍", "\uffff", "x" * 5000 + "\u0378", "한국어", "\U000e0001"]
+    assert unsettled(texts) == [2, 5, 6]
+    assert unsettled(["only ascii"]) == unsettled([]) == []
+
+
+def test_a_later_disagreement_hands_over_to_tokenizers(trained, monkeypatch):
+    honest = _encode_fast
+
+    def wrong_on_fox(fast, texts):
+        ids, lengths = honest(fast, texts)
+        return (ids[::-1] if any("fox" in text for text in texts) else ids), lengths
+
+    monkeypatch.setattr("pipelines.data.tokenizer._encode_fast", wrong_on_fox)
+    encoder, slow = Encoder(trained), Encoder(trained, fast=False)
+    assert np.array_equal(encoder.encode(["a cat"])[0], slow.encode(["a cat"])[0])
+    assert encoder.backend == "gigatoken"
+    assert np.array_equal(encoder.encode(["The fox"])[0], slow.encode(["The fox"])[0])
+    assert (encoder.backend, encoder.reason) == ("tokenizers", "gigatoken disagrees with tokenizers on 'The fox'")
+
+
 def test_disagreement_falls_back_with_a_reason(trained, monkeypatch):
     monkeypatch.setattr(
         "pipelines.data.tokenizer._encode_fast", lambda fast, texts: (np.zeros(1, np.uint32), np.ones(1, int))
@@ -107,5 +194,7 @@ def test_transformers_reads_it_unchanged_and_renders_the_same_chat(trained, enco
 def test_what_cannot_be_trained_is_refused():
     with pytest.raises(ConfigError, match="vocabulary_size is 100; expected at least 259"):
         TokenizerConfig(vocabulary_size=100)
+    with pytest.raises(ConfigError, match="tokenizer.shares and tokenizer.mixture=x both say"):
+        TokenizerConfig(shares={"a": 1.0}, mixture="x")
     with pytest.raises(DataError, match="sample is empty"):
         train_tokenizer([], CONFIG)
