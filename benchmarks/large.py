@@ -134,7 +134,7 @@ def multiply(corpus: Path, folder: Path, megabytes: float, every: int = 16, seed
     pq.write_table(pa.Table.from_pylist([asdict(pair) for pair in pairs]), folder / "answers.parquet")
 
 
-ROUNDS = 10  # of digits there are ten; the letters would give 25
+ROUNDS = 25  # so many other alphabets there are; digits repeat after ten
 EDITS = (0, 1, 2, 5, 10)
 _PART_BYTES = 64_000_000
 _CHINESE = (0x4E00, 0x9FA6)
