@@ -3,8 +3,10 @@
     python -m benchmarks.loader --sequence-length 256
     python -m benchmarks.loader --s3 [--latency 0.02 ...]     waits per step of a stream from S3: see benchmarks/stream.py
 
+    python -m benchmarks.loader --shuffle       how well the block shuffle mixes a source
+
 Named peer: a plain `numpy.memmap` reader that slices random windows without mixing, order, positions or masks, i.e. the
-least that any loader has to do. Printed: million tokens/s, medians over `--rounds` turns, and the ratio.
+least that any loader has to do. Printed: million tokens per second of CPU time, medians over `--rounds` turns, and the ratio.
 """
 
 from __future__ import annotations
@@ -31,11 +33,15 @@ def main() -> None:
         stream.main([argument for argument in sys.argv[1:] if argument != "--s3"])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shuffle", action="store_true")
     parser.add_argument("--sequence-length", type=int, default=256)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--million-tokens", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    if options.shuffle:
+        print(table(*shuffle_quality()))
+        return
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -66,15 +72,15 @@ def main() -> None:
         for round_ in range(options.rounds + 1):
             starts = {"ours, in order": round_ * batches * B, "ours, anywhere": int(rng.integers(0, 10**9))}
             for label, first in starts.items():
-                began = time.perf_counter()
+                began = time.process_time()
                 for k in range(batches):
                     loader.batch(np.arange(first + k * B, first + (k + 1) * B))
-                speeds[label].append(batches * B * T / (time.perf_counter() - began) / 1e6)
-            began = time.perf_counter()
+                speeds[label].append(batches * B * T / (time.process_time() - began) / 1e6)
+            began = time.process_time()
             for _ in range(batches):
                 at = rng.integers(0, len(flat) - T - 1, B)
                 np.stack([flat[i : i + T + 1] for i in at]).astype(np.int32)
-            speeds["memmap slices"].append(batches * B * T / (time.perf_counter() - began) / 1e6)
+            speeds["memmap slices"].append(batches * B * T / (time.process_time() - began) / 1e6)
     base = statistics.median(speeds["memmap slices"][1:])
     rows = [
         [
@@ -86,6 +92,49 @@ def main() -> None:
         for label, v in speeds.items()  # the first turn warms caches and is not counted
     ]
     print(table([f"windows of {T}, batches of {B}", "M tokens/s", "range", "ratio"], rows))
+
+
+def shuffle_quality(shards: int = 256, windows: int = 500) -> tuple[list[str], list[list[object]]]:
+    """How much a window's place in its source tells of the next one's, by the number of shards shuffled together.
+
+    Position is the window's place in the source as it was written, from 0 to 1. Serial correlation at lag 1 over one epoch: 1
+    in order, 0 after a full shuffle. Groups of g among S shards leave (1/g - 1/S) of the variance between groups, and no
+    correlation inside a group: both are shown. Neighbours: the next window is one of the 16 around this one.
+    """
+    plan = plan_mixture(
+        MixtureRecipe(weights={"a": 1.0}, budget_tokens=1, max_epochs=1), "tokens/x", "0",
+        {"sources": {"a": {"kind": "documents", "train": {"tokens": shards * windows}}}},
+    )  # fmt: skip
+    prefixes, tokens = tuple(map(str, range(shards))), np.full(shards, windows + 1)
+    rows: list[list[object]] = []
+    for group in (1, 2, 4, 8, 16, 32, shards):
+        source = TokenSource("a", "documents", prefixes, tokens, lambda prefix: {})
+        loader = Loader({"a": source}, [Segment(0, plan)], 0, 1, shards_per_group=group)
+        _, shard, item = loader.addresses(np.arange(shards * windows))
+        place = (shard * windows + item) / (shards * windows)
+        inside = place - np.repeat(place.reshape(-1, group * windows).mean(axis=1), group * windows)
+        near = (np.abs(np.diff(shard * windows + item)) <= 8).mean()
+        expected = (1 / group - 1 / shards) * shards / (shards - 1)
+        rows.append(
+            [group, _serial(place), expected, _serial(inside), f"{near:.3%}", f"{(np.diff(shard) == 0).mean():.2%}"]
+        )
+    full = np.random.default_rng(0).permutation(shards * windows)
+    near = (np.abs(np.diff(full)) <= 8).mean()
+    same = (np.diff(full // windows) == 0).mean()
+    rows.append(["a full shuffle", _serial(full), 0.0, _serial(full), f"{near:.3%}", f"{same:.2%}"])
+    header = [
+        "shards shuffled together",
+        "serial correlation",
+        "expected",
+        "inside a group",
+        "neighbours",
+        "same shard",
+    ]
+    return header, [[f"{cell:+.4f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+
+
+def _serial(values: np.ndarray) -> float:
+    return float(np.corrcoef(values[:-1], values[1:])[0, 1])
 
 
 if __name__ == "__main__":

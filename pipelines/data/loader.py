@@ -121,7 +121,7 @@ class Loader:
 
     def uses(self, first: int, last: int) -> list[Use]:
         """Which shards samples [first, last) read, and from where to where, in order of first use: what to prefetch."""
-        stream, shard, _ = self._addresses(np.arange(first, last))
+        stream, shard, _ = self.addresses(np.arange(first, last))
         pairs, begin = np.unique(np.stack([stream, shard]), axis=1, return_index=True)
         _, back = np.unique(np.stack([stream, shard])[:, ::-1], axis=1, return_index=True)
         found = []
@@ -146,14 +146,18 @@ class Loader:
                                        document, and set in the mask of a masked shard
             sources    int16 [B]       index into `names`
         """
-        stream, shard, item = self._addresses(np.asarray(indices, np.int64))
+        stream, shard, item = self.addresses(np.asarray(indices, np.int64))
         rows = Rows(len(stream), self.sequence_length, self.pad_id)
-        for row in range(len(stream)):
-            source = self._streams[stream[row]]
-            rows.fill(row, source.source.shard(int(shard[row])), *source.span(int(shard[row]), int(item[row])))
+        opened: dict[tuple[int, int], TokenShard] = {}  # a batch reads the same few shards again and again
+        for row, (s, k, i) in enumerate(zip(stream.tolist(), shard.tolist(), item.tolist(), strict=True)):
+            source = self._streams[s]
+            if (found := opened.get((s, k))) is None:
+                found = opened[s, k] = source.source.shard(k)
+            rows.fill(row, found, *source.span(k, i))
         return rows.batch(self._stream_source[stream])
 
-    def _addresses(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    def addresses(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Where samples lie: stream (a source under one packing), shard and item of each, int64 [n]."""
         chunks, within = np.divmod(indices, _CHUNK_SAMPLES)
         found = np.empty((3, len(indices)), np.int64)
         for chunk in np.unique(chunks):
@@ -200,19 +204,26 @@ class Rows:
     def __init__(self, count: int, sequence_length: int, pad_id: int):
         width = sequence_length + 1
         self.tokens = np.full((count, width), pad_id, np.int32)
-        self.counted = np.zeros((count, width), np.uint8)  # the id counts when it is a target
+        self.counted = np.ones((count, width), np.uint8)  # the id counts when it is a target
         self.begins = np.zeros((count, width), np.bool_)  # the id is the first of a document, or of the padding
+        self._width, self._span = (
+            width,
+            np.zeros(2, np.int64),
+        )  # kept: to make them for each row costs as much as to copy it
 
     def fill(self, row: int, shard: TokenShard, start: int, stop: int) -> None:
         """Put the tokens [start, stop) of a shard into a row; at most T + 1."""
         length = stop - start
         self.tokens[row, :length] = shard.tokens[start:stop]
-        self.counted[row, :length] = 1 if shard.mask is None else shard.mask[start:stop]
-        first, last = shard.offsets.searchsorted((start, stop))
+        if shard.mask is not None:
+            self.counted[row, :length] = shard.mask[start:stop]
+        self._span[0], self._span[1] = start, stop
+        first, last = shard.offsets.searchsorted(self._span)
         if first < last:
             self.begins[row, shard.offsets[first:last] - start] = True
-        if length < self.begins.shape[1]:
+        if length < self._width:
             self.begins[row, length] = True
+            self.counted[row, length:] = 0
 
     def batch(self, sources: NDArray[np.int16]) -> Batch:
         """The finished arrays."""

@@ -105,6 +105,21 @@ def test_a_group_of_shards_is_finished_before_the_next_begins(three):
     assert not set(early) & set(late)
 
 
+@pytest.mark.parametrize("group", [1, 4, 32])
+def test_a_block_shuffle_leaves_the_correlation_that_groups_must_and_none_inside(group):
+    shards, windows = 32, 300
+    far = TokenSource("a", "documents", tuple(map(str, range(shards))), np.full(shards, windows + 1), lambda prefix: {})
+    loader = Loader({"a": far}, [Segment(0, plan(a=1.0))], seed=4, sequence_length=1, shards_per_group=group)
+    _, shard, item = loader.addresses(np.arange(shards * windows))
+    place = (shard * windows + item).astype(float)
+    assert sorted(place) == list(range(shards * windows))
+    blocks = place.reshape(-1, group * windows)
+    between = blocks.mean(axis=1).var() / place.var()  # what shuffling whole shards leaves: some 1/group - 1/shards
+    assert np.corrcoef(place[:-1], place[1:])[0, 1] == pytest.approx(between, abs=0.03)
+    inside = (blocks - blocks.mean(axis=1, keepdims=True)).ravel()
+    assert abs(np.corrcoef(inside[:-1], inside[1:])[0, 1]) < 0.03
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_any_number_of_ranks_sees_the_same_stream_before_and_after_a_change(three, world_size):
     segments = [Segment(0, plan(a=0.5, b=0.5)), Segment(20, plan(a=0.2, b=0.3, c=0.5))]
