@@ -14,6 +14,7 @@ piece. How many ranges and parts there are follows from `dedup.task_memory`, aft
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from pipelines.data.corpus import DedupConfig
 from pipelines.data.members import MemberTask, gather_members
 from pipelines.data.minhash import detection_curve
 from pipelines.data.pairs import PairTask, pair_range
-from pipelines.data.resolve import ResolveTask, resolve_part
+from pipelines.data.resolve import ResolveTask, members_key, resolve_part
 from pipelines.data.settle import SettleTask, settle_piece
 from pipelines.data.shuffle import parts_for
 from pipelines.errors import DataError
@@ -67,12 +68,12 @@ def deduplicate(work: Draft, census: Census, dedup: DedupConfig, map_shards: Sha
         "compare: gather",
         tally({"members": "documents"}),
     )
-    members = tuple(done for done in gathered if done["members"])
-    count = sum(done["members"] for done in members)
+    work.storage.write(members_key(job), json.dumps([done for done in gathered if done["members"]]).encode())
+    count = sum(done["members"] for done in gathered)
     parts = parts_of(count, sizing.MEMBER_BYTES, dedup, "the documents that share a key with another")
     resolved = map_shards(
         resolve_part,
-        [ResolveTask(job, part, parts, members) for part in range(parts)],
+        [ResolveTask(job, part, parts) for part in range(parts)],
         "compare: decide",
         tally({"documents": "documents", "exact_copies": "exact copies", "near_pairs": "near-copies"}),
     )

@@ -17,6 +17,7 @@ they are spooled to local disk and mapped, so memory holds some 200 bytes for ea
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -52,12 +53,16 @@ _Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ResolveTask:
-    """One part of the labels; `members` is what `gather_members` said of each place that has any."""
+    """One part of the labels; what `gather_members` said of each place lies at `members_key`, since it grows with the places."""
 
     job: Job
     part: int
     parts: int
-    members: tuple[dict[str, Any], ...]
+
+
+def members_key(job: Job) -> str:
+    """Where the driver leaves the statistics of `gather_members`, a JSON list."""
+    return job.key("members.json")
 
 
 def resolve_part(task: ResolveTask) -> dict[str, Any]:
@@ -260,7 +265,7 @@ def _read(task: ResolveTask, column: str, dtype: npt.DTypeLike) -> npt.NDArray[A
 
 def _parts(task: ResolveTask, column: str, dtype: npt.DTypeLike) -> Iterator[npt.NDArray[Any]]:
     storage, blocks = task.job.work.storage, span(task.part, task.parts)
-    for held in task.members:
+    for held in json.loads(storage.read(members_key(task.job))):
         if held[column] is not None:
             yield read_shuffled(storage, f"{task.job.work.folder}/{held[column]}", dtype, *blocks)
 
