@@ -1,10 +1,11 @@
 """Connected components over ranges of nodes: which documents have to be looked at together.
 
-Enters: links between nodes, in files shared out by ranges of nodes. Leaves: for every linked node the smallest node of its
-component.
+Enters: links between nodes, in files shared out by the hashes of nodes. Leaves: for every linked node the smallest node of its
+component, in files shared out by the nodes.
 
 The alternation of *large-star* and *small-star* (Kiveris et al. 2014, "Connected Components in MapReduce and Beyond"): a task
-holds the links of one range of nodes, whole arrays at a time, and its links go to the ranges of their other ends.
+holds the links of one range of nodes, whole arrays at a time, and its links go to the ranges of their other ends. A range is one
+of the nodes' hashes: the centres of stars are the smallest nodes, and would all lie in the first range of the nodes themselves.
 
     large-star   a node links its larger neighbours to the smallest of itself and all its neighbours
     small-star   a node links itself and its smaller neighbours to the smallest of them
@@ -26,7 +27,17 @@ import numpy.typing as npt
 
 from pipelines.cluster import ShardMap
 from pipelines.data.census import Job
-from pipelines.data.shuffle import blocks_of_nodes, concatenated, read_shuffled, span, starts, write_shuffled
+from pipelines.data.shuffle import (
+    Blocks,
+    blocks_of_hashes,
+    blocks_of_nodes,
+    concatenated,
+    mixed,
+    read_shuffled,
+    span,
+    starts,
+    write_shuffled,
+)
 
 Nodes = npt.NDArray[np.int64]
 LINK = np.dtype([("node", "<i8"), ("other", "<i8")])
@@ -38,7 +49,7 @@ class StarTask:
     """One range of nodes in one step; `files` are what the step before left."""
 
     job: Job
-    step: Literal["large", "small", "label", "contract"]
+    step: Literal["large", "small", "label", "sort", "contract"]
     round: int
     part: int
     parts: int
@@ -53,12 +64,14 @@ def label_components(job: Job, files: Sequence[str], parts: int, map_shards: Sha
     """Run the rounds over `parts` ranges of nodes.
 
     Args:
-        files: links, both ways, by blocks of their first node.
+        files: links, both ways, in `blocks_of_links`.
 
     Returns: the files of labels, one for each range, in order; how many rounds it took.
     """
 
-    def step(kind: Literal["large", "small", "label", "contract"], number: int, read: Sequence[str]) -> list[Any]:
+    def step(
+        kind: Literal["large", "small", "label", "sort", "contract"], number: int, read: Sequence[str]
+    ) -> list[Any]:
         tasks = [StarTask(job, kind, number, part, parts, tuple(read)) for part in range(parts)]
         done = map_shards(star, tasks, f"components, round {number}")
         for folder in {Path(file).parent.name for file in read}:
@@ -73,7 +86,8 @@ def label_components(job: Job, files: Sequence[str], parts: int, map_shards: Sha
         files = [held["file"] for held in small]
         if not sum(held["changed"] for held in (*large, *small)):
             break
-    return [held["file"] for held in step("label", number, files)], number
+    labels = step("label", number, files)
+    return [held["file"] for held in step("sort", number, [held["file"] for held in labels])], number
 
 
 def star(task: StarTask) -> dict[str, Any]:
@@ -86,12 +100,14 @@ def star(task: StarTask) -> dict[str, Any]:
 
 def _step(task: StarTask) -> tuple[dict[str, Any], dict[str, Any]]:
     job, count = task.job, task.job.census().nodes
-    blocks = span(task.part, task.parts)
-    links = concatenated(
-        (read_shuffled(job.work.storage, f"{job.work.folder}/{file}", LINK, *blocks) for file in task.files), LINK
+    blocks, dtype = span(task.part, task.parts), LABEL if task.step == "sort" else LINK
+    read = concatenated(
+        (read_shuffled(job.work.storage, f"{job.work.folder}/{file}", dtype, *blocks) for file in task.files), dtype
     )
-    node, other, changed = links["node"], links["other"], 0
-    if task.step == "large":
+    node, other, changed = *(read[name] for name in dtype.names or ()), 0
+    if task.step == "sort":
+        records = np.sort(read, order="node")
+    elif task.step == "large":
         node, other, changed = large_star(node, other)
         records = as_links(node, other)
     elif task.step == "small":
@@ -108,7 +124,8 @@ def _step(task: StarTask) -> tuple[dict[str, Any], dict[str, Any]]:
         records["node"], records["label"] = node[first], np.minimum(node[first], smallest)
     file = job.file(f"{task.name}.bin")
     path = job.work.scratch(file)
-    write_shuffled(path, records, blocks_of_nodes(records["node"], count))
+    shared_out = blocks_of_links(records) if records.dtype == LINK else blocks_of_nodes(records["node"], count)
+    write_shuffled(path, records, shared_out)
     return {file: path}, {"file": file, "records": len(records), "changed": changed}
 
 
@@ -164,6 +181,11 @@ def contract(left: Nodes, right: Nodes) -> tuple[Nodes, Nodes]:
     root = _union(len(nodes), index[: len(left)], index[len(left) :])
     moved = np.flatnonzero(root != np.arange(len(root)))
     return nodes[root[moved]], nodes[moved]
+
+
+def blocks_of_links(links: npt.NDArray[Any]) -> Blocks:
+    """The block of a link: by the hash of its first node."""
+    return blocks_of_hashes(mixed(links["node"]))
 
 
 def as_links(node: Nodes, other: Nodes) -> npt.NDArray[Any]:

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.data.census import Job
-from pipelines.data.components import Nodes, both_ways, contract
+from pipelines.data.components import Nodes, blocks_of_links, both_ways, contract
 from pipelines.data.facts import KEY
-from pipelines.data.shuffle import blocks_of_nodes, concatenated, read_shuffled, span, starts, write_shuffled
+from pipelines.data.shuffle import concatenated, read_shuffled, span, starts, write_shuffled
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def _find(task: PairTask) -> tuple[dict[str, Any], dict[str, Any]]:
     left, right = contract(centres, others)
     links = both_ways(left, right)
     path = job.work.scratch(file)
-    write_shuffled(path, links, blocks_of_nodes(links["node"], job.census().nodes))
+    write_shuffled(path, links, blocks_of_links(links))
     return {file: path}, {"file": file, "records": len(keys), "shared": len(centres), "links": len(links)}
 
 

@@ -11,10 +11,19 @@ import pytest
 from pipelines.artifacts import ArtifactStore, Draft
 from pipelines.cluster import serial_map
 from pipelines.data.census import Census, Job, Party, Placed, open_job
-from pipelines.data.components import LABEL, LINK, both_ways, contract, label_components, large_star, small_star
+from pipelines.data.components import (
+    LABEL,
+    LINK,
+    blocks_of_links,
+    both_ways,
+    contract,
+    label_components,
+    large_star,
+    small_star,
+)
 from pipelines.data.corpus import DedupConfig
 from pipelines.data.pairs import candidates
-from pipelines.data.shuffle import blocks_of_nodes, read_all, write_shuffled
+from pipelines.data.shuffle import read_all, span, write_shuffled
 
 
 @pytest.fixture
@@ -35,7 +44,7 @@ def labels_over_ranges(job: Job, nodes: int, pairs: np.ndarray, parts: int) -> t
         links = both_ways(part[:, 0], part[:, 1])
         files.append(job.file(f"links/{i}.bin"))
         path = job.work.storage.scratch(job.key(f"links/{i}.bin"))
-        write_shuffled(path, links, blocks_of_nodes(links["node"], nodes))
+        write_shuffled(path, links, blocks_of_links(links))
         job.work.storage.put(path, job.key(f"links/{i}.bin"))
     found, rounds = label_components(job, files, parts, serial_map)
     label = np.arange(nodes)
@@ -77,6 +86,24 @@ def test_components_equal_scipy(job_of: Any, name: str, parts: int) -> None:
     assert rounds <= (1 if parts == 1 else 12)
 
 
+def test_hubs_are_spread_over_the_ranges() -> None:
+    """Each component's smallest node has a link from all the others, and the smallest nodes are small numbers."""
+    hubs, members = np.repeat(np.arange(1_000), 99), np.arange(1_000, 100_000)
+    blocks = blocks_of_links(both_ways(hubs, members))
+    ends = [sum((blocks >= first) & (blocks < stop)) for first, stop in (span(part, 8) for part in range(8))]
+    assert max(ends) < 1.2 * min(ends)
+
+
+def test_labels_lie_in_the_order_of_nodes(job_of: Any) -> None:
+    nodes, pairs = graphs()["dense"]
+    job = job_of(nodes)
+    labels_over_ranges(job, nodes, pairs, 4)
+    found, _ = label_components(job, [], 4, serial_map)
+    stretches = [read_all(job.work.storage, f"{job.work.folder}/{file}", LABEL)["node"] for file in found]
+    assert (np.diff(np.concatenate(stretches)) > 0).all()
+    assert [(part.min() * 4 // nodes, part.max() * 4 // nodes) for part in stretches] == [(i, i) for i in range(4)]
+
+
 def test_contraction_knows_large_numbers() -> None:
     _, pairs = graphs()["beyond 32 bits"]
     label, node = contract(pairs[:, 0], pairs[:, 1])
@@ -88,7 +115,7 @@ def test_a_rerun_reads_no_file_of_rounds_that_are_done(job_of: Any) -> None:
     job = job_of(nodes)
     first, rounds = labels_over_ranges(job, nodes, pairs, 4)
     kept = {Path(key).parent.name.split("-")[0] for key in job.work.storage.keys(job.key(""))}
-    assert kept == {"label", job.name.split("-")[0]}  # what was read is gone
+    assert kept == {"sort", job.name.split("-")[0]}  # what was read is gone
     again, rounds_again = labels_over_ranges(job, nodes, pairs, 4)
     assert np.array_equal(first, again)
     assert rounds == rounds_again
