@@ -14,6 +14,7 @@ import itertools
 import math
 import os
 import shutil
+import sys
 import threading
 import time
 import uuid
@@ -34,6 +35,7 @@ _WINDOW_PER_CPU = (
     4  # shards submitted per CPU: one runs, the others hide the driver's delay; a million never queue at once
 )
 _ALIVE_SECONDS = 2.0  # between looks whether Ray itself still runs
+_GRACE_SECONDS = 20.0  # for the driver to notice by itself that Ray is gone, and to end in order
 _SIZE_SECONDS = 5.0  # how long the cluster's size is taken as known: an autoscaler adds machines while shards run
 
 
@@ -72,6 +74,7 @@ class Cluster:
     def __init__(self, config: ClusterConfig):
         self.config = config
         self.embedded = False
+        self._watch: _RayWatch | None = None
 
     def __enter__(self) -> Cluster:
         os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -111,12 +114,18 @@ class Cluster:
             raise ClusterError(
                 f"cannot reach {where}: {error}; is it running (`ray status`), and is RAY_AUTH_MODE=token set in this shell as it was for `ray start`?"
             ) from error
+        if self.embedded:
+            self._watch = _RayWatch()
         return self
 
     def __exit__(self, *exception: Any) -> None:
         import ray
 
+        if self._watch is not None and not self._watch.lost:
+            self._watch.stop()  # a shutdown ends Ray's processes too
         ray.shutdown()
+        if self._watch is not None:
+            self._watch.stop()
 
     def map_shards(
         self,
@@ -143,12 +152,12 @@ class Cluster:
         size = _ClusterSize()
         try:
             while True:
+                self._check_alive(label)
                 for i, shard in itertools.islice(waiting, max(0, size.window() - len(pending))):
                     pending[_submit(task, shard, size)] = i
                 if not pending:
                     break
                 ray.wait(list(pending), num_returns=1, timeout=_ALIVE_SECONDS)
-                self._check_alive(label)
                 ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0)
                 for reference in ready:
                     i = pending.pop(reference)
@@ -253,15 +262,9 @@ class Cluster:
             storage.delete(probe)
 
     def _check_alive(self, label: str) -> None:
-        """Raises: ClusterError when the private Ray was killed; Ray's client would wait a minute and then end this process."""
-        import ray
-
-        node = ray._private.worker._global_node
-        dead = {name for name, _ in node.dead_processes()} if self.embedded and node is not None else set()
-        if lost := sorted(dead & {"gcs_server", "raylet"}):
-            raise ClusterError(
-                f"{label}: Ray itself was killed on this machine ({', '.join(lost)}; did memory run out?); finished pieces are kept: run the same command again"
-            )
+        """Raises: ClusterError when the private Ray was killed."""
+        if self._watch is not None and self._watch.look():
+            raise ClusterError(f"{label}: {self._watch.lost}")
 
     def nodes(self) -> int:
         """How many machines this cluster has now."""
@@ -280,6 +283,40 @@ class Cluster:
                     f"cluster.workers={self.config.workers} × {each:g} {resource} needs {need:g} {resource}; this Ray cluster has {have.get(resource, 0):g}: "
                     f"lower cluster.workers or cluster.{resource.lower()}s_per_worker, or add machines"
                 )
+
+
+class _RayWatch:
+    """Looks after the private Ray: when it is killed, its client would block for a minute and then end this process unexplained.
+
+    The driver raises a `ClusterError` if it gets to it; where it is stuck in a call of Ray, the process ends with that error.
+    """
+
+    def __init__(self) -> None:
+        self.lost = ""
+        self._over = threading.Event()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def look(self) -> bool:
+        """Whether Ray is gone."""
+        import ray
+
+        node = ray._private.worker._global_node
+        dead = {name for name, _ in node.dead_processes()} & {"gcs_server", "raylet"} if node is not None else set()
+        if dead and not self._over.is_set():
+            self.lost = (
+                f"Ray itself was killed on this machine ({', '.join(sorted(dead))}; did memory run out?); "
+                "finished pieces are kept: run the same command again"
+            )
+        return bool(self.lost)
+
+    def stop(self) -> None:
+        self._over.set()
+
+    def _run(self) -> None:
+        while not self._over.wait(_ALIVE_SECONDS):
+            if self.look() and not self._over.wait(_GRACE_SECONDS):
+                print(f"error: {self.lost}", file=sys.stderr, flush=True)
+                os._exit(ClusterError.exit_code)
 
 
 class _ClusterSize:

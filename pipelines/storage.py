@@ -78,6 +78,10 @@ class Storage(ABC):
         """Put a small object, atomically."""
 
     @abstractmethod
+    def create(self, key: str, data: bytes) -> bool:
+        """Put a small object unless it is there; whether it was put. Of several at once, one succeeds."""
+
+    @abstractmethod
     def scratch(self, key: str) -> Path:
         """A fresh local path to write a file to before `put`; never readable as `key`."""
 
@@ -132,6 +136,16 @@ class FolderStorage(Storage):
             path.write_bytes(data)
             self.put(path, key)
 
+    def create(self, key: str, data: bytes) -> bool:
+        path = self.root / key
+        with _disk_errors("write", path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.open("xb").write(data)
+            except FileExistsError:
+                return False
+        return True
+
     def scratch(self, key: str) -> Path:
         target = self.root / key
         with _disk_errors("write", target):
@@ -177,7 +191,7 @@ class FolderStorage(Storage):
 
     def delete(self, prefix: str) -> None:
         path = self.root / prefix
-        with _disk_errors("delete", path):
+        with _disk_errors("delete", path), contextlib.suppress(FileNotFoundError):  # somebody else deletes it too
             if path.is_dir():
                 gone = path.with_name(f".partial-{uuid.uuid4().hex[:8]}-{path.name}")
                 path.replace(gone)  # at once, whoever still writes into it
@@ -257,6 +271,19 @@ class S3Storage(Storage):
             key,
             lambda: self.client.put_object(Bucket=self.bucket, Key=self._full(key), Body=data, Metadata=digest),
         )
+
+    def create(self, key: str, data: bytes) -> bool:
+        put = functools.partial(self.client.put_object, Bucket=self.bucket, Key=self._full(key), Body=data)
+        try:
+            self._attempts("write", key, functools.partial(put, IfNoneMatch="*"))
+        except StorageError as error:
+            code = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
+            if code in ("PreconditionFailed", "ConditionalRequestConflict", "412"):
+                return False
+            if code not in ("NotImplemented", "501"):
+                raise
+            self._attempts("write", key, put)  # a server without conditions: the last of several at once succeeds
+        return True
 
     def scratch(self, key: str) -> Path:
         folder = cache_folder() / "upload"

@@ -20,6 +20,7 @@ from pipelines.artifacts import Artifact, ArtifactStore, Draft
 from pipelines.cluster import Cluster, ShardMap, inside_job
 from pipelines.config import WorkflowConfig, identity, parse, plain
 from pipelines.errors import ConfigError, TrunklineError
+from pipelines.lease import Lease
 from pipelines.progress import announce, duration, end_live_line, say
 from pipelines.storage import FolderStorage
 from pipelines.tracking import Tracker, artifact_of_run, open_tracker
@@ -59,12 +60,17 @@ class Session:
         self.began = time.monotonic()
         self._stack = contextlib.ExitStack()
         self._cluster: Cluster | None = None
+        self._leases: dict[str, Lease] = {}
 
     def __enter__(self) -> Session:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._stack.close()
+        try:
+            self._stack.close()
+        finally:
+            for folder in list(self._leases):
+                self._release(folder)
 
     @property
     def cluster(self) -> Cluster:
@@ -113,18 +119,31 @@ class Session:
             facts: the plan, printed as aligned lines.
             inputs: artifacts read. code: modules whose source decides the result.
 
-        Raises: DryRun when the config asks for one.
+        Raises: DryRun when the config asks for one; ArtifactError when another command is making it now.
         """
         self.began = time.monotonic()
         announce(f"{kind}/{config.name}", {**facts, "store": self.store.uri})
         if config.dry_run:
             raise DryRun
+        folder = f"{kind}/{config.name}"
+        if config.on_change == "rebuild" or self.store.find(folder) is None:  # one that is finished may be read by many
+            self.hold(folder)
         held = self.store.begin(
             kind, config.name, identity(config) if what is None else what, inputs, code, config.on_change
         )
         if isinstance(held, Artifact):
             say(f"   finished already ({held.manifest['created']}, fingerprint {held.fingerprint}): reused")
+            self._release(folder)
         return held
+
+    def hold(self, folder: str) -> None:
+        """Keep other commands from making the same artifact until it is done or this session ends."""
+        if folder not in self._leases:
+            self._leases[folder] = Lease(self.store.storage, folder)
+
+    def _release(self, folder: str) -> None:
+        if (lease := self._leases.pop(folder, None)) is not None:
+            lease.release()
 
     @contextlib.contextmanager
     def track(self, draft: Draft, config: WorkflowConfig, inputs: Iterable[Artifact] = ()) -> Iterator[Tracker]:
@@ -142,7 +161,8 @@ class Session:
             tracker.end(status)
 
     def done(self, artifact: Artifact, *next_commands: str) -> Artifact:
-        """Say what was committed and what to run next."""
+        """Say what was committed and what to run next; other commands may have the name again."""
+        self._release(artifact.folder)
         say(f"   committed {artifact.folder} in {duration(time.monotonic() - self.began)}")
         for line in () if self.within_recipe else next_commands:
             say(f"   next: {self._in_experiment(line)}")

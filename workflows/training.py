@@ -35,6 +35,7 @@ def train_stage(stage: StageName, config: TrainConfig, session: Session) -> Arti
         if held.statistics["steps"] >= planned.spec.steps:
             return held
         say(f"   the trunk stands at step {held.statistics['steps']} and goes on to {planned.spec.steps}")
+        session.hold(held.folder)
         held = session.store.reopen(held)
     if config.checkpoint.resume != "latest":
         step = int(config.checkpoint.resume.removeprefix("step-"))

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.data.remote import RemoteFile
-from pipelines.errors import StorageError
+from pipelines.errors import ArtifactError, StorageError
+from pipelines.lease import Lease
 from pipelines.storage import S3Storage
 from tests.integration.faulty_s3 import Fault, FaultyS3, Kind, faulty_s3
 from tests.integration.s3_server import S3Server, s3_server
@@ -132,6 +133,17 @@ def test_many_objects_go_in_few_requests(storage: S3Storage, proxy: FaultyS3, mo
     storage.delete("manyfold")
     storage.delete("manyfold")
     assert storage.keys() == []
+
+
+def test_of_several_at_once_one_creates_and_a_lease_is_kept(storage: S3Storage, proxy: FaultyS3) -> None:
+    assert [storage.create("a/key", data) for data in (b"1", b"2")] == [True, False]
+    assert storage.read("a/key") == b"1"
+    proxy.inject(Fault("cut_download", times=1), Fault("slow_down", times=1))
+    lease = Lease(storage, "corpus/a")
+    with pytest.raises(ArtifactError, match=f"by another command: process {os.getpid()}"):
+        Lease(storage, "corpus/a")
+    lease.release()
+    assert storage.keys() == ["a/key"]
 
 
 def test_a_missing_object_is_told_from_a_failing_server(storage: S3Storage, proxy: FaultyS3) -> None:
