@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -50,6 +51,47 @@ def test_each_line_of_a_published_mixture_names_what_the_corpus_reads_for_it(nam
             named = " ".join(part for part in (reader["dataset"], reader.get("subset")) if part)
             licence = sources[source]["licence"].split(" (")[0]
             assert f": {named}, {licence.split(' AND CC-BY-NC')[0]}" in comments[source]
+
+
+TURNS = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+SHAREGPT = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
+# a row with the columns of each dataset's card; of the others, text is the one that is read
+ROWS = {
+    "sft-mixed": {"id": "1", "messages": TURNS, "source": "x"},
+    "ultrachat": {"prompt": "Q", "prompt_id": "1", "messages": TURNS},
+    "code-sft": {"id": "1", "input": "Q", "output": "A", "domain": "generic", "unit_tests": "[]"},
+    "knowledge-sft": {"orig_question": "q", "orig_answer": "a", "source": "x", "question": "Q", "answer": "A", "index": 1},
+    "math-sft": {"problem": "Q", "generated_solution": "A", "expected_answer": "4", "problem_source": "math"},
+    "sharegpt4": {"conversations": SHAREGPT},
+    "slim-orca": {"conversations": [{"from": "system", "value": "S", "weight": None}, *({**t, "weight": 1.0} for t in SHAREGPT)]},
+    "oss-instruct": {"lang": "python", "raw_index": 1, "index": 1, "seed": "x", "problem": "Q", "solution": "A"},
+    "evol-instruct": {"idx": "1", "conversations": SHAREGPT},
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_every_source_reads_the_columns_of_its_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each dataset as a local folder whose card declares the subset and the split that the source asks for."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    sources = yaml.safe_load((CONF / "corpus" / "minicpm.yaml").read_text())["sources"]
+    for name, values in sources.items():
+        config = parse(SourceConfig, values, name)
+        folder, row = tmp_path / name, ROWS.get(name, {"id": "1", "text": "T", "source": "x", "meta": {"a": 1}})
+        folder.mkdir()
+        (folder / "0.jsonl").write_text(json.dumps(row) + "\n")
+        card = {
+            "config_name": config.reader.subset or "default",
+            "data_files": [{"split": config.reader.split, "path": "*.jsonl"}],
+        }
+        (folder / "README.md").write_text(f"---\nconfigs: {json.dumps([card])}\n---\n")
+        local = dataclasses.replace(config, reader=dataclasses.replace(config.reader, dataset=str(folder)))
+        (piece,) = plan_pieces(name, local, 1 << 20)
+        (item,) = read_piece(piece, local)
+        assert isinstance(item, Document), (name, item)
+        if config.kind == "documents":
+            assert item.text == "T", name
+        else:
+            assert [turn["content"] for turn in item.metadata["messages"]][-2:] == ["Q", "A"], name
 
 
 def test_questions_and_answers_under_the_names_that_those_datasets_use() -> None:
