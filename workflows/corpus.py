@@ -34,7 +34,7 @@ CODE = tuple(
     f"pipelines.data.{module}"
     for module in (
         "document", "records", "formats", "web", "readers", "fetch", "problem", "problems_en", "problems_zh", "generators", "batch", "measures", "normalise", "language",
-        "passes", "pii", "decontaminate", "aids", "quality", "exact", "minhash", "holdout", "cleaning", "facts", "shuffle", "census", "pairs", "components", "members", "resolve",
+        "passes", "pii", "words", "decontaminate", "classifier", "aids", "quality", "exact", "minhash", "holdout", "cleaning", "facts", "shuffle", "census", "pairs", "components", "members", "resolve",
         "settle", "dedup", "dedup_report", "profile", "writing",
     )
 )  # fmt: skip
@@ -48,6 +48,8 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
         return _show_clusters(session.store.get(f"corpus/{config.name}"), config.show_clusters)
     # ── announce ──
     what = {**identity(config), "inventory": inventory(config.chosen)}
+    if config.corpus.quality.model is not None:
+        what["examples"] = inventory(config.corpus.example_sources)
     if config.corpus.decontaminate.sets:
         what["evaluation sets"] = contents(config.corpus.decontaminate)
     known = [session.store.get(session.resolve(reference)) for reference in config.known]

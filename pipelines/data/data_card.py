@@ -22,7 +22,7 @@ from pipelines import markup
 from pipelines.artifacts import Draft
 from pipelines.charts import columns
 from pipelines.config import identity
-from pipelines.data import browse, dedup_report, duplicates
+from pipelines.data import browse, classifier, dedup_report, duplicates
 from pipelines.data.corpus import CorpusConfig, SourceConfig
 from pipelines.data.fetch import resolve
 from pipelines.data.readers import standard_library_name
@@ -84,6 +84,7 @@ def data_card(
             *_lengths(facts),
             *_drops(facts, dropped),
             *_masked(facts),
+            classifier.figures(statistics["quality_model"]) if "quality_model" in statistics else "",
             *_copies(config, statistics["dedup"], clusters, quality),
             *_made(config, sources),
         ],

@@ -35,6 +35,7 @@ from pipelines.data.corpus import DecontaminationConfig, EvaluationSet
 from pipelines.data.document import Dropped
 from pipelines.data.minhash import characters
 from pipelines.data.readers import plan_pieces, read_piece
+from pipelines.data.words import mixed, words_of
 from pipelines.errors import DataError
 
 OVERLAP = 1_000  # characters of a shared text that are kept
@@ -197,7 +198,7 @@ def _grams_of(text: str, config: DecontaminationConfig, lengths: set[int]) -> np
     batch = pack([text])
     room = len(batch.data) + 1
     words, places = np.empty(room, np.uint64), np.empty((room, 2), np.int64)
-    count = _words(batch.data, 0, int(batch.offsets[1]), characters(), words, places)
+    count = words_of(batch.data, 0, int(batch.offsets[1]), characters(), words, places)
     length = min(count, config.ngram)
     if length < min(config.min_words, config.ngram):
         return np.empty(0, np.uint64)
@@ -223,54 +224,7 @@ def _tables(keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int32], npt.ND
     return slots, bits
 
 
-_ALONE = np.uint32(1 << 24)  # in `characters`: a word by itself
-_OFFSET, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
-_BASE, _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xFF51AFD7ED558CCD)
-_29, _32 = np.uint64(29), np.uint64(32)
-
-
-@compiled
-def _mixed(value: Any) -> Any:
-    value = (value ^ (value >> _32)) * _MIX
-    return value ^ (value >> _29)
-
-
-@compiled
-def _words(data: Any, start: int, stop: int, table: Any, out: Any, places: Any) -> int:
-    """Hashes of the words of data[start:stop], and where each begins and ends; returns how many."""
-    count, i, first = 0, start, -1
-    word = _OFFSET
-    while i <= stop:
-        byte = np.uint32(data[i]) if i < stop else np.uint32(32)
-        if byte < 0x80:
-            code, size = byte, 1
-        elif byte < 0xE0:
-            code, size = ((byte & np.uint32(0x1F)) << np.uint32(6)) | np.uint32(data[i + 1] & 0x3F), 2
-        elif byte < 0xF0:
-            high = ((byte & np.uint32(0x0F)) << np.uint32(12)) | (np.uint32(data[i + 1] & 0x3F) << np.uint32(6))
-            code, size = high | np.uint32(data[i + 2] & 0x3F), 3
-        else:  # rare Han and emoji: told apart by all their bytes
-            code = np.uint32(0x10000) + (byte << np.uint32(16)) + (np.uint32(data[i + 1]) << np.uint32(8))
-            code, size = code ^ (np.uint32(data[i + 2]) << np.uint32(12)) ^ np.uint32(data[i + 3]), 4
-        entry = table[code] if size < 4 else code | _ALONE
-        if entry == 0 or entry >= _ALONE:
-            if first >= 0:
-                out[count], places[count, 0], places[count, 1] = _mixed(word), first, i
-                count += 1
-                word, first = _OFFSET, -1
-            if entry != 0:
-                out[count], places[count, 0], places[count, 1] = (
-                    _mixed((_OFFSET ^ np.uint64(entry)) * _PRIME),
-                    i,
-                    i + size,
-                )
-                count += 1
-        else:
-            if first < 0:
-                first = i
-            word = (word ^ np.uint64(entry)) * _PRIME
-        i += size
-    return count
+_BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
 @compiled
@@ -287,7 +241,7 @@ def _rolled(words: Any, count: int, length: int) -> Any:
             value -= words[i - length] * power
         value = value * _BASE + words[i]
         if i >= length - 1:
-            out[i - length + 1] = _mixed(value ^ np.uint64(length))
+            out[i - length + 1] = mixed(value ^ np.uint64(length))
     return out
 
 
@@ -325,7 +279,7 @@ def _scan(data: Any, offsets: Any, table: Any, lengths: Any, keys: Any, slots: A
         longest = max(longest, offsets[d + 1] - offsets[d])
     words, places = np.empty(longest + 1, np.uint64), np.empty((longest + 1, 2), np.int64)
     for d in range(len(offsets) - 1):
-        count = _words(data, offsets[d], offsets[d + 1], table, words, places)
+        count = words_of(data, offsets[d], offsets[d + 1], table, words, places)
         for length in lengths:
             grams = _rolled(words, count, length)
             for g in range(len(grams)):

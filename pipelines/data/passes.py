@@ -1,4 +1,4 @@
-"""What is done to the documents of a batch, one pass after another: normalise, mask, name the language, judge.
+"""What is done to the documents of a batch, one pass after another, from normalising to scoring.
 
 Enters: documents as their reader gave them. Leaves: for each, in order, the clean document or the reason why there is none.
 
@@ -13,7 +13,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipelines.data.corpus import CorpusRecipe, SourceConfig
+from pipelines.data.batch import pack
+from pipelines.data.classifier import Poor, Weights, score
+from pipelines.data.corpus import CorpusRecipe, QualityModelConfig, SourceConfig
 from pipelines.data.decontaminate import Contaminated, Lookup, Overlap
 from pipelines.data.document import Document, Dropped, render
 from pipelines.data.language import chinese_variants, detect_all
@@ -25,12 +27,17 @@ _OURS = ("masked", "script", "quality")  # what the passes note in the metadata;
 
 
 def clean_batch(
-    documents: Sequence[Document], source: SourceConfig, recipe: CorpusRecipe, lookup: Lookup | None = None
+    documents: Sequence[Document],
+    source: SourceConfig,
+    recipe: CorpusRecipe,
+    lookup: Lookup | None = None,
+    weights: Weights | None = None,
 ) -> list[Document | Dropped]:
-    """Normalise the documents, mask personal data, name the languages, judge, and look for evaluation sets.
+    """Normalise the documents, mask personal data, name the languages, judge, look for evaluation sets, and score.
 
     Args:
         lookup: the n-grams of evaluation sets; a document that shares one is dropped as `contaminated.<set>`.
+        weights: the quality model; a document that scores below its threshold is dropped as `quality.model`.
 
     Returns: one entry per document, in order; a `Dropped` has the text as it was judged.
     """
@@ -46,6 +53,8 @@ def clean_batch(
         batch.drop(["quality.same_answers" if m["chosen"] == m["rejected"] else None for m in metadata])
     if lookup is not None:
         batch.contaminated(lookup.overlaps(batch.living))
+    if weights is not None:
+        batch.scored(score(pack(batch.living), weights).tolist(), recipe.quality.model)
     return batch.results()
 
 
@@ -79,6 +88,15 @@ class _Batch:
             if overlap is not None:
                 reason = f"contaminated.{overlap.set}"
                 self._dropped[i] = Contaminated(reason, self.documents[i].id, overlap.text, overlap.item)
+        self.alive = [i for i in self.alive if i not in self._dropped]
+
+    def scored(self, scores: Sequence[float], model: QualityModelConfig | None) -> None:
+        """Note each score, and take those below the threshold out of the running."""
+        least = 0.0 if model is None or model.threshold is None else model.threshold
+        for i, value in zip(self.alive, scores, strict=True):
+            self.documents[i].metadata["quality"] = round(value, 4)
+            if value < least:
+                self._dropped[i] = Poor("quality.model", self.documents[i].id, self.texts[i], value)
         self.alive = [i for i in self.alive if i not in self._dropped]
 
     def results(self) -> list[Document | Dropped]:

@@ -5,6 +5,7 @@ Enters: the Arrow table of one output file. Leaves: small counts that add up ove
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_PARTS = ("lengths", "languages", "scripts")
+_PARTS = ("lengths", "languages", "scripts", "masked")
 _SCRIPTS = ("hans", "hant")  # what `language.detect` calls simplified and traditional Chinese
 
 
@@ -24,6 +25,7 @@ def profile(table: pa.Table, kind: str) -> dict[str, dict[str, int]]:
     Returns:
         lengths: floor(log2(UTF-8 bytes of content)) as a decimal string -> documents; "0" has the empty ones too.
         languages: language -> bytes of content. scripts: of Chinese, "hans" (simplified) or "hant" -> documents.
+        masked: kind of personal data -> replacements.
     """
     sizes = content_bytes(table, kind)
     exponents = np.frexp(np.maximum(sizes, 1))[1] - 1
@@ -35,7 +37,12 @@ def profile(table: pa.Table, kind: str) -> dict[str, dict[str, int]]:
         script: pc.sum(pc.match_substring(table.column("metadata"), f'"script": "{script}"')).as_py() or 0
         for script in _SCRIPTS
     }
+    notes = table.column("metadata")
+    masked: Counter[str] = Counter()
+    for note in notes.filter(pc.match_substring(notes, '"masked": {')).to_pylist():
+        masked.update(json.loads(note)["masked"])
     return {
+        "masked": dict(sorted(masked.items())),
         "lengths": {str(e): int(n) for e, n in enumerate(np.bincount(exponents)) if n},
         "languages": dict(sorted(languages.items())),
         "scripts": {script: int(n) for script, n in scripts.items() if n},

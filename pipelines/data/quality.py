@@ -101,7 +101,7 @@ class ShortRules:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QualityConfig:
+class QualityRules:
     """Thresholds by kind of content."""
 
     prose: ProseRules = field(default_factory=ProseRules)
@@ -112,7 +112,7 @@ class QualityConfig:
     dialogue: ShortRules = field(default_factory=lambda: ShortRules(min_characters=60))
 
 
-def judge(texts: Sequence[str], content: str, languages: Sequence[str], rules: QualityConfig) -> list[str | None]:
+def judge(texts: Sequence[str], content: str, languages: Sequence[str], rules: QualityRules) -> list[str | None]:
     """Why each document of a batch is dropped, or None.
 
     Args:
@@ -136,7 +136,7 @@ def judge(texts: Sequence[str], content: str, languages: Sequence[str], rules: Q
 
 
 def _prose_or_web(
-    texts: list[str], content: str, languages: list[str], characters: bool, rules: QualityConfig
+    texts: list[str], content: str, languages: list[str], characters: bool, rules: QualityRules
 ) -> list[str | None]:
     repetition = rules.chinese.repetition if characters else rules.prose.repetition
     measured = measure(pack(texts), ("characters" if characters else "words") if repetition else "none")

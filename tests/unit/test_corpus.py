@@ -241,7 +241,7 @@ def test_a_source_that_leaves_nothing_is_named(tmp_path: Path, write: Any) -> No
 def test_one_document_is_a_corpus(tmp_path: Path, write: Any) -> None:
     corpus = make(tmp_path / "s", config_of({"web": write("web", [article(0)], heldout=0)}))
     assert len(rows(corpus, "train", "web")) == 1
-    empty = {"documents": 0, "bytes": 0, "files": [], "lengths": {}, "languages": {}, "scripts": {}}
+    empty = {"documents": 0, "bytes": 0, "files": [], "lengths": {}, "languages": {}, "scripts": {}, "masked": {}}
     assert corpus.statistics["sources"]["web"]["heldout"] == empty
 
 

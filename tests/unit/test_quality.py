@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from pipelines.data.quality import ProseRules, QualityConfig, judge
+from pipelines.data.quality import ProseRules, QualityRules, judge
 
-RULES = QualityConfig()
+RULES = QualityRules()
 ENGLISH = """The committee met on Tuesday to discuss the new bridge that will cross the river near the old mill. Several members
 said that the cost was too high, and they asked for a second plan with fewer pillars. The engineer answered that a lighter
 bridge would not carry the trucks which bring stone from the quarry. After two hours of debate the chair proposed to visit
@@ -103,6 +103,6 @@ def test_every_kind_of_content_is_judged_by_its_own_rules_in_one_batch() -> None
 
 def test_repetition_can_be_allowed() -> None:
     text = ENGLISH + "\n\n" + "\n\n".join([ENGLISH[:200] + "."] * 4)
-    allowed = QualityConfig(prose=ProseRules(repetition=False))
+    allowed = QualityRules(prose=ProseRules(repetition=False))
     assert judge([text], "prose", ["en"], allowed) == [None]
     assert judge([CHINESE + "\n" + CHINESE[:30] * 8], "prose", ["zh"], RULES) == ["quality.repeated_ngrams"]
