@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.artifacts import ArtifactStore
 from pipelines.errors import StorageError
-from pipelines.storage import S3Storage
+from pipelines.s3 import S3Storage
 from pipelines.train.checkpoint import committed_steps, open_checkpoint, read_weights
 from pipelines.train.loop import read_metrics
 from tests import tiny
