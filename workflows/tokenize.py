@@ -48,6 +48,7 @@ def run(config: TokenizeConfig, session: Session) -> Artifact:
     reused = session.store.get(session.resolve(config.tokenizer.reuse)) if config.tokenizer.reuse else None
     inputs = [corpus, reused] if reused else [corpus]
 
+    shares = {} if reused else sample_shares(corpus, config.tokenizer)
     # ── announce ──
     sources = corpus.statistics["sources"]
     text_bytes = sum(facts[split]["bytes"] for facts in sources.values() for split in ("train", "heldout"))
@@ -60,7 +61,7 @@ def run(config: TokenizeConfig, session: Session) -> Artifact:
 
     with session.track(held, config, inputs) as tracker:
         # ── tokenizer ──
-        encoder = Encoder(_make_tokenizer(held, config, corpus, reused))
+        encoder = Encoder(_make_tokenizer(held, config, corpus, reused, shares))
         if encoder.reason:
             say(f"   encoding with {encoder.backend}: {encoder.reason}")
 
@@ -118,14 +119,15 @@ def _plan(
     }
 
 
-def _make_tokenizer(draft: Draft, config: TokenizeConfig, corpus: Artifact, reused: Artifact | None) -> str:
+def _make_tokenizer(
+    draft: Draft, config: TokenizeConfig, corpus: Artifact, reused: Artifact | None, shares: Mapping[str, float]
+) -> str:
     """Publish `tokenizer/`, or find it published by an earlier run; returns the content of `tokenizer.json`."""
     if draft.receipt("tokenizer") is None:
         began = time.monotonic()
         if reused is not None:
             text = reused.path("tokenizer/tokenizer.json").read_text()
         else:
-            shares = sample_shares(corpus, config.tokenizer)
             say(f"   sample: {'  '.join(f'{name} {share:.0%}' for name, share in shares.items())}")
             text = train_tokenizer(sample_texts(corpus, config.tokenizer), config.tokenizer)
             say(f"   tokenizer trained in {duration(time.monotonic() - began)}")

@@ -210,10 +210,12 @@ def _too_often(source: PlannedSource, recipe: MixtureRecipe, sources: list[Plann
         f"source {source.name} would be read {source.epochs:.2f} times "
         f"({source.budget_tokens:,} tokens asked of {source.available_tokens:,}); "
         f"mixture.max_epochs is {recipe.max_epochs:g}: "
-        f"lower its weight from {source.weight:.4g} to {_floor(fits / recipe.budget_tokens, 4):g}, "
+        f"lower its weight from {source.weight:.4g} to {_floor(fits / recipe.budget_tokens):g}, "
         f"or mixture.budget_tokens to {int(largest)}, or raise max_epochs"
     )
 
 
-def _floor(value: float, digits: int) -> float:
-    return float(math.floor(value * 10**digits) / 10**digits)
+def _floor(value: float) -> float:
+    """`value` cut to three significant digits."""
+    scale = 10.0 ** (2 - math.floor(math.log10(value)))
+    return math.floor(value * scale) / scale
