@@ -5,7 +5,7 @@ python -m benchmarks.scaling --share 0.25           another fraction of these; m
 
 A corpus is cut into ranges until a task fits `dedup.task_memory`, so a larger one has more tasks and no larger ones. This makes the
 key files that cleaning would leave for a fraction of the corpus, of such a size that every range holds as many records as it would of
-the whole, and runs the real tasks of `pairs` and `components` on them, one after another in this process. Nothing of it needs text.
+the whole, and runs the real tasks of `pairs` and `components` on them, each in a process of its own. Nothing of it needs text.
 
 The law of the copies, from what is published: half of the documents have copies (SlimPajama dropped 49.6 % of the bytes of
 RedPajama; FineWeb's MinHash, dump by dump, kept 20 of 36 trillion tokens), the sizes of their clusters follow a power law (a straight
@@ -18,20 +18,22 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import multiprocessing
 import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from pipelines.artifacts import ArtifactStore, Draft
-from pipelines.cluster import serial_map
 from pipelines.data import sizing
 from pipelines.data.census import Census, Party, Placed, open_job
-from pipelines.data.components import label_components
+from pipelines.data.components import LABEL, contract, label_components
 from pipelines.data.corpus import DedupConfig
 from pipelines.data.dedup import parts_of
 from pipelines.data.facts import KEY
@@ -47,6 +49,7 @@ EXPONENT, LARGEST = 2.2, 1_000_000  # of the sizes of clusters
 EXACT = 1 / 3  # of the copies
 SIMILAR = (0.95, 0.9, 0.85, 0.8)  # the others, in equal parts
 Uints = npt.NDArray[np.uint64]
+R = TypeVar("R")
 
 
 def clusters_of(documents: int, seed: int = 0) -> npt.NDArray[np.int32]:
@@ -85,7 +88,7 @@ def keys_of(first: int, clusters: npt.NDArray[np.int32], bands: int, rows: int) 
     records = np.empty(count * len(columns), KEY)
     records["key"] = np.concatenate(columns)
     records["row"] = np.tile(np.arange(count, dtype=np.uint32), len(columns))
-    return np.sort(records, order="key")
+    return records[np.argsort(records["key"])]
 
 
 def prepare(work: Draft, documents: int, dedup: DedupConfig) -> Census:
@@ -104,6 +107,25 @@ def prepare(work: Draft, documents: int, dedup: DedupConfig) -> Census:
         work.storage.put(path, place.keys)
         places.append(place)
     return Census((Party("synthetic", "documents", "near", 0),), tuple(places), ())
+
+
+def in_processes(
+    function: Callable[[Any], R],
+    shards: Sequence[Any],
+    label: str,
+    describe: Callable[[R], dict[str, Any]] | None = None,
+) -> list[R]:
+    """A `ShardMap` that gives each shard a process of its own, one after another: memory is not reused from task to task."""
+    found = []
+    context = multiprocessing.get_context("fork")
+    for shard in shards:
+        here, there = context.Pipe(duplex=False)
+        process = context.Process(target=lambda s=shard, out=there: out.send(function(s)))
+        process.start()
+        there.close()
+        found.append(here.recv())
+        process.join()
+    return found
 
 
 def main() -> None:
@@ -132,16 +154,14 @@ def _run(documents: int, folder: Path) -> None:
         f"{records:,} keys in {len(census.places)} files made in {time.monotonic() - began:.0f} s; dedup.task_memory {human(dedup.task_memory, 'B')}\n"
     )
     job = open_job(work, census, dedup)
-    meter = Meter(serial_map, folder)
+    contract(np.arange(1, 2), np.arange(1))  # compiled once, before there are processes to count its memory
+    meter = Meter(in_processes, folder)
     ranges = parts_of(records, sizing.PAIR_BYTES, dedup, "the keys")
     paired = meter(pair_range, [PairTask(job, part, ranges) for part in range(ranges)], "pairs")
     links = sum(done["links"] for done in paired)
     node_ranges = parts_of(links, sizing.LINK_BYTES, dedup, "the links between documents")
     labels, rounds = label_components(job, [done["file"] for done in paired], node_ranges, meter)
-    linked = sum(
-        len(read_all(work.storage, f"{work.folder}/{file}", np.dtype([("node", "<i8"), ("label", "<i8")])))
-        for file in labels
-    )
+    linked = sum(len(read_all(work.storage, f"{work.folder}/{file}", LABEL)) for file in labels)
     print(
         f"\n{links:,} links from {sum(done['shared'] for done in paired):,} shared keys; {linked:,} documents linked; {rounds} rounds over {node_ranges} ranges"
     )
