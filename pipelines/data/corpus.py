@@ -70,7 +70,7 @@ class SourceConfig:
     kind: Literal["documents", "conversations", "preferences"] = "documents"
     language: str = "auto"  # ISO 639-1; "code"; "auto" detects it for each document
     content: Literal["prose", "web", "dialogue", "code", "math"] = "prose"  # which quality rules judge it
-    pii: Literal["auto", "on", "off"] = "auto"  # mask personal data; auto: where content is web
+    pii: Literal["auto", "mask", "keep"] = "auto"  # personal data; auto: masked where content is web
     licence: str  # an SPDX expression, or "unclear-upstream (why)"
     reader: ReaderConfig
     duplicates: Literal["near", "exact", "keep"] = "near"  # which copies are removed
@@ -83,7 +83,7 @@ class SourceConfig:
     @property
     def masked(self) -> bool:
         """Whether personal data is masked in it."""
-        return self.pii == "on" or (self.pii == "auto" and self.content == "web")
+        return self.pii == "mask" or (self.pii == "auto" and self.content == "web")
 
     @property
     def permissive(self) -> bool:

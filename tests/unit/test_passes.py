@@ -32,8 +32,8 @@ def test_personal_data_is_masked_in_web_text_or_when_asked() -> None:
     for source, masked in (
         ({"content": "web"}, True),
         ({}, False),
-        ({"pii": "on"}, True),
-        ({"content": "web", "pii": "off"}, False),
+        ({"pii": "mask"}, True),
+        ({"content": "web", "pii": "keep"}, False),
     ):
         (found,) = clean([text], [{"masked": "a field of the record's own"}], **source)
         assert isinstance(found, Document)
@@ -48,7 +48,7 @@ def test_samples_of_what_is_dropped_hold_no_personal_data() -> None:
 
 def test_turns_are_masked_and_normalised_where_they_are_kept() -> None:
     turns = [{"role": "user", "content": "Wer ist\r\n13812345678?"}, {"role": "assistant", "content": "me@x.org"}]
-    (found,) = clean([""], [{"messages": turns}], kind="conversations", language="en", pii="on")
+    (found,) = clean([""], [{"messages": turns}], kind="conversations", language="en", pii="mask")
     assert isinstance(found, Document)
     assert [turn["content"] for turn in found.metadata["messages"]] == ["Wer ist\n<phone>?", "<email>"]
     assert found.text == "Wer ist\n<phone>?\n<email>"
