@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from pipelines.data.document import Document
 from pipelines.data.mixture import MixtureRecipe
 from pipelines.data.readers import plan_pieces, read_piece
 from pipelines.data.records import RECORDS
+from pipelines.errors import ArtifactError
+from workflows.mixture import MixtureConfig, run
+from workflows.session import DryRun, Session, compose_config
 
 CONF = Path(__file__).parents[2] / "conf"
 PUBLISHED = {
@@ -51,6 +55,24 @@ def test_each_line_of_a_published_mixture_names_what_the_corpus_reads_for_it(nam
             named = " ".join(part for part in (reader["dataset"], reader.get("subset")) if part)
             licence = sources[source]["licence"].split(" (")[0]
             assert f": {named}, {licence.split(' AND CC-BY-NC')[0]}" in comments[source]
+
+
+def test_a_dry_run_plans_before_there_are_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["mixture=minicpm_decay", "tokens=tokens/later", f"store={tmp_path}"]
+    planned = compose_config("mixture", MixtureConfig, [*asked, "dry_run=true"])
+    with Session(planned) as session, pytest.raises(DryRun):
+        run(planned, session)
+    said = capsys.readouterr().out
+    assert "planned by weight alone, epochs unknown: tokens/later does not exist" in said
+    assert (
+        "book-zh (2.80%), other (1.30%), logic-sft (0.41%): 4.51% in all; every other weight is multiplied by 1.0472"
+        in said
+    )
+    assert re.search(r"code +19\.60% +20\.53% +14,931,419,164\n", said)
+    assert not any(tmp_path.iterdir())
+    meant = compose_config("mixture", MixtureConfig, asked)
+    with Session(meant) as session, pytest.raises(ArtifactError, match=r"workflows\.tokenize name=later"):
+        run(meant, session)
 
 
 TURNS = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
