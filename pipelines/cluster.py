@@ -1,4 +1,4 @@
-"""Ray, and only here: data shards mapped over tasks, training workers in Ray Train.
+"""Ray for data: shards mapped over tasks. Training workers are `pipelines/train_group.py`'s; nothing else imports Ray.
 
     with Cluster(config.cluster) as cluster:
         receipts = cluster.map_shards(function, shards, label="clean")
@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import shutil
 import sys
 import threading
 import time
@@ -23,17 +22,14 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from pipelines.config import ClusterConfig
-from pipelines.errors import ClusterError, ConfigError, StorageError, TrunklineError
-from pipelines.progress import Progress, say
+from pipelines.errors import ClusterError, ConfigError, TrunklineError
+from pipelines.progress import Progress
 from pipelines.storage import FolderStorage, Storage
 
 S = TypeVar("S")
 R = TypeVar("R")
 _PROJECT = Path(__file__).parent.parent
-_POLL_SECONDS = 0.25
-_WINDOW_PER_CPU = (
-    4  # shards submitted per CPU: one runs, the others hide the driver's delay; a million never queue at once
-)
+_WINDOW_PER_CPU = 4  # shards submitted at a time: one runs, the others hide the driver's delay
 _ALIVE_SECONDS = 2.0  # between looks whether Ray itself still runs
 _GRACE_SECONDS = 20.0  # for the driver to notice by itself that Ray is gone, and to end in order
 _SIZE_SECONDS = 5.0  # how long the cluster's size is taken as known: an autoscaler adds machines while shards run
@@ -190,51 +186,9 @@ class Cluster:
         Raises: the TrunklineError that a worker raised; ClusterError when workers were lost too often; ConfigError when the
             cluster is smaller than what was asked for.
         """
-        import ray
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+        from pipelines.train_group import run_group
 
-        self._check_size()
-        # beside the driver, so that a lost worker node cannot take it along
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        channel = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(_Channel).remote()
-        per_worker = {"CPU": self.config.cpus_per_worker}
-        if self.config.gpus_per_worker:
-            per_worker["GPU"] = self.config.gpus_per_worker
-        trainer = TorchTrainer(
-            _train_loop,
-            train_loop_config={"worker": worker, "spec": spec, "channel": channel},
-            torch_config=TorchConfig(backend="nccl" if self.config.gpus_per_worker else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=self.config.workers,
-                use_gpu=bool(self.config.gpus_per_worker),
-                resources_per_worker=per_worker,
-            ),
-            run_config=RunConfig(
-                name=f"{spec['kind']}-{spec['name']}",
-                storage_path=scratch,
-                failure_config=FailureConfig(max_failures=self.config.max_failures),
-            ),
-        )
-        listener = _Listener(channel)
-        try:
-            trainer.fit()
-        except SystemExit as stop:  # how Ray Train answers Ctrl-C
-            raise KeyboardInterrupt from stop
-        except Exception as error:
-            listener.stop()
-            if listener.fatal is not None:
-                raise listener.fatal from error
-            raise ClusterError(
-                f"training workers failed more than {self.config.max_failures} times; the last checkpoint is kept, run the same command to go on. Cause: {_cause(error)}"
-            ) from error
-        finally:
-            listener.stop()
-            ray.kill(channel)
-            shutil.rmtree(Path(scratch) / f"{spec['kind']}-{spec['name']}", ignore_errors=True)
-        if listener.fatal is not None:
-            raise listener.fatal
+        run_group(self.config, worker, spec, scratch)
 
     def check_reach(self, storage: Storage) -> None:
         """Refuse a store that other nodes of this cluster cannot see: their work would be lost in their own folders.
@@ -271,18 +225,6 @@ class Cluster:
         import ray
 
         return sum(node["Alive"] for node in ray.nodes())
-
-    def _check_size(self) -> None:
-        import ray
-
-        have = ray.cluster_resources()
-        for resource, each in (("CPU", self.config.cpus_per_worker), ("GPU", self.config.gpus_per_worker)):
-            need = each * self.config.workers
-            if need > have.get(resource, 0):
-                raise ConfigError(
-                    f"cluster.workers={self.config.workers} × {each:g} {resource} needs {need:g} {resource}; this Ray cluster has {have.get(resource, 0):g}: "
-                    f"lower cluster.workers or cluster.{resource.lower()}s_per_worker, or add machines"
-                )
 
 
 class _RayWatch:
@@ -347,91 +289,5 @@ def _submit(task: Any, shard: Any, size: _ClusterSize) -> Any:
     )
 
 
-class _Channel:
-    """An actor that carries lines and a fatal error from rank processes to the driver, across restarts."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.fatal: TrunklineError | None = None
-        self.starts = 0
-
-    def put(self, line: str) -> None:
-        self.lines.append(line)
-
-    def fail(self, error: TrunklineError) -> None:
-        self.fatal = self.fatal or error
-
-    def begin(self, rank: int) -> TrunklineError | None:
-        """Note that a rank starts; after a user's mistake the restarted group ends at once instead of repeating it."""
-        if rank == 0:
-            self.starts += 1
-            if self.starts > 1 and self.fatal is None:
-                self.lines.append(
-                    f"   a worker was lost: the group restarts from the last checkpoint (restart {self.starts - 1})"
-                )
-        return self.fatal
-
-    def drain(self) -> tuple[list[str], TrunklineError | None]:
-        lines, self.lines = self.lines, []
-        return lines, self.fatal
-
-
-class _Listener:
-    """Prints what the channel carries, from a thread beside the blocking `fit`."""
-
-    def __init__(self, channel: Any):
-        self.channel = channel
-        self.fatal: TrunklineError | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _listen(self) -> None:
-        import ray
-        from ray.exceptions import RayError
-
-        while True:
-            last = self._stop.wait(_POLL_SECONDS)
-            try:
-                lines, self.fatal = ray.get(self.channel.drain.remote(), timeout=10)
-            except RayError:
-                return
-            for line in lines:
-                say(line)
-            if last:
-                return
-
-
 def _sees(storage: Storage, key: str) -> bool:
     return storage.exists(key)
-
-
-def _train_loop(loop_config: dict[str, Any]) -> None:
-    import ray
-    import ray.train
-
-    channel, rank = loop_config["channel"], ray.train.get_context().get_world_rank()
-    if ray.get(channel.begin.remote(rank)) is not None:
-        return
-    os.environ["LOCAL_RANK"] = str(ray.train.get_context().get_local_rank())
-
-    def emit(line: str) -> None:
-        channel.put.remote(line)
-
-    try:
-        loop_config["worker"](loop_config["spec"], emit)
-    except TrunklineError as error:
-        if not isinstance(
-            error, StorageError
-        ):  # storage may come back: the group restarts; a mistake would repeat itself
-            ray.get(channel.fail.remote(error))
-        raise
-
-
-def _cause(error: Exception) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,173 @@
+"""The rank processes of a training stage, in Ray Train: started, restarted together, listened to.
+
+Enters: an importable worker and a plain spec. Leaves: nothing but what the worker committed; its lines are printed as they come,
+and an error that would repeat itself ends the group at once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipelines.config import ClusterConfig
+from pipelines.errors import ClusterError, ConfigError, StorageError, TrunklineError
+from pipelines.progress import say
+
+_POLL_SECONDS = 0.25
+
+
+def run_group(
+    config: ClusterConfig,
+    worker: Callable[[dict[str, Any], Callable[[str], None]], None],
+    spec: dict[str, Any],
+    scratch: str,
+) -> None:
+    """What `Cluster.train` says, in the Ray that this process is connected to."""
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    _check_size(config)
+    # beside the driver, so that a lost worker node cannot take it along
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    channel = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(_Channel).remote()
+    per_worker = {"CPU": config.cpus_per_worker}
+    if config.gpus_per_worker:
+        per_worker["GPU"] = config.gpus_per_worker
+    trainer = TorchTrainer(
+        _train_loop,
+        train_loop_config={"worker": worker, "spec": spec, "channel": channel},
+        torch_config=TorchConfig(backend="nccl" if config.gpus_per_worker else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=config.workers,
+            use_gpu=bool(config.gpus_per_worker),
+            resources_per_worker=per_worker,
+        ),
+        run_config=RunConfig(
+            name=f"{spec['kind']}-{spec['name']}",
+            storage_path=scratch,
+            failure_config=FailureConfig(max_failures=config.max_failures),
+        ),
+    )
+    listener = _Listener(channel)
+    try:
+        trainer.fit()
+    except SystemExit as stop:  # how Ray Train answers Ctrl-C
+        raise KeyboardInterrupt from stop
+    except Exception as error:
+        listener.stop()
+        if listener.fatal is not None:
+            raise listener.fatal from error
+        raise ClusterError(
+            f"training workers failed more than {config.max_failures} times; the last checkpoint is kept, run the same command to go on. Cause: {_cause(error)}"
+        ) from error
+    finally:
+        listener.stop()
+        ray.kill(channel)
+        shutil.rmtree(Path(scratch) / f"{spec['kind']}-{spec['name']}", ignore_errors=True)
+    if listener.fatal is not None:
+        raise listener.fatal
+
+
+def _check_size(config: ClusterConfig) -> None:
+    import ray
+
+    have = ray.cluster_resources()
+    for resource, each in (("CPU", config.cpus_per_worker), ("GPU", config.gpus_per_worker)):
+        need = each * config.workers
+        if need > have.get(resource, 0):
+            raise ConfigError(
+                f"cluster.workers={config.workers} × {each:g} {resource} needs {need:g} {resource}; this Ray cluster has {have.get(resource, 0):g}: "
+                f"lower cluster.workers or cluster.{resource.lower()}s_per_worker, or add machines"
+            )
+
+
+class _Channel:
+    """An actor that carries lines and a fatal error from rank processes to the driver, across restarts."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.fatal: TrunklineError | None = None
+        self.starts = 0
+
+    def put(self, line: str) -> None:
+        self.lines.append(line)
+
+    def fail(self, error: TrunklineError) -> None:
+        self.fatal = self.fatal or error
+
+    def begin(self, rank: int) -> TrunklineError | None:
+        """Note that a rank starts; after a user's mistake the restarted group ends at once instead of repeating it."""
+        if rank == 0:
+            self.starts += 1
+            if self.starts > 1 and self.fatal is None:
+                self.lines.append(
+                    f"   a worker was lost: the group restarts from the last checkpoint (restart {self.starts - 1})"
+                )
+        return self.fatal
+
+    def drain(self) -> tuple[list[str], TrunklineError | None]:
+        lines, self.lines = self.lines, []
+        return lines, self.fatal
+
+
+class _Listener:
+    """Prints what the channel carries, from a thread beside the blocking `fit`."""
+
+    def __init__(self, channel: Any):
+        self.channel = channel
+        self.fatal: TrunklineError | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _listen(self) -> None:
+        import ray
+        from ray.exceptions import RayError
+
+        while True:
+            last = self._stop.wait(_POLL_SECONDS)
+            try:
+                lines, self.fatal = ray.get(self.channel.drain.remote(), timeout=10)
+            except RayError:
+                return
+            for line in lines:
+                say(line)
+            if last:
+                return
+
+
+def _train_loop(loop_config: dict[str, Any]) -> None:
+    import ray
+    import ray.train
+
+    channel, rank = loop_config["channel"], ray.train.get_context().get_world_rank()
+    if ray.get(channel.begin.remote(rank)) is not None:
+        return
+    os.environ["LOCAL_RANK"] = str(ray.train.get_context().get_local_rank())
+
+    def emit(line: str) -> None:
+        channel.put.remote(line)
+
+    try:
+        loop_config["worker"](loop_config["spec"], emit)
+    except TrunklineError as error:
+        if not isinstance(
+            error, StorageError
+        ):  # storage may come back: the group restarts; a mistake would repeat itself
+            ray.get(channel.fail.remote(error))
+        raise
+
+
+def _cause(error: Exception) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
