@@ -75,9 +75,8 @@ class Prefetcher:
     def __init__(self, loader: Loader, first: int, last: int, limit_bytes: int):
         self._loader, self._position, self._last = loader, first, last
         self._room = int(_ROOM * limit_bytes)
-        self._until: dict[
-            Shard, int
-        ] = {}  # shard that is wanted -> the last sample, as far as looked ahead, that reads it
+        # shard that is wanted -> the last sample that reads it, as far as was looked ahead
+        self._until: dict[Shard, int] = {}
         self._changed = threading.Condition()
         self._closed = False
         self._where: dict[Shard, tuple[TokenSource, int]] = {}
