@@ -10,6 +10,7 @@ what comes out. Nothing is written into the store.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
 import time
@@ -31,7 +32,7 @@ from pipelines.data.metering import Meter
 from pipelines.data.readers import Piece, plan_pieces
 from pipelines.data.resolve import VERDICT, ResolveTask
 from pipelines.data.shuffle import read_all
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, DataError
 from pipelines.progress import duration, human, say, table
 
 SAMPLE_BYTES, SAMPLE_SECONDS = 20_000_000, 20.0
@@ -164,11 +165,11 @@ class _SampleMeter(Meter):
 def _measure(config: CorpusConfig, planned: Mapping[str, list[Piece]], folder: Path) -> Sample:
     """Run the real pipeline on some of the pieces."""
     sources = {name: _bounded(config.chosen[name], pieces) for name, pieces in planned.items()}
-    trial = dataclasses.replace(config, corpus=dataclasses.replace(config.corpus, sources=sources))
-    draft = ArtifactStore(str(folder)).begin("corpus", config.name, identity(trial))
-    assert isinstance(draft, Draft)
-    pieces = _choose(planned, sources)
-    meter = _SampleMeter(folder, time.monotonic() + SAMPLE_SECONDS)
+    _warm_up(config, sources, planned, folder / "warm")
+    trial = _with_sources(config, sources)
+    draft = _draft(trial, folder / "trial")
+    pieces = _choose(planned)
+    meter = _SampleMeter(folder / "trial", time.monotonic() + SAMPLE_SECONDS)
     while True:
         chosen = pieces
         try:
@@ -183,13 +184,43 @@ def _measure(config: CorpusConfig, planned: Mapping[str, list[Piece]], folder: P
     return Sample(pieces, meter.stages, artifact.statistics, files, meter.census, verdicts)
 
 
+def _warm_up(
+    config: CorpusConfig, sources: Mapping[str, SourceConfig], planned: Mapping[str, list[Piece]], folder: Path
+) -> None:
+    """Load models and compile kernels, which is no part of the rates: a small piece of each sort of source, one of them twice."""
+    chosen: dict[str, SourceConfig] = {}
+    pieces: dict[str, Piece] = {}
+    for name, source in sources.items():
+        if all(
+            (source.kind, source.content, source.language) != (s.kind, s.content, s.language) for s in chosen.values()
+        ):
+            chosen[name], pieces[name] = source, min(planned[name], key=lambda piece: raw_bytes([piece]))
+    near = next((name for name, s in chosen.items() if s.kind == "documents" and s.duplicates == "near"), None)
+    if near is not None:  # so that there are copies to compare
+        again = f"{near}-again"
+        chosen[again], pieces[again] = chosen[near], dataclasses.replace(pieces[near], source=again)
+    trial = _with_sources(config, chosen)
+    with contextlib.suppress(DataError):  # so little may well leave nothing of a source
+        build(trial, _draft(trial, folder), serial_map, plan=lambda name, *_: [pieces[name]])
+
+
+def _with_sources(config: CorpusConfig, sources: Mapping[str, SourceConfig]) -> CorpusConfig:
+    return dataclasses.replace(config, corpus=dataclasses.replace(config.corpus, sources=dict(sources)), sources="all")
+
+
+def _draft(config: CorpusConfig, folder: Path) -> Draft:
+    draft = ArtifactStore(str(folder)).begin("corpus", config.name, identity(config))
+    assert isinstance(draft, Draft)
+    return draft
+
+
 def _bounded(source: SourceConfig, pieces: Sequence[Piece]) -> SourceConfig:
     """The source as it is tried: without its cap, but of files too large to be tried whole only the beginning."""
     large = any(piece.bytes > NORMAL_PIECE for piece in pieces)
     return dataclasses.replace(source, max_documents=None, max_bytes=NORMAL_PIECE // 4 if large else None)
 
 
-def _choose(planned: Mapping[str, list[Piece]], sources: Mapping[str, SourceConfig]) -> dict[str, list[Piece]]:
+def _choose(planned: Mapping[str, list[Piece]]) -> dict[str, list[Piece]]:
     """Evenly spread pieces of every source, in proportion to its raw bytes, at least one."""
     total = sum(raw_bytes(pieces) for pieces in planned.values())
     chosen = {}

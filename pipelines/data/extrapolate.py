@@ -28,9 +28,11 @@ from pipelines.data.corpus import CorpusConfig, SourceConfig
 from pipelines.data.dedup import parts_of
 from pipelines.data.metering import Measured
 from pipelines.data.readers import Piece
+from pipelines.data.shuffle import BLOCKS
 
 NORMAL_PIECE = 16_000_000  # a larger piece is one file that cannot be cut; only its beginning can be tried
 _ARCHIVED = 3.0  # bytes of text that a byte of a package or of a compressed file is taken for, until it was opened
+_TABLES_BYTES = 3 * 8 * (BLOCKS + 1)  # that precede the records in the three files of members of a piece
 _MANY = 1_000  # members of the sample from which their cost can be told from that of a call
 _ITEM_BYTES = 200  # of a generated item
 _COMPRESSED = (".gz", ".zst", ".bz2", ".xz", ".parquet")
@@ -230,14 +232,17 @@ def _copies(sample: Sample, share: Mapping[str, float]) -> tuple[dict[str, float
     first = np.array([place.first for place in places])
     mine, stays = (np.searchsorted(first, sample.verdicts[column], side="right") - 1 for column in ("node", "survivor"))
     found: dict[str, float] = {}
+    across: set[str] = set()
     squares = 0.0
     for here, there in zip(mine.tolist(), stays.tolist(), strict=True):
         name, other = parties[places[here].party].name, parties[places[there].party].name
         weight = 1 / share[name] if here == there else 1 / (share[name] * share[other])
         found[name] = found.get(name, 0.0) + weight
+        if here != there:
+            across.add(name)
         squares += weight * (weight - 1)
-    # nothing seen in the least tried source may still be three (the 95 % bound of a Poisson count of none)
-    unseen = 3 * max((1 / s**2 for name, s in share.items() if name not in found and s < 1), default=0.0)
+    # no pair seen across the pieces of a source may still be three (the 95 % bound of a Poisson count of none)
+    unseen = sum(3 / s**2 for name, s in share.items() if name not in across and 0 < s < 1)
     return found, max(1.96 * math.sqrt(squares), unseen), len(sample.verdicts)
 
 
@@ -269,9 +274,9 @@ def _stage(config: CorpusConfig, stage: Measured, sample: Sample, grown: _Grown)
     elif name == "report: sketch":
         plan.tasks = max(1, grown.pieces // 64)
     elif name == "compare: gather":
-        evidence = float(sum(done["evidence_bytes"] for _, done, _ in stage.shards))
-        evidence += grown.members_seen * sizing.MEMBER_FILE_BYTES
-        plan.left_bytes = (stage.left_bytes - evidence) * factor + evidence * grown.linked
+        members = grown.members_seen * grown.linked
+        evidence = sum(done["evidence_bytes"] for _, done, _ in stage.shards) / max(1, grown.members_seen)
+        plan.left_bytes = members * (evidence + sizing.MEMBER_FILE_BYTES) + min(grown.pieces, members) * _TABLES_BYTES
     ranges = {
         "near-duplicates": (grown.keys, sizing.PAIR_BYTES),
         "components": (grown.links, sizing.LINK_BYTES),
