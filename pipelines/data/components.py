@@ -33,7 +33,7 @@ from pipelines.data.shuffle import (
     blocks_of_nodes,
     concatenated,
     mixed,
-    read_shuffled,
+    read_many,
     span,
     starts,
     write_shuffled,
@@ -101,9 +101,8 @@ def star(task: StarTask) -> dict[str, Any]:
 def _step(task: StarTask) -> tuple[dict[str, Any], dict[str, Any]]:
     job, count = task.job, task.job.census().nodes
     blocks, dtype = span(task.part, task.parts), LABEL if task.step == "sort" else LINK
-    read = concatenated(
-        (read_shuffled(job.work.storage, f"{job.work.folder}/{file}", dtype, *blocks) for file in task.files), dtype
-    )
+    files = [f"{job.work.folder}/{file}" for file in task.files]
+    read = concatenated(read_many(job.work.storage, files, dtype, *blocks), dtype)
     node, other, changed = *(read[name] for name in dtype.names or ()), 0
     if task.step == "sort":
         records = np.sort(read, order="node")

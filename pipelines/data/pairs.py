@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pipelines.data.census import Job
 from pipelines.data.components import Nodes, blocks_of_links, both_ways, contract
 from pipelines.data.facts import KEY
-from pipelines.data.shuffle import concatenated, read_shuffled, span, starts, write_shuffled
+from pipelines.data.shuffle import concatenated, read_many, span, starts, write_shuffled
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,9 @@ def _records(task: PairTask) -> tuple[npt.NDArray[np.uint64], Nodes]:
     storage, blocks = task.job.work.storage, span(task.part, task.parts)
     keys: list[npt.NDArray[np.uint64]] = []
     nodes: list[Nodes] = []
-    for place in task.job.census().places:
-        if not place.documents:
-            continue
-        found = read_shuffled(storage, place.keys, KEY, *blocks)
+    places = [place for place in task.job.census().places if place.documents]
+    files = [place.keys for place in places]
+    for place, found in zip(places, read_many(storage, files, KEY, *blocks), strict=True):
         found = found[found["row"] < place.documents]
         keys.append(found["key"])
         nodes.append(found["row"] + np.int64(place.first))

@@ -33,7 +33,7 @@ import numpy.typing as npt
 from pipelines.data.census import Census, Job
 from pipelines.data.facts import KINDS
 from pipelines.data.members import MEMBER, removes_near
-from pipelines.data.shuffle import blocks_of_nodes, concatenated, mixed, read_shuffled, span, starts, write_shuffled
+from pipelines.data.shuffle import blocks_of_nodes, concatenated, mixed, read_many, span, starts, write_shuffled
 
 TRAIN, HELDOUT, EXACT, NEAR, NEAR_HELDOUT, ASKED, KNOWN_EXACT, KNOWN_NEAR = range(8)
 REASONS = {
@@ -265,9 +265,9 @@ def _read(task: ResolveTask, column: str, dtype: npt.DTypeLike) -> npt.NDArray[A
 
 def _parts(task: ResolveTask, column: str, dtype: npt.DTypeLike) -> Iterator[npt.NDArray[Any]]:
     storage, blocks = task.job.work.storage, span(task.part, task.parts)
-    for held in json.loads(storage.read(members_key(task.job))):
-        if held[column] is not None:
-            yield read_shuffled(storage, f"{task.job.work.folder}/{held[column]}", dtype, *blocks)
+    held = json.loads(storage.read(members_key(task.job)))
+    files = [f"{task.job.work.folder}/{place[column]}" for place in held if place[column] is not None]
+    return read_many(storage, files, dtype, *blocks)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pipelines.data.census import Job, Placed
 from pipelines.data.resolve import HELDOUT, REASONS, TRAIN, VERDICT
-from pipelines.data.shuffle import blocks_of_nodes, concatenated, read_shuffled
+from pipelines.data.shuffle import blocks_of_nodes, concatenated, read_many
 
 BEYOND = 255  # behind its source's cap
 SPLITS = {"train": TRAIN, "heldout": HELDOUT}
@@ -73,11 +73,6 @@ def _verdicts(task: SettleTask) -> npt.NDArray[Any]:
         return np.empty(0, VERDICT)
     ends = np.array([place.first, place.first + place.documents - 1], np.int64)
     first, last = (int(block) for block in blocks_of_nodes(ends, job.census().nodes))
-    found = concatenated(
-        (
-            read_shuffled(job.work.storage, f"{job.work.folder}/{file}", VERDICT, first, last + 1)
-            for file in task.verdicts
-        ),
-        VERDICT,
-    )
+    files = [f"{job.work.folder}/{file}" for file in task.verdicts]
+    found = concatenated(read_many(job.work.storage, files, VERDICT, first, last + 1), VERDICT)
     return np.sort(found[(found["node"] >= ends[0]) & (found["node"] <= ends[1])], order="node")
