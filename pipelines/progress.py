@@ -168,7 +168,7 @@ def tally(
         if reasons is not None:
             lost.update(result[reasons])
             most = ", ".join(f"{reason} {count:,}" for reason, count in lost.most_common(_REASONS))
-            more = f" and {len(lost) - _REASONS} more reasons" if len(lost) > _REASONS else ""
+            more = f" and {len(lost) - _REASONS} more" if len(lost) > _REASONS else ""
             facts["dropped"] = f"{lost.total():,} ({most}{more})" if lost else "none"
         return facts
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from pipelines.artifacts import Artifact
 from pipelines.config import identity
-from pipelines.data import browse, duplicates
+from pipelines.data import browse, data_card, dedup_report, duplicates
 from pipelines.data.assemble import build, dropped_examples
 from pipelines.data.census import refuse_other_keys
 from pipelines.data.corpus import CorpusConfig
@@ -34,8 +34,8 @@ CODE = tuple(
     f"pipelines.data.{module}"
     for module in (
         "document", "records", "formats", "web", "readers", "fetch", "problem", "problems_en", "problems_zh", "generators", "batch", "measures", "normalise", "language",
-        "passes", "pii", "words", "decontaminate", "classifier", "aids", "quality", "exact", "minhash", "holdout", "cleaning", "facts", "shuffle", "census", "pairs", "components", "members", "resolve",
-        "settle", "dedup", "dedup_report", "profile", "writing",
+        "passes", "licences", "origins", "pii", "words", "decontaminate", "classifier", "aids", "quality", "exact", "minhash", "holdout", "cleaning", "facts", "shuffle", "census", "boilerplate", "pairs", "components", "members", "resolve",
+        "settle", "dedup", "dedup_report", "profile", "duplicates", "writing",
     )
 )  # fmt: skip
 
@@ -60,19 +60,24 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
         _show_estimate(config)
         raise
     if isinstance(held, Artifact):
+        session.store.storage.delete(f"{held.folder}/work")  # there when a build was killed right after its commit
         return held
     # ── work ──
     with session.track(held, config, known) as tracker:
         # Ray starts at the first pass, after everything that could be wrong with the sources has been fetched and listed
         corpus = build(config, held, lambda *shards, **options: session.map_shards(*shards, **options), known)
         tracker.metrics(_metrics(corpus.statistics), step=0)
-        tracker.file(corpus.path("data_card.html"))
+        tracker.file(corpus.path(data_card.FILE))
     # ── report ──
     say(_table(corpus.statistics["sources"]))
     dedup = corpus.statistics["dedup"]
     say(
-        f"   near-copies: {dedup['near_pairs']:,} pairs in {dedup['near_clusters']:,} clusters, the largest of {dedup['largest_cluster']:,}"
+        f"   copies: {dedup['exact_copies']:,} exact, {dedup['near_pairs']:,} near in {dedup['near_clusters']:,} clusters; "
+        f"the largest cluster has {dedup['largest_cluster']:,} documents (show_clusters=10 shows some)"
     )
+    if config.quality_report:
+        say(f"   {dedup_report.words(corpus.json(dedup_report.FILE))}")
+    say(f"   data card: {corpus.path(data_card.FILE)}")
     return session.done(corpus, f"python -m workflows.tokenize name={config.name} data=corpus/{config.name}")
 
 

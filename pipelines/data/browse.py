@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -63,22 +63,36 @@ def shortened(runs: Sequence[Run]) -> list[Run]:
 
 def lines(cluster: Cluster, number: int, rows: int = 5, colours: bool = False) -> Iterator[str]:
     """One cluster as lines for a terminal or a log. Args: rows, dropped documents shown; colours, instead of [-…-] {+…+}."""
-    stays, *rest = cluster
+    stays, changed, equal = parted(cluster)
     yield f"\n── {number} · {stays['size']:,} documents: {composition(cluster)}"
     yield f"   {stays['role']:<14} {stays['id']}"
     yield from (f"      {line}" for line in stays["text"].splitlines() if line.strip())
     marks = _COLOURS if colours else _MARKS
-    for row in rest[:rows]:
-        alike = "" if row["similarity"] is None else f"  Jaccard {row['similarity']:.3f}"
-        yield f"   {row['role']:<14} {row['id']}{alike}"
+    for row in changed[:rows]:
+        yield f"   {row['role']:<14} {row['id']}{alike(row)}"
         runs = differences(stays["text"], row["text"])
         if all(sign == "=" for sign, _ in runs):
             yield "      (no difference in the first 400 characters)"
             continue
         shown = "".join(f"{marks[sign][0]}{text}{marks[sign][1]}" for sign, text in shortened(runs))
         yield from (f"      {line}" for line in shown.splitlines() if line.strip())
-    if stays["size"] > 1 + rows:
-        yield f"   and {stays['size'] - 1 - min(rows, len(rest)):,} more"
+    if equal:
+        yield f"   the same text  {', '.join(row['id'] for row in equal[:rows])}"
+    more = stays["size"] - 1 - len(changed[:rows]) - len(equal[:rows])
+    if more:
+        yield f"   and {more:,} more"
+
+
+def parted(cluster: Cluster) -> tuple[dict[str, Any], Cluster, Cluster]:
+    """The document that stays, those that differ from it, and those of the same text."""
+    stays, *rest = cluster
+    equal = [row for row in rest if row["role"].endswith("exact") and row["text"] == stays["text"]]
+    return stays, [row for row in rest if row not in equal], equal
+
+
+def alike(row: Mapping[str, Any]) -> str:
+    """How similar a dropped document is to the one that stays, where that was computed."""
+    return "" if row["similarity"] is None else f"  Jaccard {row['similarity']:.3f}"
 
 
 def composition(cluster: Cluster) -> str:

@@ -255,15 +255,16 @@ def _copies(
 
 
 def _cluster(cluster: browse.Cluster) -> str:
-    stays, *rest = cluster
+    stays, changed, equal = browse.parted(cluster)
     quotes = [markup.quote(f"{stays['role']} · {stays['id']}", stays["text"])]
-    for row in rest[:_COPIES]:
-        alike = "" if row["similarity"] is None else f" · Jaccard {row['similarity']:.3f}"
+    tags = {"=": "{}", "-": "<del>{}</del>", "+": "<ins>{}</ins>"}
+    for row in changed[:_COPIES]:
         runs = browse.shortened(browse.differences(stays["text"], row["text"]))
-        tags = {"=": "{}", "-": "<del>{}</del>", "+": "<ins>{}</ins>"}
         shown = "".join(tags[sign].format(html.escape(text)) for sign, text in runs)
-        head = markup.text(f"{row['role']} · {row['id']}{alike}")
+        head = markup.text(f"{row['role']} · {row['id']} {browse.alike(row)}")
         quotes.append(f'<blockquote><span class="where">{head}</span>{shown}</blockquote>')
+    if equal:
+        quotes.append(f'<p class="soft">The same text: {markup.text(", ".join(row["id"] for row in equal))}</p>')
     return markup.unfold(f"{stays['size']:,} documents", browse.composition(cluster), "".join(quotes))
 
 

@@ -204,8 +204,8 @@ def figure(minhash: MinHashConfig, quality: Mapping[str, Any] | None) -> str:
         return f'<figure class="wide">{chart}<figcaption>{words_}</figcaption></figure>'
     bins = [one for one in quality["bins"] if one["pairs"]]
     named = {"proposed": "proposed, measured on a sample", "resolved": "no longer both in the corpus"}
-    for (field, name), colour in zip(named.items(), ("one", "two"), strict=True):
-        points = [(one["from"] + WIDTH / 2, one[field] / one["pairs"]) for one in bins]
+    for (field, name), colour, aside in zip(named.items(), ("one", "two"), (-0.004, 0.004), strict=True):
+        points = [(one["from"] + WIDTH / 2 + aside, one[field] / one["pairs"]) for one in bins]
         ranges = [interval(one[field], one["pairs"]) for one in bins]
         series.append(Series(name, points, colour, dots=True, ranges=ranges))
     chart = curves(

@@ -86,7 +86,7 @@ def test_the_page_says_what_was_dropped_with_escaped_examples(corpus: Artifact) 
     assert f"of {sum(dropped.values()) + 60:,} records dropped" in page
     for reason in dropped:
         assert f"<code>{reason}</code>" in page
-    assert re.search(r"near(_heldout)? · web/&lt;\d+&gt; · Jaccard 0\.9", page)
+    assert re.search(r"near(_heldout)? · web/&lt;\d+&gt; +Jaccard 0\.9", page)
     assert re.search(r"<(ins|del)>[^<]*changed", page)
     assert "sampled documents" in page
     assert corpus.json("dedup_quality.json")["documents"] > 10

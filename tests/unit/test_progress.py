@@ -85,7 +85,7 @@ def test_tally_adds_up_documents_rate_and_reasons(clock: list[float]) -> None:
         {"read": 20, "documents": 9, "bytes": 4_000_000, "dropped": {"a": 2, "b": 5, "c": 1, "d": 1, "e": 2}}
     )
     assert facts == {
-        "documents": "1,520", "kept": "1,509", "": "3.0 MB/s", "dropped": "11 (b 5, a 2, e 2 and 2 more reasons)",
+        "documents": "1,520", "kept": "1,509", "": "3.0 MB/s", "dropped": "11 (b 5, a 2, e 2 and 2 more)",
     }  # fmt: skip
     clock[0] += 1000  # after a long pause the rate is that of the last half minute
     assert describe({"read": 0, "documents": 0, "bytes": 0, "dropped": {}})[""] == "0.0 MB/s"
