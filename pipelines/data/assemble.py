@@ -4,6 +4,7 @@
     aids     n-grams of evaluation sets, the quality model         (driver; a task)
     plan     sources to pieces                                     (driver)
     clean    normalise, language, quality, digests, keys           a task per piece
+    lines    boilerplate, where `dedup.lines` asks for it          tasks per piece and per range of lines
     dedup    caps, held-out, exact and near copies                 tasks over ranges of keys, documents, clusters (see `dedup`)
     write    Parquet files by split and source                     a task per file
     commit   samples of what was dropped, data card, manifest      (driver)
@@ -28,6 +29,7 @@ import pyarrow.parquet as pq
 from pipelines.artifacts import Artifact, Draft
 from pipelines.cluster import ShardMap
 from pipelines.data.aids import model_report, prepare
+from pipelines.data.boilerplate import remove_boilerplate
 from pipelines.data.census import Census, take_census
 from pipelines.data.classifier import publish_model
 from pipelines.data.cleaning import SAMPLES, CleanTask, clean_piece
@@ -74,11 +76,15 @@ def build(
     ]
     counts = tally({"records": "read", "documents": "kept"}, rate="raw_bytes", reasons="dropped")
     cleaned = map_shards(clean_piece, tasks, "clean", counts)
-    dropped = _dropped_by_source(sources, cleaned)
-    _refuse_empty(sources, cleaned, dropped)
+    _refuse_empty(sources, cleaned, _dropped_by_source(sources, cleaned))
 
-    keyed = [(task.key, done) for task, done in zip(tasks, cleaned, strict=True)]
-    census = take_census(work, keyed, sources, known)
+    keyed: list[tuple[str, Mapping[str, Any]]] = [(t.key, done) for t, done in zip(tasks, cleaned, strict=True)]
+    census, lines = take_census(work, keyed, sources), None
+    capped = census.capped
+    if recipe.dedup.lines.max_documents is not None:
+        keyed, lines = remove_boilerplate(work, census, keyed, sources, recipe, map_shards)
+    census = dataclasses.replace(take_census(work, keyed, sources, known), capped=capped)
+    dropped = _dropped_by_source(sources, (done for _, done in keyed))
     found = deduplicate(work, census, recipe.dedup, map_shards)
     for place, done in found.pieces:
         dropped[census.parties[place.party].name].update(done["dropped"])
@@ -92,6 +98,7 @@ def build(
         "dedup": {
             **found.statistics,
             "known": [corpus.folder for corpus in known],
+            "boilerplate": lines,
             "index": {done["file"]: done["documents"] for done in written},
         },
     }

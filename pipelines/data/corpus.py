@@ -158,9 +158,21 @@ class LanguageConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LinesConfig:
+    """Boilerplate: lines that many documents share (see `boilerplate`)."""
+
+    unit: Literal["line", "paragraph"] = "line"
+    min_characters: int = 40  # a shorter line is never taken for boilerplate
+    max_documents: int | None = (
+        None  # a line in more documents than this is removed from all but the first; null: none is
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class DedupConfig:
     """Near-duplicate removal."""
 
+    lines: LinesConfig = field(default_factory=LinesConfig)
     minhash: MinHashConfig = field(default_factory=MinHashConfig)
     verify: bool = True  # compare candidates by exact Jaccard similarity
     threshold: float = 0.7  # least Jaccard similarity of a near-copy, when verified
@@ -249,6 +261,10 @@ def validate(config: CorpusConfig) -> None:
     for key, least in (("ngram", 1), ("bands", 1), ("rows", 1)):
         if getattr(minhash, key) < least:
             raise ConfigError(f"corpus.dedup.minhash.{key} is {getattr(minhash, key)}; expected {least} or more")
+    lines = recipe.dedup.lines
+    for key, value in (("min_characters", lines.min_characters), ("max_documents", lines.max_documents)):
+        if value is not None and value < 1:
+            raise ConfigError(f"corpus.dedup.lines.{key} is {value}; expected 1 or more, or null for max_documents")
     if recipe.dedup.task_memory < 1:
         raise ConfigError(
             f"corpus.dedup.task_memory is {recipe.dedup.task_memory}; expected bytes, e.g. 512_000_000: set it to what a task may take"
