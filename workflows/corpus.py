@@ -34,7 +34,7 @@ CODE = tuple(
     f"pipelines.data.{module}"
     for module in (
         "document", "records", "formats", "web", "readers", "fetch", "problem", "problems_en", "problems_zh", "generators", "batch", "measures", "normalise", "language",
-        "passes", "pii", "words", "decontaminate", "classifier", "aids", "quality", "exact", "minhash", "holdout", "cleaning", "facts", "shuffle", "census", "boilerplate", "pairs", "components", "members", "resolve",
+        "passes", "licences", "origins", "pii", "words", "decontaminate", "classifier", "aids", "quality", "exact", "minhash", "holdout", "cleaning", "facts", "shuffle", "census", "boilerplate", "pairs", "components", "members", "resolve",
         "settle", "dedup", "dedup_report", "profile", "duplicates", "writing",
     )
 )  # fmt: skip
@@ -96,6 +96,8 @@ def _plan(config: CorpusConfig) -> dict[str, Any]:
     left_out = [name for name in recipe.sources if name not in chosen]
     if left_out:
         facts["left out"] = f"{', '.join(left_out)} (sources=permissive)"
+    if config.known:
+        facts["compared with"] = ", ".join(config.known)
     facts["to fetch"] = to_fetch(s.reader.archive_package for s in chosen.values() if s.reader.type == "package")
     if hub := [source for source in chosen.values() if source.reader.type == "huggingface"]:
         datasets = len({(source.reader.dataset, source.reader.subset) for source in hub})
