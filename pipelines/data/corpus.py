@@ -12,7 +12,9 @@ from typing import Literal
 from pipelines.config import WorkflowConfig, runtime
 from pipelines.data.fetch import Package
 from pipelines.data.generators import GENERATORS
+from pipelines.data.licences import PERMISSIVE, is_permissive
 from pipelines.data.minhash import MinHashConfig
+from pipelines.data.origins import UrlConfig
 from pipelines.data.pii import PiiConfig
 from pipelines.data.quality import QualityRules
 from pipelines.data.records import RECORDS
@@ -20,11 +22,6 @@ from pipelines.errors import ConfigError
 
 Format = Literal["text", "json", "jsonl", "parquet", "html", "warc"]
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-# SPDX names under which text may be used, changed and passed on with no more than attribution
-PERMISSIVE = {
-    "0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-3.0", "CC-BY-4.0", "CC0-1.0", "CDLA-Permissive-2.0",
-    "ISC", "MIT", "ODC-BY-1.0", "PostgreSQL", "PSF-2.0", "public-domain", "Unlicense", "WordNet",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +85,7 @@ class SourceConfig:
     @property
     def permissive(self) -> bool:
         """Whether every part of the licence expression is a permissive one."""
-        expression = re.sub(r"\(.*?\)", "", self.licence)
-        return all(
-            any(choice.strip() in PERMISSIVE for choice in part.split(" OR ")) for part in expression.split(" AND ")
-        )
+        return is_permissive(re.sub(r"\(.*?\)", "", self.licence))  # what stands in brackets explains
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +178,7 @@ class CorpusRecipe:
     """The group `corpus`: everything that decides what comes out."""
 
     sources: dict[str, SourceConfig]
+    url: UrlConfig = field(default_factory=UrlConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
     pii: PiiConfig = field(default_factory=PiiConfig)
@@ -248,6 +243,8 @@ def validate(config: CorpusConfig) -> None:
         )
     for name, source in recipe.sources.items():
         _check_source(f"corpus.sources.{name}", name, source)
+    for rule in recipe.url.deny:
+        _check_rule(rule)
     _check_decontamination(recipe.decontaminate)
     if recipe.quality.model is not None:
         _check_model(recipe.quality.model, recipe.sources)
@@ -316,6 +313,18 @@ def _check_source(where: str, name: str, source: SourceConfig) -> None:
             raise ConfigError(f"{where}.{key} is {value}; expected 1 or more: use ~{where} to leave the source out")
     if not 0 <= source.heldout < 1:
         raise ConfigError(f"{where}.heldout is {source.heldout}; expected a share from 0 to below 1, e.g. 0.01")
+
+
+def _check_rule(rule: str) -> None:
+    if rule.startswith("/") and rule.endswith("/") and len(rule) > 2:
+        try:
+            re.compile(rule[1:-1])
+        except re.error as error:
+            raise ConfigError(f"corpus.url.deny: {rule} is no regular expression: {error}; correct it") from error
+    elif not re.fullmatch(r"[\w-]+(\.[\w-]+)*", rule):
+        raise ConfigError(
+            f"corpus.url.deny: {rule!r}; expected a domain such as example.com, or /a regular expression/"
+        )
 
 
 def _check_decontamination(config: DecontaminationConfig) -> None:

@@ -19,11 +19,18 @@ from pipelines.data.corpus import CorpusRecipe, QualityModelConfig, SourceConfig
 from pipelines.data.decontaminate import Contaminated, Lookup, Overlap
 from pipelines.data.document import Document, Dropped, render
 from pipelines.data.language import chinese_variants, detect_all
+from pipelines.data.licences import is_permissive
 from pipelines.data.normalise import normalise_all
+from pipelines.data.origins import licence_of, refuse, refuse_path
 from pipelines.data.pii import PiiConfig, mask
 from pipelines.data.quality import judge
 
-_OURS = ("masked", "script", "quality")  # what the passes note in the metadata; a record's own fields of these names go
+_OURS = (
+    "masked",
+    "script",
+    "quality",
+    "code_licence",
+)  # what the passes note in the metadata; a record's own fields of these names go
 
 
 def clean_batch(
@@ -44,6 +51,7 @@ def clean_batch(
     batch = _Batch(documents)
     batch.texts = _normalised(documents, source, recipe.pii)
     batch.drop(["quality.empty" if not text.strip() else None for text in batch.texts])
+    batch.drop([_origin(documents[i], batch.texts[i], source, recipe) for i in batch.alive])
     _languages(batch, source, recipe)
     if source.kind == "documents":
         languages = [batch.languages[i] for i in batch.alive]
@@ -119,6 +127,20 @@ def _normalised(documents: Sequence[Document], source: SourceConfig, pii: PiiCon
     for (_, holder, key), text in zip(turns, texts, strict=True):
         holder[key] = text
     return [_turns_text(document.metadata) for document in documents]
+
+
+def _origin(document: Document, text: str, source: SourceConfig, recipe: CorpusRecipe) -> str | None:
+    """A reason in the document's address, path or licence; a licence that is found is noted."""
+    reason = refuse(document.metadata, recipe.url)
+    if reason is None and source.content == "code":
+        rules = recipe.quality.code
+        reason = refuse_path(document.id, document.metadata, rules.skip)
+        licence = licence_of(text, document.metadata)
+        if licence is not None:
+            document.metadata["code_licence"] = licence
+            if reason is None and rules.licences == "permissive" and not is_permissive(licence):
+                reason = "code.licence"
+    return reason
 
 
 def _masked(documents: Sequence[Document], texts: list[str], owners: Sequence[int], pii: PiiConfig) -> list[str]:

@@ -23,13 +23,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from pipelines.data.batch import pack
 from pipelines.data.measures import Measures, measure
+from pipelines.data.origins import Skipped
 
 _GENERATED = re.compile(r"do not edit|automatically generated|auto-?generated|generated (by|from)", re.IGNORECASE)
 _LOREM_IPSUM = re.compile(r"lorem ipsum", re.IGNORECASE)
@@ -90,6 +91,10 @@ class CodeRules:
     min_alphanumeric_share: float = 0.25
     max_digit_share: float = 0.4  # tables of numbers written as code
     max_repeated_lines: float = 0.6  # of the lines with at least five characters
+    licences: Literal["any", "permissive"] = (
+        "any"  # what a file's own header or record may say; silence is the source's licence
+    )
+    skip: list[Skipped] = field(default_factory=lambda: ["vendored", "minified", "lock"])  # by their paths
 
 
 @dataclass(frozen=True, kw_only=True)
