@@ -36,6 +36,7 @@ from pipelines.data.generators import GENERATORS
 from pipelines.data.records import RECORDS
 from pipelines.data.remote import RemoteFile
 from pipelines.errors import DataError
+from pipelines.progress import human, say
 
 _GENERATED_PER_PIECE = 4_000
 _BUFFER_BYTES = 1 << 20
@@ -106,7 +107,14 @@ def plan_pieces(name: str, source: SourceConfig, piece_bytes: int) -> list[Piece
         )
     wanted = _capped(files, source)
     parts = [part for file in wanted for part in _cut(file, source, piece_bytes)]
-    return [Piece(name, i, group, archive) for i, group in enumerate(_grouped(parts, piece_bytes))]
+    pieces = [Piece(name, i, group, archive) for i, group in enumerate(_grouped(parts, piece_bytes))]
+    large = uncut(pieces, piece_bytes) if reader.type == "files" else []
+    if large:
+        size = human(float(large[0].bytes), "B")
+        say(
+            f"   {name}: {len(large)} files of up to {size} cannot be cut (compressed, WARC, JSON or text): one task each"
+        )
+    return pieces
 
 
 def uncut(pieces: Iterable[Piece], piece_bytes: int) -> list[Piece]:

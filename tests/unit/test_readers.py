@@ -195,13 +195,14 @@ def test_damage_costs_one_row_group_whatever_the_cut(tmp_path: Path) -> None:
     assert [found[:2] for found in others] == [(ids, dropped)] * 2
 
 
-def test_what_cannot_be_cut_is_one_piece_and_is_named(tmp_path: Path) -> None:
+def test_what_cannot_be_cut_is_one_piece_and_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [f"document {i} {i * 7919}" for i in range(2_000)]
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines(*rows)))
     (tmp_path / "b.jsonl").write_bytes(lines(*rows))
     pieces = plan_pieces("mine", source(tmp_path), 1_000)
     assert [p.stretches[0].label for p in uncut(pieces, 1_000)] == ["a.jsonl.gz"]
     assert len(pieces) > 40
+    assert "mine: 1 pieces of up to 14.5 kB: files that cannot be cut" in capsys.readouterr().out
 
 
 def test_a_cap_reads_the_beginning_of_a_large_file_whatever_the_cut(tmp_path: Path) -> None:
