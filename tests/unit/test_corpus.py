@@ -346,6 +346,40 @@ def test_a_rerun_goes_on_from_what_is_committed(tmp_path: Path, write: Any, monk
     assert again.statistics == fresh.statistics
 
 
+def test_an_interrupted_run_goes_on_with_other_memory_and_pieces(tmp_path: Path, write: Any) -> None:
+    source = write("web", planted(), files=5, heldout=0.05)
+
+    def config(piece_bytes: int, task_memory: int) -> CorpusConfig:
+        return config_of({"web": source}, piece_bytes=piece_bytes, dedup={"task_memory": task_memory})
+
+    def until(stop: str) -> Any:
+        def mapped(function: Any, shards: Any, label: str, describe: Any = None) -> Any:
+            if label == stop:
+                raise KeyboardInterrupt
+            return [function(shard) for shard in shards]
+
+        return mapped
+
+    for stop, piece_bytes, task_memory in (
+        ("compare: gather", 20_000, 30_000),
+        ("compare: decide", 20_000, 25_000),
+        ("settle", 60_000, 40_000),
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path / "s", config(piece_bytes, task_memory), until(stop))
+    again = make(tmp_path / "s", config(20_000, 12_000))
+    fresh = make(tmp_path / "fresh", config(1 << 20, 1 << 30))
+    data = [
+        {
+            f: e["sha256"]
+            for f, e in made.manifest["files"].items()
+            if f.startswith(("train", "heldout", "index", "dup"))
+        }
+        for made in (again, fresh)
+    ]
+    assert data[0] == data[1]
+
+
 GENERATED = {"reader": {"type": "generated", "generator": "english_problems", "count": 10}}
 
 
