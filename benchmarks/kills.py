@@ -32,6 +32,7 @@ from benchmarks.texts import documents, plant
 from pipelines.progress import say, table
 
 TARGETS = ("worker", "driver", "ray", "all")
+_PROJECT = Path(__file__).parent.parent
 _PATIENCE_SECONDS = 300
 _WORKER = re.compile(r"ray::(IDLE|[a-z_]+)$")  # between shards or in one; not the agents that Ray dies with
 # what the driver writes from the pieces, right before the commit, it writes again
@@ -84,7 +85,7 @@ def command(source: Path, store: Path, piece_bytes: int = 200_000) -> list[str]:
 def undisturbed(line: Sequence[str], store: Path) -> int:
     """Run the command to its end; how many receipts it wrote on its way."""
     with _watched(store) as seen:
-        subprocess.run(line, check=True, stdout=subprocess.DEVNULL, timeout=_PATIENCE_SECONDS)
+        subprocess.run(line, check=True, cwd=_PROJECT, stdout=subprocess.DEVNULL, timeout=_PATIENCE_SECONDS)
     return len(seen)
 
 
@@ -124,7 +125,7 @@ def trial(line: Sequence[str], store: Path, reference: Path, kills: Sequence[Kil
 
 
 def _started(line: Sequence[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(line, cwd=_PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def _when_due(process: subprocess.Popen[str], kill: Kill, seen: dict[str, set[Identity]]) -> None:
