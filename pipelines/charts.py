@@ -48,7 +48,7 @@ def columns(values: Sequence[float], labels: Sequence[str], title: str, size: tu
 
 def curves(
     series: Sequence[Series], across: tuple[float, float], title: str, x_name: str, marker: float | None = None,
-    size: tuple[int, int] = (640, 320),
+    size: tuple[int, int] = (460, 280),
 ) -> str:  # fmt: skip
     """Shares (0 to 1 upwards) over x. Args: across, x's range; marker, an x to draw a line at."""
     width, height = size

@@ -35,12 +35,13 @@ def read_clusters(data: bytes) -> list[Cluster]:
 def differences(stays: str, dropped: str) -> list[Run]:
     """Runs of text that lead from one excerpt to the other: "=" in both, "-" in `stays` only, "+" in `dropped` only.
 
-    Both are the first 400 characters of longer texts, so what differs at the very end only shows where they were cut off; it
-    is left out.
+    White space is equal to any other, as it is to deduplication. Both are the first 400 characters of longer texts, so what
+    differs at the very end only shows where they were cut off; it is left out.
     """
     a, b = _TOKEN.findall(stays), _TOKEN.findall(dropped)
+    left, right = ([" " if token.isspace() else token for token in tokens] for tokens in (a, b))
     runs: list[Run] = []
-    for kind, a0, a1, b0, b1 in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+    for kind, a0, a1, b0, b1 in difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
         for sign, tokens in (("=", a[a0:a1]),) if kind == "equal" else (("-", a[a0:a1]), ("+", b[b0:b1])):
             if tokens:
                 runs.append((sign, "".join(tokens)))

@@ -72,7 +72,7 @@ def show(plan: CorpusPlan, config: CorpusConfig) -> None:
     """Print the plan as a table and a few lines."""
     slots = max(2, round(config.cluster.workers * config.cluster.cpus_per_worker))
     say(
-        f"   measured on {plan.sampled_pieces:,} pieces, {human(float(plan.sampled_bytes), 'B')} of {human(plan.raw_bytes, 'B')}; the real corpus:"
+        f"   measured on {plan.sampled_pieces:,} pieces, {human(float(plan.sampled_bytes), 'B')} of {human(max(plan.raw_bytes, plan.sampled_bytes), 'B')}; the whole:"
     )
     header = ["stage", "tasks", "reads", "leaves", "memory/task", "core time"]
     rows = [
@@ -199,8 +199,9 @@ def _warm_up(
     if near is not None:  # so that there are copies to compare
         again = f"{near}-again"
         chosen[again], pieces[again] = chosen[near], dataclasses.replace(pieces[near], source=again)
-    trial = _with_sources(config, chosen)
-    with contextlib.suppress(DataError):  # so little may well leave nothing of a source
+    # so little may well leave nothing of a source, or not be what a quality model is to learn from
+    with contextlib.suppress(DataError, ConfigError):
+        trial = _with_sources(config, chosen)
         build(trial, _draft(trial, folder), serial_map, plan=lambda name, *_: [pieces[name]])
 
 

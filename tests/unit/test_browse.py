@@ -29,7 +29,7 @@ def test_differences_are_of_words_and_of_single_chinese_characters() -> None:
     assert differences("The river is wide. 我们去北京。", "The river was wide. 我们去南京。") == [
         ("=", "The river "), ("-", "is"), ("+", "was"), ("=", " wide. 我们去"), ("-", "北"), ("+", "南"), ("=", "京。"),
     ]  # fmt: skip
-    assert differences("same", "same") == [("=", "same")]
+    assert differences("same  text", "same\ntext") == [("=", "same  text")]
     assert differences("", "new") == [("+", "new")]
 
 

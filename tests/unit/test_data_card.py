@@ -123,7 +123,7 @@ def test_charts_place_values_where_they_belong() -> None:
     assert re.findall(r'height="([\d.]+)"', drawn) == ["24.0", "96.0"]
     assert "a&lt;" in drawn
     line = curves([Series("one", [(0.5, 0.0), (1.0, 1.0)])], (0.5, 1.0), "t", "x")
-    assert 'points="38.0,286.0 630.0,28.0"' in line
+    assert 'points="38.0,246.0 450.0,28.0"' in line
     dots = curves([Series("two", [(0.75, 0.5)], dots=True, ranges=[(0.0, 1.0)])], (0.5, 1.0), "t", "x", marker=0.75)
-    assert 'cx="334.0" cy="157.0"' in dots
-    assert 'y1="286.0" x2="334.0" y2="28.0"' in dots
+    assert 'cx="244.0" cy="137.0"' in dots
+    assert 'y1="246.0" x2="244.0" y2="28.0"' in dots
