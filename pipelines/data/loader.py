@@ -150,10 +150,9 @@ class Loader:
         rows = Rows(len(stream), self.sequence_length, self.pad_id)
         opened: dict[tuple[int, int], TokenShard] = {}  # a batch reads the same few shards again and again
         for row, (s, k, i) in enumerate(zip(stream.tolist(), shard.tolist(), item.tolist(), strict=True)):
-            source = self._streams[s]
             if (found := opened.get((s, k))) is None:
-                found = opened[s, k] = source.source.shard(k)
-            rows.fill(row, found, *source.span(k, i))
+                found = opened[s, k] = self._streams[s].source.shard(k)
+            rows.fill(row, found, *self._streams[s].span(k, i))
         return rows.batch(self._stream_source[stream])
 
     def addresses(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -214,16 +213,18 @@ class Rows:
     def fill(self, row: int, shard: TokenShard, start: int, stop: int) -> None:
         """Put the tokens [start, stop) of a shard into a row; at most T + 1."""
         length = stop - start
-        self.tokens[row, :length] = shard.tokens[start:stop]
+        if length == self._width:
+            self.tokens[row] = shard.tokens[start:stop]
+        else:
+            self.tokens[row, :length] = shard.tokens[start:stop]
+            self.begins[row, length] = True
+            self.counted[row, length:] = 0
         if shard.mask is not None:
             self.counted[row, :length] = shard.mask[start:stop]
         self._span[0], self._span[1] = start, stop
-        first, last = shard.offsets.searchsorted(self._span)
+        first, last = shard.offsets.searchsorted(self._span).tolist()
         if first < last:
             self.begins[row, shard.offsets[first:last] - start] = True
-        if length < self._width:
-            self.begins[row, length] = True
-            self.counted[row, length:] = 0
 
     def batch(self, sources: NDArray[np.int16]) -> Batch:
         """The finished arrays."""
