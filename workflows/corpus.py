@@ -34,7 +34,7 @@ CODE = tuple(
     f"pipelines.data.{module}"
     for module in (
         "document", "records", "formats", "web", "readers", "fetch", "problem", "problems_en", "problems_zh", "generators", "batch", "measures", "normalise", "language",
-        "passes", "licences", "origins", "pii", "words", "decontaminate", "classifier", "aids", "quality", "exact", "minhash", "holdout", "cleaning", "facts", "shuffle", "census", "boilerplate", "pairs", "components", "members", "resolve",
+        "passes", "licences", "origins", "pii", "words", "decontaminate", "classifier", "aids", "quality", "exact", "minhash", "holdout", "cleaning", "facts", "shuffle", "census", "boilerplate", "pairs", "components", "members", "leaders", "resolve",
         "settle", "dedup", "dedup_report", "profile", "duplicates", "writing",
     )
 )  # fmt: skip

@@ -39,7 +39,7 @@ from pipelines.data.shuffle import (
     blocks_of_nodes,
     concatenated,
     parts_for,
-    read_shuffled,
+    read_many,
     span,
     starts,
     write_shuffled,
@@ -52,21 +52,33 @@ _Piece = tuple[str, Mapping[str, Any]]  # key and statistics
 
 
 @dataclass(frozen=True)
-class LinesTask:
-    """One piece, or one range of hashes; `files` are what the step before left."""
+class ListTask:
+    """One piece."""
 
     job: Job
+    place: Placed
     lines: LinesConfig
-    place: Placed | None = None
-    part: int = 0
-    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FindTask:
+    """One range of hashes, of the lines of all places."""
+
+    job: Job
+    places: tuple[Placed, ...]
+    lines: LinesConfig
+    part: int
+    parts: int
 
 
 @dataclass(frozen=True)
 class StripTask:
-    """One piece to strip; `frequent` are the hashes whose text is wanted as examples."""
+    """One piece to strip; `files` are those of all ranges, `frequent` the hashes whose text is wanted as examples."""
 
-    lines: LinesTask
+    job: Job
+    place: Placed
+    lines: LinesConfig
+    files: tuple[str, ...]
     source: SourceConfig
     recipe: CorpusRecipe
     cleaned: dict[str, Any]
@@ -91,13 +103,12 @@ def remove_boilerplate(
     """
     job, lines = open_job(work, census, recipe.dedup), recipe.dedup.lines
     chosen = [p for p in census.places if _takes_part(sources[census.parties[p.party].name]) and p.documents]
-    listed = map_shards(list_lines, [LinesTask(job, lines, place) for place in chosen], "boilerplate: list")
+    listed = map_shards(list_lines, [ListTask(job, place, lines) for place in chosen], "boilerplate: list")
     need = sum(done["lines"] for done in listed) * sizing.PAIR_BYTES
     parts = parts_for(need, recipe.dedup.task_memory, "the lines")
-    places = tuple(place.key for place in chosen)
     found = map_shards(
         find_shared,
-        [LinesTask(job, lines, None, part, (str(parts), *places)) for part in range(parts)],
+        [FindTask(job, tuple(chosen), lines, part, parts) for part in range(parts)],
         "boilerplate: find",
     )
     frequent = heapq.nlargest(_EXAMPLES, ((count, value) for done in found for value, count in done["frequent"]))
@@ -107,7 +118,10 @@ def remove_boilerplate(
         strip_piece,
         [
             StripTask(
-                LinesTask(job, lines, place, 0, files),
+                job,
+                place,
+                lines,
+                files,
                 sources[census.parties[place.party].name],
                 recipe,
                 dict(held[place.key]),
@@ -129,10 +143,9 @@ def remove_boilerplate(
     }
 
 
-def list_lines(task: LinesTask) -> dict[str, Any]:
+def list_lines(task: ListTask) -> dict[str, Any]:
     """Publish the hashes of one piece's lines, each once per document. Returns: statistics: lines."""
-    assert task.place is not None
-    place, job, file = task.place, task.job, _lines_file(task.job, task.place.key)
+    place, job, file = task.place, task.job, _lines_file(task.job, task.place)
 
     def make() -> tuple[dict[str, Path], dict[str, Any]]:
         hashes: list[int] = []
@@ -150,22 +163,20 @@ def list_lines(task: LinesTask) -> dict[str, Any]:
     return job.once(f"lines/{place.key}", make)
 
 
-def find_shared(task: LinesTask) -> dict[str, Any]:
+def find_shared(task: FindTask) -> dict[str, Any]:
     """Publish which documents lose which lines, of one range of hashes.
 
     Returns: statistics: file; distinct (lines that are removed somewhere); frequent, up to 20 of [hash, documents].
     """
-    job, parts, keys = task.job, int(task.files[0]), set(task.files[1:])
-    name = f"shared-of-{parts:04d}/{task.part:04d}"
+    job, name = task.job, f"shared-of-{task.parts:04d}/{task.part:04d}"
 
     def make() -> tuple[dict[str, Path], dict[str, Any]]:
         hashes, nodes = [], []
-        for place in job.census().places:
-            if place.key in keys:
-                key = f"{job.work.folder}/{_lines_file(job, place.key)}"
-                found = read_shuffled(job.work.storage, key, LINE, *span(task.part, parts))
-                hashes.append(found["hash"])
-                nodes.append(found["row"] + np.int64(place.first))
+        files = [f"{job.work.folder}/{_lines_file(job, place)}" for place in task.places]
+        read = read_many(job.work.storage, files, LINE, *span(task.part, task.parts))
+        for place, found in zip(task.places, read, strict=True):
+            hashes.append(found["hash"])
+            nodes.append(found["row"] + np.int64(place.first))
         removed, counted = shared_lines(
             concatenated(hashes, np.uint64), concatenated(nodes, np.int64), task.lines.max_documents or 0
         )
@@ -211,15 +222,13 @@ def strip_piece(task: StripTask) -> dict[str, Any]:
     Returns: statistics: key (of the new piece), piece (its statistics, as `clean_piece` gives them), removed (lines), touched
         (documents), examples (text of the wanted hashes that it met first).
     """
-    place = task.lines.place
-    assert place is not None
-    return task.lines.job.once(f"stripped/{place.key}", lambda: _strip(task, place))
+    return task.job.once(f"stripped/{task.place.key}", lambda: _strip(task))
 
 
-def _strip(task: StripTask, place: Placed) -> tuple[dict[str, Path], dict[str, Any]]:
-    job, lines = task.lines.job, task.lines.lines
+def _strip(task: StripTask) -> tuple[dict[str, Path], dict[str, Any]]:
+    job, place, lines = task.job, task.place, task.lines
     work, key = job.work, f"{place.key}-{job.name}"
-    gone = _removed(task.lines, place)
+    gone = _removed(task)
     wanted, examples = set(task.frequent), {}
     kept: list[Document] = []
     rows: list[dict[str, Any]] = []
@@ -259,14 +268,15 @@ def _strip(task: StripTask, place: Placed) -> tuple[dict[str, Path], dict[str, A
     return files, {"key": key, "piece": piece, "removed": removed, "touched": len(gone), "examples": told}
 
 
-def _removed(task: LinesTask, place: Placed) -> dict[int, set[int]]:
+def _removed(task: StripTask) -> dict[int, set[int]]:
     """By node, the hashes of the lines that a piece's documents lose."""
+    place = task.place
     ends = np.array([place.first, place.first + place.documents - 1], np.int64)
     first, last = (int(block) for block in blocks_of_nodes(ends, task.job.census().nodes))
     gone: dict[int, set[int]] = {}
-    for file in task.files:
-        key = f"{task.job.work.folder}/{file}"
-        for node, value in read_shuffled(task.job.work.storage, key, REMOVED, first, last + 1).tolist():
+    files = [f"{task.job.work.folder}/{file}" for file in task.files]
+    for found in read_many(task.job.work.storage, files, REMOVED, first, last + 1):
+        for node, value in found.tolist():
             if ends[0] <= node <= ends[1]:
                 gone.setdefault(node, set()).add(value)
     return gone
@@ -294,5 +304,5 @@ def _separator(lines: LinesConfig) -> str:
     return "\n" if lines.unit == "line" else "\n\n"
 
 
-def _lines_file(job: Job, key: str) -> str:
-    return job.file(f"lines/{key}.bin")
+def _lines_file(job: Job, place: Placed) -> str:
+    return job.file(f"lines/{place.key}.bin")
