@@ -84,6 +84,7 @@ def data_card(
             *_lengths(facts),
             *_drops(facts, dropped),
             *_masked(facts),
+            *(_boilerplate(lines) if (lines := statistics["dedup"].get("boilerplate")) else ()),
             classifier.figures(statistics["quality_model"]) if "quality_model" in statistics else "",
             *_copies(config, statistics["dedup"], clusters, quality),
             *_made(config, sources),
@@ -229,6 +230,14 @@ def _masked(facts: Mapping[str, Any]) -> Iterator[str]:
         yield markup.table(
             ["source", *kinds], [[name, *(counts.get(kind, 0) for kind in kinds)] for name, counts in masked.items()], kinds
         )  # fmt: skip
+
+
+def _boilerplate(removed: Mapping[str, Any]) -> Iterator[str]:
+    yield "<h2>Lines that were removed as boilerplate</h2>"
+    yield f"<p>{removed['removed']:,} lines of {removed['documents']:,} documents; the most frequent:</p>"
+    yield markup.table(
+        ["documents", "line"], [[one["documents"], one["text"][:200]] for one in removed["examples"]], ["documents"]
+    )
 
 
 def _copies(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.artifacts import ArtifactStore, Draft
-from pipelines.cluster import serial_map
+from pipelines.cluster import inside_job, serial_map
 from pipelines.config import identity
 from pipelines.data.assemble import build
 from pipelines.data.census import Census
@@ -71,6 +72,8 @@ def estimate(config: CorpusConfig) -> CorpusPlan:
 def show(plan: CorpusPlan, config: CorpusConfig) -> None:
     """Print the plan as a table and a few lines."""
     slots = max(2, round(config.cluster.workers * config.cluster.cpus_per_worker))
+    if config.cluster.address is None and not inside_job():  # a private Ray takes all cores of this machine
+        slots = max(slots, os.cpu_count() or 1)
     say(
         f"   measured on {plan.sampled_pieces:,} pieces, {human(float(plan.sampled_bytes), 'B')} of {human(max(plan.raw_bytes, plan.sampled_bytes), 'B')}; the whole:"
     )

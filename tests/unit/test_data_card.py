@@ -15,6 +15,7 @@ from pipelines.cluster import serial_map
 from pipelines.config import identity, parse
 from pipelines.data.assemble import build
 from pipelines.data.corpus import CorpusConfig
+from pipelines.data.data_card import data_card
 from pipelines.data.document import schema
 from pipelines.data.profile import merged, profile
 from tests.unit.test_corpus import article
@@ -127,3 +128,21 @@ def test_charts_place_values_where_they_belong() -> None:
     dots = curves([Series("two", [(0.75, 0.5)], dots=True, ranges=[(0.0, 1.0)])], (0.5, 1.0), "t", "x", marker=0.75)
     assert 'cx="244.0" cy="137.0"' in dots
     assert 'y1="246.0" x2="244.0" y2="28.0"' in dots
+
+
+def test_what_not_every_corpus_has_is_shown_where_there_is_some(corpus: Artifact) -> None:
+    config = parse(CorpusConfig, {"name": "card", **corpus.config})
+    statistics = corpus.statistics
+    bare = data_card(config, statistics, {"web": []}, [], None)
+    assert "boilerplate" not in bare
+    assert "it was not measured" in bare
+    statistics["sources"]["web"]["masked"] = {"email": 1234}
+    statistics["dedup"]["boilerplate"] = {
+        "removed": 77,
+        "documents": 5,
+        "examples": [{"text": "<hr>", "documents": 40}],
+    }
+    page = data_card(config, statistics, {"web": []}, [], None)
+    assert "1,234" in page
+    assert "77 lines of 5 documents" in page
+    assert "&lt;hr&gt;" in page
