@@ -112,7 +112,7 @@ def plan_pieces(name: str, source: SourceConfig, piece_bytes: int) -> list[Piece
     if large:
         size = human(float(large[0].bytes), "B")
         say(
-            f"   {name}: {len(large)} files of up to {size} cannot be cut (compressed, WARC, JSON or text): one task each"
+            f"   {name}: {len(large)} of {len(pieces)} tasks read up to {size}: compressed, WARC, JSON and text files are not cut"
         )
     return pieces
 
