@@ -55,6 +55,11 @@ class ReaderConfig:
         return [self.path] if isinstance(self.path, str) else self.path
 
     @property
+    def reads_pages(self) -> bool:
+        """Whether its files are web pages, single or as a crawler leaves them."""
+        return self.format in ("html", "warc") or any(re.search(r"\.(html?|warc)\b", path) for path in self.paths)
+
+    @property
     def archive_package(self) -> Package:
         """The package of a `package` reader."""
         return Package(self.package, self.version, self.sha256, self.archive, self.archive_bytes)
@@ -67,7 +72,7 @@ class SourceConfig:
     kind: Literal["documents", "conversations", "preferences"] = "documents"
     language: str = "auto"  # ISO 639-1; "code"; "auto" detects it for each document
     content: Literal["prose", "web", "dialogue", "code", "math"] = "prose"  # which quality rules judge it
-    pii: Literal["auto", "mask", "keep"] = "auto"  # personal data; auto: masked where content is web
+    pii: Literal["auto", "mask", "keep"] = "auto"  # personal data; auto: masked in web text (content web, or files of pages)
     licence: str  # an SPDX expression, or "unclear-upstream (why)"
     reader: ReaderConfig
     duplicates: Literal["near", "exact", "keep"] = "near"  # which copies are removed
@@ -80,7 +85,7 @@ class SourceConfig:
     @property
     def masked(self) -> bool:
         """Whether personal data is masked in it."""
-        return self.pii == "mask" or (self.pii == "auto" and self.content == "web")
+        return self.pii == "mask" or (self.pii == "auto" and (self.content == "web" or self.reader.reads_pages))
 
     @property
     def permissive(self) -> bool:

@@ -34,6 +34,9 @@ def test_personal_data_is_masked_in_web_text_or_when_asked() -> None:
         ({}, False),
         ({"pii": "mask"}, True),
         ({"content": "web", "pii": "keep"}, False),
+        ({"reader": {"type": "files", "path": "crawl/*.warc.gz"}}, True),
+        ({"reader": {"type": "files", "path": "pages", "format": "html"}}, True),
+        ({"reader": {"type": "files", "path": "pages.txt", "format": "text"}}, False),
     ):
         (found,) = clean([text], [{"masked": "a field of the record's own"}], **source)
         assert isinstance(found, Document)
