@@ -150,7 +150,10 @@ def _alphabet(turn: int) -> npt.NDArray[np.uint32]:
 
 
 def _texts(corpus: Path) -> Iterator[str]:
-    for file in sorted(corpus.glob("train/*/*.parquet")):
+    """The documents of all sources whose near-copies are gone; others would bring copies of their own."""
+    sources = json.loads((corpus / "manifest.json").read_text())["config"]["corpus"]["sources"]
+    near = [name for name, source in sources.items() if source["duplicates"] == "near"]
+    for file in sorted(file for name in near for file in corpus.glob(f"train/{name}/*.parquet")):
         with pq.ParquetFile(file) as opened:
             if "text" in opened.schema_arrow.names:
                 for batch in opened.iter_batches(2_000, columns=["text"]):
@@ -202,7 +205,7 @@ def watch(arguments: list[str]) -> int:
         for process in [running, *_children(running)]:
             try:
                 status = Path(f"/proc/{process.pid}/status").read_text()
-                title = " ".join(process.cmdline())
+                title = " ".join(process.cmdline()).strip()
             except (OSError, psutil.Error):
                 continue
             kind = title if title.startswith("ray::") else "driver" if process.pid == running.pid else ""

@@ -22,6 +22,10 @@ def corpus(tmp_path: Path) -> Path:
     pq.write_table(
         pa.table({"id": [str(i) for i in range(90)], "text": texts}), tmp_path / "corpus/train/mine/00000.parquet"
     )
+    sources = {"mine": {"duplicates": "near"}, "problems": {"duplicates": "exact"}}
+    (tmp_path / "corpus/train/problems").mkdir()
+    pq.write_table(pa.table({"id": ["0"], "text": ["left out"]}), tmp_path / "corpus/train/problems/00000.parquet")
+    (tmp_path / "corpus/manifest.json").write_text(json.dumps({"config": {"corpus": {"sources": sources}}}))
     return tmp_path / "corpus"
 
 
@@ -30,6 +34,7 @@ def test_planted_copies_and_their_answers(corpus: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for file in sorted((tmp_path / "out").glob("*.jsonl")) for line in file.open()]
     texts = {row["id"]: row["text"] for row in rows}
     assert len(texts) == len(rows)
+    assert "left out" not in texts.values()
     assert 0.295e6 < sum(len(text.encode()) for text in texts.values()) < 0.31e6
     answers = pq.read_table(tmp_path / "out/answers.parquet").to_pylist()
     assert [a["percent"] for a in answers[:5]] == list(EDITS)
