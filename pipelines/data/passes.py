@@ -23,7 +23,7 @@ from pipelines.data.licences import is_permissive
 from pipelines.data.normalise import normalise_all
 from pipelines.data.origins import licence_of, refuse, refuse_path
 from pipelines.data.pii import PiiConfig, mask
-from pipelines.data.quality import judge
+from pipelines.data.quality import judge, without_lines
 
 _OURS = (
     "masked",
@@ -50,6 +50,8 @@ def clean_batch(
     """
     batch = _Batch(documents)
     batch.texts = _normalised(documents, source, recipe.pii)
+    if source.content == "web":
+        batch.texts = [without_lines(text, recipe.quality.web.drop_lines) for text in batch.texts]
     batch.drop(["quality.empty" if not text.strip() else None for text in batch.texts])
     batch.drop([_origin(documents[i], batch.texts[i], source, recipe) for i in batch.alive])
     _languages(batch, source, recipe)

@@ -38,6 +38,10 @@ _TOP_NGRAMS = (0.20, 0.18, 0.16)  # Gopher's shares of the text, for 2-, 3- and 
 _DUPLICATE_NGRAMS = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)  # for 5- to 10-grams
 _DUPLICATE_PARTS, _DUPLICATE_PART_CHARACTERS = 0.3, 0.2  # of lines and of paragraphs
 UNSPACED = ("zh", "ja")
+# C4's, as datatrove has them, and FineWeb's: what sites say about themselves in the middle of a text
+NOTICES = (
+    "javascript", "terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies",
+)  # fmt: skip
 Mask = npt.NDArray[np.bool_]
 
 
@@ -74,6 +78,9 @@ class ChineseRules:
 class WebRules:
     """Pages of the web, beside the prose rules of their language. The word lists of C4 are not taken: they drop what minorities write."""
 
+    drop_lines: list[str] = field(
+        default_factory=lambda: list(NOTICES)
+    )  # that hold one of these, in any case; the rest stays
     lorem_ipsum: bool = True  # drop placeholder text
     max_curly_brackets: int = 0  # C4's: a page with one shows code or a template
     max_short_lines: float = 0.67  # of at most 30 characters; spaced scripts, like the next but one
@@ -138,6 +145,16 @@ def judge(texts: Sequence[str], content: str, languages: Sequence[str], rules: Q
     if content == "code":
         return _first(measured, _code(measured, texts, rules.code))
     return _first(measured, _short(measured, rules.math if content == "math" else rules.dialogue))
+
+
+def without_lines(text: str, phrases: Sequence[str]) -> str:
+    """A page without the lines that hold one of these phrases."""
+    folded = text.casefold()
+    if not any(phrase.casefold() in folded for phrase in phrases):
+        return text
+    lines = text.split("\n")
+    wanted = (line for line in lines if not any(phrase.casefold() in line.casefold() for phrase in phrases))
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(wanted)).strip("\n")
 
 
 def _prose_or_web(

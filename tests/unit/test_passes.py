@@ -78,3 +78,11 @@ def test_other_languages_are_dropped_and_the_order_stays() -> None:
         "quality.too_short",
         ENGLISH,
     ]
+
+
+def test_lines_of_notices_are_taken_out_of_web_pages_only() -> None:
+    text = ENGLISH + "\nThis site uses cookies."
+    for content, expected in (("web", ENGLISH), ("prose", text)):
+        (found,) = clean([text], content=content, language="en")
+        assert isinstance(found, Document)
+        assert found.text == expected

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pipelines.data.quality import ProseRules, QualityRules, judge
+from pipelines.data.quality import NOTICES, ProseRules, QualityRules, judge, without_lines
 
 RULES = QualityRules()
 ENGLISH = """The committee met on Tuesday to discuss the new bridge that will cross the river near the old mill. Several members
@@ -106,3 +106,10 @@ def test_repetition_can_be_allowed() -> None:
     allowed = QualityRules(prose=ProseRules(repetition=False))
     assert judge([text], "prose", ["en"], allowed) == [None]
     assert judge([CHINESE + "\n" + CHINESE[:30] * 8], "prose", ["zh"], RULES) == ["quality.repeated_ngrams"]
+
+
+def test_lines_of_notices_leave_a_page_and_nothing_else_does() -> None:
+    page = "First.\n\nPlease enable JavaScript to go on.\n\nSecond.\nThis site Uses Cookies."
+    assert without_lines(page, NOTICES) == "First.\n\nSecond."
+    assert without_lines(page, []) == page
+    assert without_lines(ENGLISH, NOTICES) == ENGLISH
