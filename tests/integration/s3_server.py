@@ -92,6 +92,8 @@ def s3_server(folder: Path, bucket: str = "bucket") -> Iterator[S3Server]:
         "filer.port.grpc",
         "s3.port",
         "s3.port.grpc",
+        "s3.port.iceberg",  # fixed ports unless given, so that a second server on the machine would not come up
+        "s3.port.lance",
     )
     ports = dict(zip(names, _free_ports(len(names)), strict=True))
     command = [
