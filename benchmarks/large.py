@@ -252,7 +252,7 @@ def check(corpus: Path, folder: Path, rows: int, bands: int, threshold: float) -
         print(f"{percent:23} | {len(mine):6,} | {mean:12.3f} | {found / len(mine):6.4f} | {curve / len(mine):.4f}")
     planted = sum(not (pair.original in stayed and pair.copy in stayed) for pair in pairs)
     removed = sum(count for reason, count in dropped.items() if reason.startswith("dedup."))
-    print(f"removed {removed:,} documents; {planted:,} of them are of planted pairs ({planted / removed:.4%})")
+    print(f"deduplication removed {removed:,} documents; of {planted:,} planted pairs one is gone (a few to rules)")
 
 
 def main() -> None:
