@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pipelines.data.dedup import deduplicate
 from pipelines.data.document import Document, rows_to_table, to_row
 from pipelines.data.duplicates import choose_clusters
 from pipelines.data.facts import write_facts
+from pipelines.data.holdout import position
 from pipelines.data.minhash import MinHashConfig
 from pipelines.data.resolve import REASONS
 from pipelines.errors import ConfigError
@@ -98,6 +100,41 @@ def test_a_document_is_dropped_only_for_one_that_stays_and_resembles_it(fates_of
     # by hand: 95 shingles without the last word, 97 with one more; the first 14, or the last 14, are others
     assert clusters["similarity"].tolist() == pytest.approx([1, 81 / (95 + 97 - 81), 82 / (95 + 97 - 82)])
     assert fates_of(first_best, task_memory=task_memory, verify=False)[0] == ["train", "near", "near"]
+
+
+@pytest.mark.parametrize("task_memory", [1 << 30, 60_000])
+def test_survivors_equal_a_plain_reading_of_the_rule(fates_of: Any, task_memory: int) -> None:
+    """Families of copies edited at random, against the rule in a few lines of Python over all pairs."""
+    rng = random.Random(5)
+    documents = []
+    for family in range(30):
+        base = words(1_000 * family, rng.randint(60, 120))
+        for _ in range(rng.randint(1, 9)):
+            text = [f"edit{rng.randrange(10**6)}" if rng.random() < rng.choice((0, 0.02, 0.06)) else w for w in base]
+            documents.append((text[: len(text) - rng.randint(0, 3)], rng.choice((0, 0, 0.5))))
+    rng.shuffle(documents)
+    pieces = [documents[:40], documents[40:90], documents[90:]]
+    fates, _ = fates_of(pieces, task_memory=task_memory)
+
+    def sort_key(i: int) -> Any:
+        piece = 0 if i < 40 else 1 if i < 90 else 2
+        text, quality = documents[i]
+        name = f"s0/{piece}-{i - (0, 40, 90)[piece]}"
+        return -round(255 * quality), -len(" ".join(text)), position(name)
+
+    leaders: list[set[tuple[str, ...]]] = []
+    expected, seen = ["near"] * len(documents), set()
+    for i in sorted(range(len(documents)), key=sort_key):
+        text = documents[i][0]
+        grams = {tuple(text[j : j + 5]) for j in range(len(text) - 4)}
+        if " ".join(text) in seen:
+            expected[i] = "exact"
+        elif not any(len(grams & held) / len(grams | held) >= 0.7 for held in leaders):
+            leaders.append(grams)
+            expected[i] = "train"
+        seen.add(" ".join(text))
+    assert fates == expected
+    assert {"near", "exact", "train"} == set(expected)
 
 
 def test_a_pair_below_the_threshold_stays(fates_of: Any) -> None:
