@@ -193,8 +193,10 @@ def _languages(batch: _Batch, source: SourceConfig, recipe: CorpusRecipe) -> Non
             batch.languages[i] = accepted[0]
     batch.drop(reasons)
     chinese = [i for i in batch.alive if batch.languages[i] == "zh"]
-    for i, variant in zip(chinese, chinese_variants([batch.texts[i] for i in chinese]), strict=True):
-        if variant:
+    unseen = [i for i in chinese if i not in found or found[i].language != "zh"]
+    variants = dict(zip(unseen, chinese_variants([batch.texts[i] for i in unseen]), strict=True))
+    for i in chinese:
+        if variant := variants[i] if i in variants else found[i].variant:
             batch.documents[i].metadata["script"] = variant
 
 
