@@ -24,19 +24,19 @@ from typing import Any
 from benchmarks.texts import documents
 from pipelines.artifacts import ArtifactStore, Draft
 from pipelines.config import parse
-from pipelines.data.aids import Aids
 from pipelines.data.batch import pack
-from pipelines.data.classifier import BUCKETS, score
-from pipelines.data.cleaning import CleanTask, clean_piece
+from pipelines.data.cleaning.aids import Aids
+from pipelines.data.cleaning.classifier import BUCKETS, score
+from pipelines.data.cleaning.decontaminate import Lookup, gather
+from pipelines.data.cleaning.language import detect_all
+from pipelines.data.cleaning.normalise import normalise_all
+from pipelines.data.cleaning.passes import clean_batch
+from pipelines.data.cleaning.pieces import CleanTask, clean_piece
+from pipelines.data.cleaning.pii import PiiConfig, mask
+from pipelines.data.cleaning.quality import judge
 from pipelines.data.corpus import CorpusRecipe, DecontaminationConfig
-from pipelines.data.decontaminate import Lookup, gather
 from pipelines.data.document import Document
-from pipelines.data.language import detect_all
-from pipelines.data.normalise import normalise_all
-from pipelines.data.passes import clean_batch
-from pipelines.data.pii import PiiConfig, mask
-from pipelines.data.quality import judge
-from pipelines.data.readers import plan_pieces, read_piece
+from pipelines.data.sources.readers import plan_pieces, read_piece
 from pipelines.progress import table
 
 ROUNDS = 3

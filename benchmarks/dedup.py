@@ -39,10 +39,10 @@ from pipelines.artifacts import ArtifactStore, Draft
 from pipelines.cluster import serial_map
 from pipelines.config import identity, parse
 from pipelines.data.assemble import build
-from pipelines.data.components import contract
 from pipelines.data.corpus import CorpusConfig
-from pipelines.data.minhash import MinHashConfig, band_keys, jaccard, shingles, signatures
-from pipelines.data.pairs import candidates
+from pipelines.data.dedup.components import contract
+from pipelines.data.dedup.minhash import MinHashConfig, band_keys, jaccard, shingles, signatures
+from pipelines.data.dedup.pairs import candidates
 from pipelines.progress import table
 
 

@@ -31,8 +31,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.data.corpus import DedupConfig
-from pipelines.data.fetch import Package, contents, fetch, members
-from pipelines.data.minhash import jaccard, shingles
+from pipelines.data.dedup.minhash import jaccard, shingles
+from pipelines.data.sources.fetch import Package, contents, fetch, members
 
 # A WARC file of each: the packages it is made of and their pages. Licences are stated beside the sources in conf/corpus/large.yaml.
 CRAWLS: dict[str, list[tuple[str, list[str]]]] = {

@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import stream
-from pipelines.data.loader import Loader, Segment
-from pipelines.data.mixture import MixtureRecipe, plan_mixture
-from pipelines.data.token_shards import TokenShardWriter, TokenSource, shard_paths
+from pipelines.data.stream.loader import Loader, Segment
+from pipelines.data.stream.mixture import MixtureRecipe, plan_mixture
+from pipelines.data.tokens.token_shards import TokenShardWriter, TokenSource, shard_paths
 from pipelines.progress import table
 
 

@@ -31,15 +31,15 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.artifacts import ArtifactStore, Draft
-from pipelines.data import sizing
-from pipelines.data.census import Census, Party, Placed, open_job
-from pipelines.data.components import LABEL, contract, label_components
 from pipelines.data.corpus import DedupConfig
-from pipelines.data.dedup import parts_of
-from pipelines.data.facts import KEY
+from pipelines.data.dedup import sizing
+from pipelines.data.dedup.census import Census, Party, Placed, open_job
+from pipelines.data.dedup.components import LABEL, contract, label_components
+from pipelines.data.dedup.deduplicate import parts_of
+from pipelines.data.dedup.facts import KEY
+from pipelines.data.dedup.pairs import PairTask, pair_range
+from pipelines.data.dedup.shuffle import blocks_of_hashes, mixed, read_all, write_shuffled
 from pipelines.data.metering import Meter
-from pipelines.data.pairs import PairTask, pair_range
-from pipelines.data.shuffle import blocks_of_hashes, mixed, read_all, write_shuffled
 from pipelines.progress import human
 
 WHOLE = 1_500_000_000  # documents: 4 TB of text, 1T tokens

@@ -26,7 +26,7 @@ from benchmarks.tokens import commit_tokens
 from pipelines.artifacts import ArtifactStore
 from pipelines.cache import Cache
 from pipelines.config import parse
-from pipelines.data.prefetch import WorkingSet
+from pipelines.data.stream.prefetch import WorkingSet
 from pipelines.progress import human, table
 from pipelines.train.planning import plan
 from pipelines.train.stages import TrainConfig

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from benchmarks.texts import documents
 from pipelines.artifacts import Artifact, ArtifactStore, Draft
-from pipelines.data.tokenize import encode_shard, plan_shards
-from pipelines.data.tokenizer import Encoder, TokenizerConfig, load_encoder, train_tokenizer
+from pipelines.data.tokens.tokenize import encode_shard, plan_shards
+from pipelines.data.tokens.tokenizer import Encoder, TokenizerConfig, load_encoder, train_tokenizer
 from pipelines.progress import table
 
 

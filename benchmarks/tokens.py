@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from pipelines.artifacts import Artifact, ArtifactStore, Draft
-from pipelines.data.mixture import MixtureRecipe, plan_mixture
-from pipelines.data.token_shards import TokenShardWriter
+from pipelines.data.stream.mixture import MixtureRecipe, plan_mixture
+from pipelines.data.tokens.token_shards import TokenShardWriter
 
 VOCABULARY = 4096
 

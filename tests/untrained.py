@@ -16,8 +16,8 @@ from torch import Tensor
 from pipelines.artifacts import Artifact, ArtifactStore, Draft
 from pipelines.cluster import serial_map
 from pipelines.config import plain
-from pipelines.data.tokenize import encode_shard, plan_shards, sample_texts, statistics
-from pipelines.data.tokenizer import TokenizerConfig, tokenizer_files, train_tokenizer
+from pipelines.data.tokens.tokenize import encode_shard, plan_shards, sample_texts, statistics
+from pipelines.data.tokens.tokenizer import TokenizerConfig, tokenizer_files, train_tokenizer
 from pipelines.storage import sha256
 from pipelines.train.model import ModelConfig, Transformer
 from pipelines.train.planning import tokenizer_of

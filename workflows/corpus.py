@@ -17,15 +17,17 @@ from typing import Any
 
 from pipelines.artifacts import Artifact
 from pipelines.config import identity
-from pipelines.data import browse, data_card, dedup_report, duplicates
+from pipelines.data import browse, data_card
 from pipelines.data.assemble import build, dropped_examples
-from pipelines.data.census import refuse_other_keys
+from pipelines.data.cleaning.decontaminate import contents
 from pipelines.data.corpus import CorpusConfig
-from pipelines.data.decontaminate import contents
+from pipelines.data.dedup import duplicates
+from pipelines.data.dedup import report as dedup_report
+from pipelines.data.dedup.census import refuse_other_keys
+from pipelines.data.dedup.minhash import detection_curve
 from pipelines.data.estimate import estimate, show
-from pipelines.data.fetch import to_fetch
-from pipelines.data.minhash import detection_curve
-from pipelines.data.readers import inventory
+from pipelines.data.sources.fetch import to_fetch
+from pipelines.data.sources.readers import inventory
 from pipelines.errors import ConfigError, DataError
 from pipelines.progress import human, say, table
 from workflows.session import DryRun, Session, entry
@@ -33,9 +35,10 @@ from workflows.session import DryRun, Session, entry
 CODE = tuple(
     f"pipelines.data.{module}"
     for module in (
-        "document", "records", "formats", "web", "readers", "fetch", "problem", "problems_en", "problems_zh", "generators", "batch", "measures", "normalise", "language",
-        "passes", "licences", "origins", "pii", "words", "decontaminate", "classifier", "aids", "quality", "exact", "minhash", "holdout", "cleaning", "facts", "shuffle", "census", "boilerplate", "pairs", "components", "members", "leaders", "resolve",
-        "settle", "dedup", "dedup_report", "profile", "duplicates", "writing",
+        "document", "batch", "licences", "words", "profile", "writing",
+        "sources.records", "sources.formats", "sources.web", "sources.readers", "sources.fetch", "sources.problem", "sources.problems_en", "sources.problems_zh", "sources.generators",
+        "cleaning.measures", "cleaning.normalise", "cleaning.language", "cleaning.passes", "cleaning.origins", "cleaning.pii", "cleaning.decontaminate", "cleaning.classifier", "cleaning.aids", "cleaning.quality", "cleaning.pieces",
+        "dedup.exact", "dedup.minhash", "dedup.holdout", "dedup.facts", "dedup.shuffle", "dedup.census", "dedup.boilerplate", "dedup.pairs", "dedup.components", "dedup.members", "dedup.leaders", "dedup.resolve", "dedup.settle", "dedup.deduplicate", "dedup.report", "dedup.duplicates",
     )
 )  # fmt: skip
 

@@ -18,7 +18,7 @@ from workflows.session import Session, entry
 # the modules that decide the numbers
 CODE = (
     *(f"pipelines.train.{module}" for module in ("evaluate", "scoring", "generate", "model")),
-    "pipelines.data.preferences",
+    "pipelines.data.stream.preferences",
 )
 
 

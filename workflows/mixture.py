@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 from pipelines.artifacts import Artifact
 from pipelines.config import WorkflowConfig
-from pipelines.data.mixture import HEADER, MixtureRecipe, foreseen, plan_mixture, rows
+from pipelines.data.stream.mixture import HEADER, MixtureRecipe, foreseen, plan_mixture, rows
 from pipelines.errors import ArtifactError
 from pipelines.progress import announce, human, say, table
 from workflows.session import DryRun, Session, entry
 
-CODE = ("pipelines.data.mixture",)
+CODE = ("pipelines.data.stream.mixture",)
 
 
 @dataclass(frozen=True, kw_only=True)

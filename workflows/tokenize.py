@@ -15,8 +15,8 @@ from typing import Any
 
 from pipelines.artifacts import Artifact, Draft
 from pipelines.config import WorkflowConfig, parse
-from pipelines.data.mixture import MixtureRecipe, foreseen
-from pipelines.data.tokenize import (
+from pipelines.data.stream.mixture import MixtureRecipe, foreseen
+from pipelines.data.tokens.tokenize import (
     compression,
     corpus_files,
     encode_shard,
@@ -25,12 +25,15 @@ from pipelines.data.tokenize import (
     sample_texts,
     statistics,
 )
-from pipelines.data.tokenizer import Encoder, TokenizerConfig, tokenizer_files, train_tokenizer
+from pipelines.data.tokens.tokenizer import Encoder, TokenizerConfig, tokenizer_files, train_tokenizer
 from pipelines.errors import ConfigError, DataError
 from pipelines.progress import duration, human, say, table
 from workflows.session import CONF, Session, entry
 
-CODE = tuple(f"pipelines.data.{module}" for module in ("tokenizer", "codepoints", "chat", "token_shards", "tokenize"))
+CODE = tuple(
+    f"pipelines.data.{module}"
+    for module in ("tokens.tokenizer", "tokens.codepoints", "tokens.chat", "tokens.token_shards", "tokens.tokenize")
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,21 +28,21 @@ import pyarrow.parquet as pq
 
 from pipelines.artifacts import Artifact, Draft
 from pipelines.cluster import ShardMap
-from pipelines.data.aids import model_report, prepare
-from pipelines.data.boilerplate import remove_boilerplate
-from pipelines.data.census import Census, take_census
-from pipelines.data.classifier import publish_model
-from pipelines.data.cleaning import SAMPLES, CleanTask, clean_piece
+from pipelines.data.cleaning.aids import model_report, prepare
+from pipelines.data.cleaning.classifier import publish_model
+from pipelines.data.cleaning.decontaminate import publish_hits
+from pipelines.data.cleaning.pieces import SAMPLES, CleanTask, clean_piece
 from pipelines.data.corpus import CorpusConfig, SourceConfig
 from pipelines.data.data_card import publish_card
-from pipelines.data.decontaminate import publish_hits
-from pipelines.data.dedup import Settled, deduplicate
-from pipelines.data.dedup_report import publish_report
-from pipelines.data.duplicates import choose_clusters, excerpts, publish_clusters
-from pipelines.data.fetch import fetch_all
+from pipelines.data.dedup.boilerplate import remove_boilerplate
+from pipelines.data.dedup.census import Census, take_census
+from pipelines.data.dedup.deduplicate import Settled, deduplicate
+from pipelines.data.dedup.duplicates import choose_clusters, excerpts, publish_clusters
+from pipelines.data.dedup.report import publish_report
+from pipelines.data.dedup.settle import SPLITS
 from pipelines.data.profile import merged
-from pipelines.data.readers import Piece, plan_pieces
-from pipelines.data.settle import SPLITS
+from pipelines.data.sources.fetch import fetch_all
+from pipelines.data.sources.readers import Piece, plan_pieces
 from pipelines.data.writing import plan_files, write_file
 from pipelines.errors import DataError
 from pipelines.progress import tally

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pipelines.config import WorkflowConfig, runtime
-from pipelines.data.fetch import Package
-from pipelines.data.generators import GENERATORS
+from pipelines.data.cleaning.origins import UrlConfig
+from pipelines.data.cleaning.pii import PiiConfig
+from pipelines.data.cleaning.quality import QualityRules
+from pipelines.data.dedup.minhash import MinHashConfig
 from pipelines.data.licences import PERMISSIVE, is_permissive
-from pipelines.data.minhash import MinHashConfig
-from pipelines.data.origins import UrlConfig
-from pipelines.data.pii import PiiConfig
-from pipelines.data.quality import QualityRules
-from pipelines.data.records import RECORDS
+from pipelines.data.sources.fetch import Package
+from pipelines.data.sources.generators import GENERATORS
+from pipelines.data.sources.records import RECORDS
 from pipelines.errors import ConfigError
 
 Format = Literal["text", "json", "jsonl", "parquet", "html", "warc"]
@@ -32,7 +32,7 @@ class ReaderConfig:
     path: str | list[str] = ""  # files: paths or globs, local or s3://; package: globs over the archive's members
     format: Format | None = None  # null: by the file's name, e.g. .jsonl.gz
     document_bytes: int | None = None  # a text file is cut at blank lines; null: one document a file
-    record: str = "text"  # how one record becomes a document: see pipelines/data/records.py
+    record: str = "text"  # how one record becomes a document: see pipelines/data/sources/records.py
     text_field: str = "text"
     id_field: str | None = None  # null: a document is named by its file and place, which is always unique
     package: str = ""
@@ -44,7 +44,7 @@ class ReaderConfig:
     subset: str | None = None
     split: str = "train"
     share: float = 1.0  # huggingface: read so much of the dataset's files, evenly spaced
-    generator: str = ""  # generated: see pipelines/data/generators.py
+    generator: str = ""  # generated: see pipelines/data/sources/generators.py
     tasks: list[str] = field(default_factory=list)  # of the generator; empty: its own choice
     count: int = 0
     seed: int = 0
@@ -72,7 +72,9 @@ class SourceConfig:
     kind: Literal["documents", "conversations", "preferences"] = "documents"
     language: str = "auto"  # ISO 639-1; "code"; "auto" detects it for each document
     content: Literal["prose", "web", "dialogue", "code", "math"] = "prose"  # which quality rules judge it
-    pii: Literal["auto", "mask", "keep"] = "auto"  # personal data; auto: masked in web text (content web, or files of pages)
+    pii: Literal["auto", "mask", "keep"] = (
+        "auto"  # personal data; auto: masked in web text (content web, or files of pages)
+    )
     licence: str  # an SPDX expression, or "unclear-upstream (why)"
     reader: ReaderConfig
     duplicates: Literal["near", "exact", "keep"] = "near"  # which copies are removed

@@ -22,10 +22,13 @@ from pipelines import markup
 from pipelines.artifacts import Draft
 from pipelines.charts import columns
 from pipelines.config import identity
-from pipelines.data import browse, classifier, dedup_report, duplicates
+from pipelines.data import browse
+from pipelines.data.cleaning import classifier
 from pipelines.data.corpus import CorpusConfig, SourceConfig
-from pipelines.data.fetch import resolve
-from pipelines.data.readers import standard_library_name
+from pipelines.data.dedup import duplicates
+from pipelines.data.dedup import report as dedup_report
+from pipelines.data.sources.fetch import resolve
+from pipelines.data.sources.readers import standard_library_name
 from pipelines.progress import human
 
 FILE = "data_card.html"

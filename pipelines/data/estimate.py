@@ -25,14 +25,14 @@ from pipelines.artifacts import ArtifactStore, Draft
 from pipelines.cluster import inside_job, serial_map
 from pipelines.config import identity
 from pipelines.data.assemble import build
-from pipelines.data.census import Census
 from pipelines.data.corpus import CorpusConfig, SourceConfig
+from pipelines.data.dedup.census import Census
+from pipelines.data.dedup.resolve import VERDICT, ResolveTask
+from pipelines.data.dedup.shuffle import read_all
 from pipelines.data.extrapolate import NORMAL_PIECE, CorpusPlan, Sample, extrapolate, raw_bytes
-from pipelines.data.fetch import is_cached
 from pipelines.data.metering import Meter
-from pipelines.data.readers import Piece, plan_pieces
-from pipelines.data.resolve import VERDICT, ResolveTask
-from pipelines.data.shuffle import read_all
+from pipelines.data.sources.fetch import is_cached
+from pipelines.data.sources.readers import Piece, plan_pieces
 from pipelines.errors import ConfigError, DataError
 from pipelines.progress import duration, human, say, table
 

@@ -22,13 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.data import sizing
-from pipelines.data.census import Census
 from pipelines.data.corpus import CorpusConfig, SourceConfig
-from pipelines.data.dedup import parts_of
+from pipelines.data.dedup import sizing
+from pipelines.data.dedup.census import Census
+from pipelines.data.dedup.deduplicate import parts_of
+from pipelines.data.dedup.shuffle import BLOCKS
 from pipelines.data.metering import Measured
-from pipelines.data.readers import Piece
-from pipelines.data.shuffle import BLOCKS
+from pipelines.data.sources.readers import Piece
 
 NORMAL_PIECE = 16_000_000  # a larger piece is one file that cannot be cut; only its beginning can be tried
 _ARCHIVED = 3.0  # bytes of text that a byte of a package or of a compressed file is taken for, until it was opened

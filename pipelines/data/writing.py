@@ -23,13 +23,13 @@ import xxhash
 
 from pipelines.artifacts import Draft
 from pipelines.config import fingerprint
-from pipelines.data.census import Job, Placed
 from pipelines.data.corpus import SourceConfig
+from pipelines.data.dedup.census import Job, Placed
+from pipelines.data.dedup.facts import FACT, KEY
+from pipelines.data.dedup.settle import SPLITS
+from pipelines.data.dedup.shuffle import blocks_of_hashes, concatenated, read_all, write_shuffled
 from pipelines.data.document import schema
-from pipelines.data.facts import FACT, KEY
 from pipelines.data.profile import profile
-from pipelines.data.settle import SPLITS
-from pipelines.data.shuffle import blocks_of_hashes, concatenated, read_all, write_shuffled
 
 _ROW_GROUP = 10_000
 

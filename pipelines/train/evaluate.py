@@ -23,10 +23,10 @@ import torch
 
 from pipelines.artifacts import Artifact, ArtifactStore
 from pipelines.config import WorkflowConfig, plain
-from pipelines.data.chat import EOS_ID
-from pipelines.data.preferences import open_preferences
-from pipelines.data.token_shards import open_sources
-from pipelines.data.tokenizer import Encoder
+from pipelines.data.stream.preferences import open_preferences
+from pipelines.data.tokens.chat import EOS_ID
+from pipelines.data.tokens.token_shards import open_sources
+from pipelines.data.tokens.tokenizer import Encoder
 from pipelines.errors import ArtifactError, ConfigError
 from pipelines.train.checkpoint import read_weights
 from pipelines.train.engine import device

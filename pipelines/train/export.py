@@ -29,9 +29,9 @@ from torch import Tensor
 
 from pipelines.artifacts import Artifact
 from pipelines.config import WorkflowConfig
-from pipelines.data.chat import ASSISTANT_ID, EOS_ID, USER_ID
-from pipelines.data.token_shards import open_sources
-from pipelines.data.tokenizer import Encoder
+from pipelines.data.tokens.chat import ASSISTANT_ID, EOS_ID, USER_ID
+from pipelines.data.tokens.token_shards import open_sources
+from pipelines.data.tokens.tokenizer import Encoder
 from pipelines.errors import ArtifactError, StorageError
 from pipelines.train.checkpoint import read_weights
 from pipelines.train.evaluate import TOKENIZER, load_model

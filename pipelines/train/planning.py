@@ -14,10 +14,10 @@ from typing import Any
 
 from pipelines.artifacts import Artifact, ArtifactStore, Reference
 from pipelines.config import difference, identity, plain
-from pipelines.data.loader import Loader, Segment
-from pipelines.data.mixture import MixturePlan, plan_conversations
-from pipelines.data.preferences import PreferenceLoader, open_preferences
-from pipelines.data.token_shards import open_sources
+from pipelines.data.stream.loader import Loader, Segment
+from pipelines.data.stream.mixture import MixturePlan, plan_conversations
+from pipelines.data.stream.preferences import PreferenceLoader, open_preferences
+from pipelines.data.tokens.token_shards import open_sources
 from pipelines.errors import ArtifactError, CheckpointError, ConfigError
 from pipelines.train import engine, model, schedule
 from pipelines.train.checkpoint import Checkpoint, committed_steps, open_checkpoint

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from pipelines.data.preferences import PreferenceLoader
+from pipelines.data.stream.preferences import PreferenceLoader
 from pipelines.errors import CheckpointError
 from pipelines.storage import Storage
 from pipelines.train.engine import Engine, device

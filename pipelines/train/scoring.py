@@ -28,8 +28,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.data.preferences import fitting
-from pipelines.data.token_shards import TokenShard, TokenSource
+from pipelines.data.stream.preferences import fitting
+from pipelines.data.tokens.token_shards import TokenShard, TokenSource
 from pipelines.train.model import Transformer
 
 _MOST_SHARDS = 16  # of one source that are opened, evenly spaced

@@ -18,11 +18,11 @@ import torch
 
 from pipelines.artifacts import ArtifactStore
 from pipelines.cache import cache_limit
-from pipelines.data.loader import Loader, Segment, rank_indices
-from pipelines.data.mixture import MixturePlan
-from pipelines.data.preferences import PreferenceLoader, open_preferences
-from pipelines.data.prefetch import Prefetcher, WorkingSet
-from pipelines.data.token_shards import open_sources
+from pipelines.data.stream.loader import Loader, Segment, rank_indices
+from pipelines.data.stream.mixture import MixturePlan
+from pipelines.data.stream.preferences import PreferenceLoader, open_preferences
+from pipelines.data.stream.prefetch import Prefetcher, WorkingSet
+from pipelines.data.tokens.token_shards import open_sources
 from pipelines.storage import FolderStorage
 from pipelines.train.engine import device
 from pipelines.train.losses import Batch

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.data.remote import RemoteFile
+from pipelines.data.sources.remote import RemoteFile
 from pipelines.errors import ArtifactError, StorageError
 from pipelines.lease import Lease
 from pipelines.s3 import S3Storage

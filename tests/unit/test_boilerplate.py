@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipelines.data.assemble import dropped_examples
-from pipelines.data.boilerplate import shared_lines
+from pipelines.data.dedup.boilerplate import shared_lines
 from tests.unit.test_corpus import article, config_of, make, rows, write
 
 __all__ = ["write"]  # the fixture

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.data.browse import composition, differences, lines, read_clusters, shortened
-from pipelines.data.duplicates import CLUSTERS
+from pipelines.data.dedup.duplicates import CLUSTERS
 
 
 def row(cluster: int, size: int, role: str, name: str, text: str, similarity: float | None = None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.data.chat import assemble, exchanges, prompt
+from pipelines.data.tokens.chat import assemble, exchanges, prompt
 
 
 def user(text):

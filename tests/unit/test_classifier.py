@@ -17,7 +17,7 @@ from pipelines.cluster import serial_map
 from pipelines.config import identity, parse
 from pipelines.data.assemble import build
 from pipelines.data.batch import pack
-from pipelines.data.classifier import FILE, area, histogram, roc, score, train
+from pipelines.data.cleaning.classifier import FILE, area, histogram, roc, score, train
 from pipelines.data.corpus import CorpusConfig, QualityModelConfig
 from pipelines.errors import ConfigError, DataError
 

@@ -10,8 +10,9 @@ import pytest
 
 from pipelines.artifacts import ArtifactStore, Draft
 from pipelines.cluster import serial_map
-from pipelines.data.census import Census, Job, Party, Placed, open_job
-from pipelines.data.components import (
+from pipelines.data.corpus import DedupConfig
+from pipelines.data.dedup.census import Census, Job, Party, Placed, open_job
+from pipelines.data.dedup.components import (
     LABEL,
     LINK,
     blocks_of_links,
@@ -21,9 +22,8 @@ from pipelines.data.components import (
     large_star,
     small_star,
 )
-from pipelines.data.corpus import DedupConfig
-from pipelines.data.pairs import candidates
-from pipelines.data.shuffle import read_all, span, write_shuffled
+from pipelines.data.dedup.pairs import candidates
+from pipelines.data.dedup.shuffle import read_all, span, write_shuffled
 
 
 @pytest.fixture

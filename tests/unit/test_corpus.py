@@ -338,7 +338,7 @@ def test_a_rerun_goes_on_from_what_is_committed(tmp_path: Path, write: Any, monk
     assert store.find("corpus/test") is None
     with monkeypatch.context() as forbidden:
         forbidden.setattr(
-            "pipelines.data.cleaning.read_piece", lambda *_: pytest.fail("a committed piece was read again")
+            "pipelines.data.cleaning.pieces.read_piece", lambda *_: pytest.fail("a committed piece was read again")
         )
         again = make(tmp_path / "s", config)
     fresh = make(tmp_path / "fresh", config)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pipelines.config import parse
+from pipelines.data.cleaning.decontaminate import Lookup, contents, gather, load, save
 from pipelines.data.corpus import CorpusConfig, DecontaminationConfig
-from pipelines.data.decontaminate import Lookup, contents, gather, load, save
 from pipelines.errors import ConfigError, DataError
 
 QUESTION = "A farmer has seventeen sheep and all but nine of them run away; how many sheep are left over?"

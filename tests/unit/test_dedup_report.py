@@ -7,8 +7,8 @@ import random
 import numpy as np
 import pytest
 
-from pipelines.data.dedup_report import choose, compare, figure, interval, similar_pairs, threshold, words
-from pipelines.data.minhash import MinHashConfig, jaccard, keys_and_samples, shingles
+from pipelines.data.dedup.minhash import MinHashConfig, jaccard, keys_and_samples, shingles
+from pipelines.data.dedup.report import choose, compare, figure, interval, similar_pairs, threshold, words
 
 WORDS = [f"word{i}" for i in range(3000)]
 

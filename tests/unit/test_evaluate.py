@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from pipelines.artifacts import ArtifactStore, Draft
 from pipelines.config import TrackingConfig
-from pipelines.data.token_shards import TokenShard, TokenSource, open_sources
+from pipelines.data.tokens.token_shards import TokenShard, TokenSource, open_sources
 from pipelines.errors import ArtifactError, CheckpointError, ConfigError
 from pipelines.train.evaluate import EvaluateConfig, Prompt, evaluate, overall, plan
 from pipelines.train.model import ModelConfig, Transformer

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipelines.artifacts import ArtifactStore
 from pipelines.config import TrackingConfig
-from pipelines.data.tokenizer import Encoder
+from pipelines.data.tokens.tokenizer import Encoder
 from pipelines.errors import ArtifactError, CheckpointError
 from pipelines.train import export
 from pipelines.train.evaluate import EvaluateConfig

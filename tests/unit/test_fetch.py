@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.data import fetch as module
-from pipelines.data.fetch import Package, contents, fetch, fetch_all, is_cached, members, resolve
+from pipelines.data.sources import fetch as module
+from pipelines.data.sources.fetch import Package, contents, fetch, fetch_all, is_cached, members, resolve
 from pipelines.errors import DataError
 
 

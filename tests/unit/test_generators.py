@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from pipelines.data import problems_en, problems_zh
-from pipelines.data.generators import GENERATORS
+from pipelines.data.sources import problems_en, problems_zh
+from pipelines.data.sources.generators import GENERATORS
 
 
 @pytest.mark.parametrize("name", GENERATORS)

@@ -1,6 +1,6 @@
 """The held-out rule: a share by hash, the same for any split, at least a handful, never much of a small source."""
 
-from pipelines.data.holdout import held_out_below, position
+from pipelines.data.dedup.holdout import held_out_below, position
 
 
 def chosen(count: int, fraction: float, minimum: int) -> list[bool]:

@@ -12,8 +12,8 @@ from pipelines.artifacts import ArtifactStore, Draft
 from pipelines.cluster import serial_map
 from pipelines.config import identity
 from pipelines.data.assemble import build
-from pipelines.data.census import refuse_other_keys
 from pipelines.data.corpus import CorpusConfig
+from pipelines.data.dedup.census import refuse_other_keys
 from pipelines.errors import ConfigError
 from tests.unit.test_corpus import article, config_of, near_copy, rows, write
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.data.language import detect
+from pipelines.data.cleaning.language import detect
 
 
 @pytest.mark.parametrize(

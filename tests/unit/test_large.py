@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.large import EDITS, _alphabet, multiply
 from benchmarks.scaling import COPIED, clusters_of, keys_of
-from pipelines.data.minhash import jaccard, shingles
+from pipelines.data.dedup.minhash import jaccard, shingles
 
 
 @pytest.fixture

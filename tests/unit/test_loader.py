@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from pipelines.config import parse
-from pipelines.data.loader import BLOCK_SAMPLES, Loader, Segment, pack, rank_indices
-from pipelines.data.mixture import MixturePlan, MixtureRecipe, PlannedSource, foreseen
-from pipelines.data.order import interleave, permute
-from pipelines.data.token_shards import TokenShardWriter, TokenSource, shard_paths
+from pipelines.data.stream.loader import BLOCK_SAMPLES, Loader, Segment, pack, rank_indices
+from pipelines.data.stream.mixture import MixturePlan, MixtureRecipe, PlannedSource, foreseen
+from pipelines.data.stream.order import interleave, permute
+from pipelines.data.tokens.token_shards import TokenShardWriter, TokenSource, shard_paths
 from pipelines.errors import ConfigError, DataError
 
 EOS = 0

@@ -18,9 +18,9 @@ from datatrove.pipeline.filters.gopher_repetition_filter import (
 )
 from datatrove.utils.text import TERMINAL_PUNCTUATION
 
-from pipelines.data import problems_zh
 from pipelines.data.batch import pack
-from pipelines.data.measures import DUPLICATE_NGRAMS, TOP_NGRAMS, measure
+from pipelines.data.cleaning.measures import DUPLICATE_NGRAMS, TOP_NGRAMS, measure
+from pipelines.data.sources import problems_zh
 
 ROOT = Path(__file__).parents[2]
 AWKWARD = [
@@ -42,7 +42,7 @@ AWKWARD = [
 
 
 def real() -> list[str]:
-    files = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("*.md"), *ROOT.glob("pipelines/data/*.py")])
+    files = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("*.md"), *ROOT.glob("pipelines/data/**/*.py")])
     texts = [path.read_text(encoding="utf-8") for path in files]
     chinese = Path(problems_zh.__file__).read_text(encoding="utf-8")
     return texts + re.findall(r'"[^"]*[\u4e00-\u9fff][^"]*"', chinese)[:50] + [chinese]

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from pipelines.data.minhash import MinHashConfig, band_keys, detection_curve, jaccard, shingles, signatures
+from pipelines.data.dedup.minhash import MinHashConfig, band_keys, detection_curve, jaccard, shingles, signatures
 
 CONFIG = MinHashConfig()
 

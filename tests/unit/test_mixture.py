@@ -8,8 +8,16 @@ import pytest
 import yaml
 
 from pipelines.config import parse
-from pipelines.data.mixture import HEADER, MixturePlan, MixtureRecipe, foreseen, plan_conversations, plan_mixture, rows
-from pipelines.data.tokenizer import TokenizerConfig
+from pipelines.data.stream.mixture import (
+    HEADER,
+    MixturePlan,
+    MixtureRecipe,
+    foreseen,
+    plan_conversations,
+    plan_mixture,
+    rows,
+)
+from pipelines.data.tokens.tokenizer import TokenizerConfig
 from pipelines.errors import ConfigError, DataError
 
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pipelines.data.normalise import normalise, normalise_all
+from pipelines.data.cleaning.normalise import normalise, normalise_all
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from pipelines.config import parse
+from pipelines.data.cleaning.passes import clean_batch
 from pipelines.data.corpus import CorpusRecipe
 from pipelines.data.document import Document, Dropped
-from pipelines.data.passes import clean_batch
 
 ENGLISH = (
     "The committee met on Tuesday to discuss the new bridge that will cross the river near the old mill. Several members said "

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from pipelines.data.pii import PiiConfig, mask
+from pipelines.data.cleaning.pii import PiiConfig, mask
 
 KINDS = PiiConfig().kinds
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.data.preferences import PreferenceLoader
-from pipelines.data.token_shards import TokenShardWriter, TokenSource, shard_paths
+from pipelines.data.stream.preferences import PreferenceLoader
+from pipelines.data.tokens.token_shards import TokenShardWriter, TokenSource, shard_paths
 from pipelines.errors import DataError
 
 

@@ -13,9 +13,9 @@ import yaml
 from pipelines.config import parse
 from pipelines.data.corpus import ReaderConfig, SourceConfig
 from pipelines.data.document import Document
-from pipelines.data.mixture import MixtureRecipe
-from pipelines.data.readers import plan_pieces, read_piece
-from pipelines.data.records import RECORDS
+from pipelines.data.sources.readers import plan_pieces, read_piece
+from pipelines.data.sources.records import RECORDS
+from pipelines.data.stream.mixture import MixtureRecipe
 from pipelines.errors import ArtifactError
 from workflows.mixture import MixtureConfig, run
 from workflows.session import DryRun, Session, compose_config

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pipelines.data.quality import NOTICES, ProseRules, QualityRules, judge, without_lines
+from pipelines.data.cleaning.quality import NOTICES, ProseRules, QualityRules, judge, without_lines
 
 RULES = QualityRules()
 ENGLISH = """The committee met on Tuesday to discuss the new bridge that will cross the river near the old mill. Several members

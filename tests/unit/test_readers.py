@@ -13,8 +13,8 @@ import pytest
 
 from pipelines.data.corpus import ReaderConfig, SourceConfig
 from pipelines.data.document import Document, Dropped
-from pipelines.data.formats import parse_file
-from pipelines.data.readers import plan_pieces, read_piece, uncut
+from pipelines.data.sources.formats import parse_file
+from pipelines.data.sources.readers import plan_pieces, read_piece, uncut
 from pipelines.errors import DataError
 
 

@@ -1,6 +1,6 @@
 """Record layouts: poems, dictionary lines and manual pages as the text a reader would see."""
 
-from pipelines.data.records import glosses, manual_page, poem
+from pipelines.data.sources.records import glosses, manual_page, poem
 
 
 def test_a_poem_is_its_heading_and_its_lines() -> None:

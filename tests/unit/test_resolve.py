@@ -13,15 +13,15 @@ import pytest
 
 from pipelines.artifacts import ArtifactStore, Draft
 from pipelines.cluster import serial_map
-from pipelines.data.census import take_census
 from pipelines.data.corpus import DedupConfig, ReaderConfig, SourceConfig
-from pipelines.data.dedup import deduplicate
+from pipelines.data.dedup.census import take_census
+from pipelines.data.dedup.deduplicate import deduplicate
+from pipelines.data.dedup.duplicates import choose_clusters
+from pipelines.data.dedup.facts import write_facts
+from pipelines.data.dedup.holdout import position
+from pipelines.data.dedup.minhash import MinHashConfig
+from pipelines.data.dedup.resolve import REASONS
 from pipelines.data.document import Document, rows_to_table, to_row
-from pipelines.data.duplicates import choose_clusters
-from pipelines.data.facts import write_facts
-from pipelines.data.holdout import position
-from pipelines.data.minhash import MinHashConfig
-from pipelines.data.resolve import REASONS
 from pipelines.errors import ConfigError
 
 SURE = MinHashConfig(bands=40, rows=2)  # whatever is alike becomes a candidate

@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 
-from pipelines.data.token_shards import TokenShard, TokenShardWriter, shard_paths, token_dtype
+from pipelines.data.tokens.token_shards import TokenShard, TokenShardWriter, shard_paths, token_dtype
 from pipelines.errors import DataError
 
 

@@ -9,15 +9,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import pipelines.data.tokenizer
+import pipelines.data.tokens.tokenizer
 from pipelines.artifacts import ArtifactStore
 from pipelines.cluster import serial_map
-from pipelines.data.loader import Loader, Segment
-from pipelines.data.mixture import MixtureRecipe, plan_conversations, plan_mixture
-from pipelines.data.preferences import PreferenceLoader, open_preferences
-from pipelines.data.token_shards import TokenShard, open_sources
-from pipelines.data.tokenize import compression, encode_shard, plan_shards, sample_shares, sample_texts, statistics
-from pipelines.data.tokenizer import Encoder, TokenizerConfig, load_encoder, tokenizer_files, train_tokenizer
+from pipelines.data.stream.loader import Loader, Segment
+from pipelines.data.stream.mixture import MixtureRecipe, plan_conversations, plan_mixture
+from pipelines.data.stream.preferences import PreferenceLoader, open_preferences
+from pipelines.data.tokens.token_shards import TokenShard, open_sources
+from pipelines.data.tokens.tokenize import (
+    compression,
+    encode_shard,
+    plan_shards,
+    sample_shares,
+    sample_texts,
+    statistics,
+)
+from pipelines.data.tokens.tokenizer import Encoder, TokenizerConfig, load_encoder, tokenizer_files, train_tokenizer
 from pipelines.errors import ConfigError, DataError
 from workflows.tokenize import _with_shares
 
@@ -126,7 +133,7 @@ def test_preferences_are_two_parallel_documents(tokens):
 def test_another_order_of_work_gives_the_same_files_and_a_rerun_encodes_nothing(corpus, tmp_path, monkeypatch):
     draft, receipts = tokenise(corpus, tmp_path)
     first = draft.commit({}, statistics(corpus, receipts, 300))
-    monkeypatch.setattr("pipelines.data.tokenize.load_encoder", lambda text: pytest.fail("encoded again"))
+    monkeypatch.setattr("pipelines.data.tokens.tokenize.load_encoder", lambda text: pytest.fail("encoded again"))
     assert serial_map(encode_shard, plan_shards(corpus, draft), "encode") == receipts
     monkeypatch.undo()
     draft.storage.delete(draft.folder)
@@ -138,13 +145,13 @@ def test_another_order_of_work_gives_the_same_files_and_a_rerun_encodes_nothing(
 
 def test_a_shard_in_which_gigatoken_is_caught_is_encoded_anew_by_tokenizers(corpus, tmp_path, monkeypatch):
     honest = tokenise(corpus, tmp_path / "honest")[0]
-    encode_fast = pipelines.data.tokenizer._encode_fast
+    encode_fast = pipelines.data.tokens.tokenizer._encode_fast
 
     def wrong_on_worst(fast, texts):
         ids, lengths = encode_fast(fast, texts)
         return (ids[::-1] if any("worst" in text for text in texts) else ids), lengths
 
-    monkeypatch.setattr("pipelines.data.tokenizer._encode_fast", wrong_on_worst)
+    monkeypatch.setattr("pipelines.data.tokens.tokenizer._encode_fast", wrong_on_worst)
     load_encoder.cache_clear()
     caught, receipts = tokenise(corpus, tmp_path / "caught")
     load_encoder.cache_clear()
@@ -171,7 +178,7 @@ def test_a_failed_shard_leaves_nothing_behind(corpus, tmp_path, monkeypatch):
     draft.storage.delete(f"{draft.folder}/receipts/train")
     before = sorted(path.name for path in (tmp_path / draft.folder / "train/prose").iterdir())
     monkeypatch.setattr(
-        "pipelines.data.token_shards.TokenShardWriter.close", lambda self: (_ for _ in ()).throw(OSError("disk"))
+        "pipelines.data.tokens.token_shards.TokenShardWriter.close", lambda self: (_ for _ in ()).throw(OSError("disk"))
     )
     with pytest.raises(OSError, match="disk"):
         serial_map(encode_shard, plan_shards(corpus, draft), "encode")

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.data.chat import SPECIAL_TOKENS, assemble, exchanges
-from pipelines.data.codepoints import unsettled
-from pipelines.data.generators import GENERATORS
-from pipelines.data.tokenizer import (
+from pipelines.data.sources.generators import GENERATORS
+from pipelines.data.tokens.chat import SPECIAL_TOKENS, assemble, exchanges
+from pipelines.data.tokens.codepoints import unsettled
+from pipelines.data.tokens.tokenizer import (
     PROBES,
     Encoder,
     TokenizerConfig,
@@ -142,7 +142,7 @@ def test_a_later_disagreement_hands_over_to_tokenizers(trained, monkeypatch):
         ids, lengths = honest(fast, texts)
         return (ids[::-1] if any("fox" in text for text in texts) else ids), lengths
 
-    monkeypatch.setattr("pipelines.data.tokenizer._encode_fast", wrong_on_fox)
+    monkeypatch.setattr("pipelines.data.tokens.tokenizer._encode_fast", wrong_on_fox)
     encoder, slow = Encoder(trained), Encoder(trained, fast=False)
     assert np.array_equal(encoder.encode(["a cat"])[0], slow.encode(["a cat"])[0])
     assert encoder.backend == "gigatoken"
@@ -152,7 +152,7 @@ def test_a_later_disagreement_hands_over_to_tokenizers(trained, monkeypatch):
 
 def test_disagreement_falls_back_with_a_reason(trained, monkeypatch):
     monkeypatch.setattr(
-        "pipelines.data.tokenizer._encode_fast", lambda fast, texts: (np.zeros(1, np.uint32), np.ones(1, int))
+        "pipelines.data.tokens.tokenizer._encode_fast", lambda fast, texts: (np.zeros(1, np.uint32), np.ones(1, int))
     )
     encoder = Encoder(trained)
     assert encoder.backend == "tokenizers"

@@ -1,0 +1,1 @@
+"""One document at a time, in batches: normalised, named, masked, judged, scored."""

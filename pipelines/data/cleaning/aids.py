@@ -1,0 +1,89 @@
+"""What cleaning needs that no piece holds: made once, before the pieces, from the sources and sets that the config names.
+
+Enters: the config. Leaves, committed in the work folder, files that every task of the cleaning opens: the n-grams of the
+evaluation sets (see `decontaminate`) and the weights of the quality model (see `classifier`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipelines.artifacts import Draft
+from pipelines.cluster import ShardMap
+from pipelines.data.cleaning import classifier, decontaminate
+from pipelines.data.cleaning.classifier import Weights
+from pipelines.data.cleaning.decontaminate import Lookup
+from pipelines.data.corpus import CorpusConfig, QualityModelConfig, SourceConfig
+
+_GRAMS, _WEIGHTS = "aids/evaluation-sets.npz", "aids/quality-model.npy"
+
+
+@dataclass(frozen=True)
+class Aids:
+    """Which files there are, in the work folder of `work`, and which sources the model scores."""
+
+    work: Draft
+    grams: bool = False
+    scored: tuple[str, ...] = ()
+
+    def lookup(self) -> Lookup | None:
+        """The n-grams of the evaluation sets."""
+        return decontaminate.load(self.work.storage.fetch(f"{self.work.folder}/{_GRAMS}")) if self.grams else None
+
+    def weights(self, source: str) -> Weights | None:
+        """The quality model, where it scores this source."""
+        scored = source in self.scored
+        return classifier.load(self.work.storage.fetch(f"{self.work.folder}/{_WEIGHTS}")) if scored else None
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """A quality model to train."""
+
+    work: Draft
+    config: QualityModelConfig
+    sources: Mapping[str, SourceConfig]
+
+
+def prepare(config: CorpusConfig, work: Draft, map_shards: ShardMap) -> Aids:
+    """Make what is not there yet.
+
+    Raises: DataError for an evaluation set that cannot be read or holds nothing to look for, and for too few examples.
+    """
+    sets, model = config.corpus.decontaminate, config.corpus.quality.model
+    if sets.sets and work.receipt("evaluation-sets") is None:
+        path = work.scratch(_GRAMS)
+        decontaminate.save(decontaminate.gather(sets), path)
+        work.publish("evaluation-sets", {_GRAMS: path})
+    if model is None:
+        return Aids(work, bool(sets.sets))
+    map_shards(train_model, [TrainTask(work, model, config.corpus.example_sources)], "quality model")
+    return Aids(work, bool(sets.sets), tuple(name for name, s in config.chosen.items() if model.scores(name, s)))
+
+
+def train_model(task: TrainTask) -> dict[str, Any]:
+    """Train the model, or return what an earlier run left.
+
+    Returns: the receipt's statistics: how it does on examples it has not seen.
+    """
+    held = task.work.receipt("quality-model")
+    if held is not None:
+        return dict(held["statistics"])
+    config = task.config
+    good, bad = (classifier.examples(task.sources, names, config) for names in (config.good, config.bad))
+    weights, report = classifier.train(good, bad, config)
+    path = task.work.scratch(_WEIGHTS)
+    with path.open("wb") as handle:
+        np.save(handle, weights)
+    task.work.publish("quality-model", {_WEIGHTS: path}, report)
+    return report
+
+
+def model_report(work: Draft) -> dict[str, Any]:
+    """What `train_model` found."""
+    held = work.receipt("quality-model")
+    return dict(held["statistics"]) if held else {}

@@ -1,0 +1,295 @@
+"""Documents that hold a piece of an evaluation set are dropped, with the overlapping text on record.
+
+Enters: the evaluation sets that the config names, then batches of documents. Leaves: for each document None, or the item it
+overlaps with and the text they share.
+
+A document is contaminated when it shares 13 consecutive words with an item (Brown et al. 2020, appendix C; characters where a
+script puts no spaces), words being those of near-deduplication: case and punctuation are folded away. An item of 8 to 12
+words is looked for as a whole, and a shorter one not at all, as GPT-3's authors did: five words in a row are found in innocent
+text. An n-gram that more than `max_items` items of one set share is its template ("which of the following is true"), and says
+nothing about any of them.
+
+The n-grams are hashed to 64 bits and looked up in a table; a bitmap of 16 bits per n-gram, which stays in the processor's
+cache, answers for nearly every word that is in none.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec  # type: ignore[import-untyped]
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.artifacts import Draft
+from pipelines.data.batch import compiled, pack
+from pipelines.data.corpus import DecontaminationConfig, EvaluationSet
+from pipelines.data.dedup.minhash import characters
+from pipelines.data.document import Dropped
+from pipelines.data.sources.readers import plan_pieces, read_piece
+from pipelines.data.words import mixed, words_of
+from pipelines.errors import DataError
+
+OVERLAP = 1_000  # characters of a shared text that are kept
+HITS = 1_000  # of a piece that are kept; all are counted
+TABLE = pa.schema([(name, pa.string()) for name in ("set", "item", "source", "id", "text")])
+_READ_BYTES = 1 << 24
+_WHOLE = 1 << 62  # bytes of a piece: files are not cut
+
+
+@dataclass(frozen=True)
+class Grams:
+    """The n-grams of all sets; `owner` is the item each belongs to, the first one of several."""
+
+    key: npt.NDArray[np.uint64]
+    owner: npt.NDArray[np.int32]
+    lengths: npt.NDArray[np.int64]  # in words, the longest first
+    items: tuple[tuple[str, str], ...]  # (set, id)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What a document shares with an evaluation set."""
+
+    set: str
+    item: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contaminated(Dropped):
+    """A document dropped for an overlap; `text` is what it shares with `item`."""
+
+    item: str = ""
+
+
+def contents(config: DecontaminationConfig) -> dict[str, str]:
+    """The SHA-256 of every set's files, which is part of a corpus's identity; a package has its own in the config.
+
+    Raises: DataError when there is nothing to read.
+    """
+    found = {}
+    for name, chosen in config.sets.items():
+        if chosen.reader.type == "files":
+            digest = hashlib.sha256()
+            for piece in plan_pieces(name, chosen.source, _WHOLE):
+                for stretch in piece.stretches:
+                    digest.update(_digest(stretch.path))
+            found[name] = digest.hexdigest()
+    return found
+
+
+def gather(config: DecontaminationConfig) -> Grams:
+    """Read the sets and cut them into n-grams.
+
+    Raises: DataError for a set that holds nothing to look for, naming the fields its items have.
+    """
+    names: list[tuple[str, str]] = []
+    keys: list[npt.NDArray[np.uint64]] = []
+    owners: list[npt.NDArray[np.int32]] = []
+    lengths: set[int] = set()
+    for name, chosen in config.sets.items():
+        items = list(_items(name, chosen))
+        pairs: list[tuple[npt.NDArray[np.uint64], int]] = []
+        for _, texts in items:
+            grams = [_grams_of(text, config, lengths) for text in texts]
+            pairs.append((np.unique(np.concatenate(grams)), len(names) + len(pairs)))
+        every, counts = np.unique(np.concatenate([keys for keys, _ in pairs]), return_counts=True)
+        template = every[counts > config.max_items]
+        names += [(name, item) for item, _ in items]
+        for found, owner in pairs:
+            own = found[~np.isin(found, template)]
+            keys.append(own)
+            owners.append(np.full(len(own), owner, np.int32))
+        if not any(len(part) for part in keys[-len(pairs) :]):
+            raise DataError(
+                f"evaluation set {name} has no item of {config.min_words} words or more in {', '.join(chosen.fields)}: "
+                f"name other corpus.decontaminate.sets.{name}.fields, or leave the set out"
+            )
+    key, first = np.unique(np.concatenate(keys), return_index=True)
+    return Grams(key, np.concatenate(owners)[first], np.array(sorted(lengths, reverse=True), np.int64), tuple(names))
+
+
+def save(grams: Grams, path: Path) -> None:
+    """Write them to a file."""
+    with path.open("wb") as handle:
+        np.savez(
+            handle, key=grams.key, owner=grams.owner, lengths=grams.lengths, items=np.array(grams.items, dtype=np.str_)
+        )
+
+
+@functools.lru_cache(maxsize=2)
+def load(path: Path) -> Lookup:
+    """What `save` wrote, ready to look up; kept for the next piece of the same process."""
+    with np.load(path) as held:
+        items = tuple((str(name), str(item)) for name, item in held["items"].tolist())
+        return Lookup(Grams(held["key"], held["owner"], held["lengths"], items))
+
+
+class Lookup:
+    """Finds the n-grams of evaluation sets in documents."""
+
+    def __init__(self, grams: Grams):
+        self.grams = grams
+        self._slots, self._bits = _tables(grams.key)
+
+    def overlaps(self, texts: Sequence[str]) -> list[Overlap | None]:
+        """The first overlap of each text, by the longest n-gram: as long as n-gram follows on n-gram."""
+        batch = pack(texts)
+        found = np.full((len(texts), 3), -1, np.int64)
+        grams = self.grams
+        _scan(batch.data, batch.offsets, characters(), grams.lengths, grams.key, self._slots, self._bits, found)
+        overlaps: list[Overlap | None] = [None] * len(texts)
+        for d in np.flatnonzero(found[:, 0] >= 0):
+            gram, start, stop = found[d].tolist()
+            shared = batch.data[start:stop].tobytes().decode("utf-8", "replace")
+            overlaps[d] = Overlap(*grams.items[int(grams.owner[gram])], shared[:OVERLAP])
+        return overlaps
+
+
+def publish_hits(draft: Draft, cleaned: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """Write `contamination.parquet`, a row for each document that was dropped for an overlap.
+
+    Returns: by set, how many documents were dropped and how many items they overlap with.
+    """
+    hits = [{"source": done["source"], **hit} for done in cleaned for hit in done["contaminated"]]
+    path = draft.scratch("contamination.parquet")
+    pq.write_table(pa.Table.from_pylist(hits, schema=TABLE), path, compression="zstd")
+    draft.publish("contamination", {"contamination.parquet": path})
+    documents: Counter[str] = Counter()
+    for done in cleaned:
+        prefix = "contaminated."
+        documents.update({r.removeprefix(prefix): n for r, n in done["dropped"].items() if r.startswith(prefix)})
+    return {
+        name: {"documents": count, "items": len({hit["item"] for hit in hits if hit["set"] == name})}
+        for name, count in sorted(documents.items())
+    }
+
+
+def _items(name: str, chosen: EvaluationSet) -> Iterable[tuple[str, list[str]]]:
+    """(id, texts of its fields) of every item."""
+    source = chosen.source
+    some = False
+    for piece in plan_pieces(name, source, _WHOLE):
+        for item in read_piece(piece, source):
+            if not isinstance(item, Dropped):
+                further = (item.metadata.get(key) for key in chosen.fields[1:])
+                some = True
+                yield (
+                    item.id.removeprefix(f"{name}/"),
+                    [item.text, *(text for text in further if isinstance(text, str))],
+                )
+    if not some:
+        raise DataError(
+            f"evaluation set {name}: no record has text under {chosen.fields[0]!r}: correct "
+            f"corpus.decontaminate.sets.{name}.fields, or its reader"
+        )
+
+
+def _grams_of(text: str, config: DecontaminationConfig, lengths: set[int]) -> npt.NDArray[np.uint64]:
+    batch = pack([text])
+    room = len(batch.data) + 1
+    words, places = np.empty(room, np.uint64), np.empty((room, 2), np.int64)
+    count = words_of(batch.data, 0, int(batch.offsets[1]), characters(), words, places)
+    length = min(count, config.ngram)
+    if length < min(config.min_words, config.ngram):
+        return np.empty(0, np.uint64)
+    lengths.add(length)
+    grams: npt.NDArray[np.uint64] = _rolled(words, count, length)
+    return grams
+
+
+def _digest(path: str) -> bytes:
+    digest = hashlib.sha256()
+    with fsspec.open(path, "rb") as stream:
+        for block in iter(lambda: stream.read(_READ_BYTES), b""):
+            digest.update(block)
+    return digest.digest()
+
+
+def _tables(keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
+    """An open table of places in `keys` (-1 where empty), and the bitmap."""
+    size = 1 << max(4, (2 * len(keys)).bit_length())
+    slots = np.full(size, -1, np.int32)
+    bits = np.zeros(max(1 << 13, 2 * size), np.uint8)
+    _fill(keys, slots, bits)
+    return slots, bits
+
+
+_BASE = np.uint64(0x9E3779B97F4A7C15)
+
+
+@compiled
+def _rolled(words: Any, count: int, length: int) -> Any:
+    """Hashes of the runs of `length` words, each from the one before it."""
+    total = max(count - length + 1, 0)
+    out = np.empty(total, np.uint64)
+    power = np.uint64(1)
+    for _ in range(length - 1):
+        power *= _BASE
+    value = np.uint64(0)
+    for i in range(count if total else 0):
+        if i >= length:
+            value -= words[i - length] * power
+        value = value * _BASE + words[i]
+        if i >= length - 1:
+            out[i - length + 1] = mixed(value ^ np.uint64(length))
+    return out
+
+
+@compiled
+def _fill(keys: Any, slots: Any, bits: Any) -> None:
+    mask, bit_mask = np.int64(len(slots) - 1), np.uint64(8 * len(bits) - 1)
+    for k in range(len(keys)):
+        at = np.int64(keys[k] & np.uint64(mask))
+        while slots[at] >= 0:
+            at = (at + 1) & mask
+        slots[at] = k
+        bit = np.int64((keys[k] >> np.uint64(20)) & bit_mask)
+        bits[bit >> 3] |= np.uint8(1 << (bit & 7))
+
+
+@compiled
+def _find(key: Any, keys: Any, slots: Any, bits: Any) -> Any:
+    bit = np.int64((key >> np.uint64(20)) & np.uint64(8 * len(bits) - 1))
+    if not (bits[bit >> 3] >> (bit & 7)) & 1:
+        return -1
+    mask = np.int64(len(slots) - 1)
+    at = np.int64(key & np.uint64(mask))
+    while slots[at] >= 0:
+        if keys[slots[at]] == key:
+            return slots[at]
+        at = (at + 1) & mask
+    return -1
+
+
+@compiled
+def _scan(data: Any, offsets: Any, table: Any, lengths: Any, keys: Any, slots: Any, bits: Any, out: Any) -> None:
+    """Into `out`, per document: the first n-gram that is in a set, and the bytes of the run of n-grams it begins."""
+    longest = 1
+    for d in range(len(offsets) - 1):
+        longest = max(longest, offsets[d + 1] - offsets[d])
+    words, places = np.empty(longest + 1, np.uint64), np.empty((longest + 1, 2), np.int64)
+    for d in range(len(offsets) - 1):
+        count = words_of(data, offsets[d], offsets[d + 1], table, words, places)
+        for length in lengths:
+            grams = _rolled(words, count, length)
+            for g in range(len(grams)):
+                found = _find(grams[g], keys, slots, bits)
+                if found < 0:
+                    continue
+                last = g
+                while last + 1 < len(grams) and _find(grams[last + 1], keys, slots, bits) >= 0:
+                    last += 1
+                out[d, 0], out[d, 1], out[d, 2] = found, places[g, 0], places[last + length - 1, 1]
+                break
+            if out[d, 0] >= 0:
+                break

@@ -1,0 +1,148 @@
+"""The first pass over the text: one piece in, its clean documents and everything deduplication needs to know about them out.
+
+Enters: a piece of a source. Leaves, committed in the artifact's work folder under the piece's own name:
+
+    clean/<piece>.parquet   the documents that passed, as they will be written, in the piece's order
+    facts/<piece>.npy       per document: digests, hash of the id, size (see `facts`)
+    keys/<piece>.bin        what makes documents meet: bands, digests, ids (see `facts`)
+    samples/<piece>.json    up to ten dropped documents for each reason
+
+The text is read once: the passes over each batch (see `passes`), then digests and band keys. The piece is a pure function of
+its input, so a piece whose worker was lost is simply made again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipelines.artifacts import Draft
+from pipelines.data.cleaning.aids import Aids
+from pipelines.data.cleaning.classifier import Poor, histogram
+from pipelines.data.cleaning.decontaminate import HITS, Contaminated
+from pipelines.data.cleaning.passes import clean_batch
+from pipelines.data.corpus import CorpusRecipe, SourceConfig
+from pipelines.data.dedup.facts import write_facts
+from pipelines.data.document import Document, Dropped, rows_to_table, to_row
+from pipelines.data.sources.readers import Piece, read_piece
+
+SAMPLES = 10  # dropped documents kept for each reason
+EXCERPT = 400  # characters of each
+_BATCH_CHARACTERS, _BATCH_DOCUMENTS = 4_000_000, 5_000  # that pass together: bounds the memory of the compiled passes
+
+
+@dataclass(frozen=True)
+class CleanTask:
+    """One piece to clean; `work` is the draft of the work folder."""
+
+    work: Draft
+    piece: Piece
+    source: SourceConfig
+    recipe: CorpusRecipe
+    aids: Aids
+
+    @property
+    def key(self) -> str:
+        """The piece's own key."""
+        return self.piece.key
+
+
+def clean_piece(task: CleanTask) -> dict[str, Any]:
+    """Clean one piece, or return what an earlier run left.
+
+    Returns: the receipt's statistics: documents, bytes, dropped by reason, languages.
+    """
+    held = task.work.receipt(task.key)
+    if held is not None:
+        return dict(held["statistics"])
+    kept: list[Document] = []
+    dropped: Counter[str] = Counter()
+    samples: list[dict[str, str]] = []
+    overlaps: list[dict[str, str]] = []
+    scores: list[float] = []
+    size = 0
+    for result in _cleaned(task):
+        if isinstance(result, Dropped):
+            dropped[result.reason] += 1
+            if isinstance(result, Poor):
+                scores.append(result.score)
+            if isinstance(result, Contaminated) and len(overlaps) < HITS:
+                name = result.reason.removeprefix("contaminated.")
+                overlaps.append({"set": name, "item": result.item, "id": result.where, "text": result.text})
+            if dropped[result.reason] <= SAMPLES:
+                samples.append({"reason": result.reason, "where": result.where, "text": result.text[:EXCERPT]})
+            continue
+        kept.append(result)
+        scores += [result.metadata["quality"]] if "quality" in result.metadata else []
+        size += len(result.text.encode())
+        if _enough(len(kept), size, task.source):
+            break
+    return _publish(task, kept, dropped, samples, overlaps, scores)
+
+
+def _cleaned(task: CleanTask) -> Iterator[Document | Dropped]:
+    """The documents of the piece, clean or dropped, in its order; read a batch at a time."""
+    found: list[Document | Dropped] = []
+    size = 0
+    items = read_piece(task.piece, task.source)
+    lookup, weights = task.aids.lookup(), task.aids.weights(task.piece.source)
+    while True:
+        item = next(items, None)
+        if item is not None:
+            found.append(item)
+            size += len(item.text)
+            if size < _BATCH_CHARACTERS and len(found) < _BATCH_DOCUMENTS:
+                continue
+        documents = [item for item in found if isinstance(item, Document)]
+        results = iter(clean_batch(documents, task.source, task.recipe, lookup, weights))
+        yield from (item if isinstance(item, Dropped) else next(results) for item in found)
+        if item is None:
+            return
+        found, size = [], 0
+
+
+def _enough(documents: int, size: int, source: SourceConfig) -> bool:
+    """Whether this piece alone fills the source's cap, so that reading on is useless."""
+    over = source.max_documents is not None and documents >= source.max_documents
+    return over or (source.max_bytes is not None and size >= source.max_bytes)
+
+
+def _publish(
+    task: CleanTask,
+    kept: list[Document],
+    dropped: Counter[str],
+    samples: list[dict[str, str]],
+    overlaps: list[dict[str, str]],
+    scores: list[float],
+) -> dict[str, Any]:
+    work, key = task.work, task.key
+    names = (f"clean/{key}.parquet", f"facts/{key}.npy", f"keys/{key}.bin", f"samples/{key}.json")
+    files = {name: work.scratch(name) for name in names}
+    clean_file, facts_file, keys_file, samples_file = files.values()
+    pq.write_table(
+        rows_to_table([to_row(document, task.source.kind) for document in kept], task.source.kind),
+        clean_file,
+        compression="zstd",
+    )
+    facts = write_facts(kept, task.source, task.recipe.dedup.minhash, facts_file, keys_file)
+    samples_file.write_text(json.dumps(samples, ensure_ascii=False))
+    text_bytes = sum(len(document.text.encode()) for document in kept)
+    statistics = {
+        "source": task.piece.source,
+        "records": len(kept) + sum(dropped.values()),
+        "raw_bytes": task.piece.bytes or text_bytes,  # of what is generated there is no raw form
+        "documents": len(kept),
+        "bytes": text_bytes,
+        "dropped": dict(sorted(dropped.items())),
+        "contaminated": overlaps,
+        "languages": dict(Counter(document.metadata["language"] for document in kept)),
+        "scores": histogram(scores) if scores else [],
+        **facts,
+    }
+    work.publish(key, files, statistics)
+    return statistics

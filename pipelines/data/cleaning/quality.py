@@ -1,0 +1,256 @@
+"""Quality rules: a document passes, or is dropped for the first rule it breaks, by name.
+
+Enters: a batch of normalised texts and what kind of content their source declares. Leaves: for each None, or a reason such as
+`quality.too_short` that becomes a counter and can be browsed (`show_dropped=quality.too_short`).
+
+Rules for one kind of text are wrong for another, so each kind has its own:
+
+    prose (spaced)   Gopher's document and repetition rules (Rae et al. 2021, tables A1 and A2) and FineWeb's line rule
+                     (Penedo et al. 2024)
+    prose (Chinese)  the same ideas counted in characters: Chinese puts no spaces, so Gopher's "words" would be sentences
+    web              prose, and what pages have more of: C4's placeholder text and curly brackets (Raffel et al. 2020), FineWeb's
+                     short lines, repeated lines and lists
+    code             generated and minified files, data dumped as code, files of nothing but markup
+    math, dialogue   short by nature: only emptiness and repetition are judged
+
+datatrove's filter classes call spaCy's tokenizer, which would cost more than the rest of the pass; words here are runs of
+letters, digits, apostrophes and hyphens, which moves the ratios by less than their thresholds' own arbitrariness.
+Everything is counted in `measures`, so a rule is one comparison over the batch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.data.batch import pack
+from pipelines.data.cleaning.measures import Measures, measure
+from pipelines.data.cleaning.origins import Skipped
+
+_GENERATED = re.compile(r"do not edit|automatically generated|auto-?generated|generated (by|from)", re.IGNORECASE)
+_LOREM_IPSUM = re.compile(r"lorem ipsum", re.IGNORECASE)
+_TOP_NGRAMS = (0.20, 0.18, 0.16)  # Gopher's shares of the text, for 2-, 3- and 4-grams
+_DUPLICATE_NGRAMS = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)  # for 5- to 10-grams
+_DUPLICATE_PARTS, _DUPLICATE_PART_CHARACTERS = 0.3, 0.2  # of lines and of paragraphs
+UNSPACED = ("zh", "ja")
+# C4's, as datatrove has them, and FineWeb's: what sites say about themselves in the middle of a text
+NOTICES = (
+    "javascript", "terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies",
+)  # fmt: skip
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProseRules:
+    """Spaced scripts; the defaults are Gopher's and FineWeb's."""
+
+    min_words: int = 50
+    max_words: int = 100_000
+    min_mean_word_length: float = 3.0
+    max_mean_word_length: float = 10.0
+    max_symbol_ratio: float = 0.1  # of '#' or ellipses per word
+    max_bullet_lines: float = 0.9
+    max_ellipsis_lines: float = 0.3
+    min_alphabetic_words: float = 0.7  # Gopher's 0.8 counts punctuation marks glued to their words; here they are words
+    min_stop_words: int = 2  # distinct ones among Gopher's eight; English only
+    min_punctuated_lines: float = 0.12  # lines that end a sentence
+    repetition: bool = True  # duplicate lines, paragraphs and n-grams
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChineseRules:
+    """Chinese and Japanese, in characters."""
+
+    min_characters: int = 40
+    max_characters: int = 500_000
+    min_han_share: float = 0.4  # of the characters that are not white space
+    max_symbol_share: float = 0.4  # neither letter nor digit
+    min_punctuated_lines: float = 0.05
+    repetition: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebRules:
+    """Pages of the web, beside the prose rules of their language. The word lists of C4 are not taken: they drop what minorities write."""
+
+    drop_lines: list[str] = field(
+        default_factory=lambda: list(NOTICES)
+    )  # that hold one of these, in any case; the rest stays
+    lorem_ipsum: bool = True  # drop placeholder text
+    max_curly_brackets: int = 0  # C4's: a page with one shows code or a template
+    max_short_lines: float = 0.67  # of at most 30 characters; spaced scripts, like the next but one
+    max_repeated_line_characters: float = 0.01  # FineWeb's: menus and footers
+    max_breaks_per_word: float = 0.3  # lists
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeRules:
+    """Source code."""
+
+    min_characters: int = 60
+    max_line_characters: int = 2_000
+    max_mean_line_characters: float = 120.0
+    min_alphanumeric_share: float = 0.25
+    max_digit_share: float = 0.4  # tables of numbers written as code
+    max_repeated_lines: float = 0.6  # of the lines with at least five characters
+    licences: Literal["any", "permissive"] = (
+        "any"  # what a file's own header or record may say; silence is the source's licence
+    )
+    skip: list[Skipped] = field(default_factory=lambda: ["vendored", "minified", "lock"])  # by their paths
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortRules:
+    """Worked problems and dialogues."""
+
+    min_characters: int = 20
+    max_repeated_lines: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityRules:
+    """Thresholds by kind of content."""
+
+    prose: ProseRules = field(default_factory=ProseRules)
+    chinese: ChineseRules = field(default_factory=ChineseRules)
+    web: WebRules = field(default_factory=WebRules)
+    code: CodeRules = field(default_factory=CodeRules)
+    math: ShortRules = field(default_factory=ShortRules)
+    dialogue: ShortRules = field(default_factory=lambda: ShortRules(min_characters=60))
+
+
+def judge(texts: Sequence[str], content: str, languages: Sequence[str], rules: QualityRules) -> list[str | None]:
+    """Why each document of a batch is dropped, or None.
+
+    Args:
+        texts: normalised. content: "prose", "web", "code", "math" or "dialogue". languages: ISO codes, which pick the prose rules.
+    """
+    reasons: list[str | None] = [None] * len(texts)
+    if content in ("prose", "web"):
+        unspaced = [i for i, language in enumerate(languages) if language in UNSPACED]
+        spaced = [i for i, language in enumerate(languages) if language not in UNSPACED]
+        for chosen, characters in ((spaced, False), (unspaced, True)):
+            if chosen:
+                some = [texts[i] for i in chosen]
+                found = _prose_or_web(some, content, [languages[i] for i in chosen], characters, rules)
+                for i, reason in zip(chosen, found, strict=True):
+                    reasons[i] = reason
+        return reasons
+    measured = measure(pack(texts), "none")
+    if content == "code":
+        return _first(measured, _code(measured, texts, rules.code))
+    return _first(measured, _short(measured, rules.math if content == "math" else rules.dialogue))
+
+
+def without_lines(text: str, phrases: Sequence[str]) -> str:
+    """A page without the lines that hold one of these phrases."""
+    folded = text.casefold()
+    if not any(phrase.casefold() in folded for phrase in phrases):
+        return text
+    lines = text.split("\n")
+    wanted = (line for line in lines if not any(phrase.casefold() in line.casefold() for phrase in phrases))
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(wanted)).strip("\n")
+
+
+def _prose_or_web(
+    texts: list[str], content: str, languages: list[str], characters: bool, rules: QualityRules
+) -> list[str | None]:
+    repetition = rules.chinese.repetition if characters else rules.prose.repetition
+    measured = measure(pack(texts), ("characters" if characters else "words") if repetition else "none")
+    if characters:
+        broken = _chinese(measured, rules.chinese)
+    else:
+        broken = _prose(measured, np.array([language == "en" for language in languages]), rules.prose)
+    if repetition:
+        broken |= _repetition(measured)
+    if content == "web":
+        broken |= _web(measured, texts, not characters, rules.web)
+    return _first(measured, broken)
+
+
+def _prose(m: Measures, english: Mask, rules: ProseRules) -> dict[str, Mask]:
+    mean = _share(m.word_characters, m.words)
+    return {
+        "too_short": m.words < rules.min_words,
+        "too_long": m.words > rules.max_words,
+        "word_length": (mean < rules.min_mean_word_length) | (mean > rules.max_mean_word_length),
+        "symbol_ratio": _share(np.maximum(m.hashes, m.ellipses), m.words) > rules.max_symbol_ratio,
+        "bullets": _share(m.bullet_lines, m.lines) > rules.max_bullet_lines,
+        "ellipsis": _share(m.ellipsis_lines, m.lines) > rules.max_ellipsis_lines,
+        "alphabetic_ratio": _share(m.alphabetic_words, m.tokens) < rules.min_alphabetic_words,
+        "stop_words": english & (m.stop_words < rules.min_stop_words),
+        "line_punctuation": _share(m.ended_lines, m.lines) < rules.min_punctuated_lines,
+    }
+
+
+def _chinese(m: Measures, rules: ChineseRules) -> dict[str, Mask]:
+    return {
+        "too_short": m.dense < rules.min_characters,
+        "too_long": m.dense > rules.max_characters,
+        "alphabetic_ratio": _share(m.han, m.dense) < rules.min_han_share,
+        "symbol_ratio": _share(m.dense - m.alphanumeric, m.dense) > rules.max_symbol_share,
+        "line_punctuation": _share(m.chinese_ended_lines, m.lines) < rules.min_punctuated_lines,
+    }
+
+
+def _repetition(m: Measures) -> dict[str, Mask]:
+    paragraphs = _share(m.duplicate_paragraphs, m.paragraphs), _share(m.duplicate_paragraph_characters, m.characters)
+    lines = _share(m.duplicate_lines, m.lines), _share(m.duplicate_line_characters, m.characters)
+    over = [_share(m.top_ngrams, m.characters[:, None]) > np.array(_TOP_NGRAMS)]
+    over.append(_share(m.duplicate_ngrams, m.characters[:, None]) > np.array(_DUPLICATE_NGRAMS))
+    return {
+        "repeated_paragraphs": (paragraphs[0] > _DUPLICATE_PARTS) | (paragraphs[1] > _DUPLICATE_PART_CHARACTERS),
+        "repeated_lines": (lines[0] > _DUPLICATE_PARTS) | (lines[1] > _DUPLICATE_PART_CHARACTERS),
+        "repeated_ngrams": np.concatenate(over, axis=1).sum(axis=1) > 0,
+    }
+
+
+def _web(m: Measures, texts: Sequence[str], spaced: bool, rules: WebRules) -> dict[str, Mask]:
+    placeholder = np.array([rules.lorem_ipsum and _LOREM_IPSUM.search(text) is not None for text in texts])
+    repeated = _share(m.duplicate_line_characters, m.characters - m.breaks)
+    return {
+        "lorem_ipsum": placeholder,
+        "curly_brackets": m.braces > rules.max_curly_brackets,
+        "short_lines": spaced & (_share(m.short_lines, m.lines) > rules.max_short_lines),
+        "repeated_line_characters": repeated > rules.max_repeated_line_characters,
+        "list": spaced & (_share(m.breaks, m.words) > rules.max_breaks_per_word),
+    }
+
+
+def _code(m: Measures, texts: Sequence[str], rules: CodeRules) -> dict[str, Mask]:
+    mean_line = _share(m.characters, m.breaks + 1)
+    generated = [_GENERATED.search("\n".join(text.split("\n", 5)[:5])) is not None for text in texts]
+    return {
+        "too_short": m.stripped < rules.min_characters,
+        "generated": np.array(generated),
+        "long_lines": (m.longest_line > rules.max_line_characters) | (mean_line > rules.max_mean_line_characters),
+        "symbol_ratio": _share(m.alphanumeric, m.dense) < rules.min_alphanumeric_share,
+        "digit_ratio": _share(m.digits, m.dense) > rules.max_digit_share,
+        "repeated_lines": _share(m.duplicate_telling_lines, m.telling_lines) > rules.max_repeated_lines,
+    }
+
+
+def _short(m: Measures, rules: ShortRules) -> dict[str, Mask]:
+    return {
+        "too_short": m.stripped < rules.min_characters,
+        "repeated_lines": _share(m.duplicate_lines, m.lines) > rules.max_repeated_lines,
+    }
+
+
+def _first(m: Measures, broken: Mapping[str, Mask]) -> list[str | None]:
+    """The name of the first rule each document breaks; an empty one breaks that alone."""
+    reasons: list[str | None] = [None] * len(m)
+    for name, mask in reversed([("empty", m.dense == 0), *broken.items()]):
+        for i in np.flatnonzero(mask):
+            reasons[i] = f"quality.{name}"
+    return reasons
+
+
+def _share(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    share: npt.NDArray[np.float64] = part / np.maximum(whole, 1)
+    return share

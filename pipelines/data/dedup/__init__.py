@@ -1,0 +1,1 @@
+"""Copies found over the whole corpus by tasks that each hold a bounded part of it."""

@@ -1,0 +1,102 @@
+"""What was taken for a copy of what, for people to look at: samples of dropped documents, and `duplicates/clusters.parquet`.
+
+The file holds up to 1,000 clusters: the 50 largest and a sample that depends on the documents alone; of each, the document that
+stayed first and then at most 19 of those that were dropped for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.artifacts import Draft
+from pipelines.cluster import ShardMap
+from pipelines.data.dedup.census import Job, Placed
+from pipelines.data.dedup.resolve import CLUSTER, LARGEST, REASONS, SAMPLED
+from pipelines.data.dedup.shuffle import mixed
+from pipelines.data.document import EXCERPT, text_of_row
+from pipelines.data.writing import take_rows
+
+FILE = "duplicates/clusters.parquet"
+CLUSTERS = pa.schema(
+    [
+        ("cluster", pa.int64()),  # 0 is the largest; clusters by size, then in the corpus's order
+        ("size", pa.int64()),  # documents in it, the one that stayed among them
+        (
+            "role",
+            pa.string(),
+        ),  # "kept" or "known" (it stays), "exact", "near", "near_heldout", "known_exact", "known_near"
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("similarity", pa.float32()),  # exact Jaccard to the one that stays; null where it was not computed
+        ("text", pa.string()),  # the first 400 characters
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ExcerptTask:
+    """Some rows of one place."""
+
+    job: Job
+    place: Placed
+    rows: tuple[int, ...]
+
+
+def read_excerpts(task: ExcerptTask) -> list[tuple[int, str, str]]:
+    """(node, id, beginning of the text) of each row."""
+    table = take_rows(task.job.work.storage.fetch(task.place.text), np.array(task.rows))
+    return [
+        (task.place.first + row, record["id"], text_of_row(record)[:EXCERPT])
+        for row, record in zip(task.rows, table.to_pylist(), strict=True)
+    ]
+
+
+def excerpts(job: Job, nodes: Iterable[int], map_shards: ShardMap) -> dict[int, tuple[str, str]]:
+    """(id, beginning of the text) of some documents."""
+    wanted = np.unique(np.fromiter(nodes, np.int64))
+    tasks = [ExcerptTask(job, place, tuple(rows.tolist())) for place, rows in job.census().places_of(wanted)]
+    read = map_shards(read_excerpts, tasks, "samples") if tasks else []
+    return {node: (name, text) for found in read for node, name, text in found}
+
+
+def choose_clusters(job: Job, files: Sequence[str]) -> npt.NDArray[Any]:
+    """The clusters to show, from what every part proposes: the largest first.
+
+    Returns: (rows,) of `resolve.CLUSTER`, the rows of a cluster together, the document that stays first.
+    """
+    chosen = np.empty(0, CLUSTER)
+    for file in files:  # one at a time: what is kept stays bounded
+        chosen = np.concatenate([chosen, np.load(job.work.storage.fetch(f"{job.work.folder}/{file}"))])
+        leaders, first = np.unique(chosen["leader"], return_index=True)
+        by_size = np.lexsort((leaders, -chosen["size"][first]))[:LARGEST]
+        sample = np.setdiff1d(np.argsort(mixed(leaders), kind="stable")[:SAMPLED], by_size)
+        sample = sample[np.argsort(mixed(leaders[sample]), kind="stable")][: SAMPLED - len(by_size)]
+        chosen = chosen[np.isin(chosen["leader"], leaders[np.concatenate([by_size, sample])])]
+    order = np.lexsort((chosen["node"] != chosen["leader"], chosen["leader"], -chosen["size"]))
+    return chosen[order]
+
+
+def publish_clusters(draft: Draft, job: Job, chosen: npt.NDArray[Any], found: dict[int, tuple[str, str]]) -> None:
+    """Write `duplicates/clusters.parquet`."""
+    census = job.census()
+    party = {}
+    for place, rows in census.places_of(np.unique(chosen["node"])):
+        party.update(dict.fromkeys((rows + place.first).tolist(), census.parties[place.party]))
+    number = np.cumsum(np.diff(chosen["leader"], prepend=-1) != 0) - 1
+    shown = []
+    for cluster, (leader, size, node, similarity, fate) in zip(number.tolist(), chosen.tolist(), strict=True):
+        alike = None if np.isnan(similarity) else similarity
+        stays = "known" if party[node].known else "kept"
+        role = stays if node == leader else REASONS[fate].removeprefix("dedup.")
+        values = (cluster, size, role, found[node][0], party[node].name, alike, found[node][1])
+        shown.append(dict(zip(CLUSTERS.names, values, strict=True)))
+    path = draft.scratch(FILE)
+    pq.write_table(pa.Table.from_pylist(shown, schema=CLUSTERS), path, compression="zstd")
+    draft.publish("duplicates", {FILE: path})

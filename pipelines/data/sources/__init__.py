@@ -1,0 +1,1 @@
+"""Where documents come from: files, web archives, packages, datasets, generated problems."""

@@ -1,0 +1,242 @@
+"""The records of one file, or of a stretch of one: text, JSON, JSON Lines, Parquet, HTML or WARC, plain or compressed.
+
+Enters: a file's bytes and its name. Leaves: records with the place they came from; in place of each that cannot be read a
+`Dropped` with a reason: `read.not_utf8`, `read.not_json`, `read.truncated_gzip`, `read.corrupt_gzip`, `read.corrupt_parquet`,
+`read.not_html`, `read.no_main_text`, `read.corrupt_warc`. What precedes the damage is always given.
+
+A large file is read in stretches, by whoever has time: JSON Lines by the line ends next to two byte offsets, Parquet by the row
+groups that begin between them. Nobody has to read the file to cut it. So a place is named by what every stretch knows: the
+byte offset of a line (`a.jsonl@1234`: `tail -c +1235 a.jsonl | head -1` shows it; of the decompressed bytes, where there are
+such), the number of a row in a Parquet file. Neither depends on where the file was cut.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.data.document import Dropped
+from pipelines.data.sources.web import html_record, warc_records
+from pipelines.errors import DataError
+
+EXCERPT = 300
+_FORMATS = {
+    ".txt": "text",
+    ".md": "text",
+    ".rst": "text",
+    ".py": "text",
+    ".pod": "text",
+    ".roff": "text",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".warc": "warc",
+}
+_MANUAL_PAGE = re.compile(r"\.[1-9][a-z]*")  # ls.1, printf.3perl
+_SQUEEZED = {".gz": "gzip", ".dz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+_CUTTABLE = ("jsonl", "parquet")
+
+
+def form_of(path: str, form: str | None = None) -> tuple[str, str]:
+    """(format, compression or "") of a file by its name; `form` overrides what the name tells of the format.
+
+    Raises: DataError for a name that tells no format.
+    """
+    suffixes = PurePosixPath(path).suffixes
+    squeezed = _SQUEEZED.get(suffixes[-1], "") if suffixes else ""
+    if form is None:
+        last = suffixes[:-1][-1:] if squeezed else suffixes[-1:]
+        form = (_FORMATS.get(last[0]) or ("text" if _MANUAL_PAGE.fullmatch(last[0]) else None)) if last else None
+    if form is None:
+        raise DataError(
+            f"{path}: its name tells no format; accepted: {', '.join(_FORMATS)} (also .gz, .zst, .bz2): set reader.format"
+        )
+    return form, squeezed
+
+
+def can_be_cut(path: str, form: str | None = None) -> bool:
+    """Whether several tasks can share the file: JSON Lines and Parquet, unless compressed from outside."""
+    found, squeezed = form_of(path, form)
+    return found in _CUTTABLE and not squeezed
+
+
+def parse_file(
+    stream: BinaryIO,
+    path: str,
+    form: str | None = None,
+    start: int = 0,
+    stop: int | None = None,
+    document_bytes: int | None = None,
+) -> Iterator[tuple[str, Any]]:
+    """The records of one file.
+
+    Args:
+        stream: its bytes, still compressed. path: its name, which tells the format and the compression, and starts every
+            `where`. form: "text", "json", "jsonl", "parquet", "html" or "warc"; None: by the name. start, stop: the stretch, in
+            bytes of a file that can be cut: the lines or row groups that begin in it. document_bytes: a text file is cut into
+            documents of about this size, at blank lines.
+
+    Yields: ("file" or "file@offset" or "file:number", record), or (the same, Dropped) for what could not be read.
+
+    Raises: DataError for a name that tells no format.
+    """
+    form, squeezed = form_of(path, form)
+    if form == "parquet":
+        yield from _parquet(stream, path, start, stop)
+        return
+    plain = _Plain(stream, squeezed)
+    if form == "jsonl":
+        yield from _jsonl(plain.lines(start), path, stop)
+    elif form == "warc":
+        yield from warc_records(plain, path)
+    elif form == "text" and document_bytes:
+        yield from _passages(plain.lines(), path, document_bytes)
+    else:
+        yield from _whole(plain, path, form)
+    if plain.broken:
+        yield path, Dropped(plain.broken, f"{path}@{plain.offset}", plain.error)
+
+
+class _Plain(io.RawIOBase):
+    """A possibly compressed stream, decompressed. Damage ends it as a file ends: what precedes is given, and `broken` says why."""
+
+    def __init__(self, stream: BinaryIO, squeezed: str):
+        self.offset, self.broken, self.error = 0, "", ""
+        self._squeezed = squeezed
+        if squeezed == "gzip":
+            self._stream: Any = gzip.GzipFile(fileobj=stream)
+        elif squeezed:
+            self._stream = io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(stream, "r"), squeezed))
+        else:
+            self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        return self._guarded(self._stream.read1, size)  # what there is: read() would lose it at a cut
+
+    def lines(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        """(offset, line) of every line that begins at `start` or later; only an uncompressed stream begins past 0."""
+        if start:
+            self._stream.seek(start - 1)
+            self.offset = (
+                start - 1 + len(self._stream.readline())
+            )  # the line that another stretch holds, or its end alone
+        while line := self._guarded(self._stream.readline):
+            yield self.offset - len(line), line
+
+    def _guarded(self, read: Any, *size: int) -> bytes:
+        if self.broken:
+            return b""
+        try:
+            data: bytes = read(*size)
+        except EOFError as error:
+            self.broken, self.error = f"read.truncated_{self._squeezed}", str(error)
+            return b""
+        except (gzip.BadGzipFile, zlib.error, OSError) as error:
+            if not self._squeezed:
+                raise
+            kind = "truncated" if "runcated" in str(error) else "corrupt"
+            self.broken, self.error = f"read.{kind}_{self._squeezed}", str(error)
+            return b""
+        self.offset += len(data)
+        return data
+
+
+def _jsonl(lines: Iterator[tuple[int, bytes]], path: str, stop: int | None) -> Iterator[tuple[str, Any]]:
+    for offset, raw in lines:
+        if stop is not None and offset >= stop:
+            return
+        if not raw.strip():
+            continue
+        where = f"{path}@{offset}"
+        try:
+            yield where, json.loads(raw.decode("utf-8" if offset else "utf-8-sig"))
+        except UnicodeDecodeError as error:
+            yield where, Dropped("read.not_utf8", where, f"{error.reason} at byte {error.start}: {raw[:EXCERPT]!r}")
+        except (ValueError, RecursionError):
+            yield where, Dropped("read.not_json", where, raw[:EXCERPT].decode("utf-8", "replace"))
+
+
+def _passages(lines: Iterator[tuple[int, bytes]], path: str, size: int) -> Iterator[tuple[str, Any]]:
+    """A long text as documents: each ends at the first blank line after `size` bytes, or the first line end after twice as many."""
+    held: list[bytes] = []
+    start = length = 0
+    for offset, raw in lines:
+        held.append(raw)
+        length += len(raw)
+        if length >= 2 * size or (length >= size and not raw.strip()):
+            yield _decoded(b"".join(held), f"{path}@{start}")
+            held, start, length = [], offset + len(raw), 0
+    if held:
+        yield _decoded(b"".join(held), f"{path}@{start}")
+
+
+def _decoded(raw: bytes, where: str) -> tuple[str, Any]:
+    try:
+        return where, raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(10, 0, error.start) + 1
+        return where, Dropped("read.not_utf8", f"{where}:{line}", f"{error.reason} at byte {error.start}")
+
+
+def _whole(plain: _Plain, path: str, form: str) -> Iterator[tuple[str, Any]]:
+    raw = b"".join(iter(lambda: plain.read(1 << 20), b""))
+    if form == "html":
+        yield path, html_record(raw, path)
+        return
+    text = _decoded(raw, path)[1]
+    if isinstance(text, Dropped) or form == "text":
+        yield path, text
+        return
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if not plain.broken:
+            yield path, Dropped("read.not_json", path, f"{error}: {text[:EXCERPT]}")
+        return
+    if isinstance(value, dict):
+        yield from ((f"{path}:{key}", record) for key, record in value.items())
+    elif isinstance(value, list):
+        yield from ((f"{path}:{i}", record) for i, record in enumerate(value))
+    else:
+        yield path, Dropped("read.not_json", path, f"a {type(value).__name__}, expected a list or an object of records")
+
+
+def _parquet(stream: BinaryIO, path: str, start: int, stop: int | None) -> Iterator[tuple[str, Any]]:
+    """The rows of the row groups that begin in the stretch; damage costs the rest of its row group."""
+    try:
+        file = pq.ParquetFile(stream)
+    except (pa.ArrowInvalid, OSError) as error:
+        if not start:  # said once, by the stretch that begins the file
+            yield path, Dropped("read.corrupt_parquet", f"{path}:0", str(error)[:EXCERPT])
+        return
+    first = 0
+    for group in range(file.num_row_groups):
+        facts = file.metadata.row_group(group)
+        column = facts.column(0)
+        begins = min(place for place in (column.dictionary_page_offset, column.data_page_offset) if place is not None)
+        if begins >= start and (stop is None or begins < stop):
+            row = first
+            try:
+                for batch in file.iter_batches(1_000, row_groups=[group]):
+                    for record in batch.to_pylist():
+                        yield f"{path}:{row}", record
+                        row += 1
+            except (pa.ArrowInvalid, OSError) as error:
+                yield path, Dropped("read.corrupt_parquet", f"{path}:{row}", str(error)[:EXCERPT])
+        first += facts.num_rows

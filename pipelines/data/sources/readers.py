@@ -1,0 +1,324 @@
+"""Sources to pieces, pieces to documents: files, packages, Hugging Face datasets, generated text.
+
+Enters: a source's config. Leaves: on the driver a list of `Piece` (some megabytes of raw input each, in a fixed order); on a
+worker the documents of one piece, with a `Dropped` in place of each that could not be read.
+
+Small files share a piece; a large one is cut into several where its format allows it (`formats.can_be_cut`), by byte offsets that
+planning need not look at: 100 GB of JSON Lines are planned from one listing and read through range requests. Ids, and the order
+of documents, do not depend on the cut.
+
+Paths are local or anything fsspec opens (`s3://` with the AWS_* environment). A bad byte costs its own document, never the
+job: a line that is not JSON, a record without text, a file that is not UTF-8 and the lost end of a truncated archive are each
+counted under a name of their own and kept as samples with file and line.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import re
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec  # type: ignore[import-untyped]
+
+from pipelines.config import fingerprint
+from pipelines.data.corpus import SourceConfig
+from pipelines.data.document import Document, Dropped
+from pipelines.data.sources.fetch import Package, contents, fetch, members, resolve
+from pipelines.data.sources.formats import EXCERPT, can_be_cut, parse_file
+from pipelines.data.sources.generators import GENERATORS
+from pipelines.data.sources.records import RECORDS
+from pipelines.data.sources.remote import RemoteFile
+from pipelines.errors import DataError
+from pipelines.progress import human, say
+
+_GENERATED_PER_PIECE = 4_000
+_BUFFER_BYTES = 1 << 20
+_AHEAD_BYTES = 8 << 20  # of one range request: a few requests for a piece, and no more memory than that
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A file, or the part of one that begins between two byte offsets."""
+
+    path: str
+    label: str  # the path without the folder it happens to lie in: what ids are made of
+    size: int  # of the stretch, in bytes
+    start: int = 0
+    stop: int | None = None  # None: to the end
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a source that one task reads: files, stretches of files, archive members, or a range of a generator or dataset."""
+
+    source: str
+    index: int
+    stretches: tuple[Stretch, ...] = ()
+    archive: Package | None = None  # that the stretches are members of
+    start: int = 0
+    stop: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """Of raw input; 0 where it is not known (generators, datasets)."""
+        return sum(stretch.size for stretch in self.stretches)
+
+    @property
+    def key(self) -> str:
+        """Names the piece by its input, so a rerun finds its receipt whatever the number of workers."""
+        facts = [[(part.label, part.size, part.start) for part in self.stretches], self.start, self.stop]
+        return f"{self.source}-{self.index:05d}-{fingerprint(facts)[:8]}"
+
+
+def plan_pieces(name: str, source: SourceConfig, piece_bytes: int) -> list[Piece]:
+    """The pieces of a source, in its own order.
+
+    Raises: DataError when there is nothing to read under the given path.
+    """
+    reader = source.reader
+    if reader.type == "generated":
+        stops = [*range(_GENERATED_PER_PIECE, reader.count, _GENERATED_PER_PIECE), reader.count]
+        return [
+            Piece(name, i, start=start, stop=stop)
+            for i, (start, stop) in enumerate(zip([0, *stops], stops, strict=False))
+        ]
+    if reader.type == "huggingface":
+        shards = _huggingface(source).num_shards
+        taken = max(1, round(shards * reader.share))
+        return [Piece(name, i, start=i * shards // taken) for i in range(taken)]
+    archive = None
+    if reader.type == "package":
+        archive = resolve(reader.archive_package)
+        files = [Stretch(name, name, size) for name, size in members(fetch(archive), reader.paths)]
+    elif reader.type == "standard_library":
+        files = _standard_library()
+    else:
+        files = _expand(name, reader.paths)
+    if not files:
+        raise DataError(
+            f"source {name}: nothing matches {', '.join(reader.paths)}: correct corpus.sources.{name}.reader.path"
+        )
+    wanted = _capped(files, source)
+    parts = [part for file in wanted for part in _cut(file, source, piece_bytes)]
+    pieces = [Piece(name, i, group, archive) for i, group in enumerate(_grouped(parts, piece_bytes))]
+    large = uncut(pieces, piece_bytes) if reader.type == "files" else []
+    if large:
+        size = human(float(large[0].bytes), "B")
+        say(
+            f"   {name}: {len(large)} of {len(pieces)} tasks read up to {size}: compressed, WARC, JSON and text files are not cut"
+        )
+    return pieces
+
+
+def uncut(pieces: Iterable[Piece], piece_bytes: int) -> list[Piece]:
+    """The pieces far over the asked size, the largest first: one file each that cannot be cut, and one task each."""
+    return sorted((p for p in pieces if p.bytes > 4 * piece_bytes), key=lambda piece: -piece.bytes)
+
+
+def inventory(sources: Mapping[str, SourceConfig]) -> dict[str, str]:
+    """What lies under the sources now, as far as names and sizes tell: part of a corpus's identity.
+
+    Packages are pinned by checksum and generated problems by seed, so only files, the standard library and Debian packages
+    without a checksum are listed. An edit that keeps a file's size goes unnoticed: reading every byte to claim a name would
+    cost what the corpus costs.
+
+    Raises: DataError when there is nothing to read under a path, or apt does not know a package.
+    """
+    found = {}
+    for name, source in sources.items():
+        if source.reader.type == "standard_library":
+            found[name] = standard_library_name()
+        elif source.reader.type == "files":
+            files = _expand(name, source.reader.paths)
+            found[name] = f"{len(files)} files {fingerprint([(file.label, file.size) for file in files])}"
+        elif source.reader.type == "package" and not source.reader.sha256:
+            archive = resolve(source.reader.archive_package)
+            found[name] = f"{archive} sha256 {archive.sha256}"
+    return found
+
+
+def read_piece(piece: Piece, source: SourceConfig) -> Iterator[Document | Dropped]:
+    """The documents of a piece, as their reader gives them: not yet normalised.
+
+    Raises: DataError when a file cannot be opened at all.
+    """
+    reader = source.reader
+    common = {"source": piece.source, "licence": source.licence}
+    if reader.type == "generated":
+        made = GENERATORS[reader.generator].make(reader.tasks, reader.seed, piece.start, piece.stop)
+        for i, (text, metadata) in enumerate(made, piece.start):
+            yield Document(text=text, id=f"{piece.source}/{i}", metadata={**metadata, **common})
+        return
+    record_kind = RECORDS[reader.record]
+    for where, place, record in _records(piece, source):
+        if isinstance(record, Dropped):
+            yield record
+            continue
+        found = record_kind.read(record, reader.text_field)
+        if found is None:
+            excerpt = record if isinstance(record, str) else json.dumps(record, ensure_ascii=False, default=str)
+            yield Dropped("read.no_text", where, excerpt[:EXCERPT])
+            continue
+        text, metadata = found
+        if reader.id_field:
+            if not isinstance(record, dict) or record.get(reader.id_field) is None:
+                yield Dropped("read.no_id", where, text[:EXCERPT])
+                continue
+            place = str(record[reader.id_field])
+        yield Document(text=text, id=f"{piece.source}/{place}", metadata={**metadata, **common})
+
+
+def _records(piece: Piece, source: SourceConfig) -> Iterator[tuple[str, str, Any]]:
+    """(where, place, record or Dropped) for everything in the piece; `place` is `where` without the folder."""
+    reader = source.reader
+    if reader.type == "huggingface":
+        dataset = _huggingface(source)
+        shard = dataset.shard(num_shards=dataset.num_shards, index=piece.start) if dataset.num_shards > 1 else dataset
+        for i, record in enumerate(shard):
+            yield f"{reader.dataset}:{piece.start}:{i}", f"{piece.start}:{i}", dict(record)
+        return
+    if piece.archive is not None:
+        names = [part.path for part in piece.stretches]
+        opened: Iterable[BinaryIO] = (io.BytesIO(data) for _, data in contents(fetch(piece.archive), names))
+    else:
+        opened = (_open(piece.source, part) for part in piece.stretches)
+    for part, stream in zip(piece.stretches, opened, strict=True):
+        with stream:
+            for where, record in parse_file(
+                stream, part.path, reader.format, part.start, part.stop, reader.document_bytes
+            ):
+                yield where, part.label + where.removeprefix(part.path), record
+
+
+def _open(source: str, part: Stretch) -> BinaryIO:
+    """The file as a stream that can seek; a remote one is read ahead by ranges that suit the stretch, never whole."""
+    if "://" in part.path:
+        ahead = min(max(part.size, 1 << 20), _AHEAD_BYTES)
+        return io.BufferedReader(RemoteFile(part.path, ahead), _BUFFER_BYTES)
+    try:
+        return open(part.path, "rb", buffering=_BUFFER_BYTES)
+    except OSError as error:
+        raise DataError(f"source {source}: cannot open {part.path}: {error.strerror}: check the path") from error
+
+
+def _expand(source: str, patterns: list[str]) -> list[Stretch]:
+    """Every file the patterns match, by label, none twice; a folder stands for all files below it."""
+    found: dict[str, tuple[str, int]] = {}
+    for number, pattern in enumerate(patterns):
+        try:
+            # a fresh file system: a cached one would hold old listings, and the credentials it was made with
+            files, root = fsspec.core.url_to_fs(pattern, skip_instance_cache=True)
+            if any(c in root for c in "*?["):
+                listing = files.glob(root, detail=True)
+            elif files.isdir(root):
+                listing = files.find(root, detail=True)
+            else:
+                listing = {root: files.info(root)}
+            sizes = {name: int(entry["size"]) for name, entry in listing.items() if entry["type"] == "file"}
+        except Exception as error:
+            raise DataError(
+                f"source {source}: cannot read {pattern}: {error or type(error).__name__}; correct corpus.sources.{source}.reader.path"
+                + (
+                    " and check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL"
+                    if pattern.startswith("s3://")
+                    else ""
+                )
+            ) from error
+        scheme = pattern.split("://")[0] + "://" if "://" in pattern else ""
+        fixed = re.split(r"[*?\[]", root)[0]  # up to the first wildcard
+        above = fixed.rstrip("/") + "/" if files.isdir(root) else fixed[: fixed.rfind("/") + 1]
+        for name, size in sizes.items():
+            label = (f"{number}/" if len(patterns) > 1 else "") + name.removeprefix(above)
+            found.setdefault(scheme + name, (label, size))
+    return sorted((Stretch(path, label, size) for path, (label, size) in found.items()), key=lambda file: file.label)
+
+
+def _stdlib_root() -> Path:
+    return Path(sysconfig.get_path("stdlib"))
+
+
+def _standard_library() -> list[Stretch]:
+    """The interpreter's own modules; neither installed packages nor the tests, which are mostly tables of cases."""
+    root = _stdlib_root()
+    skipped = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "lib2to3", "pydoc_data"}
+    files = (path for path in root.rglob("*.py") if not skipped & set(path.relative_to(root).parts))
+    found = [Stretch(path.as_posix(), path.relative_to(root).as_posix(), path.stat().st_size) for path in files]
+    return sorted(found, key=lambda file: file.label)
+
+
+def standard_library_name() -> str:
+    """What the data card calls it."""
+    return f"the standard library of Python {sys.version.split()[0]}"
+
+
+def _capped(files: list[Stretch], source: SourceConfig) -> list[Stretch]:
+    """The files up to four times the cap: more is not needed unless the rules drop over three quarters of the text.
+
+    Where the last file can be cut, so much of it as is needed: a function of the files alone, whatever the pieces.
+    """
+    if source.max_bytes is None:
+        return files
+    wanted, room = [], 4 * source.max_bytes
+    for file in files:
+        if room <= 0:
+            break
+        if file.size > room and _can_be_cut(file, source):
+            file = replace(file, size=room, stop=room)
+        wanted.append(file)
+        room -= file.size
+    return wanted
+
+
+def _can_be_cut(file: Stretch, source: SourceConfig) -> bool:
+    return source.reader.type == "files" and can_be_cut(file.path, source.reader.format)
+
+
+def _cut(file: Stretch, source: SourceConfig, piece_bytes: int) -> list[Stretch]:
+    """A file of twice `piece_bytes` or more as equal stretches, if its format allows it; the last ends where the file does."""
+    count = file.size // piece_bytes
+    if count < 2 or not _can_be_cut(file, source):
+        return [file]
+    edges = [file.size * i // count for i in range(count + 1)]
+    stops = [*edges[1:-1], file.stop]
+    return [
+        replace(file, size=edges[i + 1] - start, start=start, stop=stop)
+        for i, (start, stop) in enumerate(zip(edges, stops, strict=False))
+    ]
+
+
+def _grouped(parts: list[Stretch], piece_bytes: int) -> Iterator[tuple[Stretch, ...]]:
+    held: list[Stretch] = []
+    size = 0
+    for part in parts:
+        held.append(part)
+        size += part.size
+        if size >= piece_bytes:
+            yield tuple(held)
+            held, size = [], 0
+    if held:
+        yield tuple(held)
+
+
+@functools.lru_cache(maxsize=4)
+def _load_streaming(dataset: str, subset: str | None, split: str) -> Any:
+    from datasets import load_dataset
+
+    return load_dataset(dataset, subset, split=split, streaming=True)
+
+
+def _huggingface(source: SourceConfig) -> Any:
+    reader = source.reader
+    try:
+        return _load_streaming(reader.dataset, reader.subset, reader.split)
+    except Exception as error:
+        raise DataError(
+            f"datasets cannot open {reader.dataset} (subset {reader.subset}, split {reader.split}): {error}: "
+            "check the name on huggingface.co, HF_ENDPOINT and HF_TOKEN, or give a local folder"
+        ) from error

@@ -1,0 +1,348 @@
+"""The loader: sample i of a run is a pure function of (segments, seed, i).
+
+Enters: token shards and a list of segments, each a mixture plan that holds from one sample on.
+Leaves: batches of windows as NumPy arrays, the same stream for any number of ranks.
+
+Because nothing is iterated, resuming is knowing i; a branch or a mid-run change of mixture is one more segment, and
+a source that goes on in it starts where the earlier segments left it. The way from i to tokens:
+
+    i          -> source and its local index   a fixed pattern per block (`order.interleave`), plus what came before
+    local      -> epoch and place in the epoch
+    place      -> shard and item               shards shuffled per epoch; inside a group of shards, items permuted
+    item       -> tokens                       windows [w*T, w*T + T + 1) or whole documents packed into T + 1
+
+A node therefore reads `shards_per_group` shards of a source at a time, and `Loader.uses` tells `data.prefetch` exactly
+which come next. Shuffling every item over the whole corpus would touch every shard in every step.
+
+Legend: B rows of a batch, T tokens that a model reads (`sequence_length`); a row holds T + 1 ids, so that
+inputs = tokens[:, :T] and targets = tokens[:, 1:].
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.data.stream.mixture import MixturePlan, Packing
+from pipelines.data.stream.order import interleave, permute, stream_key
+from pipelines.data.tokens.token_shards import TokenShard, TokenSource
+from pipelines.errors import ConfigError, DataError
+
+BLOCK_SAMPLES = 65_536  # the pattern of sources repeats after so many; int16 + int32 per sample: 400 kB per segment
+_CHUNK_SAMPLES = 4_096  # addresses are worked out for so many samples at once (about 1 ms) and kept for a few chunks
+
+Batch = dict[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """From sample `from_sample` on, the stream follows `plan`."""
+
+    from_sample: int
+    plan: MixturePlan
+
+
+@dataclass(frozen=True)
+class Use:
+    """A shard, as (source, name), and the first and last of some samples that read it."""
+
+    shard: tuple[str, str]
+    first: int
+    last: int
+
+
+class Loader:
+    """Random access to a mixed stream of windows.
+
+    Args:
+        sources: every source that a segment names.
+        segments: the first from sample 0, then by rising `from_sample`.
+        seed: selects the shuffle.
+        sequence_length: T.
+        pad_id: id that fills the rest of a row of packed documents (the end-of-sequence id).
+        shards_per_group: how many shards of a source are shuffled together.
+
+    Raises: ConfigError for segments out of order; DataError for a source that is absent or shorter than one window.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, TokenSource],
+        segments: Sequence[Segment],
+        seed: int,
+        sequence_length: int,
+        pad_id: int = 0,
+        shards_per_group: int = 8,
+    ):
+        starts = [segment.from_sample for segment in segments]
+        if not starts or starts[0] != 0 or any(a >= b for a, b in pairwise(starts)):
+            raise ConfigError(f"segments begin at samples {starts}; expected 0 first and then rising")
+        self.sequence_length, self.pad_id, self.shards_per_group = sequence_length, pad_id, shards_per_group
+        self.names = sorted({source.name for segment in segments for source in segment.plan.sources})
+        if absent := [name for name in self.names if name not in sources]:
+            raise DataError(f"the mixture names {', '.join(absent)}; the tokens hold {', '.join(sorted(sources))}")
+        self.sources = {name: sources[name] for name in self.names}
+        parts = sorted({(source.name, source.packing) for segment in segments for source in segment.plan.sources})
+        self._streams = [
+            _Stream(sources[name], packing, seed, sequence_length, shards_per_group) for name, packing in parts
+        ]
+        self._stream_source = np.array([self.names.index(name) for name, _ in parts], np.int16)
+        self._segments: list[_Blocks] = []
+        before = np.zeros(len(parts), np.int64)
+        for segment, following in zip(segments, [*starts[1:], None], strict=True):
+            blocks = _Blocks(segment, parts, before)
+            self._segments.append(blocks)
+            if following is not None:
+                before = before + blocks.counts(following - segment.from_sample)
+        self._starts = np.array(starts, np.int64)
+        self._chunk = functools.lru_cache(maxsize=8)(self._resolve)
+
+    @property
+    def truncated(self) -> dict[str, int]:
+        """Source -> documents longer than T + 1 tokens, of which packing keeps the first T + 1."""
+        return {stream.source.name: stream.truncated for stream in self._streams if stream.truncated}
+
+    def epoch_samples(self, name: str) -> int:
+        """Samples in one epoch of a source."""
+        return sum(stream.total for stream in self._streams if stream.source.name == name)
+
+    def delivered(self, samples: int) -> dict[str, int]:
+        """Source -> how many of the first `samples` samples are its own."""
+        counts = np.zeros(len(self._streams), np.int64)
+        for blocks, end in zip(self._segments, [*self._starts[1:], None], strict=True):
+            last = samples if end is None else min(samples, int(end))
+            counts += blocks.counts(max(0, last - blocks.from_sample))
+        return {name: int(counts[self._stream_source == i].sum()) for i, name in enumerate(self.names)}
+
+    def uses(self, first: int, last: int) -> list[Use]:
+        """Which shards samples [first, last) read, and from where to where, in order of first use: what to prefetch."""
+        stream, shard, _ = self.addresses(np.arange(first, last))
+        pairs, begin = np.unique(np.stack([stream, shard]), axis=1, return_index=True)
+        _, back = np.unique(np.stack([stream, shard])[:, ::-1], axis=1, return_index=True)
+        found = []
+        for at in np.argsort(begin):
+            source = self._streams[pairs[0, at]].source
+            found.append(
+                Use((source.name, source.prefixes[pairs[1, at]]), first + int(begin[at]), last - 1 - int(back[at]))
+            )
+        return found
+
+    def shards(self, first: int, last: int) -> list[tuple[str, str]]:
+        """(source, shard) pairs that samples [first, last) read, in order of first use."""
+        return list(dict.fromkeys(use.shard for use in self.uses(first, last)))
+
+    def batch(self, indices: NDArray[np.int64] | Sequence[int]) -> Batch:
+        """The samples `indices` as one batch.
+
+        Returns: contiguous arrays
+            tokens     int32 [B, T+1]
+            positions  int32 [B, T]    0 at the start of each document; a window that begins inside one starts at 0
+            loss_mask  uint8 [B, T]    1 where the target tokens[:, t+1] counts: not padding, not the first id of a
+                                       document, and set in the mask of a masked shard
+            sources    int16 [B]       index into `names`
+        """
+        stream, shard, item = self.addresses(np.asarray(indices, np.int64))
+        rows = Rows(len(stream), self.sequence_length, self.pad_id)
+        opened: dict[tuple[int, int], TokenShard] = {}  # a batch reads the same few shards again and again
+        for row, (s, k, i) in enumerate(zip(stream.tolist(), shard.tolist(), item.tolist(), strict=True)):
+            if (found := opened.get((s, k))) is None:
+                found = opened[s, k] = self._streams[s].source.shard(k)
+            rows.fill(row, found, *self._streams[s].span(k, i))
+        return rows.batch(self._stream_source[stream])
+
+    def addresses(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Where samples lie: stream (a source under one packing), shard and item of each, int64 [n]."""
+        chunks, within = np.divmod(indices, _CHUNK_SAMPLES)
+        found = np.empty((3, len(indices)), np.int64)
+        for chunk in np.unique(chunks):
+            here = chunks == chunk
+            found[:, here] = self._chunk(int(chunk))[:, within[here]]
+        return found[0], found[1], found[2]
+
+    def _resolve(self, chunk: int) -> NDArray[np.int64]:
+        """Stream, shard and item of every sample of a chunk: int64 [3, _CHUNK_SAMPLES]."""
+        samples = np.arange(chunk * _CHUNK_SAMPLES, (chunk + 1) * _CHUNK_SAMPLES)
+        segment = np.searchsorted(self._starts, samples, "right") - 1
+        found = np.empty((3, len(samples)), np.int64)
+        local = np.empty(len(samples), np.int64)
+        for s in np.unique(segment):
+            here = segment == s
+            found[0, here], local[here] = self._segments[s].locate(samples[here])
+        for s in np.unique(found[0]):
+            here = found[0] == s
+            found[1, here], found[2, here] = self._streams[s].locate(local[here])
+        return found
+
+
+def rank_indices(step: int, *, global_batch: int, rank: int, world_size: int, micro_batch: int) -> NDArray[np.int64]:
+    """The samples that one rank takes in one optimizer step.
+
+    Micro-step k of rank r takes samples step*global_batch + (k*world_size + r)*micro_batch + [0, micro_batch), so the
+    union over ranks is the same stretch of the stream whatever their number.
+
+    Returns: int64 [micro_steps, micro_batch].
+    Raises: ConfigError when global_batch is not a multiple of world_size * micro_batch.
+    """
+    if global_batch % (world_size * micro_batch):
+        raise ConfigError(
+            f"global batch {global_batch} does not divide into {world_size} ranks x micro-batch {micro_batch}; "
+            f"expected a multiple of {world_size * micro_batch}"
+        )
+    stretch = np.arange(step * global_batch, (step + 1) * global_batch, dtype=np.int64)
+    return stretch.reshape(-1, world_size, micro_batch)[:, rank]
+
+
+class Rows:
+    """A batch being filled: token spans become rows with positions and a loss mask. See `Loader.batch`."""
+
+    def __init__(self, count: int, sequence_length: int, pad_id: int):
+        width = sequence_length + 1
+        self.tokens = np.full((count, width), pad_id, np.int32)
+        self.counted = np.ones((count, width), np.uint8)  # the id counts when it is a target
+        self.begins = np.zeros((count, width), np.bool_)  # the id is the first of a document, or of the padding
+        self._width, self._span = (
+            width,
+            np.zeros(2, np.int64),
+        )  # kept: to make them for each row costs as much as to copy it
+
+    def fill(self, row: int, shard: TokenShard, start: int, stop: int) -> None:
+        """Put the tokens [start, stop) of a shard into a row; at most T + 1."""
+        length = stop - start
+        if length == self._width:
+            self.tokens[row] = shard.tokens[start:stop]
+        else:
+            self.tokens[row, :length] = shard.tokens[start:stop]
+            self.begins[row, length] = True
+            self.counted[row, length:] = 0
+        if shard.mask is not None:
+            self.counted[row, :length] = shard.mask[start:stop]
+        self._span[0], self._span[1] = start, stop
+        first, last = shard.offsets.searchsorted(self._span).tolist()
+        if first < last:
+            self.begins[row, shard.offsets[first:last] - start] = True
+
+    def batch(self, sources: NDArray[np.int16]) -> Batch:
+        """The finished arrays."""
+        at = np.arange(self.tokens.shape[1] - 1, dtype=np.int32)
+        begun = np.maximum.accumulate(np.where(self.begins[:, :-1], at, np.int32(0)), axis=1)
+        return {
+            "tokens": self.tokens,
+            "positions": at - begun,
+            "loss_mask": self.counted[:, 1:] & ~self.begins[:, 1:],
+            "sources": sources,
+        }
+
+
+def pack(offsets: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+    """Pack whole consecutive documents into rows of at most `limit` tokens, greedily.
+
+    Args:
+        offsets: token offset of each document, and the total [documents + 1].
+
+    Returns: first document of each row, and the number of documents [rows + 1]; a document longer than `limit` has a
+        row of its own, to be cut there.
+    """
+    documents = len(offsets) - 1
+    reach = np.searchsorted(offsets, offsets[:-1] + limit, "right") - 1  # the document after the last that fits
+    following = np.maximum(reach, np.arange(1, documents + 1)).tolist()
+    firsts = [0]
+    while firsts[-1] < documents:
+        firsts.append(following[firsts[-1]])
+    return np.array(firsts, np.int64)
+
+
+class _Stream:
+    """One source under one packing: local index -> shard and item."""
+
+    def __init__(self, source: TokenSource, packing: Packing, seed: int, sequence_length: int, shards_per_group: int):
+        self.source, self.packing, self.seed = source, packing, seed
+        self.sequence_length, self.shards_per_group = sequence_length, shards_per_group
+        self.truncated = 0
+        self._packs: list[NDArray[np.int64]] = []
+        if packing == "windows":
+            self._items = np.maximum(0, source.shard_tokens - 1) // sequence_length
+        else:
+            # reads the document lengths of every shard of this source (about 2 % of its bytes)
+            for index in range(len(source.prefixes)):
+                offsets = source.offsets(index)
+                self._packs.append(pack(offsets, sequence_length + 1))
+                self.truncated += int(np.count_nonzero(np.diff(offsets) > sequence_length + 1))
+            self._items = np.array([len(firsts) - 1 for firsts in self._packs], np.int64)
+        self.total = int(self._items.sum())
+        if self.total == 0:
+            raise DataError(
+                f"source {source.name} has {int(source.shard_tokens.sum())} tokens in {len(source.prefixes)} shards, "
+                f"less than one window of {sequence_length + 1}: leave it out or lower sequence_length"
+            )
+        self._epoch = functools.lru_cache(maxsize=4)(self._shuffle_shards)
+
+    def locate(self, local: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Shard and item of each local index, both int64 [n]."""
+        epochs, places = np.divmod(local, self.total)
+        shard, item = np.empty_like(local), np.empty_like(local)
+        for epoch in np.unique(epochs):
+            order, ends = self._epoch(int(epoch))
+            group_ends = np.append(ends[: -1 : self.shards_per_group], ends[-1])
+            here = np.flatnonzero(epochs == epoch)
+            groups = np.searchsorted(group_ends, places[here], "right") - 1
+            for group in np.unique(groups):
+                chosen = here[groups == group]
+                begin, end = int(group_ends[group]), int(group_ends[group + 1])
+                key = stream_key(self.seed, self.source.name, int(epoch), int(group))
+                moved = permute(places[chosen] - begin, end - begin, key) + begin
+                position = np.searchsorted(ends, moved, "right") - 1
+                shard[chosen], item[chosen] = order[position], moved - ends[position]
+        return shard, item
+
+    def span(self, shard: int, item: int) -> tuple[int, int]:
+        """First and last (exclusive) token of an item inside its shard; at most T + 1 tokens."""
+        width = self.sequence_length + 1
+        if self.packing == "windows":
+            start = item * self.sequence_length
+            return start, start + width
+        offsets, firsts = self.source.shard(shard).offsets, self._packs[shard]
+        start = int(offsets[firsts[item]])
+        return start, min(int(offsets[firsts[item + 1]]), start + width)
+
+    def _shuffle_shards(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Shards in this epoch's order [shards]; where each begins among the items, and the total [shards + 1]."""
+        count = len(self._items)
+        order = permute(np.arange(count), count, stream_key(self.seed, self.source.name, epoch))
+        return order, np.concatenate([[0], np.cumsum(self._items[order])])
+
+
+class _Blocks:
+    """One segment: sample -> stream and local index, by a pattern that repeats every `BLOCK_SAMPLES`."""
+
+    def __init__(self, segment: Segment, parts: Sequence[tuple[str, Packing]], before: NDArray[np.int64]):
+        sources = segment.plan.sources
+        ids = np.array([parts.index((source.name, source.packing)) for source in sources], np.int16)
+        self.from_sample = segment.from_sample
+        self.pattern = ids[interleave(tuple(source.weight for source in sources), BLOCK_SAMPLES)]
+        self.before = before
+        self.per_block: NDArray[np.int64] = np.bincount(self.pattern, minlength=len(parts))
+        self.rank = np.empty(BLOCK_SAMPLES, np.int32)  # how many of the same stream came earlier in the block
+        for stream in np.unique(self.pattern):
+            here = self.pattern == stream
+            self.rank[here] = np.arange(np.count_nonzero(here))
+
+    def locate(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
+        """Stream and stream-local index of each sample [n]."""
+        within = samples - self.from_sample
+        blocks, places = within // BLOCK_SAMPLES, within % BLOCK_SAMPLES
+        stream = self.pattern[places]
+        earlier: NDArray[np.int64] = self.before[stream] + blocks * self.per_block[stream]
+        return stream, earlier + self.rank[places].astype(np.int64)
+
+    def counts(self, samples: int) -> NDArray[np.int64]:
+        """Samples of each stream among the first `samples` of this segment."""
+        blocks, rest = divmod(samples, BLOCK_SAMPLES)
+        counted: NDArray[np.int64] = blocks * self.per_block + np.bincount(
+            self.pattern[:rest], minlength=len(self.per_block)
+        )
+        return counted
