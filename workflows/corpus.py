@@ -73,6 +73,8 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
         tracker.file(corpus.path(data_card.FILE))
     # ── report ──
     say(_table(corpus.statistics["sources"]))
+    for line in _held_out_unasked(config, corpus.statistics["sources"]):
+        say(f"   note: {line}")
     dedup = corpus.statistics["dedup"]
     say(
         f"   copies: {dedup['exact_copies']:,} exact, {dedup['near_pairs']:,} near in {dedup['near_clusters']:,} clusters; "
@@ -146,6 +148,19 @@ def _table(sources: Mapping[str, Any]) -> str:
         ]
     )
     return table(["source", "language", "licence", "documents", "MB", "held out", "dropped"], rows)
+
+
+def _held_out_unasked(config: CorpusConfig, sources: Mapping[str, Any]) -> list[str]:
+    """Sources that hold out far more than their share: a text is held out when any of its copies is, so copies add up."""
+    lines = []
+    for name, source in config.chosen.items():
+        held, train = (sources[name][split]["documents"] for split in ("heldout", "train"))
+        if held > 3 * max(source.heldout * (held + train), source.heldout_minimum) or (held and not train):
+            lines.append(
+                f"{name} holds out {held:,} of {held + train:,} documents, where {source.heldout:.1%} was asked: many are copies, and a text is "
+                f"held out when any of its copies is; lower corpus.sources.{name}.heldout to train on more of them"
+            )
+    return lines
 
 
 def _metrics(statistics: Mapping[str, Any]) -> dict[str, float]:

@@ -137,7 +137,7 @@ class Session:
         return held
 
     def hold(self, folder: str) -> None:
-        """Keep other commands from making the same artifact until it is done or this session ends."""
+        """Keep other commands from making the same artifact until it is done or this command ends."""
         if folder not in self._leases:
             self._leases[folder] = Lease(self.store.storage, folder)
 

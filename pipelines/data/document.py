@@ -22,7 +22,7 @@ import pyarrow as pa
 from datatrove.data import Document
 
 __all__ = [
-    "CONTENT_KEYS", "EXCERPT", "Document", "Dropped", "Kind", "Message", "render", "rows_to_table", "schema", "text_of_row", "to_row",
+    "CONTENT_KEYS", "EXCERPT", "Document", "Dropped", "Kind", "Message", "render", "rows_to_table", "schema", "text_of_row", "to_row", "utf8",
 ]  # fmt: skip
 
 Kind = Literal["documents", "conversations", "preferences"]
@@ -65,8 +65,13 @@ def to_row(document: Document, kind: str) -> dict[str, Any]:
         "id": document.id,
         **content,
         **{name: metadata[name] for name in _COMMON},
-        "metadata": json.dumps(extra, ensure_ascii=False, sort_keys=True),
+        "metadata": utf8(json.dumps(extra, ensure_ascii=False, sort_keys=True)),
     }
+
+
+def utf8(text: str) -> str:
+    """The text with a question mark for every lone surrogate: JSON and names of files hold them, UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def rows_to_table(rows: Sequence[dict[str, Any]], kind: str) -> pa.Table:

@@ -91,7 +91,8 @@ def write_file(task: WriteTask) -> dict[str, Any]:
     """
     chosen = [(place, rows) for place, rows in _rows(task) if len(rows)]
     empty = {"source": task.source, "split": task.split, "file": None, "documents": 0, "bytes": 0}
-    if not chosen:
+    if not chosen:  # nor may what an earlier run left under this name reach the manifest
+        task.draft.storage.delete(f"{task.draft.folder}/receipts/{task.piece}.json")
         return empty
     made_of = fingerprint([[place.key, xxhash.xxh3_128_hexdigest(rows.tobytes())] for place, rows in chosen])
     held = task.draft.receipt(task.piece)
@@ -113,6 +114,9 @@ def write_file(task: WriteTask) -> dict[str, Any]:
     with facts_file.open("wb") as handle:
         np.save(handle, facts)
     keys = _keys(task, chosen)
+    # an id says nothing about another corpus, which may name its documents alike
+    ids = np.array([xxhash.xxh3_64_intdigest(name.encode()) for name in table.column("id").to_pylist()], np.uint64)
+    keys = keys[keys["key"] != ids[keys["row"]]]
     write_shuffled(keys_file, keys, blocks_of_hashes(keys["key"]))
     statistics = {
         **empty,

@@ -16,6 +16,7 @@ from pipelines.artifacts import Artifact, ArtifactStore, Draft
 from pipelines.cluster import serial_map
 from pipelines.config import identity, parse, plain
 from pipelines.data.assemble import build, dropped_examples
+from pipelines.data.cleaning import decontaminate, pieces
 from pipelines.data.corpus import CorpusConfig
 from pipelines.errors import ConfigError, DataError
 
@@ -187,6 +188,29 @@ def test_no_copy_of_a_held_out_document_stays_in_training(tmp_path: Path, write:
     assert [row["where"].startswith("copy of a/") for row in examples] == [True] * 3
 
 
+def test_who_keeps_copies_trains_on_no_held_out_text(tmp_path: Path, write: Any) -> None:
+    texts = [article(i) for i in range(40)]
+    sources = {
+        "once": write("once", [*texts, *(text[:-9] for text in texts)], heldout=0.2),
+        "keep": write("keep", [*texts, *texts, *(article(i % 40 + 100) for i in range(80))], duplicates="keep", heldout=0.2),
+    }  # fmt: skip
+    corpus = make(tmp_path / "s", config_of(sources))
+    split = {
+        name: [row["text"] for source in sources for row in rows(corpus, name, source)] for name in ("train", "heldout")
+    }
+    assert len(set(split["heldout"])) > 8
+    assert not set(split["train"]) & set(split["heldout"])
+    near = {row["text"][:-9] for row in rows(corpus, "heldout", "keep")}
+    assert not {row["text"] for row in rows(corpus, "train", "once")} & near  # what went for an equal text stays out
+    clusters = pq.read_table(corpus.path("duplicates/clusters.parquet")).to_pylist()
+    ids = {row["id"] for name in split for source in sources for row in rows(corpus, name, source)}
+    leaders = {row["id"] for row in clusters if row["role"] == "kept"}
+    assert leaders
+    assert leaders <= ids  # of each cluster one is in the corpus
+    kept = [row["text"] for row in rows(corpus, "train", "keep")]
+    assert len(kept) == 2 * len(set(kept)) > 40  # its copies
+
+
 def test_duplicates_policies_and_caps(tmp_path: Path, write: Any) -> None:
     texts = [article(0), near_copy(article(0)), article(1), article(1), *(article(i) for i in range(2, 30))]
     corpus = make(
@@ -227,6 +251,43 @@ def test_bad_input_is_counted_quarantined_and_browsable(tmp_path: Path) -> None:
     examples, counts = dropped_examples(corpus, "read.no_text")
     assert [row["where"] for row in examples] == [f"{raw}/b.jsonl@0"]
     assert counts["read.not_utf8"] == 2
+
+
+def test_half_a_character_stops_nothing(tmp_path: Path) -> None:
+    """JSON can hold a lone surrogate, which no file in UTF-8 can."""
+    half = "cut \ud83d"
+    records: list[dict[str, Any]] = [
+        {"text": article(0), "key": "0", "title": half},
+        {"text": article(1), "key": half},
+        {"text": article(2), "key": "2", half: 1},
+        {"body": half, "key": "3"},
+        {"text": half},
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    reader = {"type": "files", "path": str(tmp_path / "a.jsonl"), "id_field": "key"}
+    corpus = make(tmp_path / "s", config_of({"web": {"heldout": 0, "reader": reader}}))
+    found = {row["id"]: json.loads(row["metadata"]) for row in rows(corpus, "train", "web")}
+    assert sorted(found) == ["web/0", "web/2", "web/cut ?"]
+    assert (found["web/0"]["title"], found["web/2"]["cut ?"]) == ("cut ?", 1)
+    dropped = pq.read_table(corpus.path("dropped/web.parquet")).to_pylist()
+    assert {row["reason"]: row["text"] for row in dropped} == {
+        "read.no_text": '{"body": "cut ?", "key": "3"}', "read.no_id": "cut ?",
+    }  # fmt: skip
+
+
+def test_samples_of_what_the_reader_drops_are_masked(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": article(i)}) for i in range(3)]
+    lines += ['{"text": "write to jane@example.org', json.dumps({"body": "or call 13812345678"})]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    reader = {"type": "files", "path": str(tmp_path / "a.jsonl")}
+    for content, shown in (("web", ["<email>", "<phone>"]), ("prose", ["jane@example.org", "13812345678"])):
+        source = {"content": content, "reader": reader}
+        corpus = make(tmp_path / content, config_of({"a": source}))
+        text = "".join(row["text"] for row in pq.read_table(corpus.path("dropped/a.parquet")).to_pylist())
+        assert [word in text for word in ("<email>", "<phone>", "jane@example.org", "13812345678")] == [
+            word in shown for word in ("<email>", "<phone>", "jane@example.org", "13812345678")
+        ]
+        assert ("jane@example.org" in corpus.path("data_card.html").read_text()) is (content != "web")
 
 
 def test_a_source_that_leaves_nothing_is_named(tmp_path: Path, write: Any) -> None:
@@ -478,3 +539,20 @@ def test_text_of_evaluation_sets_is_dropped_and_reported(tmp_path: Path, write: 
     ]
     examples, _ = dropped_examples(corpus, "contaminated.exam")
     assert [(row["where"], row["text"]) for row in examples] == [("web/7", question), ("web/9", question.upper())]
+
+
+def test_overlaps_shown_do_not_depend_on_the_cut(tmp_path: Path, write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decontaminate, "HITS", 3)
+    monkeypatch.setattr(pieces, "HITS", 3)
+    question = " ".join(VOCABULARY[:20])
+    (tmp_path / "exam.jsonl").write_text(json.dumps({"text": question}) + "\n")
+    sets = {"exam": {"reader": {"type": "files", "path": str(tmp_path / "exam.jsonl")}}}
+    texts = [article(i) + (f"\n{question}" if i % 2 else "") for i in range(40)]
+    sources = {"a": write("a", texts), "b": write("b", [text + " More." for text in texts])}
+    shown = []
+    for piece_bytes in (10_000, 1 << 20):
+        config = config_of(sources, piece_bytes=piece_bytes, decontaminate={"sets": sets})
+        corpus = make(tmp_path / f"{piece_bytes}", config)
+        assert corpus.statistics["contamination"]["exam"]["documents"] == 40
+        shown.append([row["id"] for row in pq.read_table(corpus.path("contamination.parquet")).to_pylist()])
+    assert shown == [["a/1", "a/3", "a/5", "b/1", "b/3", "b/5"]] * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,23 @@ def test_a_template_shared_by_many_items_is_no_overlap(tmp_path: Path) -> None:
     assert lookup(tmp_path, items, max_items=3).overlaps([template]) == [None]
     assert lookup(tmp_path, items, max_items=4).overlaps([template]) != [None]
     assert lookup(tmp_path, items, max_items=3).overlaps([" ".join([numbers[1]] * 4)]) != [None]
+
+
+def test_a_passage_of_many_questions_is_no_template(tmp_path: Path) -> None:
+    passage = (
+        "The ferry left the northern harbour before dawn with nine passengers and a cargo of winter apples aboard."
+    )
+    items = [{"context": passage, "question": f"What do we learn of passenger number {n}?"} for n in range(5)]
+    fields = ["context", "question"]
+    (overlap,) = lookup(tmp_path, items, max_items=3, fields=fields).overlaps([f"Before. {passage} Behind."])
+    assert overlap is not None
+    assert overlap.text == passage.rstrip(".")
+
+
+@pytest.mark.parametrize("hide", [lambda s: unicodedata.normalize("NFD", s), lambda s: s.replace("e", "e\u200b")])
+def test_an_item_is_normalised_as_documents_are(tmp_path: Path, hide: Any) -> None:
+    item = "là où les élèves étudient après le déjeuner à côté de la forêt près du café"
+    assert lookup(tmp_path, [{"question": hide(item)}]).overlaps([item]) != [None]
 
 
 def test_several_fields_and_a_saved_table(tmp_path: Path) -> None:

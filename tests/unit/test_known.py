@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,45 @@ def test_a_corpus_cannot_know_itself(tmp_path: Path, write: Any) -> None:
     config = config_of({"a": write("a", [article(i) for i in range(20)])}, name="first")
     with pytest.raises(ConfigError, match="which is the corpus to be made"):
         refuse_other_keys(config, [make(tmp_path, config)])
+
+
+def test_copies_of_a_known_source_that_keeps_its_copies_stay_out(tmp_path: Path, write: Any) -> None:
+    old = [article(i) for i in range(20)]
+    keeps = write("old", [*old, *old], duplicates="keep", heldout=0)
+    first = make(tmp_path, config_of({"old": keeps}, name="first"))
+    second = make(tmp_path, config_of({"new": write("new", [*old, article(50)], heldout=0)}, name="second"), first)
+    assert second.statistics["sources"]["new"]["dropped"] == {"dedup.known_exact": 20}
+    assert [row["text"] for row in rows(second, "train", "new")] == [article(50)]
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_an_id_says_nothing_about_another_corpus(tmp_path: Path, write: Any, verify: bool) -> None:
+    recipe: dict[str, Any] = {"dedup": {"verify": verify}}
+    config = config_of({"web": write("web", [article(i) for i in range(20)], heldout=0)}, name="first", **recipe)
+    first = make(tmp_path, config)
+    others = write("web", [article(100 + i) for i in range(19)] + [article(0)], heldout=0)  # under the same ids
+    second = make(tmp_path, config_of({"web": others}, name="second", **recipe), first)
+    facts = second.statistics["sources"]["web"]
+    assert facts["dropped"] == {"dedup.known_exact": 1}
+    assert facts["train"]["documents"] == 19
+
+
+def test_a_question_that_a_finished_corpus_trains_on_is_not_held_out(tmp_path: Path) -> None:
+    def chats(name: str, heldout: float, start: int) -> dict[str, Any]:
+        turns = [(f"What is {q} + 1?", f"{name} says {q + 1}") for q in range(start, start + 40)]
+        talks = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in turns]
+        (tmp_path / f"{name}.json").write_text(json.dumps([{"messages": talk} for talk in talks]))
+        reader = {"type": "files", "path": str(tmp_path / f"{name}.json"), "record": "messages"}
+        return {name: {"kind": "conversations", "heldout": heldout, "reader": reader}}
+
+    def asked(corpus: Any, split: str, name: str) -> set[str]:
+        return {row["messages"][0]["content"] for row in rows(corpus, split, name)}
+
+    first = make(tmp_path, config_of(chats("a", 0, 0), name="first"))
+    second = make(tmp_path, config_of(chats("b", 0.4, 20), name="second"), first)
+    held, trained = asked(second, "heldout", "b"), asked(second, "train", "b")
+    assert held
+    assert not held & asked(first, "train", "a")
+    dropped = second.statistics["sources"]["b"]["dropped"]
+    assert list(dropped) == ["dedup.known_near"]
+    assert len(held) + len(trained) + dropped["dedup.known_near"] == 40

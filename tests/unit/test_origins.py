@@ -32,6 +32,8 @@ def area(radius):
         ("https://notspam.example/", False),
         ("https://good.org/casino-bonus", True),
         ("https://good.org/?u=spam.example", False),
+        ("http://[spam.example/", False),  # no host can be read
+        ("http://[spam.example/casino", True),
         (None, False),
     ],
 )

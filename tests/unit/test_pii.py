@@ -30,6 +30,13 @@ def identity(first: str) -> str:
         (f"身份证{identity('11010519491231002')}号", "身份证<id>号"),
         (f"ID {identity('44030119900101123').lower()}.", "ID <id>."),
         ("from 203.0.114.7 and 91.198.174.192:443", "from <ip> and <ip>:443"),
+        (
+            "https://host.org/a?u=jane@example.org&v=1 to/jane@example.org",
+            "https://host.org/a?u=<email>&v=1 to/<email>",
+        ),
+        ("email=jane@example.org; (o'neil@example.org)", "email=<email>; (<email>)"),
+        ("Call +33 612 345 678, +1 415 555 2671 or 13912345678", "Call <phone>, <phone> or <phone>"),
+        ("Chrome users came from 45.55.24.85 and 8.26.56.26", "Chrome users came from <ip> and <ip>"),
         ("host 2a00:1450:4001:81b::200e is up", "host <ip> is up"),
         ("host 2001:4860:4860:0:0:0:0:8888.", "host <ip>."),
     ],
@@ -55,6 +62,12 @@ def test_personal_data_is_masked(text: str, expected: str) -> None:
         "0.1234567 0123456789012345 1381234567 138123456789 code0138-12345678x",
         "RFC 2616, section 14.35.1.22, pages 1000-2000 and 100-200-3000",
         "card 4111 1111 1111 1111",
+        "see https://medium.com/@john.smith/title and https://youtube.com/@some.name",
+        "cdn.example/npm/jquery@3.6.0.min.js, src/@types/node.d.ts, pkg/@scope.name/x",
+        "Linux 2.6.32.27, kernel 18.12.32.27, Chrome 45.0.24.85, Firefox 45.55.24.85",
+        "Theorem 12.3.4.5 and Lemma 12.13.14.15 hold; OID 18.16.84.11, id-ce 2.5.29.15, 2.5.29.17 extension",
+        "grew by +1 000 000 people, +1 250 000, EUR +25.000.000 and +12 345 678",
+        "revenue of 15000000000 yuan, 营收18000000000元，亏损 13500000000 元, +1000000 points",
     ],
 )
 def test_what_only_looks_personal_stays(text: str) -> None:

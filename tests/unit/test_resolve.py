@@ -14,7 +14,7 @@ import pytest
 from pipelines.artifacts import ArtifactStore, Draft
 from pipelines.cluster import serial_map
 from pipelines.data.corpus import DedupConfig, ReaderConfig, SourceConfig
-from pipelines.data.dedup.census import take_census
+from pipelines.data.dedup.census import Census, open_job, take_census
 from pipelines.data.dedup.deduplicate import deduplicate
 from pipelines.data.dedup.duplicates import choose_clusters
 from pipelines.data.dedup.facts import write_facts
@@ -174,3 +174,13 @@ def test_strangers_in_one_bucket_all_stay(fates_of: Any) -> None:
 def test_too_little_memory_is_refused_with_what_would_do(fates_of: Any) -> None:
     with pytest.raises(ConfigError, match=r"task_memory is 1 bytes; .* at least 2, set it"):
         fates_of([[(words(0), 0), (words(50), 0)]], task_memory=1)
+
+
+def test_a_job_is_named_after_its_settings(tmp_path: Path) -> None:
+    """Steps that another rule made would pass for those of this one."""
+    work = ArtifactStore(str(tmp_path)).begin("corpus", "r", {})
+    assert isinstance(work, Draft)
+    settings = [{}, {"threshold": 0.9}, {"verify": False}, {"task_memory": 1 << 20}]
+    names = [open_job(work, Census((), (), ()), DedupConfig(**some)).name for some in settings]  # type: ignore[arg-type]
+    assert len(set(names)) == len(settings)
+    assert open_job(work, Census((), (), ()), DedupConfig()).name == names[0]

@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 
 from pipelines.artifacts import Draft
 from pipelines.data.batch import compiled, pack
+from pipelines.data.cleaning.normalise import normalise_all
 from pipelines.data.corpus import DecontaminationConfig, EvaluationSet
 from pipelines.data.dedup.minhash import characters
 from pipelines.data.document import Dropped
@@ -39,7 +40,7 @@ from pipelines.data.words import mixed, words_of
 from pipelines.errors import DataError
 
 OVERLAP = 1_000  # characters of a shared text that are kept
-HITS = 1_000  # of a piece that are kept; all are counted
+HITS = 1_000  # of a source that are kept; all are counted
 TABLE = pa.schema([(name, pa.string()) for name in ("set", "item", "source", "id", "text")])
 _READ_BYTES = 1 << 24
 _WHOLE = 1 << 62  # bytes of a piece: files are not cut
@@ -99,10 +100,13 @@ def gather(config: DecontaminationConfig) -> Grams:
     for name, chosen in config.sets.items():
         items = list(_items(name, chosen))
         pairs: list[tuple[npt.NDArray[np.uint64], int]] = []
+        different: dict[str, npt.NDArray[np.uint64]] = {}  # a passage of many questions is one text, not a template
         for _, texts in items:
-            grams = [_grams_of(text, config, lengths) for text in texts]
-            pairs.append((np.unique(np.concatenate(grams)), len(names) + len(pairs)))
-        every, counts = np.unique(np.concatenate([keys for keys, _ in pairs]), return_counts=True)
+            for text in texts:
+                if text not in different:
+                    different[text] = np.unique(_grams_of(text, config, lengths))
+            pairs.append((np.unique(np.concatenate([different[text] for text in texts])), len(names) + len(pairs)))
+        every, counts = np.unique(np.concatenate(list(different.values())), return_counts=True)
         template = every[counts > config.max_items]
         names += [(name, item) for item, _ in items]
         for found, owner in pairs:
@@ -160,7 +164,12 @@ def publish_hits(draft: Draft, cleaned: Iterable[Mapping[str, Any]]) -> dict[str
 
     Returns: by set, how many documents were dropped and how many items they overlap with.
     """
-    hits = [{"source": done["source"], **hit} for done in cleaned for hit in done["contaminated"]]
+    hits: list[dict[str, str]] = []
+    shown: Counter[str] = Counter()
+    for done in cleaned:  # the first of a source, however it was cut
+        some = done["contaminated"][: HITS - shown[done["source"]]]
+        shown[done["source"]] += len(some)
+        hits += [{"source": done["source"], **hit} for hit in some]
     path = draft.scratch("contamination.parquet")
     pq.write_table(pa.Table.from_pylist(hits, schema=TABLE), path, compression="zstd")
     draft.publish("contamination", {"contamination.parquet": path})
@@ -183,10 +192,8 @@ def _items(name: str, chosen: EvaluationSet) -> Iterable[tuple[str, list[str]]]:
             if not isinstance(item, Dropped):
                 further = (item.metadata.get(key) for key in chosen.fields[1:])
                 some = True
-                yield (
-                    item.id.removeprefix(f"{name}/"),
-                    [item.text, *(text for text in further if isinstance(text, str))],
-                )
+                texts = [item.text, *(text for text in further if isinstance(text, str))]
+                yield item.id.removeprefix(f"{name}/"), normalise_all(texts, "prose")  # as documents are
     if not some:
         raise DataError(
             f"evaluation set {name}: no record has text under {chosen.fields[0]!r}: correct "

@@ -64,7 +64,10 @@ def refuse(metadata: Mapping[str, Any], urls: UrlConfig) -> str | None:
     url = metadata.get("url")
     if not urls.deny or not isinstance(url, str):
         return None
-    host = (urlsplit(url if "//" in url else f"//{url}").hostname or "").lower()
+    try:
+        host = (urlsplit(url if "//" in url else f"//{url}").hostname or "").lower()
+    except ValueError:  # http://[broken: no host, but the expressions still read it
+        host = ""
     for rule in urls.deny:
         if rule.startswith("/") and rule.endswith("/"):
             if re.search(rule[1:-1], url):

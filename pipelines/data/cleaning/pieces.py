@@ -26,9 +26,10 @@ from pipelines.data.cleaning.aids import Aids
 from pipelines.data.cleaning.classifier import Poor, histogram
 from pipelines.data.cleaning.decontaminate import HITS, Contaminated
 from pipelines.data.cleaning.passes import clean_batch
+from pipelines.data.cleaning.pii import mask
 from pipelines.data.corpus import CorpusRecipe, SourceConfig
 from pipelines.data.dedup.facts import write_facts
-from pipelines.data.document import Document, Dropped, rows_to_table, to_row
+from pipelines.data.document import Document, Dropped, rows_to_table, to_row, utf8
 from pipelines.data.sources.readers import Piece, read_piece
 
 SAMPLES = 10  # dropped documents kept for each reason
@@ -75,7 +76,7 @@ def clean_piece(task: CleanTask) -> dict[str, Any]:
                 name = result.reason.removeprefix("contaminated.")
                 overlaps.append({"set": name, "item": result.item, "id": result.where, "text": result.text})
             if dropped[result.reason] <= SAMPLES:
-                samples.append({"reason": result.reason, "where": result.where, "text": result.text[:EXCERPT]})
+                samples.append({"reason": result.reason, "where": utf8(result.where), "text": _excerpt(task, result)})
             continue
         kept.append(result)
         scores += [result.metadata["quality"]] if "quality" in result.metadata else []
@@ -83,6 +84,12 @@ def clean_piece(task: CleanTask) -> dict[str, Any]:
         if _enough(len(kept), size, task.source):
             break
     return _publish(task, kept, dropped, samples, overlaps, scores)
+
+
+def _excerpt(task: CleanTask, dropped: Dropped) -> str:
+    """What a sample shows; what the reader dropped has met no pass yet, so it is masked here."""
+    text = utf8(dropped.text[:EXCERPT])
+    return mask([text], task.recipe.pii.kinds)[0][0] if task.source.masked else text
 
 
 def _cleaned(task: CleanTask) -> Iterator[Document | Dropped]:

@@ -61,8 +61,8 @@ def mask(texts: Sequence[str], kinds: Sequence[str]) -> tuple[list[str], list[di
 
 # ── what a hit looks like; bytes, so that \w and \d are ASCII and a Chinese character ends a word ──
 _LEFT = rb"(?<![\w.+-])"
-_DOMAIN = re.compile(rb"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9_-])")
-_LOCAL = re.compile(rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}\Z")
+_DOMAIN = re.compile(rb"@(?!\d+\.\d)(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9_-])")
+_LOCAL = re.compile(rb"[A-Za-z0-9%&'+_.-]{1,64}\Z")  # without / = ?, which stand before an address in a URL
 _PHONES = re.compile(
     rb"(?:"
     + _LEFT + rb"\+[1-9]\d{0,2}(?:[ .-]?\(\d{1,4}\))?(?:[ .-]?\d{2,5}){2,5}"  # +44 20 7946 0958
@@ -77,9 +77,11 @@ _IPV4 = re.compile(rb"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?!\w|[.-]\w)")
 _IPV6 = re.compile(rb"(?<![\w:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{3,35}(?![\w:])")
 _CARDS = re.compile(rb"(?<![\w.,+-])\d(?:[ -]?\d){12,18}(?![\w]|[.,-]\d)")
 _VERSION_BEFORE = re.compile(
-    rb"(?:\b(?:v|ver|version|release|rev|revision|build|section|sec|chapter|clause|table|figure|appendix)\.?|[=<>~^\xa7])[ :=]*\Z",
+    rb"(?:\b(?:v|ver|version|release|rev|revision|build|section|sec|chapter|clause|table|figure|appendix|"
+    rb"theorem|lemma|proposition|definition|kernel|linux|chrome|firefox|oid)\.?|[=<>~^\xa7])[ :=]*\Z",
     re.IGNORECASE,
 )
+_THOUSANDS = re.compile(rb"\+\d{1,3}(?:[ .]\d{3}){2,3}\Z")
 _ID_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 
 
@@ -96,8 +98,9 @@ def _is_card(found: bytes, before: bytes) -> bool:
 
 
 def _is_ipv4(found: bytes, before: bytes) -> bool:
-    """A public address; four one-digit parts, or a word such as "version" before them, make it a version."""
-    if len(found) == 7 or _VERSION_BEFORE.search(before):
+    """A public address; four one-digit parts, or a word such as "version" before them, make it a version;
+    so do two one-digit parts in front (Linux 2.6.32.27, the object identifier 2.5.29.15)."""
+    if len(found) == 7 or found[1:2] == found[3:4] == b"." or _VERSION_BEFORE.search(before):
         return False
     return _is_public(found)
 
@@ -110,7 +113,10 @@ def _is_public(found: bytes, before: bytes = b"") -> bool:
 
 
 def _is_phone(found: bytes, before: bytes) -> bool:
-    return 7 <= sum(48 <= c <= 57 for c in found) <= 15
+    digits = sum(48 <= c <= 57 for c in found)
+    if found.endswith(b"00000") or (_THOUSANDS.match(found) and (digits < 10 or b"000" in found)):
+        return False  # an amount: +1 000 000, 15000000000
+    return 7 <= digits <= 15
 
 
 # in this order: of overlapping hits the first stays

@@ -230,8 +230,8 @@ def open_job(work: Draft, census: Census, dedup: DedupConfig) -> Job:
         "places": [asdict(place) for place in census.places],
         "capped": census.capped,
     }
-    # another memory, another number of parts: those steps are made again, since what they read may be gone already
-    job = Job(work, f"dedup-{fingerprint([facts, dedup.task_memory])[:12]}", dedup)
+    # another rule, memory or number of parts: those steps are made again, since what they read may be gone already
+    job = Job(work, f"dedup-{fingerprint([facts, plain(dedup)])[:12]}", dedup)
     work.storage.write(job.key("census.json"), json.dumps(facts).encode())
     return job
 

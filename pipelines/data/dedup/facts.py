@@ -6,7 +6,7 @@ Enters: the documents that passed. Leaves two files, whose records mean the same
     keys    (key, row): two documents that share a key may have to do with each other. One space of 64-bit keys for
             everything that can make them meet, each kind under a salt of its own:
               bands of the MinHash signature, where the source removes near-copies
-              the text, where it removes any copies (within its kind of source)
+              the text (within its kind of source)
               the question, for conversations and preferences
               the id, so that a repeated one is found
 
@@ -79,8 +79,7 @@ def _keys(
     rows = np.arange(len(kept), dtype=np.uint32)
     ids = np.array([xxhash.xxh3_64_intdigest(document.id.encode()) for document in kept], np.uint64)
     found = [(ids, rows)]
-    if source.duplicates != "keep":
-        found.append((mixed(facts["digest"][:, 0], KINDS.index(source.kind)), rows))
+    found.append((mixed(facts["digest"][:, 0], KINDS.index(source.kind)), rows))
     if source.kind != "documents":
         found.append((mixed(facts["asked"][:, 0], _ASKED_SALT), rows))
     elif source.duplicates == "near":

@@ -91,6 +91,7 @@ def _resolve(task: ResolveTask) -> tuple[dict[str, Path], dict[str, Any]]:
     by_known, by_held = known[survivor], members["held"][survivor]
     fate[near] = np.select([by_known[near], by_held[near] & ~members["held"][near]], [KNOWN_NEAR, NEAR_HELDOUT], NEAR)
     fate[exact] = np.where(by_known[exact], KNOWN_EXACT, EXACT)
+    _held_texts(members, known, census, fate, survivor)
     _asked(members, known, census, fate, survivor, similarity)
     dropped = np.flatnonzero((fate > HELDOUT) & ~known)
     verdicts = np.empty(len(dropped), VERDICT)
@@ -144,7 +145,7 @@ def _copies(
     kinds = np.array([KINDS.index(p.kind) for p in census.parties])[party]
     keeps = np.array([p.duplicates == "keep" for p in census.parties], bool)[party]
     compares = np.array([removes_near(p) for p in census.parties], bool)[party]
-    alone = np.where(keeps, everyone, -1)  # who keeps copies is in no group but its own
+    alone = np.where(keeps & ~known, everyone, -1)  # who keeps copies is in no group but its own
     first = _first_of(members["label"], members["digest"][:, 0], members["digest"][:, 1], kinds, alone)
     exact = (first != everyone) & ~known
     # one text, one witness: the first of its group whose text was shingled speaks for the one that stays
@@ -206,6 +207,22 @@ def _repeated_ids(members: npt.NDArray[Any], known: npt.NDArray[np.bool_], censu
     return dict(Counter(census.parties[int(party)].name for party in again))
 
 
+def _held_texts(
+    members: npt.NDArray[Any], known: npt.NDArray[np.bool_], census: Census, fate: _Ints, survivor: _Ints
+) -> None:
+    """Mark what would be trained on though its very text is held out, where a source keeps its copies, in place."""
+    if not any(p.duplicates == "keep" and not p.known for p in census.parties):
+        return
+    kinds = np.array([KINDS.index(p.kind) for p in census.parties])[members["party"]]
+    holds = np.where(known, members["held"], fate == HELDOUT)
+    order = np.argsort(~holds, kind="stable")  # the first of a text says whether any holds it out
+    first = order[_first_of(*(c[order] for c in (members["label"], *members["digest"].T, kinds)))]
+    hit = ~known[order] & holds[first] & (fate[order] == TRAIN)
+    fate[order[hit]], survivor[order[hit]] = NEAR_HELDOUT, first[hit]
+    fate[(fate == NEAR) & (fate[survivor] == NEAR_HELDOUT)] = NEAR_HELDOUT
+    survivor[:] = survivor[survivor]  # what went for one of these went for the held-out text
+
+
 def _asked(
     members: npt.NDArray[Any],
     known: npt.NDArray[np.bool_],
@@ -219,6 +236,13 @@ def _asked(
     index = np.flatnonzero(talks)
     if not len(index):
         return
+    # a question that a finished corpus trains on is of no use to hold out
+    trains = (known & ~members["held"])[index]
+    order = np.argsort(~trains, kind="stable")
+    first = _first_of(*(c[index[order]] for c in (members["label"], *members["asked"].T)))
+    hit = trains[order][first] & (fate[index[order]] == HELDOUT) & ~known[index[order]]
+    theirs, mine = index[order][first[hit]], index[order][hit]
+    fate[mine], survivor[mine], similarity[mine] = KNOWN_NEAR, theirs, np.nan
     holds = np.where(known, members["held"], fate == HELDOUT)[index]
     # those that hold a question out go first, so the first of a question says whether any does
     order = np.argsort(~holds, kind="stable")

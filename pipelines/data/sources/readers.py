@@ -29,7 +29,7 @@ import fsspec  # type: ignore[import-untyped]
 
 from pipelines.config import fingerprint
 from pipelines.data.corpus import SourceConfig
-from pipelines.data.document import Document, Dropped
+from pipelines.data.document import Document, Dropped, utf8
 from pipelines.data.sources.fetch import Package, contents, fetch, members, resolve
 from pipelines.data.sources.formats import EXCERPT, can_be_cut, parse_file
 from pipelines.data.sources.generators import GENERATORS
@@ -172,7 +172,7 @@ def read_piece(piece: Piece, source: SourceConfig) -> Iterator[Document | Droppe
                 yield Dropped("read.no_id", where, text[:EXCERPT])
                 continue
             place = str(record[reader.id_field])
-        yield Document(text=text, id=f"{piece.source}/{place}", metadata={**metadata, **common})
+        yield Document(text=text, id=utf8(f"{piece.source}/{place}"), metadata={**metadata, **common})
 
 
 def _records(piece: Piece, source: SourceConfig) -> Iterator[tuple[str, str, Any]]:
