@@ -61,7 +61,9 @@ def mask(texts: Sequence[str], kinds: Sequence[str]) -> tuple[list[str], list[di
 
 # ── what a hit looks like; bytes, so that \w and \d are ASCII and a Chinese character ends a word ──
 _LEFT = rb"(?<![\w.+-])"
-_DOMAIN = re.compile(rb"@(?!\d+\.\d)(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9_-])")
+_DOMAIN = re.compile(
+    rb"@(?!\d+\.\d)(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9_-])"
+)
 _LOCAL = re.compile(rb"[A-Za-z0-9%&'+_.-]{1,64}\Z")  # without / = ?, which stand before an address in a URL
 _PHONES = re.compile(
     rb"(?:"

@@ -244,7 +244,9 @@ def interval(hits: int, of: int) -> tuple[float, float]:
 
 def _share_a_key(keys: Any, left: Any, right: Any) -> npt.NDArray[np.bool_]:
     shared = np.zeros(len(left), bool)
-    for band in range(keys.shape[1] if len(left) else 0):  # one at a time: of templates every pair of the sample is here
+    for band in range(
+        keys.shape[1] if len(left) else 0
+    ):  # one at a time: of templates every pair of the sample is here
         shared |= keys[left, band] == keys[right, band]
     return shared
 
