@@ -28,7 +28,7 @@ $(VENV)/.ready: constraints.txt pyproject.toml
 demo: setup ## run the whole recipe on real text: about 10 minutes on 2 cores
 	@$(BIN)/python -m workflows.recipe +experiment=demo
 
-corpus-large: setup ## 300 MB of real text, then 3 GB with planted near-copies: about 40 minutes on 2 cores; needs apt-get and npm
+corpus-large: setup ## 300 MB of real text, then 3 GB with planted near-copies: about 15 minutes on 2 cores, 270 MB of downloads; needs apt-get and npm
 	@$(BIN)/python -m benchmarks.large warc
 	@$(BIN)/python -m workflows.corpus corpus=large name=large
 	@for size in 300 3000; do \
