@@ -74,7 +74,7 @@ def plan(name: StageName, config: TrainConfig, store: ArtifactStore, parent: str
         del what["steps"]  # a trunk goes on: more steps do not change the steps before them
     spec = TrainSpec(
         kind=name, name=config.name, store=store.uri, claim={}, config=plain(config), model=architecture, schedule=rates,
-        optimizer=config.optimizer, zero=config.zero, batch=config.batch, steps=steps, seed=config.seed, beta=config.beta,
+        optimizer=config.optimizer, zero=config.zero, compute=config.compute, batch=config.batch, steps=steps, seed=config.seed, beta=config.beta,
         tokens=tokens.folder, tokenizer=tokenizer_of(tokens), segments=segments, start=start, checkpoint=config.checkpoint, log_every_steps=config.log_every_steps,
         tracking={},
     )  # fmt: skip

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipelines.config import WorkflowConfig, runtime
+from pipelines.train.compute import ComputeConfig
 from pipelines.train.engine import ZeroConfig
 from pipelines.train.model import ModelConfig
 from pipelines.train.optimizer import OptimizerConfig
@@ -79,6 +80,7 @@ class TrainConfig(WorkflowConfig):
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     zero: ZeroConfig = runtime(default_factory=ZeroConfig)
+    compute: ComputeConfig = runtime(default_factory=ComputeConfig)
     batch: BatchConfig
     steps: int | None = None
     epochs: float | None = None  # sft, dpo: instead of steps
@@ -113,6 +115,7 @@ class TrainSpec:
     schedule: Schedule
     optimizer: OptimizerConfig
     zero: ZeroConfig
+    compute: ComputeConfig
     batch: BatchConfig
     steps: int
     seed: int

@@ -1,0 +1,35 @@
+"""How a model is computed, never what it computes: attention kernel, compilation, what is kept for the backward pass.
+
+All of it is `runtime()` configuration: whatever is chosen here, the loss curve is the same (tests/unit/test_compute.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Attention = Literal["varlen", "flex", "blocks", "dense"]
+Keep = Literal["all", "products", "input"]  # what a block keeps for its backward pass; the rest is computed again
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """The defaults choose by device; `conf/compute/` holds them."""
+
+    attention: Literal["auto", "varlen", "flex", "blocks", "dense"] = "auto"  # auto: varlen on CUDA, blocks on a CPU
+    compile: Literal["auto", "on", "off"] = "auto"  # torch.compile of each block; auto: on CUDA
+    keep: Literal["auto", "all", "products", "input"] = "auto"  # auto: as much as fits into memory_gib
+    memory_gib: float | None = None  # of one worker; null: what its GPU has, or its share of the machine's memory
+    loss_chunk: int | None = None  # tokens whose logits exist at a time; null: as many as 256 MiB of logits hold
+
+
+def choose_attention(config: ComputeConfig, device: str) -> Attention:
+    """The attention kernel for a device type, "cuda" or "cpu"."""
+    if config.attention != "auto":
+        return config.attention
+    return "varlen" if device == "cuda" else "blocks"
+
+
+def compiles(config: ComputeConfig, device: str) -> bool:
+    """Whether blocks are compiled on a device type."""
+    return config.compile == "on" or (config.compile == "auto" and device == "cuda")
