@@ -23,6 +23,34 @@ class ComputeConfig:
     loss_chunk: int | None = None  # tokens whose logits exist at a time; null: as many as 256 MiB of logits hold
 
 
+@dataclass(frozen=True, kw_only=True)
+class BlockPolicy:
+    """How many blocks keep what for the backward pass; they sum to the model's layers.
+
+    The first `input` blocks keep their input alone, the next `products` blocks also what matrix products and attention
+    gave, the last `all` blocks everything: those are freed first in the backward pass, so computing an early block
+    again never adds to the peak.
+    """
+
+    all: int
+    products: int = 0
+    input: int = 0
+
+    def keep(self, block: int) -> Keep:
+        """What block number `block` (from 0) keeps."""
+        if block < self.input:
+            return "input"
+        return "products" if block < self.input + self.products else "all"
+
+    def __str__(self) -> str:
+        """E.g. `keep=products in 12 of 40 blocks`."""
+        layers = self.all + self.products + self.input
+        parts = [
+            f"keep={kind} in {count}" for kind, count in (("input", self.input), ("products", self.products)) if count
+        ]
+        return f"{', '.join(parts)} of {layers} blocks" if parts else "keep=all"
+
+
 def choose_attention(config: ComputeConfig, device: str) -> Attention:
     """The attention kernel for a device type, "cuda" or "cpu"."""
     if config.attention != "auto":
