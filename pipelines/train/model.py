@@ -206,9 +206,12 @@ def document_mask(positions_BT: Tensor) -> Tensor:
 
 
 def rotary_tables(positions_BT: Tensor, d_head: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine, each (B, 1, T, K), in the half-split layout of Llama; computed in float32."""
-    frequencies = 1.0 / (base ** (torch.arange(0, d_head, 2, device=positions_BT.device, dtype=torch.float32) / d_head))
-    angles_BTk = positions_BT[:, :, None].float() * frequencies
+    """Cosine and sine, each (B, 1, T, K), in the half-split layout of Llama.
+
+    Angles are float64: at position 4,000 a float32 angle is off by 1e-4 radians, a thousand times a float32 rounding.
+    """
+    frequencies = base ** -(torch.arange(0, d_head, 2, device=positions_BT.device, dtype=torch.float64) / d_head)
+    angles_BTk = positions_BT[:, :, None] * frequencies
     angles_B1TK = torch.cat([angles_BTk, angles_BTk], dim=-1)[:, None]
     return angles_B1TK.cos().to(dtype), angles_B1TK.sin().to(dtype)
 
