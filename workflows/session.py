@@ -216,7 +216,7 @@ def entry(config_class: type[C], run: Callable[[C, Session], Any], config_name: 
                 print(f"error: {error}", file=sys.stderr, flush=True)
 
         try:
-            sys.argv[1:] = [_experiment(argument, config_name) for argument in sys.argv[1:]] + _HYDRA
+            sys.argv[1:] = _arguments([_experiment(argument, config_name) for argument in sys.argv[1:]])
             composed()
             if failures:
                 sys.exit(failures[0].exit_code)
@@ -231,6 +231,13 @@ def entry(config_class: type[C], run: Callable[[C, Session], Any], config_name: 
             _fail("this is a fault in Trunkline, not in your input; committed work is kept", 1)
 
     return main
+
+
+def _arguments(typed: Sequence[str]) -> list[str]:
+    """Overrides before options, as Hydra's argparse needs them: it takes one unbroken row of overrides and no second."""
+    overrides = [argument for argument in typed if argument[0:1] != "-" and ("=" in argument or argument[0:1] == "~")]
+    options = [argument for argument in typed if argument not in overrides]
+    return [*_HYDRA, *overrides, *options]
 
 
 def _help(workflow: str) -> None:
