@@ -64,7 +64,8 @@ def plan(name: StageName, config: TrainConfig, store: ArtifactStore, parent: str
     if ancestor is not None:
         inputs = (ancestor.artifact, *inputs)
     what = identity(config)
-    what.update(parent=parent and str(ancestor), model=plain(architecture), schedule=plain(rates), steps=steps)
+    planned_rates = {**plain(rates), "decay_values": schedule.decay_values(rates)}
+    what.update(parent=parent and str(ancestor), model=plain(architecture), schedule=planned_rates, steps=steps)
     if (
         name == "pretrain"
         and rates.decay == "none"

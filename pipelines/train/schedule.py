@@ -5,19 +5,17 @@ it by its own factor (`optimizer.py`). There is no scheduler object, hence no st
 wrong phase.
 
 Sources: Warmup-Stable-Decay, MiniCPM (arXiv 2404.06395 §4); `exponential` f = 0.5^((s - s_decay_start) / half_life),
-where the paper's printed `S` is a misprint; `1-sqrt`, Hägele et al. (arXiv 2405.18392); `linear` to 10 %, the published
-BMTrain snippet; cosine to 10 %, the baseline MiniCPM compares with.
+where the paper's printed `S` is a misprint; the other shapes are in `decays.py`, each with its source.
 """
 
 from __future__ import annotations
 
-import math
+import difflib
 from dataclasses import dataclass
 from typing import Literal
 
 from pipelines.errors import ConfigError
-
-Decay = Literal["none", "exponential", "linear", "1-sqrt", "cosine"]
+from pipelines.train.decays import DECAYS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +26,7 @@ class ScheduleConfig:
     peak_lr: float | None = None  # null: inherited from the parent checkpoint
     warmup_steps: int | None = None
     warmup_fraction: float | None = None  # of the run's steps, instead of warmup_steps
-    decay: Decay = "none"
+    decay: str = "none"  # none, exponential, or a shape in decays.py
     decay_steps: int | None = None
     decay_fraction: float | None = None  # of the run's steps, instead of decay_steps
     half_life_steps: float | None = None
@@ -46,7 +44,7 @@ class Schedule:
     kind: Literal["wsd", "cosine", "constant"] = "wsd"
     peak_lr: float
     warmup_steps: int = 0
-    decay: Decay = "none"
+    decay: str = "none"
     decay_steps: int = 0  # length of the decay; the run's steps = warmup + stable + decay
     half_life_steps: float | None = None  # exponential only; unpublished for sure (5000 or 8000 of 18,500), so a choice
     final_ratio: float = 0.1  # LR at the end of linear, 1-sqrt and cosine decays, as a part of peak_lr
@@ -78,6 +76,13 @@ def check(schedule: Schedule, steps: int) -> None:
     """Refuse facts that contradict each other. Raises: ConfigError."""
     if schedule.peak_lr <= 0:
         raise ConfigError(f"schedule.peak_lr is {schedule.peak_lr}; expected a positive number")
+    accepted = ("none", "exponential", *DECAYS)
+    if schedule.decay not in accepted:
+        close = difflib.get_close_matches(schedule.decay, accepted, n=1)
+        raise ConfigError(
+            f"schedule.decay is {schedule.decay!r}; expected one of {', '.join(accepted)} (another is one line in "
+            "pipelines/train/decays.py)" + (f": did you mean {close[0]}?" if close else "")
+        )
     if schedule.warmup_steps + schedule.decay_steps > steps:
         raise ConfigError(
             f"schedule.warmup_steps {schedule.warmup_steps} + schedule.decay_steps {schedule.decay_steps} exceed steps {steps}: "
@@ -109,8 +114,8 @@ def learning_rate(schedule: Schedule, step: int, steps: int) -> float:
         return schedule.peak_lr * (step + 1) / schedule.warmup_steps
     floor = schedule.final_ratio
     if schedule.kind == "cosine":
-        progress = (step - schedule.warmup_steps + 1) / max(1, steps - schedule.warmup_steps)
-        return schedule.peak_lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+        progress = min(1.0, (step - schedule.warmup_steps + 1) / max(1, steps - schedule.warmup_steps))
+        return schedule.peak_lr * (floor + (1 - floor) * DECAYS["cosine"](progress))
     into_decay = step - (steps - schedule.decay_steps) + 1
     if schedule.kind == "constant" or schedule.decay == "none" or into_decay <= 0:
         return schedule.peak_lr
@@ -118,9 +123,13 @@ def learning_rate(schedule: Schedule, step: int, steps: int) -> float:
         assert schedule.half_life_steps is not None
         return schedule.peak_lr * float(0.5 ** (into_decay / schedule.half_life_steps))
     progress = min(1.0, into_decay / schedule.decay_steps)
-    shape = {
-        "linear": 1 - progress,
-        "1-sqrt": 1 - math.sqrt(progress),
-        "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
-    }[schedule.decay]
-    return schedule.peak_lr * (floor + (1 - floor) * shape)
+    return schedule.peak_lr * (floor + (1 - floor) * DECAYS[schedule.decay](progress))
+
+
+def decay_values(schedule: Schedule) -> list[float]:
+    """The shape in use at eighths of its way, for fingerprints: they tell that it changed, and of no other shape's change.
+
+    Empty without one: exponential decay is this module's own formula.
+    """
+    shape = DECAYS.get("cosine" if schedule.kind == "cosine" else schedule.decay)
+    return [shape(eighth / 8) for eighth in range(1, 9)] if shape else []

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from pipelines.errors import ConfigError
-from pipelines.train.schedule import Schedule, ScheduleConfig, check, learning_rate, resolve
+from pipelines.train.decays import DECAYS
+from pipelines.train.schedule import Schedule, ScheduleConfig, check, decay_values, learning_rate, resolve
 
 
 def rates(schedule: Schedule, steps: int) -> list[float]:
@@ -31,7 +32,7 @@ def test_trunk_warms_up_and_stays() -> None:
     ],
 )
 def test_decays_to_the_floor(decay: str, expected: list[float]) -> None:
-    schedule = Schedule(peak_lr=1.0, decay=decay, decay_steps=4)  # type: ignore[arg-type]
+    schedule = Schedule(peak_lr=1.0, decay=decay, decay_steps=4)
     assert rates(schedule, 6) == pytest.approx(expected)
 
 
@@ -61,6 +62,7 @@ def test_cosine_and_constant_baselines() -> None:
         ({"decay_steps": 3}, "a decay needs steps"),
         ({"decay": "exponential", "decay_steps": 3}, "half_life_steps is None"),
         ({"final_ratio": 2.0}, "final_ratio is 2.0"),
+        ({"decay": "1-sqr", "decay_steps": 3}, r"expected one of none, exponential, linear.* did you mean 1-sqrt\?"),
     ],
 )
 def test_contradictions_are_refused(values: dict[str, object], message: str) -> None:
@@ -75,3 +77,22 @@ def test_fractions_and_inheritance_resolve() -> None:
         resolve(config, 40, None)
     with pytest.raises(ConfigError, match="both set"):
         resolve(ScheduleConfig(peak_lr=1, warmup_steps=1, warmup_fraction=0.1), 40, None)
+
+
+@pytest.mark.parametrize("name", DECAYS)
+def test_every_shape_goes_down_from_one_to_zero(name: str) -> None:
+    values = [DECAYS[name](k / 64) for k in range(65)]
+    assert (values[0], values[-1]) == pytest.approx((1, 0))
+    assert values == sorted(values, reverse=True)
+
+
+def test_another_shape_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    linear = Schedule(peak_lr=1.0, decay="linear", decay_steps=4)
+    before = decay_values(linear)
+    monkeypatch.setitem(DECAYS, "square", lambda progress: 1 - progress**2)
+    schedule = resolve(ScheduleConfig(decay="square", decay_fraction=1.0), 4, 1.0)
+    assert rates(schedule, 4) == pytest.approx([0.1 + 0.9 * (1 - p * p) for p in (0.25, 0.5, 0.75, 1)])
+    # what fingerprints hold: each its own shape, so a finished run of another shape stays what it is
+    assert decay_values(schedule) != decay_values(linear) == before == [1 - k / 8 for k in range(1, 9)]
+    assert decay_values(Schedule(peak_lr=1.0)) == []
+    assert decay_values(Schedule(kind="cosine", peak_lr=1.0))[3] == pytest.approx(0.5)
