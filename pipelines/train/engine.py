@@ -30,6 +30,7 @@ class ZeroConfig:
 
     stage: Literal[0, 1, 2, 3] = 1
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # weights and moments are float32 either way
+    offload: Literal["none", "cpu"] = "none"  # cpu: float32 weights, moments and the update live in host memory
     reduce_bucket_elements: int = 500_000_000
 
 
@@ -135,15 +136,7 @@ class Engine:
                 "train_micro_batch_size_per_gpu": micro_batch,
                 "gradient_accumulation_steps": accumulation,
                 "gradient_clipping": optimizer.gradient_clip,
-                "zero_optimization": {
-                    "stage": zero.stage,
-                    "reduce_bucket_size": zero.reduce_bucket_elements,
-                    "overlap_comm": torch.cuda.is_available(),
-                    "contiguous_gradients": True,
-                },
-                "bf16": {"enabled": zero.precision == "bfloat16"},
-                "zero_allow_untested_optimizer": True,
-                "steps_per_print": 10**9,
+                **_deepspeed_config(zero),
             },
         )[0]
 
@@ -217,8 +210,34 @@ class _Logps:
         return self.function(model, hidden, batch)
 
 
+def _deepspeed_config(zero: ZeroConfig) -> dict[str, Any]:
+    """What of DeepSpeed's config follows from `ZeroConfig` and the device alone."""
+    cuda = torch.cuda.is_available()
+    splitting: dict[str, Any] = {
+        "stage": zero.stage,
+        "reduce_bucket_size": zero.reduce_bucket_elements,
+        "overlap_comm": cuda,
+        "contiguous_gradients": True,
+    }
+    if zero.offload == "cpu":
+        splitting["offload_optimizer"] = {"device": "cpu", "pin_memory": cuda}
+    return {
+        "zero_optimization": splitting,
+        # the update is torch's fused AdamW there too: DeepSpeed's own would be compiled on first use, for minutes
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": zero.precision == "bfloat16"},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+    }
+
+
 def check(zero: ZeroConfig) -> None:
     """Refuse combinations that do not do what they say. Raises: ConfigError."""
+    if zero.stage == 0 and zero.offload != "none":
+        raise ConfigError(
+            f"zero.offload={zero.offload} with zero.stage=0: nothing is split there that could be moved to host memory; "
+            "set zero.stage=1 (2, 3), or zero.offload=none"
+        )
     if zero.stage == 0 and zero.precision == "bfloat16":
         raise ConfigError(
             "zero.stage=0 with zero.precision=bfloat16 takes another optimizer path in DeepSpeed (loss off by 0.35 %): set zero.stage=1"

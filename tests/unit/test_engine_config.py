@@ -1,0 +1,23 @@
+"""What of the engine's config is refused, and what reaches DeepSpeed."""
+
+import pytest
+
+from pipelines.errors import ConfigError
+from pipelines.train.engine import ZeroConfig, check
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (ZeroConfig(stage=0, precision="float32", offload="cpu"), "zero.stage=1"),
+        (ZeroConfig(stage=0, precision="bfloat16"), "set zero.stage=1"),
+    ],
+)
+def test_combinations_that_do_not_do_what_they_say_are_refused(config: ZeroConfig, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        check(config)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_states_may_be_offloaded_where_they_are_split(stage: int) -> None:
+    check(ZeroConfig(stage=stage, offload="cpu"))  # type: ignore[arg-type]
