@@ -10,6 +10,7 @@ global batch gives the same gradient (measured: ≤ 1.1e-7 between layouts; docs
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -94,6 +95,10 @@ def start_distributed() -> None:
     from deepspeed.utils import logger
 
     logger.setLevel("ERROR")
+    # DeepSpeed's collectives of ZeRO-3 have newer names in torch, and each of thousands of calls would say so
+    warnings.filterwarnings(
+        "ignore", message=r".*is deprecated\. Please use", category=FutureWarning, module="torch.distributed"
+    )
     if not torch.cuda.is_available():
         # built on first use by a C++ compile of 1-3 minutes; a killed build leaves a lock that hangs the next start
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

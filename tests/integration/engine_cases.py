@@ -1,0 +1,110 @@
+"""Runs a list of engine configurations one after another in processes that torchrun started once.
+
+    torchrun --standalone --nproc_per_node=2 -m tests.integration.engine_cases cases.json results.npz
+
+Starting two processes with DeepSpeed costs ten seconds, a tiny engine in them a fraction of one. `reference_run` computes the
+same case in one process, in float64, from the formulas: `tests/reference_training.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_cases(cases: dict[str, dict[str, Any]], folder: Path, ranks: int = 2) -> dict[str, dict[str, np.ndarray]]:
+    """Run all cases on `ranks` processes. Returns: per case `loss`, `norm`, `count` (steps,) and the final weights by name."""
+    path, results = folder / "cases.json", folder / "results.npz"
+    path.write_text(json.dumps(cases))
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc_per_node={ranks}",
+        "-m",
+        __name__,
+    ]
+    done = subprocess.run(
+        [*command, str(path), str(results)], cwd=ROOT, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    found: dict[str, dict[str, np.ndarray]] = {name: {} for name in cases}
+    with np.load(results) as arrays:
+        for key in arrays.files:
+            case, name = key.split("|")
+            found[case][name] = arrays[key]
+    return found
+
+
+def _run(case: dict[str, Any]) -> dict[str, np.ndarray]:
+    import gc
+
+    import torch.distributed as dist
+
+    from pipelines.config import parse
+    from pipelines.train.engine import Engine, ZeroConfig
+    from pipelines.train.losses import LanguageModelling, Preference
+    from pipelines.train.model import ModelConfig, Transformer
+    from pipelines.train.optimizer import OptimizerConfig
+    from tests.reference_training import global_batch, micro_batch
+
+    rank, world, micro = dist.get_rank(), dist.get_world_size(), case["micro_batch"]
+    objective = Preference(beta=0.1) if case.get("objective") == "dpo" else LanguageModelling()
+    accumulation = case["rows"] // (micro * world)
+    model = Transformer(ModelConfig(**case["model"])).initialise(1)
+    names = [name for name, _ in model.named_parameters()]
+    engine = Engine(
+        model, objective, parse(ZeroConfig, case["zero"]), parse(OptimizerConfig, case["optimizer"]), micro, accumulation, 2
+    )  # fmt: skip
+    found: dict[str, list[float]] = {"loss": [], "norm": [], "count": []}
+    for step, rate in enumerate(case["rates"]):
+        whole = global_batch(case, step)
+        batches = [micro_batch(whole, (j * world + rank) * micro, micro) for j in range(accumulation)]
+        result = engine.step(batches, rate)
+        found["loss"].append(result.loss)
+        found["norm"].append(result.gradient_norm)
+        found["count"].append(result.count)
+    weights = {}
+    parameters = dict(zip(names, engine.deepspeed.module.model.parameters(), strict=True))
+    for name, parameter in parameters.items():
+        if hasattr(parameter, "ds_id"):
+            import deepspeed
+
+            with deepspeed.zero.GatheredParameters([parameter]):
+                weights[name] = parameter.detach().float().numpy().copy()
+        else:
+            weights[name] = parameter.detach().float().numpy().copy()
+    engine.deepspeed.destroy()
+    del engine, model, parameters
+    gc.collect()
+    return {**{name: np.array(values) for name, values in found.items()}, **weights}
+
+
+def main() -> None:
+    """Entry point of each process."""
+    import torch.distributed as dist
+
+    from pipelines.train.engine import start_distributed
+
+    start_distributed()
+    results = {}
+    for name, case in json.loads(Path(sys.argv[1]).read_text()).items():
+        results.update({f"{name}|{key}": value for key, value in _run(case).items()})
+    if dist.get_rank() == 0:
+        np.savez(sys.argv[2], **results)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
