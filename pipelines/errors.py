@@ -28,6 +28,10 @@ class CheckpointError(TrunklineError):
     """A checkpoint that is missing, damaged or of another model."""
 
 
+class TrainingError(TrunklineError):
+    """A run that cannot go on as it is: its loss is no number any more."""
+
+
 class StorageError(TrunklineError):
     """The store cannot be read or written (full disk, refused credentials, lost server)."""
 

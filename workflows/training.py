@@ -18,7 +18,10 @@ from workflows.session import Session
 
 # the modules that decide a run's numbers; changing one changes its fingerprint
 CODE = (
-    *(f"pipelines.train.{module}" for module in ("model", "losses", "optimizer", "schedule", "engine", "reference")),
+    *(
+        f"pipelines.train.{module}"
+        for module in ("model", "losses", "optimizer", "schedule", "engine", "step", "reference")
+    ),
     *(
         f"pipelines.data.{module}"
         for module in ("stream.loader", "stream.order", "stream.preferences", "tokens.token_shards")

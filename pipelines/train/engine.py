@@ -18,11 +18,13 @@ from typing import Any, Literal, Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from pipelines.errors import ConfigError
 from pipelines.train import optimizer as optimizers
 from pipelines.train.losses import Batch
 from pipelines.train.model import Transformer
+from pipelines.train.step import StepResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,18 +58,6 @@ class TrainingModule(nn.Module):
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         hidden = self.model(batch.inputs, batch.positions)
         return self.objective.sums(self.model, hidden, batch)
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """Sums of one optimizer step over all ranks."""
-
-    loss: float  # nats per token, or per pair
-    count: float  # tokens, or pairs, that counted
-    gradient_norm: float  # before clipping
-    extras: dict[str, float]  # accuracy and margin sums of DPO
-    source_loss: Tensor  # (S,) nats, summed by source
-    source_count: Tensor  # (S,) tokens that counted, by source
 
 
 def device() -> torch.device:
@@ -107,6 +97,17 @@ def start_distributed() -> None:
     if not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
+    _never_wait_for_the_gradient_norm()
+
+
+def _never_wait_for_the_gradient_norm() -> None:
+    """Stages 1 and 2 ask the device twice a step whether the norm is finite, only to put infinity where it is not.
+
+    Their norm is infinite there already (`combine_grad_norm_groups`), so the answer changes nothing but the waiting.
+    """
+    from deepspeed.runtime.zero import stage_1_and_2
+
+    stage_1_and_2.is_invalid_grad_norm = lambda norm: False
 
 
 class Engine:
@@ -146,18 +147,25 @@ class Engine:
         )[0]
 
     def step(self, batches: Sequence[Batch], learning_rate: float) -> StepResult:
-        """One optimizer step over `accumulation` micro-batches; all ranks call it together."""
+        """Launch one optimizer step over `accumulation` micro-batches; all ranks call it together.
+
+        Nothing here waits for a GPU: the result's numbers are fetched when they are read. DeepSpeed itself waits once a step
+        at stage 3, where it looks at the gradient norm.
+        """
         counted = torch.stack([self.objective.count(batch) for batch in batches]).sum().double()
         dist.all_reduce(counted)
-        scale = self.world / float(counted.clamp(min=1))
+        scale = (self.world / counted.clamp(min=1)).float()
         totals = torch.zeros(1 + 2 * self.sources, dtype=torch.float64, device=counted.device)
         extras: dict[str, Tensor] = {}
         optimizers.set_learning_rate(self.deepspeed.optimizer, learning_rate)
         for batch in batches:
-            loss, details = self.deepspeed(batch)
-            self.deepspeed.backward(loss * scale, scale_wrt_gas=False)
-            plain_norm = self._plain_gradient_norm()
-            self.deepspeed.step()
+            with record_function("step/forward"):
+                loss, details = self.deepspeed(batch)
+            with record_function("step/backward"):
+                self.deepspeed.backward(loss * scale, scale_wrt_gas=False)
+            with record_function("step/optimizer"):
+                plain_norm = self._plain_gradient_norm()
+                self.deepspeed.step()
             totals[0] += loss.detach()
             if "row_loss" in details:
                 totals[1 : 1 + self.sources].index_add_(0, batch.sources, details["row_loss"].double())
@@ -168,23 +176,15 @@ class Engine:
         names = sorted(extras)
         totals = torch.cat([totals, *(extras[name].double().view(1) for name in names)])
         dist.all_reduce(totals)
-        end = 1 + 2 * self.sources
-        return StepResult(
-            loss=float(totals[0] / counted.clamp(min=1)),
-            count=float(counted),
-            gradient_norm=plain_norm if plain_norm is not None else float(self.deepspeed.get_global_grad_norm()),
-            extras={name: float(totals[end + i] / counted) for i, name in enumerate(names)},
-            source_loss=totals[1 : 1 + self.sources].cpu(),
-            source_count=totals[1 + self.sources : end].cpu(),
-        )
+        norm = plain_norm if plain_norm is not None else self.deepspeed.get_global_grad_norm()
+        known = torch.stack([totals[0], counted, torch.as_tensor(norm, device=totals.device).double()])
+        return StepResult(torch.cat([known, totals[1:]]), self.sources, names)
 
-    def _plain_gradient_norm(self) -> float | None:
+    def _plain_gradient_norm(self) -> Tensor | None:
         """Norm of the reduced gradients at stage 0 in float32, where DeepSpeed clips by it but does not tell it."""
         if self.deepspeed.zero_optimization_stage() or not self.deepspeed.is_gradient_accumulation_boundary():
             return None
-        return float(
-            nn.utils.get_total_norm([p.grad for p in self.deepspeed.module.parameters() if p.grad is not None])
-        )
+        return nn.utils.get_total_norm([p.grad for p in self.deepspeed.module.parameters() if p.grad is not None])
 
     @torch.no_grad()
     def forward_logps(self, batch: Batch) -> Tensor:
@@ -230,7 +230,9 @@ def _deepspeed_config(zero: ZeroConfig) -> dict[str, Any]:
         "zero_optimization": splitting,
         # the update is torch's fused AdamW there too: DeepSpeed's own would be compiled on first use, for minutes
         "zero_force_ds_cpu_optimizer": False,
-        "bf16": {"enabled": zero.precision == "bfloat16"},
+        # looking for infinities before the update waits for the device; the loop notices them one step later (log.py)
+        "bf16": {"enabled": zero.precision == "bfloat16", "check_grad_overflow": False},
+        "timers": {"throughput": {"enabled": False}},  # it would wait for the device at every step
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
     }
