@@ -13,7 +13,7 @@ from typing import Any
 from pipelines.artifacts import Artifact, ArtifactStore, Reference
 from pipelines.errors import ArtifactError, ConfigError
 from pipelines.train.checkpoint import Checkpoint, committed_steps, open_checkpoint
-from pipelines.train.stages import STAGES
+from pipelines.train.stages import TRAINED
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ def open_run(store: ArtifactStore, reference: str) -> Run:
     Raises: ConfigError for a kind that is not trained; ArtifactError or CheckpointError naming what exists.
     """
     parsed = Reference.parse(reference)
-    if parsed.kind not in STAGES:
-        raise ConfigError(f"parent={reference} is a {parsed.kind}; expected a trained model: {', '.join(STAGES)}")
+    if parsed.kind not in TRAINED:
+        raise ConfigError(f"parent={reference} is a {parsed.kind}; expected a trained model: {', '.join(TRAINED)}")
     artifact = store.find(parsed.folder)
     if artifact is None:
         if parsed.at is None or not committed_steps(store.storage, parsed.folder):

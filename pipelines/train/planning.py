@@ -148,6 +148,11 @@ def _check_fields(stage: Stage, config: TrainConfig, parent: str | None) -> None
 
 def _parent(stage: Stage, store: ArtifactStore, reference: str) -> _Ancestor:
     parsed = Reference.parse(reference)
+    if parsed.kind == "average" and stage.optimizer_from_parent:
+        raise ConfigError(
+            f"parent={reference} holds weights alone, and {stage.name} goes on with its parent's optimizer state and LR: branch "
+            "from one of the checkpoints that were averaged (pretrain/<name>@step-N), or go on to sft or dpo"
+        )
     if parsed.kind not in stage.parents:
         raise ConfigError(f"parent={reference} is a {parsed.kind}; {stage.name} takes {' or '.join(stage.parents)}")
     # a trunk that goes on has no manifest yet, but its committed checkpoints can be branched from

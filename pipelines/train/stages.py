@@ -44,13 +44,14 @@ STAGES: dict[StageName, Stage] = {
             "anneal", "parent trunk", "parent's", "the trunk's stable LR, checked equal before step 1",
             "decay mixture (SFT data in it)", True, ("pretrain", "anneal"),
         ),
-        Stage("sft", "parent", "fresh", "the anneal's final LR", "conversations, assistant tokens only", False, ("pretrain", "anneal", "sft")),
+        Stage("sft", "parent", "fresh", "the parent's last LR", "conversations, assistant tokens only", False, ("pretrain", "average", "anneal", "sft")),
         Stage(
             "dpo", "parent, and the same frozen as reference", "fresh", "its own peak, cosine, no muP scaling",
-            "preference pairs", False, ("anneal", "sft", "dpo"),
+            "preference pairs", False, ("average", "anneal", "sft", "dpo"),
         ),
     )
 }  # fmt: skip
+TRAINED = (*STAGES, "average")  # kinds of artifacts that hold checkpoints; an average has weights alone (average.py)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ("anneal", {}, "anneal needs a parent: pass parent=<pretrain|anneal>"),
         ("anneal", {"parent": "sft/x"}, "parent=sft/x is a sft; anneal takes pretrain or anneal"),
         ("anneal", {"parent": "pretrain/none"}, "pretrain/none does not exist"),
-        ("dpo", {"parent": "pretrain/x", "data": "tokens/tiny"}, "dpo takes anneal or sft or dpo"),
+        ("dpo", {"parent": "pretrain/x", "data": "tokens/tiny"}, "dpo takes average or anneal or sft or dpo"),
+        ("anneal", {"parent": "average/x"}, "parent=average/x holds weights alone, and anneal goes on with its parent's optimizer state"),
     ],
 )  # fmt: skip
 def test_what_cannot_run_is_refused(store: Any, stage: Any, changes: dict[str, Any], message: str) -> None:
