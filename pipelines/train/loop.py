@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -61,9 +61,8 @@ def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
         emit(f"   weights: {where}; {world} workers, {device()}, first step {step + 1} of {spec.steps}")
     # ── Steps ─────────────────────────────────────────────────────────────────────────────────────────────────────────
     log = _Log(spec, data, emit, tracker, world)
-    saver = checkpoints.Saver(store.storage, spec.run, log.alarm)
+    saver = checkpoints.Saver(store.storage, spec.run, log)
     rows: list[dict[str, Any]] = []
-    held_seconds = 0.0
     for batches in data.steps(step, rank, world):
         rate = learning_rate(spec.schedule, step, spec.steps)
         result = engine.step(batches, rate)
@@ -77,7 +76,7 @@ def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
                 "samples": data.samples_after(step), "segments": list(spec.segments), "seed": spec.seed,
                 "sequence_length": spec.batch.sequence_length, "tokenizer": spec.tokenizer,
             }  # fmt: skip
-            held_seconds += saver.save(engine, step, state, _jsonl(rows) if rank == 0 else None)
+            saver.save(engine, step, state, _jsonl(rows) if rank == 0 else None)
             rows = []
     saver.wait(final=True)
     # ── Commit ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -87,7 +86,7 @@ def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
             "steps": spec.steps, "tokens": data.tokens_after(spec.steps), "stage_tokens": data.tokens_after(spec.steps) - spec.start.tokens,
             "learning_rate": {"first": curve[0]["learning_rate"], "last": curve[-1]["learning_rate"]},
             "loss": {"first": curve[0]["loss"], "last": float(np.mean([row["loss"] for row in curve[-20:]]))},
-            "train_seconds": round(sum(row["step_duration_s"] for row in curve), 3), "checkpoint_stall_s": round(held_seconds, 3),
+            "train_seconds": round(sum(row["step_duration_s"] for row in curve), 3), "checkpoint_stall_s": round(saver.stall_seconds, 3),
             "delivered": data.delivered(spec.steps), "start": plain(spec.start), "workers": world,
         }  # fmt: skip
         Draft(store.storage, spec.run, spec.claim).commit(spec.config, statistics)
@@ -142,6 +141,14 @@ class _Log:
             ),
             None,
         )
+
+    def warning(self, message: str) -> None:
+        """Say what training survives without harm."""
+        self.emit(f"   WARNING {message}")
+
+    def points(self, values: Mapping[str, float], step: int) -> None:
+        """Numbers of a step that are not about the step itself, such as those of its checkpoint."""
+        self.tracker.metrics(values, step)
 
     def alarm(self, message: str) -> None:
         """Say that something failed which training survives, in the log and on the run's page."""

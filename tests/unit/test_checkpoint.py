@@ -13,8 +13,14 @@ from safetensors.torch import save_file
 
 from pipelines.errors import CheckpointError
 from pipelines.storage import FolderStorage, sha256
-from pipelines.train import checkpoint
-from pipelines.train.checkpoint import Checkpoint, committed_steps, open_checkpoint, read_weights, set_aside_after
+from pipelines.train.checkpoint import (
+    Checkpoint,
+    committed_steps,
+    open_checkpoint,
+    read_weights,
+    set_aside_after,
+    slices,
+)
 
 
 def saved(root: Path, files: dict[str, dict[str, torch.Tensor]], step: int = 4) -> Checkpoint:
@@ -43,14 +49,14 @@ def test_weights_are_assembled_from_slices_wherever_they_were_cut(tmp_path: Path
 
 
 def test_every_generator_of_this_rank_is_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint.dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(slices.dist, "get_rank", lambda: 0)
     random.seed(5), np.random.seed(6), torch.manual_seed(7)
     random.random(), np.random.rand(3), torch.rand(3)
-    states = {name: value.clone() for name, value in checkpoint._random_states(0).items()}
+    states = {name: value.clone() for name, value in slices.random_states().items()}
     drawn = (random.random(), np.random.rand(), torch.rand(1).item())
     held = saved(tmp_path, {"rank-00000.safetensors": states})
     random.seed(0), np.random.seed(0), torch.manual_seed(0)
-    checkpoint.load_random_states(held)
+    slices.load_random_states(held)
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == drawn
 
 

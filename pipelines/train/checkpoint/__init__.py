@@ -1,0 +1,40 @@
+"""Checkpoints as safetensors slices: no pickle, no collectives, any ZeRO stage and world size reads any other's.
+
+Each rank writes the 1-D slices that it owns of float32 weights and of whatever the optimizer keeps per weight, keyed
+`parameter@state@offset`, and its random-number states. A checkpoint exists once `manifest.json` does, and that is written by
+rank zero when every rank's file is durable.
+
+    checkpoints/step-000200/rank-00000.safetensors …  manifest.json (checksums of the files and of itself, the run's state)
+
+    committed.py    what exists: finding, verifying and reading checkpoints; writing one of whole weights, without an engine
+    slices.py       which slices an engine holds, and filling an engine from a checkpoint
+    snapshot.py     slices in host memory, and as a file
+    saver.py        saving behind the training thread
+
+This replaces DeepSpeed's own format, which cannot change stage or world size, and its universal one, which copies the first
+group's learning rate and decay onto all (docs/design.md).
+"""
+
+from pipelines.train.checkpoint.committed import (
+    Checkpoint,
+    committed_steps,
+    open_checkpoint,
+    read_weights,
+    set_aside_after,
+    write_weights,
+)
+from pipelines.train.checkpoint.saver import Saver
+from pipelines.train.checkpoint.slices import load, load_random_states, snapshot
+
+__all__ = [
+    "Checkpoint",
+    "Saver",
+    "committed_steps",
+    "load",
+    "load_random_states",
+    "open_checkpoint",
+    "read_weights",
+    "set_aside_after",
+    "snapshot",
+    "write_weights",
+]

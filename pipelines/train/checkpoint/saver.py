@@ -1,0 +1,223 @@
+"""Saving behind the training thread: it copies to host memory and goes on; a thread writes, uploads and commits.
+
+One save is under way at a time. When the next is due before it is done, training waits, and the wait is counted as stall and
+told once: more memory would only put off the same wait. A save that fails does not stop training; its rows of metrics go
+with the next one, and two in a row are an alarm.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+
+from pipelines.errors import StorageError
+from pipelines.storage import Storage
+from pipelines.train.checkpoint.committed import commit, folder_of
+from pipelines.train.checkpoint.slices import facts, snapshot
+from pipelines.train.checkpoint.snapshot import Layout
+from pipelines.train.engine import Engine
+
+_COMMIT_WAIT_SECONDS = 1800.0
+_WRITER_NICENESS = 10  # where cores are short, training goes first
+
+
+class Watch(Protocol):
+    """Who is told, on rank zero, on the training thread."""
+
+    def warning(self, message: str) -> None: ...
+
+    def alarm(self, message: str) -> None: ...
+
+    def points(self, values: Mapping[str, float], step: int) -> None: ...
+
+
+class Saver:
+    """Saves a run's checkpoints behind the training thread.
+
+    Attributes:
+        stall_seconds: how long training was held by all saves so far, waits included.
+        wait_seconds: of these, for the save before to be done.
+        failures_in_a_row: saves that failed since the last that was committed.
+    """
+
+    def __init__(self, storage: Storage, run: str, watch: Watch):
+        """All ranks make it together. Args: run, `kind/name`."""
+        self.storage, self.run, self.watch = storage, run, watch
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        cuda = torch.cuda.is_available()
+        self._stream = torch.cuda.Stream() if cuda else None  # type: ignore[no-untyped-call]
+        # agreement goes over the CPU: over NCCL it would make the host wait for the GPU
+        self._group = dist.new_group(backend="gloo") if cuda else None
+        nonce: list[Any] = [f"{time.time_ns():x}"]
+        dist.broadcast_object_list(nonce, src=0)
+        self.attempt = nonce[0]  # receipts of an earlier attempt at the same step do not count
+        self.stall_seconds = self.wait_seconds = 0.0
+        self.failures_in_a_row = 0
+        self._layout: Layout | None = None
+        self._thread: threading.Thread | None = None
+        self._written = threading.Event()
+        self._abandon = threading.Event()
+        self._error: Exception | None = None
+        self._step = 0
+        self._write_seconds = 0.0
+        self._metrics = self._carried = b""
+        self._told_of_waits = False
+
+    def save(self, engine: Engine, step: int, state: dict[str, Any], metrics: bytes | None = None) -> float:
+        """Snapshot now, write in the background. Returns: seconds the training thread was held.
+
+        Args: step, completed optimizer steps; state, JSON-able facts that the run needs to go on; metrics, rank zero's
+            rows since the last checkpoint, kept at `metrics/step-N.jsonl` in the run's folder.
+        """
+        began = time.perf_counter()
+        self.wait()
+        waited = time.perf_counter() - began
+        if metrics is not None:
+            self._metrics = metrics = self._carried + metrics
+        self._written, self._abandon, self._error, self._step = threading.Event(), threading.Event(), None, step
+        recorded = {**state, **facts(engine), "step": step, "world": self.world, "attempt": self.attempt}
+        try:
+            layout, copied = self._snapshot(engine)
+        except (MemoryError, RuntimeError) as error:  # no room beside the training state
+            self._error = StorageError(f"the snapshot does not fit in host memory: {error}")
+            self._written.set()
+            self._thread = threading.Thread(target=lambda: None)
+        else:
+            arguments = (step, layout, copied, recorded, metrics)
+            self._thread = threading.Thread(target=self._write, args=arguments, name="checkpoint-writer")
+        self._thread.start()
+        stalled = time.perf_counter() - began
+        self.stall_seconds += stalled
+        self.wait_seconds += waited
+        if self.rank == 0:
+            self.watch.points({"checkpoint_stall_s": stalled, "checkpoint_wait_s": waited}, step)
+        return stalled
+
+    def wait(self, final: bool = False) -> None:
+        """Until the save under way is committed, or known to have failed; all ranks call it together.
+
+        A failed save does not stop training: it is reported, and the checkpoint before it stays the latest. Only with
+        `final` is it raised, since the run's result would be missing.
+        """
+        if self._thread is None:
+            return
+        began, unfinished = time.perf_counter(), self._thread.is_alive()
+        self._written.wait()
+        failed, unfinished = self._any(self._error is not None, unfinished)
+        if failed:
+            self._abandon.set()
+        self._thread.join()
+        self._thread = None
+        failed, _ = self._any(self._error is not None, False)
+        if self.rank == 0:
+            self._report(failed, time.perf_counter() - began if unfinished and not final else 0.0)
+        if not failed:
+            self.failures_in_a_row, self._carried = 0, b""
+            return
+        self.failures_in_a_row += 1
+        self._carried = self._metrics  # the rows of a lost save go with the next one
+        if final:
+            raise StorageError(
+                f"the last checkpoint of {self.run} (step {self._step}) could not be saved: {self._reason()}"
+            )
+
+    def _report(self, failed: bool, waited: float) -> None:
+        if waited and not self._told_of_waits:
+            self._told_of_waits = True
+            self.watch.warning(
+                f"the checkpoint of step {self._step} was still being written when the next was due: training waited "
+                f"{waited:.1f} s for it, and will wait again (checkpoint_wait_s): raise checkpoint.every_steps or use a faster store"
+            )
+        count = self.failures_in_a_row + 1 if failed else 0
+        self.watch.points(
+            {"checkpoint_write_s": self._write_seconds, "checkpoint_failures_in_a_row": count}, self._step
+        )
+        if count == 1:
+            self.watch.warning(
+                f"checkpoint at step {self._step} failed; training goes on, and the next one holds its rows: {self._reason()}"
+            )
+        elif count:
+            self.watch.alarm(f"checkpoint at step {self._step} failed ({count} in a row): {self._reason()}")
+        elif self.failures_in_a_row:
+            self.watch.warning(f"checkpoint at step {self._step} was saved, after {self.failures_in_a_row} that failed")
+
+    def _reason(self) -> Exception:
+        return self._error or StorageError("another rank could not write its part")
+
+    def _any(self, *flags: bool) -> list[bool]:
+        """Each flag, or-ed over all ranks."""
+        counts = torch.tensor([float(flag) for flag in flags])
+        dist.all_reduce(counts, group=self._group)
+        return [bool(count) for count in counts]
+
+    def _snapshot(self, engine: Engine) -> tuple[Layout, Any]:
+        """The state in host memory, and the event after which it is all there (None: it is)."""
+        tensors = snapshot(engine)
+        if self._layout is None or not self._layout.fits(tensors):
+            self._layout = None  # free the old one first
+            self._layout = Layout(tensors)
+        if self._stream is None:
+            self._layout.copy(tensors)
+            return self._layout, None
+        training = torch.cuda.current_stream()
+        self._stream.wait_stream(training)
+        with torch.cuda.stream(self._stream):
+            self._layout.copy(tensors)
+            copied = self._stream.record_event()
+        training.wait_event(copied)  # on the GPU: the next update must not overtake the copy; the host goes on
+        return self._layout, copied
+
+    def _write(self, step: int, layout: Layout, copied: Any, recorded: dict[str, Any], metrics: bytes | None) -> None:
+        began = time.perf_counter()
+        if hasattr(os, "setpriority"):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _WRITER_NICENESS)
+        folder = folder_of(self.run, step)
+        try:
+            if copied is not None:
+                copied.synchronize()
+            name = f"rank-{self.rank:05d}.safetensors"
+            path = self.storage.scratch(f"{folder}/{name}")
+            receipt = {"name": name, **layout.write(path), "attempt": self.attempt}
+            self.storage.put(path, f"{folder}/{name}")
+            if metrics is not None:
+                self.storage.write(f"{self.run}/metrics/step-{step:06d}.jsonl", metrics)
+            self.storage.write(_receipt(folder, self.rank), json.dumps(receipt).encode())
+        except Exception as error:
+            self._error = error
+            return
+        finally:
+            self._written.set()
+        if self.rank == 0:
+            try:
+                self._commit(folder, recorded)
+            except Exception as error:
+                self._error = error
+        self._write_seconds = time.perf_counter() - began
+
+    def _commit(self, folder: str, recorded: dict[str, Any]) -> None:
+        deadline = time.monotonic() + _COMMIT_WAIT_SECONDS
+        files: dict[str, Any] = {}
+        for rank in range(self.world):
+            key = _receipt(folder, rank)
+            while True:
+                receipt = json.loads(self.storage.find(key) or b"{}")
+                if receipt.get("attempt") == self.attempt:
+                    break
+                if self._abandon.is_set() or time.monotonic() > deadline:
+                    raise StorageError(f"rank {rank} did not finish writing {folder}")
+                time.sleep(0.05)
+            files[receipt["name"]] = {"bytes": receipt["bytes"], "sha256": receipt["sha256"]}
+        commit(self.storage, folder, files, recorded)
+        for rank in range(self.world):
+            self.storage.delete(_receipt(folder, rank))  # the manifest says it all now
+
+
+def _receipt(folder: str, rank: int) -> str:
+    return f"{folder}/rank-{rank:05d}.json"
