@@ -20,7 +20,17 @@ from workflows.session import Session
 CODE = (
     *(
         f"pipelines.train.{module}"
-        for module in ("model", "losses", "optimizer", "schedule", "engine", "step", "reference")
+        for module in (
+            "model",
+            "attention",
+            "losses",
+            "linear_cross_entropy",
+            "optimizer",
+            "schedule",
+            "engine",
+            "step",
+            "reference",
+        )
     ),
     *(
         f"pipelines.data.{module}"

@@ -36,7 +36,7 @@ from pipelines.errors import ArtifactError, StorageError
 from pipelines.train.checkpoint import read_weights
 from pipelines.train.evaluate import TOKENIZER, load_model
 from pipelines.train.lineage import Run
-from pipelines.train.model import ModelConfig
+from pipelines.train.model import ModelConfig, split_projections
 
 LIMIT = 1e-4  # largest difference of a logit, float32 against float32
 SHARD_BYTES = 5_000_000_000
@@ -66,7 +66,7 @@ def fold(weights: Mapping[str, Tensor], config: ModelConfig) -> Weights:
     """MiniCPM's float32 weights as Llama's, scalings folded in."""
     embedding = weights["embed_tokens.weight"]
     folded = {"model.embed_tokens.weight": embedding * config.scale_emb}
-    for name, value in weights.items():
+    for name, value in split_projections(weights, config).items():
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             folded[f"model.{name}"] = value * config.residual_scale
         elif name != "embed_tokens.weight":

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipelines.train import linear_cross_entropy
 from pipelines.train.model import Transformer
 
 
@@ -35,9 +36,15 @@ class Batch:
 
 
 def token_losses(model: Transformer, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
-    """(B, T) float32 cross-entropy in nats, softmax in float32."""
-    logits = model.logits(hidden_BTD).float()
-    return F.cross_entropy(logits.flatten(0, 1), targets_BT.flatten(), reduction="none").view(targets_BT.shape)
+    """(B, T) float32 cross-entropy in nats, softmax in float32; the logits exist in chunks only."""
+    losses_N = linear_cross_entropy.token_losses(
+        hidden_BTD.flatten(0, 1), model.embed_tokens.weight, targets_BT.flatten(), _chunk(model)
+    )
+    return losses_N.view(targets_BT.shape)
+
+
+def _chunk(model: Transformer) -> int:
+    return model.compute.loss_chunk or linear_cross_entropy.chunk_tokens(model.config.vocabulary)
 
 
 def row_logps(model: Transformer, hidden_BTD: Tensor, batch: Batch) -> Tensor:
@@ -66,8 +73,10 @@ class LanguageModelling:
 
     def sums(self, model: Transformer, hidden: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss sum to differentiate, and per-row loss sums for the per-source report."""
-        rows = (token_losses(model, hidden, batch.targets) * batch.loss_mask).sum(dim=1)
-        return rows.sum(), {"row_loss": rows.detach()}
+        total, losses_N = linear_cross_entropy.weighted_sum(
+            hidden.flatten(0, 1), model.embed_tokens.weight, batch.targets.flatten(), batch.loss_mask.flatten(), _chunk(model)
+        )  # fmt: skip
+        return total, {"row_loss": losses_N.view(batch.targets.shape).sum(dim=1)}
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,20 @@ Source: MiniCPM (arXiv 2404.06395), Tables 2 and 7; the author's published BMTra
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
 from pipelines.errors import ConfigError
+from pipelines.train.attention import Documents, attend, locate
+from pipelines.train.compute import BlockPolicy, ComputeConfig, choose_attention, compiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,48 +100,42 @@ def flops_per_token(config: ModelConfig, sequence_length: int) -> float:
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with rotary positions; causal within a document."""
+    """The projections of grouped-query attention, fused: one product gives queries, keys and values."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.config = config
-        kv_width = config.kv_heads * config.d_head
-        self.q_proj = nn.Linear(config.d_model, config.d_model, bias=False)
-        self.k_proj = nn.Linear(config.d_model, kv_width, bias=False)
-        self.v_proj = nn.Linear(config.d_model, kv_width, bias=False)
+        self.heads, self.kv_heads, self.d_head = config.heads, config.kv_heads, config.d_head
+        self.qkv_proj = nn.Linear(config.d_model, (config.heads + 2 * config.kv_heads) * config.d_head, bias=False)
         self.o_proj = nn.Linear(config.d_model, config.d_model, bias=False)
 
-    def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        B, T, D = x_BTD.shape
-        config = self.config
-        q_BHTK = self.q_proj(x_BTD).view(B, T, config.heads, config.d_head).transpose(1, 2)
-        k_BGTK = self.k_proj(x_BTD).view(B, T, config.kv_heads, config.d_head).transpose(1, 2)
-        v_BGTK = self.v_proj(x_BTD).view(B, T, config.kv_heads, config.d_head).transpose(1, 2)
-        q_BHTK, k_BGTK = rotate(q_BHTK, rotary), rotate(k_BGTK, rotary)
-        if config.kv_heads < config.heads:
-            share = config.heads // config.kv_heads
-            k_BGTK, v_BGTK = k_BGTK.repeat_interleave(share, dim=1), v_BGTK.repeat_interleave(share, dim=1)
-        y_BHTK = F.scaled_dot_product_attention(q_BHTK, k_BGTK, v_BGTK, attn_mask=mask, is_causal=mask is None)
-        out: Tensor = self.o_proj(y_BHTK.transpose(1, 2).reshape(B, T, D))
-        return out
+    def project(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, T, H, K), keys and values (B, T, G, K), queries and keys rotated to their positions."""
+        B, T, _ = x_BTD.shape
+        qkv_BTnK = self.qkv_proj(x_BTD).view(B, T, -1, self.d_head)
+        qk_BTnK, v_BTGK = torch.split(qkv_BTnK, [self.heads + self.kv_heads, self.kv_heads], dim=2)
+        q_BTHK, k_BTGK = torch.split(rotate(qk_BTnK, rotary), [self.heads, self.kv_heads], dim=2)
+        return q_BTHK, k_BTGK, v_BTGK
 
 
 class FeedForward(nn.Module):
-    """SwiGLU: down(silu(gate(x)) · up(x))."""
+    """SwiGLU: down(silu(gate(x)) · up(x)), gate and up in one product."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.gate_proj = nn.Linear(config.d_model, config.d_ff, bias=False)
-        self.up_proj = nn.Linear(config.d_model, config.d_ff, bias=False)
+        self.gate_up_proj = nn.Linear(config.d_model, 2 * config.d_ff, bias=False)
         self.down_proj = nn.Linear(config.d_ff, config.d_model, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        gate_BTF, up_BTF = self.gate_up_proj(x_BTD).chunk(2, dim=-1)
+        out: Tensor = self.down_proj(F.silu(gate_BTF) * up_BTF)
         return out
 
 
 class Block(nn.Module):
-    """Pre-norm residual block; both branches are scaled by scale_depth / √L."""
+    """Pre-norm residual block; both branches are scaled by scale_depth / √L.
+
+    What lies on either side of the attention kernel is a function of its own, so that each can be compiled whole.
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -145,14 +145,23 @@ class Block(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.mlp = FeedForward(config)
 
-    def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        x_BTD = x_BTD + self.residual_scale * self.self_attn(self.input_layernorm(x_BTD), rotary, mask)
-        out: Tensor = x_BTD + self.residual_scale * self.mlp(self.post_attention_layernorm(x_BTD))
+    def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], documents: Documents) -> Tensor:
+        y_BTHK = attend(*self.before(x_BTD, rotary), documents)
+        out: Tensor = self.after(x_BTD, y_BTHK.flatten(2))
         return out
+
+    def before(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """The block's input to what attention reads."""
+        return self.self_attn.project(self.input_layernorm(x_BTD), rotary)
+
+    def after(self, x_BTD: Tensor, y_BTD: Tensor) -> Tensor:
+        """The block's input and what attention gave to the block's output."""
+        x_BTD = torch.add(x_BTD, self.self_attn.o_proj(y_BTD), alpha=self.residual_scale)
+        return torch.add(x_BTD, self.mlp(self.post_attention_layernorm(x_BTD)), alpha=self.residual_scale)
 
 
 class Transformer(nn.Module):
-    """The decoder. Parameter names follow the Llama layout of `transformers`, so export is a rename."""
+    """The decoder. Parameters are named as in the Llama layout of `transformers`, but for the two fused products."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -161,6 +170,24 @@ class Transformer(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocabulary, config.d_model)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.compute = ComputeConfig()
+        self.policy = BlockPolicy(all=config.layers)
+
+    def prepare(
+        self, compute: ComputeConfig, policy: BlockPolicy | None = None, device: torch.device | None = None
+    ) -> Transformer:
+        """Choose how to compute from here on.
+
+        Args: policy, what each block keeps for its backward pass (None: everything); device, where the model will be.
+        """
+        self.compute = compute
+        self.policy = policy or BlockPolicy(all=self.config.layers)
+        if compiles(compute, (device or self.embed_tokens.weight.device).type):
+            for layer in self.layers:  # the blocks are alike, so they share what is compiled for the first
+                block: Any = layer
+                block.before = torch.compile(block.before, dynamic=False)
+                block.after = torch.compile(block.after, dynamic=False)
+        return self
 
     def initialise(self, seed: int) -> Transformer:
         """Draw the weights from `seed` alone, in parameter order: the same on every rank and any device."""
@@ -176,48 +203,90 @@ class Transformer(nn.Module):
             parameter.data.copy_(drawn)
         return self
 
-    def forward(self, tokens_BT: Tensor, positions_BT: Tensor) -> Tensor:
+    def forward(self, tokens_BT: Tensor, positions_BT: Tensor, documents: Documents | None = None) -> Tensor:
         """Hidden states after the final norm, divided by m: (B, T) int → (B, T, D). `logits` turns them into logits.
 
         Args:
             tokens_BT: token ids.
             positions_BT: position inside its document; 0 marks a document's first token.
+            documents: what `locate` found in `positions_BT`, where that is known already.
         """
         x_BTD = self.embed_tokens(tokens_BT) * self.config.scale_emb
         rotary = rotary_tables(positions_BT, self.config.d_head, self.config.rope_base, x_BTD.dtype)
-        mask = document_mask(positions_BT) if self.config.document_masking else None
-        for block in self.layers:
-            x_BTD = block(x_BTD, rotary, mask)
+        documents = documents or self.locate(positions_BT)
+        for number, block in enumerate(self.layers):
+            keep = self.policy.keep(number) if torch.is_grad_enabled() else "all"
+            if keep == "all":
+                x_BTD = block(x_BTD, rotary, documents)
+            else:
+                contexts = _PRODUCTS if keep == "products" else noop_context_fn
+                x_BTD = checkpoint(
+                    block, x_BTD, rotary, documents, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
+                )
         out: Tensor = self.norm(x_BTD) / self.config.width_multiplier
         return out
+
+    def locate(self, positions_BT: Tensor) -> Documents:
+        """The documents of a batch, as the attention kernel of this model's device wants them."""
+        weight = self.embed_tokens.weight
+        kernel = choose_attention(self.compute, weight.device.type)
+        if self.compute.attention == "auto" and weight.is_cuda and weight.dtype == torch.float32:
+            kernel = "flex"  # FlashAttention takes 16-bit numbers only
+        return locate(positions_BT, kernel, self.config.document_masking)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, D) hidden states from `forward` → (…, V) logits, through the tied embedding."""
         return F.linear(hidden, self.embed_tokens.weight)
 
 
-def document_mask(positions_BT: Tensor) -> Tensor:
-    """(B, 1, T, T) boolean: query may see key when both are in one document and the key is not later."""
-    document_BT = (positions_BT == 0).cumsum(dim=1)
-    same_BTT = document_BT[:, :, None] == document_BT[:, None, :]
-    T = positions_BT.shape[1]
-    causal_TT = torch.ones(T, T, dtype=torch.bool, device=positions_BT.device).tril()
-    return (same_BTT & causal_TT)[:, None]
-
-
 def rotary_tables(positions_BT: Tensor, d_head: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine, each (B, 1, T, K), in the half-split layout of Llama.
+    """Cosine and sine, each (B, T, 1, K/2): the first half of a head turns against the second, as in Llama.
 
     Angles are float64: at position 4,000 a float32 angle is off by 1e-4 radians, a thousand times a float32 rounding.
     """
     frequencies = base ** -(torch.arange(0, d_head, 2, device=positions_BT.device, dtype=torch.float64) / d_head)
-    angles_BTk = positions_BT[:, :, None] * frequencies
-    angles_B1TK = torch.cat([angles_BTk, angles_BTk], dim=-1)[:, None]
-    return angles_B1TK.cos().to(dtype), angles_B1TK.sin().to(dtype)
+    angles_BT1k = (positions_BT[:, :, None] * frequencies)[:, :, None]
+    return angles_BT1k.cos().to(dtype), angles_BT1k.sin().to(dtype)
 
 
-def rotate(x_BHTK: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Apply rotary positions to queries or keys."""
+def rotate(x_BTHK: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Apply rotary positions to queries or keys (B, T, heads, K)."""
     cos, sin = rotary
-    first, second = x_BHTK.chunk(2, dim=-1)
-    return x_BHTK * cos + torch.cat([-second, first], dim=-1) * sin
+    first, second = x_BTHK.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def split_projections(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """Weights under Llama's names: the fused products are cut into q, k, v and gate, up (views)."""
+    kv_width = config.kv_heads * config.d_head
+    parts = {
+        "self_attn.qkv_proj": (("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), (config.d_model, kv_width, kv_width)),
+        "mlp.gate_up_proj": (("mlp.gate_proj", "mlp.up_proj"), (config.d_ff, config.d_ff)),
+    }  # fmt: skip
+    found: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        fused = next((key for key in parts if f".{key}." in name), None)
+        if fused is None:
+            found[name] = value
+            continue
+        names, heights = parts[fused]
+        found.update(
+            (name.replace(fused, part), piece)
+            for part, piece in zip(names, torch.split(value, list(heights)), strict=True)
+        )
+    return found
+
+
+def _products_kept(_context: Any, operation: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
+    kept = operation in _COSTLY or operation.namespace == "torch_attn"
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+_COSTLY = frozenset(
+    getattr(torch.ops.aten, name).default
+    for name in (
+        "mm", "addmm", "bmm", "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention",
+    )
+)  # fmt: skip
+_PRODUCTS = functools.partial(create_selective_checkpoint_contexts, _products_kept)

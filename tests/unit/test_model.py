@@ -63,7 +63,7 @@ def test_initialisation_follows_mup() -> None:
         layers=2, d_model=256, d_ff=640, heads=4, kv_heads=4, vocabulary=500, max_positions=64, dim_model_base=64
     )
     weights = dict(Transformer(config).initialise(3).named_parameters())
-    for name in ("layers.0.self_attn.q_proj.weight", "layers.1.mlp.down_proj.weight", "layers.1.mlp.gate_proj.weight"):
+    for name in ("layers.0.self_attn.qkv_proj.weight", "layers.1.mlp.down_proj.weight", "layers.1.mlp.gate_up_proj.weight"):
         assert weights[name].std().item() == pytest.approx(0.1 / math.sqrt(4), rel=0.02)
     assert weights["embed_tokens.weight"].std().item() == pytest.approx(0.1, rel=0.02)
     assert torch.equal(weights["norm.weight"], torch.ones(256))
@@ -77,7 +77,7 @@ def test_groups_have_the_recipes_rates_and_decay() -> None:
     assert groups["matrices"]["factor"] == 0.5  # 1/m, m = 32/16
     assert groups["embedding"]["factor"] == groups["norms"]["factor"] == 1.0
     assert {group["weight_decay"] for group in groups.values()} == {0.1}
-    assert len(groups["matrices"]["params"]) == 2 * 7
+    assert len(groups["matrices"]["params"]) == 2 * 4
     assert len(groups["norms"]["params"]) == 2 * 2 + 1
     plain = parameter_groups(model, TINY, OptimizerConfig(mup_lr=False))
     assert {group["factor"] for group in plain} == {1.0}

@@ -1,0 +1,165 @@
+"""Causal attention within documents: one meaning, four kernels.
+
+Legend: B rows, T tokens, N = B·T, H query heads, G key/value heads, K head width. Queries, keys and values come and go as
+(B, T, heads, K). A query sees the keys of its own document that are not later than itself; a row begins a document.
+
+    varlen   FlashAttention over the documents laid end to end (CUDA, bfloat16): no work for pairs that may not see each other
+    flex     FlexAttention with a block mask (CUDA; on a CPU it has no backward pass)
+    blocks   PyTorch's SDPA per document (CPU): long documents alone, short neighbours together under a mask
+    dense    one SDPA over a (T, T) mask: the plain path that the others are compared with
+
+Measured on 2 CPU cores, forward and backward, 3 documents in 4,096 tokens: dense 600 ms, causal without documents 319,
+blocks 140.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipelines.train.compute import Attention
+
+_SEGMENT = 128  # tokens of short neighbouring documents that share one masked call: a call costs about 0.1 ms
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Where documents lie in a batch, as the chosen kernel wants it; made once per forward, used by every block."""
+
+    kernel: Attention
+    lengths: tuple[int, ...] = ()  # blocks: tokens of each segment of the flattened batch
+    masks: tuple[Tensor | None, ...] = ()  # blocks: (1, 1, length, length), None for a single document
+    mask: Any = None  # dense: (B, 1, T, T) boolean, None for whole rows; flex: its BlockMask
+    starts: Tensor | None = None  # varlen: (documents + 1,) int32, first token of each in the flattened batch, then N
+    longest: int = 0  # varlen: tokens of the longest document
+
+    def to(self, device: torch.device) -> Documents:
+        """The same on another device, without waiting for the copy."""
+        moved = [None if x is None else x.to(device, non_blocking=True) for x in (self.mask, self.starts)]
+        masks = tuple(None if mask is None else mask.to(device, non_blocking=True) for mask in self.masks)
+        return dataclasses.replace(self, mask=moved[0], starts=moved[1], masks=masks)
+
+
+def locate(positions_BT: Tensor, kernel: Attention, masking: bool) -> Documents:
+    """Find the documents of a batch. Best called on the host while earlier work runs: `varlen` and `blocks` read numbers back.
+
+    Args: positions_BT, position inside the document, 0 at its first token; masking, False takes each row as one document.
+    """
+    B, T = positions_BT.shape
+    first_BT = (positions_BT == 0) if masking else torch.zeros_like(positions_BT, dtype=torch.bool)
+    first_BT = first_BT.index_fill(1, torch.zeros(1, dtype=torch.int64, device=first_BT.device), True)
+    if kernel == "dense":
+        return Documents(kernel, mask=_dense_mask(first_BT) if masking else None)
+    if kernel == "flex":
+        return Documents(kernel, mask=_flex_mask(first_BT))
+    if kernel == "varlen":
+        starts = F.pad(first_BT.flatten().nonzero()[:, 0], (0, 1), value=B * T)
+        return Documents(kernel, starts=starts.to(torch.int32), longest=int(starts.diff().max()))
+    lengths, masks = _segments(first_BT)
+    return Documents(kernel, lengths, masks)
+
+
+def attend(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, documents: Documents) -> Tensor:
+    """softmax(q·kᵀ/√K) v over each query's own document so far: (B, T, H, K)."""
+    if documents.kernel == "varlen":
+        return _varlen(q_BTHK, k_BTGK, v_BTGK, documents)
+    if documents.kernel == "flex":
+        return _flex(q_BTHK, k_BTGK, v_BTGK, documents)
+    share = q_BTHK.shape[2] // k_BTGK.shape[2]
+    if share > 1:
+        k_BTGK, v_BTGK = k_BTGK.repeat_interleave(share, dim=2), v_BTGK.repeat_interleave(share, dim=2)
+    if documents.kernel == "dense":
+        q_BHTK, k_BHTK, v_BHTK = (x.transpose(1, 2) for x in (q_BTHK, k_BTGK, v_BTGK))
+        mask = documents.mask
+        return F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, mask, is_causal=mask is None).transpose(1, 2)
+    return _blocks(q_BTHK, k_BTGK, v_BTGK, documents)
+
+
+def _blocks(q_BTHK: Tensor, k_BTHK: Tensor, v_BTHK: Tensor, documents: Documents) -> Tensor:
+    # split, not slices: its backward is one concatenation, where each slice would add a whole tensor of zeros
+    lengths = list(documents.lengths)
+    q_list, k_list, v_list = (
+        torch.split(x.flatten(0, 1).transpose(0, 1), lengths, 1) for x in (q_BTHK, k_BTHK, v_BTHK)
+    )
+    out_HNK = torch.cat(
+        [
+            F.scaled_dot_product_attention(q[None], k[None], v[None], mask, is_causal=mask is None)[0]
+            for q, k, v, mask in zip(q_list, k_list, v_list, documents.masks, strict=True)
+        ],
+        dim=1,
+    )
+    return out_HNK.transpose(0, 1).reshape(q_BTHK.shape)
+
+
+def _varlen(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, documents: Documents) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    q, k, v = (x.flatten(0, 1) for x in (q_BTHK, k_BTGK, v_BTGK))
+    starts, longest = documents.starts, documents.longest
+    assert starts is not None
+    grouped = q.shape[1] > k.shape[1]
+    out = varlen_attn(q, k, v, starts, starts, longest, longest, window_size=(-1, 0), enable_gqa=grouped)
+    assert isinstance(out, Tensor)
+    return out.view(q_BTHK.shape)
+
+
+def _flex(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, documents: Documents) -> Tensor:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    kernel = _compiled_flex() if q_BTHK.is_cuda else flex_attention
+    q_BHTK, k_BGTK, v_BGTK = (x.transpose(1, 2) for x in (q_BTHK, k_BTGK, v_BTGK))
+    out: Tensor = kernel(
+        q_BHTK, k_BGTK, v_BGTK, block_mask=documents.mask, enable_gqa=q_BTHK.shape[2] > k_BTGK.shape[2]
+    )
+    return out.transpose(1, 2)
+
+
+@functools.cache
+def _compiled_flex() -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=False)
+
+
+def _flex_mask(first_BT: Tensor) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    number_BT = first_BT.cumsum(dim=1)
+
+    def visible(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (query >= key) & (number_BT[row, query] == number_BT[row, key])
+
+    B, T = first_BT.shape
+    return create_block_mask(visible, B, None, T, T, device=str(first_BT.device))
+
+
+def _dense_mask(first_BT: Tensor) -> Tensor:
+    """(B, 1, T, T) boolean."""
+    number_BT = first_BT.cumsum(dim=1)
+    T = first_BT.shape[1]
+    causal_TT = torch.ones(T, T, dtype=torch.bool, device=first_BT.device).tril()
+    return ((number_BT[:, :, None] == number_BT[:, None, :]) & causal_TT)[:, None]
+
+
+def _segments(first_BT: Tensor) -> tuple[tuple[int, ...], tuple[Tensor | None, ...]]:
+    """Cut the flattened batch into single documents, and runs of neighbours of up to `_SEGMENT` tokens with their mask."""
+    first_N = first_BT.flatten()
+    starts = [*first_N.nonzero()[:, 0].tolist(), len(first_N)]
+    lengths: list[int] = []
+    masks: list[Tensor | None] = []
+    begin, documents = 0, 0  # of the segment that is being gathered
+    for end, following in itertools.pairwise([*starts[1:], math.inf]):
+        documents += 1
+        if following - begin > _SEGMENT:  # the next document would not fit in as well
+            lengths.append(int(end) - begin)
+            masks.append(None if documents == 1 else _dense_mask(first_N[None, begin : int(end)]))
+            begin, documents = int(end), 0
+    return tuple(lengths), tuple(masks)
