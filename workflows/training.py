@@ -26,6 +26,7 @@ CODE = (
             "losses",
             "linear_cross_entropy",
             "optimizer",
+            "muon",
             "schedule",
             "engine",
             "step",

@@ -24,6 +24,7 @@ from pipelines.errors import ConfigError
 from pipelines.train import optimizer as optimizers
 from pipelines.train.losses import Batch
 from pipelines.train.model import Transformer
+from pipelines.train.muon import Muon
 from pipelines.train.step import StepResult
 
 
@@ -135,9 +136,10 @@ class Engine:
         self.world = dist.get_world_size()
         self.model_config = model.config
         module = TrainingModule(model, objective).to(device())
+        updates = optimizers.build(module, model.config, optimizer)
         self.deepspeed: Any = deepspeed.initialize(
             model=module,
-            optimizer=optimizers.build(module, model.config, optimizer),
+            optimizer=updates,
             config={
                 "train_micro_batch_size_per_gpu": micro_batch,
                 "gradient_accumulation_steps": accumulation,
@@ -145,6 +147,14 @@ class Engine:
                 **_deepspeed_config(zero),
             },
         )[0]
+        if isinstance(updates, Muon):
+            from pipelines.train.checkpoint.slices import held
+
+            shapes = {name: getattr(p, "ds_shape", p.shape) for name, p in module.model.named_parameters()}
+            matrices = [
+                piece for piece in held(self) if optimizers.group_of(piece.name, shapes[piece.name]) == "matrices"
+            ]
+            updates.bind(matrices, shapes, model.config, device())
 
     def step(self, batches: Sequence[Batch], learning_rate: float) -> StepResult:
         """Launch one optimizer step over `accumulation` micro-batches; all ranks call it together.

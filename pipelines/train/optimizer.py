@@ -1,25 +1,30 @@
-"""Parameter groups with muP's learning rates, and AdamW.
+"""Parameter groups with muP's learning rates, and the optimizer over them: AdamW, or Muon for the hidden matrices.
 
 Sources: MiniCPM (arXiv 2404.06395) Table 7 for η/m on hidden matrices; the author's published BMTrain code for what the
 paper leaves open: embedding, output projection and norms keep η; betas (0.9, 0.95); weight decay 0.1 on *every* parameter.
 Decay is decoupled and scaled by the group's own rate, p ← p − lr·wd·p, so matrices' decay shrinks by 1/m with their rate.
+Muon's matrices take η/√m instead: docs/recipe.md derives it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from pipelines.train.model import ModelConfig
+from pipelines.train.muon import Muon
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW; the defaults are the recipe's."""
+    """The defaults are the recipe's."""
 
+    kind: Literal["adamw", "muon"] = "adamw"  # muon: for the hidden matrices, with AdamW for embedding and norms
+    momentum: float = 0.95  # of muon
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.1
@@ -27,16 +32,16 @@ class OptimizerConfig:
     mup_lr: bool = True  # false for DPO: the recipe trains it without muP's learning-rate scaling
 
 
-def learning_rate_factors(model: ModelConfig, mup_lr: bool) -> dict[str, float]:
-    """Each group's factor on the schedule's rate: hidden matrices 1/m under muP, everything else 1."""
-    return {"matrices": 1 / model.width_multiplier if mup_lr else 1.0, "embedding": 1.0, "norms": 1.0}
+def learning_rate_factors(model: ModelConfig, config: OptimizerConfig) -> dict[str, float]:
+    """Each group's factor on the schedule's rate: under muP hidden matrices 1/m (Muon 1/√m), everything else 1."""
+    power = 0.0 if not config.mup_lr else 0.5 if config.kind == "muon" else 1.0
+    return {"matrices": model.width_multiplier**-power, "embedding": 1.0, "norms": 1.0}
 
 
-def group_of(name: str, parameter: torch.Tensor) -> str:
-    """Which group a parameter belongs to, by its name."""
+def group_of(name: str, shape: Sequence[int]) -> str:
+    """Which group a parameter belongs to, by its name and shape."""
     if "embed_tokens" in name:
         return "embedding"
-    shape = getattr(parameter, "ds_shape", parameter.shape)  # under ZeRO-3 a parameter's own shape is empty
     return "matrices" if len(shape) > 1 else "norms"
 
 
@@ -44,8 +49,8 @@ def parameter_groups(module: nn.Module, model: ModelConfig, config: OptimizerCon
     """The three groups, each with its `name`, `factor` and weight decay; the loop sets `lr` before every step."""
     members: dict[str, list[nn.Parameter]] = {"matrices": [], "embedding": [], "norms": []}
     for name, parameter in module.named_parameters():
-        members[group_of(name, parameter)].append(parameter)
-    factors = learning_rate_factors(model, config.mup_lr)
+        members[group_of(name, parameter.shape)].append(parameter)
+    factors = learning_rate_factors(model, config)
     return [
         {"params": parameters, "name": group, "factor": factors[group], "lr": 0.0, "weight_decay": config.weight_decay}
         for group, parameters in members.items()
@@ -53,10 +58,11 @@ def parameter_groups(module: nn.Module, model: ModelConfig, config: OptimizerCon
 
 
 def build(module: nn.Module, model: ModelConfig, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Fused AdamW over `parameter_groups`."""
-    return torch.optim.AdamW(
-        parameter_groups(module, model, config), lr=0.0, betas=config.betas, eps=config.eps, fused=True
-    )
+    """The optimizer over `parameter_groups`; Muon has to be bound to slices before its first step."""
+    groups = parameter_groups(module, model, config)
+    if config.kind == "muon":
+        return Muon(groups, config.momentum, lr=0.0, betas=config.betas, eps=config.eps, fused=True)
+    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=config.eps, fused=True)
 
 
 def set_learning_rate(optimizer: Any, base: float) -> None:
