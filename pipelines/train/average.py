@@ -1,0 +1,201 @@
+"""One model out of several checkpoints of a run: the mean of their weights.
+
+Enters: committed checkpoints of one run, of any ZeRO stage and world size, and a weight for each. Leaves: a checkpoint of
+weights alone, `average/<name>@step-N`, N being the last step averaged.
+
+    uniform   1 / n
+    ema       decay^(n-k) for the k-th of n, divided by their sum: an exponential moving average over the checkpoints,
+              corrected for its beginning, since begun at the first checkpoint it would give that one decay^(n-1), the most
+
+Why: along a trunk at constant LR, checkpoint k is the first one plus all updates up to k, so the uniform mean of n holds
+the updates between the j-th checkpoint and the next by the part (n - j) / n: what a linear decay over the same steps would
+leave of them, had it met the same gradients. It costs no training step.
+
+Sources: stochastic weight averaging, Izmailov et al. (arXiv 1803.05407); checkpoints along a run at a high constant LR,
+Sanyal et al. (arXiv 2306.03241); beside cooldowns, Hägele et al. (arXiv 2405.18392); merging in the stable phase instead of
+annealing, Li et al. (arXiv 2505.12082) and WSM (arXiv 2507.17634).
+
+Memory: one copy of the result (4 bytes a parameter) and 16 bytes for each value of the largest parameter, however many
+checkpoints there are: sums are float64, one parameter at a time, and rounded to float32 once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pipelines.artifacts import ArtifactStore, Reference
+from pipelines.config import WorkflowConfig, identity
+from pipelines.errors import CheckpointError, ConfigError
+from pipelines.progress import Progress, human
+from pipelines.train.checkpoint import Checkpoint, committed_steps, write_weights
+from pipelines.train.checkpoint.committed import Index, first_difference
+from pipelines.train.lineage import Run, open_run
+
+AVERAGED = (
+    "pretrain",
+    "anneal",
+    "sft",
+)  # kinds of runs; pairs are compared with a reference that an average would blur
+LAST = 5  # checkpoints, when none are chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class AverageConfig(WorkflowConfig):
+    """Which checkpoints, and how much of each. `steps` names them; the four below it narrow down the committed ones."""
+
+    parent: str  # the run, e.g. pretrain/demo
+    steps: tuple[int, ...] | None = None
+    from_step: int | None = None
+    to_step: int | None = None
+    every_steps: int | None = None  # those whose step is a multiple of it
+    last: int | None = None  # of what the three above leave; null: all of it, or the last five when nothing is chosen
+    kind: Literal["uniform", "ema"] = "uniform"
+    decay: float = 0.9  # ema: weight of a checkpoint as a part of the next one's
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.decay < 1:
+            raise ConfigError(f"decay is {self.decay}; expected a number above 0 and below 1, e.g. 0.9")
+        for name in ("every_steps", "last"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ConfigError(f"{name} is {value}; expected a positive whole number or null")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An average before any weight is read."""
+
+    runs: tuple[Run, ...]  # the same run at each of its averaged checkpoints, ascending
+    weights: tuple[float, ...]
+    identity: dict[str, Any]
+    facts: dict[str, Any]
+
+
+def plan(config: AverageConfig, store: ArtifactStore, parent: str) -> Plan:
+    """Choose the checkpoints and their weights, refusing what cannot be averaged.
+
+    Args: parent, the resolved reference.
+    Raises: ConfigError, ArtifactError or CheckpointError, each saying what exists or what to change.
+    """
+    named = Reference.parse(parent)
+    if named.kind not in AVERAGED:
+        raise ConfigError(f"parent={parent} is of kind {named.kind}; averaged are runs of {', '.join(AVERAGED)}")
+    if named.at is not None:
+        raise ConfigError(
+            f"parent={parent} names one checkpoint; name the run, parent={named.folder}, and choose its checkpoints with "
+            "steps=[…], or with from_step, to_step, every_steps and last"
+        )
+    committed = committed_steps(store.storage, named.folder)
+    if not committed:
+        open_run(store, parent)  # raises, and says what there is
+    steps = _begun_with(config, store, named.folder) or choose(config, committed)
+    runs = tuple(open_run(store, f"{named.folder}@step-{step}") for step in steps)
+    states = [run.checkpoint.state for run in runs]
+    for run, state in zip(runs, states, strict=True):
+        if state["shapes"] != states[0]["shapes"]:
+            raise CheckpointError(
+                f"{run} is of another architecture than {runs[0]}: {first_difference(state['shapes'], states[0]['shapes'])}"
+            )
+    weights = means(config, len(steps))
+    rates = sorted({state["learning_rate"] for state in states})
+    count = sum(math.prod(shape) for shape in states[0]["shapes"].values())
+    facts = {
+        "checkpoints": f"{len(steps)} of the {len(committed)} of {named.folder}",
+        "weights": f"{config.kind}: " + ", ".join(f"step-{step} × {weight:.4g}" for step, weight in zip(steps, weights, strict=True)),
+        "LR at them": " to ".join(f"{rate:g}" for rate in (rates if len(rates) < 2 else (rates[0], rates[-1]))),
+        "leaves": f"average/{config.name}@step-{steps[-1]}: weights alone, {human(4 * count, 'B')}, no optimizer state",
+    }  # fmt: skip
+    averaged = [{"checkpoint": str(run), "weight": weight, "files": _digests(run)} for run, weight in zip(runs, weights, strict=True)]  # fmt: skip
+    return Plan(runs, weights, {**identity(config), "parent": named.folder, "averaged": averaged}, facts)
+
+
+def choose(config: AverageConfig, committed: Sequence[int]) -> tuple[int, ...]:
+    """The steps to average, ascending. Raises: ConfigError naming the committed ones."""
+    there = f"committed steps of {config.parent}: {', '.join(map(str, committed))}"
+    narrowing = {name: getattr(config, name) for name in ("from_step", "to_step", "every_steps", "last")}
+    if config.steps is not None:
+        if any(value is not None for value in narrowing.values()):
+            also = ", ".join(f"{name}={value}" for name, value in narrowing.items() if value is not None)
+            raise ConfigError(f"steps={list(config.steps)} and {also} are both set: keep one of the two ways to choose")
+        if absent := sorted(set(config.steps) - set(committed)):
+            raise ConfigError(f"steps {', '.join(map(str, absent))} are not there; {there}")
+        chosen = sorted(set(config.steps))
+    else:
+        low, high = config.from_step or 0, math.inf if config.to_step is None else config.to_step
+        chosen = [step for step in committed if low <= step <= high and step % (config.every_steps or 1) == 0]
+        last = LAST if all(value is None for value in narrowing.values()) else config.last
+        chosen = chosen[-last:] if last else chosen
+    if len(chosen) < 2:
+        raise ConfigError(
+            f"{len(chosen)} checkpoint{'' if len(chosen) == 1 else 's'} chosen ({', '.join(map(str, chosen)) or 'none'}); "
+            f"an average takes at least two; {there}: choose more, or train with a smaller checkpoint.every_steps"
+        )
+    return tuple(chosen)
+
+
+def means(config: AverageConfig, count: int) -> tuple[float, ...]:
+    """The weight of each of `count` checkpoints, ascending; they sum to 1."""
+    parts = [1.0 if config.kind == "uniform" else config.decay ** (count - k) for k in range(1, count + 1)]
+    return tuple(part / sum(parts) for part in parts)
+
+
+def average(store: ArtifactStore, name: str, fingerprint: str, planned: Plan) -> tuple[Checkpoint, float]:
+    """Read, average, and commit the checkpoint; every file's checksum is compared first.
+
+    Returns: the checkpoint, and how far it lies from the last one averaged: ‖mean - last‖ / ‖last‖ over all weights.
+    Raises: CheckpointError for a damaged checkpoint; StorageError.
+    """
+    checkpoints = [run.checkpoint for run in planned.runs]
+    verifying = Progress("compare checksums", len(checkpoints), "checkpoints")
+    for checkpoint in checkpoints:
+        checkpoint.verify()
+        verifying.update()
+    moved = total = 0.0
+
+    def parameters() -> Iterator[tuple[str, Tensor]]:
+        nonlocal moved, total
+        averaging = Progress("average", len(checkpoints[-1].state["shapes"]), "parameters")
+        for key, mean, last in weighted_mean(checkpoints, planned.weights):
+            moved += float((mean - last).square().sum())
+            total += float(last.square().sum())
+            yield key, mean.float()
+            averaging.update()
+
+    state = {key: value for key, value in checkpoints[-1].state.items() if key != "attempt"}
+    shares = {str(run): weight for run, weight in zip(planned.runs, planned.weights, strict=True)}
+    state.update(kind="average", name=name, fingerprint=fingerprint, averaged=shares)
+    written = write_weights(store.storage, f"average/{name}", checkpoints[-1].step, state, dict(parameters()))
+    return written, math.sqrt(moved / total) if total else 0.0
+
+
+def weighted_mean(checkpoints: Sequence[Checkpoint], weights: Sequence[float]) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Name, mean (float64) and the last checkpoint's value (float32) of one parameter after the other."""
+    indexes = [Index(checkpoint) for checkpoint in checkpoints]
+    for name, shape in checkpoints[-1].state["shapes"].items():
+        mean, value = torch.zeros(math.prod(shape), dtype=torch.float64), torch.empty(math.prod(shape))
+        for index, weight in zip(indexes, weights, strict=True):
+            index.fill(name, "fp32", 0, value)
+            mean.add_(value, alpha=weight)
+        yield name, mean.view(shape), value.view(shape)
+
+
+def _digests(run: Run) -> dict[str, str]:
+    """What a checkpoint holds, whatever its run is called: the checksum of each of its files."""
+    return {name: entry["sha256"] for name, entry in sorted(run.checkpoint.files.items())}
+
+
+def _begun_with(config: AverageConfig, store: ArtifactStore, run: str) -> tuple[int, ...] | None:
+    """The steps that this average was begun with, so that "the last five" stay those when its trunk goes on."""
+    folder = f"average/{config.name}"
+    if config.on_change == "rebuild" or not store.storage.exists(f"{folder}/claim.json"):
+        return None
+    held = store.claim(folder)["identity"]["config"]
+    if any(held.get(key) != value for key, value in {**identity(config), "parent": run}.items()):
+        return None
+    return tuple(int(each["checkpoint"].rsplit("-", 1)[1]) for each in held["averaged"])

@@ -1,0 +1,46 @@
+"""The mean of several checkpoints of a run, uniform or exponentially weighted: the merge instead of a decay.
+
+    python -m workflows.average parent=pretrain/demo name=demo                           the last five
+    python -m workflows.average parent=pretrain/demo name=ema kind=ema decay=0.8
+    python -m workflows.average parent=pretrain/demo name=late from_step=200 every_steps=40
+    python -m workflows.average parent=pretrain/demo name=three 'steps=[320,360,400]'
+
+Leaves weights alone: evaluate, export, sft and dpo take `parent=average/<name>`. Runs in this process, without Ray.
+"""
+
+from __future__ import annotations
+
+from pipelines.artifacts import Artifact
+from pipelines.progress import say
+from pipelines.train.average import AverageConfig, average, plan
+from workflows.session import Session, entry
+
+CODE = ("pipelines.train.average",)
+
+
+def run(config: AverageConfig, session: Session) -> Artifact:
+    """Make `average/<name>`, or find it finished."""
+    planned = plan(config, session.store, session.resolve(config.parent))
+    inputs = [planned.runs[-1].artifact]
+    held = session.begin("average", config, planned.facts, inputs, CODE, what=planned.identity)
+    if isinstance(held, Artifact):
+        return held
+    with session.track(held, config, inputs) as tracker:
+        made, distance = average(session.store, config.name, held.claim["fingerprint"], planned)
+        say(f"   the average lies {distance:.2%} of the last checkpoint's norm away from it")
+        tracker.metrics({"tokens": made.state["tokens"], "distance_from_last": distance}, made.step)
+        tracker.tags({"trunkline.averaged": planned.facts["weights"]})
+        statistics = {"steps": made.step, "tokens": made.state["tokens"], "averaged": made.state["averaged"], "distance_from_last": distance}  # fmt: skip
+        artifact = held.commit(planned.identity, statistics)
+    return session.done(
+        artifact,
+        f"python -m workflows.evaluate parent={artifact.folder} name=average-{config.name}",
+        f"python -m workflows.sft parent={artifact.folder} name={config.name} schedule.peak_lr={0.1 * made.state['learning_rate']:g}"
+        "   # a tenth of the LR that was averaged at",
+    )
+
+
+main = entry(AverageConfig, run, "average")
+
+if __name__ == "__main__":
+    main()
