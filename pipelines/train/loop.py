@@ -9,10 +9,11 @@ the joined curve equals that of an uninterrupted run exactly.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import random
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,19 +22,17 @@ import torch.distributed as dist
 
 from pipelines.artifacts import ArtifactStore, Draft
 from pipelines.config import plain
-from pipelines.progress import duration
 from pipelines.storage import Storage
 from pipelines.tracking import Tracker
 from pipelines.train import checkpoint as checkpoints
-from pipelines.train.engine import Engine, StepResult, device
+from pipelines.train.engine import Engine, device
+from pipelines.train.log import Launched, StepLog
 from pipelines.train.losses import LanguageModelling, Preference
-from pipelines.train.model import Transformer, flops_per_token
+from pipelines.train.model import Transformer
 from pipelines.train.reference import reference_logps
 from pipelines.train.schedule import learning_rate
 from pipelines.train.stages import TrainSpec
 from pipelines.train.stream import Stream
-
-_BF16_PEAK_FLOPS = {"A100": 312e12, "H100": 989.4e12, "H200": 989.4e12, "B200": 2250e12}
 
 
 def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
@@ -47,7 +46,7 @@ def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
     data = Stream(spec, store)
     # ── Weights: resume self, branch from parent, initialise from parent, or fresh ────────────────────────────────────
     _seed_everything(spec.seed + rank)
-    model = Transformer(spec.model).initialise(spec.seed)
+    model = Transformer(spec.model).initialise(spec.seed).prepare(spec.compute, device=device())
     objective = Preference(spec.beta) if spec.kind == "dpo" else LanguageModelling()
     accumulation = spec.batch.global_batch // (spec.batch.micro_batch * world)
     engine = Engine(model, objective, spec.zero, spec.optimizer, spec.batch.micro_batch, accumulation, len(data.names))
@@ -55,29 +54,32 @@ def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
     tracker = (
         Tracker(spec.tracking["uri"], spec.tracking["run_id"]) if rank == 0 and spec.tracking else Tracker("", None)
     )
-    if rank == 0 and data.warning:
-        emit(f"   WARNING {data.warning}")
+    log = StepLog(spec, data, emit, tracker, rank, world)
     if rank == 0:
+        if data.warning:
+            log.warning(data.warning)
         emit(f"   weights: {where}; {world} workers, {device()}, first step {step + 1} of {spec.steps}")
+        emit(f"   {log.efficiency.formula()}")
     # ── Steps ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-    log = _Log(spec, data, emit, tracker, world)
-    saver = checkpoints.Saver(store.storage, spec.run, log)
-    rows: list[dict[str, Any]] = []
-    for batches in data.steps(step, rank, world):
-        rate = learning_rate(spec.schedule, step, spec.steps)
-        result = engine.step(batches, rate)
-        step += 1
-        if rank == 0:
-            rows.append(log.step(step, rate, result))
-        if step % spec.checkpoint.every_steps == 0 or step == spec.steps:
-            state = {
-                "kind": spec.kind, "name": spec.name, "fingerprint": spec.claim["fingerprint"], "model": plain(spec.model),
-                "schedule": plain(spec.schedule), "learning_rate": rate, "tokens": data.tokens_after(step),
-                "samples": data.samples_after(step), "segments": list(spec.segments), "seed": spec.seed,
-                "sequence_length": spec.batch.sequence_length, "tokenizer": spec.tokenizer,
-            }  # fmt: skip
-            saver.save(engine, step, state, _jsonl(rows) if rank == 0 else None)
-            rows = []
+    saver = checkpoints.Saver(store.storage, spec.run, log, spec.checkpoint.rule)
+    with _garbage_left_lying(), log:
+        for batches in data.steps(step, rank, world):
+            rate = learning_rate(spec.schedule, step, spec.steps)
+            result = engine.step(batches, rate)
+            step += 1
+            log.launched(Launched(step, rate, result, data.wait_seconds))
+            if step % spec.log_every_steps == 0:
+                gc.collect(1)  # of what is new: a few milliseconds
+            if step % spec.checkpoint.every_steps == 0 or step == spec.steps:
+                state = {
+                    "kind": spec.kind, "name": spec.name, "fingerprint": spec.claim["fingerprint"], "model": plain(spec.model),
+                    "schedule": plain(spec.schedule), "learning_rate": rate, "tokens": data.tokens_after(step),
+                    "samples": data.samples_after(step), "segments": list(spec.segments), "seed": spec.seed,
+                    "sequence_length": spec.batch.sequence_length, "tokenizer": spec.tokenizer,
+                }  # fmt: skip
+                rows = log.take()
+                saver.save(engine, step, state, _jsonl(rows) if rank == 0 else None)
+                gc.collect()
     saver.wait(final=True)
     # ── Commit ────────────────────────────────────────────────────────────────────────────────────────────────────────
     if rank == 0:
@@ -95,9 +97,9 @@ def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
 
 
 def read_metrics(storage: Storage, run: str) -> list[dict[str, Any]]:
-    """The run's curve: one row per step, joined over its committed checkpoints."""
+    """The run's curve: one row per step, joined over the checkpoints that it committed."""
     rows: dict[int, dict[str, Any]] = {}
-    for step in checkpoints.committed_steps(storage, run):
+    for step in checkpoints.recorded_steps(storage, run):
         text = storage.read(f"{run}/metrics/step-{step:06d}.jsonl").decode()
         rows.update((row["step"], row) for row in map(json.loads, text.splitlines()))
     return [rows[step] for step in sorted(rows)]
@@ -124,88 +126,28 @@ def _load_weights(spec: TrainSpec, storage: Storage, engine: Engine, data: Strea
     return step, phrase
 
 
-class _Log:
-    """Rank zero's aligned line, MLflow points and metrics rows."""
+@contextlib.contextmanager
+def _garbage_left_lying() -> Iterator[None]:
+    """No garbage collection of Python's own choosing, which would stop one rank in a step while all others wait for it.
 
-    def __init__(self, spec: TrainSpec, data: Stream, emit: Callable[[str], None], tracker: Tracker, world: int):
-        self.spec, self.data, self.emit, self.tracker, self.world = spec, data, emit, tracker, world
-        self.began = self.last = time.perf_counter()
-        self.first: int | None = None
-        self.source_loss = torch.zeros(len(data.names), dtype=torch.float64)
-        self.source_count = torch.zeros(len(data.names), dtype=torch.float64)
-        self.peak_flops = next(
-            (
-                flops
-                for name, flops in _BF16_PEAK_FLOPS.items()
-                if torch.cuda.is_available() and name in torch.cuda.get_device_name()
-            ),
-            None,
-        )
-
-    def warning(self, message: str) -> None:
-        """Say what training survives without harm."""
-        self.emit(f"   WARNING {message}")
-
-    def points(self, values: Mapping[str, float], step: int) -> None:
-        """Numbers of a step that are not about the step itself, such as those of its checkpoint."""
-        self.tracker.metrics(values, step)
-
-    def alarm(self, message: str) -> None:
-        """Say that something failed which training survives, in the log and on the run's page."""
-        self.emit(f"   ALARM {message}")
-        self.tracker.tags({"trunkline.alarm": message})
-
-    def step(self, step: int, rate: float, result: StepResult) -> dict[str, Any]:
-        """Note one finished step; print and track every `log_every_steps`."""
-        spec, now = self.spec, time.perf_counter()
-        seconds, self.last = now - self.last, now
-        self.first = step - 1 if self.first is None else self.first
-        tokens = self.data.tokens_after(step)
-        speed = (tokens - self.data.tokens_after(step - 1)) / seconds
-        row: dict[str, Any] = {
-            "step": step, "tokens": tokens, "samples": self.data.samples_after(step), "loss": result.loss, "learning_rate": rate,
-            "gradient_norm": result.gradient_norm, "counted": result.count, **result.extras, "step_duration_s": round(seconds, 4),
-            "data_wait_s": round(self.data.wait_seconds, 4),
-        }  # fmt: skip
-        self.source_loss += result.source_loss
-        self.source_count += result.source_count
-        if step % spec.log_every_steps and step != spec.steps:
-            return row
-        flops = flops_per_token(spec.model, spec.batch.sequence_length) * speed / self.world
-        mfu = f"MFU {flops / self.peak_flops:.1%}" if self.peak_flops else f"{flops / 1e9:.1f} GFLOP/s/worker"
-        eta = (now - self.began) / (step - self.first) * (spec.steps - step)
-        extras = "".join(f"  {name} {value:.3f}" for name, value in result.extras.items())
-        self.emit(
-            f"   {spec.kind} {step:>{len(str(spec.steps))}}/{spec.steps}  loss {result.loss:.4f}{extras}  lr {rate:.3e}  grad {result.gradient_norm:6.3f}  "
-            f"{speed:,.0f} tok/s  {mfu}  {_peak_gib():.2f} GiB  ETA {duration(eta)}"
-        )
-        points = {name: value for name, value in row.items() if name not in ("step", "counted")}
-        points["tokens_per_s"] = speed
-        for name, loss, count in zip(
-            self.data.names, self.source_loss.tolist(), self.source_count.tolist(), strict=True
-        ):
-            if count:
-                points[f"loss_by_source/{name}"] = loss / count
-                row.setdefault("loss_by_source", {})[name] = loss / count
-        self.source_loss.zero_()
-        self.source_count.zero_()
-        row["tokens_by_source"] = self.data.tokens_by_source(step)
-        points.update({f"tokens_by_source/{name}": tokens for name, tokens in row["tokens_by_source"].items()})
-        self.tracker.metrics(points, step)
-        self.tracker.metrics({"loss_by_tokens": result.loss}, tokens)
-        return row
+    A full pass over what torch, DeepSpeed and MLflow have allocated takes tens to hundreds of milliseconds, and comes at
+    another moment on each rank. What lies there now is never looked at again; the loop collects what is new, at log lines
+    and checkpoints.
+    """
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if enabled:
+            gc.enable()
 
 
 def _jsonl(rows: list[dict[str, Any]]) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
-
-
-def _peak_gib() -> float:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def _seed_everything(seed: int) -> None:

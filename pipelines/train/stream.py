@@ -1,12 +1,14 @@
 """A stage's stream of batches: sample numbers in, this rank's tensors out.
 
-Enters: a `TrainSpec`. Leaves: the micro-batches of any step, read by a thread two steps ahead of the training step; where the
-store is remote, a `Prefetcher` has the shards on this machine before that. What each source has given is a function of the
-step alone, so it is the same after any restart.
+Enters: a `TrainSpec`. Leaves: the micro-batches of any step, read by a thread two steps ahead of the training step, and on a GPU
+already there: the thread copies them from pinned memory on a CUDA stream of its own, beside the computation. Where the store
+is remote, a `Prefetcher` has the shards on this machine before that. What each source has given is a function of the step
+alone, so it is the same after any restart.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -67,7 +69,7 @@ class Stream:
 
     def steps(self, first: int, rank: int, world: int) -> Iterator[list[Batch]]:
         """This rank's micro-batches of each step from `first` on, read ahead by a thread."""
-        ready: Queue[list[Batch] | Exception] = Queue(_READ_AHEAD_STEPS)
+        ready: Queue[tuple[list[Batch], _Copied] | Exception] = Queue(_READ_AHEAD_STEPS)
         ahead = None
         if self.cache_bytes:
             ahead = Prefetcher(
@@ -76,8 +78,11 @@ class Stream:
 
         def read() -> None:
             try:
+                copies = _Copies()
                 for step in range(first, self.spec.steps):
-                    ready.put(self._step(step, rank, world))
+                    with copies.beside_the_computation() as copied:
+                        batches = self._step(step, rank, world)
+                    ready.put((batches, copied))
                     if ahead is not None:
                         ahead.reached(self.samples_after(step + 1))
             except Exception as error:
@@ -91,7 +96,9 @@ class Stream:
                 self.wait_seconds = time.perf_counter() - began
                 if isinstance(item, Exception):
                     raise item
-                yield item
+                batches, copied = item
+                copied.hand_over(batches)
+                yield batches
         finally:
             if ahead is not None:
                 ahead.close()
@@ -137,17 +144,56 @@ class Stream:
         return to_batch(trimmed(self.preferences.stored(numbers)), self.reference[numbers].reshape(-1))
 
 
+class _Copies:
+    """The reading thread's own CUDA stream; nothing on a CPU, where a batch is where it was read."""
+
+    def __init__(self) -> None:
+        self._stream = None
+        if torch.cuda.is_available():
+            torch.cuda.set_device(device())  # of this thread
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+    @contextlib.contextmanager
+    def beside_the_computation(self) -> Iterator[_Copied]:
+        """What is copied to the GPU inside goes over this stream."""
+        copied = _Copied()
+        with torch.cuda.stream(self._stream):
+            yield copied
+            if self._stream is not None:
+                copied.event = self._stream.record_event()
+
+
+class _Copied:
+    """When a step's batches will have arrived on the GPU."""
+
+    event: Any = None
+
+    def hand_over(self, batches: list[Batch]) -> None:
+        """Let the computation wait for the copies (the host does not), and own their memory from now on."""
+        if self.event is None:
+            return
+        computing = torch.cuda.current_stream()
+        computing.wait_event(self.event)
+        for batch in batches:
+            for tensor in vars(batch).values():
+                if isinstance(tensor, torch.Tensor):
+                    tensor.record_stream(computing)
+
+
 def to_batch(arrays: dict[str, Any], reference: Any = None) -> Batch:
-    """A loader's arrays as tensors on this rank's device."""
+    """A loader's arrays as tensors on this rank's device; to a GPU through pinned memory, without waiting for the copy."""
     place = device()
+
+    def tensor(array: Any, dtype: torch.dtype) -> torch.Tensor:
+        here = torch.from_numpy(np.ascontiguousarray(array))
+        return (here.pin_memory() if place.type == "cuda" else here).to(place, non_blocking=True).to(dtype)
+
     return Batch(
-        tokens=torch.from_numpy(arrays["tokens"]).to(place, torch.int64),
-        positions=torch.from_numpy(arrays["positions"]).to(place, torch.int64),
-        loss_mask=torch.from_numpy(arrays["loss_mask"]).to(place, torch.float32),
-        sources=torch.from_numpy(arrays["sources"]).to(place, torch.int64),
-        reference=None
-        if reference is None
-        else torch.from_numpy(np.ascontiguousarray(reference)).to(place, torch.float32),
+        tokens=tensor(arrays["tokens"], torch.int64),
+        positions=tensor(arrays["positions"], torch.int64),
+        loss_mask=tensor(arrays["loss_mask"], torch.float32),
+        sources=tensor(arrays["sources"], torch.int64),
+        reference=None if reference is None else tensor(reference, torch.float32),
     )
 
 

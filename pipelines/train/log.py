@@ -1,0 +1,186 @@
+"""Rank zero's aligned line, MLflow points and the rows of the curve, each one step late.
+
+Enters: every launched step. Leaves: its row, written when the next step is launched (`step.py` says why); whoever needs all
+rows, as a checkpoint does, gets them after waiting for the last step.
+
+MFU = tokens/s × FLOPs per token / (peak FLOP/s × workers), with two counts of FLOPs in use: attention counted once, as
+causal attention is computed, and in full, as PaLM (arXiv 2204.02311, appendix B) and most tables have it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pipelines.errors import TrainingError
+from pipelines.progress import duration
+from pipelines.tracking import Tracker
+from pipelines.train.model import ModelConfig, flops_per_token
+from pipelines.train.stages import TrainSpec
+from pipelines.train.step import Moment, StepResult
+from pipelines.train.stream import Stream
+
+_BF16_PEAK_FLOPS = {"A100": 312e12, "H100": 989.4e12, "H200": 989.4e12, "B200": 2250e12}  # dense
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A step that was launched, and what is known of it without asking the device."""
+
+    step: int
+    learning_rate: float
+    result: StepResult
+    data_wait_seconds: float
+
+
+class StepLog:
+    """What a run says of its steps. Every rank keeps one, since every rank must notice that a loss is no number."""
+
+    def __init__(
+        self, spec: TrainSpec, data: Stream, emit: Callable[[str], None], tracker: Tracker, rank: int, world: int
+    ):
+        self.spec, self.data, self.emit, self.tracker, self.rank = spec, data, emit, tracker, rank
+        self.efficiency = Efficiency(spec.model, spec.batch.sequence_length, world)
+        self.began = self.last = Moment()
+        self.first: int | None = None
+        self.source_loss = torch.zeros(len(data.names), dtype=torch.float64)
+        self.source_count = torch.zeros(len(data.names), dtype=torch.float64)
+        self._launched: Launched | None = None
+        self._rows: list[dict[str, Any]] = []
+
+    def launched(self, launched: Launched) -> None:
+        """Note a step that was launched, and write down the one before it while the device is busy with this one."""
+        self.catch_up()
+        self._launched = launched
+
+    def catch_up(self) -> None:
+        """Wait for the last step that was launched and write it down.
+
+        Raises: TrainingError when its loss or gradient norm is no finite number: no later checkpoint would be worth anything.
+        """
+        if self._launched is None:
+            return
+        launched, self._launched = self._launched, None
+        result, before = launched.result, launched.step - 1
+        if not torch.tensor([result.loss, result.gradient_norm]).isfinite().all():
+            saved = before - before % self.spec.checkpoint.every_steps
+            raise TrainingError(
+                f"step {launched.step} has loss {result.loss:g} and gradient norm {result.gradient_norm:g}: training has diverged. "
+                f"{f'The checkpoint at step {saved} is kept' if saved else 'No checkpoint was made'}: lower schedule.peak_lr, "
+                "or look for what is wrong in the data; the same command would repeat the same steps"
+            )
+        if self.rank == 0:
+            self._rows.append(self._write(launched))
+
+    def take(self) -> list[dict[str, Any]]:
+        """The rows since the last call, up to the last step that was launched."""
+        self.catch_up()
+        rows, self._rows = self._rows, []
+        return rows
+
+    def __enter__(self) -> StepLog:
+        return self
+
+    def __exit__(self, kind: Any, *exception: Any) -> None:
+        if kind is not None:  # the last step is still told of, where the device is able to tell
+            with contextlib.suppress(Exception):
+                self.catch_up()
+
+    def warning(self, message: str) -> None:
+        """Say what training survives without harm."""
+        self.emit(f"   WARNING {message}")
+
+    def points(self, values: Mapping[str, float], step: int) -> None:
+        """Numbers of a step that are not about the step itself, such as those of its checkpoint."""
+        self.tracker.metrics(values, step)
+
+    def alarm(self, message: str) -> None:
+        """Say that something failed which training survives, in the log and on the run's page."""
+        self.emit(f"   ALARM {message}")
+        self.tracker.tags({"trunkline.alarm": message})
+
+    def _write(self, launched: Launched) -> dict[str, Any]:
+        """Note one finished step; print and track every `log_every_steps`."""
+        spec, step, rate, result = self.spec, launched.step, launched.learning_rate, launched.result
+        seconds, self.last = result.ended.seconds_since(self.last), result.ended
+        self.first = step - 1 if self.first is None else self.first
+        tokens = self.data.tokens_after(step)
+        speed = (tokens - self.data.tokens_after(step - 1)) / max(seconds, 1e-9)
+        row: dict[str, Any] = {
+            "step": step, "tokens": tokens, "samples": self.data.samples_after(step), "loss": result.loss, "learning_rate": rate,
+            "gradient_norm": result.gradient_norm, "counted": result.count, **result.extras, "step_duration_s": round(seconds, 4),
+            "data_wait_s": round(launched.data_wait_seconds, 4),
+        }  # fmt: skip
+        self.source_loss += result.source_loss
+        self.source_count += result.source_count
+        if step % spec.log_every_steps and step != spec.steps:
+            return row
+        eta = result.ended.seconds_since(self.began) / (step - self.first) * (spec.steps - step)
+        extras = "".join(f"  {name} {value:.3f}" for name, value in result.extras.items())
+        self.emit(
+            f"   {spec.kind} {step:>{len(str(spec.steps))}}/{spec.steps}  loss {result.loss:7.4f}{extras}  lr {rate:.3e}  grad {result.gradient_norm:6.3f}  "
+            f"{speed:>7,.0f} tok/s  {self.efficiency.phrase(speed)}  {_peak_gib():.2f} GiB  ETA {duration(eta)}"
+        )
+        points = {name: value for name, value in row.items() if name not in ("step", "counted")}
+        points["tokens_per_s"] = speed
+        points.update(self.efficiency.points(speed))
+        for name, loss, count in zip(
+            self.data.names, self.source_loss.tolist(), self.source_count.tolist(), strict=True
+        ):
+            if count:
+                points[f"loss_by_source/{name}"] = loss / count
+                row.setdefault("loss_by_source", {})[name] = loss / count
+        self.source_loss.zero_()
+        self.source_count.zero_()
+        row["tokens_by_source"] = self.data.tokens_by_source(step)
+        points.update({f"tokens_by_source/{name}": tokens for name, tokens in row["tokens_by_source"].items()})
+        self.tracker.metrics(points, step)
+        self.tracker.metrics({"loss_by_tokens": result.loss}, tokens)
+        return row
+
+
+class Efficiency:
+    """How much of the hardware a speed uses: MFU where the GPU's peak is known, FLOP/s elsewhere."""
+
+    def __init__(self, model: ModelConfig, sequence_length: int, world: int):
+        self.world = world
+        self.causal = flops_per_token(model, sequence_length)
+        self.full = self.causal + 6.0 * model.layers * model.d_model * sequence_length
+        name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+        self.peak = next((flops for known, flops in _BF16_PEAK_FLOPS.items() if known in name), None)
+
+    def formula(self) -> str:
+        """What is printed once: both conventions, with this run's numbers."""
+        what = (
+            f"MFU = tok/s × FLOP per token / ({self.peak / 1e12:g} TFLOP/s × {self.world})"
+            if self.peak
+            else "GFLOP/s = tok/s × FLOP per token / workers"
+        )
+        return (
+            f"{what}; 6·(weights + output) + 6·L·D·T = {self.causal / 1e6:,.4g} MFLOP per token, attention counted as causal; "
+            f"with 12·L·D·T, attention in full, {self.full / self.causal:.3f} times that"
+        )
+
+    def phrase(self, speed: float) -> str:
+        """The log line's part, attention counted as causal. Args: speed, tokens/s over all workers."""
+        flops = self.causal * speed / self.world
+        return f"MFU {flops / self.peak:5.1%}" if self.peak else f"{flops / 1e9:6.1f} GFLOP/s"
+
+    def points(self, speed: float) -> dict[str, float]:
+        """The same as metrics."""
+        share = speed / self.world
+        if not self.peak:
+            return {"gflops_per_worker": self.causal * share / 1e9}
+        return {"mfu": self.causal * share / self.peak, "mfu_full_attention": self.full * share / self.peak}
+
+
+def _peak_gib() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
