@@ -34,7 +34,7 @@ def run(config: AverageConfig, session: Session) -> Artifact:
         artifact = held.commit(planned.identity, statistics)
     return session.done(
         artifact,
-        f"python -m workflows.evaluate parent={artifact.folder} name=average-{config.name}",
+        f"python -m workflows.evaluate parent={artifact.folder}",
         f"python -m workflows.sft parent={artifact.folder} name={config.name} schedule.peak_lr={0.1 * made.state['learning_rate']:g}"
         "   # a tenth of the LR that was averaged at",
     )

@@ -1,7 +1,7 @@
 """What a checkpoint knows: bits per byte by source, assistant loss, preference accuracy, sample completions.
 
-    python -m workflows.evaluate parent=anneal/demo name=anneal-demo
-    python -m workflows.evaluate parent=pretrain/demo@step-240 name=trunk-240
+    python -m workflows.evaluate parent=anneal/demo                    leaves evaluate/anneal-demo
+    python -m workflows.evaluate -m parent=pretrain/demo@step-240,pretrain/demo@step-320,anneal/demo
 
 Runs in this process, without Ray. A greater `max_tokens` measures on more of the held-out documents.
 """

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import sys
 import tempfile
 import time
@@ -197,6 +198,7 @@ def entry(config_class: type[C], run: Callable[[C, Session], Any], config_name: 
         from omegaconf import DictConfig, OmegaConf
         from omegaconf.errors import OmegaConfBaseException
 
+        _register_resolvers()
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing and exiting
 
         failures: list[TrunklineError] = []
@@ -264,10 +266,18 @@ def compose_config(workflow: str, config_class: type[C], overrides: Sequence[str
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
+    _register_resolvers()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base=None):
         choices = compose(workflow, [_experiment(override, workflow) for override in overrides])
     return parse(config_class, OmegaConf.to_container(choices, resolve=True))  # type: ignore[arg-type]
+
+
+def _register_resolvers() -> None:
+    """`${dashes:pretrain/demo@step-240}` in a YAML is `pretrain-demo-step-240`: a name made of a reference."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("dashes", lambda text: re.sub("[/@]", "-", text), replace=True)
 
 
 def _experiment(argument: str, workflow: str) -> str:

@@ -90,6 +90,6 @@ def _next(stage: StageName, config: TrainConfig) -> list[str]:
     following = {"pretrain": "anneal", "anneal": "sft", "sft": "dpo", "dpo": "export"}[stage]
     at = "@latest" if stage == "pretrain" else ""
     return [
-        f"python -m workflows.evaluate parent={here} name={stage}-{config.name}",
+        f"python -m workflows.evaluate parent={here}",
         f"python -m workflows.{following} parent={here}{at} name={config.name}",
     ]

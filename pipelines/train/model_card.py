@@ -44,7 +44,7 @@ def model_card(
         + (
             _evaluation(evaluation)
             if evaluation
-            else f"None was found for `{run}`; make one with `python -m workflows.evaluate parent={run.artifact.folder} name={run.kind}-{name}`, then export again."
+            else f"None was found for `{run}`; make one with `python -m workflows.evaluate parent={run.artifact.folder}`, then export again."
         ),
         f"## Architecture\n\n{model.layers} layers, width {model.d_model}, feed-forward {model.d_ff}, {model.heads} query and "
         f"{model.kv_heads} key-value heads, vocabulary {model.vocabulary:,}, {model.max_positions:,} positions, RoPE base "

@@ -65,6 +65,11 @@ def test_an_unknown_experiment_names_those_there_are() -> None:
         compose_config("pretrain", config_class("pretrain"), ["+experiment=nope"])
 
 
+def test_an_evaluation_is_named_after_its_parent() -> None:
+    config = compose_config("evaluate", config_class("evaluate"), ["parent=pretrain/demo@step-240"])
+    assert config.name == "pretrain-demo-step-240"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
