@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipelines.config import WorkflowConfig, runtime
+from pipelines.train.checkpoint.retention import Rule
 from pipelines.train.compute import ComputeConfig
 from pipelines.train.engine import ZeroConfig
 from pipelines.train.model import ModelConfig
@@ -65,10 +66,20 @@ class BatchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When to save, and where to go on."""
+    """When to save, what stays, and where to go on."""
 
     every_steps: int = 100
+    keep_last: int | None = None  # null: every checkpoint stays, so that any can be branched from
+    keep_every_steps: int | None = None  # besides the last ones, those whose step is a multiple of this
     resume: str = "latest"  # or step-200: set the later checkpoints of this run aside and go on from there
+
+    def __post_init__(self) -> None:
+        _ = self.rule  # refuses what is no rule
+
+    @property
+    def rule(self) -> Rule:
+        """Which checkpoints stay; those that other artifacts name always do."""
+        return Rule(self.keep_last, self.keep_every_steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +100,9 @@ class TrainConfig(WorkflowConfig):
     seed: int = 0
     checkpoint: CheckpointConfig = runtime(default_factory=CheckpointConfig)
     log_every_steps: int = runtime(10)
+    monitor_every_steps: int = runtime(50)  # noise scale, update ratios, attention logits (monitor.py); 0: never
+    profile: bool = runtime(False)  # trace some steps of rank zero (profile.py)
+    profile_steps: tuple[int, int] = runtime((10, 13))  # first and last, counted from where this start begins
     write_spec: str | None = runtime(None)  # write the workers' spec to this file and stop, for torchrun
 
 
@@ -127,6 +141,9 @@ class TrainSpec:
     start: Start
     checkpoint: CheckpointConfig
     log_every_steps: int
+    monitor_every_steps: int
+    profile: bool
+    profile_steps: tuple[int, int]
     tracking: dict[str, Any]  # {"uri", "run_id"}
 
     @property

@@ -10,6 +10,7 @@ rank zero when every rank's file is durable.
     slices.py       which slices an engine holds, and filling an engine from a checkpoint
     snapshot.py     slices in host memory, and as a file
     saver.py        saving behind the training thread
+    retention.py    which checkpoints stay
 
 This replaces DeepSpeed's own format, which cannot change stage or world size, and its universal one, which copies the first
 group's learning rate and decay onto all (docs/design.md).
@@ -20,20 +21,24 @@ from pipelines.train.checkpoint.committed import (
     committed_steps,
     open_checkpoint,
     read_weights,
+    recorded_steps,
     set_aside_after,
     write_weights,
 )
+from pipelines.train.checkpoint.retention import Rule
 from pipelines.train.checkpoint.saver import Saver
 from pipelines.train.checkpoint.slices import load, load_random_states, snapshot
 
 __all__ = [
     "Checkpoint",
+    "Rule",
     "Saver",
     "committed_steps",
     "load",
     "load_random_states",
     "open_checkpoint",
     "read_weights",
+    "recorded_steps",
     "set_aside_after",
     "snapshot",
     "write_weights",

@@ -23,6 +23,7 @@ from pipelines.errors import CheckpointError
 from pipelines.storage import Storage, sha256
 from pipelines.train.checkpoint.snapshot import Layout
 
+DELETED = "manifest.deleted.json"  # what a rule of retention leaves of a checkpoint
 _TRAILER = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}\Z')
 
 
@@ -35,6 +36,7 @@ class Checkpoint:
     step: int
     state: dict[str, Any]
     files: dict[str, dict[str, Any]]
+    created: str | None = None  # ISO time of the commit
 
     @property
     def run(self) -> str:
@@ -80,6 +82,12 @@ def steps_with(keys: list[str], file: str) -> list[int]:
     return sorted(int(key.split("/")[-2].removeprefix("step-")) for key in keys if key.endswith(f"/{file}"))
 
 
+def recorded_steps(storage: Storage, run: str) -> list[int]:
+    """Steps whose rows of metrics are part of the run's curve: committed, whether or not a rule has deleted the files since."""
+    keys = storage.keys(f"{run}/checkpoints")
+    return sorted({*steps_with(keys, "manifest.json"), *steps_with(keys, DELETED)})
+
+
 def set_aside_after(storage: Storage, run: str, step: int) -> list[int]:
     """Take back the commits of a run's checkpoints after `step`, so that the run goes on from there.
 
@@ -87,10 +95,12 @@ def set_aside_after(storage: Storage, run: str, step: int) -> list[int]:
     """
     open_checkpoint(storage, run, f"step-{step}")
     later = [found for found in committed_steps(storage, run) if found > step]
-    for found in later:
+    for found in recorded_steps(storage, run):
         folder = folder_of(run, found)
-        storage.write(f"{folder}/manifest.superseded.json", storage.read(f"{folder}/manifest.json"))
-        storage.delete(f"{folder}/manifest.json")
+        for manifest in ("manifest.json", DELETED) if found > step else ():
+            if (text := storage.find(f"{folder}/{manifest}")) is not None:
+                storage.write(f"{folder}/manifest.superseded.json", text)
+                storage.delete(f"{folder}/{manifest}")
     return later
 
 
@@ -104,7 +114,11 @@ def open_checkpoint(storage: Storage, run: str, at: str | None = "latest") -> Ch
         raise CheckpointError(f"{run} has no committed checkpoint in {storage.uri}: run its workflow first")
     step = steps[-1] if at in (None, "latest") else int(str(at).removeprefix("step-"))
     if step not in steps:
-        raise CheckpointError(f"{run}@step-{step} does not exist; committed steps: {', '.join(map(str, steps))}")
+        gone = storage.exists(f"{folder_of(run, step)}/{DELETED}")
+        raise CheckpointError(
+            f"{run}@step-{step} {'was deleted by a rule of retention' if gone else 'does not exist'}; "
+            f"committed steps: {', '.join(map(str, steps))}"
+        )
     folder = folder_of(run, step)
     try:
         manifest = _parsed(storage.read(f"{folder}/manifest.json"))
@@ -112,7 +126,7 @@ def open_checkpoint(storage: Storage, run: str, at: str | None = "latest") -> Ch
         raise CheckpointError(
             f"{run}@step-{step}: manifest.json {error}; it is damaged and was not loaded; {_before(storage, run, step)}"
         ) from error
-    return Checkpoint(storage, folder, step, manifest["state"], manifest["files"])
+    return Checkpoint(storage, folder, step, manifest["state"], manifest["files"], manifest.get("created"))
 
 
 def commit(storage: Storage, folder: str, files: Mapping[str, Mapping[str, Any]], state: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from pipelines.errors import StorageError
 from pipelines.storage import Storage
 from pipelines.train.checkpoint.committed import commit, folder_of
+from pipelines.train.checkpoint.retention import Rule, prune
 from pipelines.train.checkpoint.slices import facts, snapshot
 from pipelines.train.checkpoint.snapshot import Layout
 from pipelines.train.engine import Engine
@@ -47,9 +48,9 @@ class Saver:
         failures_in_a_row: saves that failed since the last that was committed.
     """
 
-    def __init__(self, storage: Storage, run: str, watch: Watch):
-        """All ranks make it together. Args: run, `kind/name`."""
-        self.storage, self.run, self.watch = storage, run, watch
+    def __init__(self, storage: Storage, run: str, watch: Watch, rule: Rule | None = None):
+        """All ranks make it together. Args: run, `kind/name`; rule, which checkpoints stay after each commit (None: all)."""
+        self.storage, self.run, self.watch, self.rule = storage, run, watch, rule or Rule()
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         cuda = torch.cuda.is_available()
         self._stream = torch.cuda.Stream() if cuda else None  # type: ignore[no-untyped-call]
@@ -67,6 +68,7 @@ class Saver:
         self._error: Exception | None = None
         self._step = 0
         self._write_seconds = 0.0
+        self._prune_error: Exception | None = None
         self._metrics = self._carried = b""
         self._told_of_waits = False
 
@@ -147,6 +149,9 @@ class Saver:
             self.watch.alarm(f"checkpoint at step {self._step} failed ({count} in a row): {self._reason()}")
         elif self.failures_in_a_row:
             self.watch.warning(f"checkpoint at step {self._step} was saved, after {self.failures_in_a_row} that failed")
+        if self._prune_error is not None:
+            self.watch.warning(f"old checkpoints could not be deleted, and will be tried again: {self._prune_error}")
+            self._prune_error = None
 
     def _reason(self) -> Exception:
         return self._error or StorageError("another rank could not write its part")
@@ -199,7 +204,15 @@ class Saver:
                 self._commit(folder, recorded)
             except Exception as error:
                 self._error = error
+            else:
+                self._prune()
         self._write_seconds = time.perf_counter() - began
+
+    def _prune(self) -> None:
+        try:
+            prune(self.storage, self.run, self.rule)
+        except Exception as error:  # the checkpoint is safe; what was to go is tried again after the next
+            self._prune_error = error
 
     def _commit(self, folder: str, recorded: dict[str, Any]) -> None:
         deadline = time.monotonic() + _COMMIT_WAIT_SECONDS

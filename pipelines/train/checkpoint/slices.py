@@ -24,9 +24,6 @@ from pipelines.errors import CheckpointError, StorageError
 from pipelines.train.checkpoint.committed import Checkpoint, Index, first_difference
 from pipelines.train.engine import Engine
 
-# classes that keep the same state for the same updates, by the name that a checkpoint records
-_KINDS = {"AdamW": "adamw", "DeepSpeedCPUAdam": "adamw", "FusedAdam": "adamw", "MuonWithAuxAdam": "muon"}
-
 
 @dataclass(frozen=True)
 class Slice:
@@ -119,13 +116,8 @@ def facts(engine: Engine) -> dict[str, Any]:
     }
     optimizer = base(engine)
     updates = next((float(state["step"]) for state in optimizer.state.values() if "step" in state), 0.0)
-    kind = _KINDS.get(type(optimizer).__name__, type(optimizer).__name__.lower())
-    return {
-        "shapes": shapes,
-        "optimizer": kind,
-        "updates": updates,
-        "zero_stage": engine.deepspeed.zero_optimization_stage(),
-    }
+    stage = engine.deepspeed.zero_optimization_stage()
+    return {"shapes": shapes, "optimizer": type(optimizer).__name__.lower(), "updates": updates, "zero_stage": stage}
 
 
 def held(engine: Engine) -> Iterator[Slice]:
@@ -173,25 +165,18 @@ def _verify_together(checkpoint: Checkpoint) -> None:
 def _forget(engine: Engine) -> None:
     """Zero moments after zero updates, in place: what an optimizer makes for itself at its first step."""
     for state in base(engine).state.values():
-        for key, value in state.items():
-            if torch.is_tensor(value):
-                value.zero_()
-            elif key == "step":
-                state[key] = 0
+        for value in state.values():
+            value.zero_()
 
 
 def _make_room(engine: Engine, flat: Tensor, keys: list[str], updates: float) -> None:
     """The optimizer's state of `flat`, as it will be once `updates` are done, with zeros where the checkpoint goes."""
-    optimizer = base(engine)
-    state = optimizer.state[flat]
+    state = base(engine).state[flat]
     for key in keys:
         if key != "fp32" and key not in state:
             state[key] = torch.zeros_like(flat.data, dtype=torch.float32)
-    if "exp_avg" in keys:  # Adam corrects its moments' bias by the number of updates
-        if isinstance(optimizer, torch.optim.Adam):
-            state["step"] = torch.tensor(float(updates), device=flat.device)  # as its fused kernel wants it
-        else:
-            state["step"] = int(updates)
+    if "exp_avg" in keys:  # Adam corrects its moments' bias by the number of updates, a tensor to its fused kernel
+        state["step"] = torch.tensor(float(updates), device=flat.device)
 
 
 def _refresh_partitions(o: Any) -> None:

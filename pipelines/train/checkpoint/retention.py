@@ -1,0 +1,104 @@
+"""Which checkpoints of a run stay, and deleting the others.
+
+A rule names how many of the last stay (`keep_last`) and every which step of the trunk (`keep_every_steps`). Whatever it says,
+the latest stays, and so does every checkpoint that another artifact of the store names: a branch's parent, a step that was
+evaluated, exported or averaged. Without `keep_last` nothing is ever deleted, so a trunk can be branched from anywhere.
+
+Deleting leaves `manifest.deleted.json` (what it was) and takes the manifest first: half a deletion is never readable, and
+the next pass finishes it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipelines.errors import ConfigError
+from pipelines.storage import Storage
+from pipelines.train.checkpoint.committed import DELETED, committed_steps, folder_of, steps_with
+
+# kinds of artifacts that can name a checkpoint
+_READERS = ("pretrain", "anneal", "sft", "dpo", "average", "evaluate", "export")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What of a run stays. Raises: ConfigError for numbers that are not positive, or a rule that could not delete."""
+
+    keep_last: int | None = None  # None: everything
+    keep_every_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("keep_last", self.keep_last), ("keep_every_steps", self.keep_every_steps)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; expected a positive number, or null")
+        if self.keep_every_steps is not None and self.keep_last is None:
+            raise ConfigError(
+                f"keep_every_steps is {self.keep_every_steps} and keep_last is null, which keeps "
+                "everything: set keep_last too, e.g. 3"
+            )
+
+    def reasons(self, steps: list[int], readers: Mapping[int, list[str]]) -> dict[int, list[str]]:
+        """Why each of the committed `steps` (ascending) stays; an empty list for what goes.
+
+        Args: readers, the artifacts that name a step (`readers_of`).
+        """
+        found: dict[int, list[str]] = {}
+        for place, step in enumerate(steps):
+            reasons = [f"named by {reader}" for reader in readers.get(step, [])]
+            if self.keep_last is None:
+                reasons.append("no rule deletes")
+            elif place >= len(steps) - self.keep_last:
+                reasons.append(f"one of the last {self.keep_last}" if self.keep_last > 1 else "the last")
+            if self.keep_every_steps is not None and step % self.keep_every_steps == 0:
+                reasons.append(f"every {self.keep_every_steps} steps")
+            found[step] = reasons
+        return found
+
+
+def readers_of(storage: Storage, run: str) -> dict[int, list[str]]:
+    """The artifacts of the store, finished or begun, whose claims name a checkpoint of `run`, by its step."""
+    named = re.compile(rf'"{re.escape(run)}@step-(\d+)"'.encode())
+    found: dict[int, list[str]] = {}
+    claims = [
+        key for kind in _READERS for key in storage.keys(kind) if key.endswith("/claim.json") and key.count("/") == 2
+    ]
+    for key, claim in zip(claims, storage.read_all(claims), strict=True):
+        for step in sorted({int(step) for step in named.findall(claim)}):
+            found.setdefault(step, []).append(key.removesuffix("/claim.json"))
+    return found
+
+
+def surplus(storage: Storage, run: str, rule: Rule) -> list[int]:
+    """The committed steps of `run` that the rule lets go."""
+    if rule.keep_last is None:
+        return []
+    reasons = rule.reasons(committed_steps(storage, run), readers_of(storage, run))
+    return [step for step, why in reasons.items() if not why]
+
+
+def delete(storage: Storage, run: str, step: int) -> None:
+    """Delete a checkpoint, its manifest first; its rows of metrics stay part of the run's curve."""
+    folder = folder_of(run, step)
+    if (manifest := storage.find(f"{folder}/manifest.json")) is not None:
+        storage.write(f"{folder}/{DELETED}", manifest)
+        storage.delete(f"{folder}/manifest.json")
+    for key in storage.keys(folder):
+        if not key.endswith(f"/{DELETED}"):
+            storage.delete(key)
+
+
+def prune(storage: Storage, run: str, rule: Rule) -> list[int]:
+    """Delete what the rule lets go, and finish what an interrupted pass began. Returns: the steps deleted."""
+    keys = storage.keys(f"{run}/checkpoints")
+    committed, begun = steps_with(keys, "manifest.json"), steps_with(keys, DELETED)
+    left = [step for step in begun if step not in committed and _files_left(keys, run, step)]
+    going = surplus(storage, run, rule)
+    for step in [*left, *going]:
+        delete(storage, run, step)
+    return going
+
+
+def _files_left(keys: list[str], run: str, step: int) -> bool:
+    return any(key.startswith(f"{folder_of(run, step)}/") and not key.endswith(f"/{DELETED}") for key in keys)
