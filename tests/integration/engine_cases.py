@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run_cases(cases: dict[str, dict[str, Any]], folder: Path, ranks: int = 2) -> dict[str, dict[str, np.ndarray]]:
-    """Run all cases on `ranks` processes. Returns: per case `loss`, `norm`, `count` (steps,) and the final weights by name."""
+    """Run all cases on `ranks` processes; `then` in a case saves after so many steps and goes on in another engine. Returns: per case `loss`, `norm`, `count` (steps,) and the final weights by name."""
     path, results = folder / "cases.json", folder / "results.npz"
     path.write_text(json.dumps(cases))
     command = [
@@ -46,12 +46,32 @@ def run_cases(cases: dict[str, dict[str, Any]], folder: Path, ranks: int = 2) ->
     return found
 
 
-def _run(case: dict[str, Any]) -> dict[str, np.ndarray]:
+def _save(engine: Any, step: int, folder: Path) -> None:
+    from pipelines.storage import FolderStorage
+    from pipelines.train.checkpoint import Saver
+
+    class Watch:
+        def warning(self, message: str) -> None:
+            print(message)
+
+        def alarm(self, message: str) -> None:
+            raise AssertionError(message)
+
+        def points(self, values: Any, step: int) -> None: ...
+
+    saver = Saver(FolderStorage(folder), "pretrain/x", Watch())
+    saver.save(engine, step, {}, b"")
+    saver.wait(final=True)
+
+
+def _run(case: dict[str, Any], folder: Path) -> dict[str, np.ndarray]:
     import gc
 
     import torch.distributed as dist
 
     from pipelines.config import parse
+    from pipelines.storage import FolderStorage
+    from pipelines.train.checkpoint import load, open_checkpoint
     from pipelines.train.engine import Engine, ZeroConfig
     from pipelines.train.losses import LanguageModelling, Preference
     from pipelines.train.model import ModelConfig, Transformer
@@ -61,13 +81,22 @@ def _run(case: dict[str, Any]) -> dict[str, np.ndarray]:
     rank, world, micro = dist.get_rank(), dist.get_world_size(), case["micro_batch"]
     objective = Preference(beta=0.1) if case.get("objective") == "dpo" else LanguageModelling()
     accumulation = case["rows"] // (micro * world)
-    model = Transformer(ModelConfig(**case["model"])).initialise(1)
-    names = [name for name, _ in model.named_parameters()]
-    engine = Engine(
-        model, objective, parse(ZeroConfig, case["zero"]), parse(OptimizerConfig, case["optimizer"]), micro, accumulation, 2
-    )  # fmt: skip
+
+    def start(zero: dict[str, Any], seed: int) -> Any:
+        model = Transformer(ModelConfig(**case["model"])).initialise(seed)
+        optimizer = parse(OptimizerConfig, case["optimizer"])
+        return Engine(model, objective, parse(ZeroConfig, zero), optimizer, micro, accumulation, sources=2)
+
+    engine = start(case["zero"], 1)
     found: dict[str, list[float]] = {"loss": [], "norm": [], "count": []}
     for step, rate in enumerate(case["rates"]):
+        if "then" in case and step == case["then"]["after"]:
+            _save(engine, step, folder)
+            engine.deepspeed.destroy()
+            engine = start(
+                case["then"]["zero"], 2
+            )  # other weights, so that all of them have to come from the checkpoint
+            load(engine, open_checkpoint(FolderStorage(folder), "pretrain/x"), optimizer_state=True)
         whole = global_batch(case, step)
         batches = [micro_batch(whole, (j * world + rank) * micro, micro) for j in range(accumulation)]
         result = engine.step(batches, rate)
@@ -75,8 +104,7 @@ def _run(case: dict[str, Any]) -> dict[str, np.ndarray]:
         found["norm"].append(result.gradient_norm)
         found["count"].append(result.count)
     weights = {}
-    parameters = dict(zip(names, engine.deepspeed.module.model.parameters(), strict=True))
-    for name, parameter in parameters.items():
+    for name, parameter in engine.deepspeed.module.model.named_parameters():
         if hasattr(parameter, "ds_id"):
             import deepspeed
 
@@ -85,7 +113,7 @@ def _run(case: dict[str, Any]) -> dict[str, np.ndarray]:
         else:
             weights[name] = parameter.detach().float().numpy().copy()
     engine.deepspeed.destroy()
-    del engine, model, parameters
+    del engine
     gc.collect()
     return {**{name: np.array(values) for name, values in found.items()}, **weights}
 
@@ -99,7 +127,7 @@ def main() -> None:
     start_distributed()
     results = {}
     for name, case in json.loads(Path(sys.argv[1]).read_text()).items():
-        results.update({f"{name}|{key}": value for key, value in _run(case).items()})
+        results.update({f"{name}|{key}": value for key, value in _run(case, Path(sys.argv[1]).parent / name).items()})
     if dist.get_rank() == 0:
         np.savez(sys.argv[2], **results)
     dist.barrier()

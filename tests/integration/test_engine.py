@@ -25,21 +25,33 @@ def case(stage: int, micro_batch: int = 8, offload: str = "none", **changes: Any
     }  # fmt: skip
 
 
+def then(stage: int, offload: str = "none") -> dict[str, Any]:
+    return {"after": 4, "zero": {"stage": stage, "precision": "float32", "offload": offload}}
+
+
 LAYOUTS = ((0, 4), (1, 1), (2, 4), (2, 1), (3, 1))  # stage, rows of a micro-batch
 DPO = {
     "objective": "dpo",
     "rates": [rate / 10 for rate in RATES[:8]],
     "optimizer": {"mup_lr": False, "weight_decay": 0.0},
 }
-LONELY = {
-    "empty": list(range(8, 16)),
-    "rates": RATES[:5],
-}  # with one micro-batch of 8, process 1 counts no token at all
+MUON = {"rates": RATES[:8], "optimizer": {"kind": "muon", "gradient_clip": 0.3}}
+# with one micro-batch of 8 rows, process 1 counts no token at all
+LONELY = {"empty": list(range(8, 16)), "rates": RATES[:5]}
 CASES = {
     **{f"zero{stage}": case(stage) for stage in range(4)},
     **{f"zero{stage} offload": case(stage, 4, "cpu") for stage in (1, 2, 3)},
     **{f"zero{stage} {micro}x{8 // micro}": case(stage, micro, rates=RATES[:10]) for stage, micro in LAYOUTS},
     **{f"dpo zero{stage} {micro}x{8 // micro}": case(stage, micro, **DPO) for stage, micro in ((0, 8), (1, 1), (3, 4))},
+    **{f"muon zero{stage}": case(stage, 4, **MUON) for stage in range(4)},
+    "muon zero1 offload": case(1, 4, "cpu", **MUON),
+    # a checkpoint at step 4, and on from it at another stage
+    **{
+        f"muon zero{stage} then {after}": case(stage, 4, **MUON, then=then(after))
+        for stage, after in ((1, 3), (3, 2), (2, 0))
+    },
+    "zero1 then 3 offload": case(1, 4, rates=RATES[:8], then=then(3, "cpu")),
+    "zero3 offload then 2": case(3, 4, "cpu", rates=RATES[:8], then=then(2)),
     **{f"lonely zero{stage}": case(stage, **LONELY) for stage in (0, 2)},
 }
 
@@ -58,7 +70,7 @@ def references() -> dict[tuple[str, int], dict[str, np.ndarray]]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_curve_norm_and_weights_equal_float64(name: str, runs: Any, references: Any) -> None:
-    """Float32 on 2 processes against float64 in one, over all steps: loss 1e-6 relative; a weight by 2e-3 of one update."""
+    """Float32 on 2 processes against float64 in one, over all steps: loss 1e-6 relative; a weight by 3e-3 of one update."""
     found = runs[name]
     expected = references[name.split("zero")[0], len(CASES[name]["rates"])]
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6)
@@ -66,7 +78,7 @@ def test_curve_norm_and_weights_equal_float64(name: str, runs: Any, references: 
     assert np.array_equal(found["count"], expected["count"])
     rate = max(CASES[name]["rates"])
     for parameter in expected.keys() - set(STEPS):
-        assert np.abs(found[parameter] - expected[parameter]).max() < 2e-3 * rate, parameter
+        assert np.abs(found[parameter] - expected[parameter]).max() < 3e-3 * rate, parameter
 
 
 def test_the_clip_bound_in_some_steps_and_not_in_others(references: Any) -> None:
