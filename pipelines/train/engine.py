@@ -57,8 +57,9 @@ class TrainingModule(nn.Module):
         self.objective = objective
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        hidden = self.model(batch.inputs, batch.positions)
-        return self.objective.sums(self.model, hidden, batch)
+        hidden = self.model(batch.inputs, batch.positions, batch.documents)
+        with record_function("step/loss"):
+            return self.objective.sums(self.model, hidden, batch)
 
 
 def device() -> torch.device:

@@ -20,10 +20,12 @@ from pipelines.errors import TrainingError
 from pipelines.progress import duration
 from pipelines.tracking import Tracker
 from pipelines.train.model import ModelConfig, flops_per_token
+from pipelines.train.monitor import NoiseScale, Readings
 from pipelines.train.stages import TrainSpec
 from pipelines.train.step import Moment, StepResult
 from pipelines.train.stream import Stream
 
+_POINTS = ("tokens", "samples", "loss", "learning_rate", "gradient_norm", "step_duration_s", "data_wait_s")
 _BF16_PEAK_FLOPS = {"A100": 312e12, "H100": 989.4e12, "H200": 989.4e12, "B200": 2250e12}  # dense
 
 
@@ -35,15 +37,24 @@ class Launched:
     learning_rate: float
     result: StepResult
     data_wait_seconds: float
+    readings: Readings | None = None  # of a monitored step
 
 
 class StepLog:
     """What a run says of its steps. Every rank keeps one, since every rank must notice that a loss is no number."""
 
     def __init__(
-        self, spec: TrainSpec, data: Stream, emit: Callable[[str], None], tracker: Tracker, rank: int, world: int
+        self,
+        spec: TrainSpec,
+        data: Stream,
+        emit: Callable[[str], None],
+        tracker: Tracker,
+        noise: NoiseScale,
+        rank: int,
+        world: int,
     ):
-        self.spec, self.data, self.emit, self.tracker, self.rank = spec, data, emit, tracker, rank
+        """Args: noise, as it stood after the rows of this run that are committed."""
+        self.spec, self.data, self.emit, self.tracker, self.noise, self.rank = spec, data, emit, tracker, noise, rank
         self.efficiency = Efficiency(spec.model, spec.batch.sequence_length, world)
         self.began = self.last = Moment()
         self.first: int | None = None
@@ -117,6 +128,12 @@ class StepLog:
         }  # fmt: skip
         self.source_loss += result.source_loss
         self.source_count += result.source_count
+        if launched.readings is not None:
+            row.update(launched.readings.values(result.gradient_norm))
+            if (scale := self.noise.add(row)) is not None:
+                row["noise_scale"] = scale
+            names = ("gradient_trace", "gradient_square", "noise_scale", "update_ratio", "attention_logit_max")
+            self.tracker.metrics(_points({name: row[name] for name in names if name in row}), step)
         if step % spec.log_every_steps and step != spec.steps:
             return row
         eta = result.ended.seconds_since(self.began) / (step - self.first) * (spec.steps - step)
@@ -125,7 +142,7 @@ class StepLog:
             f"   {spec.kind} {step:>{len(str(spec.steps))}}/{spec.steps}  loss {result.loss:7.4f}{extras}  lr {rate:.3e}  grad {result.gradient_norm:6.3f}  "
             f"{speed:>7,.0f} tok/s  {self.efficiency.phrase(speed)}  {_peak_gib():.2f} GiB  ETA {duration(eta)}"
         )
-        points = {name: value for name, value in row.items() if name not in ("step", "counted")}
+        points = {name: row[name] for name in (*_POINTS, *result.extras)}
         points["tokens_per_s"] = speed
         points.update(self.efficiency.points(speed))
         for name, loss, count in zip(
@@ -176,6 +193,14 @@ class Efficiency:
         if not self.peak:
             return {"gflops_per_worker": self.causal * share / 1e9}
         return {"mfu": self.causal * share / self.peak, "mfu_full_attention": self.full * share / self.peak}
+
+
+def _points(values: Mapping[str, Any]) -> dict[str, float]:
+    """`{"update_ratio": {"layer_00": 1e-3}}` as `{"update_ratio/layer_00": 1e-3}`."""
+    nested = {
+        f"{name}/{part}": x for name, value in values.items() if isinstance(value, dict) for part, x in value.items()
+    }
+    return {name: value for name, value in values.items() if not isinstance(value, dict)} | nested
 
 
 def _peak_gib() -> float:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.profiler import record_function
 
 from pipelines.artifacts import ArtifactStore, Draft
 from pipelines.config import plain
@@ -29,6 +30,8 @@ from pipelines.train.engine import Engine, device
 from pipelines.train.log import Launched, StepLog
 from pipelines.train.losses import LanguageModelling, Preference
 from pipelines.train.model import Transformer
+from pipelines.train.monitor import Monitor, NoiseScale
+from pipelines.train.profile import StepProfiler
 from pipelines.train.reference import reference_logps
 from pipelines.train.schedule import learning_rate
 from pipelines.train.stages import TrainSpec
@@ -54,20 +57,30 @@ def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
     tracker = (
         Tracker(spec.tracking["uri"], spec.tracking["run_id"]) if rank == 0 and spec.tracking else Tracker("", None)
     )
-    log = StepLog(spec, data, emit, tracker, rank, world)
+    monitor = Monitor(engine, spec.monitor_every_steps)
+    noise = NoiseScale()
+    for row in read_metrics(store.storage, spec.run) if rank == 0 and step else ():
+        noise.add(row)  # goes on where it was
+    log = StepLog(spec, data, emit, tracker, noise, rank, world)
     if rank == 0:
         if data.warning:
             log.warning(data.warning)
         emit(f"   weights: {where}; {world} workers, {device()}, first step {step + 1} of {spec.steps}")
         emit(f"   {log.efficiency.formula()}")
+        if missing := monitor.missing():
+            emit(f"   {missing}")
     # ── Steps ─────────────────────────────────────────────────────────────────────────────────────────────────────────
     saver = checkpoints.Saver(store.storage, spec.run, log, spec.checkpoint.rule)
+    profiler = StepProfiler(
+        spec.profile_steps if spec.profile and rank == 0 else None, store.storage, spec.run, emit, tracker
+    )
     with _garbage_left_lying(), log:
-        for batches in data.steps(step, rank, world):
+        for batches in data.steps(step, rank, world, model.locate):
             rate = learning_rate(spec.schedule, step, spec.steps)
+            monitor.begin(step + 1, batches)
             result = engine.step(batches, rate)
             step += 1
-            log.launched(Launched(step, rate, result, data.wait_seconds))
+            log.launched(Launched(step, rate, result, data.wait_seconds, monitor.end()))
             if step % spec.log_every_steps == 0:
                 gc.collect(1)  # of what is new: a few milliseconds
             if step % spec.checkpoint.every_steps == 0 or step == spec.steps:
@@ -78,8 +91,10 @@ def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
                     "sequence_length": spec.batch.sequence_length, "tokenizer": spec.tokenizer,
                 }  # fmt: skip
                 rows = log.take()
-                saver.save(engine, step, state, _jsonl(rows) if rank == 0 else None)
+                with record_function("step/checkpoint"):
+                    saver.save(engine, step, state, _jsonl(rows) if rank == 0 else None)
                 gc.collect()
+            profiler.step()
     saver.wait(final=True)
     # ── Commit ────────────────────────────────────────────────────────────────────────────────────────────────────────
     if rank == 0:

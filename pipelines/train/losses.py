@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipelines.train import linear_cross_entropy
+from pipelines.train.attention import Documents
 from pipelines.train.model import Transformer
 
 
@@ -25,6 +26,7 @@ class Batch:
     loss_mask: Tensor  # (B, T) float32, 1 where the target counts
     sources: Tensor  # (B,) int64, index of the row's source
     reference: Tensor | None = None  # (B,) float32, the frozen reference's log-probability of each row (DPO)
+    documents: Documents | None = None  # where documents lie, found on the host; None: the model looks for itself
 
     @property
     def inputs(self) -> Tensor:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,13 +140,17 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.residual_scale = config.residual_scale
+        self.probe: Callable[[Tensor, Tensor], None] | None = None  # sees queries and keys; see monitor.py
         self.input_layernorm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.self_attn = Attention(config)
         self.post_attention_layernorm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.mlp = FeedForward(config)
 
     def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], documents: Documents) -> Tensor:
-        y_BTHK = attend(*self.before(x_BTD, rotary), documents)
+        q_BTHK, k_BTGK, v_BTGK = self.before(x_BTD, rotary)
+        if self.probe is not None:
+            self.probe(q_BTHK, k_BTGK)
+        y_BTHK = attend(q_BTHK, k_BTGK, v_BTGK, documents)
         out: Tensor = self.after(x_BTD, y_BTHK.flatten(2))
         return out
 

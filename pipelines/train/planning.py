@@ -77,7 +77,7 @@ def plan(name: StageName, config: TrainConfig, store: ArtifactStore, parent: str
         kind=name, name=config.name, store=store.uri, claim={}, config=plain(config), model=architecture, schedule=rates,
         optimizer=config.optimizer, zero=config.zero, compute=config.compute, batch=config.batch, steps=steps, seed=config.seed, beta=config.beta,
         tokens=tokens.folder, tokenizer=tokenizer_of(tokens), segments=segments, start=start, checkpoint=config.checkpoint, log_every_steps=config.log_every_steps,
-        tracking={},
+        monitor_every_steps=config.monitor_every_steps, profile=config.profile, profile_steps=config.profile_steps, tracking={},
     )  # fmt: skip
     counts = model.parameter_counts(architecture)
     rows = config.batch.global_batch
@@ -144,6 +144,15 @@ def _check_fields(stage: Stage, config: TrainConfig, parent: str | None) -> None
     ):
         if value is not None and value <= 0:
             raise ConfigError(f"{name} is {value}; expected a positive number")
+    if config.monitor_every_steps < 0:
+        raise ConfigError(
+            f"monitor_every_steps is {config.monitor_every_steps}; expected a positive number, or 0 for never"
+        )
+    first, last = config.profile_steps
+    if not 1 <= first <= last:
+        raise ConfigError(
+            f"profile_steps is [{first}, {last}]; expected the first and the last step to trace, e.g. [10, 13]"
+        )
 
 
 def _parent(stage: Stage, store: ArtifactStore, reference: str) -> _Ancestor:

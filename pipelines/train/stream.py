@@ -8,15 +8,17 @@ alone, so it is the same after any restart.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from queue import Queue
 from typing import Any
 
 import numpy as np
 import torch
+from torch.profiler import record_function
 
 from pipelines.artifacts import ArtifactStore
 from pipelines.cache import cache_limit
@@ -26,6 +28,7 @@ from pipelines.data.stream.preferences import PreferenceLoader, open_preferences
 from pipelines.data.stream.prefetch import Prefetcher, WorkingSet
 from pipelines.data.tokens.token_shards import open_sources
 from pipelines.storage import FolderStorage
+from pipelines.train.attention import Documents
 from pipelines.train.engine import device
 from pipelines.train.losses import Batch
 from pipelines.train.stages import TrainSpec
@@ -67,9 +70,14 @@ class Stream:
                 self.cache_bytes = cache_limit()
                 self.warning = WorkingSet.of(self.loader).check(self.cache_bytes)
 
-    def steps(self, first: int, rank: int, world: int) -> Iterator[list[Batch]]:
-        """This rank's micro-batches of each step from `first` on, read ahead by a thread."""
-        ready: Queue[tuple[list[Batch], _Copied] | Exception] = Queue(_READ_AHEAD_STEPS)
+    def steps(
+        self, first: int, rank: int, world: int, locate: Callable[[torch.Tensor], Documents]
+    ) -> Iterator[list[Batch]]:
+        """This rank's micro-batches of each step from `first` on, read ahead by a thread.
+
+        Args: locate, finds the documents in a micro-batch's positions (`Transformer.locate`).
+        """
+        ready: Queue[_Copied | Exception] = Queue(_READ_AHEAD_STEPS)
         ahead = None
         if self.cache_bytes:
             ahead = Prefetcher(
@@ -80,25 +88,26 @@ class Stream:
             try:
                 copies = _Copies()
                 for step in range(first, self.spec.steps):
-                    with copies.beside_the_computation() as copied:
-                        batches = self._step(step, rank, world)
-                    ready.put((batches, copied))
+                    ready.put(copies.beside_the_computation(lambda s=step: self._step(s, rank, world, locate)))  # type: ignore[misc]
                     if ahead is not None:
                         ahead.reached(self.samples_after(step + 1))
             except Exception as error:
                 ready.put(error)
 
+        # the GPU memory of a step's batches is the copying stream's, and may be written again once they are let go: they
+        # are kept until the step that reads them is over, since the loop waits for a step before it asks for the next but one
+        recent: deque[_Copied] = deque(maxlen=3)
         threading.Thread(target=read, name="batch-reader", daemon=True).start()
         try:
             for _ in range(first, self.spec.steps):
                 began = time.perf_counter()
-                item = ready.get()
+                with record_function("step/data"):
+                    item = ready.get()
                 self.wait_seconds = time.perf_counter() - began
                 if isinstance(item, Exception):
                     raise item
-                batches, copied = item
-                copied.hand_over(batches)
-                yield batches
+                recent.append(item)
+                yield item.hand_over()
         finally:
             if ahead is not None:
                 ahead.close()
@@ -129,19 +138,21 @@ class Stream:
             return {name: int(tokens) for name, tokens in zip(self.names, read, strict=True)}
         return {name: samples * self.spec.batch.sequence_length for name, samples in self.delivered(step).items()}
 
-    def _step(self, step: int, rank: int, world: int) -> list[Batch]:
+    def _step(self, step: int, rank: int, world: int, locate: Callable[[torch.Tensor], Documents]) -> list[Batch]:
         batch = self.spec.batch
         micro_steps = rank_indices(
             step, global_batch=batch.global_batch, rank=rank, world_size=world, micro_batch=batch.micro_batch
         )
-        return [self._batch(self.spec.start.samples + indices) for indices in micro_steps]
+        return [self._batch(self.spec.start.samples + indices, locate) for indices in micro_steps]
 
-    def _batch(self, indices: np.ndarray[Any, np.dtype[np.int64]]) -> Batch:
+    def _batch(
+        self, indices: np.ndarray[Any, np.dtype[np.int64]], locate: Callable[[torch.Tensor], Documents]
+    ) -> Batch:
         if self.spec.kind != "dpo":
-            return to_batch(self.loader.batch(indices))
+            return to_batch(self.loader.batch(indices), locate=locate)
         assert self.reference is not None
         numbers = self.preferences.pairs(indices)
-        return to_batch(trimmed(self.preferences.stored(numbers)), self.reference[numbers].reshape(-1))
+        return to_batch(trimmed(self.preferences.stored(numbers)), self.reference[numbers].reshape(-1), locate)
 
 
 class _Copies:
@@ -153,35 +164,34 @@ class _Copies:
             torch.cuda.set_device(device())  # of this thread
             self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
-    @contextlib.contextmanager
-    def beside_the_computation(self) -> Iterator[_Copied]:
-        """What is copied to the GPU inside goes over this stream."""
-        copied = _Copied()
+    def beside_the_computation(self, read: Callable[[], list[Batch]]) -> _Copied:
+        """What `read` copies to the GPU goes over this stream."""
         with torch.cuda.stream(self._stream):
-            yield copied
-            if self._stream is not None:
-                copied.event = self._stream.record_event()
+            batches = read()
+            return _Copied(batches, None if self._stream is None else self._stream.record_event())
 
 
+@dataclass(frozen=True)
 class _Copied:
-    """When a step's batches will have arrived on the GPU."""
+    """A step's batches on their way to the GPU."""
 
-    event: Any = None
+    batches: list[Batch]
+    arrived: Any  # a CUDA event, or None
 
-    def hand_over(self, batches: list[Batch]) -> None:
-        """Let the computation wait for the copies (the host does not), and own their memory from now on."""
-        if self.event is None:
-            return
-        computing = torch.cuda.current_stream()
-        computing.wait_event(self.event)
-        for batch in batches:
-            for tensor in vars(batch).values():
-                if isinstance(tensor, torch.Tensor):
-                    tensor.record_stream(computing)
+    def hand_over(self) -> list[Batch]:
+        """The batches, for computation that waits for the copies; the host does not."""
+        if self.arrived is not None:
+            torch.cuda.current_stream().wait_event(self.arrived)
+        return self.batches
 
 
-def to_batch(arrays: dict[str, Any], reference: Any = None) -> Batch:
-    """A loader's arrays as tensors on this rank's device; to a GPU through pinned memory, without waiting for the copy."""
+def to_batch(
+    arrays: dict[str, Any], reference: Any = None, locate: Callable[[torch.Tensor], Documents] | None = None
+) -> Batch:
+    """A loader's arrays as tensors on this rank's device; to a GPU through pinned memory, without waiting for the copy.
+
+    Args: locate, finds the documents in positions on the host: on the device it would make the host wait.
+    """
     place = device()
 
     def tensor(array: Any, dtype: torch.dtype) -> torch.Tensor:
@@ -194,6 +204,7 @@ def to_batch(arrays: dict[str, Any], reference: Any = None) -> Batch:
         loss_mask=tensor(arrays["loss_mask"], torch.float32),
         sources=tensor(arrays["sources"], torch.int64),
         reference=None if reference is None else tensor(reference, torch.float32),
+        documents=None if locate is None else locate(torch.from_numpy(arrays["positions"])).to(place),
     )
 
 
