@@ -226,6 +226,8 @@ def _type_name(hint: Any) -> str:
         return "one of " + ", ".join(str(argument) for argument in arguments)
     if origin is Union or origin is types.UnionType:
         return " or ".join("null" if argument is type(None) else _type_name(argument) for argument in arguments)
+    if hint is bool:
+        return "true or false"
     if dataclasses.is_dataclass(hint):
         return f"a mapping with keys {_keys(typing.cast(type, hint))}"
     if origin is not None:

@@ -317,21 +317,22 @@ def _explain(error: Exception, config_class: type) -> str:
         group, _, choice = first.split("Could not find '")[1].split("'")[0].rpartition("/")
         choices = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
         return f"{group}={choice}: no such choice; there are {', '.join(choices)} (conf/{group})"
-    if "parsing override" in first:
-        return f"{first}: expected key=value"
+    if "override_grammar" in str(error):  # Hydra's link for what it cannot read
+        return f"{first}: expected key=value, in quotes where the shell would change it, e.g. 'key=[1,2]'"
+    if first.startswith("Ambiguous value"):
+        return f"{first}: several values are a list, 'key=[a,b]', or a sweep, with -m"
     if not key:
         return f"{first} ({text})" if text != first else first
     scope: Any = config_class
-    for part in key.split(".")[:-1]:
-        hint = typing.get_type_hints(scope).get(part) if dataclasses.is_dataclass(scope) else None
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        accepted = [field.name for field in dataclasses.fields(scope)]
+        if part not in accepted:
+            close = difflib.get_close_matches(part, accepted, n=1)
+            hint_text = f": did you mean {'.'.join([*parts[:depth], close[0], *parts[depth + 1 :]])}?" if close else ""
+            return f"unknown key {'.'.join(parts[: depth + 1])}; accepted there: {', '.join(accepted)}{hint_text}"
+        hint = typing.get_type_hints(scope)[part]
         scope = next((a for a in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(a)), None)
-    accepted = (
-        [field.name for field in dataclasses.fields(scope)]
-        if scope is not None and dataclasses.is_dataclass(scope)
-        else []
-    )
-    if key.split(".")[-1] in accepted:  # typed, but not in the composed YAML
-        return f"{key} is not set in the YAML: write +{key}=… to add it"
-    close = difflib.get_close_matches(key.split(".")[-1], accepted, n=1)
-    hint_text = f": did you mean {'.'.join([*key.split('.')[:-1], close[0]])}?" if close else ""
-    return f"unknown key {key}; accepted there: {', '.join(accepted) or 'see --cfg job'}{hint_text}"
+        if scope is None:
+            break
+    return f"{key} is not set in the YAML: write +{key}=… to add it"
