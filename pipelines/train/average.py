@@ -164,13 +164,14 @@ def average(store: ArtifactStore, name: str, fingerprint: str, planned: Plan) ->
         for key, mean, last in weighted_mean(checkpoints, planned.weights):
             moved += float((mean - last).square().sum())
             total += float(last.square().sum())
-            yield key, mean.float()
+            yield key, mean
             averaging.update()
 
     state = {key: value for key, value in checkpoints[-1].state.items() if key != "attempt"}
     shares = {str(run): weight for run, weight in zip(planned.runs, planned.weights, strict=True)}
     state.update(kind="average", name=name, fingerprint=fingerprint, averaged=shares)
-    written = write_weights(store.storage, f"average/{name}", checkpoints[-1].step, state, dict(parameters()))
+    shapes = state["shapes"]
+    written = write_weights(store.storage, f"average/{name}", checkpoints[-1].step, state, shapes, parameters())
     return written, math.sqrt(moved / total) if total else 0.0
 
 

@@ -45,7 +45,7 @@ def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         generator = torch.Generator().manual_seed(step)
         weights = {name: torch.randn(shape, generator=generator) for name, shape in held.state["shapes"].items()}
         made.storage.delete(held.folder)
-        write_weights(made.storage, "pretrain/t", step, held.state, weights)
+        write_weights(made.storage, "pretrain/t", step, held.state, held.state["shapes"], weights.items())
     return path
 
 
@@ -140,7 +140,9 @@ def test_what_cannot_be_averaged_is_refused(store: ArtifactStore, changes: dict[
 def test_checkpoints_of_another_architecture_are_refused(store: ArtifactStore) -> None:
     held = open_checkpoint(store.storage, "pretrain/t", "step-60")
     weights = {**read_weights(held), "norm.weight": torch.ones(17)}
-    write_weights(store.storage, "pretrain/t", 70, held.state, weights)
+    write_weights(
+        store.storage, "pretrain/t", 70, held.state, {**held.state["shapes"], "norm.weight": [17]}, weights.items()
+    )
     with pytest.raises(
         CheckpointError, match=r"step-70 is of another architecture than pretrain/t@step-30: norm.weight is \[17\]"
     ):
@@ -161,7 +163,7 @@ def test_a_damaged_checkpoint_is_found_before_anything_is_written(store: Artifac
 def test_the_same_command_finds_the_average_finished_though_its_trunk_has_gone_on(store: ArtifactStore) -> None:
     first = run(store)
     held = open_checkpoint(store.storage, "pretrain/t", "step-60")
-    write_weights(store.storage, "pretrain/t", 70, held.state, read_weights(held))
+    write_weights(store.storage, "pretrain/t", 70, held.state, held.state["shapes"], read_weights(held).items())
     assert run(store).manifest == first.manifest
     assert open_checkpoint(store.storage, "average/a").step == 60
     assert run(store, on_change="rebuild").statistics["steps"] == 70

@@ -134,7 +134,7 @@ def test_a_flipped_bit_in_any_file_is_found_before_anything_is_loaded(tmp_path: 
 def test_whole_weights_are_a_checkpoint_without_optimizer_state(tmp_path: Path) -> None:
     parent = saved(tmp_path, {"rank-00000.safetensors": {"w@fp32@0": torch.zeros(12)}})
     weights = {"w": torch.randn(3, 4)}
-    made = write_weights(parent.storage, "average/a", 7, parent.state, weights)
+    made = write_weights(parent.storage, "average/a", 7, parent.state, parent.state["shapes"], weights.items())
     assert str(made) == "average/a@step-7"
     assert torch.equal(read_weights(made)["w"], weights["w"])
     assert made.state["learning_rate"] == 0.01

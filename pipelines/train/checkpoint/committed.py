@@ -8,8 +8,9 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,8 +187,9 @@ def read_weights(checkpoint: Checkpoint, names: dict[str, torch.Size] | None = N
 
 
 def write_weights(
-    storage: Storage, run: str, step: int, state: Mapping[str, Any], weights: Mapping[str, Tensor]
-) -> Checkpoint:
+    storage: Storage, run: str, step: int, state: Mapping[str, Any], shapes: Mapping[str, Sequence[int]],
+    weights: Iterable[tuple[str, Tensor]],
+) -> Checkpoint:  # fmt: skip
     """Commit a checkpoint of whole weights, without an engine: an average of others, say. One file, no optimizer state.
 
     It can be evaluated, exported, and started from with weights alone (sft, dpo); `load(…, optimizer_state=True)` refuses it.
@@ -196,18 +198,19 @@ def write_weights(
         run: `kind/name`; step: under which it is found as `run@step-N`.
         state: facts as a training run records them (take those of `open_checkpoint(…).state` and change what differs);
             `step`, `shapes`, `updates`, `optimizer`, `world` and `zero_stage` are set here.
-        weights: float32 by parameter name, as `read_weights` returns them.
+        shapes: of every parameter by name. weights: each parameter's name and value, one after the other, so that no more
+            than one needs to be in memory beside the file's own buffer (4 bytes a value).
 
     Raises: StorageError when it cannot be written; nothing is committed then.
     """
     folder, name = folder_of(run, step), "weights.safetensors"
-    layout = Layout({f"{key}@fp32@0": value.reshape(-1) for key, value in weights.items()})
-    layout.copy({f"{key}@fp32@0": value.detach().float().reshape(-1) for key, value in weights.items()})
+    layout = Layout({f"{key}@fp32@0": torch.empty(math.prod(shape), device="meta") for key, shape in shapes.items()})
+    for _, (key, value) in zip(shapes, weights, strict=True):  # as many as there are places
+        layout.copy({f"{key}@fp32@0": value.float().reshape(-1)})
     path = storage.scratch(f"{folder}/{name}")
     entry = layout.write(path)
     storage.put(path, f"{folder}/{name}")
-    shapes = {key: list(value.shape) for key, value in weights.items()}
-    own = {"step": step, "shapes": shapes, "updates": 0, "optimizer": None, "world": 1, "zero_stage": 0}
+    own = {"step": step, "shapes": {key: list(shape) for key, shape in shapes.items()}, "updates": 0, "optimizer": None, "world": 1, "zero_stage": 0}  # fmt: skip
     commit(storage, folder, {name: entry}, {**state, **own})
     return open_checkpoint(storage, run, f"step-{step}")
 
