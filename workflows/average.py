@@ -1,7 +1,7 @@
 """The mean of several checkpoints of a run, uniform or exponentially weighted: the merge instead of a decay.
 
-    python -m workflows.average parent=pretrain/demo name=demo                           the last five
-    python -m workflows.average parent=pretrain/demo name=ema kind=ema decay=0.8
+    python -m workflows.average parent=pretrain/demo                                     the last five
+    python -m workflows.average -m parent=pretrain/demo kind=uniform,ema last=8
     python -m workflows.average parent=pretrain/demo name=late from_step=200 every_steps=40
     python -m workflows.average parent=pretrain/demo name=three 'steps=[320,360,400]'
 
