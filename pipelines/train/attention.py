@@ -64,6 +64,8 @@ def locate(positions_BT: Tensor, kernel: Attention, masking: bool) -> Documents:
         starts = F.pad(first_BT.flatten().nonzero()[:, 0], (0, 1), value=B * T)
         return Documents(kernel, starts=starts.to(torch.int32), longest=int(starts.diff().max()))
     lengths, masks = _segments(first_BT)
+    if lengths == (T,) * B and not any(mask is not None for mask in masks):
+        return Documents("dense")  # each row is one document: all of them in one causal call
     return Documents(kernel, lengths, masks)
 
 

@@ -11,6 +11,7 @@ Softmax and loss are float32 whatever the weights' type; the weight's gradient i
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,12 +19,15 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-_CHUNK_BYTES = 256 << 20  # of float32 logits
+_CHUNK_BYTES = {
+    "cpu": 256 << 20,
+    "cuda": 4 << 30,
+}  # of float32 logits; a GPU adds each chunk to a gradient of gigabytes
 
 
-def chunk_tokens(vocabulary: int) -> int:
-    """Tokens whose logits exist at a time where the config leaves it open: 256 MiB of them, a multiple of 64."""
-    return max(64, _CHUNK_BYTES // (4 * vocabulary) // 64 * 64)
+def chunk_tokens(vocabulary: int, device: str = "cpu") -> int:
+    """Tokens whose logits exist at a time where the config leaves it open, a multiple of 64: `_CHUNK_BYTES` of them."""
+    return max(64, _CHUNK_BYTES[device] // (4 * vocabulary) // 64 * 64)
 
 
 def weighted_sum(
@@ -53,10 +57,8 @@ class _WeightedSum(Function):
         hidden_grad = torch.empty_like(hidden_ND) if needs_hidden else None
         weight_grad = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_weight else None
         for part, logits in _chunks(hidden_ND, weight_VD, chunk):
-            losses_N[part] = _log_softmax_loss_(logits, targets_N[part]) * weights_N[part]
-            if needs_hidden or needs_weight:
-                _into_gradient_(logits, targets_N[part], weights_N[part])
-                _products(logits, hidden_ND[part], weight_VD, hidden_grad, weight_grad, part)
+            losses_N[part] = _loss_and_gradient_(logits, targets_N[part], hidden_ND[part], weight_VD) * weights_N[part]
+            _products(logits, hidden_ND, weight_VD, weights_N, hidden_grad, weight_grad, part)
         ctx.save_for_backward(hidden_grad, weight_grad)
         ctx.weight_dtype = weight_VD.dtype
         ctx.mark_non_differentiable(losses_N)
@@ -79,7 +81,7 @@ class _TokenLosses(Function):
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, chunk: int) -> Tensor:
         losses_N = torch.empty(len(targets_N), dtype=torch.float32, device=hidden_ND.device)
         for part, logits in _chunks(hidden_ND, weight_VD, chunk):
-            losses_N[part] = _log_softmax_loss_(logits, targets_N[part])
+            losses_N[part] = _loss_and_gradient_(logits, targets_N[part], hidden_ND[part], weight_VD)
         ctx.save_for_backward(hidden_ND, weight_VD, targets_N)
         ctx.chunk = chunk
         return losses_N
@@ -91,60 +93,85 @@ class _TokenLosses(Function):
         hidden_grad = torch.empty_like(hidden_ND) if needs_hidden else None
         weight_grad = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_weight else None
         for part, logits in _chunks(hidden_ND, weight_VD, ctx.chunk):
-            _log_softmax_loss_(logits, targets_N[part])
-            _into_gradient_(logits, targets_N[part], grads_N[part])
-            _products(logits, hidden_ND[part], weight_VD, hidden_grad, weight_grad, part)
+            _loss_and_gradient_(logits, targets_N[part], hidden_ND[part], weight_VD)
+            _products(logits, hidden_ND, weight_VD, grads_N, hidden_grad, weight_grad, part)
         return hidden_grad, None if weight_grad is None else weight_grad.to(weight_VD.dtype), None, None
 
 
 def _chunks(hidden_ND: Tensor, weight_VD: Tensor, chunk: int) -> Iterator[tuple[slice, Tensor]]:
-    """Which tokens, and their logits (n, V) in float32, in memory that the next chunk takes over."""
+    """Which tokens, and their logits (n, V) in the weight's type, in memory that the next chunk takes over."""
     for start in range(0, len(hidden_ND), chunk):
         part = slice(start, min(start + chunk, len(hidden_ND)))
         hidden = hidden_ND[part]
-        if hidden.dtype == torch.float32:
-            yield part, torch.mm(hidden, weight_VD.t(), out=_scratch(len(hidden), len(weight_VD), hidden.device))
-        else:
-            yield part, torch.mm(hidden, weight_VD.t()).float()
+        yield part, torch.mm(hidden, weight_VD.t(), out=_scratch(len(hidden), len(weight_VD), hidden))
 
 
-def _scratch(rows: int, columns: int, device: torch.device) -> Tensor:
+def _scratch(rows: int, columns: int, like: Tensor) -> Tensor:
     """Memory that stays between calls: on a CPU fresh pages for every chunk cost as much as its softmax."""
-    held = _SCRATCH.get(device)
+    key = (like.device, like.dtype)
+    held = _SCRATCH.get(key)
     if held is None or held.numel() < rows * columns:
-        held = _SCRATCH[device] = torch.empty(rows * columns, device=device)
+        held = _SCRATCH[key] = like.new_empty(rows * columns)
     return held[: rows * columns].view(rows, columns)
 
 
-_SCRATCH: dict[torch.device, Tensor] = {}
+_SCRATCH: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
 
-def _log_softmax_loss_(logits: Tensor, targets: Tensor) -> Tensor:
-    """Turn logits into log-probabilities in place. Returns: each row's loss."""
+def _loss_and_gradient_(logits: Tensor, targets: Tensor, hidden: Tensor, weight_VD: Tensor) -> Tensor:
+    """Turn logits = hidden · weightᵀ into softmax - onehot, each row's gradient of its loss, in place. Returns: the losses, float32."""
     if logits.is_cuda:
-        logits.copy_(torch.log_softmax(logits, dim=1))
-    else:
-        torch.log_softmax(logits, dim=1, out=logits)  # row by row, and each row is read before it is written
-    return -logits.gather(1, targets[:, None])[:, 0]
+        losses: Tensor = _compiled()(logits, targets)
+        return losses
+    columns = targets[:, None]
+    if logits.dtype != torch.float32:
+        logps = torch.log_softmax(logits, dim=1, dtype=torch.float32)
+        logits.copy_(logps.exp().scatter_add_(1, columns, -torch.ones_like(columns, dtype=torch.float32)))
+        return -logps.gather(1, columns)[:, 0]
+    wanted = logits.gather(1, columns)[:, 0]
+    # one pass, row by row, each row read before it is written; with log-probabilities in between it would be two
+    torch.softmax(logits, dim=1, out=logits)
+    chosen = logits.gather(1, columns)[:, 0]
+    losses = -chosen.log()
+    rare = (chosen < 1e-30).nonzero()[:, 0]
+    if len(
+        rare
+    ):  # the probability says little or nothing: loss = ln Σ exp x - x_target, ln Σ exp x = x_best - ln p_best
+        best = logits[rare].max(dim=1)
+        best_logits = (hidden[rare] * weight_VD[best.indices]).sum(dim=1)
+        losses[rare] = best_logits - best.values.log() - wanted[rare]
+    logits.scatter_add_(1, columns, -torch.ones_like(columns, dtype=torch.float32))
+    return losses
 
 
-def _into_gradient_(logps: Tensor, targets: Tensor, weights: Tensor) -> None:
-    """Turn log-probabilities into weight · (p - onehot) in place: the gradient of Σ weight · loss by the logits."""
-    logps.exp_()
-    logps.scatter_add_(1, targets[:, None], torch.full_like(weights, -1.0)[:, None])
-    logps.mul_(weights[:, None])
+@functools.cache
+def _compiled() -> Any:
+    """The same in one kernel for a GPU: logits are read twice and written once, whatever their type."""
+
+    def fused(logits: Tensor, targets: Tensor) -> Tensor:
+        logps = torch.log_softmax(logits.float(), dim=1)
+        onehot = torch.arange(logits.shape[1], device=logits.device) == targets[:, None]
+        logits.copy_(logps.exp() - onehot.float())
+        return -logps.gather(1, targets[:, None])[:, 0]
+
+    return torch.compile(fused, dynamic=True)
 
 
 def _products(
-    gradient: Tensor, hidden: Tensor, weight_VD: Tensor, hidden_grad: Tensor | None, weight_grad: Tensor | None, part: slice
+    gradient: Tensor, hidden_ND: Tensor, weight_VD: Tensor, weights_N: Tensor,
+    hidden_grad: Tensor | None, weight_grad: Tensor | None, part: slice,
 ) -> None:  # fmt: skip
-    low = gradient.to(hidden.dtype)
+    # tokens are weighted in the narrow factor and the narrow result, not in the (n, V) gradient
+    scale = weights_N[part, None]
     if hidden_grad is not None:
-        torch.mm(low, weight_VD, out=hidden_grad[part])
-    if weight_grad is not None:
-        if hidden.dtype == torch.float32:
-            weight_grad.addmm_(low.t(), hidden)
-        elif hidden.is_cuda:
-            weight_grad += torch.mm(low.t(), hidden, out_dtype=torch.float32)
-        else:
-            weight_grad += (low.t() @ hidden).float()
+        torch.mm(gradient, weight_VD, out=hidden_grad[part])
+        hidden_grad[part] *= scale
+    if weight_grad is None:
+        return
+    hidden = (hidden_ND[part] * scale).to(hidden_ND.dtype)
+    if hidden.dtype == torch.float32:
+        weight_grad.addmm_(gradient.t(), hidden)
+    elif hidden.is_cuda:
+        weight_grad += torch.mm(gradient.t(), hidden, out_dtype=torch.float32)
+    else:
+        weight_grad += (gradient.t() @ hidden).float()

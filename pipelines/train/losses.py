@@ -46,7 +46,9 @@ def token_losses(model: Transformer, hidden_BTD: Tensor, targets_BT: Tensor) -> 
 
 
 def _chunk(model: Transformer) -> int:
-    return model.compute.loss_chunk or linear_cross_entropy.chunk_tokens(model.config.vocabulary)
+    return model.compute.loss_chunk or linear_cross_entropy.chunk_tokens(
+        model.config.vocabulary, model.embed_tokens.weight.device.type
+    )
 
 
 def row_logps(model: Transformer, hidden_BTD: Tensor, batch: Batch) -> Tensor:

@@ -1,0 +1,339 @@
+"""Training speed against the usual stack: tokens/s, MFU, peak memory, and ratios with their spread.
+
+    python -m benchmarks.train                                          9M on a CPU, about 3 minutes
+    python -m benchmarks.train --device cuda --model 1.2b               one GPU
+    torchrun --nproc_per_node=8 -m benchmarks.train --device cuda --model 2.4b
+
+Three arms in one process, in turns, on the same shapes, data, precision and optimizer settings:
+
+    ours          this package's model and engine (DeepSpeed ZeRO), blocks compiled
+    transformers  its Llama of the same shape, with DeepSpeed and the settings people use: SDPA, AdamW fused, the same ZeRO stage
+    eager         our model as plain PyTorch: no DeepSpeed, no compilation, dense mask, all logits at once
+
+Each turn builds an arm, takes two steps to warm up (compiled code is kept from the turn before), times `--steps` steps, and
+frees everything. Neither Ray nor MLflow is needed. The default data has one document a row, so that every arm computes the same
+attention; `--document-tokens 700` packs documents, between which ours does not attend and the peer does.
+
+MFU = FLOPs per token · tokens/s per process / peak, where P counts all parameters once (the tied embedding as output projection):
+    causal   6·P + 6·L·D·T      what must be computed          full   6·P + 12·L·D·T      what many tables count
+The peak is the GPU's published dense bfloat16 figure; on a CPU, what a 2048³ product in the same precision reaches here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+import os
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+import yaml
+
+from pipelines.config import parse
+from pipelines.progress import table
+from pipelines.train import optimizer as optimizers
+from pipelines.train.compute import ComputeConfig
+from pipelines.train.engine import Engine, ZeroConfig, device, start_distributed
+from pipelines.train.losses import Batch, LanguageModelling
+from pipelines.train.model import ModelConfig, Transformer, parameter_counts
+
+MODELS = {
+    "demo": "demo", "9m": "wind_tunnel_9m", "30m": "wind_tunnel_30m", "70m": "wind_tunnel_70m", "0.1b": "wind_tunnel_0.1b",
+    "0.2b": "wind_tunnel_0.2b", "0.5b": "wind_tunnel_0.5b", "1.2b": "minicpm_1b", "2.4b": "minicpm_2b",
+}  # fmt: skip
+PEAKS = {"A100": 312e12, "H100": 989.4e12, "H200": 989.4e12, "B200": 2250e12}
+RATE = 1e-3
+
+Step = Callable[[list[Batch]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """What one turn of one arm took."""
+
+    tokens_per_s: float  # of this process
+    peak_gib: float
+    loss: float
+
+
+def main() -> None:
+    """Measure and print."""
+    options = arguments()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit(
+            "error: --device cuda, but torch sees no GPU here: use --device cpu, or a machine that has one"
+        )
+    if options.device == "cpu" and torch.cuda.is_available():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before anything asks for a device
+    start_distributed()
+    if not dist.is_initialized() or dist.get_rank():
+        report: Callable[[str], None] = lambda line: None  # noqa: E731
+    else:
+        report = lambda line: print(line, flush=True)  # noqa: E731
+    model = dataclasses.replace(shape(options.model), document_masking=bool(options.document_tokens))
+    if options.vocabulary:
+        model = dataclasses.replace(model, vocabulary=options.vocabulary)
+    if options.sequence > model.max_positions:
+        raise SystemExit(f"error: --sequence {options.sequence} exceeds the model's {model.max_positions} positions")
+    arms: dict[str, Callable[[argparse.Namespace, ModelConfig], Any]] = {
+        "ours": ours, "transformers": transformers_with_deepspeed, "eager": eager,
+    }  # fmt: skip
+    peak = peak_flops(options.precision)
+    counts = parameter_counts(model)
+    report(
+        f"{options.model}: {counts['non_embedding']:,} + {counts['embedding']:,} parameters, {options.micro_batch} × {options.sequence} tokens × "
+        f"{options.accumulation} accumulation, {options.precision}, ZeRO-{options.zero}, {dist.get_world_size()} process(es) on {device()}, "
+        f"{torch.get_num_threads()} threads, peak {peak / 1e12:.3g} TFLOP/s"
+    )
+    turns: dict[str, list[Turn]] = {name: [] for name in options.arms}
+    for number in range(options.rounds):
+        for name in options.arms:
+            turn = take_turn(options, model, arms[name])
+            turns[name].append(turn)
+            report(
+                f"   round {number + 1}/{options.rounds} {name:<13} {turn.tokens_per_s:>10,.0f} tok/s  {turn.peak_gib:6.2f} GiB  loss {turn.loss:.4f}"
+            )
+    report("\n" + table(*summary(turns, model, options.sequence, peak)))
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, default="9m")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), help="default: bfloat16 on CUDA, else float32")
+    parser.add_argument("--sequence", type=int, help="tokens a row; default 4096 on CUDA, else 512")
+    parser.add_argument("--micro-batch", type=int, help="rows; default 4 on CUDA, else 2")
+    parser.add_argument("--accumulation", type=int, default=1)
+    parser.add_argument("--vocabulary", type=int, help="instead of the model's")
+    parser.add_argument("--document-tokens", type=int, default=0, help="mean length of packed documents; 0: whole rows")
+    parser.add_argument("--zero", type=int, choices=(0, 1, 2, 3), default=1)
+    parser.add_argument("--compile", choices=("on", "off"), default="on", help="of our arm's blocks")
+    parser.add_argument("--attention", choices=("auto", "varlen", "flex", "blocks", "dense"), default="auto")
+    parser.add_argument("--keep", choices=("all", "products", "input"), default="all", help="for our backward pass")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps a turn")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--arms", nargs="+", choices=("ours", "transformers", "eager"), default=["ours", "transformers", "eager"])  # fmt: skip
+    options = parser.parse_args()
+    cuda = options.device == "cuda"
+    options.precision = options.precision or ("bfloat16" if cuda else "float32")
+    options.sequence = options.sequence or (4096 if cuda else 512)
+    options.micro_batch = options.micro_batch or (4 if cuda else 2)
+    return options
+
+
+def shape(name: str) -> ModelConfig:
+    """A published size."""
+    path = Path(__file__).parent.parent / "conf" / "model" / f"{MODELS[name]}.yaml"
+    return parse(ModelConfig, yaml.safe_load(path.read_text()))
+
+
+def batches(options: argparse.Namespace, model: ModelConfig, number: int) -> list[Batch]:
+    """The micro-batches of step `number`: ids drawn by rank (like words, few are frequent), documents end to end."""
+    generator = torch.Generator().manual_seed(1000 * number + dist.get_rank())
+    B, T = options.micro_batch, options.sequence
+    made = []
+    for _ in range(options.accumulation):
+        ids = (torch.rand(B, T + 1, generator=generator) ** 3 * model.vocabulary).long()
+        positions = torch.arange(T).repeat(B, 1)
+        if options.document_tokens:
+            first = torch.rand(B, T, generator=generator) < 1 / options.document_tokens
+            first[:, 0] = True
+            starts = torch.where(first, positions, 0).cummax(dim=1).values
+            positions = positions - starts
+        whole = Batch(ids, positions, torch.ones(B, T), torch.zeros(B, dtype=torch.int64))
+        made.append(Batch(*(x.to(device()) for x in (whole.tokens, whole.positions, whole.loss_mask, whole.sources))))
+    return made
+
+
+def take_turn(options: argparse.Namespace, model: ModelConfig, build: Callable[..., Any]) -> Turn:
+    """Build an arm, warm it up, time it, free it."""
+    with peak_memory() as peak:
+        step, loss = build(options, model)
+        for number in range(2):
+            step(batches(options, model, number))
+        read = [batches(options, model, 2 + number) for number in range(options.steps)]
+        wait()
+        began = time.perf_counter()
+        for made in read:
+            step(made)
+        last = loss()
+        wait()
+        seconds = time.perf_counter() - began
+    del step, loss
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    tokens = options.steps * options.accumulation * options.micro_batch * options.sequence
+    return Turn(tokens / seconds, peak[0], last)
+
+
+def ours(options: argparse.Namespace, model: ModelConfig) -> tuple[Step, Callable[[], float]]:
+    """This package, as a stage runs it."""
+    from pipelines.train.compute import BlockPolicy
+
+    kept = {name: model.layers if name == options.keep else 0 for name in ("all", "products", "input")}
+    compute = ComputeConfig(compile=options.compile, attention=options.attention)
+    network = Transformer(model).initialise(0).prepare(compute, BlockPolicy(**kept), device())
+    engine = Engine(
+        network, LanguageModelling(), ZeroConfig(stage=options.zero, precision=options.precision),
+        optimizers.OptimizerConfig(), options.micro_batch, options.accumulation, 1,
+    )  # fmt: skip
+    held: dict[str, Any] = {}
+
+    def step(made: list[Batch]) -> None:
+        held["result"] = engine.step(made, RATE)
+
+    return step, lambda: held["result"].loss
+
+
+def transformers_with_deepspeed(options: argparse.Namespace, model: ModelConfig) -> tuple[Step, Callable[[], float]]:
+    """`LlamaForCausalLM` with tied embeddings under DeepSpeed, as its users set it up."""
+    import deepspeed
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=model.vocabulary, hidden_size=model.d_model, intermediate_size=model.d_ff, num_hidden_layers=model.layers,
+        num_attention_heads=model.heads, num_key_value_heads=model.kv_heads, max_position_embeddings=model.max_positions,
+        tie_word_embeddings=True, use_cache=False, attn_implementation="sdpa",
+    )  # fmt: skip
+    network = LlamaForCausalLM(config).to(device()).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    engine: Any = deepspeed.initialize(
+        model=network,
+        optimizer=optimizer,
+        config={
+            "train_micro_batch_size_per_gpu": options.micro_batch,
+            "gradient_accumulation_steps": options.accumulation,
+            "gradient_clipping": 1.0,
+            "zero_optimization": {"stage": options.zero, "overlap_comm": torch.cuda.is_available(), "contiguous_gradients": True},
+            "bf16": {"enabled": options.precision == "bfloat16"},
+            "zero_allow_untested_optimizer": True,
+            "steps_per_print": 10**9,
+        },
+    )[0]  # fmt: skip
+    held: dict[str, Any] = {}
+
+    def step(made: list[Batch]) -> None:
+        for batch in made:
+            # labels as people pass them: the model shifts them by one itself
+            out = engine(input_ids=batch.tokens[:, :-1], labels=batch.tokens[:, :-1])
+            engine.backward(out.loss)
+            engine.step()
+            held["loss"] = out.loss.detach()
+
+    return step, lambda: float(held["loss"])
+
+
+def eager(options: argparse.Namespace, model: ModelConfig) -> tuple[Step, Callable[[], float]]:
+    """Our model in a plain PyTorch loop; bfloat16 by autocast."""
+    compute = ComputeConfig(compile="off", attention="dense")
+    network = Transformer(model).initialise(0).to(device()).prepare(compute)
+    optimizer = optimizers.build(network, model, optimizers.OptimizerConfig())
+    held: dict[str, Any] = {}
+
+    def step(made: list[Batch]) -> None:
+        optimizers.set_learning_rate(optimizer, RATE)
+        for batch in made:
+            with torch.autocast(device().type, torch.bfloat16, enabled=options.precision == "bfloat16"):
+                logits = network.logits(network(batch.inputs, batch.positions))
+            loss = F.cross_entropy(logits.float().flatten(0, 1), batch.targets.flatten())
+            (loss / options.accumulation).backward()  # type: ignore[no-untyped-call]
+            held["loss"] = loss.detach()
+        if dist.get_world_size() > 1:
+            for parameter in network.parameters():
+                assert parameter.grad is not None
+                dist.all_reduce(parameter.grad.div_(dist.get_world_size()))
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step, lambda: float(held["loss"])
+
+
+def summary(
+    turns: dict[str, list[Turn]], model: ModelConfig, sequence: int, peak: float
+) -> tuple[list[str], list[list[str]]]:
+    """The table: medians over rounds, and each arm's ratio to `transformers` in the same round."""
+    products = 6.0 * parameter_counts(model)["total"]
+    attention = 6.0 * model.layers * model.d_model * sequence
+    rows = []
+    for name, found in turns.items():
+        speed = statistics.median(turn.tokens_per_s for turn in found)
+        ratios = [
+            turn.tokens_per_s / other.tokens_per_s for turn, other in zip(found, turns.get("transformers", []), strict=False)
+        ]  # fmt: skip
+        rows.append(
+            [
+                name, f"{speed:,.0f}", f"{speed * (products + attention) / peak:.1%}", f"{speed * (products + 2 * attention) / peak:.1%}",
+                f"{max(turn.peak_gib for turn in found):.2f}",
+                f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})" if ratios else "-",
+            ]
+        )  # fmt: skip
+    return ["arm", "tok/s/process", "MFU causal", "MFU full", "peak GiB", "× transformers + DeepSpeed"], rows
+
+
+def peak_flops(precision: str) -> float:
+    """The published peak of this GPU, or what a large product reaches on this CPU."""
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+        known = next((flops for kind, flops in PEAKS.items() if kind in name), None)
+        if known is None:
+            raise SystemExit(
+                f"error: no published peak for {name}; known: {', '.join(PEAKS)}: add it to benchmarks/train.py"
+            )
+        return known  # fmt: skip
+    a, b = (torch.randn(2048, 2048, dtype=getattr(torch, precision)) for _ in range(2))
+    best = float("inf")
+    for _ in range(5):
+        began = time.perf_counter()
+        torch.mm(a, b)
+        best = min(best, time.perf_counter() - began)
+    return 2 * 2048**3 / best
+
+
+def wait() -> None:
+    """Until this rank's device and all other ranks are done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    dist.barrier()
+
+
+@contextmanager
+def peak_memory() -> Iterator[list[float]]:
+    """GiB at the highest: of the GPU; on a CPU, resident memory above what was there before, looked at every 20 ms."""
+    found = [0.0]
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        yield found
+        found[0] = torch.cuda.max_memory_allocated() / 2**30
+        return
+    process = psutil.Process()
+    before, stop = process.memory_info().rss, threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.02):
+            found[0] = max(found[0], (process.memory_info().rss - before) / 2**30)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        stop.set()
+        thread.join()
+
+
+if __name__ == "__main__":
+    main()
