@@ -51,11 +51,13 @@ class BlockPolicy:
         return f"{', '.join(parts)} of {layers} blocks" if parts else "keep=all"
 
 
-def choose_attention(config: ComputeConfig, device: str) -> Attention:
+def choose_attention(config: ComputeConfig, device: str, precision: str = "bfloat16") -> Attention:
     """The attention kernel for a device type, "cuda" or "cpu"."""
     if config.attention != "auto":
         return config.attention
-    return "varlen" if device == "cuda" else "blocks"
+    if device == "cpu":
+        return "blocks"
+    return "varlen" if precision == "bfloat16" else "flex"  # FlashAttention takes 16-bit numbers only
 
 
 def compiles(config: ComputeConfig, device: str) -> bool:

@@ -233,9 +233,8 @@ class Transformer(nn.Module):
     def locate(self, positions_BT: Tensor) -> Documents:
         """The documents of a batch, as the attention kernel of this model's device wants them."""
         weight = self.embed_tokens.weight
-        kernel = choose_attention(self.compute, weight.device.type)
-        if self.compute.attention == "auto" and weight.is_cuda and weight.dtype == torch.float32:
-            kernel = "flex"  # FlashAttention takes 16-bit numbers only
+        precision = "float32" if weight.dtype == torch.float32 else "bfloat16"
+        kernel = choose_attention(self.compute, weight.device.type, precision)
         return locate(positions_BT, kernel, self.config.document_masking)
 
     def logits(self, hidden: Tensor) -> Tensor:
