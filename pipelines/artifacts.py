@@ -31,7 +31,7 @@ from pipelines.errors import ArtifactError, ConfigError
 from pipelines.storage import Storage, open_storage, sha256
 
 OnChange = Literal["refuse", "rebuild", "keep"]
-_REFERENCE = re.compile(r"(?P<kind>[a-z]+)/(?P<name>\w[\w.-]*)(@(?P<at>latest|step-(?P<step>\d+)))?")
+_REFERENCE = re.compile(r"(?P<kind>[a-z_]+)/(?P<name>\w[\w.-]*)(@(?P<at>latest|step-(?P<step>\d+)))?")
 
 
 @dataclass(frozen=True)

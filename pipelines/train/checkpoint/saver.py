@@ -102,6 +102,11 @@ class Saver:
             self.watch.points({"checkpoint_stall_s": stalled, "checkpoint_wait_s": waited}, step)
         return stalled
 
+    @property
+    def writing(self) -> bool:
+        """Whether this rank's part of the last save is still being written."""
+        return self._thread is not None and self._thread.is_alive()
+
     def wait(self, final: bool = False) -> None:
         """Until the save under way is committed, or known to have failed; all ranks call it together.
 
@@ -110,7 +115,7 @@ class Saver:
         """
         if self._thread is None:
             return
-        began, unfinished = time.perf_counter(), self._thread.is_alive()
+        began, unfinished = time.perf_counter(), self.writing
         self._written.wait()
         failed, unfinished = self._any(self._error is not None, unfinished)
         if failed:
