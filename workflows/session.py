@@ -14,6 +14,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -147,19 +148,31 @@ class Session:
             lease.release()
 
     @contextlib.contextmanager
-    def track(self, draft: Draft, config: WorkflowConfig, inputs: Iterable[Artifact] = ()) -> Iterator[Tracker]:
-        """The MLflow run of this artifact: the same run after a resume, an honest end whatever happens."""
+    def track(
+        self,
+        draft: Draft,
+        config: WorkflowConfig,
+        inputs: Iterable[Artifact] = (),
+        meanwhile: Callable[[], Any] | None = None,
+    ) -> Iterator[Tracker]:
+        """The MLflow run of this artifact: the same run after a resume, an honest end whatever happens.
+
+        Args: meanwhile, done while the run is being opened: importing MLflow and asking its server takes seconds.
+        """
         parents = {artifact.folder: artifact for artifact in inputs}
-        tracker = open_tracker(self.config.tracking, self.store, draft.folder, plain(config), parents)
         status = "FAILED"
-        try:
-            yield tracker
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        finally:
-            tracker.end(status)
+        with ThreadPoolExecutor(1, "mlflow-open") as pool:
+            opening = pool.submit(open_tracker, self.config.tracking, self.store, draft.folder, plain(config), parents)
+            try:
+                if meanwhile is not None:
+                    meanwhile()
+                yield opening.result()
+                status = "FINISHED"
+            except KeyboardInterrupt:
+                status = "KILLED"
+                raise
+            finally:
+                opening.result().end(status)
 
     def done(self, artifact: Artifact, *next_commands: str) -> Artifact:
         """Say what was committed and what to run next; other commands may have the name again."""

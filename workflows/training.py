@@ -65,7 +65,7 @@ def train_stage(stage: StageName, config: TrainConfig, session: Session) -> Arti
             f"   wrote {config.write_spec}; run it with: torchrun --nproc_per_node={config.cluster.workers} -m pipelines.train.worker {config.write_spec}"
         )
         raise SystemExit(0)
-    with session.track(held, config, planned.inputs) as tracker:
+    with session.track(held, config, planned.inputs, meanwhile=lambda: session.cluster) as tracker:
         tracked = (
             {"uri": tracking_uri(session.config.tracking, session.store.uri), "run_id": tracker.run_id}
             if session.config.tracking.enabled

@@ -10,6 +10,7 @@ global batch gives the same gradient (measured: ≤ 1.1e-7 between layouts; docs
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +36,8 @@ class ZeroConfig:
     stage: Literal[0, 1, 2, 3] = 1
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # weights and moments are float32 either way
     offload: Literal["none", "cpu"] = "none"  # cpu: float32 weights, moments and the update live in host memory
-    reduce_bucket_elements: int = 500_000_000
+    gradients: Literal["float32", "bfloat16"] = "float32"  # in which bfloat16 sums them over micro-batches and workers
+    reduce_bucket_elements: int = 100_000_000  # of gradients that are reduced together; a GPU holds two such buffers
 
 
 class Objective(Protocol):
@@ -82,10 +84,17 @@ def start_distributed() -> None:
         ("MASTER_PORT", "29500"),
     ):
         os.environ.setdefault(name, value)
+    unwanted = "mlflow" not in sys.modules
+    if (
+        unwanted
+    ):  # DeepSpeed's autotuner imports it where it is installed: half of the seconds that DeepSpeed's import takes
+        sys.modules["mlflow"] = None  # type: ignore[assignment]
     import deepspeed
     import deepspeed.ops
     from deepspeed.utils import logger
 
+    if unwanted:
+        del sys.modules["mlflow"]
     logger.setLevel("ERROR")
     # DeepSpeed's collectives of ZeRO-3 have newer names in torch, and each of thousands of calls would say so
     warnings.filterwarnings(
@@ -100,6 +109,23 @@ def start_distributed() -> None:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
     _never_wait_for_the_gradient_norm()
+    _sum_in_float32_at_every_stage()
+
+
+def _sum_in_float32_at_every_stage() -> None:
+    """Stage 1 too sums bfloat16 gradients in float32 by the ZeRO optimizer, as stages 2 and 3 do.
+
+    DeepSpeed would hand that one combination to another optimizer, which overlaps nothing and splits its state differently.
+    """
+    from deepspeed.runtime.engine import BFLOAT16, ZERO_OPTIMIZATION, DeepSpeedEngine
+
+    chosen = DeepSpeedEngine._do_optimizer_sanity_check
+
+    def wrapper(self: Any, optimizer: Any) -> Any:
+        found = chosen(self, optimizer)
+        return ZERO_OPTIMIZATION if found == BFLOAT16 and self.zero_optimization() else found
+
+    DeepSpeedEngine._do_optimizer_sanity_check = wrapper
 
 
 def _never_wait_for_the_gradient_norm() -> None:
@@ -145,7 +171,7 @@ class Engine:
                 "train_micro_batch_size_per_gpu": micro_batch,
                 "gradient_accumulation_steps": accumulation,
                 "gradient_clipping": optimizer.gradient_clip,
-                **_deepspeed_config(zero),
+                **_deepspeed_config(zero, accumulation, self.world),
             },
         )[0]
         if isinstance(updates, Muon):
@@ -226,27 +252,33 @@ class _Logps:
         return self.function(model, hidden, batch)
 
 
-def _deepspeed_config(zero: ZeroConfig) -> dict[str, Any]:
-    """What of DeepSpeed's config follows from `ZeroConfig` and the device alone."""
-    cuda = torch.cuda.is_available()
+def _deepspeed_config(zero: ZeroConfig, accumulation: int, world: int) -> dict[str, Any]:
+    """What of DeepSpeed's config follows from `ZeroConfig`, the layout and the device alone."""
+    cuda, mixed = torch.cuda.is_available(), zero.precision == "bfloat16"
     splitting: dict[str, Any] = {
         "stage": zero.stage,
         "reduce_bucket_size": zero.reduce_bucket_elements,
-        "overlap_comm": cuda,
+        "overlap_comm": cuda,  # reduce while the backward pass goes on, on a stream of its own
+        "reduce_scatter": True,
         "contiguous_gradients": True,
     }
     if zero.offload == "cpu":
         splitting["offload_optimizer"] = {"device": "cpu", "pin_memory": cuda}
-    return {
+    config: dict[str, Any] = {
         "zero_optimization": splitting,
         # the update is torch's fused AdamW there too: DeepSpeed's own would be compiled on first use, for minutes
         "zero_force_ds_cpu_optimizer": False,
-        # looking for infinities before the update waits for the device; the loop notices them one step later (log.py)
-        "bf16": {"enabled": zero.precision == "bfloat16", "check_grad_overflow": False},
-        "timers": {"throughput": {"enabled": False}},  # it would wait for the device at every step
+        # looking for infinities would make the host wait; the norm tells of them, and the loop ends the run
+        "bf16": {"enabled": mixed, "check_grad_overflow": False},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
     }
+    if mixed and zero.gradients == "float32":
+        if accumulation > 1:
+            config["data_types"] = {"grad_accum_dtype": "fp32"}
+        if world > 1:
+            config["communication_data_type"] = "fp32"
+    return config
 
 
 def check(zero: ZeroConfig) -> None:

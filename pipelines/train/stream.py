@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from queue import Queue
 from typing import Any
 
@@ -71,11 +72,11 @@ class Stream:
                 self.warning = WorkingSet.of(self.loader).check(self.cache_bytes)
 
     def steps(
-        self, first: int, rank: int, world: int, locate: Callable[[torch.Tensor], Documents]
+        self, first: int, rank: int, world: int, locate: Callable[[torch.Tensor], Documents] | None = None
     ) -> Iterator[list[Batch]]:
         """This rank's micro-batches of each step from `first` on, read ahead by a thread.
 
-        Args: locate, finds the documents in a micro-batch's positions (`Transformer.locate`).
+        Args: locate, finds the documents in a micro-batch's positions (`Transformer.locate`); None: the model looks for itself.
         """
         ready: Queue[_Copied | Exception] = Queue(_READ_AHEAD_STEPS)
         ahead = None
@@ -88,7 +89,7 @@ class Stream:
             try:
                 copies = _Copies()
                 for step in range(first, self.spec.steps):
-                    ready.put(copies.beside_the_computation(lambda s=step: self._step(s, rank, world, locate)))  # type: ignore[misc]
+                    ready.put(copies.beside_the_computation(partial(self._step, step, rank, world, locate)))
                     if ahead is not None:
                         ahead.reached(self.samples_after(step + 1))
             except Exception as error:
@@ -146,7 +147,7 @@ class Stream:
         return [self._batch(self.spec.start.samples + indices, locate) for indices in micro_steps]
 
     def _batch(
-        self, indices: np.ndarray[Any, np.dtype[np.int64]], locate: Callable[[torch.Tensor], Documents]
+        self, indices: np.ndarray[Any, np.dtype[np.int64]], locate: Callable[[torch.Tensor], Documents] | None
     ) -> Batch:
         if self.spec.kind != "dpo":
             return to_batch(self.loader.batch(indices), locate=locate)
