@@ -139,7 +139,9 @@ class Stream:
             return {name: int(tokens) for name, tokens in zip(self.names, read, strict=True)}
         return {name: samples * self.spec.batch.sequence_length for name, samples in self.delivered(step).items()}
 
-    def _step(self, step: int, rank: int, world: int, locate: Callable[[torch.Tensor], Documents]) -> list[Batch]:
+    def _step(
+        self, step: int, rank: int, world: int, locate: Callable[[torch.Tensor], Documents] | None
+    ) -> list[Batch]:
         batch = self.spec.batch
         micro_steps = rank_indices(
             step, global_batch=batch.global_batch, rank=rank, world_size=world, micro_batch=batch.micro_batch

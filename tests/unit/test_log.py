@@ -1,0 +1,92 @@
+"""Steps are written down one step late, all of them before a checkpoint, and a loss that is no number stops the run."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines.errors import TrainingError
+from pipelines.tracking import Tracker
+from pipelines.train.log import Efficiency, Launched, StepLog
+from pipelines.train.loop import _garbage_left_lying
+from pipelines.train.model import ModelConfig
+from pipelines.train.monitor import NoiseScale
+from pipelines.train.planning import plan
+from pipelines.train.step import StepResult
+from pipelines.train.stream import Stream
+from tests import tiny
+from tests.integration.conftest import TINY_MODEL, train_config
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Any:
+    store = tiny.build(str(tmp_path / "store"))
+    spec = plan("pretrain", train_config(log_every_steps=2), store, None, 2).spec
+    lines: list[str] = []
+    log = StepLog(spec, Stream(spec, store), lines.append, Tracker("", None), NoiseScale(), 0, 2)
+    log.lines = lines  # type: ignore[attr-defined]
+    return log
+
+
+def step(number: int, loss: float, norm: float = 1.0) -> Launched:
+    """A step of two sources that counted 60 and 40 tokens."""
+    totals = torch.tensor([100 * loss, 100.0, norm, 60 * loss, 40 * loss, 60.0, 40.0], dtype=torch.float64)
+    return Launched(number, 0.01, StepResult(totals, 2, []), 0.0)
+
+
+def test_rows_come_one_step_late_and_all_of_them_at_a_checkpoint(log: Any) -> None:
+    log.launched(step(1, 5.0))
+    log.launched(step(2, 4.0))
+    assert log.lines == []  # step 2 may still be running
+    log.launched(step(3, 3.0))
+    assert len(log.lines) == 1
+    assert "2/12  loss  4.0000  lr 1.000e-02  grad  1.000" in log.lines[0]
+    rows = log.take()
+    assert [row["loss"] for row in rows] == [5.0, 4.0, 3.0]
+    assert rows[1]["loss_by_source"] == pytest.approx({"jumps": 4.5, "walks": 4.5})  # since the last line
+    assert [row["tokens"] for row in rows] == [256, 512, 768]
+    assert log.take() == []
+
+
+@pytest.mark.parametrize("bad", [(float("nan"), 1.0), (2.0, float("inf"))])
+def test_a_loss_that_is_no_number_stops_the_run_before_its_checkpoint(log: Any, bad: tuple[float, float]) -> None:
+    log.rank = 1  # every rank notices
+    for number in range(1, 7):
+        log.launched(step(number, 5.0))
+    log.launched(step(7, *bad))
+    with pytest.raises(TrainingError, match=r"step 7 has loss .* The checkpoint at step 4 is kept"):
+        log.take()
+
+
+def test_an_error_elsewhere_still_tells_of_the_last_step(log: Any) -> None:
+    with contextlib.suppress(ValueError), log:
+        log.launched(step(2, 4.0))
+        raise ValueError("elsewhere")
+    assert "loss  4.0000" in log.lines[0]
+
+
+def test_python_collects_no_garbage_in_the_loop_and_does_again_after_it() -> None:
+    assert gc.isenabled()
+    with contextlib.suppress(ValueError), _garbage_left_lying():
+        assert not gc.isenabled()
+        assert gc.get_freeze_count() > 1000
+        raise ValueError("elsewhere")
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+
+
+def test_both_conventions_of_mfu() -> None:
+    config = ModelConfig(**TINY_MODEL)
+    efficiency = Efficiency(config, 64, world=2)
+    assert efficiency.full - efficiency.causal == 6 * 2 * 32 * 64  # L·D·T more multiply-adds than causal attention
+    assert efficiency.points(1000.0) == {"gflops_per_worker": pytest.approx(efficiency.causal * 500 / 1e9)}
+    efficiency.peak = 100 * efficiency.causal
+    assert efficiency.points(20.0) == {
+        "mfu": pytest.approx(0.1), "mfu_full_attention": pytest.approx(0.1 * efficiency.full / efficiency.causal)
+    }  # fmt: skip
+    assert efficiency.phrase(20.0) == "MFU 10.0%"
