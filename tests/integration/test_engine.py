@@ -29,6 +29,11 @@ def then(stage: int, offload: str = "none") -> dict[str, Any]:
     return {"after": 4, "zero": {"stage": stage, "precision": "float32", "offload": offload}}
 
 
+def in_bfloat16(stage: int, micro_batch: int, offload: str = "none") -> dict[str, Any]:
+    one = case(stage, micro_batch, rates=RATES[:8])
+    return {**one, "zero": {"stage": stage, "precision": "bfloat16", "offload": offload}}
+
+
 LAYOUTS = ((0, 4), (1, 1), (2, 4), (2, 1), (3, 1))  # stage, rows of a micro-batch
 DPO = {
     "objective": "dpo",
@@ -52,6 +57,8 @@ CASES = {
     },
     "zero1 then 3 offload": case(1, 4, rates=RATES[:8], then=then(3, "cpu")),
     "zero3 offload then 2": case(3, 4, "cpu", rates=RATES[:8], then=then(2)),
+    **{f"bfloat16 zero{stage} {8 // micro}": in_bfloat16(stage, micro) for stage in (1, 2, 3) for micro in (2, 8)},
+    "bfloat16 zero2 4 offload": in_bfloat16(2, 2, "cpu"),
     **{f"lonely zero{stage}": case(stage, **LONELY) for stage in (0, 2)},
 }
 
@@ -68,7 +75,7 @@ def references() -> dict[tuple[str, int], dict[str, np.ndarray]]:
     return {kind: reference_run(one) for kind, one in kinds.items()}
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name in CASES if "bfloat16" not in name])
 def test_curve_norm_and_weights_equal_float64(name: str, runs: Any, references: Any) -> None:
     """Float32 on 2 processes against float64 in one, over all steps: loss 1e-6 relative; a weight by 3e-3 of one update."""
     found = runs[name]
@@ -79,6 +86,21 @@ def test_curve_norm_and_weights_equal_float64(name: str, runs: Any, references: 
     rate = max(CASES[name]["rates"])
     for parameter in expected.keys() - set(STEPS):
         assert np.abs(found[parameter] - expected[parameter]).max() < 3e-3 * rate, parameter
+
+
+def test_bfloat16_follows_float32_and_its_stages_follow_each_other(runs: Any, references: Any) -> None:
+    """Masters and moments are float32: what is left is the rounding of the forward and backward pass.
+
+    Stages 1 and 2 do the same arithmetic in the same order: bit by bit. Stage 3 cuts the vectors otherwise before it sums.
+    """
+    for name in CASES:
+        if "bfloat16" in name:
+            assert runs[name]["loss"] == pytest.approx(references["bfloat16 ", 8]["loss"], rel=1e-4), name
+            assert runs[name]["norm"] == pytest.approx(references["bfloat16 ", 8]["norm"], rel=5e-3), name
+            micro = name.split()[2]
+            first = runs[f"bfloat16 zero1 {micro}"]["loss"]
+            exact = "zero3" not in name
+            assert runs[name]["loss"] == pytest.approx(first, rel=0 if exact else 3e-5, abs=0), name
 
 
 def test_the_clip_bound_in_some_steps_and_not_in_others(references: Any) -> None:
