@@ -20,7 +20,7 @@ class ComputeConfig:
     compile: Literal["auto", "on", "off"] = "auto"  # torch.compile of each block; auto: on CUDA
     keep: Literal["auto", "all", "products", "input"] = "auto"  # auto: as much as fits into memory_gib
     memory_gib: float | None = None  # of one worker; null: what its GPU has, or its share of the machine's memory
-    loss_chunk: int | None = None  # tokens whose logits exist at a time; null: as many as 256 MiB of logits hold
+    loss_chunk: int | None = None  # tokens whose logits exist at a time; null: 128 MiB of logits, on a GPU 4 GiB
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -178,15 +178,25 @@ class Transformer(nn.Module):
         self.policy = BlockPolicy(all=config.layers)
 
     def prepare(
-        self, compute: ComputeConfig, policy: BlockPolicy | None = None, device: torch.device | None = None
+        self,
+        compute: ComputeConfig,
+        policy: BlockPolicy | None = None,
+        device: torch.device | None = None,
+        whole_weights: bool = True,
     ) -> Transformer:
         """Choose how to compute from here on.
 
-        Args: policy, what each block keeps for its backward pass (None: everything); device, where the model will be.
+        Args:
+            policy: what each block keeps for its backward pass; None: everything.
+            device: where the model will be.
+            whole_weights: False under ZeRO-3, whose gathering of weights inside a block cannot be compiled.
         """
         self.compute = compute
         self.policy = policy or BlockPolicy(all=self.config.layers)
-        if compiles(compute, (device or self.embed_tokens.weight.device).type):
+        place = device or self.embed_tokens.weight.device
+        # its gradient joins the output projection's: on a CPU a few rows are added faster than a whole matrix
+        self.embed_tokens.sparse = place.type == "cpu" and whole_weights
+        if whole_weights and compiles(compute, place.type):
             for layer in self.layers:  # the blocks are alike, so they share what is compiled for the first
                 block: Any = layer
                 block.before = torch.compile(block.before, dynamic=False)

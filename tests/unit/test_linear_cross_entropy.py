@@ -74,7 +74,8 @@ def test_without_gradients_only_losses_are_made() -> None:
     assert not total.requires_grad
 
 
-def test_a_chunk_holds_256_mib_of_logits() -> None:
-    assert chunk_tokens(122_753) == 512
-    assert chunk_tokens(4096) == 16_384
+def test_a_chunk_holds_128_mib_of_logits_or_4_gib_on_a_gpu() -> None:
+    assert chunk_tokens(122_753) == 256
+    assert chunk_tokens(4096) == 8192
+    assert chunk_tokens(122_753, "cuda") == 8704
     assert chunk_tokens(10**7) == 64
