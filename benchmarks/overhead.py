@@ -1,0 +1,190 @@
+"""What everything around the engine costs: Ray, Hydra, MLflow, loader, log and monitor against the bare loop.
+
+    python -m benchmarks.overhead                 # the demo's model and batch, two processes
+    python -m benchmarks.overhead --startup       # only the time from the command to the first step, warm
+
+Ours is `python -m workflows.pretrain` as a user runs it, with tracking, the monitor at its default, and a line every 10 steps. The bare
+loop is the same model, engine and number of processes under `torchrun`: batches that lie in memory, a `for` loop, nothing
+printed. The two run one after the other, `--rounds` times; of each run the median step after the first ten counts,
+and a round's overhead is the ratio of its two medians. The goal is 1.02 on cores that nothing else uses: on shared ones the
+spread between rounds says how little a single figure means.
+
+Start-up is timed from outside: from starting `python` until the line of step 1 is printed, which is when step 2 is done. The first run
+of a machine (cold file cache) is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.tokens import VOCABULARY, commit_tokens
+from pipelines.artifacts import ArtifactStore
+from pipelines.progress import table
+
+ROOT = Path(__file__).parents[1]
+_WARM_STEPS = 10  # allocators, caches, and the thread that reads ahead
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each, alternating")
+    parser.add_argument(
+        "--steps", type=int, default=50, help=f"of a run, of which the first {_WARM_STEPS} do not count"
+    )
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--model", default="demo", help="a name in conf/model")
+    parser.add_argument("--sequence-length", type=int, default=256)
+    parser.add_argument("--global-batch", type=int, default=16)
+    parser.add_argument("--micro-batch", type=int, default=4)
+    parser.add_argument("--startup", action="store_true", help="time only the start, --rounds times")
+    parser.add_argument("--bare", metavar="SPEC", help=argparse.SUPPRESS)  # what torchrun starts
+    options = parser.parse_args(arguments)
+    if options.bare:
+        _bare(json.loads(Path(options.bare).read_text()))
+        return
+    if options.steps < 2 * _WARM_STEPS:
+        parser.error(
+            f"--steps {options.steps}: expected at least {2 * _WARM_STEPS}, since the first {_WARM_STEPS} do not count"
+        )
+    with tempfile.TemporaryDirectory(prefix="trunkline-overhead-") as folder:
+        store = Path(folder, "store")
+        commit_tokens(ArtifactStore(str(store)), {"a": 0.7, "b": 0.3}, 2, 500_000)
+        if options.startup:
+            _startup(options, store)
+        else:
+            _overhead(options, store)
+
+
+def _overhead(options: argparse.Namespace, store: Path) -> None:
+    rows = []
+    for number in range(1, options.rounds + 1):
+        print(f"round {number} of {options.rounds}", flush=True)
+        ours, _ = _ours(options, store, f"ours{number}", options.steps)
+        bare = _torchrun(options, store, f"ours{number}")
+        rows.append([_median(ours), _median(bare), _median(ours) / _median(bare)])
+    ratios = [row[2] for row in rows]
+    print(table(["round", "ours ms", "bare ms", "ratio"], [[i + 1, f"{1e3 * a:.1f}", f"{1e3 * b:.1f}", f"{c:.3f}"] for i, (a, b, c) in enumerate(rows)]))  # fmt: skip
+    print(
+        f"median ratio {statistics.median(ratios):.3f}, from {min(ratios):.3f} to {max(ratios):.3f}; the goal is 1.02"
+    )
+
+
+def _startup(options: argparse.Namespace, store: Path) -> None:
+    times = [_ours(options, store, f"start{i}", 2)[1] for i in range(options.rounds + 1)][1:]
+    print(
+        f"command to first step, warm: {', '.join(f'{t:.1f}' for t in times)} s; median {statistics.median(times):.1f} s, the goal is 20 s"
+    )
+
+
+def _ours(options: argparse.Namespace, store: Path, name: str, steps: int) -> tuple[list[float], float]:
+    """Seconds of each step, and from the command to the line of step 1."""
+    command = [
+        sys.executable, "-m", "workflows.pretrain", f"name={name}", f"store={store}", "data=mixture/bench", f"model={options.model}",
+        f"model.vocabulary={VOCABULARY}", "zero=zero2", "zero.precision=float32", f"steps={steps}", "schedule.warmup_steps=4",
+        f"batch.sequence_length={options.sequence_length}", f"batch.global_batch={options.global_batch}",
+        f"batch.micro_batch={options.micro_batch}", f"cluster.workers={options.workers}", "checkpoint.every_steps=1000000",
+        f"log_every_steps={1 if steps == 2 else 10}",
+    ]  # fmt: skip
+    began, first = time.monotonic(), 0.0
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if not first and line.lstrip().startswith("pretrain ") and " loss " in line:
+                first = time.monotonic() - began
+    if process.returncode:
+        sys.exit(f"the run failed:\n{''.join(lines[-30:])}")
+    metrics = (store / "pretrain" / name / "metrics" / f"step-{steps:06d}.jsonl").read_text().splitlines()
+    return [json.loads(row)["step_duration_s"] for row in metrics], first
+
+
+def _torchrun(options: argparse.Namespace, store: Path, name: str) -> list[float]:
+    """Seconds of each step of the bare loop, over the spec of the run that Ray has made."""
+    results = store.parent / "bare.json"
+    spec = store.parent / "spec.json"
+    manifest = json.loads((store / "pretrain" / name / "manifest.json").read_text())
+    spec.write_text(json.dumps({"config": manifest["config"], "steps": options.steps, "results": str(results)}))
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc_per_node={options.workers}",
+        "-m",
+        "benchmarks.overhead",
+    ]
+    done = subprocess.run(
+        [*command, "--bare", str(spec)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    if done.returncode:
+        sys.exit(f"the bare loop failed:\n{done.stderr[-3000:]}")
+    seconds: list[float] = json.loads(results.read_text())
+    return seconds
+
+
+def _bare(spec: dict[str, Any]) -> None:
+    """One process of the bare loop: ten steps' batches made beforehand, then nothing but steps."""
+    import torch
+    import torch.distributed as dist
+
+    from pipelines.config import parse
+    from pipelines.train.engine import Engine, device, start_distributed
+    from pipelines.train.losses import Batch, LanguageModelling
+    from pipelines.train.model import Transformer
+    from pipelines.train.stages import TrainConfig
+    from pipelines.train.step import Moment
+
+    world = int(os.environ["WORLD_SIZE"])
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // world))
+    start_distributed()
+    config = parse(TrainConfig, spec["config"])
+    assert config.model is not None
+    batch, place = config.batch, device()
+    model = Transformer(config.model).initialise(0).prepare(config.compute, device=place)
+    accumulation = batch.global_batch // (batch.micro_batch * world)
+    engine = Engine(model, LanguageModelling(), config.zero, config.optimizer, batch.micro_batch, accumulation, 1)
+    generator = torch.Generator().manual_seed(dist.get_rank())
+    shape = (batch.micro_batch, batch.sequence_length)
+    steps = []
+    for _ in range(10):
+        # documents of 50 to 2,000 tokens, as in the store: attention sees the same lengths
+        starts = torch.rand(shape, generator=generator) < 1 / 1000
+        place_in_row = torch.arange(shape[1]).expand(shape)
+        last = torch.where(starts, place_in_row, 0).cummax(dim=1).values
+        positions = (place_in_row - last).to(place)
+        tokens = torch.randint(0, config.model.vocabulary, (shape[0], shape[1] + 1), generator=generator).to(place)
+        mask, sources = torch.ones(shape, device=place), torch.zeros(shape[0], dtype=torch.int64, device=place)
+        steps.append([Batch(tokens, positions, mask, sources, documents=model.locate(positions))] * accumulation)
+    ends = [Moment()]
+    for step in range(spec["steps"]):
+        ends.append(engine.step(steps[step % 10], 1e-3).ended)
+    seconds = [after.seconds_since(before) for before, after in itertools.pairwise(ends)]
+    if dist.get_rank() == 0:
+        Path(spec["results"]).write_text(json.dumps(seconds))
+    dist.barrier()
+    os._exit(0)
+
+
+def _median(seconds: Sequence[float]) -> float:
+    return statistics.median(seconds[_WARM_STEPS:])
+
+
+if __name__ == "__main__":
+    main()
