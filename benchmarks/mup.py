@@ -206,6 +206,12 @@ def best_exponent(exponents: Sequence[int], losses: Sequence[float]) -> float:
     return float(np.clip(-linear / (2 * curvature), lowest - 1, lowest + 1)) if curvature > 0 else lowest
 
 
+def mean_over_seeds(ids: torch.Tensor, arm: str, width: int, lr: float, options: argparse.Namespace) -> float:
+    """The mean held-out loss of `--seeds` runs."""
+    seeds = range(options.seeds)
+    return sum(train(ids, arm, width, lr, options.steps, options.base, seed) for seed in seeds) / options.seeds
+
+
 def sweep(options: argparse.Namespace) -> None:
     """Print held-out losses over learning rates and widths, draw them."""
     ids, exponents = library_bytes(), range(options.grid[0], options.grid[1] + 1)
@@ -213,16 +219,16 @@ def sweep(options: argparse.Namespace) -> None:
     for arm in options.arms:
         for width in options.widths:
             started = time.perf_counter()
-            losses = [
-                float(
-                    np.mean(
-                        [train(ids, arm, width, 2.0**e, options.steps, options.base, s) for s in range(options.seeds)]
-                    )
-                )
-                for e in exponents
-            ]
+            at_base = [row for row in rows if row[1] == width == options.base]  # there the arms are one model
+            if at_base:
+                losses = at_base[0][3:]
+            else:
+                losses = [mean_over_seeds(ids, arm, width, 2.0**exponent, options) for exponent in exponents]
             rows.append([arm, width, f"2^{best_exponent(exponents, losses):.1f}", *(round(x, 3) for x in losses)])
-            print(f"{arm}, width {width}: best at {rows[-1][2]}, {time.perf_counter() - started:.0f} s", flush=True)
+            edge = ", at the edge of --grid" if min(losses) in (losses[0], losses[-1]) else ""
+            print(
+                f"{arm}, width {width}: best at {rows[-1][2]}{edge}, {time.perf_counter() - started:.0f} s", flush=True
+            )
     print("\n" + table(["scalings", "width", "best η", *(f"η 2^{e}" if e == exponents[0] else f"2^{e}" for e in exponents)], rows))  # fmt: skip
     figure = Figure(figsize=(4.4 * len(options.arms), 3.6), layout="constrained")
     for axis, arm in zip(figure.subplots(1, len(options.arms), squeeze=False, sharey=True)[0], options.arms, strict=True):  # fmt: skip
@@ -266,8 +272,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if any(width % HEAD_WIDTH for width in options.widths):
         parser.error(f"--widths {options.widths}: expected multiples of {HEAD_WIDTH}, the width of a head")
-    if options.command is coordinates and min(len(options.widths), len(options.layers)) > 1:
-        parser.error(f"--widths {options.widths} --layers {options.layers}: vary one of them and give one of the other")
+    if min(options.steps, options.seeds) < 1:
+        parser.error(f"--steps {options.steps} --seeds {options.seeds}: expected 1 or more of each")
+    if options.command is coordinates and (len(options.widths) > 1) == (len(options.layers) > 1):
+        parser.error(f"--widths {options.widths} --layers {options.layers}: give several of one and one of the other")
     torch.set_num_threads(1)  # models this small lose by more
     options.command(options)
 
