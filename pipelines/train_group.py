@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pipelines.config import ClusterConfig
 from pipelines.errors import ClusterError, ConfigError, StorageError, TrunklineError
 from pipelines.progress import say
 
-_POLL_SECONDS = 0.25
+_POLL_SECONDS = 0.5  # a look costs 2 ms of CPU in the driver and the channel
 
 
 def run_group(
@@ -33,6 +33,7 @@ def run_group(
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     _check_size(config)
+    check_kinds(config, ray.nodes())
     # beside the driver, so that a lost worker node cannot take it along
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     channel = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(_Channel).remote()
@@ -47,6 +48,7 @@ def run_group(
             num_workers=config.workers,
             use_gpu=bool(config.gpus_per_worker),
             resources_per_worker=per_worker,
+            accelerator_type=config.accelerator if config.gpus_per_worker else None,
         ),
         run_config=RunConfig(
             name=f"{spec['kind']}-{spec['name']}",
@@ -85,6 +87,32 @@ def _check_size(config: ClusterConfig) -> None:
                 f"cluster.workers={config.workers} × {each:g} {resource} needs {need:g} {resource}; this Ray cluster has {have.get(resource, 0):g}: "
                 f"lower cluster.workers or cluster.{resource.lower()}s_per_worker, or add machines"
             )
+
+
+def check_kinds(config: ClusterConfig, nodes: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a group that could be spread over GPUs of different kinds: its slowest would set the pace.
+
+    Args: nodes, as `ray.nodes()` lists them; Ray labels a node's GPUs with a resource `accelerator_type:<kind>`.
+    Raises: ConfigError naming the nodes of each kind.
+    """
+    if not config.gpus_per_worker:
+        return
+    kinds: dict[str, list[str]] = {}
+    for node in nodes:
+        if node["Alive"] and node["Resources"].get("GPU"):
+            for label in (name for name in node["Resources"] if name.startswith("accelerator_type:")):
+                kinds.setdefault(label.split(":", 1)[1], []).append(node["NodeManagerAddress"])
+    if config.accelerator is not None:
+        if kinds and config.accelerator not in kinds:
+            raise ConfigError(
+                f"cluster.accelerator={config.accelerator}; this Ray cluster has {', '.join(sorted(kinds))}: choose one of them"
+            )
+    elif len(kinds) > 1:
+        listed = "; ".join(f"{kind}: {', '.join(where)}" for kind, where in sorted(kinds.items()))
+        raise ConfigError(
+            f"this Ray cluster has GPUs of {len(kinds)} kinds ({listed}); a group trains on one, since its slowest sets the pace: "
+            f"set cluster.accelerator={' or '.join(sorted(kinds))}"
+        )
 
 
 class _Channel:

@@ -26,6 +26,7 @@ from pipelines.config import plain
 from pipelines.storage import Storage
 from pipelines.tracking import Tracker
 from pipelines.train import checkpoint as checkpoints
+from pipelines.train import devices
 from pipelines.train.engine import Engine, device
 from pipelines.train.log import Launched, StepLog
 from pipelines.train.losses import LanguageModelling, Preference
@@ -46,10 +47,11 @@ def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     store = ArtifactStore(spec.store)
+    memory, about_memory = devices.settle(spec)
     data = Stream(spec, store)
     # ── Weights: resume self, branch from parent, initialise from parent, or fresh ────────────────────────────────────
     _seed_everything(spec.seed + rank)
-    model = Transformer(spec.model).initialise(spec.seed).prepare(spec.compute, device=device())
+    model = Transformer(spec.model).initialise(spec.seed).prepare(spec.compute, memory.policy, device())
     objective = Preference(spec.beta) if spec.kind == "dpo" else LanguageModelling()
     accumulation = spec.batch.global_batch // (spec.batch.micro_batch * world)
     engine = Engine(model, objective, spec.zero, spec.optimizer, spec.batch.micro_batch, accumulation, len(data.names))
@@ -66,6 +68,7 @@ def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
         if data.warning:
             log.warning(data.warning)
         emit(f"   weights: {where}; {world} workers, {device()}, first step {step + 1} of {spec.steps}")
+        emit(f"   {about_memory}")
         emit(f"   {log.efficiency.formula()}")
         if missing := monitor.missing():
             emit(f"   {missing}")

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from pipelines.artifacts import Artifact, ArtifactStore, Reference
 from pipelines.config import difference, identity, plain
-from pipelines.data.stream.loader import Loader, Segment
+from pipelines.data.stream.loader import Carried, Loader, Segment
 from pipelines.data.stream.mixture import MixturePlan, plan_conversations
 from pipelines.data.stream.preferences import PreferenceLoader, open_preferences
 from pipelines.data.tokens.token_shards import open_sources
-from pipelines.errors import ArtifactError, CheckpointError, ConfigError
-from pipelines.train import engine, model, schedule
+from pipelines.errors import ArtifactError, ConfigError
+from pipelines.train import context, devices, engine, memory, model, schedule
 from pipelines.train.checkpoint import Checkpoint, committed_steps, open_checkpoint
-from pipelines.train.engine import ZeroConfig
 from pipelines.train.model import ModelConfig
 from pipelines.train.schedule import Schedule, learning_rate
 from pipelines.train.stages import STAGES, Stage, StageName, Start, TrainConfig, TrainSpec
+
+_MOST_PADDING = 2  # times as many embeddings as ids: beyond that it is another tokenizer's model, not padding
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ def plan(name: StageName, config: TrainConfig, store: ArtifactStore, parent: str
     stage = STAGES[name]
     _check_fields(stage, config, parent)
     ancestor = _parent(stage, store, parent) if parent else None
-    architecture = _architecture(config, ancestor)
+    architecture = _architecture(stage, config, ancestor)
     tokens, plan_, inputs = _data(stage, config, store)
     if ancestor is not None and ancestor.state.get("tokenizer") != tokenizer_of(tokens):
         raise ConfigError(
@@ -58,7 +61,11 @@ def plan(name: StageName, config: TrainConfig, store: ArtifactStore, parent: str
     rates = _schedule(stage, config, ancestor, steps)
     _check_batch(config, architecture, workers)
     engine.check(config.zero)
-    start, segments = _start(stage, config, ancestor, plan_)
+    devices.check(config.compute, config.zero, _device(config))
+    if not config.dry_run and not config.write_spec:
+        devices.check_gpus(config.cluster)
+    carried = _carried(stage, config, ancestor, plan_, tokens)
+    start, segments = _start(stage, config, ancestor, plan_, carried)
     if config.data.startswith("mixture/"):
         _check_epochs(config, plan_, inputs[0], steps)
     if ancestor is not None:
@@ -90,10 +97,36 @@ def plan(name: StageName, config: TrainConfig, store: ArtifactStore, parent: str
         "batch": f"{rows} × {config.batch.sequence_length} tokens = {config.batch.micro_batch} micro-batch × {rows // (config.batch.micro_batch * workers)} accumulation × {workers} workers",
         "steps": f"{steps:,} = {'at most ' if name == 'dpo' else ''}{steps * rows * config.batch.sequence_length * (2 if name == 'dpo' else 1):,} tokens"
         + (f", {steps * rows / per_epoch:.2f} epochs" if per_epoch else ""),
-        "memory": _memory(counts["total"], config.zero, workers),
+        "memory": _memory(spec, config, workers),
         "engine": f"DeepSpeed ZeRO-{config.zero.stage}, {config.zero.precision}, checkpoint every {config.checkpoint.every_steps} steps",
     }
+    if ancestor is not None and stage.optimizer_from_parent:
+        before, length = ModelConfig(**ancestor.state["model"]), config.batch.sequence_length
+        if length != ancestor.state["sequence_length"] or before != architecture:
+            facts["context"] = context.describe(before, ancestor.state["sequence_length"], architecture, length)
+        if carried and plan_ is not None:
+            read = {source.name for source in plan_.sources}
+            facts["stream"] = context.describe_stream([each for each in carried if each.source in read])
+    if notes := _notes(config, architecture, tokens, workers):
+        facts["note"] = "; ".join(notes)
     return Plan(spec, inputs, what, facts)
+
+
+def _notes(config: TrainConfig, architecture: ModelConfig, tokens: Artifact, workers: int) -> list[str]:
+    """What works, and may not be what was meant."""
+    notes = []
+    size = tokens.statistics["vocabulary_size"]
+    try:
+        devices.check_gpus(config.cluster)
+    except ConfigError as error:  # only a plan, or one that will run elsewhere
+        notes.append(str(error))
+    if config.zero.stage == 3 and workers == 1:
+        notes.append("ZeRO-3 with one worker splits nothing and only costs time: zero=zero1 does the same")
+    if architecture.vocabulary > size:
+        notes.append(
+            f"{architecture.vocabulary - size:,} of {architecture.vocabulary:,} embeddings are padding: the tokenizer has {size:,} ids"
+        )
+    return notes
 
 
 @dataclass(frozen=True)
@@ -174,18 +207,32 @@ def _parent(stage: Stage, store: ArtifactStore, reference: str) -> _Ancestor:
     return _Ancestor(artifact, open_checkpoint(store.storage, parsed.folder, parsed.at))
 
 
-def _architecture(config: TrainConfig, ancestor: _Ancestor | None) -> ModelConfig:
+def _architecture(stage: Stage, config: TrainConfig, ancestor: _Ancestor | None) -> ModelConfig:
     if ancestor is None:
         if config.model is None:
             raise ConfigError("model is null; a fresh run needs one: choose model=<name in conf/model>")
         model.check(config.model)
+        if config.rope_base != "keep":
+            raise ConfigError(f"rope_base={config.rope_base}; a fresh run's is model.rope_base: leave rope_base=keep")
         return config.model
     theirs = ModelConfig(**ancestor.state["model"])
-    if config.model is not None and config.model != theirs:
+    trained, length = ancestor.state["sequence_length"], config.batch.sequence_length
+    if not stage.optimizer_from_parent:
+        if config.rope_base != "keep":
+            raise ConfigError(f"rope_base={config.rope_base}; only anneal changes it: {stage.name} takes its parent's")
+        expected = theirs
+    else:
+        expected = (
+            context.extend(theirs, trained, length, config.rope_base)
+            if length != trained or config.rope_base != "keep"
+            else theirs
+        )
+    if config.model is not None and config.model not in (theirs, expected):
         raise ConfigError(
             f"parent {ancestor} is of another architecture ({'; '.join(difference(plain(theirs), plain(config.model)))}): leave model null to take the parent's"
+            + (", and change its positions with rope_base" if stage.optimizer_from_parent else "")
         )
-    return theirs
+    return expected
 
 
 def _data(
@@ -221,6 +268,11 @@ def _check_vocabulary(architecture: ModelConfig, tokens: Artifact) -> None:
     if architecture.vocabulary < size:
         raise ConfigError(
             f"model.vocabulary is {architecture.vocabulary}, but the tokenizer of {tokens.folder} has {size} ids: set model.vocabulary={size} or more"
+        )
+    if architecture.vocabulary > _MOST_PADDING * size:
+        raise ConfigError(
+            f"model.vocabulary is {architecture.vocabulary}, but the tokenizer of {tokens.folder} has {size} ids: most of the embedding "
+            f"would never be trained: set model.vocabulary={size} (or up to {int(_MOST_PADDING * size)}), or encode with a larger tokenizer"
         )
 
 
@@ -303,7 +355,11 @@ def _check_batch(config: TrainConfig, architecture: ModelConfig, workers: int) -
 
 
 def _start(
-    stage: Stage, config: TrainConfig, ancestor: _Ancestor | None, mixture: MixturePlan | None
+    stage: Stage,
+    config: TrainConfig,
+    ancestor: _Ancestor | None,
+    mixture: MixturePlan | None,
+    carried: Sequence[Carried],
 ) -> tuple[Start, tuple[dict[str, Any], ...]]:
     if ancestor is None:
         assert mixture is not None
@@ -313,10 +369,6 @@ def _start(
         return Start(mode="initialise", **where), ({"from_sample": 0, "plan": mixture.to_json()},) if mixture else ()
     assert mixture is not None
     samples = ancestor.state["samples"]
-    if ancestor.state["sequence_length"] != config.batch.sequence_length:
-        raise CheckpointError(
-            f"{ancestor} was trained on windows of {ancestor.state['sequence_length']} tokens, this branch asks for {config.batch.sequence_length}: set batch.sequence_length={ancestor.state['sequence_length']}"
-        )
     if ancestor.state["seed"] != config.seed:
         raise ConfigError(
             f"seed is {config.seed}, the trunk's is {ancestor.state['seed']}: a branch reads on in the trunk's stream, so set seed={ancestor.state['seed']}"
@@ -325,10 +377,29 @@ def _start(
     if any(segment["plan"]["tokens_fingerprint"] != mixture.tokens_fingerprint for segment in inherited):
         # other shards: the parent's place in its stream means nothing here, so the branch reads from their beginning
         return Start(mode="branch", **where), ({"from_sample": 0, "plan": mixture.to_json()},)
+    if ancestor.state["sequence_length"] != config.batch.sequence_length:
+        begin = [(each.source, each.packing, each.begin) for each in carried]
+        return Start(mode="branch", **where), ({"from_sample": 0, "plan": mixture.to_json(), "begin": begin},)
     return Start(mode="branch", samples=samples, **where), (
         *inherited,
         {"from_sample": samples, "plan": mixture.to_json()},
     )
+
+
+def _carried(
+    stage: Stage, config: TrainConfig, ancestor: _Ancestor | None, mixture: MixturePlan | None, tokens: Artifact
+) -> list[Carried]:
+    """Where a branch with windows of another length goes on in the tokens that its parent reads; else nothing."""
+    if ancestor is None or mixture is None or not stage.optimizer_from_parent:
+        return []
+    state = ancestor.state
+    segments = [Segment(each["from_sample"], MixturePlan.from_json(each["plan"])) for each in state["segments"]]
+    same = all(segment.plan.tokens_fingerprint == mixture.tokens_fingerprint for segment in segments)
+    if state["sequence_length"] == config.batch.sequence_length or not same:
+        return []
+    begin = {(source, packing): first for source, packing, first in state["segments"][0].get("begin", ())}
+    loader = Loader(open_sources(tokens), segments, state["seed"], state["sequence_length"], begin=begin)
+    return loader.carry_on(state["samples"], config.batch.sequence_length)
 
 
 def _shape(rates: Schedule) -> str:
@@ -339,10 +410,18 @@ def _shape(rates: Schedule) -> str:
     return ", ".join(phases)
 
 
-def _memory(parameters: int, zero: ZeroConfig, workers: int) -> str:
-    """Model state per worker: float32 weight and two moments (12 bytes) and gradient and compute weight, split as ZeRO does."""
-    compute = 2 if zero.precision == "bfloat16" else 4
-    weights = parameters * compute / (workers if zero.stage == 3 else 1)
-    gradients = parameters * compute / (workers if zero.stage >= 2 else 1)
-    states = parameters * 12 / (workers if zero.stage >= 1 else 1)
-    return f"{(weights + gradients + states) / 2**30:.3g} GiB of model state per worker (activations come on top)"
+def _device(config: TrainConfig) -> memory.DeviceKind:
+    return "cuda" if config.cluster.gpus_per_worker else "cpu"
+
+
+def _memory(spec: TrainSpec, config: TrainConfig, workers: int) -> str:
+    """The prediction for one worker, refused where it is known not to fit; what a GPU elsewhere has, its worker finds out."""
+    device = _device(config)
+    setup = devices.setup_of(spec, workers, device)
+    known = devices.here(config.cluster) and not config.write_spec and (device == "cpu" or torch.cuda.is_available())
+    if not known and config.compute.memory_gib is None:
+        predicted = memory.predict(setup, memory.plan_keep(setup, math.inf))
+        return f"{predicted} in each worker; more is computed again where its device has less (compute.memory_gib says it now)"
+    limit, whose = devices.budget(config.compute, device, workers)
+    units = config.batch.global_batch // workers
+    return memory.check(setup, limit, whose, devices.rows_per_unit(spec), units).of(limit, whose)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pipelines.config import WorkflowConfig, runtime
 from pipelines.train.checkpoint.retention import Rule
 from pipelines.train.compute import ComputeConfig
+from pipelines.train.context import RopeBase
 from pipelines.train.engine import ZeroConfig
 from pipelines.train.model import ModelConfig
 from pipelines.train.optimizer import OptimizerConfig
@@ -88,7 +89,8 @@ class TrainConfig(WorkflowConfig):
 
     parent: str | None = None  # anneal, sft, dpo: e.g. pretrain/demo@step-200; not for pretrain
     data: str  # a mixture (mixture/demo_stable); sft and dpo may take every fitting source of tokens/demo
-    model: ModelConfig | None = None  # pretrain; a child has its parent's and may repeat it, never change it
+    model: ModelConfig | None = None  # pretrain; a child has its parent's and may repeat it; see rope_base
+    rope_base: RopeBase = "keep"  # anneal: ntk, for windows longer than the parent's, or a number (context.py)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     zero: ZeroConfig = runtime(default_factory=ZeroConfig)
@@ -137,7 +139,7 @@ class TrainSpec:
     beta: float
     tokens: str
     tokenizer: str | None  # checksum of the tokenizer that made the tokens
-    segments: tuple[dict[str, Any], ...]  # {"from_sample", "plan"}; empty for dpo
+    segments: tuple[dict[str, Any], ...]  # {"from_sample", "plan"}, the first perhaps "begin"; empty for dpo
     start: Start
     checkpoint: CheckpointConfig
     log_every_steps: int

@@ -65,7 +65,8 @@ class Stream:
         else:
             segments = [Segment(s["from_sample"], MixturePlan.from_json(s["plan"])) for s in spec.segments]
             sources = open_sources(tokens, document_bytes=False)
-            self.loader = Loader(sources, segments, spec.seed, spec.batch.sequence_length)
+            begin = {(source, packing): first for source, packing, first in spec.segments[0].get("begin", ())}
+            self.loader = Loader(sources, segments, spec.seed, spec.batch.sequence_length, begin=begin)
             self.names = self.loader.names
             if not isinstance(store.storage, FolderStorage):
                 self.cache_bytes = cache_limit()

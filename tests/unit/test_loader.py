@@ -236,3 +236,23 @@ def test_what_cannot_be_read_is_refused(three):
         Loader(three, [Segment(0, plan(a=1.0))], 0, 100)
     with pytest.raises(ConfigError, match="expected a multiple of 6"):
         rank_indices(0, global_batch=8, rank=0, world_size=3, micro_batch=2)
+
+
+def test_a_stream_of_longer_windows_reads_nothing_that_the_shorter_have_read(tmp_path):
+    sources = {"a": numbered(tmp_path, "a", 6, 65, 0)}
+    segments = [Segment(0, plan(a=1.0))]
+    short = Loader(sources, segments, 3, 4, shards_per_group=2)  # 16 windows a shard, 32 a group, 96 an epoch
+    read = set(short.batch(np.arange(10))["tokens"][:, :-1].ravel().tolist())
+    (carried,) = short.carry_on(10, 16)
+    assert (carried.epoch, carried.group, carried.groups, carried.begin) == (0, 1, 3, 8)
+    assert carried.left_out == pytest.approx(22 / 96)
+    long = Loader(sources, segments, 3, 16, shards_per_group=2, begin={("a", "windows"): carried.begin})
+    rest = long.batch(np.arange(16))["tokens"][:, :-1].ravel().tolist()  # the other two groups, of 8 windows each
+    assert not read & set(rest)
+    assert len(set(rest)) == 16 * 16
+    assert long.delivered(16) == {"a": 16}  # what was left out is not counted as given
+    # in the last group of an epoch there is nothing left that was not begun: the next epoch, and back to short windows
+    assert long.carry_on(9, 4)[0].epoch == 1
+    assert long.carry_on(8, 4)[0].begin == 64
+    assert short.carry_on(0, 16)[0].begin == 0
+    assert short.carry_on(32, 16)[0].begin == 8  # a group that was read whole leaves nothing out

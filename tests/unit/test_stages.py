@@ -35,6 +35,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ("pretrain", {"epochs": 1.0}, "got steps=12 and epochs=1.0; expected exactly one"),
         ("pretrain", {"steps": 0}, "steps is 0; expected a positive number"),
         ("pretrain", {"zero.stage": 0, "zero.precision": "bfloat16"}, "set zero.stage=1"),
+        ("pretrain", {"model.vocabulary": 300}, "model.vocabulary is 300, but the tokenizer of tokens/tiny has 128 ids: most of the embedding would never be trained"),
+        ("pretrain", {"rope_base": "ntk"}, "a fresh run's is model.rope_base"),
+        ("pretrain", {"compute": {"memory_gib": 0}}, "compute.memory_gib is 0; expected GiB"),
+        ("pretrain", {"compute": {"loss_chunk": 0}}, "compute.loss_chunk is 0; expected tokens"),
+        ("pretrain", {"compute": {"attention": "varlen"}}, "compute.attention=varlen is FlashAttention, which needs a GPU: set compute.attention=auto"),
+        ("pretrain", {"compute": {"memory_gib": 0.551}, "batch.global_batch": 4096, "batch.micro_batch": 1024}, "batch.micro_batch=1024 × 32 tokens does not fit"),
+        ("pretrain", {"cluster": {"workers": 2, "gpus_per_worker": 1}}, "asks for 2 GPUs; this machine has 0"),
         ("pretrain", {"schedule.peak_lr": None}, "no parent to inherit it from"),
         ("pretrain", {"schedule.warmup_steps": 20}, "exceed steps 12"),
         ("anneal", {}, "anneal needs a parent: pass parent=<pretrain|anneal>"),
@@ -80,6 +87,26 @@ def test_the_announcement_shows_the_row_of_the_table(store: Any) -> None:
     assert facts["batch"] == "8 × 32 tokens = 2 micro-batch × 2 accumulation × 2 workers"
     assert facts["steps"].startswith("12 = 3,072 tokens")
     assert str(TINY_MODEL["vocabulary"] * 32) in facts["model"].replace(",", "")
+
+
+def test_what_works_but_may_not_be_meant_is_said(store: Any) -> None:
+    def note(workers: int, **changes: Any) -> str:
+        return str(plan("pretrain", train_config(**changes), store, None, workers).facts.get("note", ""))
+
+    assert note(2) == note(2, **{"zero.stage": 3}) == ""
+    assert "ZeRO-3 with one worker splits nothing" in note(1, **{"zero.stage": 3})
+    assert "64 of 192 embeddings are padding: the tokenizer has 128 ids" in note(2, **{"model.vocabulary": 192})
+    elsewhere = note(2, cluster={"workers": 2, "gpus_per_worker": 1}, dry_run=True)
+    assert "asks for 2 GPUs; this machine has 0" in elsewhere
+
+
+def test_the_announcement_shows_what_is_computed_again(store: Any) -> None:
+    def line(**changes: Any) -> str:
+        return str(plan("pretrain", train_config(**changes), store, None, 2).facts["memory"])
+
+    assert line().endswith("keep=all")
+    assert "(each of the 2 workers on this machine of" in line()
+    assert line(compute={"keep": "input"}).endswith("keep=input in 2 of 2 blocks")
 
 
 def trunk(store: Any, name: str, **changes: Any) -> str:
@@ -133,9 +160,10 @@ def test_an_anneal_goes_on_at_the_trunks_rate_and_place(store: Any) -> None:
         ({"learning_rate": 0.005}, {}, "was saved at LR 0.005, outside its stable phase (0.01): branch from a stable checkpoint"),
         ({}, {"schedule": {"warmup_steps": 1}}, "an anneal goes on at the trunk's LR: set it to 0"),
         ({}, {"seed": 2}, "seed is 2, the trunk's is 1"),
-        ({}, {"batch.sequence_length": 16}, "was trained on windows of 32 tokens, this branch asks for 16"),
+        ({}, {"batch.sequence_length": 16, "rope_base": "ntk"}, "rope_base=ntk with batch.sequence_length=16, but the parent was trained on 32"),
+        ({}, {"rope_base": 0.5}, "rope_base is 0.5; expected keep, ntk or a number above 1"),
         ({}, {"model": {**TINY_MODEL, "layers": 3}}, "is of another architecture (layers: 2 -> 3): leave model null"),
-        ({"tokenizer": "other"}, {}, "tokens/tiny was encoded with another tokenizer than pretrain/odd6@step-8 was trained on"),
+        ({"tokenizer": "other"}, {}, "tokens/tiny was encoded with another tokenizer than pretrain/odd7@step-8 was trained on"),
     ],
 )  # fmt: skip
 def test_a_branch_that_would_break_the_trunks_line_is_refused(
@@ -152,6 +180,21 @@ def test_a_checkpoint_that_is_not_there_names_those_that_are(store: Any) -> None
     trunk(store, "few")
     with pytest.raises(CheckpointError, match=r"pretrain/few@step-9 does not exist; committed steps: 8"):
         plan("anneal", branch("pretrain/few@step-9"), store, "pretrain/few@step-9", 2)
+
+
+def test_a_branch_may_read_longer_windows_with_slower_positions(store: Any) -> None:
+    parent = trunk(store, "short")
+    planned = plan("anneal", branch(parent, rope_base="ntk", **{"batch.sequence_length": 128}), store, parent, 2)
+    assert planned.spec.model.rope_base == pytest.approx(10_000 * 4 ** (8 / 6))  # heads of 8, four times as long
+    assert planned.spec.model.max_positions == 128
+    assert "windows of 32 -> 128 tokens, rope_base 10,000 -> 63,496" in planned.facts["context"]
+    assert "walks from its beginning, epoch 2 (" in planned.facts["stream"]  # one group of shards, and it was begun
+    assert "chat" not in planned.facts["stream"]  # the trunk has not read it: from its beginning, as ever
+    start = planned.spec.start
+    assert (start.mode, start.samples, start.tokens) == ("branch", 0, 2048)
+    assert {name for name, _, first in planned.spec.segments[0]["begin"] if first} == {"walks", "jumps"}
+    with pytest.raises(ConfigError, match="rope_base=ntk; only anneal changes it"):
+        plan("sft", branch(parent, rope_base="ntk", data="tokens/tiny"), store, parent, 2)
 
 
 def test_a_branch_onto_other_tokens_reads_them_from_the_beginning(tmp_path: Path) -> None:

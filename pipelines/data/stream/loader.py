@@ -48,6 +48,19 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Carried:
+    """Where a source goes on under another window length."""
+
+    source: str
+    packing: Packing
+    begin: int  # samples of the new length that are left out: `Loader(begin=…)`
+    epoch: int  # where that is, from 0
+    group: int  # of shards, in that epoch, from 0
+    groups: int  # in an epoch
+    left_out: float  # share of an epoch that stays unread
+
+
+@dataclass(frozen=True)
 class Use:
     """A shard, as (source, name), and the first and last of some samples that read it."""
 
@@ -66,6 +79,7 @@ class Loader:
         sequence_length: T.
         pad_id: id that fills the rest of a row of packed documents (the end-of-sequence id).
         shards_per_group: how many shards of a source are shuffled together.
+        begin: samples of a source, under a packing, that are left out at its beginning: see `carry_on`.
 
     Raises: ConfigError for segments out of order; DataError for a source that is absent or shorter than one window.
     """
@@ -78,6 +92,7 @@ class Loader:
         sequence_length: int,
         pad_id: int = 0,
         shards_per_group: int = 8,
+        begin: Mapping[tuple[str, Packing], int] | None = None,
     ):
         starts = [segment.from_sample for segment in segments]
         if not starts or starts[0] != 0 or any(a >= b for a, b in pairwise(starts)):
@@ -91,9 +106,11 @@ class Loader:
         self._streams = [
             _Stream(sources[name], packing, seed, sequence_length, shards_per_group) for name, packing in parts
         ]
+        for part, stream in zip(parts, self._streams, strict=True):
+            stream.skipped = (begin or {}).get(part, 0)
         self._stream_source = np.array([self.names.index(name) for name, _ in parts], np.int16)
         self._segments: list[_Blocks] = []
-        before = np.zeros(len(parts), np.int64)
+        before = np.array([(begin or {}).get(part, 0) for part in parts], np.int64)
         for segment, following in zip(segments, [*starts[1:], None], strict=True):
             blocks = _Blocks(segment, parts, before)
             self._segments.append(blocks)
@@ -101,6 +118,17 @@ class Loader:
                 before = before + blocks.counts(following - segment.from_sample)
         self._starts = np.array(starts, np.int64)
         self._chunk = functools.lru_cache(maxsize=8)(self._resolve)
+
+    def carry_on(self, samples: int, sequence_length: int) -> list[Carried]:
+        """Where a stream of other windows begins, so that it reads nothing again that the first `samples` have read.
+
+        Windows of two lengths cut a shard differently, but the order of shards is the same for both. So each source goes on
+        at the first group of shards that was not begun: what is left of the group before it stays unread in that epoch.
+        """
+        return [
+            stream.carry_on(read, sequence_length)
+            for stream, read in zip(self._streams, self._counts(samples).tolist(), strict=True)
+        ]
 
     @property
     def truncated(self) -> dict[str, int]:
@@ -113,11 +141,15 @@ class Loader:
 
     def delivered(self, samples: int) -> dict[str, int]:
         """Source -> how many of the first `samples` samples are its own."""
+        counts = self._counts(samples)
+        return {name: int(counts[self._stream_source == i].sum()) for i, name in enumerate(self.names)}
+
+    def _counts(self, samples: int) -> NDArray[np.int64]:
         counts = np.zeros(len(self._streams), np.int64)
         for blocks, end in zip(self._segments, [*self._starts[1:], None], strict=True):
             last = samples if end is None else min(samples, int(end))
             counts += blocks.counts(max(0, last - blocks.from_sample))
-        return {name: int(counts[self._stream_source == i].sum()) for i, name in enumerate(self.names)}
+        return counts
 
     def uses(self, first: int, last: int) -> list[Use]:
         """Which shards samples [first, last) read, and from where to where, in order of first use: what to prefetch."""
@@ -280,6 +312,25 @@ class _Stream:
                 f"less than one window of {sequence_length + 1}: leave it out or lower sequence_length"
             )
         self._epoch = functools.lru_cache(maxsize=4)(self._shuffle_shards)
+        self.skipped = 0  # of this stream's samples, before its first
+
+    def carry_on(self, read: int, sequence_length: int) -> Carried:
+        """See `Loader.carry_on`. Args: read, samples taken from this stream."""
+        epoch, place = divmod(self.skipped + read, self.total)
+        there = _Stream(self.source, self.packing, self.seed, sequence_length, self.shards_per_group)
+        ends = self._group_ends(epoch)
+        groups = len(ends) - 1
+        group = int(np.searchsorted(ends, place, "left"))  # the first that was not begun
+        left_out = (int(ends[group]) - place) / self.total
+        if group == groups:
+            epoch, group = epoch + 1, 0
+        begin = epoch * there.total + int(there._group_ends(epoch)[group])
+        return Carried(self.source.name, self.packing, begin, epoch, group, groups, left_out)
+
+    def _group_ends(self, epoch: int) -> NDArray[np.int64]:
+        """Where each group of shards begins among an epoch's items, and the total [groups + 1]."""
+        _, ends = self._epoch(epoch)
+        return np.append(ends[: -1 : self.shards_per_group], ends[-1])
 
     def locate(self, local: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Shard and item of each local index, both int64 [n]."""
@@ -287,7 +338,7 @@ class _Stream:
         shard, item = np.empty_like(local), np.empty_like(local)
         for epoch in np.unique(epochs):
             order, ends = self._epoch(int(epoch))
-            group_ends = np.append(ends[: -1 : self.shards_per_group], ends[-1])
+            group_ends = self._group_ends(int(epoch))
             here = np.flatnonzero(epochs == epoch)
             groups = np.searchsorted(group_ends, places[here], "right") - 1
             for group in np.unique(groups):

@@ -1,0 +1,150 @@
+"""What a training worker runs on: what it has is compared with what was asked for, before weights are loaded.
+
+Enters: a `TrainSpec`. Leaves: which blocks compute again in the backward pass, the same on every rank, and the line that says
+why. Refused, each with what is there: a GPU that is not, GPUs of different kinds in one group (the slowest would set the pace of
+all, at the price of all), a micro-batch that does not fit into the smallest.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from pipelines.cluster import inside_job
+from pipelines.config import ClusterConfig
+from pipelines.errors import ConfigError
+from pipelines.train import memory
+from pipelines.train.compute import ComputeConfig
+from pipelines.train.engine import ZeroConfig
+from pipelines.train.memory import GIB, DeviceKind, Memory, Setup
+from pipelines.train.stages import TrainSpec
+
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def machine_bytes() -> float:
+    """The memory of this machine, or of this container where that is less."""
+    total = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for path in map(Path, _CGROUP_LIMITS):
+        text = path.read_text().strip() if path.exists() else ""
+        if text.isdigit():
+            total = min(total, float(text))
+    return total
+
+
+def budget(compute: ComputeConfig, device: DeviceKind, workers_here: int, index: int = 0) -> tuple[float, str]:
+    """What one worker of this machine may take, and whose memory that is.
+
+    Args: workers_here, how many share a machine's memory; index, of the GPU.
+    """
+    if compute.memory_gib is not None:
+        return compute.memory_gib * GIB, f"compute.memory_gib={compute.memory_gib:g}"
+    if device == "cuda":
+        gpu = torch.cuda.get_device_properties(index)
+        return memory.usable_bytes(device, gpu.total_memory), f"a {gpu.name} of {gpu.total_memory / GIB:.0f} GiB"
+    total = machine_bytes()
+    shared = "this machine" if workers_here == 1 else f"each of the {workers_here} workers on this machine"
+    return memory.usable_bytes(device, total, workers_here), f"{shared} of {total / GIB:.0f} GiB"
+
+
+def check(compute: ComputeConfig, zero: ZeroConfig, device: DeviceKind) -> None:
+    """Refuse what a device cannot compute, and numbers that mean nothing. Raises: ConfigError naming the field."""
+    if compute.memory_gib is not None and compute.memory_gib <= 0:
+        raise ConfigError(
+            f"compute.memory_gib is {compute.memory_gib:g}; expected GiB that one worker may take, or null for what is there"
+        )
+    if compute.loss_chunk is not None and compute.loss_chunk <= 0:
+        raise ConfigError(
+            f"compute.loss_chunk is {compute.loss_chunk}; expected tokens whose logits exist at a time, or null"
+        )
+    if compute.attention == "varlen" and device == "cpu":
+        raise ConfigError("compute.attention=varlen is FlashAttention, which needs a GPU: set compute.attention=auto")
+    if compute.attention == "varlen" and zero.precision == "float32":
+        raise ConfigError(
+            "compute.attention=varlen takes 16-bit numbers, and zero.precision is float32: set compute.attention=auto (flex) or "
+            "zero.precision=bfloat16"
+        )
+
+
+def here(cluster: ClusterConfig) -> bool:
+    """Whether training will run on this very machine, in a private Ray."""
+    return cluster.address is None and "RAY_ADDRESS" not in os.environ and not inside_job()
+
+
+def check_gpus(cluster: ClusterConfig) -> None:
+    """Refuse GPUs that this machine does not have, before a private Ray is started. Raises: ConfigError."""
+    asked = cluster.workers * cluster.gpus_per_worker
+    if not asked or not here(cluster):
+        return
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if found < asked:
+        build = "" if torch.version.cuda else f" (torch {torch.__version__} is a build without CUDA)"
+        raise ConfigError(
+            f"cluster.workers={cluster.workers} × cluster.gpus_per_worker={cluster.gpus_per_worker:g} asks for {asked:g} GPUs; this "
+            f"machine has {found}{build}: set cluster=local to train on its CPUs, "
+            + (f"cluster.workers={found} to train on those, " if found else "")
+            + "or cluster.address=… (or `ray job submit`) to train on a Ray cluster"
+        )
+
+
+def setup_of(spec: TrainSpec, workers: int, device: DeviceKind) -> Setup:
+    """What decides the memory of a worker of this run."""
+    batch = spec.batch
+    return Setup(
+        model=spec.model, rows=batch.micro_batch * rows_per_unit(spec), sequence_length=batch.sequence_length,
+        accumulates=batch.global_batch > batch.micro_batch * workers, zero=spec.zero, compute=spec.compute,
+        workers=workers, device=device,
+    )  # fmt: skip
+
+
+def rows_per_unit(spec: TrainSpec) -> int:
+    """Rows that one unit of `batch` is: a pair is two."""
+    return 2 if spec.kind == "dpo" else 1
+
+
+def settle(spec: TrainSpec) -> tuple[Memory, str]:
+    """Compare what this rank's group runs on with what was asked for; all ranks call it together.
+
+    Returns: the prediction, with the policy that all ranks take, and the line about it.
+    Raises: ConfigError, on every rank.
+    """
+    gpus = float(spec.config.get("cluster", {}).get("gpus_per_worker", 0))
+    device: DeviceKind = "cuda" if torch.cuda.is_available() else "cpu"
+    index = torch.cuda.current_device() if device == "cuda" else 0
+    name = torch.cuda.get_device_name(index) if device == "cuda" else "CPU"
+    found: list[tuple[str, str]] = [("", "")] * dist.get_world_size()
+    dist.all_gather_object(found, (socket.gethostname(), name))
+    if gpus and any(kind == "CPU" for _, kind in found):
+        without = sorted({node for node, kind in found if kind == "CPU"})
+        raise ConfigError(
+            f"cluster.gpus_per_worker is {gpus:g}, but torch {torch.__version__} sees no GPU on {', '.join(without)}: "
+            "set cluster=local to train on CPUs, or look at `nvidia-smi` and install a CUDA build of torch there"
+        )
+    check_alike(found)
+    workers_here = sum(node == socket.gethostname() for node, _ in found)
+    limit, whose = budget(spec.compute, device, workers_here, index)
+    limits: list[tuple[float, str]] = [(0.0, "")] * len(found)
+    dist.all_gather_object(limits, (limit, whose))
+    limit, whose = min(limits)
+    predicted = memory.check(
+        setup_of(spec, len(found), device), limit, whose, rows_per_unit(spec), spec.batch.global_batch // len(found)
+    )
+    return predicted, f"memory: {predicted.of(limit, whose)}"
+
+
+def check_alike(found: Iterable[tuple[str, str]]) -> None:
+    """Refuse GPUs of different kinds in one group. Args: found, (node, kind) of every worker. Raises: ConfigError."""
+    nodes: dict[str, set[str]] = {}
+    for node, kind in found:
+        nodes.setdefault(kind, set()).add(node)
+    if len(nodes) > 1:
+        listed = "; ".join(f"{kind} on {', '.join(sorted(where))}" for kind, where in sorted(nodes.items()))
+        raise ConfigError(
+            f"the workers have devices of {len(nodes)} kinds: {listed}: one group takes one kind, since its slowest sets the pace: "
+            "start the workers on nodes of one kind (on a Ray cluster: cluster.accelerator=<kind>)"
+        )

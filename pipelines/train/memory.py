@@ -1,0 +1,279 @@
+"""The memory of one worker, predicted from shapes: before anything starts, and with no GPU at hand.
+
+Enters: a `Setup`, i.e. model, batch and everything that decides what lies in memory. Leaves: bytes by purpose, the blocks
+that must compute again in the backward pass so that all fits, and the largest micro-batch.
+
+Legend: B rows, T tokens, N = B·T tokens of a micro-batch, D width, H heads, G·K width of keys, F feed-forward width, V vocabulary,
+P parameters, E = V·D of them in the embedding, W workers, b bytes of a number in the compute precision (4 or 2).
+
+    state        weights P·b, and from ZeRO-1 on float32 weights, in all P·4 + moments P·8      ZeRO-1 splits the latter two
+    gradients    P·b, or P·4 where bfloat16 is summed in float32 (ZeRO-2 on: split over W), and the buckets in which they are reduced
+    activations  of each block by what it keeps, see `_block_numbers`; the final norm, the hidden states and their gradient
+    working      the greatest of what comes beside them in the loss (logits of a chunk, the float32 gradient E·4 of the output
+                 matrix), as the backward pass begins (one block's own), as it ends (the embedding's other gradients, when the
+                 activations are gone) and in the update
+
+Blocks are counted as they run uncompiled; `torch.compile` keeps less, so for a GPU the prediction is an upper bound. Measured
+on a CPU: bytes kept for the backward pass exact, the peak of a step within 15 % (tests/unit/test_memory.py, docs/log.md).
+On CUDA the formulas come from reading the kernels and were never run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from pipelines.errors import ConfigError
+from pipelines.train import linear_cross_entropy
+from pipelines.train.compute import BlockPolicy, ComputeConfig, Keep, choose_attention
+from pipelines.train.engine import ZeroConfig
+from pipelines.train.model import ModelConfig, parameter_counts
+
+GIB = 2**30
+DeviceKind = Literal["cpu", "cuda"]
+_SHORT_DOCUMENTS = 128  # attention.py: short neighbours share masks of at most so many tokens squared
+# Python, torch, DeepSpeed and what they allocate for themselves: measured 0.55 GiB on a CPU; a CUDA context with cuBLAS' and
+# NCCL's workspaces
+_PROCESS_BYTES = {"cpu": 0.55 * GIB, "cuda": 1.5 * GIB}
+_USABLE = {
+    "cpu": 0.9,
+    "cuda": 0.95,
+}  # of what a machine or a GPU has: the rest is the system's, or lost between allocations
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What decides the memory of a worker."""
+
+    model: ModelConfig
+    rows: int  # of a micro-batch; a pair is two
+    sequence_length: int
+    accumulates: bool  # whether gradients are summed over several micro-batches
+    zero: ZeroConfig
+    compute: ComputeConfig
+    workers: int
+    device: DeviceKind
+
+    @property
+    def tokens(self) -> int:
+        """N."""
+        return self.rows * self.sequence_length
+
+    @property
+    def number_bytes(self) -> int:
+        """b."""
+        return 2 if self.zero.precision == "bfloat16" else 4
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Predicted bytes of one worker at the peak of a step, by purpose."""
+
+    state: float
+    gradients: float
+    activations: float
+    working: float
+    process: float
+    policy: BlockPolicy
+
+    @property
+    def total(self) -> float:
+        """Bytes in all."""
+        return self.state + self.gradients + self.activations + self.working + self.process
+
+    def __str__(self) -> str:
+        """E.g. `12.3 GiB: state 4.1, gradients 2, activations 5.1, working 0.6, process 0.5; keep=all`."""
+        return f"{self.total / GIB:.3g} GiB: {self._parts()}"
+
+    def of(self, budget_bytes: float, whose: str) -> str:
+        """The same beside what there is."""
+        return f"{self.total / GIB:.3g} GiB of {budget_bytes / GIB:.3g} ({whose}): {self._parts()}"
+
+    def _parts(self) -> str:
+        parts = ("state", "gradients", "activations", "working", "process")
+        return ", ".join(f"{part} {getattr(self, part) / GIB:.2g}" for part in parts) + f"; {self.policy}"
+
+
+def predict(setup: Setup, policy: BlockPolicy) -> Memory:
+    """Bytes at the peak of a step."""
+    model, N, b = setup.model, setup.tokens, setup.number_bytes
+    kept = {keep: _block_numbers(setup, keep) * N * b for keep in ("all", "products", "input")}
+    norm = (
+        1 if setup.device == "cuda" else 2 if b == 4 else 4
+    )  # an uncompiled norm on a CPU keeps its steps, in float32
+    # the final norm; hidden states and their gradient; sines and cosines; ids and positions in 8 bytes, mask in 4
+    ends = ((norm + 3) * model.d_model + model.d_head) * N * b + 20 * N
+    activations = policy.all * kept["all"] + policy.products * kept["products"] + policy.input * kept["input"] + ends
+    again = (
+        0.0  # a block made whole again for its backward pass: where others were kept whole, one of them is gone by then
+    )
+    if not policy.all:
+        again = kept["all"] - kept["products" if policy.products else "input"]
+    embedding = parameter_counts(model)["embedding"]
+    logits = _chunk(setup) * model.vocabulary
+    held = logits * 4 if b == 4 else 0  # the chunk's memory stays for the next; of 16-bit logits it is made anew
+    loss = embedding * 4 + logits * (8 if setup.device == "cuda" else 4 if b == 4 else 6)
+    if b == 2:
+        loss += embedding * (4 if setup.device == "cuda" else 6)  # a chunk's part of the output matrix's gradient
+    begins = embedding * 4 + held + again + (2 * model.d_ff + model.d_model) * N * b
+    ends_with = embedding * 4 + held + embedding * b * (2 if setup.accumulates else 1)
+    working = max(activations + loss, activations + begins, ends_with, _update_bytes(setup) + held) - activations
+    process = _PROCESS_BYTES[setup.device] + (_snapshot_bytes(setup) if setup.device == "cpu" else 0)
+    return Memory(_state_bytes(setup), _gradient_bytes(setup), activations, working, process, policy)
+
+
+def plan_keep(setup: Setup, budget_bytes: float) -> BlockPolicy:
+    """The blocks that keep everything, the products or their input, with the fewest FLOPs computed again within a budget.
+
+    Where `compute.keep` names one, all blocks do that. Where nothing fits, what needs least.
+    """
+    layers, keep = setup.model.layers, setup.compute.keep
+    if keep != "auto":
+        return BlockPolicy(**{"all": 0, keep: layers})
+    policies = [
+        BlockPolicy(all=layers - products - input_, products=products, input=input_)
+        for input_ in range(layers + 1)
+        for products in range(layers - input_ + 1)
+    ]
+    policies.sort(key=lambda policy: recomputed_flops(setup, policy))
+    sizes = [predict(setup, policy).total for policy in policies]
+    fitting = (policy for policy, size in zip(policies, sizes, strict=True) if size <= budget_bytes)
+    return next(fitting, policies[sizes.index(min(sizes))])
+
+
+def recomputed_flops(setup: Setup, policy: BlockPolicy) -> float:
+    """FLOPs of a micro-batch that the backward pass computes again, adds and products counted alike."""
+    model = setup.model
+    keys = model.kv_heads * model.d_head
+    # norms, rotation, SiLU and product: some 10 operations a number, bound by memory
+    cheap = 10 * (3 * model.d_model + keys + model.d_ff)
+    products = 2 * (2 * model.d_model**2 + 2 * model.d_model * keys + 3 * model.d_model * model.d_ff)
+    attention = 2 * model.d_model * setup.sequence_length  # causal: half of 4·D·T
+    return setup.tokens * float(policy.products * cheap + policy.input * (cheap + products + attention))
+
+
+def largest_micro_batch(setup: Setup, budget_bytes: float) -> int:
+    """The most rows of a micro-batch that fit, with as much computed again as that needs; 0 when not even one does."""
+
+    def fits(rows: int) -> bool:
+        tried = dataclasses.replace(setup, rows=rows)
+        return predict(tried, plan_keep(tried, budget_bytes)).total <= budget_bytes
+
+    low, high = 0, 1
+    while fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def usable_bytes(device: DeviceKind, total_bytes: float, workers_here: int = 1) -> float:
+    """What one worker may take of a GPU, or of a machine that `workers_here` of them share."""
+    return total_bytes * _USABLE[device] / workers_here
+
+
+def check(setup: Setup, budget_bytes: float, of: str, rows_per_unit: int = 1, units_of_worker: int = 0) -> Memory:
+    """The prediction with the least recomputation that fits.
+
+    Args: of, whose memory the budget is, for people; rows_per_unit, 2 for pairs; units_of_worker, rows (pairs) that a worker
+        takes in a step, so that the micro-batch named divides them.
+    Raises: ConfigError when nothing fits, naming the largest micro-batch that does.
+    """
+    memory = predict(setup, plan_keep(setup, budget_bytes))
+    if memory.total <= budget_bytes:
+        return memory
+    most = largest_micro_batch(setup, budget_bytes) // rows_per_unit
+    dividing = [size for size in range(1, most + 1) if not units_of_worker or units_of_worker % size == 0]
+    advice = (
+        f"set batch.micro_batch={dividing[-1]}"
+        if dividing
+        else "not even batch.micro_batch=1 fits: take a higher zero.stage over more workers, zero.offload=cpu, a shorter "
+        "batch.sequence_length or a smaller model"
+    )
+    tried = "" if setup.compute.keep == "auto" else ", or let compute.keep=auto compute more again"
+    raise ConfigError(
+        f"batch.micro_batch={setup.rows // rows_per_unit} × {setup.sequence_length} tokens does not fit: each worker would need {memory}; "
+        f"it has {budget_bytes / GIB:.3g} GiB ({of}): {advice}{tried}"
+    )
+
+
+def _block_numbers(setup: Setup, keep: Keep) -> float:
+    """Numbers of the compute precision that a block keeps for its backward pass, per token.
+
+    input      D
+    products   and what matrix products and attention gave: queries, keys, values D + 2·G·K, attention D with its
+               log-sum-exp (float32, H), output projection D, gate and up 2·F, down D
+    all        input, both norms and what they are of, rotated queries and keys D + G·K, values (a view of the projection,
+               D + 2·G·K; where a CPU repeats keys and values for each head, 2·D), attention, gate and up, SiLU, product 4·F
+    """
+    model, b = setup.model, setup.number_bytes
+    D, F, keys = model.d_model, model.d_ff, model.kv_heads * model.d_head
+    attention = D + model.heads * 4 / b
+    if keep == "input":
+        return D
+    if keep == "products":
+        return D + (D + 2 * keys) + attention + D + 2 * F + D
+    kernel = choose_attention(setup.compute, setup.device)
+    repeats = kernel in ("blocks", "dense") and model.kv_heads < model.heads
+    numbers = 4 * D + (D + keys) + (2 * D if repeats else D + 2 * keys) + attention + 4 * F
+    if setup.device == "cpu":
+        numbers += 2 * (D if b == 4 else 3 * D) + 8 / b  # an uncompiled norm keeps its steps, in float32
+    if kernel == "blocks":
+        numbers += D + (
+            _SHORT_DOCUMENTS if model.document_masking else 0
+        )  # attention's pieces joined; masks as numbers
+    elif kernel == "dense" and model.document_masking:
+        numbers += setup.sequence_length
+    return numbers
+
+
+def _state_bytes(setup: Setup) -> float:
+    """Weights, float32 weights where they are apart, and moments, on the device."""
+    P, b, stage, W = parameter_counts(setup.model)["total"], setup.number_bytes, setup.zero.stage, setup.workers
+    if stage == 0:
+        return P * (b + 8)
+    apart = 0 if setup.zero.offload == "cpu" and setup.device == "cuda" else P * 12 / W
+    if stage < 3:
+        return P * b + apart
+    embedding = parameter_counts(setup.model)["embedding"]
+    block = (P - embedding) / setup.model.layers
+    return P * b / W + apart + (embedding + 2 * block) * b  # while they are used, weights are whole
+
+
+def _gradient_bytes(setup: Setup) -> float:
+    """Gradients and the buckets in which they are reduced."""
+    P, b, stage, W = parameter_counts(setup.model)["total"], setup.number_bytes, setup.zero.stage, setup.workers
+    if stage == 0:
+        return P * b
+    summed = (
+        4 if b == 4 or setup.zero.gradients == "float32" else b
+    )  # bytes of a gradient where micro-batches are summed
+    staged = summed if stage == 1 else b
+    filled = min(P, setup.zero.reduce_bucket_elements) * staged
+    # a GPU takes them whole, and in stages 1 and 2 twice, one to fill while the other is reduced; a CPU maps what is written
+    buckets = filled
+    if setup.device == "cuda":
+        buckets = setup.zero.reduce_bucket_elements * staged * (1 if stage == 3 else 2)
+    if stage == 1:
+        return P * (summed + (b if summed > b else 0)) + buckets
+    return P * summed / W + (filled if stage == 3 else 0) + buckets
+
+
+def _update_bytes(setup: Setup) -> float:
+    """What the update needs beside the gradients and their buckets."""
+    P, b = parameter_counts(setup.model)["total"], setup.number_bytes
+    if setup.zero.stage == 0:
+        return P * b  # flattened for the all-reduce
+    return P / setup.workers * (4 if b == 2 else 0)  # the float32 copy of this worker's part
+
+
+def _snapshot_bytes(setup: Setup) -> float:
+    """Float32 weights and moments of this worker, copied for the checkpoint that is being written."""
+    return parameter_counts(setup.model)["total"] * 12 / setup.workers
+
+
+def _chunk(setup: Setup) -> int:
+    chosen = setup.compute.loss_chunk or linear_cross_entropy.chunk_tokens(setup.model.vocabulary, setup.device)
+    return min(chosen, setup.tokens)
