@@ -142,30 +142,6 @@ def test_stages_inherit_what_the_table_says(cluster: Cluster, store: Any) -> Non
     assert (reference < 0).all()
 
 
-def test_any_stage_and_world_size_reads_any_other(store: Any, tmp_path: Path) -> None:
-    """2 ranks ZeRO-2 for 4 steps, then 4 more on: the same, 1 rank ZeRO-0, 2 ranks ZeRO-3, 2 ranks ZeRO-1."""
-    import shutil
-
-    first = claimed_spec("pretrain", train_config(name="x", steps=4), store)
-    done = torchrun(first, 2, tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    curves, weights = {}, {}
-    for ranks, stage in ((2, 2), (1, 0), (2, 3), (2, 1)):
-        name = f"x{ranks}{stage}"
-        shutil.copytree(store.storage.root / "pretrain/x", store.storage.root / f"pretrain/{name}")
-        (store.storage.root / f"pretrain/{name}/manifest.json").unlink()
-        spec = claimed_spec("pretrain", train_config(name=name, steps=8, **{"zero.stage": stage}), store, ranks)
-        done = torchrun(spec, ranks, tmp_path)
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert f"resumed from pretrain/{name}@step-4; {ranks} workers" in done.stdout
-        curves[name] = losses(store, f"pretrain/{name}")[4:]
-        weights[name] = read_weights(open_checkpoint(store.storage, f"pretrain/{name}"))
-    for name in curves:
-        assert curves[name] == pytest.approx(curves["x22"], rel=1e-6)
-        for key, value in weights["x22"].items():
-            assert torch.allclose(weights[name][key], value, atol=2e-6), (name, key)
-
-
 def test_accumulation_layouts_give_the_same_curve(store: Any, tmp_path: Path) -> None:
     curves = []
     for name, ranks, micro in (("m8", 1, 8), ("m1", 1, 1), ("m2", 2, 2)):

@@ -118,48 +118,52 @@ class Saver:
         began, unfinished = time.perf_counter(), self.writing
         self._written.wait()
         failed, unfinished = self._any(self._error is not None, unfinished)
+        reason = self._reason() if failed else ""
         if failed:
             self._abandon.set()
         self._thread.join()
         self._thread = None
         failed, _ = self._any(self._error is not None, False)
+        if failed and not reason:  # all files are durable, the commit failed
+            reason = self._reason()
         if self.rank == 0:
-            self._report(failed, time.perf_counter() - began if unfinished and not final else 0.0)
+            self._report(reason, time.perf_counter() - began if unfinished and not final else 0.0)
         if not failed:
             self.failures_in_a_row, self._carried = 0, b""
             return
         self.failures_in_a_row += 1
         self._carried = self._metrics  # the rows of a lost save go with the next one
         if final:
-            raise StorageError(
-                f"the last checkpoint of {self.run} (step {self._step}) could not be saved: {self._reason()}"
-            )
+            raise StorageError(f"the last checkpoint of {self.run} (step {self._step}) could not be saved: {reason}")
 
-    def _report(self, failed: bool, waited: float) -> None:
+    def _report(self, reason: str, waited: float) -> None:
         if waited and not self._told_of_waits:
             self._told_of_waits = True
             self.watch.warning(
                 f"the checkpoint of step {self._step} was still being written when the next was due: training waited "
                 f"{waited:.1f} s for it, and will wait again (checkpoint_wait_s): raise checkpoint.every_steps or use a faster store"
             )
-        count = self.failures_in_a_row + 1 if failed else 0
+        count = self.failures_in_a_row + 1 if reason else 0
         self.watch.points(
             {"checkpoint_write_s": self._write_seconds, "checkpoint_failures_in_a_row": count}, self._step
         )
         if count == 1:
             self.watch.warning(
-                f"checkpoint at step {self._step} failed; training goes on, and the next one holds its rows: {self._reason()}"
+                f"checkpoint at step {self._step} failed; training goes on, and the next one holds its rows: {reason}"
             )
         elif count:
-            self.watch.alarm(f"checkpoint at step {self._step} failed ({count} in a row): {self._reason()}")
+            self.watch.alarm(f"checkpoint at step {self._step} failed ({count} in a row): {reason}")
         elif self.failures_in_a_row:
             self.watch.warning(f"checkpoint at step {self._step} was saved, after {self.failures_in_a_row} that failed")
         if self._prune_error is not None:
             self.watch.warning(f"old checkpoints could not be deleted, and will be tried again: {self._prune_error}")
             self._prune_error = None
 
-    def _reason(self) -> Exception:
-        return self._error or StorageError("another rank could not write its part")
+    def _reason(self) -> str:
+        """What the ranks that failed say."""
+        said: list[Any] = [None] * self.world
+        dist.all_gather_object(said, self._error and str(self._error), group=self._group)
+        return "; ".join(f"rank {rank}: {why}" for rank, why in enumerate(said) if why)
 
     def _any(self, *flags: bool) -> list[bool]:
         """Each flag, or-ed over all ranks."""

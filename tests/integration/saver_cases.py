@@ -1,0 +1,181 @@
+"""Cases of the saver on two real processes: slow and broken stores, what is loaded and what is refused.
+
+    torchrun --standalone --nproc_per_node=2 -m tests.integration.saver_cases <folder>
+
+Writes `results.json` there; tests/integration/test_checkpoints.py asserts on it. One start serves all cases.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from pipelines.errors import CheckpointError, StorageError
+from pipelines.storage import FolderStorage
+from pipelines.train.checkpoint import Rule, Saver, committed_steps, load, open_checkpoint, read_weights
+from pipelines.train.engine import Engine, ZeroConfig, start_distributed
+from pipelines.train.losses import Batch, LanguageModelling
+from pipelines.train.model import ModelConfig, Transformer
+from pipelines.train.optimizer import OptimizerConfig
+
+MODEL = ModelConfig(
+    layers=2, d_model=32, d_ff=80, heads=4, kv_heads=2, vocabulary=128, max_positions=64, dim_model_base=16
+)
+SLOW_SECONDS = 1.0
+
+
+class Told:
+    """Keeps what the saver tells."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.alarms: list[str] = []
+        self.values: list[dict[str, float]] = []
+
+    def warning(self, message: str) -> None:
+        self.warnings.append(message)
+
+    def alarm(self, message: str) -> None:
+        self.alarms.append(message)
+
+    def points(self, values: Any, step: int) -> None:
+        self.values.append({"step": step, **values})
+
+
+class SlowStorage(FolderStorage):
+    """A disk that takes its time to make a file durable."""
+
+    def put(self, source: Path, key: str) -> None:
+        if key.endswith(".safetensors"):
+            time.sleep(SLOW_SECONDS)
+        super().put(source, key)
+
+
+class BrokenStorage(FolderStorage):
+    """A disk that one rank cannot write to while `broken`."""
+
+    broken = False
+
+    def put(self, source: Path, key: str) -> None:
+        if self.broken and key.endswith("rank-00001.safetensors"):
+            raise StorageError("no space left on device")
+        super().put(source, key)
+
+
+def engine(stage: int = 1, seed: int = 0, kind: str = "adamw") -> Engine:
+    model = Transformer(MODEL).initialise(seed)
+    zero = ZeroConfig(stage=stage, precision="float32")  # type: ignore[arg-type]
+    return Engine(model, LanguageModelling(), zero, OptimizerConfig(kind=kind), 2, 1, 1)  # type: ignore[arg-type]
+
+
+def step(trained: Engine, seed: int) -> float:
+    generator = torch.Generator().manual_seed(seed + dist.get_rank())
+    tokens = torch.randint(128, (2, 33), generator=generator)
+    ones = torch.ones(2, 32)
+    return trained.step(
+        [Batch(tokens, torch.arange(32).expand(2, 32), ones, torch.zeros(2, dtype=torch.int64))], 0.01
+    ).loss
+
+
+def slow(folder: Path) -> dict[str, Any]:
+    """Three saves at once into a slow store; the training thread goes on while one is written, and waits for none but it."""
+    told, trained = Told(), engine()
+    step(trained, 0)
+    saver = Saver(SlowStorage(folder), "pretrain/x", told)
+    began = time.perf_counter()
+    first = saver.save(trained, 1, {}, b"1\n")
+    weights = {name: p.detach().clone() for name, p in trained.deepspeed.module.model.named_parameters()}
+    step(trained, 1)  # while the first is written
+    during = saver.writing
+    held = [first, saver.save(trained, 2, {}, b"2\n"), saver.save(trained, 3, {}, b"3\n")]
+    saver.wait(final=True)
+    saved = read_weights(open_checkpoint(saver.storage, "pretrain/x", "step-1"))
+    return {
+        "held": held, "during": during, "seconds": time.perf_counter() - began, "stall": saver.stall_seconds, "waited": saver.wait_seconds,
+        "warnings": told.warnings, "steps": committed_steps(saver.storage, "pretrain/x"), "points": told.values,
+        "as it was": all(torch.equal(saved[name], weights[name]) for name in weights),
+    }  # fmt: skip
+
+
+def broken(folder: Path) -> dict[str, Any]:
+    """A save that fails, one that succeeds, two that fail, one that succeeds; then the last of a run fails."""
+    told, trained = Told(), engine()
+    step(trained, 0)
+    storage = BrokenStorage(folder)
+    saver = Saver(storage, "pretrain/x", told)
+    seen = []
+    for number, fails in enumerate([True, False, True, True, False], start=1):
+        saver.wait()
+        storage.broken = fails
+        saver.save(trained, number, {}, f"{number}\n".encode() if dist.get_rank() == 0 else None)
+        saver.wait()
+        # all but the warning that a save was waited for, as every one is here
+        told.warnings = [message for message in told.warnings if message.startswith("checkpoint at step")]
+        seen.append((len(told.warnings), len(told.alarms)))
+    storage.broken, last = True, ""
+    saver.save(trained, 6, {}, b"6\n" if dist.get_rank() == 0 else None)
+    try:
+        saver.wait(final=True)
+    except StorageError as error:
+        last = str(error)
+    rows = {key: storage.read(key).decode() for key in storage.keys("pretrain/x/metrics")}
+    failures = [each["checkpoint_failures_in_a_row"] for each in told.values if "checkpoint_failures_in_a_row" in each]
+    return {
+        "seen": seen, "warnings": told.warnings, "alarms": told.alarms, "last": last, "rows": rows, "failures": failures,
+        "steps": committed_steps(storage, "pretrain/x"),
+    }  # fmt: skip
+
+
+def kept(folder: Path) -> dict[str, Any]:
+    """The rule is applied after each commit, behind training."""
+    trained, storage = engine(stage=3), FolderStorage(folder)
+    saver = Saver(storage, "pretrain/x", Told(), Rule(keep_last=1, keep_every_steps=2))
+    storage.write("anneal/a/claim.json", b'{"parent": "pretrain/x@step-1"}')
+    for number in range(1, 6):
+        step(trained, number)
+        saver.save(trained, number, {})
+    saver.wait(final=True)
+    return {"steps": committed_steps(storage, "pretrain/x")}
+
+
+def loads(folder: Path) -> dict[str, Any]:
+    """Before any update moments are zero wherever they are loaded; another optimizer's state is refused, its weights are not."""
+    storage, found = FolderStorage(folder), {}
+    fresh = engine(stage=2)
+    saver = Saver(storage, "pretrain/x", Told())
+    saver.save(fresh, 0, {})
+    saver.wait(final=True)
+    expected = [step(fresh, number) for number in range(3)]
+    for stage in (0, 1, 3):
+        other = engine(stage, seed=1)
+        step(other, 9)  # what it has learnt goes, moments and all
+        load(other, open_checkpoint(storage, "pretrain/x"), optimizer_state=stage != 1)
+        found[f"from zero updates into {stage}"] = [expected, [step(other, number) for number in range(3)]]
+    muon = engine(stage=1, seed=1, kind="muon")
+    try:
+        load(muon, open_checkpoint(storage, "pretrain/x"), optimizer_state=True)
+    except CheckpointError as error:
+        found["refused"] = str(error)
+    load(muon, open_checkpoint(storage, "pretrain/x"), optimizer_state=False)
+    found["weights alone"] = [expected[:1], [step(muon, 0)]]
+    return found
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    start_distributed()
+    results = {case.__name__: case(folder / case.__name__) for case in (slow, broken, kept, loads)}
+    if dist.get_rank() == 0:
+        (folder / "results.json").write_text(json.dumps(results))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

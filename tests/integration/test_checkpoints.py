@@ -1,0 +1,99 @@
+"""Saving and loading on two processes: slow and broken stores, retention, kills, and checkpoints loaded anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.config import TrackingConfig
+from tests import tiny
+from tests.integration.saver_cases import SLOW_SECONDS
+from workflows.session import Session
+from workflows.verify_resume import VerifyResumeConfig, _end, run
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("saver")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*command, "-m", "tests.integration.saver_cases", str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    found: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return found
+
+
+def test_a_slow_store_holds_training_only_when_the_next_save_is_due(results: Any) -> None:
+    slow = results["slow"]
+    assert slow["steps"] == [1, 2, 3]
+    assert slow["as it was"]  # a step that is taken while it is written changes nothing of it
+    assert slow["during"]
+    first, second, third = slow["held"]
+    assert first < SLOW_SECONDS < third
+    assert slow["waited"] > SLOW_SECONDS
+    assert slow["stall"] == pytest.approx(first + second + third)
+    assert len(slow["warnings"]) == 1  # told once
+    assert "the checkpoint of step 1 was still being written when the next was due" in slow["warnings"][0]
+    assert "raise checkpoint.every_steps or use a faster store" in slow["warnings"][0]
+    stalls = {each["step"]: each["checkpoint_stall_s"] for each in slow["points"] if "checkpoint_stall_s" in each}
+    assert stalls == {1: first, 2: second, 3: third}
+
+
+def test_one_failed_save_is_a_warning_and_two_in_a_row_an_alarm(results: Any) -> None:
+    broken = results["broken"]
+    assert broken["seen"] == [[1, 0], [2, 0], [3, 0], [3, 1], [4, 1]]
+    assert "checkpoint at step 1 failed; training goes on" in broken["warnings"][0]
+    assert "checkpoint at step 2 was saved, after 1 that failed" in broken["warnings"][1]
+    assert broken["alarms"] == ["checkpoint at step 4 failed (2 in a row): rank 1: no space left on device"]
+    assert broken["failures"] == [1, 0, 1, 2, 0, 1]
+    assert broken["steps"] == [2, 5]
+    # the rows of lost saves go with the next one
+    assert broken["rows"]["pretrain/x/metrics/step-000002.jsonl"] == "1\n2\n"
+    assert broken["rows"]["pretrain/x/metrics/step-000005.jsonl"] == "3\n4\n5\n"
+    assert "the last checkpoint of pretrain/x (step 6) could not be saved" in broken["last"]
+
+
+def test_the_rule_is_applied_behind_training(results: Any) -> None:
+    assert results["kept"]["steps"] == [1, 2, 4, 5]  # named by a branch; every second; the last
+
+
+def test_what_is_loaded_before_any_update_and_what_is_refused(results: Any) -> None:
+    loads = results["loads"]
+    for name in ("from zero updates into 0", "from zero updates into 1", "from zero updates into 3", "weights alone"):
+        expected, found = loads[name]
+        assert found == pytest.approx(expected, rel=1e-6), name
+    assert "holds the state of the optimizer adamw, and this run uses muon" in loads["refused"]
+
+
+def test_verify_resume_kills_resumes_and_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The user's command on the tiny store: one stage on two workers, a real SIGKILL, and the checkpoints loaded back."""
+    store = tiny.build(str(tmp_path / "store"))
+    config = VerifyResumeConfig(
+        name="tiny", experiment="smoke", store=store.uri, tracking=TrackingConfig(enabled=False), steps=2, stages=[2], worlds=[2],
+        overrides=["data=mixture/tiny_stable", "model.vocabulary=128", "batch.sequence_length=32"],
+    )  # fmt: skip
+    with Session(config) as session:
+        run(config, session)
+    said = capsys.readouterr().out
+    assert len(re.findall(r"bit-exact\b", said)) == 6
+    assert "state bit-equal, same samples" in said
+    assert "as promised" in said
+    results = store.get("verify_resume/tiny").json("results.json")
+    assert [row["problems"] for row in results["loaded"]] == [[]]
+    assert not list((tmp_path / "store").glob("pretrain/*"))  # nothing of it stays among the user's runs
+    results["killed"][0]["loss"] = "from step 3: 1.0e-07"
+    with pytest.raises(SystemExit) as ended:
+        _end(store.get("verify_resume/tiny"), results)
+    assert ended.value.code == 1
+    assert "NOT as promised, 1 differences; the first: ZeRO-2 loss: from step 3" in capsys.readouterr().out
