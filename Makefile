@@ -44,7 +44,8 @@ check: setup ## ruff, mypy and the fast tests: run it before every commit
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/python -m pytest tests/unit -m 'not slow' -x --durations=5
 
 ui: setup ## MLflow on this project's runs
-	@echo "runs: http://127.0.0.1:5000/#/experiments/1/runs"
+	@echo "runs:        http://127.0.0.1:5000/#/experiments/1/runs"
+	@echo "evaluations: http://127.0.0.1:5000/#/experiments/1/runs?searchFilter=tags.trunkline.kind%20%3D%20%22evaluate%22&orderByKey=metrics.%60bits_per_byte%60&orderByAsc=true"
 	@$(BIN)/mlflow ui --backend-store-uri sqlite:///$${TRUNKLINE_STORE:-$(CURDIR)/store}/mlflow.db --host 127.0.0.1 --port 5000
 
 clean: ## remove .venv and caches; the store stays

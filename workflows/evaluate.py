@@ -35,7 +35,8 @@ def run(config: EvaluateConfig, session: Session) -> Artifact:
         path = held.scratch("results.json")
         path.write_text(json.dumps(results.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         held.publish("results", {"results.json": path})
-        tracker.metrics(metrics(results), results.step)
+        # at step 0, so that MLflow draws bars beside each other and not points over the steps of unlike runs
+        tracker.metrics({**metrics(results), "tokens_trained": results.tokens_trained}, 0)
         tracker.file(held.storage.fetch(f"{held.folder}/results.json"))
         statistics = {"parent": results.parent, "tokens_trained": results.tokens_trained, **results.overall}
         artifact = held.commit(planned.identity, statistics, planned.tokens.manifest["licences"])

@@ -116,6 +116,14 @@ def stage_results(session: Session, artifacts: Sequence[Artifact]) -> list[Stage
         run_folder, _, at = evaluation["parent"].partition("@")
         trained = session.store.get(run_folder)
         checkpoint = open_checkpoint(storage, run_folder, at or "latest")
+        if "averaged" in trained.statistics:  # no training of its own: a point, not a curve
+            results.append(
+                StageResult(
+                    kind="average", reference=evaluation["parent"], parent=list(trained.statistics["averaged"])[-1],
+                    tokens_start=checkpoint.state["tokens"], tokens_end=checkpoint.state["tokens"], evaluation=evaluation, artifact=trained.folder,
+                )
+            )  # fmt: skip
+            continue
         start = trained.statistics["start"]
         curve = [row for row in read_metrics(storage, run_folder) if row["step"] <= checkpoint.step]
         segments = checkpoint.state["segments"]
