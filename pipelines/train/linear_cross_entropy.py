@@ -57,7 +57,7 @@ class _WeightedSum(Function):
         for part, logits in _chunks(hidden_ND, weight_VD, chunk):
             losses_N[part] = _loss_and_gradient_(logits, targets_N[part], hidden_ND[part], weight_VD) * weights_N[part]
             _products(logits, hidden_ND, weight_VD, weights_N, hidden_grad, weight_grad, part)
-        ctx.save_for_backward(hidden_grad, weight_grad)
+        ctx.gradients = hidden_grad, weight_grad  # not `save_for_backward`: they are handed over, and once
         ctx.weight_dtype = weight_VD.dtype
         ctx.mark_non_differentiable(losses_N)
         ctx.set_materialize_grads(False)
@@ -67,7 +67,7 @@ class _WeightedSum(Function):
     def backward(ctx: Any, scale: Tensor | None, _: Any) -> Any:
         if scale is None:
             return None, None, None, None, None
-        hidden_grad, weight_grad = ctx.saved_tensors
+        (hidden_grad, weight_grad), ctx.gradients = ctx.gradients, (None, None)
         # in place: nobody else holds them, and a copy of the weight's gradient would be the largest tensor of the step
         hidden_grad = None if hidden_grad is None else hidden_grad.mul_(scale.to(hidden_grad.dtype))
         weight_grad = None if weight_grad is None else weight_grad.mul_(scale).to(ctx.weight_dtype)
