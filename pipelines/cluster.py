@@ -75,8 +75,8 @@ class Cluster:
     def __enter__(self) -> Cluster:
         os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
         os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-        # how often the controller of a training group looks whether it is done: 2 s would be waited for at each stage's end
-        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+        # how often a training group's controller asks its workers: each time costs them some 3 ms, and a stage's end waits for it
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
         # DeepSpeed and Ray Train print a deprecation each; workers inherit this
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray

@@ -31,7 +31,7 @@ _LAST_TRY_SECONDS = 20.0
 class Tracker:
     """Logs into one MLflow run. Every method returns at once; use it from rank zero only."""
 
-    def __init__(self, uri: str, run_id: str | None, flush_seconds: float = 2.0):
+    def __init__(self, uri: str, run_id: str | None, flush_seconds: float = 5.0):
         """Args: uri, MLflow's tracking URI; run_id, an existing run, or None for a tracker that drops everything."""
         self.uri, self.run_id, self.flush_seconds = uri, run_id, flush_seconds
         self._wake = threading.Event()
