@@ -15,7 +15,7 @@ Sources: stochastic weight averaging, Izmailov et al. (arXiv 1803.05407); checkp
 Sanyal et al. (arXiv 2306.03241); beside cooldowns, Hägele et al. (arXiv 2405.18392); merging in the stable phase instead of
 annealing, Li et al. (arXiv 2505.12082) and WSM (arXiv 2507.17634).
 
-Memory: one copy of the result (4 bytes a parameter) and 16 bytes for each value of the largest parameter, however many
+Memory: one copy of the result (4 bytes a parameter) and some 32 bytes for each value of the largest parameter, however many
 checkpoints there are: sums are float64, one parameter at a time, and rounded to float32 once.
 """
 
