@@ -23,6 +23,7 @@ from pipelines.data.tokens.token_shards import open_sources
 from pipelines.errors import ArtifactError, ConfigError
 from pipelines.train import context, devices, engine, memory, model, schedule
 from pipelines.train.checkpoint import Checkpoint, committed_steps, open_checkpoint
+from pipelines.train.checkpoint.slices import check_optimizer
 from pipelines.train.model import ModelConfig
 from pipelines.train.schedule import Schedule, learning_rate
 from pipelines.train.stages import STAGES, Stage, StageName, Start, TrainConfig, TrainSpec
@@ -368,6 +369,7 @@ def _start(
     if not stage.optimizer_from_parent:
         return Start(mode="initialise", **where), ({"from_sample": 0, "plan": mixture.to_json()},) if mixture else ()
     assert mixture is not None
+    check_optimizer(ancestor.checkpoint, config.optimizer.kind)
     samples = ancestor.state["samples"]
     if ancestor.state["seed"] != config.seed:
         raise ConfigError(

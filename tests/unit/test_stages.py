@@ -164,6 +164,7 @@ def test_an_anneal_goes_on_at_the_trunks_rate_and_place(store: Any) -> None:
         ({}, {"rope_base": 0.5}, "rope_base is 0.5; expected keep, ntk or a number above 1"),
         ({}, {"model": {**TINY_MODEL, "layers": 3}}, "is of another architecture (layers: 2 -> 3): leave model null"),
         ({"tokenizer": "other"}, {}, "tokens/tiny was encoded with another tokenizer than pretrain/odd7@step-8 was trained on"),
+        ({"optimizer": "muon"}, {}, "pretrain/odd8@step-8 holds the state of the optimizer muon, and this run uses adamw: choose optimizer=muon"),
     ],
 )  # fmt: skip
 def test_a_branch_that_would_break_the_trunks_line_is_refused(
