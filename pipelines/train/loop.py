@@ -98,6 +98,7 @@ def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
                     saver.save(engine, step, state, _jsonl(rows) if rank == 0 else None)
                 gc.collect()
             profiler.step()
+    profiler.close()
     saver.wait(final=True)
     # ── Commit ────────────────────────────────────────────────────────────────────────────────────────────────────────
     if rank == 0:

@@ -82,6 +82,14 @@ class StepProfiler:
         self._publish(self._profiler)
         self._profiler = None
 
+    def close(self) -> None:
+        """Say so, where the run ended before its profile did."""
+        if self._profiler is not None:
+            self._profiler.stop()
+            self.emit(
+                f"   WARNING profile_steps=[{self._first},{self._last}], but this start had only {self._last - self._left} steps: nothing was traced"
+            )
+
     def _publish(self, profiler: Any) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="trunkline-profile-")  # until the tracker has sent the table
         trace, table = Path(self._folder.name, "trace-rank0.json.gz"), Path(self._folder.name, "table.txt")

@@ -32,7 +32,15 @@ RATES = (0.01, 0.02, 0.01)
 @pytest.fixture(scope="module")
 def readings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     path = tmp_path_factory.mktemp("monitor") / "readings.json"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={RANKS}", "-m", __name__]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc_per_node={RANKS}",
+        "-m",
+        __name__,
+    ]
     done = subprocess.run(
         [*command, str(path)], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -109,7 +117,12 @@ def _whole(engine: Any) -> dict[str, torch.Tensor]:
 
 def _ratios(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> dict[str, float]:
     found = {}
-    for part, prefix in (("embedding", "embed"), ("layer_00", "layers.0."), ("layer_01", "layers.1."), ("final_norm", "norm")):
+    for part, prefix in (
+        ("embedding", "embed"),
+        ("layer_00", "layers.0."),
+        ("layer_01", "layers.1."),
+        ("final_norm", "norm"),
+    ):
         names = [name for name in before if name.startswith(prefix)]
         change = sum(float((after[name] - before[name]).square().sum()) for name in names)
         found[part] = math.sqrt(change / sum(float(after[name].square().sum()) for name in names))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from torch.profiler import record_function
 
-from pipelines.train.profile import device_parts, step_parts, table_text
+from pipelines.storage import open_storage
+from pipelines.tracking import Tracker
+from pipelines.train.profile import StepProfiler, device_parts, step_parts, table_text
 
 
 def test_every_microsecond_of_a_step_belongs_to_one_part() -> None:
@@ -54,3 +58,20 @@ def test_a_traced_step_sums_to_its_wall_time() -> None:
     assert sum(parts.values()) == pytest.approx(sum(span.end - span.start for span in spans), rel=0.02)
     assert parts["data wait"] >= 0.9 * 2 * 20_000
     assert {"matrix products", "attention", "loss", "optimizer", "normalisation, elementwise"} <= set(parts)
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"), [((2, 3), "trace: "), ((5, 9), "this start had only 4 steps: nothing was traced")]
+)
+def test_a_profile_is_published_or_missed_aloud(tmp_path: Path, steps: tuple[int, int], said: str) -> None:
+    lines: list[str] = []
+    profiler = StepProfiler(steps, open_storage(str(tmp_path)), "pretrain/run", lines.append, Tracker("", None))
+    for _ in range(4):
+        torch.randn(8, 8) @ torch.randn(8, 8)
+        profiler.step()
+    profiler.close()
+    assert said in lines[-1]
+    traces = list(tmp_path.glob("pretrain/run/profile/trace-rank0.json.gz"))
+    assert [b"traceEvents" in gzip.decompress(trace.read_bytes()) for trace in traces] == (
+        [True] if steps == (2, 3) else []
+    )
