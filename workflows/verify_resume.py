@@ -1,6 +1,6 @@
 """Does a killed run end where an uninterrupted one does? Asked of an experiment's own pretraining, with real kills.
 
-    python -m workflows.verify_resume +experiment=demo        about 5 minutes on 2 CPU cores
+    python -m workflows.verify_resume +experiment=demo        about 10 minutes on 2 CPU cores
     python -m workflows.verify_resume +experiment=demo steps=20 worlds=[1,2] stages=[1,3]
 
 For each ZeRO stage: 2k steps straight, against k steps, SIGKILL, and the rest in new processes. Compared are the loss, the LR,

@@ -1,7 +1,7 @@
 """Named 1-D tensors in one reusable host buffer, laid out as the safetensors file that they become.
 
 Because the buffer is the file's body, writing is one pass over it that hashes as it goes: no copy per tensor, no second
-read. The buffer is kept between saves: fresh memory costs page faults, some 0.25 s per GB on the training thread, and
+read. The buffer is kept between saves: fresh memory costs page faults, half a second per GB on the training thread, and
 pinned memory more.
 """
 
