@@ -54,7 +54,7 @@ class EvaluateConfig(WorkflowConfig):
 
     parent: str  # e.g. anneal/demo, pretrain/demo@step-240
     tokens: str | None = None  # null: the tokens that the parent was trained on
-    sequence_length: int | None = None  # window T; null: the trunk's
+    sequence_length: int | None = None  # window T; null: that of its trunk, or of the last anneal
     max_tokens: int = 4000  # per source of documents or conversations
     max_pairs: int = 200  # per source of preferences
     prompts: tuple[Prompt, ...] = ()  # sample completions; empty: none, and no tokenizer is needed

@@ -80,10 +80,13 @@ def tokens_of(store: ArtifactStore, run: Run) -> Artifact:
 
 
 def trained_length(store: ArtifactStore, run: Run) -> int:
-    """Tokens per window that the run's trunk was trained on; the run's own where its trunk is not in the store."""
-    for link in lineage(store, run.artifact):
-        if link.folder.startswith("pretrain/") and link.manifest is not None:
-            return int(link.manifest["identity"]["config"]["batch"]["sequence_length"])
+    """Tokens per window that the run's trunk, or the last branch off it, was trained on; the run's own where neither is in the store."""
+    found: int | None = None
+    for link in lineage(store, run.artifact):  # parents before children
+        if link.folder.startswith(("pretrain/", "anneal/")) and link.manifest is not None:
+            found = int(link.manifest["identity"]["config"]["batch"]["sequence_length"])
+    if found is not None:
+        return found
     return int(run.checkpoint.state["sequence_length"])
 
 

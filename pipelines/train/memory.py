@@ -33,9 +33,9 @@ from pipelines.train.model import ModelConfig, parameter_counts
 GIB = 2**30
 DeviceKind = Literal["cpu", "cuda"]
 _SHORT_DOCUMENTS = 128  # attention.py: short neighbours share masks of at most so many tokens squared
-# Python, torch, DeepSpeed and what they allocate for themselves: measured 0.55 GiB on a CPU; a CUDA context with cuBLAS' and
+# Python, torch, DeepSpeed and what they allocate for themselves: measured 0.35 to 0.5 GiB on a CPU; a CUDA context with cuBLAS' and
 # NCCL's workspaces
-_PROCESS_BYTES = {"cpu": 0.55 * GIB, "cuda": 1.5 * GIB}
+_PROCESS_BYTES = {"cpu": 0.4 * GIB, "cuda": 1.5 * GIB}
 _USABLE = {
     "cpu": 0.9,
     "cuda": 0.95,

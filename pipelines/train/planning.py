@@ -423,7 +423,7 @@ def _memory(spec: TrainSpec, config: TrainConfig, workers: int) -> str:
     known = devices.here(config.cluster) and not config.write_spec and (device == "cpu" or torch.cuda.is_available())
     if not known and config.compute.memory_gib is None:
         predicted = memory.predict(setup, memory.plan_keep(setup, math.inf))
-        return f"{predicted} in each worker; more is computed again where its device has less (compute.memory_gib says it now)"
+        return f"{predicted}, in each worker that has so much; one that has less computes more again (compute.memory_gib tells it now)"
     limit, whose = devices.budget(config.compute, device, workers)
     units = config.batch.global_batch // workers
     return memory.check(setup, limit, whose, devices.rows_per_unit(spec), units).of(limit, whose)

@@ -159,6 +159,35 @@ def test_accumulation_layouts_give_the_same_curve(store: Any, tmp_path: Path) ->
     assert curves[2] == pytest.approx(curves[0], rel=1e-6)
 
 
+def test_a_branch_reads_longer_windows_and_its_child_takes_them(store: Any, tmp_path: Path) -> None:
+    """Windows of 32 in the trunk, of 96 in the anneal: slower positions, the trunk's moments, sft at the new length."""
+
+    def train(kind: Any, config: Any) -> dict[str, Any]:
+        done = torchrun(claimed_spec(kind, config, store, 1), 1, tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "(this machine of" in done.stdout  # the worker's own look at its memory
+        return open_checkpoint(store.storage, f"{kind}/{config.name}").state
+
+    train("pretrain", train_config(name="t", steps=4))
+    anneal = train_config(
+        name="long", parent="pretrain/t@step-4", data="mixture/tiny_decay", model=None, steps=4, rope_base="ntk",
+        schedule={"decay": "linear", "decay_fraction": 1.0},
+        batch={"sequence_length": 96, "global_batch": 4, "micro_batch": 2},
+    )  # fmt: skip
+    state = train("anneal", anneal)
+    assert state["model"]["max_positions"] == 96
+    assert state["model"]["rope_base"] == pytest.approx(10_000 * 3 ** (8 / 6))
+    assert state["updates"] == 8  # the trunk's four and its own
+    assert state["tokens"] == 4 * 8 * 32 + 4 * 4 * 96
+    delivered = store.get("anneal/long").statistics["delivered"]
+    assert sum(delivered.values()) == 16  # its own windows, whatever was left out before them
+    sft = train_config(
+        name="s", parent="anneal/long", data="tokens/tiny", model=None, steps=2, schedule={},
+        batch={"sequence_length": 96, "global_batch": 4, "micro_batch": 2},
+    )  # fmt: skip
+    assert train("sft", sft)["model"] == state["model"]
+
+
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_named(cluster: Cluster, store: Any) -> None:
     run_stage(cluster, "pretrain", train_config(name="c", steps=8), store)
     path = store.storage.root / "pretrain/c/checkpoints/step-000008/rank-00001.safetensors"
