@@ -51,7 +51,8 @@ def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
     data = Stream(spec, store)
     # ── Weights: resume self, branch from parent, initialise from parent, or fresh ────────────────────────────────────
     _seed_everything(spec.seed + rank)
-    model = Transformer(spec.model).initialise(spec.seed).prepare(spec.compute, memory.policy, device())
+    model = Transformer(spec.model).initialise(spec.seed)
+    model.prepare(spec.compute, memory.policy, device(), whole_weights=spec.zero.stage < 3)
     objective = Preference(spec.beta) if spec.kind == "dpo" else LanguageModelling()
     accumulation = spec.batch.global_batch // (spec.batch.micro_batch * world)
     engine = Engine(model, objective, spec.zero, spec.optimizer, spec.batch.micro_batch, accumulation, len(data.names))
