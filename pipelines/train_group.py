@@ -160,12 +160,16 @@ class _Listener:
 
     def _listen(self) -> None:
         import ray
-        from ray.exceptions import RayError
+        from ray.exceptions import GetTimeoutError, RayError
 
         while True:
             last = self._stop.wait(_POLL_SECONDS)
             try:
                 lines, self.fatal = ray.get(self.channel.drain.remote(), timeout=10)
+            except GetTimeoutError:  # a machine with much to do: the lines are not lost, the next look brings them
+                if last:
+                    return
+                continue
             except RayError:
                 return
             for line in lines:
