@@ -48,6 +48,8 @@ def plan(name: StageName, config: TrainConfig, store: ArtifactStore, parent: str
     Raises: ConfigError, ArtifactError or CheckpointError, each saying what to change.
     """
     stage = STAGES[name]
+    if not config.dry_run and not config.write_spec:
+        devices.check_gpus(config.cluster)
     _check_fields(stage, config, parent)
     ancestor = _parent(stage, store, parent) if parent else None
     architecture = _architecture(stage, config, ancestor)
@@ -63,8 +65,6 @@ def plan(name: StageName, config: TrainConfig, store: ArtifactStore, parent: str
     _check_batch(config, architecture, workers)
     engine.check(config.zero)
     devices.check(config.compute, config.zero, _device(config))
-    if not config.dry_run and not config.write_spec:
-        devices.check_gpus(config.cluster)
     carried = _carried(stage, config, ancestor, plan_, tokens)
     start, segments = _start(stage, config, ancestor, plan_, carried)
     if config.data.startswith("mixture/"):
