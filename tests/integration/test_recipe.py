@@ -38,7 +38,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_every_stage_leaves_its_artifact_and_the_report(smoke: tuple[Path, str]) -> None:
     path, output = smoke
     store = ArtifactStore(str(path))
-    for folder in ("corpus/smoke", "tokens/smoke", "mixture/smoke_stable", "mixture/smoke_decay", "pretrain/smoke", "anneal/smoke", "sft/smoke", "dpo/smoke", "export/smoke", "recipe/smoke"):  # fmt: skip
+    for folder in ("corpus/smoke", "tokens/smoke", "mixture/smoke_stable", "mixture/smoke_decay", "pretrain/smoke", "average/smoke", "anneal/smoke", "sft/smoke", "dpo/smoke", "export/smoke", "recipe/smoke"):  # fmt: skip
         assert store.get(folder).fingerprint
     assert store.get("dpo/smoke").statistics["tokens"] > store.get("sft/smoke").statistics["tokens"] > 0
     assert "The annealed branch ends below the trunk" in output
@@ -72,7 +72,7 @@ def test_mlflow_shows_the_tree_from_corpus_to_export(smoke: tuple[Path, str]) ->
         run.data.tags["trunkline.artifact"]: run
         for run in client.search_runs([experiment.experiment_id], max_results=100)
     }
-    assert len(found) == 14  # one run per artifact, rank zero alone
+    assert len(found) == 16  # one run per artifact, rank zero alone
     assert {run.info.status for run in found.values()} == {"FINISHED"}
     line = ["export/smoke", "dpo/smoke", "sft/smoke", "anneal/smoke", "pretrain/smoke", "mixture/smoke_stable", "tokens/smoke", "corpus/smoke"]  # fmt: skip
     for child, parent in itertools.pairwise(line):
@@ -92,7 +92,7 @@ def test_mlflow_shows_the_tree_from_corpus_to_export(smoke: tuple[Path, str]) ->
 def test_a_second_run_finds_everything_finished(smoke: tuple[Path, str]) -> None:
     began = time.monotonic()
     output = command(smoke[0], "recipe", "+experiment=smoke")
-    assert output.count("finished already") == 14
+    assert output.count("finished already") == 16
     assert "weights:" not in output  # no worker was started
     assert time.monotonic() - began < 120  # a hang, not a speed, is what this catches
 
