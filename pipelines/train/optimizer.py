@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from pipelines.errors import ConfigError
 from pipelines.train.model import ModelConfig
 from pipelines.train.muon import Muon
 
@@ -30,6 +31,11 @@ class OptimizerConfig:
     weight_decay: float = 0.1
     gradient_clip: float = 1.0  # global norm
     mup_lr: bool = True  # false for DPO: the recipe trains it without muP's learning-rate scaling
+
+    def __post_init__(self) -> None:
+        """Raises: ConfigError for a momentum that forgets nothing or grows."""
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"optimizer.momentum is {self.momentum}; expected at least 0 and below 1, e.g. 0.95")
 
 
 def learning_rate_factors(model: ModelConfig, config: OptimizerConfig) -> dict[str, float]:

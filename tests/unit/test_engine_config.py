@@ -4,6 +4,7 @@ import pytest
 
 from pipelines.errors import ConfigError
 from pipelines.train.engine import ZeroConfig, check
+from pipelines.train.optimizer import OptimizerConfig
 
 
 @pytest.mark.parametrize(
@@ -21,3 +22,8 @@ def test_combinations_that_do_not_do_what_they_say_are_refused(config: ZeroConfi
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_states_may_be_offloaded_where_they_are_split(stage: int) -> None:
     check(ZeroConfig(stage=stage, offload="cpu"))  # type: ignore[arg-type]
+
+
+def test_a_momentum_that_forgets_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="optimizer.momentum is 1.0"):
+        OptimizerConfig(kind="muon", momentum=1.0)
