@@ -104,7 +104,7 @@ def _chunks(hidden_ND: Tensor, weight_VD: Tensor, chunk: int) -> Iterator[tuple[
 
 
 def _logits(hidden: Tensor, weight_VD: Tensor) -> Tensor:
-    if not hidden.is_cuda and hidden.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+    if not hidden.is_cuda and hidden.dtype == torch.float32 and torch._C._has_mkldnn:
         # oneDNN, which PyTorch would not choose by itself: 143 GFLOP/s where MKL reaches 108 in this shape (V much above D)
         found: Tensor = torch.ops.mkldnn._linear_pointwise(hidden, weight_VD, None, "none", [], "")
         return found
