@@ -176,6 +176,7 @@ class Transformer(nn.Module):
         self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.compute = ComputeConfig()
         self.policy = BlockPolicy(all=config.layers)
+        self.compiled = False
 
     def prepare(
         self,
@@ -196,7 +197,8 @@ class Transformer(nn.Module):
         place = device or self.embed_tokens.weight.device
         # its gradient joins the output projection's: on a CPU a few rows are added faster than a whole matrix
         self.embed_tokens.sparse = place.type == "cpu" and whole_weights
-        if whole_weights and compiles(compute, place.type):
+        self.compiled = whole_weights and compiles(compute, place.type)
+        if self.compiled:
             for layer in self.layers:  # the blocks are alike, so they share what is compiled for the first
                 block: Any = layer
                 block.before = torch.compile(block.before, dynamic=False)
@@ -230,7 +232,8 @@ class Transformer(nn.Module):
         documents = documents or self.locate(positions_BT)
         for number, block in enumerate(self.layers):
             keep = self.policy.keep(number) if torch.is_grad_enabled() else "all"
-            if keep == "all":
+            # a compiled block keeps the products by itself: its compiler makes the rest again where that is cheap
+            if keep == "all" or (keep == "products" and self.compiled):
                 x_BTD = block(x_BTD, rotary, documents)
             else:
                 contexts = _PRODUCTS if keep == "products" else noop_context_fn
