@@ -7,6 +7,7 @@ goes out with the next run of the same artifact, or with any `Tracker` opened on
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -276,7 +277,12 @@ def _client(uri: str) -> Any:
 
     for name in ("mlflow", "mlflow.store.db.utils", "alembic", "alembic.runtime.migration"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    return MlflowClient(tracking_uri=uri)
+    if not uri.startswith("sqlite:///"):
+        return MlflowClient(tracking_uri=uri)
+    # the first client makes the tables, and two commands that do so at once would each fail on the other's
+    with Path(f"{uri.removeprefix('sqlite:///')}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        return MlflowClient(tracking_uri=uri)
 
 
 def _alive(spool: Path) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -99,3 +101,15 @@ def test_points_are_spooled_while_the_server_is_away_and_delivered_later(
 def test_a_remote_store_needs_a_server() -> None:
     with pytest.raises(ConfigError, match="set tracking.uri="):
         tracking_uri(TrackingConfig(), "s3://bucket/prefix")
+
+
+@pytest.mark.slow
+def test_two_commands_that_begin_at_once_are_both_tracked(tmp_path: Path) -> None:
+    code = "import sys; from pipelines.tracking import _client; _client(sys.argv[1]).search_experiments()"
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    begun = [
+        subprocess.Popen([sys.executable, "-c", code, uri], stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+        for _ in range(3)
+    ]  # fmt: skip
+    errors = [process.communicate(timeout=120)[1] for process in begun]
+    assert [process.returncode for process in begun] == [0, 0, 0], errors
