@@ -49,10 +49,10 @@ def measure(stage: int, rounds: int, steps: int, folder: Path) -> list[Any]:
 
     from pipelines.storage import FolderStorage
     from pipelines.train.checkpoint import Saver, load, open_checkpoint
-    from pipelines.train.engine import Engine, ZeroConfig, device
-    from pipelines.train.losses import Batch, LanguageModelling
-    from pipelines.train.model import ModelConfig, Transformer
-    from pipelines.train.optimizer import OptimizerConfig
+    from pipelines.train.network.losses import Batch, LanguageModelling
+    from pipelines.train.network.model import ModelConfig, Transformer
+    from pipelines.train.update.engine import Engine, ZeroConfig, device
+    from pipelines.train.update.optimizer import OptimizerConfig
 
     config = ModelConfig(
         layers=LAYERS, d_model=WIDTH, d_ff=5 * WIDTH // 2, heads=WIDTH // 32, kv_heads=WIDTH // 32,
@@ -142,7 +142,7 @@ def worker(options: argparse.Namespace) -> None:
     import torch
     import torch.distributed as dist
 
-    from pipelines.train.engine import start_distributed
+    from pipelines.train.update.engine import start_distributed
 
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ["WORLD_SIZE"])))
     start_distributed()

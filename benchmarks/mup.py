@@ -33,9 +33,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pipelines.progress import table
-from pipelines.train.model import ModelConfig, Transformer
-from pipelines.train.optimizer import OptimizerConfig, build, set_learning_rate
-from pipelines.train.schedule import Schedule, learning_rate
+from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.plan.schedule import Schedule, learning_rate
+from pipelines.train.update.optimizer import OptimizerConfig, build, set_learning_rate
 
 ARMS = ("muP", "one LR", "off")
 HEAD_WIDTH, VOCABULARY, WINDOW = 16, 128, 64

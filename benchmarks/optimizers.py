@@ -19,12 +19,12 @@ import torch
 
 from benchmarks.mup import VOCABULARY, WINDOW, library_bytes, mean_loss
 from pipelines.progress import table
-from pipelines.train import muon
 from pipelines.train.checkpoint.slices import Slice
-from pipelines.train.model import ModelConfig, Transformer
-from pipelines.train.muon import Muon
-from pipelines.train.optimizer import OptimizerConfig, build, group_of, set_learning_rate
-from pipelines.train.schedule import Schedule, learning_rate
+from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.plan.schedule import Schedule, learning_rate
+from pipelines.train.update import muon
+from pipelines.train.update.muon import Muon
+from pipelines.train.update.optimizer import OptimizerConfig, build, group_of, set_learning_rate
 
 ARMS = ("adamw", "muon", "muon, fused")
 

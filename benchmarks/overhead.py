@@ -145,11 +145,11 @@ def _bare(spec: dict[str, Any]) -> None:
     import torch.distributed as dist
 
     from pipelines.config import parse
-    from pipelines.train.engine import Engine, device, start_distributed
-    from pipelines.train.losses import Batch, LanguageModelling
-    from pipelines.train.model import Transformer
+    from pipelines.train.network.losses import Batch, LanguageModelling
+    from pipelines.train.network.model import Transformer
     from pipelines.train.stages import TrainConfig
-    from pipelines.train.step import Moment
+    from pipelines.train.update.engine import Engine, device, start_distributed
+    from pipelines.train.update.step import Moment
 
     world = int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // world))

@@ -3,7 +3,7 @@
     python -m benchmarks.stream --latency 0.02 --step 0.05
 
 Tokens of three sources are committed to SeaweedFS behind a proxy that adds `--latency` seconds to every request. The stream of
-a training stage (`pipelines.train.stream`, as every rank runs it) is read by a step that takes `--step` seconds and
+a training stage (`pipelines.train.run.stream`, as every rank runs it) is read by a step that takes `--step` seconds and
 computes nothing. The cache holds `--cache` times the ample working set, and starts empty. Printed for each way: waits per
 step after the first five, downloads, and the most that the cache held.
 """
@@ -28,9 +28,9 @@ from pipelines.cache import Cache
 from pipelines.config import parse
 from pipelines.data.stream.prefetch import WorkingSet
 from pipelines.progress import human, table
-from pipelines.train.planning import plan
+from pipelines.train.plan.planning import plan
+from pipelines.train.run.stream import Stream
 from pipelines.train.stages import TrainConfig
-from pipelines.train.stream import Stream
 from tests.integration.faulty_s3 import FaultyS3, faulty_s3
 from tests.integration.s3_server import s3_server
 

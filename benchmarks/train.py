@@ -41,11 +41,11 @@ import yaml
 
 from pipelines.config import parse
 from pipelines.progress import table
-from pipelines.train import optimizer as optimizers
-from pipelines.train.compute import ComputeConfig
-from pipelines.train.engine import Engine, ZeroConfig, device, start_distributed
-from pipelines.train.losses import Batch, LanguageModelling
-from pipelines.train.model import ModelConfig, Transformer, parameter_counts
+from pipelines.train.network.compute import ComputeConfig
+from pipelines.train.network.losses import Batch, LanguageModelling
+from pipelines.train.network.model import ModelConfig, Transformer, parameter_counts
+from pipelines.train.update import optimizer as optimizers
+from pipelines.train.update.engine import Engine, ZeroConfig, device, start_distributed
 
 MODELS = {
     "demo": "demo", "9m": "wind_tunnel_9m", "30m": "wind_tunnel_30m", "70m": "wind_tunnel_70m", "0.1b": "wind_tunnel_0.1b",
@@ -180,7 +180,7 @@ def take_turn(options: argparse.Namespace, model: ModelConfig, build: Callable[.
 
 def ours(options: argparse.Namespace, model: ModelConfig) -> tuple[Step, Callable[[], float]]:
     """This package, as a stage runs it."""
-    from pipelines.train.compute import BlockPolicy
+    from pipelines.train.network.compute import BlockPolicy
 
     kept = {name: model.layers if name == options.keep else 0 for name in ("all", "products", "input")}
     compute = ComputeConfig(compile=options.compile, attention=options.attention)

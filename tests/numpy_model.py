@@ -1,6 +1,6 @@
 """The MiniCPM decoder in float64 NumPy, forward and backward written out from the formulas: what the real model must equal.
 
-Shares no code with `pipelines.train.model`, and takes other ways where there are any: documents are told apart by a loop
+Shares no code with `pipelines.train.network.model`, and takes other ways where there are any: documents are told apart by a loop
 over their starts, rotary positions turn complex numbers, each head is computed by itself, and every derivative is by hand.
 
 Legend: B rows, T tokens, D width, H query heads, G key/value heads, K head width, F feed-forward width, V vocabulary.
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.train.model import ModelConfig
+from pipelines.train.network.model import ModelConfig
 
 Array = NDArray[np.float64]
 Weights = dict[str, Array]

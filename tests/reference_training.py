@@ -1,7 +1,7 @@
 """One optimizer step as the formulas say it, in float64 and one process: what the engine is compared with.
 
 The gradient comes from plain autograd on the model in float64; clipping, AdamW, Muon, learning rates and decay are NumPy,
-written from docs/recipe.md and sharing no code with `pipelines.train.optimizer`.
+written from docs/recipe.md and sharing no code with `pipelines.train.update.optimizer`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pipelines.train.losses import Batch
-from pipelines.train.model import ModelConfig, Transformer
+from pipelines.train.network.losses import Batch
+from pipelines.train.network.model import ModelConfig, Transformer
 
 Arrays = dict[str, np.ndarray]
 

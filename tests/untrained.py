@@ -19,8 +19,8 @@ from pipelines.config import plain
 from pipelines.data.tokens.tokenize import encode_shard, plan_shards, sample_texts, statistics
 from pipelines.data.tokens.tokenizer import TokenizerConfig, tokenizer_files, train_tokenizer
 from pipelines.storage import sha256
-from pipelines.train.model import ModelConfig, Transformer
-from pipelines.train.planning import tokenizer_of
+from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.plan.planning import tokenizer_of
 
 
 def commit_run(

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from pipelines.artifacts import Artifact
 from pipelines.progress import say
-from pipelines.train.average import AverageConfig, average, plan
+from pipelines.train.checkpoint.average import AverageConfig, average, plan
 from workflows.session import Session, entry
 
-CODE = ("pipelines.train.average",)
+CODE = ("pipelines.train.checkpoint.average",)
 
 
 def run(config: AverageConfig, session: Session) -> Artifact:

@@ -12,12 +12,13 @@ import json
 
 from pipelines.artifacts import Artifact
 from pipelines.progress import duration, say, table
-from pipelines.train.evaluate import EvaluateConfig, Results, evaluate, plan
+from pipelines.train.results.evaluate import EvaluateConfig, Results, evaluate, plan
 from workflows.session import Session, entry
 
 # the modules that decide the numbers
 CODE = (
-    *(f"pipelines.train.{module}" for module in ("evaluate", "scoring", "generate", "model")),
+    *(f"pipelines.train.results.{module}" for module in ("evaluate", "scoring", "generate")),
+    "pipelines.train.network.model",
     "pipelines.data.stream.preferences",
 )
 

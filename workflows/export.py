@@ -15,13 +15,13 @@ from pipelines.artifacts import Artifact
 from pipelines.config import identity
 from pipelines.progress import human, say
 from pipelines.storage import FolderStorage
-from pipelines.train.export import ExportConfig, tokenizer_settings, verify, write_model
-from pipelines.train.lineage import lineage, open_run, tokens_of
-from pipelines.train.model import ModelConfig, parameter_counts
-from pipelines.train.model_card import find_evaluation, licence_note, model_card, snippet, unclear_licences
+from pipelines.train.checkpoint.lineage import lineage, open_run, tokens_of
+from pipelines.train.network.model import ModelConfig, parameter_counts
+from pipelines.train.results.export import ExportConfig, tokenizer_settings, verify, write_model
+from pipelines.train.results.model_card import find_evaluation, licence_note, model_card, snippet, unclear_licences
 from workflows.session import Session, entry
 
-CODE = tuple(f"pipelines.train.{module}" for module in ("export", "model_card"))
+CODE = tuple(f"pipelines.train.results.{module}" for module in ("export", "model_card"))
 
 
 def run(config: ExportConfig, session: Session) -> Artifact:

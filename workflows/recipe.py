@@ -106,7 +106,7 @@ def run(config: RecipeConfig, session: Session) -> Artifact:
 def stage_results(session: Session, artifacts: Sequence[Artifact]) -> list[StageResult]:
     """What the report shows: one entry per evaluated checkpoint of a training run, in the order of the stages."""
     from pipelines.train.checkpoint import open_checkpoint
-    from pipelines.train.loop import read_metrics
+    from pipelines.train.run.loop import read_metrics
 
     storage, results = session.store.storage, []
     for artifact in artifacts:

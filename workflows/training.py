@@ -11,28 +11,17 @@ from pipelines.config import plain
 from pipelines.progress import say
 from pipelines.tracking import tracking_uri
 from pipelines.train.checkpoint import set_aside_after
-from pipelines.train.planning import plan
+from pipelines.train.plan.planning import plan
 from pipelines.train.stages import StageName, TrainConfig
 from pipelines.train.worker import work
 from workflows.session import Session
 
 # the modules that decide a run's numbers; changing one changes its fingerprint
 CODE = (
-    *(
-        f"pipelines.train.{module}"
-        for module in (
-            "model",
-            "attention",
-            "losses",
-            "linear_cross_entropy",
-            "optimizer",
-            "muon",
-            "schedule",
-            "engine",
-            "step",
-            "reference",
-        )
-    ),
+    *(f"pipelines.train.network.{module}" for module in ("model", "attention", "losses", "linear_cross_entropy")),
+    *(f"pipelines.train.update.{module}" for module in ("optimizer", "muon", "engine", "step")),
+    "pipelines.train.plan.schedule",
+    "pipelines.train.run.reference",
     *(
         f"pipelines.data.{module}"
         for module in ("stream.loader", "stream.order", "stream.preferences", "tokens.token_shards")

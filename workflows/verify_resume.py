@@ -35,8 +35,8 @@ from pipelines.progress import duration, say, table
 from pipelines.storage import FolderStorage
 from pipelines.train.checkpoint import committed_steps, open_checkpoint
 from pipelines.train.checkpoint.committed import Index
-from pipelines.train.loop import read_metrics
-from pipelines.train.planning import plan
+from pipelines.train.plan.planning import plan
+from pipelines.train.run.loop import read_metrics
 from pipelines.train.stages import TrainConfig, TrainSpec
 from workflows import training
 from workflows.session import Session, compose_config, entry
@@ -44,7 +44,8 @@ from workflows.session import Session, compose_config, entry
 CODE = (
     *training.CODE,
     *(f"pipelines.train.checkpoint.{module}" for module in ("committed", "slices", "snapshot", "saver")),
-    *(f"pipelines.train.{module}" for module in ("loop", "stream", "verification")),
+    *(f"pipelines.train.run.{module}" for module in ("loop", "stream")),
+    "pipelines.train.checkpoint.verification",
 )
 _LOSS_TOLERANCE = {"float32": 1e-6, "bfloat16": 1e-4}  # relative, of the first step after a load elsewhere
 _JOB_SECONDS = 1800
@@ -229,13 +230,13 @@ class _Checks:
         self, world: int, runs: list[Any] | None = None, die_after: int | None = None, loads: list[Any] | None = None,
         sources: list[str] | None = None,
     ) -> Path:  # fmt: skip
-        """Run a job of `pipelines.train.verification` to its end, or to its death where it is to die."""
+        """Run a job of `pipelines.train.checkpoint.verification` to its end, or to its death where it is to die."""
         path = self.folder / f"job-{len(list(self.folder.glob('job-*.log')))}.json"
         path.write_text(json.dumps({"runs": runs or [], "die_after": die_after, "loads": loads or [], "sources": sources or [], "step": self.k}))  # fmt: skip
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
         with path.with_suffix(".log").open("wb") as log:
             done = subprocess.run(
-                [*command, "-m", "pipelines.train.verification", str(path)], stdout=log, stderr=subprocess.STDOUT,
+                [*command, "-m", "pipelines.train.checkpoint.verification", str(path)], stdout=log, stderr=subprocess.STDOUT,
                 cwd=Path(__file__).parent.parent, env={"OMP_NUM_THREADS": "1", **os.environ}, timeout=_JOB_SECONDS,
             )  # fmt: skip
         said = path.with_suffix(".log").read_text(errors="replace")

@@ -27,7 +27,7 @@ class StageResult:
     parent: str | None = None  # the reference it began from
     tokens_start: int = 0  # trained on by its ancestors
     tokens_end: int  # ancestors included
-    curve: Sequence[Mapping[str, Any]] = ()  # rows of `train.loop.read_metrics`
+    curve: Sequence[Mapping[str, Any]] = ()  # rows of `train.run.loop.read_metrics`
     asked: Mapping[str, float] = field(default_factory=dict)  # source -> weight in the mixture
     delivered: Mapping[str, int] = field(default_factory=dict)  # source -> samples read
     evaluation: Mapping[str, Any] | None = None  # content of `results.json`

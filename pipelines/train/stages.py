@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 from pipelines.config import WorkflowConfig, runtime
 from pipelines.train.checkpoint.retention import Rule
-from pipelines.train.compute import ComputeConfig
-from pipelines.train.context import RopeBase
-from pipelines.train.engine import ZeroConfig
-from pipelines.train.model import ModelConfig
-from pipelines.train.optimizer import OptimizerConfig
-from pipelines.train.schedule import Schedule, ScheduleConfig
+from pipelines.train.network.compute import ComputeConfig
+from pipelines.train.network.model import ModelConfig
+from pipelines.train.plan.context import RopeBase
+from pipelines.train.plan.schedule import Schedule, ScheduleConfig
+from pipelines.train.update.engine import ZeroConfig
+from pipelines.train.update.optimizer import OptimizerConfig
 
 StageName = Literal["pretrain", "anneal", "sft", "dpo"]
 

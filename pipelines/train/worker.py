@@ -25,9 +25,9 @@ def work(values: dict[str, Any], emit: Callable[[str], None]) -> None:
         # ranks share the machine's cores; more threads than cores make each step several times slower
         ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "0")) or int(os.environ.get("WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))
-    from pipelines.train.engine import start_distributed
-    from pipelines.train.loop import train
+    from pipelines.train.run.loop import train
     from pipelines.train.stages import TrainSpec
+    from pipelines.train.update.engine import start_distributed
 
     start_distributed()
     train(parse(TrainSpec, values), emit)

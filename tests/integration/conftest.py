@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.cluster import Cluster
 from pipelines.config import ClusterConfig, parse, plain
-from pipelines.train.planning import plan
+from pipelines.train.plan.planning import plan
 from pipelines.train.stages import StageName, TrainConfig
 from pipelines.train.worker import work
 from tests import tiny

@@ -72,10 +72,10 @@ def _run(case: dict[str, Any], folder: Path) -> dict[str, np.ndarray]:
     from pipelines.config import parse
     from pipelines.storage import FolderStorage
     from pipelines.train.checkpoint import load, open_checkpoint
-    from pipelines.train.engine import Engine, ZeroConfig
-    from pipelines.train.losses import LanguageModelling, Preference
-    from pipelines.train.model import ModelConfig, Transformer
-    from pipelines.train.optimizer import OptimizerConfig
+    from pipelines.train.network.losses import LanguageModelling, Preference
+    from pipelines.train.network.model import ModelConfig, Transformer
+    from pipelines.train.update.engine import Engine, ZeroConfig
+    from pipelines.train.update.optimizer import OptimizerConfig
     from tests.reference_training import global_batch, micro_batch
 
     rank, world, micro = dist.get_rank(), dist.get_world_size(), case["micro_batch"]
@@ -122,7 +122,7 @@ def main() -> None:
     """Entry point of each process."""
     import torch.distributed as dist
 
-    from pipelines.train.engine import start_distributed
+    from pipelines.train.update.engine import start_distributed
 
     start_distributed()
     results = {}

@@ -19,10 +19,10 @@ import torch.distributed as dist
 from pipelines.errors import CheckpointError, StorageError
 from pipelines.storage import FolderStorage
 from pipelines.train.checkpoint import Rule, Saver, committed_steps, load, open_checkpoint, read_weights
-from pipelines.train.engine import Engine, ZeroConfig, start_distributed
-from pipelines.train.losses import Batch, LanguageModelling
-from pipelines.train.model import ModelConfig, Transformer
-from pipelines.train.optimizer import OptimizerConfig
+from pipelines.train.network.losses import Batch, LanguageModelling
+from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.update.engine import Engine, ZeroConfig, start_distributed
+from pipelines.train.update.optimizer import OptimizerConfig
 
 MODEL = ModelConfig(
     layers=2, d_model=32, d_ff=80, heads=4, kv_heads=2, vocabulary=128, max_positions=64, dim_model_base=16

@@ -8,8 +8,8 @@ import torch
 
 from pipelines.cluster import Cluster
 from pipelines.config import TrackingConfig
-from pipelines.train.average import AverageConfig
 from pipelines.train.checkpoint import open_checkpoint, read_weights
+from pipelines.train.checkpoint.average import AverageConfig
 from tests.integration.conftest import run_stage, train_config
 from workflows import average
 from workflows.session import Session

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.train.losses import LanguageModelling
-from pipelines.train.model import ModelConfig, Transformer
+from pipelines.train.network.losses import LanguageModelling
+from pipelines.train.network.model import ModelConfig, Transformer
 from tests.reference_training import global_batch, micro_batch
 
 MODEL = {
@@ -132,9 +132,9 @@ def _ratios(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
 def _readings(stage: int, every_steps: int) -> dict[str, Any]:
     import torch.distributed as dist
 
-    from pipelines.train.engine import Engine, ZeroConfig
-    from pipelines.train.monitor import Monitor
-    from pipelines.train.optimizer import OptimizerConfig
+    from pipelines.train.run.monitor import Monitor
+    from pipelines.train.update.engine import Engine, ZeroConfig
+    from pipelines.train.update.optimizer import OptimizerConfig
 
     engine = Engine(
         Transformer(ModelConfig(**MODEL)).initialise(1), LanguageModelling(), ZeroConfig(stage=stage, precision="float32"),  # type: ignore[arg-type]
@@ -161,7 +161,7 @@ def main() -> None:
     """Entry point of each process."""
     import torch.distributed as dist
 
-    from pipelines.train.engine import start_distributed
+    from pipelines.train.update.engine import start_distributed
 
     start_distributed()
     found = {stage: {"on": _readings(stage, 1), "off": _readings(stage, 0)} for stage in range(4)}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.train.loop import read_metrics
+from pipelines.train.run.loop import read_metrics
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from pipelines.artifacts import ArtifactStore
 from pipelines.errors import StorageError
 from pipelines.s3 import S3Storage
 from pipelines.train.checkpoint import committed_steps, open_checkpoint, read_weights
-from pipelines.train.loop import read_metrics
+from pipelines.train.run.loop import read_metrics
 from tests import tiny
 from tests.integration.conftest import claimed_spec, train_config
 from tests.integration.s3_server import S3Server, s3_server

@@ -20,7 +20,7 @@ import torch
 from pipelines.cluster import Cluster
 from pipelines.errors import CheckpointError, ConfigError
 from pipelines.train.checkpoint import committed_steps, open_checkpoint, read_weights, set_aside_after
-from pipelines.train.loop import read_metrics
+from pipelines.train.run.loop import read_metrics
 from tests.integration.conftest import claimed_spec, run_stage, train_config
 
 ROOT = Path(__file__).parents[2]

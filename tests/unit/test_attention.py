@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from pipelines.train.attention import _SEGMENT, attend, locate
-from pipelines.train.compute import BlockPolicy, ComputeConfig
-from pipelines.train.losses import Batch, LanguageModelling
-from pipelines.train.model import ModelConfig, Transformer
+from pipelines.train.network.attention import _SEGMENT, attend, locate
+from pipelines.train.network.compute import BlockPolicy, ComputeConfig
+from pipelines.train.network.losses import Batch, LanguageModelling
+from pipelines.train.network.model import ModelConfig, Transformer
 
 MODEL = ModelConfig(
     layers=4, d_model=32, d_ff=80, heads=4, kv_heads=2, vocabulary=50, max_positions=512, dim_model_base=16

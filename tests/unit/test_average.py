@@ -13,10 +13,10 @@ import torch
 from pipelines.artifacts import Artifact, ArtifactStore
 from pipelines.config import TrackingConfig
 from pipelines.errors import CheckpointError, ConfigError
-from pipelines.train.average import AverageConfig, choose, means
 from pipelines.train.checkpoint import open_checkpoint, read_weights, write_weights
-from pipelines.train.evaluate import EvaluateConfig
-from pipelines.train.model import ModelConfig
+from pipelines.train.checkpoint.average import AverageConfig, choose, means
+from pipelines.train.network.model import ModelConfig
+from pipelines.train.results.evaluate import EvaluateConfig
 from tests.untrained import commit_run, commit_tokens
 from workflows import average as workflow
 from workflows import evaluate as evaluation

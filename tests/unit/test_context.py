@@ -7,9 +7,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from pipelines.errors import ConfigError
-from pipelines.train import context
-from pipelines.train.export import fold, llama_config
-from pipelines.train.model import ModelConfig, Transformer
+from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.plan import context
+from pipelines.train.results.export import fold, llama_config
 
 PARENT = ModelConfig(
     layers=2, d_model=64, d_ff=96, heads=4, kv_heads=2, vocabulary=97, max_positions=64, dim_model_base=32

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.config import ClusterConfig
 from pipelines.errors import ConfigError
-from pipelines.train import devices
+from pipelines.train.plan import devices
 from pipelines.train_group import check_kinds
 
 

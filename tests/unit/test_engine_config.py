@@ -3,8 +3,8 @@
 import pytest
 
 from pipelines.errors import ConfigError
-from pipelines.train.engine import ZeroConfig, check
-from pipelines.train.optimizer import OptimizerConfig
+from pipelines.train.update.engine import ZeroConfig, check
+from pipelines.train.update.optimizer import OptimizerConfig
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from pipelines.artifacts import ArtifactStore, Draft
 from pipelines.config import TrackingConfig
 from pipelines.data.tokens.token_shards import TokenShard, TokenSource, open_sources
 from pipelines.errors import ArtifactError, CheckpointError, ConfigError
-from pipelines.train.evaluate import EvaluateConfig, Prompt, evaluate, overall, plan
-from pipelines.train.model import ModelConfig, Transformer
-from pipelines.train.scoring import (
+from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.results.evaluate import EvaluateConfig, Prompt, evaluate, overall, plan
+from pipelines.train.results.scoring import (
     PreferenceScore,
     TextScore,
     byte_lengths,

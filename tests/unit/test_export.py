@@ -10,11 +10,11 @@ from pipelines.artifacts import ArtifactStore
 from pipelines.config import TrackingConfig
 from pipelines.data.tokens.tokenizer import Encoder
 from pipelines.errors import ArtifactError, CheckpointError
-from pipelines.train import export
-from pipelines.train.evaluate import EvaluateConfig
-from pipelines.train.export import ExportConfig, fold, llama_config, split, verify_tokenizer
-from pipelines.train.lineage import lineage, open_run
-from pipelines.train.model import ModelConfig, Transformer
+from pipelines.train.checkpoint.lineage import lineage, open_run
+from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.results import export
+from pipelines.train.results.evaluate import EvaluateConfig
+from pipelines.train.results.export import ExportConfig, fold, llama_config, split, verify_tokenizer
 from tests import tiny
 from tests.untrained import commit_run, commit_tokens
 from workflows import evaluate as evaluating

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.train.generate import complete
-from pipelines.train.model import ModelConfig, Transformer
+from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.results.generate import complete
 
 MODEL = ModelConfig(
     layers=2, d_model=32, d_ff=64, heads=4, kv_heads=2, vocabulary=50, max_positions=24, dim_model_base=16

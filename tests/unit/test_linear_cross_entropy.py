@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipelines.train.linear_cross_entropy import chunk_tokens, token_losses, weighted_sum
+from pipelines.train.network.linear_cross_entropy import chunk_tokens, token_losses, weighted_sum
 
 N, D, V = 37, 12, 501
 

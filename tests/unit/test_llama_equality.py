@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pipelines.train.export import fold, llama_config
-from pipelines.train.model import ModelConfig, Transformer
+from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.results.export import fold, llama_config
 
 COMMON = {
     "layers": 3, "d_model": 48, "d_ff": 80, "heads": 6, "vocabulary": 97, "max_positions": 64, "scale_emb": 9.0,

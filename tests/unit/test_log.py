@@ -12,13 +12,13 @@ import torch
 
 from pipelines.errors import TrainingError
 from pipelines.tracking import Tracker
-from pipelines.train.log import Efficiency, Launched, StepLog
-from pipelines.train.loop import _garbage_left_lying
-from pipelines.train.model import ModelConfig
-from pipelines.train.monitor import NoiseScale
-from pipelines.train.planning import plan
-from pipelines.train.step import StepResult
-from pipelines.train.stream import Stream
+from pipelines.train.network.model import ModelConfig
+from pipelines.train.plan.planning import plan
+from pipelines.train.run.log import Efficiency, Launched, StepLog
+from pipelines.train.run.loop import _garbage_left_lying
+from pipelines.train.run.monitor import NoiseScale
+from pipelines.train.run.stream import Stream
+from pipelines.train.update.step import StepResult
 from tests import tiny
 from tests.integration.conftest import TINY_MODEL, train_config
 

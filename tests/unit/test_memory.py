@@ -11,12 +11,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from pipelines.errors import ConfigError
-from pipelines.train import memory
-from pipelines.train.compute import BlockPolicy, ComputeConfig
-from pipelines.train.engine import ZeroConfig
-from pipelines.train.losses import Batch, LanguageModelling
-from pipelines.train.memory import GIB, Setup
-from pipelines.train.model import ModelConfig, Transformer
+from pipelines.train.network.compute import BlockPolicy, ComputeConfig
+from pipelines.train.network.losses import Batch, LanguageModelling
+from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.plan import memory
+from pipelines.train.plan.memory import GIB, Setup
+from pipelines.train.update.engine import ZeroConfig
 
 MODEL = ModelConfig(
     layers=3, d_model=64, d_ff=160, heads=8, kv_heads=2, vocabulary=512, max_positions=512, dim_model_base=16

@@ -9,8 +9,8 @@ import yaml
 
 from pipelines.config import parse
 from pipelines.errors import ConfigError
-from pipelines.train.model import ModelConfig, Transformer, parameter_counts
-from pipelines.train.optimizer import OptimizerConfig, parameter_groups
+from pipelines.train.network.model import ModelConfig, Transformer, parameter_counts
+from pipelines.train.update.optimizer import OptimizerConfig, parameter_groups
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 TINY = ModelConfig(
@@ -63,7 +63,11 @@ def test_initialisation_follows_mup() -> None:
         layers=2, d_model=256, d_ff=640, heads=4, kv_heads=4, vocabulary=500, max_positions=64, dim_model_base=64
     )
     weights = dict(Transformer(config).initialise(3).named_parameters())
-    for name in ("layers.0.self_attn.qkv_proj.weight", "layers.1.mlp.down_proj.weight", "layers.1.mlp.gate_up_proj.weight"):
+    for name in (
+        "layers.0.self_attn.qkv_proj.weight",
+        "layers.1.mlp.down_proj.weight",
+        "layers.1.mlp.gate_up_proj.weight",
+    ):
         assert weights[name].std().item() == pytest.approx(0.1 / math.sqrt(4), rel=0.02)
     assert weights["embed_tokens.weight"].std().item() == pytest.approx(0.1, rel=0.02)
     assert torch.equal(weights["norm.weight"], torch.ones(256))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.train.monitor import NoiseScale, attention_logit_max, noise_estimates
+from pipelines.train.run.monitor import NoiseScale, attention_logit_max, noise_estimates
 
 
 def test_noise_scale_of_a_problem_with_a_known_answer() -> None:
@@ -37,7 +37,7 @@ def test_noise_scale_says_nothing_before_it_knows() -> None:
 
 @pytest.mark.parametrize("masked", [True, False])
 def test_attention_logits_equal_the_dense_product(masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.train.monitor._LOGITS_BYTES", 4 * 10 * 10)  # a head at a time
+    monkeypatch.setattr("pipelines.train.run.monitor._LOGITS_BYTES", 4 * 10 * 10)  # a head at a time
     torch.manual_seed(0)
     q_THK, k_TGK = torch.randn(10, 4, 6), torch.randn(10, 2, 6)
     k_TGK[9] *= 100  # seen by the last query alone

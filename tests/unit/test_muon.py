@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from pipelines.train.checkpoint.slices import Slice
-from pipelines.train.model import ModelConfig, Transformer
-from pipelines.train.muon import Muon, maps, orthogonal, update_scale
-from pipelines.train.optimizer import OptimizerConfig, build, group_of, learning_rate_factors, set_learning_rate
+from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.update.muon import Muon, maps, orthogonal, update_scale
+from pipelines.train.update.optimizer import OptimizerConfig, build, group_of, learning_rate_factors, set_learning_rate
 from tests.reference_training import newton_schulz, reference_run
 
 CONFIG = ModelConfig(
@@ -59,7 +59,7 @@ def test_fused_products_are_parted_where_the_model_parts_them() -> None:
 
 def test_several_steps_equal_numpy() -> None:
     """Plain torch with Muon against the reference in float64: loss, and every weight."""
-    from pipelines.train.losses import LanguageModelling
+    from pipelines.train.network.losses import LanguageModelling
     from tests.reference_training import global_batch
 
     case = {

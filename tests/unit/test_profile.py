@@ -12,7 +12,7 @@ from torch.profiler import record_function
 
 from pipelines.storage import open_storage
 from pipelines.tracking import Tracker
-from pipelines.train.profile import StepProfiler, device_parts, step_parts, table_text
+from pipelines.train.run.profile import StepProfiler, device_parts, step_parts, table_text
 
 
 def test_every_microsecond_of_a_step_belongs_to_one_part() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.artifacts import Draft
 from pipelines.errors import ArtifactError, CheckpointError, ConfigError
-from pipelines.train.planning import plan
+from pipelines.train.plan.planning import plan
 from pipelines.train.stages import STAGES
 from tests import tiny
 from tests.integration.conftest import TINY_MODEL, train_config
@@ -114,7 +114,7 @@ def trunk(store: Any, name: str, **changes: Any) -> str:
     import json
 
     from pipelines.config import plain
-    from pipelines.train.planning import tokenizer_of
+    from pipelines.train.plan.planning import tokenizer_of
 
     planned = plan("pretrain", train_config(name=name, steps=8), store, None, 2)
     state = {

@@ -23,7 +23,7 @@ from pipelines.train.checkpoint.committed import commit, folder_of
 from pipelines.train.checkpoint.retention import Rule, prune
 from pipelines.train.checkpoint.slices import facts, snapshot
 from pipelines.train.checkpoint.snapshot import Layout
-from pipelines.train.engine import Engine
+from pipelines.train.update.engine import Engine
 
 _COMMIT_WAIT_SECONDS = 1800.0
 _WRITER_NICENESS = 10  # where cores are short, training goes first

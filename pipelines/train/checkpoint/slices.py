@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pipelines.errors import CheckpointError, StorageError
 from pipelines.train.checkpoint.committed import Checkpoint, Index, first_difference
-from pipelines.train.engine import Engine
+from pipelines.train.update.engine import Engine
 
 
 @dataclass(frozen=True)

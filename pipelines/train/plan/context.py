@@ -20,7 +20,7 @@ from typing import Literal
 
 from pipelines.data.stream.loader import Carried
 from pipelines.errors import ConfigError
-from pipelines.train.model import ModelConfig
+from pipelines.train.network.model import ModelConfig
 
 RopeBase = Literal["keep", "ntk"] | float
 POSITIONAL = frozenset({"max_positions", "rope_base"})  # what a branch may change of its parent's architecture

@@ -29,12 +29,12 @@ from pipelines.data.tokens.token_shards import open_sources
 from pipelines.data.tokens.tokenizer import Encoder
 from pipelines.errors import ArtifactError, ConfigError
 from pipelines.train.checkpoint import read_weights
-from pipelines.train.engine import device
-from pipelines.train.generate import complete
-from pipelines.train.lineage import Run, open_run, tokens_of, trained_length
-from pipelines.train.model import ModelConfig, Transformer
-from pipelines.train.planning import tokenizer_of
-from pipelines.train.scoring import PreferenceScore, TextScore, byte_lengths, score_preferences, score_text
+from pipelines.train.checkpoint.lineage import Run, open_run, tokens_of, trained_length
+from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.plan.planning import tokenizer_of
+from pipelines.train.results.generate import complete
+from pipelines.train.results.scoring import PreferenceScore, TextScore, byte_lengths, score_preferences, score_text
+from pipelines.train.update.engine import device
 
 TOKENIZER = "tokenizer/tokenizer.json"
 _SMALL = 50_000_000  # parameters, below which a second thread costs a token more than it gives

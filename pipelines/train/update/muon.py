@@ -30,7 +30,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipelines.train.model import ModelConfig
+from pipelines.train.network.model import ModelConfig
 
 if TYPE_CHECKING:
     from pipelines.train.checkpoint.slices import Slice

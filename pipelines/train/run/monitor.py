@@ -25,9 +25,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipelines.train.checkpoint.slices import Slice, held
-from pipelines.train.engine import Engine
-from pipelines.train.losses import Batch
-from pipelines.train.step import Late
+from pipelines.train.network.losses import Batch
+from pipelines.train.update.engine import Engine
+from pipelines.train.update.step import Late
 
 _SAMPLE = 1 << 18  # elements of a parameter whose change is looked at, evenly spaced: the RMS is right to some 0.2 %
 _SMOOTHING = 0.9  # of the noise scale's two estimates, per monitored step: about the last ten count

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipelines.train import linear_cross_entropy
-from pipelines.train.attention import Documents
-from pipelines.train.model import Transformer
+from pipelines.train.network import linear_cross_entropy
+from pipelines.train.network.attention import Documents
+from pipelines.train.network.model import Transformer
 
 
 @dataclass(frozen=True)

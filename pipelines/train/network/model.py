@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
 from pipelines.errors import ConfigError
-from pipelines.train.attention import Documents, attend, locate
-from pipelines.train.compute import BlockPolicy, ComputeConfig, choose_attention, compiles
+from pipelines.train.network.attention import Documents, attend, locate
+from pipelines.train.network.compute import BlockPolicy, ComputeConfig, choose_attention, compiles
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Training processes that are watched and killed: the workers of `workflows.verify_resume`.
 
-    torchrun --standalone --nproc_per_node=N -m pipelines.train.verification job.json
+    torchrun --standalone --nproc_per_node=N -m pipelines.train.checkpoint.verification job.json
 
 Enters: runs to train one after another, and checkpoints to load. Leaves, beside the job file: what every optimizer step was
 given (`Record`s, a file for each rank), and what each load found (`Load`s). Starting processes costs some ten seconds, an
@@ -30,17 +30,17 @@ from pipelines.artifacts import ArtifactStore
 from pipelines.config import parse
 from pipelines.data.stream.loader import rank_indices
 from pipelines.progress import say
-from pipelines.train import loop
 from pipelines.train.checkpoint import Checkpoint, committed_steps, load, open_checkpoint
 from pipelines.train.checkpoint.committed import Index
 from pipelines.train.checkpoint.slices import base, random_states
-from pipelines.train.engine import Engine, device
-from pipelines.train.losses import Batch, LanguageModelling
-from pipelines.train.model import Transformer
-from pipelines.train.schedule import learning_rate
+from pipelines.train.network.losses import Batch, LanguageModelling
+from pipelines.train.network.model import Transformer
+from pipelines.train.plan.schedule import learning_rate
+from pipelines.train.run import loop
+from pipelines.train.run.stream import Stream
 from pipelines.train.stages import TrainSpec
-from pipelines.train.step import StepResult
-from pipelines.train.stream import Stream
+from pipelines.train.update.engine import Engine, device
+from pipelines.train.update.step import StepResult
 from pipelines.train.worker import work
 
 _COMMIT_WAIT_SECONDS = 120.0
@@ -193,7 +193,7 @@ def main(arguments: Sequence[str]) -> None:
         gc.collect()
     found = []
     if job["loads"]:
-        from pipelines.train.engine import start_distributed
+        from pipelines.train.update.engine import start_distributed
 
         start_distributed()
     for values in job["loads"]:

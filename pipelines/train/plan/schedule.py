@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipelines.errors import ConfigError
-from pipelines.train.decays import DECAYS
+from pipelines.train.plan.decays import DECAYS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ def check(schedule: Schedule, steps: int) -> None:
         close = difflib.get_close_matches(schedule.decay, accepted, n=1)
         raise ConfigError(
             f"schedule.decay is {schedule.decay!r}; expected one of {', '.join(accepted)} (another is one line in "
-            "pipelines/train/decays.py)" + (f": did you mean {close[0]}?" if close else "")
+            "pipelines/train/plan/decays.py)" + (f": did you mean {close[0]}?" if close else "")
         )
     if schedule.warmup_steps + schedule.decay_steps > steps:
         raise ConfigError(

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from pipelines.data.stream.preferences import fitting
 from pipelines.data.tokens.token_shards import TokenShard, TokenSource
-from pipelines.train.model import Transformer
+from pipelines.train.network.model import Transformer
 
 _MOST_SHARDS = 16  # of one source that are opened, evenly spaced
 _BATCH_TOKENS = 4096  # padded tokens per forward

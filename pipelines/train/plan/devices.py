@@ -18,11 +18,11 @@ import torch.distributed as dist
 from pipelines.cluster import inside_job
 from pipelines.config import ClusterConfig
 from pipelines.errors import ConfigError
-from pipelines.train import memory
-from pipelines.train.compute import ComputeConfig
-from pipelines.train.engine import ZeroConfig
-from pipelines.train.memory import GIB, DeviceKind, Memory, Setup
+from pipelines.train.network.compute import ComputeConfig
+from pipelines.train.plan import memory
+from pipelines.train.plan.memory import GIB, DeviceKind, Memory, Setup
 from pipelines.train.stages import TrainSpec
+from pipelines.train.update.engine import ZeroConfig
 
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 

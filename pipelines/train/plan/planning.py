@@ -21,12 +21,14 @@ from pipelines.data.stream.mixture import MixturePlan, plan_conversations
 from pipelines.data.stream.preferences import PreferenceLoader, open_preferences
 from pipelines.data.tokens.token_shards import open_sources
 from pipelines.errors import ArtifactError, ConfigError
-from pipelines.train import context, devices, engine, memory, model, schedule
 from pipelines.train.checkpoint import Checkpoint, committed_steps, open_checkpoint
 from pipelines.train.checkpoint.slices import check_optimizer
-from pipelines.train.model import ModelConfig
-from pipelines.train.schedule import Schedule, learning_rate
+from pipelines.train.network import model
+from pipelines.train.network.model import ModelConfig
+from pipelines.train.plan import context, devices, memory, schedule
+from pipelines.train.plan.schedule import Schedule, learning_rate
 from pipelines.train.stages import STAGES, Stage, StageName, Start, TrainConfig, TrainSpec
+from pipelines.train.update import engine
 
 _MOST_PADDING = 2  # times as many embeddings as ids: beyond that it is another tokenizer's model, not padding
 

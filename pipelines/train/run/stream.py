@@ -29,10 +29,10 @@ from pipelines.data.stream.preferences import PreferenceLoader, open_preferences
 from pipelines.data.stream.prefetch import Prefetcher, WorkingSet
 from pipelines.data.tokens.token_shards import open_sources
 from pipelines.storage import FolderStorage
-from pipelines.train.attention import Documents
-from pipelines.train.engine import device
-from pipelines.train.losses import Batch
+from pipelines.train.network.attention import Documents
+from pipelines.train.network.losses import Batch
 from pipelines.train.stages import TrainSpec
+from pipelines.train.update.engine import device
 
 _READ_AHEAD_STEPS = 2
 _TRIM_TOKENS = 64

@@ -35,7 +35,7 @@ from pipelines.errors import CheckpointError, ConfigError
 from pipelines.progress import Progress, human
 from pipelines.train.checkpoint import Checkpoint, committed_steps, write_weights
 from pipelines.train.checkpoint.committed import Index, first_difference
-from pipelines.train.lineage import Run, open_run
+from pipelines.train.checkpoint.lineage import Run, open_run
 
 AVERAGED = (
     "pretrain",

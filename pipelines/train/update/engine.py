@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from pipelines.errors import ConfigError
-from pipelines.train import optimizer as optimizers
-from pipelines.train.losses import Batch
-from pipelines.train.model import Transformer
-from pipelines.train.muon import Muon
-from pipelines.train.step import StepResult
+from pipelines.train.network.losses import Batch
+from pipelines.train.network.model import Transformer
+from pipelines.train.update import optimizer as optimizers
+from pipelines.train.update.muon import Muon
+from pipelines.train.update.step import StepResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +255,7 @@ class Engine:
     @torch.no_grad()
     def forward_logps(self, batch: Batch) -> Tensor:
         """(B,) log-probability of each row's counted targets under the current weights, without gradients."""
-        from pipelines.train.losses import row_logps
+        from pipelines.train.network.losses import row_logps
 
         module = self.deepspeed.module
         objective, module.objective = module.objective, _Logps(row_logps)

@@ -26,17 +26,17 @@ from pipelines.config import plain
 from pipelines.storage import Storage
 from pipelines.tracking import Tracker
 from pipelines.train import checkpoint as checkpoints
-from pipelines.train import devices
-from pipelines.train.engine import Engine, device
-from pipelines.train.log import Launched, StepLog
-from pipelines.train.losses import LanguageModelling, Preference
-from pipelines.train.model import Transformer
-from pipelines.train.monitor import Monitor, NoiseScale
-from pipelines.train.profile import StepProfiler
-from pipelines.train.reference import reference_logps
-from pipelines.train.schedule import learning_rate
+from pipelines.train.network.losses import LanguageModelling, Preference
+from pipelines.train.network.model import Transformer
+from pipelines.train.plan import devices
+from pipelines.train.plan.schedule import learning_rate
+from pipelines.train.run.log import Launched, StepLog
+from pipelines.train.run.monitor import Monitor, NoiseScale
+from pipelines.train.run.profile import StepProfiler
+from pipelines.train.run.reference import reference_logps
+from pipelines.train.run.stream import Stream
 from pipelines.train.stages import TrainSpec
-from pipelines.train.stream import Stream
+from pipelines.train.update.engine import Engine, device
 
 
 def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:

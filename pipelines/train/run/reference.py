@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from pipelines.data.stream.preferences import PreferenceLoader
 from pipelines.errors import CheckpointError
 from pipelines.storage import Storage
-from pipelines.train.engine import Engine, device
+from pipelines.train.run.stream import to_batch, trimmed
 from pipelines.train.stages import TrainSpec
-from pipelines.train.stream import to_batch, trimmed
+from pipelines.train.update.engine import Engine, device
 
 _PAIRS_PER_FORWARD = 8
 

@@ -19,11 +19,11 @@ import torch
 from pipelines.errors import TrainingError
 from pipelines.progress import duration
 from pipelines.tracking import Tracker
-from pipelines.train.model import ModelConfig, flops_per_token
-from pipelines.train.monitor import NoiseScale, Readings
+from pipelines.train.network.model import ModelConfig, flops_per_token
+from pipelines.train.run.monitor import NoiseScale, Readings
+from pipelines.train.run.stream import Stream
 from pipelines.train.stages import TrainSpec
-from pipelines.train.step import Moment, StepResult
-from pipelines.train.stream import Stream
+from pipelines.train.update.step import Moment, StepResult
 
 _POINTS = ("tokens", "samples", "loss", "learning_rate", "gradient_norm", "step_duration_s", "data_wait_s")
 _BF16_PEAK_FLOPS = {"A100": 312e12, "H100": 989.4e12, "H200": 989.4e12, "B200": 2250e12}  # dense

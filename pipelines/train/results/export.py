@@ -34,9 +34,9 @@ from pipelines.data.tokens.token_shards import open_sources
 from pipelines.data.tokens.tokenizer import Encoder
 from pipelines.errors import ArtifactError, StorageError
 from pipelines.train.checkpoint import read_weights
-from pipelines.train.evaluate import TOKENIZER, load_model
-from pipelines.train.lineage import Run
-from pipelines.train.model import ModelConfig, split_projections
+from pipelines.train.checkpoint.lineage import Run
+from pipelines.train.network.model import ModelConfig, split_projections
+from pipelines.train.results.evaluate import TOKENIZER, load_model
 
 LIMIT = 1e-4  # largest difference of a logit, float32 against float32
 SHARD_BYTES = 5_000_000_000

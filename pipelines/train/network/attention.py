@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipelines.train.compute import Attention
+from pipelines.train.network.compute import Attention
 
 _SEGMENT = 128  # tokens of short neighbouring documents that share one masked call: a call costs about 0.1 ms
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.train.model import Transformer
+from pipelines.train.network.model import Transformer
 
 Ids = NDArray[np.integer[Any]]
 

@@ -25,10 +25,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipelines.errors import ConfigError
-from pipelines.train import linear_cross_entropy
-from pipelines.train.compute import BlockPolicy, ComputeConfig, Keep, choose_attention
-from pipelines.train.engine import ZeroConfig
-from pipelines.train.model import ModelConfig, parameter_counts
+from pipelines.train.network import linear_cross_entropy
+from pipelines.train.network.compute import BlockPolicy, ComputeConfig, Keep, choose_attention
+from pipelines.train.network.model import ModelConfig, parameter_counts
+from pipelines.train.update.engine import ZeroConfig
 
 GIB = 2**30
 DeviceKind = Literal["cpu", "cuda"]

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from pipelines.errors import ConfigError
-from pipelines.train.model import ModelConfig
-from pipelines.train.muon import Muon
+from pipelines.train.network.model import ModelConfig
+from pipelines.train.update.muon import Muon
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipelines.artifacts import Artifact, ArtifactStore, command
-from pipelines.train.lineage import Link, Run
-from pipelines.train.model import ModelConfig, parameter_counts
+from pipelines.train.checkpoint.lineage import Link, Run
+from pipelines.train.network.model import ModelConfig, parameter_counts
 from pipelines.train.stages import STAGES
 
 _UNCLEAR = re.compile(r"unclear|unknown|unstated|not stated|^\s*(none|null)?\s*$", re.IGNORECASE)
