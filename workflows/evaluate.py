@@ -18,7 +18,7 @@ from workflows.session import Session, entry
 # the modules that decide the numbers
 CODE = (
     *(f"pipelines.train.results.{module}" for module in ("evaluate", "scoring", "generate")),
-    "pipelines.train.network.model",
+    *(f"pipelines.train.network.{module}" for module in ("model", "attention")),
     "pipelines.data.stream.preferences",
 )
 
