@@ -1,0 +1,266 @@
+# shellcheck shell=bash
+# What the head and the workers share: settings, packages, scratch disks, the cluster's secret and Ray's environment.
+#
+# Sourced by head.sh and worker.sh. Everything may run again on every start: what is done is found done. TRUNKLINE_ROOT puts all
+# paths under another folder, for tests.
+#
+# Settings come from /etc/trunkline/node.env, one KEY=value a line:
+#   NAME REGION BUCKET SECRET_ARN HEAD_ADDRESS   the cluster, where its boot files, its secret and its head are
+#   STORE_URI TRACKING_URI                       what jobs find as TRUNKLINE_STORE and MLFLOW_TRACKING_URI
+#   GPUS_PER_NODE EFA                            what this machine must have: a number; true or false
+#   IMAGE | VENV | PYTHON                        a container image; else an environment that is there already; else the Python
+#                                                that makes one from constraints.txt
+#   RUN_AS HEAD_PORT DASHBOARD_PORT RAY_FLAGS    the account of Ray and of jobs; ports; further flags of `ray start`
+
+ROOT="${TRUNKLINE_ROOT:-}"
+ETC="$ROOT/etc/trunkline"
+BOOTSTRAP="$ROOT/opt/trunkline/bootstrap"
+SCRATCH="$ROOT/scratch"
+UNITS="$ROOT/etc/systemd/system"
+METADATA="${AWS_EC2_METADATA_SERVICE_ENDPOINT:-http://169.254.169.254}"
+
+say() {
+  echo "trunkline: $*" >&2
+  # the console log can be read without logging in, also after the instance is gone
+  if [ -w "$ROOT/dev/console" ]; then echo "trunkline: $*" > "$ROOT/dev/console"; fi
+}
+
+# An end that trying again would not change; systemd knows the status (RestartPreventExitStatus).
+stop() {
+  say "error: $*"
+  exit 78
+}
+
+load_settings() {
+  local key value
+  [ -r "$ETC/node.env" ] || stop "$ETC/node.env is missing: user data writes it at first boot"
+  while IFS='=' read -r key value; do
+    case "$key" in
+      '' | \#*) ;;
+      *[!A-Z0-9_]*) stop "$ETC/node.env: '$key' is no setting; lines read KEY=value" ;;
+      *) export "$key=$value" ;;
+    esac
+  done < "$ETC/node.env"
+  for key in NAME REGION BUCKET SECRET_ARN HEAD_ADDRESS; do
+    [ -n "${!key:-}" ] || stop "$ETC/node.env lacks $key"
+  done
+  export AWS_DEFAULT_REGION="$REGION"
+  : "${RUN_AS:=trunkline}" "${PYTHON:=python3}" "${GPUS_PER_NODE:=0}" "${EFA:=false}" "${IMAGE:=}" "${VENV:=}"
+  : "${HEAD_PORT:=6379}" "${DASHBOARD_PORT:=8265}" "${RAY_FLAGS:=}" "${STORE_URI:=}" "${TRACKING_URI:=}"
+}
+
+# metadata PATH: the instance metadata service, version 2 only. Fails where it has no such item.
+metadata() {
+  local token
+  token=$(curl -sSf -m 5 -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 300' "$METADATA/latest/api/token") &&
+    curl -sSf -m 5 -H "X-aws-ec2-metadata-token: $token" "$METADATA/latest/meta-data/$1" 2> /dev/null
+}
+
+# retry TIMES SECONDS COMMAND...: until it succeeds.
+retry() {
+  local times=$1 seconds=$2 attempt
+  shift 2
+  for attempt in $(seq "$times"); do
+    "$@" && return
+    [ "$attempt" = "$times" ] || sleep "$seconds"
+  done
+  return 1
+}
+
+make_account() {
+  # the same number as in the image, so that files on /scratch belong to one account either way
+  id -u "$RUN_AS" > /dev/null 2>&1 || useradd --system --uid 2000 --create-home --shell /bin/bash "$RUN_AS"
+}
+
+# Instance-store disks as one RAID-0 at /scratch: Ray's temporary files and object spilling, and the shards' cache.
+mount_scratch() {
+  local disks=() device
+  mkdir -p "$SCRATCH"
+  if ! mountpoint -q "$SCRATCH"; then
+    if mountpoint -q "$ROOT/opt/dlami/nvme"; then
+      mount --bind "$ROOT/opt/dlami/nvme" "$SCRATCH" # AWS's deep-learning image has already joined the disks
+    else
+      device=$(blkid -L scratch || true) # as a reboot leaves it; stopping an instance empties its disks
+      if [ -z "$device" ]; then
+        mapfile -t disks < <(lsblk -dnpo NAME,MODEL | awk '/Instance Storage/ { print $1 }')
+        if [ "${#disks[@]}" -gt 1 ]; then
+          device=/dev/md/scratch
+          mdadm --create "$device" --run --level=0 --raid-devices="${#disks[@]}" "${disks[@]}"
+        else
+          device="${disks[0]:-}"
+        fi
+        [ -z "$device" ] || mkfs.ext4 -q -F -L scratch "$device"
+      fi
+      if [ -n "$device" ]; then
+        mount -o noatime "$device" "$SCRATCH"
+      else
+        say "no instance-store disks: $SCRATCH is on the root volume"
+      fi
+    fi
+  fi
+  mkdir -p "$SCRATCH/ray" "$SCRATCH/cache"
+  chown "$RUN_AS:" "$SCRATCH" "$SCRATCH/ray" "$SCRATCH/cache"
+}
+
+check_gpus() {
+  local found
+  [ "$GPUS_PER_NODE" -gt 0 ] || return 0
+  found=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>&1) || stop "nvidia-smi fails: $found"
+  [ "$(wc -l <<< "$found")" -ge "$GPUS_PER_NODE" ] ||
+    stop "GPUS_PER_NODE is $GPUS_PER_NODE, and nvidia-smi sees $(wc -l <<< "$found"): $(paste -sd ';' <<< "$found")"
+  if [ "$EFA" = true ] && ! compgen -G "$ROOT/dev/infiniband/uverbs*" > /dev/null; then
+    stop "EFA is asked for, and there is no /dev/infiniband/uverbs*: the instance type or the image is without it"
+  fi
+}
+
+# The packages that jobs run on: the exact versions of constraints.txt, once for each pair of these files.
+install_packages() {
+  local wanted
+  if [ -n "$IMAGE" ]; then
+    case "$IMAGE" in
+      *.dkr.ecr.*) aws ecr get-login-password | docker login --username AWS --password-stdin "${IMAGE%%/*}" ;;
+    esac
+    docker image inspect "$IMAGE" > /dev/null 2>&1 || retry 5 20 docker pull -q "$IMAGE" || stop "cannot pull $IMAGE"
+    return
+  fi
+  [ -z "$VENV" ] || return 0
+  VENV="$ROOT/opt/trunkline/venv"
+  wanted=$(cat "$BOOTSTRAP/pyproject.toml" "$BOOTSTRAP/constraints.txt" | sha256sum)
+  [ "$(cat "$VENV/.made-from" 2> /dev/null)" != "$wanted" ] || return 0
+  if ! "$PYTHON" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2> /dev/null; then
+    # Debian's and Ubuntu's python3 comes without venv; the headers are for kernels that Triton compiles
+    command -v apt-get > /dev/null && retry 5 20 apt-get -qq install -y "$PYTHON" "$PYTHON-venv" "$PYTHON-dev" > /dev/null
+    "$PYTHON" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' ||
+      stop "PYTHON is $PYTHON: Trunkline needs Python 3.11 or 3.12 with venv"
+  fi
+  say "installing packages into $VENV (some 5 GB: minutes)"
+  rm -rf "$VENV"
+  "$PYTHON" -m venv "$VENV"
+  "$PYTHON" - "$BOOTSTRAP/pyproject.toml" > "$VENV/requirements.txt" << 'PYTHON'
+import sys, tomllib
+with open(sys.argv[1], "rb") as file:
+    print(*tomllib.load(file)["project"]["dependencies"], sep="\n")
+PYTHON
+  retry 3 20 "$VENV/bin/pip" install -q --disable-pip-version-check -c "$BOOTSTRAP/constraints.txt" -r "$VENV/requirements.txt" ||
+    stop "pip could not install the packages of pyproject.toml: is there a way out to the package index?"
+  echo "$wanted" > "$VENV/.made-from"
+}
+
+# field NAME: of the JSON object on standard input.
+field() {
+  python3 -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"
+}
+
+# Token, CA and this node's own certificate, from the cluster's secret (JSON with token, ca_cert, ca_key) on standard input.
+# The CA's key is never written to a disk.
+write_identity() {
+  local secret address=$1 tls="$ETC/tls"
+  secret=$(cat)
+  install -d -m 0750 "$ETC" "$tls"
+  (
+    umask 0027
+    printf '%s' "$(field token <<< "$secret")" > "$ETC/token"
+    field ca_cert <<< "$secret" > "$tls/ca.crt"
+    openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout "$tls/node.key" -subj "/CN=$NAME" 2> /dev/null |
+      openssl x509 -req -CA "$tls/ca.crt" -CAkey <(field ca_key <<< "$secret") -days 825 -out "$tls/node.crt" -extfile <(
+        # the names under which nodes and their own processes call this one
+        echo "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:$address"
+        echo "extendedKeyUsage=serverAuth,clientAuth"
+      ) 2> /dev/null
+    chmod 0640 "$tls/node.key"
+  )
+  chown -R "$RUN_AS:" "$ETC"
+}
+
+# The environment of Ray on this node, which every job inherits. Paths, never secrets.
+write_environment() {
+  local node_type=$1 instance=$2
+  cat > "$ETC/ray.env" << ENVIRONMENT
+RAY_AUTH_MODE=token
+RAY_AUTH_TOKEN_PATH=$ETC/token
+RAY_USE_TLS=1
+RAY_TLS_SERVER_CERT=$ETC/tls/node.crt
+RAY_TLS_SERVER_KEY=$ETC/tls/node.key
+RAY_TLS_CA_CERT=$ETC/tls/ca.crt
+RAY_enable_autoscaler_v2=1
+RAY_CLOUD_INSTANCE_ID=$instance
+RAY_NODE_TYPE_NAME=$node_type
+RAY_USAGE_STATS_ENABLED=0
+AWS_REGION=$REGION
+AWS_DEFAULT_REGION=$REGION
+TRUNKLINE_STORE=$STORE_URI
+TRUNKLINE_CACHE=$SCRATCH/cache
+HF_HOME=$SCRATCH/cache/huggingface
+ENVIRONMENT
+  [ -z "$TRACKING_URI" ] || echo "MLFLOW_TRACKING_URI=$TRACKING_URI" >> "$ETC/ray.env"
+  [ "$EFA" != true ] || echo "FI_PROVIDER=efa" >> "$ETC/ray.env"
+}
+
+# ray ARGUMENTS...: with this node's environment, in the container where there is one.
+ray() {
+  set -a
+  # shellcheck source=/dev/null
+  . "$ETC/ray.env"
+  set +a
+  if [ -n "$IMAGE" ]; then
+    docker exec --env-file "$ETC/ray.env" trunkline-ray ray "$@"
+  else
+    PATH="$VENV/bin:$PATH" "$VENV/bin/ray" "$@"
+  fi
+}
+
+# Becomes `ray start ... --block`, in the environment or in the container.
+exec_ray_start() {
+  local flags=()
+  read -ra flags <<< "$RAY_FLAGS"
+  set -- "$@" --num-gpus="$GPUS_PER_NODE" --temp-dir="$SCRATCH/ray" --disable-usage-stats "${flags[@]}" --block
+  if [ -n "$IMAGE" ]; then
+    docker rm -f trunkline-ray > /dev/null 2>&1 || true
+    local devices=(--gpus all)
+    [ "$GPUS_PER_NODE" -gt 0 ] || devices=()
+    [ "$EFA" != true ] || devices+=(--device /dev/infiniband)
+    # Ray's object store lives in /dev/shm, which containers get 64 MB of
+    exec docker run --name trunkline-ray --rm --init --network host --ipc host "${devices[@]}" \
+      --ulimit nofile=1048576 --ulimit memlock=-1 --env-file "$ETC/ray.env" \
+      --volume "$ETC:$ETC:ro" --volume "$SCRATCH:$SCRATCH" "$IMAGE" ray start "$@"
+  fi
+  set -a
+  # shellcheck source=/dev/null
+  . "$ETC/ray.env"
+  set +a
+  PATH="$VENV/bin:$PATH" exec "$VENV/bin/ray" start "$@"
+}
+
+# write_unit NAME: a systemd unit from standard input.
+write_unit() {
+  mkdir -p "$UNITS"
+  cat > "$UNITS/$1"
+}
+
+# ray_unit SCRIPT: how systemd keeps Ray running. Preparation runs as root, Ray and its jobs do not.
+ray_unit() {
+  cat << UNIT
+[Unit]
+Description=Trunkline: Ray on this node
+After=network-online.target dlami-nvme.service docker.service
+Wants=network-online.target
+$2
+
+[Service]
+User=$RUN_AS
+ExecStartPre=+/bin/bash $BOOTSTRAP/$1 prepare
+ExecStart=/bin/bash $BOOTSTRAP/$1 start
+Restart=always
+RestartSec=15
+RestartPreventExitStatus=78
+# packages take minutes at the first start
+TimeoutStartSec=3600
+TimeoutStopSec=60
+LimitNOFILE=1048576
+LimitMEMLOCK=infinity
+TasksMax=infinity
+
+[Install]
+WantedBy=multi-user.target
+UNIT
+}
