@@ -47,10 +47,14 @@ locals {
       }
     },
     {
-      Sid      = "ReadSecret"
-      Effect   = "Allow"
-      Action   = ["secretsmanager:GetSecretValue"]
-      Resource = [aws_secretsmanager_secret.ray.arn]
+      # the cluster's own, and those that you put under <name>/jobs/ for jobs to read by name
+      Sid    = "ReadSecrets"
+      Effect = "Allow"
+      Action = ["secretsmanager:GetSecretValue"]
+      Resource = [
+        aws_secretsmanager_secret.ray.arn,
+        "arn:${local.partition}:secretsmanager:${var.region}:${data.aws_caller_identity.current.account_id}:secret:${var.name}/jobs/*",
+      ]
     },
     {
       # these actions know no resources. AWS's managed policy for them would add reading every SSM parameter of the account.

@@ -27,18 +27,20 @@ locals {
     HEAD_ADDRESS = var.head_private_ip
     STORE_URI    = "s3://${var.buckets.checkpoints}/store"
     TRACKING_URI = "http://${var.head_private_ip}:5000"
-    IMAGE        = var.image == null ? "" : var.image
-    PYTHON       = var.python
+    # jobs name secrets, and read them under this prefix of Secrets Manager
+    TRUNKLINE_SECRETS_PREFIX = "${var.name}/jobs/"
+    IMAGE                    = var.image == null ? "" : var.image
+    PYTHON                   = var.python
   }
   head_settings = merge(local.node_settings, {
     GPUS_PER_NODE = tostring(local.head_gpus)
-    EFA           = "0"
-    AUTOSCALING   = local.worker == null ? "0" : "1"
+    EFA           = "false"
+    AUTOSCALING   = tostring(local.worker != null)
   }, var.node_settings)
   worker_settings = merge(local.node_settings, {
     GPUS_PER_NODE = tostring(try(local.worker.gpus, 0))
-    EFA           = var.efa ? "1" : "0"
-    AUTOSCALING   = "0"
+    EFA           = tostring(var.efa)
+    AUTOSCALING   = "false"
   })
 
   cluster_yaml = local.worker == null ? null : templatefile("${path.module}/templates/cluster.yaml.tftpl", {

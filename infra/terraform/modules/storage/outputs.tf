@@ -1,6 +1,9 @@
 output "data_bucket" {
   description = "Name of the bucket for what comes in: data/ (yours) and bootstrap/ (what nodes fetch when they boot)."
   value       = aws_s3_bucket.this["data"].id
+
+  # whoever boots from the bucket comes after what it boots from
+  depends_on = [aws_s3_object.bootstrap, aws_s3_bucket_policy.this]
 }
 
 output "checkpoints_bucket" {
