@@ -68,8 +68,10 @@ retry() {
 }
 
 make_account() {
-  # the same number as in the image, so that files on /scratch belong to one account either way
-  id -u "$RUN_AS" > /dev/null 2>&1 || useradd --system --uid 2000 --create-home --shell /bin/bash "$RUN_AS"
+  id -u "$RUN_AS" > /dev/null 2>&1 && return
+  # the same numbers as in the image, so that the token and /scratch belong to one account either way
+  groupadd --system --gid 2000 "$RUN_AS"
+  useradd --system --uid 2000 --gid 2000 --create-home --shell /bin/bash "$RUN_AS"
 }
 
 # Instance-store disks as one RAID-0 at /scratch: Ray's temporary files and object spilling, and the shards' cache.
@@ -113,6 +115,14 @@ check_gpus() {
   fi
 }
 
+# Debian's and Ubuntu's python3 comes without venv; the headers are for the kernels that Triton compiles.
+python_ready() {
+  "$PYTHON" - << 'PYTHON'
+import ensurepip, pathlib, sys, sysconfig, venv
+sys.exit(not ((3, 11) <= sys.version_info < (3, 13) and pathlib.Path(sysconfig.get_path("include"), "Python.h").exists()))
+PYTHON
+}
+
 # The packages that jobs run on: the exact versions of constraints.txt, once for each pair of these files.
 install_packages() {
   local wanted
@@ -127,11 +137,14 @@ install_packages() {
   VENV="$ROOT/opt/trunkline/venv"
   wanted=$(cat "$BOOTSTRAP/pyproject.toml" "$BOOTSTRAP/constraints.txt" | sha256sum)
   [ "$(cat "$VENV/.made-from" 2> /dev/null)" != "$wanted" ] || return 0
-  if ! "$PYTHON" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2> /dev/null; then
-    # Debian's and Ubuntu's python3 comes without venv; the headers are for kernels that Triton compiles
-    command -v apt-get > /dev/null && retry 5 20 apt-get -qq install -y "$PYTHON" "$PYTHON-venv" "$PYTHON-dev" > /dev/null
-    "$PYTHON" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' ||
-      stop "PYTHON is $PYTHON: Trunkline needs Python 3.11 or 3.12 with venv"
+  if ! python_ready 2> /dev/null; then
+    say "installing $PYTHON with venv and headers"
+    if command -v apt-get > /dev/null; then
+      retry 5 20 apt-get -qq update && retry 5 20 apt-get -qq install -y "$PYTHON" "$PYTHON-venv" "$PYTHON-dev"
+    else
+      dnf -q install -y "$PYTHON" "$PYTHON-devel"
+    fi > /dev/null || true
+    python_ready || stop "PYTHON is $PYTHON: Trunkline needs Python 3.11 or 3.12, with venv and headers"
   fi
   say "installing packages into $VENV (some 5 GB: minutes)"
   rm -rf "$VENV"
@@ -154,27 +167,28 @@ field() {
 # Token, CA and this node's own certificate, from the cluster's secret (JSON with token, ca_cert, ca_key) on standard input.
 # The CA's key is never written to a disk.
 write_identity() {
-  local secret address=$1 tls="$ETC/tls"
+  local secret address=$1 tls="$ETC/tls" group
+  group=$(id -gn "$RUN_AS")
   secret=$(cat)
-  install -d -m 0750 "$ETC" "$tls"
+  install -d -m 0750 -g "$group" "$tls"
   (
     umask 0027
     printf '%s' "$(field token <<< "$secret")" > "$ETC/token"
     field ca_cert <<< "$secret" > "$tls/ca.crt"
-    openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout "$tls/node.key" -subj "/CN=$NAME" 2> /dev/null |
+    openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout "$tls/node.key" -subj "/CN=$NAME" |
       openssl x509 -req -CA "$tls/ca.crt" -CAkey <(field ca_key <<< "$secret") -days 825 -out "$tls/node.crt" -extfile <(
         # the names under which nodes and their own processes call this one
         echo "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:$address"
         echo "extendedKeyUsage=serverAuth,clientAuth"
-      ) 2> /dev/null
+      )
     chmod 0640 "$tls/node.key"
-  )
-  chown -R "$RUN_AS:" "$ETC"
+    chgrp "$group" "$ETC/token" "$tls"/*
+  ) 2> "$ETC/identity.log" || stop "cannot write this node's token and certificate: $(tail -n 1 "$ETC/identity.log")"
 }
 
 # The environment of Ray on this node, which every job inherits. Paths, never secrets.
 write_environment() {
-  local node_type=$1 instance=$2
+  local node_type=$1 instance=$2 plugin
   cat > "$ETC/ray.env" << ENVIRONMENT
 RAY_AUTH_MODE=token
 RAY_AUTH_TOKEN_PATH=$ETC/token
@@ -193,7 +207,14 @@ TRUNKLINE_CACHE=$SCRATCH/cache
 HF_HOME=$SCRATCH/cache/huggingface
 ENVIRONMENT
   [ -z "$TRACKING_URI" ] || echo "MLFLOW_TRACKING_URI=$TRACKING_URI" >> "$ETC/ray.env"
-  [ "$EFA" != true ] || echo "FI_PROVIDER=efa" >> "$ETC/ray.env"
+  if [ "$EFA" = true ]; then
+    plugin=$(find "$ROOT/opt/amazon" -name 'libnccl-net*.so' -print -quit 2> /dev/null)
+    [ -n "$plugin$IMAGE" ] || say "no aws-ofi-nccl under /opt/amazon: NCCL would use TCP instead of EFA"
+    {
+      echo "FI_PROVIDER=efa"
+      echo "LD_LIBRARY_PATH=$(dirname "$plugin"):$ROOT/opt/amazon/efa/lib"
+    } >> "$ETC/ray.env"
+  fi
 }
 
 # ray ARGUMENTS...: with this node's environment, in the container where there is one.
@@ -209,26 +230,28 @@ ray() {
   fi
 }
 
-# Becomes `ray start ... --block`, in the environment or in the container.
+# Becomes `ray start ... --block`: in the container, or under the account of jobs.
 exec_ray_start() {
-  local flags=()
+  local flags=() devices=() account=()
   read -ra flags <<< "$RAY_FLAGS"
-  set -- "$@" --num-gpus="$GPUS_PER_NODE" --temp-dir="$SCRATCH/ray" --disable-usage-stats "${flags[@]}" --block
+  set -- ray start "$@" --num-gpus="$GPUS_PER_NODE" --temp-dir="$SCRATCH/ray" --disable-usage-stats "${flags[@]}" --block
   if [ -n "$IMAGE" ]; then
     docker rm -f trunkline-ray > /dev/null 2>&1 || true
-    local devices=(--gpus all)
-    [ "$GPUS_PER_NODE" -gt 0 ] || devices=()
+    [ "$GPUS_PER_NODE" = 0 ] || devices+=(--gpus all)
     [ "$EFA" != true ] || devices+=(--device /dev/infiniband)
-    # Ray's object store lives in /dev/shm, which containers get 64 MB of
+    # Ray's object store lives in /dev/shm, of which a container of its own gets 64 MB
     exec docker run --name trunkline-ray --rm --init --network host --ipc host "${devices[@]}" \
       --ulimit nofile=1048576 --ulimit memlock=-1 --env-file "$ETC/ray.env" \
-      --volume "$ETC:$ETC:ro" --volume "$SCRATCH:$SCRATCH" "$IMAGE" ray start "$@"
+      --volume "$ETC:$ETC:ro" --volume "$SCRATCH:$SCRATCH" "$IMAGE" "$@"
   fi
   set -a
   # shellcheck source=/dev/null
   . "$ETC/ray.env"
   set +a
-  PATH="$VENV/bin:$PATH" exec "$VENV/bin/ray" start "$@"
+  export PATH="$VENV/bin:$PATH"
+  [ "$(id -un)" = "$RUN_AS" ] || account=(setpriv "--reuid=$RUN_AS" "--regid=$RUN_AS" --init-groups env "HOME=/home/$RUN_AS")
+  cd "$SCRATCH" || stop "no $SCRATCH"
+  exec "${account[@]}" "$@"
 }
 
 # write_unit NAME: a systemd unit from standard input.
@@ -237,9 +260,9 @@ write_unit() {
   cat > "$UNITS/$1"
 }
 
-# ray_unit SCRIPT: how systemd keeps Ray running. Preparation runs as root, Ray and its jobs do not.
-ray_unit() {
-  cat << UNIT
+# write_ray_unit SCRIPT UNIT_LINES: how systemd keeps Ray running, over reboots too.
+write_ray_unit() {
+  write_unit trunkline-ray.service << UNIT
 [Unit]
 Description=Trunkline: Ray on this node
 After=network-online.target dlami-nvme.service docker.service
@@ -247,15 +270,10 @@ Wants=network-online.target
 $2
 
 [Service]
-User=$RUN_AS
-ExecStartPre=+/bin/bash $BOOTSTRAP/$1 prepare
-ExecStart=/bin/bash $BOOTSTRAP/$1 start
+ExecStart=/bin/bash $BOOTSTRAP/$1 run
 Restart=always
 RestartSec=15
 RestartPreventExitStatus=78
-# packages take minutes at the first start
-TimeoutStartSec=3600
-TimeoutStopSec=60
 LimitNOFILE=1048576
 LimitMEMLOCK=infinity
 TasksMax=infinity

@@ -1,0 +1,89 @@
+#!/bin/bash
+# The head of a Trunkline cluster: Ray's GCS, dashboard and Jobs API, the autoscaler, and the drivers of jobs.
+#
+#   head.sh install   once, from user data: the systemd unit, and login shells that know the cluster
+#   head.sh run       at every start, by systemd: prepares this node and becomes Ray
+#   head.sh config    fetches the autoscaler's configuration again; Ray reads it within seconds
+#
+# The first start makes the cluster's token and certificate authority and puts them into its secret; every later one reads
+# them there, so a head that was rebooted or replaced is the same cluster to its workers and users.
+set -euo pipefail
+# shellcheck source=infra/terraform/modules/ray/templates/node.sh
+. "$(dirname "${BASH_SOURCE[0]}")/node.sh"
+
+# How long the autoscaler waits for a worker that it started to join (packages take minutes) before it ends it: it costs money.
+JOIN_SECONDS=1800
+
+install_units() {
+  write_ray_unit head.sh ""
+  mkdir -p "$ROOT/etc/profile.d"
+  # after logging in, `ray status` and `ray job list` work
+  cat > "$ROOT/etc/profile.d/trunkline.sh" << PROFILE
+if [ -r $ETC/token ]; then set -a; . $ETC/ray.env; set +a; PATH=${VENV:-$ROOT/opt/trunkline/venv}/bin:\$PATH; fi
+PROFILE
+  systemctl daemon-reload
+  systemctl enable --now trunkline-ray.service
+}
+
+# The cluster's secret on standard output; made when it has no value yet.
+secret() {
+  local answer
+  if answer=$(aws secretsmanager get-secret-value --secret-id "$SECRET_ARN" --query SecretString --output text 2>&1); then
+    printf '%s' "$answer"
+  elif [[ "$answer" == *ResourceNotFoundException* ]]; then
+    say "first start: making the cluster's token and certificate authority"
+    make_secret
+  else
+    say "cannot read the secret $SECRET_ARN: $answer"
+    return 1
+  fi
+}
+
+make_secret() {
+  local folder
+  # memory, not a disk, and gone in a second: openssl writes keys to files only
+  folder=$(mktemp -d -p /dev/shm)
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 -subj "/CN=$NAME cluster" \
+    -addext "keyUsage=critical,keyCertSign,cRLSign" -keyout "$folder/ca_key" -out "$folder/ca_cert" 2> /dev/null
+  openssl rand -hex 32 > "$folder/token"
+  python3 - "$folder" << 'PYTHON' > "$folder/secret.json"
+import json, pathlib, sys
+print(json.dumps({name: pathlib.Path(sys.argv[1], name).read_text().strip() for name in ("token", "ca_cert", "ca_key")}))
+PYTHON
+  aws secretsmanager put-secret-value --secret-id "$SECRET_ARN" --secret-string "file://$folder/secret.json" > /dev/null &&
+    cat "$folder/secret.json"
+  rm -rf "$folder"
+}
+
+fetch_config() {
+  # written whole: the autoscaler reads the file every few seconds
+  aws s3 cp --only-show-errors "s3://$BUCKET/bootstrap/cluster.yaml" "$ETC/cluster.yaml.new" && mv "$ETC/cluster.yaml.new" "$ETC/cluster.yaml"
+}
+
+run() {
+  local address instance secret
+  address=$(retry 30 2 metadata local-ipv4) || stop "the instance metadata service does not answer at $METADATA"
+  instance=$(metadata instance-id)
+  make_account
+  check_gpus
+  mount_scratch
+  install_packages
+  secret=$(retry 20 15 secret) || stop "no token and certificates without the secret $SECRET_ARN: may the head's role read and write it?"
+  write_identity "$address" <<< "$secret"
+  write_environment head "$instance"
+  echo "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S=$JOIN_SECONDS" >> "$ETC/ray.env"
+  # Terraform uploads it after the launch template that it names, maybe after this head has started
+  retry 40 15 fetch_config || stop "no s3://$BUCKET/bootstrap/cluster.yaml: was terraform apply interrupted?"
+  say "starting Ray's head at $address:$HEAD_PORT, dashboard at 127.0.0.1:$DASHBOARD_PORT"
+  # the dashboard and the Jobs API speak HTTP without TLS: they listen to this machine alone, where tunnels end
+  exec_ray_start --head --node-ip-address="$address" --port="$HEAD_PORT" --dashboard-host=127.0.0.1 \
+    --dashboard-port="$DASHBOARD_PORT" --autoscaling-config="$ETC/cluster.yaml"
+}
+
+load_settings
+case "${1:-}" in
+  install) install_units ;;
+  run) run ;;
+  config) fetch_config ;;
+  *) stop "head.sh knows install, run and config, not '${1:-}'" ;;
+esac

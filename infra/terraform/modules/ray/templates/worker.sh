@@ -1,0 +1,95 @@
+#!/bin/bash
+# A worker of a Trunkline cluster: joins the head by itself, and ends itself when it cannot, since every minute of it is paid for.
+#
+#   worker.sh install   once, from user data: the systemd units
+#   worker.sh run       at every start, by systemd: prepares this node and becomes Ray
+#   worker.sh watch     waits for AWS's notice that this spot instance is taken back, and has Ray drain it
+#   worker.sh give-up   after a failure: leaves some minutes to look at it, then powers off (which terminates the instance)
+set -euo pipefail
+# shellcheck source=infra/terraform/modules/ray/templates/node.sh
+. "$(dirname "${BASH_SOURCE[0]}")/node.sh"
+
+HEAD_PATIENCE_SECONDS="${HEAD_PATIENCE_SECONDS:-1800}" # a head being rebooted or replaced is away for minutes
+GIVE_UP_SECONDS="${GIVE_UP_SECONDS:-600}"
+WATCH_SECONDS=5 # AWS gives notice two minutes ahead
+
+install_units() {
+  write_ray_unit worker.sh "OnFailure=trunkline-give-up.service
+StartLimitIntervalSec=3600
+StartLimitBurst=6"
+  write_unit trunkline-watch.service << UNIT
+[Unit]
+Description=Trunkline: drains this node when AWS takes it back
+After=trunkline-ray.service
+
+[Service]
+ExecStart=/bin/bash $BOOTSTRAP/worker.sh watch
+Restart=on-failure
+RestartSec=5
+
+[Install]
+WantedBy=multi-user.target
+UNIT
+  write_unit trunkline-give-up.service << UNIT
+[Unit]
+Description=Trunkline: powers off a node that cannot join its cluster
+
+[Service]
+ExecStart=/bin/bash $BOOTSTRAP/worker.sh give-up
+UNIT
+  systemctl daemon-reload
+  systemctl enable --now trunkline-ray.service trunkline-watch.service
+}
+
+secret() {
+  aws secretsmanager get-secret-value --secret-id "$SECRET_ARN" --query SecretString --output text
+}
+
+head_answers() {
+  timeout 5 bash -c "exec 3<> /dev/tcp/$HEAD_ADDRESS/$HEAD_PORT" 2> /dev/null
+}
+
+run() {
+  local address instance secret
+  address=$(retry 30 2 metadata local-ipv4) || stop "the instance metadata service does not answer at $METADATA"
+  instance=$(metadata instance-id)
+  make_account
+  check_gpus
+  mount_scratch
+  install_packages
+  # the head makes the secret at its first start, which may be going on
+  secret=$(retry 60 15 secret) || stop "cannot read the secret $SECRET_ARN: has the head started, and may this role read it?"
+  write_identity "$address" <<< "$secret"
+  write_environment gpu "$instance"
+  say "joining the head at $HEAD_ADDRESS:$HEAD_PORT"
+  retry $((HEAD_PATIENCE_SECONDS / 10)) 10 head_answers ||
+    stop "the head at $HEAD_ADDRESS:$HEAD_PORT has not answered for $HEAD_PATIENCE_SECONDS seconds"
+  exec_ray_start --address="$HEAD_ADDRESS:$HEAD_PORT" --node-ip-address="$address"
+}
+
+watch() {
+  local notice deadline remaining
+  until notice=$(metadata spot/instance-action); do
+    sleep "$WATCH_SECONDS"
+  done
+  deadline=$(date -d "$(field time <<< "$notice")" +%s)
+  remaining=$((deadline - $(date +%s)))
+  say "AWS takes this instance back in $remaining seconds: draining it"
+  ray drain-node --address="$HEAD_ADDRESS:$HEAD_PORT" --reason=DRAIN_NODE_REASON_PREEMPTION \
+    --reason-message="spot interruption" --deadline-remaining-seconds=$((remaining > 0 ? remaining : 0))
+}
+
+give_up() {
+  say "this worker cannot join its cluster; it powers off in $GIVE_UP_SECONDS seconds (journalctl -u trunkline-ray says why)"
+  sleep "$GIVE_UP_SECONDS"
+  systemctl poweroff
+}
+
+load_settings
+case "${1:-}" in
+  install) install_units ;;
+  run) run ;;
+  watch) watch ;;
+  give-up) give_up ;;
+  *) stop "worker.sh knows install, run, watch and give-up, not '${1:-}'" ;;
+esac
