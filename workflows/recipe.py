@@ -51,7 +51,7 @@ def run(config: RecipeConfig, session: Session) -> Artifact:
     if not config.stages:
         raise ConfigError("the recipe has no stages: choose one, e.g. +experiment=demo")
     # ── Compose and validate all of it before anything starts ─────────────────────────────────────────────────────────
-    steps = [(stage, *_compose(stage, config)) for stage in config.stages]
+    steps = [(stage, *compose_stage(stage, config)) for stage in config.stages]
     announce(
         f"recipe/{config.name}",
         {
@@ -147,7 +147,8 @@ def stage_results(session: Session, artifacts: Sequence[Artifact]) -> list[Stage
     return results
 
 
-def _compose(stage: RecipeStage, config: RecipeConfig) -> tuple[Any, Any]:
+def compose_stage(stage: RecipeStage, config: RecipeConfig) -> tuple[Any, Any]:
+    """A stage's config, as its own command line would compose it, and its module."""
     module = importlib.import_module(f"workflows.{stage.workflow}")
     config_class = typing.get_type_hints(module.run)["config"]
     shared = [

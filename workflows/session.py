@@ -46,9 +46,10 @@ class DryRun(Exception):
 class Session:
     """One command's surroundings; the recipe shares one session, so one Ray, between all its stages."""
 
-    def __init__(self, config: WorkflowConfig, experiment: str | None = None):
-        """Args: experiment, the one the command line named, so that the next command can name it too."""
-        if inside_job() and "://" not in config.store and not Path(config.store).is_absolute():
+    def __init__(self, config: WorkflowConfig, experiment: str | None = None, uses_store: bool = True):
+        """Args: experiment, the one the command line named, so that the next command can name it too; uses_store, whether the store
+        is here and has to answer before any work."""
+        if uses_store and inside_job() and "://" not in config.store and not Path(config.store).is_absolute():
             raise ConfigError(
                 f"store={config.store} is relative, and a Ray job runs in a temporary copy of the project: "
                 "results would vanish with it; pass store=$PWD/store (one machine) or store=s3://bucket/prefix"
@@ -57,7 +58,7 @@ class Session:
         self.experiment = experiment
         self.within_recipe = False  # the recipe runs the next command itself
         self.store = ArtifactStore(config.store)
-        if not config.dry_run:
+        if uses_store and not config.dry_run:
             self.store.storage.check()
         self.began = time.monotonic()
         self._stack = contextlib.ExitStack()
@@ -92,11 +93,6 @@ class Session:
     def map_shards(self) -> ShardMap:
         """Shard functions over Ray tasks."""
         return self.cluster.map_shards
-
-    def scratch(self) -> str:
-        """A place every node can write, for Ray's own bookkeeping."""
-        storage = self.store.storage
-        return str(storage.root / ".ray") if isinstance(storage, FolderStorage) else f"{storage.uri}/.ray"
 
     def resolve(self, reference: str) -> str:
         """`kind/name[@step]` as it is; an MLflow run id becomes the artifact that run made."""
@@ -196,7 +192,9 @@ def _experiment_named(arguments: Sequence[str]) -> str | None:
     return named[-1].split("/")[0] if named else None
 
 
-def entry(config_class: type[C], run: Callable[[C, Session], Any], config_name: str) -> Callable[[], None]:
+def entry(
+    config_class: type[C], run: Callable[[C, Session], Any], config_name: str, uses_store: bool = True
+) -> Callable[[], None]:
     """The `main` of a workflow: Hydra composes, the dataclass validates, a user's mistake ends without a traceback.
 
     Exit codes: 0 done, 1 a fault of ours (traceback), 2 a mistake in config, data or names, 3 storage, 4 cluster, 130 interrupted.
@@ -221,7 +219,7 @@ def entry(config_class: type[C], run: Callable[[C, Session], Any], config_name: 
         def composed(choices: DictConfig) -> None:
             try:
                 config = parse(config_class, OmegaConf.to_container(choices, resolve=True))  # type: ignore[arg-type]
-                with Session(config, experiment) as session:
+                with Session(config, experiment, uses_store) as session:
                     run(config, session)
             except DryRun:
                 say("   dry run: nothing was started")
@@ -238,7 +236,7 @@ def entry(config_class: type[C], run: Callable[[C, Session], Any], config_name: 
         except TrunklineError as error:
             _fail(str(error), error.exit_code)
         except (HydraException, OmegaConfBaseException) as error:
-            _fail(_explain(error, config_class), 2)
+            _fail(explain(error, config_class), 2)
         except KeyboardInterrupt:
             _fail("interrupted; committed work is kept: run the same command to go on", 130)
         except Exception:
@@ -317,7 +315,7 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _explain(error: Exception, config_class: type) -> str:
+def explain(error: Exception, config_class: type) -> str:
     """Hydra's complaint in one paragraph, with the key's accepted neighbours where it named an unknown one."""
     import dataclasses
     import difflib

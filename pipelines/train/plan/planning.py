@@ -27,7 +27,7 @@ from pipelines.train.network import model
 from pipelines.train.network.model import ModelConfig
 from pipelines.train.plan import context, devices, memory, schedule
 from pipelines.train.plan.schedule import Schedule, learning_rate
-from pipelines.train.stages import STAGES, Stage, StageName, Start, TrainConfig, TrainSpec
+from pipelines.train.stages import STAGES, BatchConfig, Stage, StageName, Start, TrainConfig, TrainSpec
 from pipelines.train.update import engine
 
 _MOST_PADDING = 2  # times as many embeddings as ids: beyond that it is another tokenizer's model, not padding
@@ -335,8 +335,8 @@ def _check_epochs(config: TrainConfig, mixture: MixturePlan | None, artifact: Ar
         )
 
 
-def _check_batch(config: TrainConfig, architecture: ModelConfig, workers: int) -> None:
-    batch = config.batch
+def check_division(batch: BatchConfig, workers: int) -> None:
+    """Refuse a batch that does not divide over its workers. Raises: ConfigError with the micro-batches that would."""
     if min(batch.global_batch, batch.micro_batch, batch.sequence_length, workers) <= 0:
         raise ConfigError(f"batch {plain(batch)} with {workers} workers; expected positive whole numbers")
     if batch.global_batch % (batch.micro_batch * workers):
@@ -351,6 +351,11 @@ def _check_batch(config: TrainConfig, architecture: ModelConfig, workers: int) -
         raise ConfigError(
             f"batch.global_batch {batch.global_batch} does not divide into micro-batches of {batch.micro_batch} on {workers} workers: {advice}"
         )
+
+
+def _check_batch(config: TrainConfig, architecture: ModelConfig, workers: int) -> None:
+    batch = config.batch
+    check_division(batch, workers)
     if batch.sequence_length > architecture.max_positions:
         raise ConfigError(
             f"batch.sequence_length {batch.sequence_length} exceeds model.max_positions {architecture.max_positions}: lower it or raise max_positions"
