@@ -1,9 +1,9 @@
 #!/bin/bash
 # The head of a Trunkline cluster: Ray's GCS, dashboard and Jobs API, the autoscaler, and the drivers of jobs.
 #
-#   head.sh install   once, from user data: the systemd unit, and login shells that know the cluster
+#   head.sh install   once, from user data: the systemd units, and login shells that know the cluster
 #   head.sh run       at every start, by systemd: prepares this node and becomes Ray
-#   head.sh config    fetches the autoscaler's configuration again; Ray reads it within seconds
+#   head.sh config    every two minutes: fetches the autoscaler's configuration, which Ray reads again within seconds
 #
 # The first start makes the cluster's token and certificate authority and puts them into its secret; every later one reads
 # them there, so a head that was rebooted or replaced is the same cluster to its workers and users.
@@ -15,14 +15,39 @@ set -euo pipefail
 JOIN_SECONDS=1800
 
 install_units() {
+  local units=(trunkline-ray.service)
+  make_account
   write_ray_unit head.sh ""
+  if [ "$AUTOSCALING" = true ]; then
+    write_unit trunkline-config.service << UNIT
+[Unit]
+Description=Trunkline: what the autoscaler may start
+
+[Service]
+Type=oneshot
+ExecStart=/bin/bash $BOOTSTRAP/head.sh config
+UNIT
+    write_unit trunkline-config.timer << UNIT
+[Unit]
+Description=Trunkline: takes over what terraform apply changed
+
+[Timer]
+OnActiveSec=120
+OnUnitActiveSec=120
+
+[Install]
+WantedBy=timers.target
+UNIT
+    units+=(trunkline-config.timer)
+  fi
   mkdir -p "$ROOT/etc/profile.d"
-  # after logging in, `ray status` and `ray job list` work
+  # after logging in, `ray status` and `ray job list` work (as root, or as the account of jobs: the token is theirs alone)
   cat > "$ROOT/etc/profile.d/trunkline.sh" << PROFILE
-if [ -r $ETC/token ]; then set -a; . $ETC/ray.env; set +a; PATH=${VENV:-$ROOT/opt/trunkline/venv}/bin:\$PATH; fi
+if [ -r $ETC/token ]; then set -a; . $ETC/ray.env; set +a; PATH=$VENV/bin:\$PATH; fi
 PROFILE
   systemctl daemon-reload
-  systemctl enable --now trunkline-ray.service
+  systemctl enable --now "${units[@]}"
+  [ ! -e "$BOOTSTRAP/mlflow_server.sh" ] || bash "$BOOTSTRAP/mlflow_server.sh" install
 }
 
 # The cluster's secret on standard output; made when it has no value yet.
@@ -56,15 +81,15 @@ PYTHON
 }
 
 fetch_config() {
-  # written whole: the autoscaler reads the file every few seconds
-  aws s3 cp --only-show-errors "s3://$BUCKET/bootstrap/cluster.yaml" "$ETC/cluster.yaml.new" && mv "$ETC/cluster.yaml.new" "$ETC/cluster.yaml"
+  # moved into place whole: the autoscaler may be reading
+  aws s3 cp --only-show-errors "s3://$BUCKET/bootstrap/cluster.yaml" "$ETC/cluster.yaml.new" &&
+    mv "$ETC/cluster.yaml.new" "$ETC/cluster.yaml"
 }
 
 run() {
-  local address instance secret
+  local address instance secret autoscaling=()
   address=$(retry 30 2 metadata local-ipv4) || stop "the instance metadata service does not answer at $METADATA"
   instance=$(metadata instance-id)
-  make_account
   check_gpus
   mount_scratch
   install_packages
@@ -72,12 +97,15 @@ run() {
   write_identity "$address" <<< "$secret"
   write_environment head "$instance"
   echo "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S=$JOIN_SECONDS" >> "$ETC/ray.env"
-  # Terraform uploads it after the launch template that it names, maybe after this head has started
-  retry 40 15 fetch_config || stop "no s3://$BUCKET/bootstrap/cluster.yaml: was terraform apply interrupted?"
+  if [ "$AUTOSCALING" = true ]; then
+    # Terraform uploads it after the launch template that it names, maybe after this head has started
+    retry 40 15 fetch_config || stop "no s3://$BUCKET/bootstrap/cluster.yaml: was terraform apply interrupted?"
+    autoscaling=(--autoscaling-config="$ETC/cluster.yaml")
+  fi
   say "starting Ray's head at $address:$HEAD_PORT, dashboard at 127.0.0.1:$DASHBOARD_PORT"
   # the dashboard and the Jobs API speak HTTP without TLS: they listen to this machine alone, where tunnels end
   exec_ray_start --head --node-ip-address="$address" --port="$HEAD_PORT" --dashboard-host=127.0.0.1 \
-    --dashboard-port="$DASHBOARD_PORT" --autoscaling-config="$ETC/cluster.yaml"
+    --dashboard-port="$DASHBOARD_PORT" "${autoscaling[@]}"
 }
 
 load_settings

@@ -8,6 +8,8 @@
 #   NAME REGION BUCKET SECRET_ARN HEAD_ADDRESS   the cluster, where its boot files, its secret and its head are
 #   STORE_URI TRACKING_URI                       what jobs find as TRUNKLINE_STORE and MLFLOW_TRACKING_URI
 #   GPUS_PER_NODE EFA                            what this machine must have: a number; true or false
+#   AUTOSCALING                                  of the head: whether there is a bootstrap/cluster.yaml; true or false
+#   TRUNKLINE_...                                jobs find these as they stand
 #   IMAGE | VENV | PYTHON                        a container image; else an environment that is there already; else the Python
 #                                                that makes one from constraints.txt
 #   RUN_AS HEAD_PORT DASHBOARD_PORT RAY_FLAGS    the account of Ray and of jobs; ports; further flags of `ray start`
@@ -16,6 +18,7 @@ ROOT="${TRUNKLINE_ROOT:-}"
 ETC="$ROOT/etc/trunkline"
 BOOTSTRAP="$ROOT/opt/trunkline/bootstrap"
 SCRATCH="$ROOT/scratch"
+OWN_VENV="$ROOT/opt/trunkline/venv"
 UNITS="$ROOT/etc/systemd/system"
 METADATA="${AWS_EC2_METADATA_SERVICE_ENDPOINT:-http://169.254.169.254}"
 
@@ -45,7 +48,7 @@ load_settings() {
     [ -n "${!key:-}" ] || stop "$ETC/node.env lacks $key"
   done
   export AWS_DEFAULT_REGION="$REGION"
-  : "${RUN_AS:=trunkline}" "${PYTHON:=python3}" "${GPUS_PER_NODE:=0}" "${EFA:=false}" "${IMAGE:=}" "${VENV:=}"
+  : "${RUN_AS:=trunkline}" "${PYTHON:=python3}" "${GPUS_PER_NODE:=0}" "${EFA:=false}" "${AUTOSCALING:=false}" "${IMAGE:=}" "${VENV:=$OWN_VENV}"
   : "${HEAD_PORT:=6379}" "${DASHBOARD_PORT:=8265}" "${RAY_FLAGS:=}" "${STORE_URI:=}" "${TRACKING_URI:=}"
 }
 
@@ -123,6 +126,15 @@ sys.exit(not ((3, 11) <= sys.version_info < (3, 13) and pathlib.Path(sysconfig.g
 PYTHON
 }
 
+# Whether install_packages is done, asked by others than who does it.
+packages_ready() {
+  if [ -n "$IMAGE" ]; then
+    docker image inspect "$IMAGE" > /dev/null 2>&1
+  else
+    [ "$VENV" != "$OWN_VENV" ] || [ -e "$VENV/.made-from" ]
+  fi
+}
+
 # The packages that jobs run on: the exact versions of constraints.txt, once for each pair of these files.
 install_packages() {
   local wanted
@@ -133,8 +145,7 @@ install_packages() {
     docker image inspect "$IMAGE" > /dev/null 2>&1 || retry 5 20 docker pull -q "$IMAGE" || stop "cannot pull $IMAGE"
     return
   fi
-  [ -z "$VENV" ] || return 0
-  VENV="$ROOT/opt/trunkline/venv"
+  [ "$VENV" = "$OWN_VENV" ] || return 0 # somebody else's: it is there already
   wanted=$(cat "$BOOTSTRAP/pyproject.toml" "$BOOTSTRAP/constraints.txt" | sha256sum)
   [ "$(cat "$VENV/.made-from" 2> /dev/null)" != "$wanted" ] || return 0
   if ! python_ready 2> /dev/null; then
@@ -152,7 +163,8 @@ install_packages() {
   "$PYTHON" - "$BOOTSTRAP/pyproject.toml" > "$VENV/requirements.txt" << 'PYTHON'
 import sys, tomllib
 with open(sys.argv[1], "rb") as file:
-    print(*tomllib.load(file)["project"]["dependencies"], sep="\n")
+    project = tomllib.load(file)["project"]
+print(*project["dependencies"], *project["optional-dependencies"]["server"], sep="\n")
 PYTHON
   retry 3 20 "$VENV/bin/pip" install -q --disable-pip-version-check -c "$BOOTSTRAP/constraints.txt" -r "$VENV/requirements.txt" ||
     stop "pip could not install the packages of pyproject.toml: is there a way out to the package index?"
@@ -206,6 +218,7 @@ TRUNKLINE_STORE=$STORE_URI
 TRUNKLINE_CACHE=$SCRATCH/cache
 HF_HOME=$SCRATCH/cache/huggingface
 ENVIRONMENT
+  grep '^TRUNKLINE_' "$ETC/node.env" >> "$ETC/ray.env" || true
   [ -z "$TRACKING_URI" ] || echo "MLFLOW_TRACKING_URI=$TRACKING_URI" >> "$ETC/ray.env"
   if [ "$EFA" = true ]; then
     plugin=$(find "$ROOT/opt/amazon" -name 'libnccl-net*.so' -print -quit 2> /dev/null)
@@ -232,7 +245,7 @@ ray() {
 
 # Becomes `ray start ... --block`: in the container, or under the account of jobs.
 exec_ray_start() {
-  local flags=() devices=() account=()
+  local flags=() devices=()
   read -ra flags <<< "$RAY_FLAGS"
   set -- ray start "$@" --num-gpus="$GPUS_PER_NODE" --temp-dir="$SCRATCH/ray" --disable-usage-stats "${flags[@]}" --block
   if [ -n "$IMAGE" ]; then
@@ -248,10 +261,15 @@ exec_ray_start() {
   # shellcheck source=/dev/null
   . "$ETC/ray.env"
   set +a
-  export PATH="$VENV/bin:$PATH"
-  [ "$(id -un)" = "$RUN_AS" ] || account=(setpriv "--reuid=$RUN_AS" "--regid=$RUN_AS" --init-groups env "HOME=/home/$RUN_AS")
   cd "$SCRATCH" || stop "no $SCRATCH"
-  exec "${account[@]}" "$@"
+  exec_as_account "$@"
+}
+
+# Becomes a program of the environment, under the account that owns nothing of the system.
+exec_as_account() {
+  local account=()
+  [ "$(id -un)" = "$RUN_AS" ] || account=(setpriv "--reuid=$RUN_AS" "--regid=$RUN_AS" --init-groups env "HOME=/home/$RUN_AS")
+  PATH="$VENV/bin:$PATH" exec "${account[@]}" "$@"
 }
 
 # write_unit NAME: a systemd unit from standard input.

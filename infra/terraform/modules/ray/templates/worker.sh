@@ -14,6 +14,7 @@ GIVE_UP_SECONDS="${GIVE_UP_SECONDS:-600}"
 WATCH_SECONDS=5 # AWS gives notice two minutes ahead
 
 install_units() {
+  make_account
   write_ray_unit worker.sh "OnFailure=trunkline-give-up.service
 StartLimitIntervalSec=3600
 StartLimitBurst=6"
@@ -53,7 +54,6 @@ run() {
   local address instance secret
   address=$(retry 30 2 metadata local-ipv4) || stop "the instance metadata service does not answer at $METADATA"
   instance=$(metadata instance-id)
-  make_account
   check_gpus
   mount_scratch
   install_packages
