@@ -177,20 +177,18 @@ class Cluster:
                 ray.cancel(reference, force=True)
         return results
 
-    def train(
-        self, worker: Callable[[dict[str, Any], Callable[[str], None]], None], spec: dict[str, Any], scratch: str
-    ) -> None:
+    def train(self, worker: Callable[[dict[str, Any], Callable[[str], None]], None], spec: dict[str, Any]) -> None:
         """Run `worker(spec, emit)` on `config.workers` processes joined in a torch process group, until all return.
 
         A lost worker restarts the whole group, which goes on from its last checkpoint; at most `max_failures` times.
 
-        Args: worker, importable function; spec, plain data; scratch, a folder or URI every node can write (Ray's own bookkeeping).
+        Args: worker, importable function; spec, plain data.
         Raises: the TrunklineError that a worker raised; ClusterError when workers were lost too often; ConfigError when the
             cluster is smaller than what was asked for.
         """
         from pipelines.train_group import run_group
 
-        run_group(self.config, worker, spec, scratch)
+        run_group(self.config, worker, spec)
 
     def check_reach(self, storage: Storage) -> None:
         """Refuse a store that other nodes of this cluster cannot see: their work would be lost in their own folders.

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pipelines.config import ClusterConfig
@@ -24,12 +24,11 @@ def run_group(
     config: ClusterConfig,
     worker: Callable[[dict[str, Any], Callable[[str], None]], None],
     spec: dict[str, Any],
-    scratch: str,
 ) -> None:
     """What `Cluster.train` says, in the Ray that this process is connected to."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     _check_size(config)
@@ -40,10 +39,12 @@ def run_group(
     per_worker = {"CPU": config.cpus_per_worker}
     if config.gpus_per_worker:
         per_worker["GPU"] = config.gpus_per_worker
+    # Ray's own bookkeeping. Its controller runs beside the driver, and workers report nothing that would be kept there
+    scratch = tempfile.mkdtemp(prefix="trunkline-ray-")
     trainer = TorchTrainer(
         _train_loop,
         train_loop_config={"worker": worker, "spec": spec, "channel": channel},
-        torch_config=TorchConfig(backend="nccl" if config.gpus_per_worker else "gloo"),
+        torch_config=_torch_config("nccl" if config.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=config.workers,
             use_gpu=bool(config.gpus_per_worker),
@@ -71,9 +72,41 @@ def run_group(
     finally:
         listener.stop()
         ray.kill(channel)
-        shutil.rmtree(Path(scratch) / f"{spec['kind']}-{spec['name']}", ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
     if listener.fatal is not None:
         raise listener.fatal
+
+
+def _torch_config(backend: str) -> Any:
+    """Ray Train's set-up of a process group, with the interface named first.
+
+    Left alone, gloo listens where the host's own name resolves to. On many machines that is the loopback (`127.0.1.1 myhost` in
+    /etc/hosts), and ranks on two machines would never meet.
+    """
+    from ray.train.torch import TorchConfig
+
+    class Backend(TorchConfig(backend).backend_cls):  # type: ignore[misc]
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            worker_group.execute(_name_interface)
+            super().on_start(worker_group, backend_config)
+
+    class Config(TorchConfig):  # type: ignore[misc]
+        @property
+        def backend_cls(self) -> type:
+            return Backend
+
+    return Config(backend)
+
+
+def _name_interface() -> None:
+    """Let gloo use the interface that has this node's address in Ray, unless GLOO_SOCKET_IFNAME says another."""
+    import psutil
+    import ray
+
+    here = ray.util.get_node_ip_address()
+    for interface, addresses in psutil.net_if_addrs().items():
+        if any(address.address == here for address in addresses):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
 
 
 def _check_size(config: ClusterConfig) -> None:

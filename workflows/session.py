@@ -24,7 +24,6 @@ from pipelines.config import WorkflowConfig, identity, parse, plain
 from pipelines.errors import ConfigError, TrunklineError
 from pipelines.lease import Lease
 from pipelines.progress import announce, duration, end_live_line, say
-from pipelines.storage import FolderStorage
 from pipelines.tracking import Tracker, artifact_of_run, open_tracker
 
 C = TypeVar("C", bound=WorkflowConfig)

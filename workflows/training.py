@@ -61,7 +61,7 @@ def train_stage(stage: StageName, config: TrainConfig, session: Session) -> Arti
             else {}
         )
         spec = dataclasses.replace(spec, tracking=tracked)
-        session.cluster.train(work, plain(spec), session.scratch())
+        session.cluster.train(work, plain(spec))
     artifact = session.store.get(Reference(stage, config.name).folder)
     return session.done(artifact, *_next(stage, config))
 

@@ -65,4 +65,4 @@ def claimed_spec(stage: StageName, config: TrainConfig, store: Any, workers: int
 
 def run_stage(cluster: Cluster, stage: StageName, config: TrainConfig, store: Any) -> None:
     """Train a stage through Ray Train."""
-    cluster.train(work, claimed_spec(stage, config, store), str(store.storage.root / ".ray"))
+    cluster.train(work, claimed_spec(stage, config, store))

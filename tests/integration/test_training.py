@@ -223,4 +223,4 @@ def test_a_full_disk_while_saving_commits_nothing(store: Any, tmp_path: Path) ->
 def test_more_workers_than_the_cluster_has_is_refused(cluster: Cluster, store: Any) -> None:
     crowded = Cluster(train_config(**{"cluster.workers": 64, "batch.global_batch": 128}).cluster)
     with pytest.raises(ConfigError, match="cluster.workers=64 × 1 CPU needs 64 CPU; this Ray cluster has"):
-        crowded.train(lambda spec, emit: None, {"kind": "pretrain", "name": "x"}, str(store.storage.root))
+        crowded.train(lambda spec, emit: None, {"kind": "pretrain", "name": "x"})
