@@ -10,7 +10,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo corpus-large test check fast ui clean
+.PHONY: help setup demo corpus-large cluster-check test check fast ui clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -36,6 +36,9 @@ corpus-large: setup ## 300 MB of real text, then 3 GB with planted near-copies: 
 	  $(BIN)/python -m benchmarks.large watch corpus=copies name=copies-$$size && \
 	  $(BIN)/python -m benchmarks.large check --name copies-$$size || exit 1; \
 	done
+
+cluster-check: setup ## what is wrong with an AWS cluster or the way to it: ARGS="instance_type=p5.48xlarge max_nodes=4"
+	@$(BIN)/python -m workflows.cluster_check $(ARGS)
 
 test: setup ## unit and integration tests, with real Ray, DeepSpeed, MLflow and S3
 	@$(BIN)/python -m pytest

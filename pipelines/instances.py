@@ -35,7 +35,7 @@ class Instance:
     usd_per_hour: float | None = None
 
     def __str__(self) -> str:
-        gpus = f"{self.gpus} {self.accelerator} of {self.gpu_gib:g} GiB" if self.gpus else "no GPU"
+        gpus = f"{self.gpus} {self.accelerator} of {self.gpu_gib:.3g} GiB" if self.gpus else "no GPU"
         return f"{self.type} ({f'{self.cpus} vCPUs, ' if self.cpus else ''}{gpus})"
 
 

@@ -90,6 +90,7 @@ class Jobs:
         self._renew = renew
         if token_source() is not None:
             os.environ.setdefault("RAY_AUTH_MODE", "token")  # before Ray is imported, which reads it once
+        self._waits = False  # told once that the job followed has not begun
         with self._answers():
             self._client = _client_class()()
 
@@ -137,6 +138,11 @@ class Jobs:
         with self._answers():
             return bool(self._client.stop_job(job))
 
+    def forget(self, job: str) -> None:
+        """Remove a job that has ended from the cluster's list."""
+        with self._answers():
+            self._client.delete_job(job)
+
     def log(self, job: str) -> str:
         """All that a job has printed so far."""
         with self._answers():
@@ -150,6 +156,7 @@ class Jobs:
         Raises: Unreachable after that patience; Refused when the token ends.
         """
         log, closed, gone_since = _Log(show), False, None
+        self._waits = False
         while True:
             try:
                 now = self.info(job)
@@ -190,8 +197,12 @@ class Jobs:
                 try:
                     while not (await asyncio.wait({following}, timeout=_LOOK_SECONDS))[0]:
                         # a tunnel that hangs looks like a job with nothing to say: this question tells them apart
-                        if (await asyncio.to_thread(self.info, job)).over:
+                        now = await asyncio.to_thread(self.info, job)
+                        if now.over:
                             return False
+                        if now.status == "PENDING" and not self._waits:
+                            self._waits = True
+                            say(f"   … {job} waits for its place: a new machine takes minutes")
                     log.take(following.result())
                 finally:
                     following.cancel()

@@ -64,7 +64,7 @@ class SubmitConfig(WorkflowConfig):
     retries: int = 3
     patience_minutes: float = 15
     detach: bool = False
-    driver: dict[str, float] = field(default_factory=dict)  # resources of the driver; none: it sits on the head
+    driver: dict[str, float] | None = None  # resources of the driver; null: it sits on the head
     instance_type: str | None = None
     max_nodes: int | None = None
 
@@ -118,7 +118,7 @@ def run(config: SubmitConfig, session: Session, command: Sequence[str] = (), han
     path = pack(package)
     submission = Submission(
         name=_name(config, target), command=_entrypoint(target, config.secrets), package=path.stem,
-        secrets=config.secrets, driver=config.driver, retries=config.retries,
+        secrets=config.secrets, driver=config.driver or {}, retries=config.retries,
     )  # fmt: skip
     say(f"   sending {human(path.stat().st_size, 'B')} to {jobs.address} (Ray {jobs.ray_version})")
     submission.start(jobs)
