@@ -66,14 +66,14 @@ def torchrun(
 
 
 def kill_a_worker_when(ready: Any) -> threading.Thread:
-    """SIGKILL one training process once `ready()` holds."""
+    """SIGKILL one training process of ours once `ready()` holds."""
 
     def wait_and_kill() -> None:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not ready():
             time.sleep(0.05)
-        for process in psutil.process_iter(["cmdline"]):
-            if "RayTrainWorker" in " ".join(process.info["cmdline"] or []):
+        for process in psutil.Process().children(recursive=True):  # of this session's Ray, not of a neighbour's
+            if "RayTrainWorker" in " ".join(process.cmdline()):
                 process.send_signal(signal.SIGKILL)
                 return
 
