@@ -8,7 +8,9 @@ Writes `results.json` there; tests/integration/test_checkpoints.py asserts on it
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import torch.distributed as dist
 from pipelines.errors import CheckpointError, StorageError
 from pipelines.storage import FolderStorage
 from pipelines.train.checkpoint import Rule, Saver, committed_steps, load, open_checkpoint, read_weights
+from pipelines.train.checkpoint.saver import _give_way
 from pipelines.train.network.losses import Batch, LanguageModelling
 from pipelines.train.network.model import ModelConfig, Transformer
 from pipelines.train.update.engine import Engine, ZeroConfig, start_distributed
@@ -132,6 +135,48 @@ def broken(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def strange(folder: Path) -> dict[str, Any]:
+    """A run that is `nice` already, as an ordinary user; and an error that comes without words."""
+    told, trained = Told(), engine()
+    step(trained, 0)
+    saver = Saver(FolderStorage(folder), "pretrain/x", told)
+    lowered, os.setpriority = os.setpriority, _forbidden
+    try:
+        saver.save(trained, 1, {})
+        saver.wait(final=True)
+    finally:
+        os.setpriority = lowered
+    write, saver.storage.put = saver.storage.put, _no_room  # type: ignore[method-assign]
+    saver.save(trained, 2, {})
+    saver.wait()
+    saver.storage.put = write  # type: ignore[method-assign]
+    return {"steps": committed_steps(saver.storage, "pretrain/x"), "warnings": told.warnings, "niceness": _niceness()}
+
+
+def _forbidden(which: int, who: int, priority: int) -> None:
+    raise PermissionError("Permission denied")  # as the kernel answers an ordinary user who asks for less niceness
+
+
+def _no_room(source: Path, key: str) -> None:
+    raise MemoryError
+
+
+def _niceness() -> list[int]:
+    """Of a thread that gave way, in a process at 15: root could lower it again, and must not."""
+    found: list[int] = []
+
+    def look() -> None:
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, 15)
+        _give_way()
+        found.append(os.getpriority(os.PRIO_PROCESS, thread))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    return found
+
+
 def kept(folder: Path) -> dict[str, Any]:
     """The rule is applied after each commit, behind training."""
     trained, storage = engine(stage=3), FolderStorage(folder)
@@ -170,7 +215,7 @@ def loads(folder: Path) -> dict[str, Any]:
 def main() -> None:
     folder = Path(sys.argv[1])
     start_distributed()
-    results = {case.__name__: case(folder / case.__name__) for case in (slow, broken, kept, loads)}
+    results = {case.__name__: case(folder / case.__name__) for case in (slow, broken, strange, kept, loads)}
     if dist.get_rank() == 0:
         (folder / "results.json").write_text(json.dumps(results))
     dist.barrier()

@@ -64,6 +64,17 @@ def test_one_failed_save_is_a_warning_and_two_in_a_row_an_alarm(results: Any) ->
     assert "the last checkpoint of pretrain/x (step 6) could not be saved" in broken["last"]
 
 
+def test_a_writer_that_may_not_change_its_priority_still_writes(results: Any) -> None:
+    """A run under `nice -n 19`, not root, once waited for ever: its writer died before it began."""
+    assert results["strange"]["steps"] == [1]
+    assert results["strange"]["niceness"] == [15]
+
+
+def test_an_error_without_words_is_told_by_its_name(results: Any) -> None:
+    (warning,) = [each for each in results["strange"]["warnings"] if "step 2 failed" in each]
+    assert warning.endswith("rank 0: MemoryError(); rank 1: MemoryError()")
+
+
 def test_the_rule_is_applied_behind_training(results: Any) -> None:
     assert results["kept"]["steps"] == [1, 2, 4, 5]  # named by a branch; every second; the last
 

@@ -7,6 +7,7 @@ with the next one, and two in a row are an alarm.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -162,7 +163,8 @@ class Saver:
     def _reason(self) -> str:
         """What the ranks that failed say."""
         said: list[Any] = [None] * self.world
-        dist.all_gather_object(said, self._error and str(self._error), group=self._group)
+        own = self._error and (str(self._error) or repr(self._error))  # some errors, as of memory, come without words
+        dist.all_gather_object(said, own, group=self._group)
         return "; ".join(f"rank {rank}: {why}" for rank, why in enumerate(said) if why)
 
     def _any(self, *flags: bool) -> list[bool]:
@@ -190,10 +192,9 @@ class Saver:
 
     def _write(self, step: int, layout: Layout, copied: Any, recorded: dict[str, Any], metrics: bytes | None) -> None:
         began = time.perf_counter()
-        if hasattr(os, "setpriority"):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _WRITER_NICENESS)
         folder = folder_of(self.run, step)
-        try:
+        try:  # whatever goes wrong, `_written` is set: training waits for it
+            _give_way()
             if copied is not None:
                 copied.synchronize()
             name = f"rank-{self.rank:05d}.safetensors"
@@ -239,6 +240,15 @@ class Saver:
         commit(self.storage, folder, files, recorded)
         for rank in range(self.world):
             self.storage.delete(_receipt(folder, rank))  # the manifest says it all now
+
+
+def _give_way() -> None:
+    """Lower this thread's priority; never raise it, which an ordinary user may not: a run may be `nice` already."""
+    if hasattr(os, "setpriority"):
+        thread = threading.get_native_id()
+        lower = max(_WRITER_NICENESS, os.getpriority(os.PRIO_PROCESS, thread))
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, thread, lower)
 
 
 def _receipt(folder: str, rank: int) -> str:
