@@ -120,11 +120,15 @@ class S3Storage(Storage):
         return folder / f"{uuid.uuid4().hex[:8]}-{Path(key).name}"
 
     def put(self, source: Path, key: str) -> None:
-        extra = {"Metadata": {"sha256": sha256(source)}}
-        self._attempts(
-            "write", key, lambda: self.client.upload_file(str(source), self.bucket, self._full(key), ExtraArgs=extra)
-        )
-        source.unlink()
+        try:
+            extra = {"Metadata": {"sha256": sha256(source)}}
+            self._attempts(
+                "write",
+                key,
+                lambda: self.client.upload_file(str(source), self.bucket, self._full(key), ExtraArgs=extra),
+            )
+        finally:  # also what could not be sent: checkpoints that fail would fill the disk
+            source.unlink(missing_ok=True)
 
     def download(self, key: str, target: Path) -> None:
         """The whole object into a local file, its checksum compared. Raises: StorageError."""

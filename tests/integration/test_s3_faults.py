@@ -118,6 +118,19 @@ def test_damage_that_does_not_stop_is_an_error(storage: S3Storage, proxy: Faulty
             read(key)
 
 
+def test_what_could_not_be_sent_does_not_stay_on_local_disk(
+    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRUNKLINE_CACHE", str(tmp_path / "cache"))
+    with server.environment(AWS_SECRET_ACCESS_KEY="wrong"):
+        storage = S3Storage(f"s3://{server.bucket}/store")
+        path = storage.scratch("rank-00000.safetensors")  # gigabytes, and a run goes on after a save that failed
+        path.write_bytes(SMALL)
+        with pytest.raises(StorageError, match="SignatureDoesNotMatch"):
+            storage.put(path, "rank-00000.safetensors")
+    assert not path.exists()
+
+
 def test_many_objects_go_in_few_requests(storage: S3Storage, proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.s3._DELETED_AT_ONCE", 100)  # a thousand would take ten seconds to write
     with ThreadPoolExecutor(16) as pool:
