@@ -12,7 +12,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/node.sh"
 
 # How long the autoscaler waits for a worker that it started to join (packages take minutes) before it ends it: it costs money.
-JOIN_SECONDS=1800
+JOIN_SECONDS="${JOIN_SECONDS:-1800}"
 
 install_units() {
   local units=(trunkline-ray.service)

@@ -1,0 +1,178 @@
+"""An AWS for the tests of nodes: moto's server, an instance metadata service, and the `aws` command that boot scripts call.
+
+moto answers on 127.0.0.1 and keeps what it is told (instances, launch templates, secrets, objects). The metadata service here
+speaks version 2 alone, as the launch template demands of the real one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import boto3
+
+from tests.infra.tools import need
+
+REGION = "us-east-1"
+HERE = Path(__file__).parent
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens to now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Cloud:
+    """moto's server, and clients of it."""
+
+    def __init__(self, url: str):
+        self.url = url
+        self.environment = {
+            "AWS_ENDPOINT_URL": url,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": REGION,
+        }
+
+    def client(self, service: str) -> Any:
+        return boto3.client(
+            service, region_name=REGION, endpoint_url=self.url, aws_access_key_id="test", aws_secret_access_key="test"
+        )
+
+    def workers(self, *states: str) -> list[dict[str, Any]]:
+        """The instances that Ray's autoscaler counts as its workers, by launch time; in these states, else alive ones."""
+        filters = [
+            {"Name": "tag:ray-node-type", "Values": ["worker"]},
+            {"Name": "instance-state-name", "Values": list(states) or ["pending", "running"]},
+        ]
+        found = self.client("ec2").describe_instances(Filters=filters)["Reservations"]
+        return sorted(
+            (instance for reservation in found for instance in reservation["Instances"]),
+            key=lambda instance: instance["LaunchTime"],
+        )
+
+
+@contextlib.contextmanager
+def cloud() -> Iterator[Cloud]:
+    """moto's server for the length of a `with` block."""
+    port = free_port()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(lambda: _listens(port), 60, "moto's server to listen")
+        yield Cloud(f"http://127.0.0.1:{port}")
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_until(condition: Any, seconds: float, what: str) -> Any:
+    """What `condition()` returns as soon as it is true; fails with `what` when it is not in time."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, f"waited {seconds} seconds for {what}"
+        time.sleep(0.2)
+    return found
+
+
+class Metadata:
+    """An instance's metadata service: `items` by path below /latest/meta-data/, as the test sets them."""
+
+    def __init__(self, **items: str):
+        self.items = {key.replace("_", "-"): value for key, value in items.items()}
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_PUT(self) -> None:
+                known = self.path == "/latest/api/token" and "X-aws-ec2-metadata-token-ttl-seconds" in self.headers
+                self.answer(200 if known else 400, "a-token")
+
+            def do_GET(self) -> None:
+                if self.headers.get("X-aws-ec2-metadata-token") != "a-token":
+                    return self.answer(401, "version 2 only")
+                item = service.items.get(self.path.removeprefix("/latest/meta-data/"))
+                self.answer(404 if item is None else 200, item or "")
+
+            def answer(self, status: int, body: str) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            def log_message(self, *arguments: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def commands(folder: Path, **scripts: str) -> Path:
+    """A folder for the front of PATH: `aws`, programs that would touch this machine's disks, and `scripts` by name.
+
+    Each program that is a stand-in notes its arguments in <folder>/<name>.log. TRUNKLINE_AWS_COMMAND names a real AWS CLI to
+    run instead of the one here, which knows only what the boot scripts ask, and asks moto for it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    real = os.environ.get("TRUNKLINE_AWS_COMMAND")
+    if real:
+        (folder / "aws").symlink_to(real)
+    else:
+        (folder / "aws").write_text(f'#!/bin/sh\nexec {sys.executable} {HERE / "aws_command.py"} "$@"\n')
+        (folder / "aws").chmod(0o755)
+    untouched = dict.fromkeys(("lsblk", "blkid", "mkfs.ext4", "mdadm", "mount", "systemctl", "nvidia-smi"), "exit 1")
+    untouched["lsblk"] = untouched["systemctl"] = "exit 0"
+    for name, body in {**untouched, **{key.replace("_", "-"): body for key, body in scripts.items()}}.items():
+        path = folder / name
+        path.write_text(f'#!/bin/bash\necho "$*" >> {folder / name}.log\n{body}\n')
+        path.chmod(0o755)
+    return folder
+
+
+def render(template: Path, variables: str) -> str:
+    """A template as Terraform writes it. Args: variables, an HCL object."""
+    done = subprocess.run(
+        [need("terraform"), "console"],
+        input=f'jsonencode(templatefile("{template}", {variables}))'.replace("\n", " "),
+        cwd=HERE,  # a folder without configuration: no provider is asked for
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    import json
+
+    return str(json.loads(json.loads(done.stdout)))
+
+
+def bootstrap(root: Path, *scripts: Path) -> Path:
+    """Boot scripts where a node has them, below a scratch root."""
+    folder = root / "opt" / "trunkline" / "bootstrap"
+    folder.mkdir(parents=True, exist_ok=True)
+    for script in scripts:
+        shutil.copy(script, folder / script.name)
+    return folder
