@@ -85,6 +85,26 @@ def test_varlen_gets_each_documents_first_token() -> None:
     assert locate(packed().positions, "varlen", masking=False).starts.tolist() == [0, 300, 600, 900]  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("kernel", ["varlen", "flex", "blocks", "dense"])
+def test_documents_found_on_the_host_go_to_the_device_as_a_whole(kernel: str) -> None:
+    """As the reading thread does for a GPU; "meta" is a device that every machine has."""
+    here = locate(packed().positions, kernel, masking=True)  # type: ignore[arg-type]
+    there = here.to(torch.device("meta"))
+    tensors = [x for x in (there.starts, *there.masks) if x is not None]
+    if kernel == "flex":
+        row = query = torch.zeros(1, dtype=torch.int64, device="meta")
+        tensors += [there.mask.kv_num_blocks, there.mask.kv_indices, there.mask.mask_mod(row, row, query, query)]
+    elif there.mask is not None:
+        tensors.append(there.mask)
+    assert tensors
+    assert {x.device.type for x in tensors} == {"meta"}
+    again = here.to(torch.device("cpu"))
+    generator = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(3, 300, heads, 8, generator=generator) for heads in (4, 2, 2))
+    if kernel != "varlen":
+        assert torch.equal(attend(q, k, v, again), attend(q, k, v, here))
+
+
 @pytest.mark.skipif(
     not torch.cuda.is_available(), reason="FlashAttention over documents and FlexAttention's backward need CUDA"
 )

@@ -38,14 +38,22 @@ class Documents:
     lengths: tuple[int, ...] = ()  # blocks: tokens of each segment of the flattened batch
     masks: tuple[Tensor | None, ...] = ()  # blocks: (1, 1, length, length), None for a single document
     mask: Any = None  # dense: (B, 1, T, T) boolean, None for whole rows; flex: its BlockMask
+    numbers: Tensor | None = None  # flex: (B, T), the number of each token's document in its row
     starts: Tensor | None = None  # varlen: (documents + 1,) int32, first token of each in the flattened batch, then N
     longest: int = 0  # varlen: tokens of the longest document
 
     def to(self, device: torch.device) -> Documents:
         """The same on another device, without waiting for the copy."""
-        moved = [None if x is None else x.to(device, non_blocking=True) for x in (self.mask, self.starts)]
+        starts = None if self.starts is None else self.starts.to(device, non_blocking=True)
         masks = tuple(None if mask is None else mask.to(device, non_blocking=True) for mask in self.masks)
-        return dataclasses.replace(self, mask=moved[0], starts=moved[1], masks=masks)
+        mask, numbers = self.mask, self.numbers
+        if numbers is not None:  # a BlockMask: its rule reads the numbers, which it would leave where they were
+            numbers = numbers.to(device, non_blocking=True)
+            mask = mask.to(device)
+            mask.mask_mod = _visible(numbers)
+        elif mask is not None:
+            mask = mask.to(device, non_blocking=True)
+        return dataclasses.replace(self, mask=mask, numbers=numbers, starts=starts, masks=masks)
 
 
 def locate(positions_BT: Tensor, kernel: Attention, masking: bool) -> Documents:
@@ -59,7 +67,8 @@ def locate(positions_BT: Tensor, kernel: Attention, masking: bool) -> Documents:
     if kernel == "dense":
         return Documents(kernel, mask=_dense_mask(first_BT) if masking else None)
     if kernel == "flex":
-        return Documents(kernel, mask=_flex_mask(first_BT))
+        number_BT = first_BT.cumsum(dim=1)
+        return Documents(kernel, mask=_flex_mask(number_BT), numbers=number_BT)
     if kernel == "varlen":
         starts = F.pad(first_BT.flatten().nonzero()[:, 0], (0, 1), value=B * T)
         return Documents(kernel, starts=starts.to(torch.int32), longest=int(starts.diff().max()))
@@ -131,16 +140,20 @@ def _compiled_flex() -> Any:
     return torch.compile(flex_attention, dynamic=False)
 
 
-def _flex_mask(first_BT: Tensor) -> Any:
+def _flex_mask(number_BT: Tensor) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
-    number_BT = first_BT.cumsum(dim=1)
+    B, T = number_BT.shape
+    return create_block_mask(_visible(number_BT), B, None, T, T, device=str(number_BT.device))
+
+
+def _visible(number_BT: Tensor) -> Any:
+    """FlexAttention's rule: whether a query of a row sees a key."""
 
     def visible(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (query >= key) & (number_BT[row, query] == number_BT[row, key])
 
-    B, T = first_BT.shape
-    return create_block_mask(visible, B, None, T, T, device=str(first_BT.device))
+    return visible
 
 
 def _dense_mask(first_BT: Tensor) -> Tensor:
