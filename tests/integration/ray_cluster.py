@@ -1,0 +1,141 @@
+"""A Ray cluster of its own for a test: a head with a token on free ports, and more nodes that can be killed like machines.
+
+with ray_cluster(folder) as cluster:
+    node = cluster.add_node(resources={"spot": 1})
+    node.kill()              # every process of it at once, as when a machine is taken away
+    cluster.head.kill()
+    cluster.start_head()     # another one at the same address
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+BIN = Path(sys.executable).parent
+
+
+@dataclass
+class Node:
+    """One `ray start --block`, and all that it started."""
+
+    process: subprocess.Popen[bytes]
+
+    def kill(self) -> None:
+        """SIGKILL to everything at once: no process is left that could notice and tidy up."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            top = psutil.Process(self.process.pid)
+            everything = [*top.children(recursive=True), top]
+            for process in everything:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.suspend()  # a parent that sees its child die would act
+            for process in everything:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        self.process.wait()
+
+
+@dataclass
+class RayCluster:
+    """A running head and its nodes; `environment` is that of a shell that may talk to them."""
+
+    environment: dict[str, str]
+    ports: dict[str, int]
+    folder: Path
+    head: Node | None = None
+    nodes: list[Node] = field(default_factory=list)
+    temporaries: list[Path] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        """Of the Jobs API."""
+        return f"http://127.0.0.1:{self.ports['dashboard-port']}"
+
+    def start_head(self, cpus: int = 2) -> None:
+        """A new head at the same ports, which knows nothing of an earlier one."""
+        temporary = tempfile.mkdtemp(prefix="tlr", dir="/tmp")  # Ray's sockets lie in it, and their paths must be short
+        self.temporaries.append(Path(temporary))
+        ports = [f"--{name}={number}" for name, number in self.ports.items()]
+        self.head = _start(["--head", f"--num-cpus={cpus}", f"--temp-dir={temporary}", *ports], self)
+
+    def add_node(self, cpus: int = 2, resources: Mapping[str, float] | None = None) -> Node:
+        """A further node on this machine."""
+        where = [f"--address=127.0.0.1:{self.ports['port']}", f"--dashboard-agent-listen-port={free_ports(1)[0]}"]
+        node = _start([*where, f"--num-cpus={cpus}", f"--resources={json.dumps(resources or {})}"], self)
+        self.nodes.append(node)
+        return node
+
+    def stop(self) -> None:
+        """Kill all of it."""
+        for node in [*self.nodes, *([self.head] if self.head else [])]:
+            node.kill()
+        for temporary in self.temporaries:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def ray_cluster(folder: Path, cpus: int = 2, **variables: str) -> Iterator[RayCluster]:
+    """Start a head, and kill all of the cluster at the end. Args: variables, of the environment of head, nodes and jobs."""
+    home = folder / "home"
+    (home / ".ray").mkdir(parents=True)
+    (home / ".ray" / "auth_token").write_text("0123456789abcdef" * 4)
+    names = ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port")
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_TRACKING"))}
+    environment = {
+        **inherited,
+        "HOME": str(home),
+        "RAY_AUTH_MODE": "token",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{ports['dashboard-port']}",
+        **variables,
+    }
+    cluster = RayCluster(environment, ports, folder)
+    try:
+        cluster.start_head(cpus)
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on now, outside of the range that Ray gives to its workers (10002 to 19999)."""
+    held: list[socket.socket] = []
+    while len(held) < count:
+        connection = socket.socket()
+        connection.bind(("127.0.0.1", 0))
+        if connection.getsockname()[1] > 20000:
+            held.append(connection)
+    ports = [int(connection.getsockname()[1]) for connection in held]
+    for connection in held:
+        connection.close()
+    return ports
+
+
+def _start(arguments: list[str], cluster: RayCluster) -> Node:
+    log = cluster.folder / f"node-{len(list(cluster.folder.glob('node-*.log')))}.log"
+    with log.open("wb") as output:
+        command = [str(BIN / "ray"), "start", "--block", *arguments]
+        process = subprocess.Popen(
+            command, env=cluster.environment, stdout=output, stderr=output, start_new_session=True
+        )
+    node, end = Node(process), time.monotonic() + 120
+    while b"Ray runtime started" not in log.read_bytes():
+        if process.poll() is not None or time.monotonic() > end:
+            node.kill()
+            raise RuntimeError(f"ray start did not come up:\n{log.read_text()[-3000:]}")
+        time.sleep(0.2)
+    return node

@@ -1,0 +1,313 @@
+"""`workflows.submit` against a real Ray: exit codes, secrets, lost drivers, a replaced head, dropped connections, Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.train.run.loop import read_metrics
+from tests import tiny
+from tests.integration.ray_cluster import RayCluster, free_ports, ray_cluster
+
+ROOT = Path(__file__).parents[2]
+SECRET = "hf_never_to_be_seen_4711"
+# a workflow that counts, looks at its secret, and ends as it is told to
+PROBE = """
+import hashlib, os, sys, time
+from dataclasses import dataclass
+from pathlib import Path
+from pipelines.config import WorkflowConfig
+from pipelines.progress import say
+from workflows.session import Session, entry
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig(WorkflowConfig):
+    lines: int = 0
+    pause: float = 0.2
+    exit: int = 0
+    marker: str = ""  # a file: where it is there, an earlier attempt was here
+
+def look(shard):
+    return hashlib.sha256(os.environ.get("HF_TOKEN", "").encode()).hexdigest()
+
+def run(config, session):
+    if config.marker and Path(config.marker).exists():
+        say("an earlier attempt was here")
+        return
+    Path(config.marker or os.devnull).write_text("here")
+    for i in range(config.lines):
+        say(f"line {i}")
+        time.sleep(config.pause)
+    if "HF_TOKEN" in os.environ:
+        say("driver " + look(0))
+        say("worker " + session.map_shards(look, [0], "look")[0])
+    raise SystemExit(config.exit)
+
+run.__annotations__ = {"config": ProbeConfig, "session": Session}
+main = entry(ProbeConfig, run, "probe")
+if __name__ == "__main__":
+    main()
+"""
+TINY = (
+    "+experiment=demo", "data=mixture/tiny_stable", "model.layers=2", "model.d_model=32", "model.d_ff=80",
+    f"model.vocabulary={tiny.VOCABULARY}", "model.dim_model_base=16", "batch.sequence_length=32", "batch.global_batch=8",
+    "batch.micro_batch=2", "tracking.enabled=false",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project with the probe as one more workflow, as a user would write their own."""
+    folder = tmp_path_factory.mktemp("project")
+    for part in ("pipelines", "workflows", "conf"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "workflows" / "probe.py").write_text(PROBE)
+    fields = "lines: 0\npause: 0.2\nexit: 0\nmarker: ''\nname: probe\nstore: ${oc.env:TRUNKLINE_STORE,store}\n"
+    (folder / "conf" / "probe.yaml").write_text(
+        f"defaults:\n  - cluster: local\n  - _self_\n\n{fields}dry_run: false\n"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    folder = tmp_path_factory.mktemp("cluster")
+    (folder / "secrets").mkdir()
+    (folder / "secrets" / "HF_TOKEN").write_text(SECRET + "\n")
+    variables = {"TRUNKLINE_STORE": str(folder / "store"), "TRUNKLINE_SECRETS_DIR": str(folder / "secrets")}
+    with ray_cluster(folder, **variables) as running:
+        yield running
+
+
+def start(cluster: RayCluster, project: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    """The command in a shell of its own, as a user starts it: without what only the cluster knows."""
+    environment = {name: value for name, value in cluster.environment.items() if not name.startswith("TRUNKLINE_S")}
+    command = [sys.executable, "-m", "workflows.submit", *arguments]
+    return subprocess.Popen(
+        command, cwd=project, env={**environment, **variables}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )  # fmt: skip
+
+
+def submit(cluster: RayCluster, project: Path, *arguments: str, **variables: str) -> tuple[int, str]:
+    process = start(cluster, project, *arguments, **variables)
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
+
+
+def wait_for(process: subprocess.Popen[str], text: str, output: list[str]) -> str:
+    """Read the process's lines into `output` until one has `text`; that line."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        output.append(line)
+        if text in line:
+            return line
+    raise AssertionError(f"{text!r} never came:\n{''.join(output)}")
+
+
+def counted(output: str) -> list[int]:
+    return [int(number) for number in re.findall(r"^line (\d+)$", output, re.MULTILINE)]
+
+
+def job_id(output: str) -> str:
+    found = re.search(r"submitted (\S+)", output)
+    assert found, output
+    return found.group(1)
+
+
+def test_a_job_ends_with_the_exit_code_of_its_workflow(cluster: RayCluster, project: Path) -> None:
+    code, output = submit(cluster, project, "--", "workflows.probe", "lines=3", "pause=0", "exit=7")
+    assert (code, counted(output)) == (7, [0, 1, 2]), output
+    assert "failed with exit code 7" in output
+    assert "retry" not in output
+    code, output = submit(cluster, project, "--", "workflows.probe")
+    assert code == 0, output
+    code, output = submit(cluster, project, "--", "workflows.checkpoints", "action=list")
+    assert code == 2, output
+    assert "error: there is no checkpoint in" in output
+
+
+def test_secrets_travel_by_name_alone(cluster: RayCluster, project: Path) -> None:
+    code, output = submit(cluster, project, "secrets=[HF_TOKEN]", "--", "workflows.probe", HF_TOKEN="of-this-shell")
+    digest = hashlib.sha256(SECRET.encode()).hexdigest()
+    assert code == 0, output
+    assert f"driver {digest}" in output
+    assert f"worker {digest}" in output
+    request = urllib.request.Request(f"{cluster.address}/api/jobs/{job_id(output)}")
+    request.add_header("Authorization", f"Bearer {'0123456789abcdef' * 4}")
+    info = urllib.request.urlopen(request, timeout=30).read().decode()
+    assert "HF_TOKEN" in info
+    logs = "".join(
+        path.read_text(errors="replace") for path in cluster.temporaries[0].rglob("session_*/logs/**/*") if path.is_file()
+    )  # fmt: skip
+    assert digest in logs  # the right folder was looked at
+    for value in (SECRET, "of-this-shell"):
+        assert value not in output + info + logs
+
+
+def test_a_secret_that_the_cluster_does_not_have_is_named(cluster: RayCluster, project: Path) -> None:
+    code, output = submit(cluster, project, "secrets=[WANTED]", "--", "workflows.probe")
+    assert code == 2, output
+    assert "error: this node has no secret WANTED; looked at its environment" in output
+    assert "/secrets/WANTED" in output
+
+
+def test_a_driver_lost_with_its_node_is_started_again_and_training_completes(cluster: RayCluster) -> None:
+    store = tiny.build(cluster.environment["TRUNKLINE_STORE"])
+    node = cluster.add_node(resources={"spot": 1})
+    process = start(
+        cluster, ROOT, "name=trunk", "driver={spot: 1}", "retries=1", "--", "workflows.pretrain", *TINY, "name=lost",
+        "steps=400", "checkpoint.every_steps=20", "log_every_steps=20",
+    )  # fmt: skip
+    output: list[str] = []
+    wait_for(process, "pretrain  40/400", output)
+    node.kill()
+    cluster.add_node(resources={"spot": 1})
+    rest, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, "".join(output) + rest
+    assert "trunk was lost with its node" in rest
+    assert "retry 1 of 1 as trunk-retry-1" in rest
+    resumed = re.search(r"weights: resumed from pretrain/lost@step-(\d+)", rest)
+    assert resumed, rest
+    assert int(resumed.group(1)) >= 20
+    assert store.get("pretrain/lost").statistics["steps"] == 400
+    assert [row["step"] for row in read_metrics(store.storage, "pretrain/lost")] == list(range(1, 401))
+
+
+def test_a_replaced_head_costs_a_resubmission(project: Path, tmp_path: Path) -> None:
+    with ray_cluster(tmp_path, TRUNKLINE_STORE=str(tmp_path / "store")) as own:
+        marker = tmp_path / "marker"
+        process = start(own, project, "retries=1", "--", "workflows.probe", "lines=1000", f"marker={marker}")
+        output: list[str] = []
+        wait_for(process, "line 3", output)
+        assert own.head is not None
+        own.head.kill()
+        wait_for(process, "is lost; the job goes on", output)
+        own.start_head()
+        rest, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, "".join(output) + rest
+        assert "its head was replaced" in rest
+        assert "an earlier attempt was here" in rest
+
+
+class Tunnel:
+    """A port that passes everything on to the dashboard, until it is cut."""
+
+    def __init__(self, target: int):
+        self.target, self.port = target, free_ports(1)[0]
+        self._open: list[socket.socket] = []
+        self._listener: socket.socket | None = None
+        self.mend()
+
+    def mend(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def cut(self) -> None:
+        assert self._listener is not None
+        for each in [self._listener, *self._open]:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+        self._open.clear()
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                far = socket.create_connection(("127.0.0.1", self.target))
+                self._open += [near, far]
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
+
+    @staticmethod
+    def _pass_on(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_connection_that_drops_costs_no_line_and_doubles_none(cluster: RayCluster, project: Path) -> None:
+    tunnel = Tunnel(cluster.ports["dashboard-port"])
+    here = f"address=http://127.0.0.1:{tunnel.port}"
+    process = start(cluster, project, here, "--", "workflows.probe", "lines=60")
+    output: list[str] = []
+    wait_for(process, "line 5", output)
+    tunnel.cut()
+    wait_for(process, "is lost; the job goes on", output)
+    tunnel.mend()
+    rest, _ = process.communicate(timeout=120)
+    everything = "".join(output) + rest
+    assert process.returncode == 0, everything
+    assert counted(everything) == list(range(60))
+    assert "answers again" in rest
+
+
+def test_patience_ends_with_a_word_on_how_to_go_on(cluster: RayCluster, project: Path) -> None:
+    tunnel = Tunnel(cluster.ports["dashboard-port"])
+    here = f"address=http://127.0.0.1:{tunnel.port}"
+    process = start(cluster, project, here, "patience_minutes=0.05", "--", "workflows.probe", "lines=20")
+    output: list[str] = []
+    job = job_id(wait_for(process, "submitted", output))
+    wait_for(process, "line 2", output)
+    tunnel.cut()
+    rest, _ = process.communicate(timeout=120)
+    assert process.returncode == 4, rest
+    assert f"python -m workflows.submit follow={job}" in rest
+    code, output_ = submit(cluster, project, f"follow={job}")  # past the tunnel
+    assert (code, counted(output_)) == (0, list(range(20))), output_
+
+
+def test_ctrl_c_leaves_the_job_running(cluster: RayCluster, project: Path) -> None:
+    process = start(cluster, project, "--", "workflows.probe", "lines=300")
+    output: list[str] = []
+    job = job_id(wait_for(process, "submitted", output))
+    wait_for(process, "line 2", output)
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, rest
+    assert f"follow={job}" in rest
+    code, output_ = submit(cluster, project, "list")
+    assert code == 0
+    assert re.search(rf"{job} +RUNNING", output_), output_
+    code, output_ = submit(cluster, project, f"stop={job}")
+    assert code == 0, output_
+    code, output_ = submit(cluster, project, f"follow={job}")
+    assert code == 130, output_
+    assert "was stopped" in output_
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"RAY_AUTH_TOKEN": "f" * 64}, "refuses the token from RAY_AUTH_TOKEN.*unset RAY_AUTH_TOKEN; .*secretsmanager get-secret-value"),
+        ({"HOME": "/nonexistent"}, "wants a token, and there is none.*secretsmanager get-secret-value --secret-id mine/ray"),
+        ({"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:1"}, "no Ray answers at http://127.0.0.1:1 .*tunnel_command"),
+    ],
+)  # fmt: skip
+def test_a_cluster_that_lets_nobody_in(
+    cluster: RayCluster, project: Path, variables: dict[str, str], message: str
+) -> None:
+    code, output = submit(cluster, project, "token_secret=mine/ray", "--", "workflows.probe", **variables)  # fmt: skip
+    assert code == 4, output
+    assert re.search(f"error: .*{message}", output), output
+
+
+def test_a_name_that_is_taken_is_refused(cluster: RayCluster, project: Path) -> None:
+    assert submit(cluster, project, "name=once", "detach=true", "--", "workflows.probe")[0] == 0
+    code, output = submit(cluster, project, "name=once", "--", "workflows.probe")
+    assert code == 2, output
+    assert "choose another name=" in output
