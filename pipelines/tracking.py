@@ -1,12 +1,13 @@
 """MLflow, and only here: one run per artifact, from rank zero alone, the same run after a resume.
 
-A tracking server that is down never stops or slows training: what is logged goes to a spool file on local disk, and a
-thread delivers the spool from where it last got through. What is undelivered when the process ends stays in the spool and
-goes out with the next run of the same artifact, or with any `Tracker` opened on the same machine for that run.
+A tracking server that is down never stops or slows training: what is logged goes to a spool (`spool.py`), and a thread delivers it
+whenever the server answers, the making of the run itself included. What is undelivered when the process ends goes out with
+the next command that tracks at the same server.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import logging
@@ -14,40 +15,43 @@ import os
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipelines.artifacts import Artifact, ArtifactStore
-from pipelines.cache import cache_folder
 from pipelines.config import TrackingConfig, flatten
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, StorageError
 from pipelines.progress import say
-from pipelines.storage import FolderStorage, open_storage
+from pipelines.spool import Spool, leftovers
+from pipelines.storage import FolderStorage, Storage, open_storage
 
 _RETRY_SECONDS = 5.0
 _LAST_TRY_SECONDS = 20.0
+_REFUSED = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"}  # what MLflow says of a run that somebody deleted
 
 
 class Tracker:
     """Logs into one MLflow run. Every method returns at once; use it from rank zero only."""
 
-    def __init__(self, uri: str, run_id: str | None, flush_seconds: float = 5.0):
-        """Args: uri, MLflow's tracking URI; run_id, an existing run, or None for a tracker that drops everything."""
-        self.uri, self.run_id, self.flush_seconds = uri, run_id, flush_seconds
+    def __init__(self, run: Mapping[str, Any] | None, flush_seconds: float = 5.0):
+        """Args: run, what `open_tracker` says of a run (`Tracker.run`), or None for a tracker that drops everything."""
+        self.run, self.flush_seconds = dict(run) if run else None, flush_seconds
         self._wake = threading.Event()
         self._stop = threading.Event()
-        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._warned = False
-        if run_id is None:
+        if self.run is None:
             return
-        folder = cache_folder() / "spool"
-        folder.mkdir(parents=True, exist_ok=True)
-        self._spool = folder / f"{run_id}-{os.getpid()}.jsonl"
-        self._spool.touch()
+        self._storage = open_storage(self.run["store"])
+        self._spool = Spool(self.run)
         self._thread = threading.Thread(target=self._deliver, name="mlflow-spool", daemon=True)
         self._thread.start()
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id of the run; None while the server has not been reached, or when nothing is tracked."""
+        return self.run["run_id"] if self.run else None
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Log numbers at `step`."""
@@ -62,6 +66,14 @@ class Tracker:
         """Attach a local file to the run; it must stay where it is until `end`."""
         self._put({"file": str(path), "folder": folder})
 
+    def keep(self) -> None:
+        """Before a checkpoint is committed: have what its restart would not log again in the store, if it is still here.
+
+        Costs a small write where something is undelivered, and no word with the server. Raises: StorageError.
+        """
+        if self.run is not None:
+            self._spool.keep(self._storage)
+
     def end(self, status: str) -> None:
         """Deliver what is left (for at most 20 s) and set the run's end: FINISHED, FAILED or KILLED."""
         self._put({"end": status, "at": int(time.time() * 1000)})
@@ -74,63 +86,43 @@ class Tracker:
             self._wake.set()
             self._thread.join(_LAST_TRY_SECONDS)
             self._thread = None
+            with contextlib.suppress(StorageError):  # then it is on this machine's disk alone
+                self.keep()
+            self._spool.close()
 
     def _put(self, item: dict[str, Any]) -> None:
-        if self.run_id is None:
+        if self.run is None:
             return
-        with self._lock, self._spool.open("a") as handle:
-            handle.write(json.dumps(item) + "\n")
+        self._spool.put(item)
         self._wake.set()
 
     def _deliver(self) -> None:
-        position = 0
+        assert self.run is not None
+        look_in: Storage | None = self._storage  # once; on this machine's disk every time
         while True:
             self._wake.wait(self.flush_seconds)
             stopping = self._stop.is_set()
             self._wake.clear()
             try:
-                position = self._send_from(self._spool, position)
-                for left in self._spool.parent.glob(f"{self.run_id}-*.jsonl"):
-                    if left != self._spool and not _alive(left):
-                        self._send_from(left, 0)
-                        left.unlink(missing_ok=True)
+                items, place = self._spool.waiting()
+                if items:
+                    self.run["run_id"] = _send(self.run, items)
+                    self._spool.delivered(place)
+                deliver_leftovers(self.run["uri"], look_in)
+                look_in = None
             except Exception as error:
                 if not self._warned:
                     self._warned = True
                     say(
-                        f"   MLflow at {self.uri} does not answer ({str(error).splitlines()[0][:120]}); points are kept in {self._spool} and sent later"
+                        f"   MLflow at {self.run['uri']} does not answer ({_first_line(error)}); points are kept in {self._spool.path} and sent later"
                     )
                 if stopping:
                     return
                 self._stop.wait(_RETRY_SECONDS)
                 continue
-            if stopping and position >= self._spool.stat().st_size:
-                self._spool.unlink(missing_ok=True)
+            if stopping:
                 return
-            self._stop.wait(self.flush_seconds if not stopping else 0)
-
-    def _send_from(self, spool: Path, position: int) -> int:
-        """Send whole lines from byte `position` on; returns where it got to."""
-        with spool.open("rb") as handle:
-            handle.seek(position)
-            lines = handle.read().splitlines(keepends=True)
-        items = [(json.loads(line), len(line)) for line in lines if line.endswith(b"\n")]
-        if not items:
-            return position
-        from mlflow.entities import Metric
-
-        client = _client(self.uri)
-        metrics = [Metric(*row) for item, _ in items for row in item.get("metrics", [])]
-        for first in range(0, len(metrics), 900):  # MLflow takes at most 1,000 a call
-            client.log_batch(self.run_id, metrics=metrics[first : first + 900])
-        for item, _ in items:
-            for name, value in item.get("tags", {}).items():
-                client.set_tag(self.run_id, name, value)
-            if "file" in item and Path(item["file"]).exists():
-                client.log_artifact(self.run_id, item["file"], item["folder"] or None)
-            if "end" in item:
-                client.set_terminated(self.run_id, item["end"], item["at"])
-        return position + sum(length for _, length in items)
+            self._stop.wait(self.flush_seconds)
 
 
 def open_tracker(
@@ -144,25 +136,97 @@ def open_tracker(
 
     Args: settings, the resolved config, logged as parameters; inputs, the artifacts read, logged as parents and datasets.
 
-    A server that cannot be reached costs a warning, never the run.
+    A server that cannot be reached costs a warning, never the run: the MLflow run is made later, with all its points.
     """
     if not config.enabled:
-        return Tracker("", None)
-    uri = tracking_uri(config, store.uri)
-    key = f"{folder}/mlflow.json"
+        return Tracker(None)
+    root = store.storage.root if isinstance(store.storage, FolderStorage) and not config.uri else None
+    run: dict[str, Any] = {
+        "uri": tracking_uri(config, store.uri), "store": store.uri, "folder": folder, "run_id": None, "experiment": config.experiment,
+        "artifacts": (root / "mlflow-artifacts").as_uri() if root else None, "settings": dict(settings),
+        "inputs": [[reference, artifact.folder, artifact.fingerprint] for reference, artifact in inputs.items()],
+        "began": int(time.time() * 1000),
+    }  # fmt: skip
     try:
-        held = json.loads(store.storage.read(key)) if store.storage.exists(key) else {}
-        run_id = held["run_id"] if held.get("uri") == uri else None
-        client = _client(uri)
-        if run_id is None:
-            run_id = _create_run(client, config, store, folder, settings, inputs)
-            store.storage.write(key, json.dumps({"uri": uri, "run_id": run_id}).encode())
+        run["run_id"] = _run_of(store.storage, folder, run["uri"])
+        if run["run_id"] is None:
+            run["run_id"] = _made_run(run)
         else:
-            client.update_run(run_id, status="RUNNING")
+            _client(run["uri"]).update_run(run["run_id"], status="RUNNING")
     except Exception as error:
-        say(f"   MLflow at {uri} cannot be reached ({str(error).splitlines()[0][:160]}); this run goes untracked")
-        return Tracker(uri, None)
-    return Tracker(uri, run_id)
+        say(
+            f"   MLflow at {run['uri']} cannot be reached ({_first_line(error)}); points are kept and sent when it answers, to this command or a later one"
+        )
+    return Tracker(run)
+
+
+def deliver_leftovers(uri: str, storage: Storage | None) -> int:
+    """Send what dead processes left undelivered for this server. Args: storage, a store that may hold some, or None.
+
+    Returns: how many items. Raises: whatever a server that does not answer makes MLflow's client raise.
+    """
+    from mlflow.exceptions import MlflowException
+
+    count = 0
+    for left in leftovers(uri, storage):
+        try:
+            if left.items:
+                _send(left.header, left.items)
+        except MlflowException as error:
+            if error.error_code not in _REFUSED:
+                raise
+            say(
+                f"   MLflow at {uri} refuses what {left.header['folder']} left to be sent, and it is dropped: {_first_line(error)}"
+            )
+        left.drop()
+        count += len(left.items)
+    return count
+
+
+@contextlib.contextmanager
+def delivering(config: TrackingConfig, store: ArtifactStore) -> Iterator[None]:
+    """For the length of a command: deliver what earlier ones left, in a thread; at its end wait for that 20 seconds at most."""
+    try:
+        uri = tracking_uri(config, store.uri) if config.enabled else ""
+    except ConfigError:  # a command that tracks says so itself
+        uri = ""
+    if not uri or next(leftovers(uri, store.storage), None) is None:
+        yield
+        return
+
+    def deliver() -> None:
+        try:
+            count = deliver_leftovers(uri, store.storage)
+        except Exception as error:
+            say(f"   MLflow at {uri} does not answer ({_first_line(error)}); what earlier commands logged is kept")
+        else:
+            say(f"   MLflow at {uri} has got what earlier commands could not send: {count} entries")
+
+    thread = threading.Thread(target=deliver, name="mlflow-leftovers", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join(_LAST_TRY_SECONDS)
+
+
+def _send(run: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> str:
+    """Send items to their run, which is made first where there is none yet. Returns: its id."""
+    from mlflow.entities import Metric
+
+    client = _client(run["uri"])
+    run_id = run["run_id"] or _made_run(run)
+    metrics = [Metric(*row) for item in items for row in item.get("metrics", [])]
+    for first in range(0, len(metrics), 900):  # MLflow takes at most 1,000 a call
+        client.log_batch(run_id, metrics=metrics[first : first + 900])
+    for item in items:
+        for name, value in item.get("tags", {}).items():
+            client.set_tag(run_id, name, value)
+        if "file" in item and Path(item["file"]).exists():
+            client.log_artifact(run_id, item["file"], item["folder"] or None)
+        if "end" in item:
+            client.set_terminated(run_id, item["end"], item["at"])
+    return str(run_id)
 
 
 def tracking_uri(config: TrackingConfig, store_uri: str) -> str:
@@ -192,28 +256,38 @@ def artifact_of_run(run_id: str, config: TrackingConfig, store_uri: str) -> str:
         ) from error
 
 
-def _create_run(
-    client: Any,
-    config: TrackingConfig,
-    store: ArtifactStore,
-    folder: str,
-    settings: Mapping[str, Any],
-    inputs: Mapping[str, Artifact],
-) -> str:
+def _made_run(run: Mapping[str, Any]) -> str:
+    """The id of the artifact's run, made now unless another process was first. Returns: its id."""
+    storage, key = open_storage(run["store"]), f"{run['folder']}/mlflow.json"
+    if (held := _run_of(storage, run["folder"], run["uri"])) is not None:
+        return held
+    client = _client(run["uri"])
+    made = _create_run(client, run, storage)
+    record = json.dumps({"uri": run["uri"], "run_id": made}).encode()
+    if storage.create(key, record):
+        return made
+    if (held := _run_of(storage, run["folder"], run["uri"])) is not None:
+        client.delete_run(made)
+        return held
+    storage.write(key, record)  # what was there is another server's
+    return made
+
+
+def _create_run(client: Any, run: Mapping[str, Any], storage: Storage) -> str:
     from mlflow.entities import Param
 
+    folder, artifacts = run["folder"], run["artifacts"]
     kind, name = folder.split("/")
-    experiment = client.get_experiment_by_name(config.experiment)
+    experiment = client.get_experiment_by_name(run["experiment"])
     if experiment is None:
-        root = store.storage.root if isinstance(store.storage, FolderStorage) and not config.uri else None
         experiment_id = client.create_experiment(
-            config.experiment,
-            artifact_location=(root / "mlflow-artifacts").as_uri() if root else None,
+            run["experiment"],
+            artifact_location=artifacts,
             tags={"mlflow.experimentKind": "custom_model_development"},  # the page opens on runs, not on traces
         )
     else:
         experiment_id = experiment.experiment_id
-        if not config.uri and experiment.artifact_location != (store.storage.root / "mlflow-artifacts").as_uri():  # type: ignore[attr-defined]
+        if artifacts and experiment.artifact_location != artifacts:
             say(f"   MLflow goes on keeping files in {experiment.artifact_location}: this store was copied or moved")
     tags = {
         "mlflow.runName": folder.replace("/", "-"),
@@ -221,8 +295,8 @@ def _create_run(
         "trunkline.kind": kind,
         "trunkline.name": name,
     }
-    for i, (reference, artifact) in enumerate(inputs.items()):
-        parent = _run_of(store, artifact)
+    for i, (reference, parent_folder, _) in enumerate(run["inputs"]):
+        parent = _run_of(storage, parent_folder)
         tags[f"trunkline.input.{reference.split('/')[0]}"] = reference
         if parent and i == 0:
             tags["trunkline.parent_run"] = parent
@@ -230,43 +304,44 @@ def _create_run(
                 # MLflow folds children under their parent. A trunk stays at the top, so that trunks over the same data
                 # stand side by side; its link to the mixture is the tag above
                 tags["mlflow.parentRunId"] = parent
-    run_id: str = client.create_run(experiment_id, tags=tags).info.run_id
+    run_id: str = client.create_run(experiment_id, start_time=run["began"], tags=tags).info.run_id
     leaves = {
         re.sub(r"[^\w\-. :/]", ".", key): str(value)[:500]
-        for key, value in flatten(settings).items()
+        for key, value in flatten(run["settings"]).items()
         if value is not None
     }
     params = [Param(key[:250], value) for key, value in leaves.items()]
     for first in range(0, len(params), 100):  # MLflow takes at most 100 a call
         client.log_batch(run_id, params=params[first : first + 100])
-    client.set_tag(run_id, "trunkline.store", store.uri)
-    client.log_dict(run_id, dict(settings), "config.json")
-    _log_inputs(client, run_id, inputs)
+    client.set_tag(run_id, "trunkline.store", run["store"])
+    client.log_dict(run_id, run["settings"], "config.json")
+    _log_inputs(client, run_id, run)
     return run_id
 
 
-def _log_inputs(client: Any, run_id: str, inputs: Mapping[str, Artifact]) -> None:
+def _log_inputs(client: Any, run_id: str, run: Mapping[str, Any]) -> None:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     datasets = [
         DatasetInput(
             Dataset(
                 name=reference,
-                digest=artifact.fingerprint,
+                digest=fingerprint,
                 source_type="local",
-                source=json.dumps({"uri": f"{artifact.storage.uri}/{reference}"}),
+                source=json.dumps({"uri": f"{run['store']}/{reference}"}),
             ),
             [InputTag("mlflow.data.context", reference.split("/")[0])],
         )
-        for reference, artifact in inputs.items()
+        for reference, _, fingerprint in run["inputs"]
     ]
     if datasets:
         client.log_inputs(run_id, datasets)
 
 
-def _run_of(store: ArtifactStore, artifact: Artifact) -> str | None:
-    key = f"{artifact.folder}/mlflow.json"
-    return json.loads(store.storage.read(key))["run_id"] if store.storage.exists(key) else None
+def _run_of(storage: Storage, folder: str, uri: str | None = None) -> str | None:
+    """The id of an artifact's run, at this server or (None) at any."""
+    held = json.loads(storage.find(f"{folder}/mlflow.json") or b"{}")
+    return str(held["run_id"]) if held and uri in (None, held["uri"]) else None
 
 
 def _client(uri: str) -> Any:
@@ -285,6 +360,5 @@ def _client(uri: str) -> Any:
         return MlflowClient(tracking_uri=uri)
 
 
-def _alive(spool: Path) -> bool:
-    pid = int(spool.stem.rsplit("-", 1)[1])
-    return Path(f"/proc/{pid}").exists() if Path("/proc").exists() else False
+def _first_line(error: Exception) -> str:
+    return (str(error) or repr(error)).splitlines()[0][:160]

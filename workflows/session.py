@@ -24,7 +24,7 @@ from pipelines.config import WorkflowConfig, identity, parse, plain
 from pipelines.errors import ConfigError, TrunklineError
 from pipelines.lease import Lease
 from pipelines.progress import announce, duration, end_live_line, say
-from pipelines.tracking import Tracker, artifact_of_run, open_tracker
+from pipelines.tracking import Tracker, artifact_of_run, delivering, open_tracker
 
 C = TypeVar("C", bound=WorkflowConfig)
 CONF = Path(__file__).parent.parent / "conf"
@@ -65,6 +65,8 @@ class Session:
         self._leases: dict[str, Lease] = {}
 
     def __enter__(self) -> Session:
+        if not self.config.dry_run:
+            self._stack.enter_context(delivering(self.config.tracking, self.store))
         return self
 
     def __exit__(self, *exception: Any) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from pipelines.artifacts import Artifact, ArtifactStore, Reference
 from pipelines.config import plain
 from pipelines.progress import say
-from pipelines.tracking import tracking_uri
 from pipelines.train.checkpoint import set_aside_after
 from pipelines.train.plan.planning import plan
 from pipelines.train.stages import StageName, TrainConfig
@@ -55,12 +54,7 @@ def train_stage(stage: StageName, config: TrainConfig, session: Session) -> Arti
         )
         raise SystemExit(0)
     with session.track(held, config, planned.inputs, meanwhile=lambda: session.cluster) as tracker:
-        tracked = (
-            {"uri": tracking_uri(session.config.tracking, session.store.uri), "run_id": tracker.run_id}
-            if session.config.tracking.enabled
-            else {}
-        )
-        spec = dataclasses.replace(spec, tracking=tracked)
+        spec = dataclasses.replace(spec, tracking=tracker.run or {})
         session.cluster.train(work, plain(spec))
     artifact = session.store.get(Reference(stage, config.name).folder)
     return session.done(artifact, *_next(stage, config))

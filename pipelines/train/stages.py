@@ -146,7 +146,7 @@ class TrainSpec:
     monitor_every_steps: int
     profile: bool
     profile_steps: tuple[int, int]
-    tracking: dict[str, Any]  # {"uri", "run_id"}
+    tracking: dict[str, Any]  # `Tracker.run`, empty where nothing is tracked
 
     @property
     def run(self) -> str:

@@ -28,7 +28,7 @@ def log(tmp_path: Path) -> Any:
     store = tiny.build(str(tmp_path / "store"))
     spec = plan("pretrain", train_config(log_every_steps=2), store, None, 2).spec
     lines: list[str] = []
-    log = StepLog(spec, Stream(spec, store), lines.append, Tracker("", None), NoiseScale(), 0, 2)
+    log = StepLog(spec, Stream(spec, store), lines.append, Tracker(None), NoiseScale(), 0, 2)
     log.lines = lines  # type: ignore[attr-defined]
     return log
 

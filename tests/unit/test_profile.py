@@ -65,7 +65,7 @@ def test_a_traced_step_sums_to_its_wall_time() -> None:
 )
 def test_a_profile_is_published_or_missed_aloud(tmp_path: Path, steps: tuple[int, int], said: str) -> None:
     lines: list[str] = []
-    profiler = StepProfiler(steps, open_storage(str(tmp_path)), "pretrain/run", lines.append, Tracker("", None))
+    profiler = StepProfiler(steps, open_storage(str(tmp_path)), "pretrain/run", lines.append, Tracker(None))
     for _ in range(4):
         torch.randn(8, 8) @ torch.randn(8, 8)
         profiler.step()

@@ -6,7 +6,9 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -15,7 +17,8 @@ from pipelines import tracking
 from pipelines.artifacts import Artifact, ArtifactStore
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConfigError
-from pipelines.tracking import Tracker, artifact_of_run, open_tracker, tracking_uri
+from pipelines.spool import leftovers
+from pipelines.tracking import artifact_of_run, delivering, open_tracker, tracking_uri
 
 
 @pytest.fixture(autouse=True)
@@ -63,39 +66,118 @@ def test_one_run_per_artifact_with_its_parent_and_the_same_run_after_a_resume(tm
         artifact_of_run("0" * 32, config, store.uri)
 
 
-def test_an_absent_server_costs_a_warning_and_never_a_wait(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = TrackingConfig(uri="http://127.0.0.1:9")  # nothing listens there
-    tracker = open_tracker(config, ArtifactStore(str(tmp_path / "store")), "corpus/a", {}, {})
-    assert tracker.run_id is None
-    assert "this run goes untracked" in capsys.readouterr().out
-    tracker.metrics({"loss": 1.0}, step=1)
-    tracker.end("FINISHED")
+@pytest.fixture
+def away(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """No server answers until the function that this gives is called."""
+    real = tracking._client
+    monkeypatch.setattr(tracking, "_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(tracking, "_client", lambda uri: real("http://127.0.0.1:9"))  # nothing listens there
+    return lambda: monkeypatch.setattr(tracking, "_client", real)
+
+
+def spooled(cache: Path) -> list[list[dict[str, Any]]]:
+    return [[json.loads(line) for line in path.read_text().splitlines()] for path in (cache / "spool").glob("*.jsonl")]
 
 
 def test_points_are_spooled_while_the_server_is_away_and_delivered_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, away: Callable[[], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, config = ArtifactStore(str(tmp_path / "store")), TrackingConfig()
-    made = open_tracker(config, store, "corpus/a", {}, {})
-    made.close()
-    run_id, uri = str(made.run_id), tracking_uri(config, store.uri)
-    real = tracking._client
-    monkeypatch.setattr(tracking, "_RETRY_SECONDS", 0.1)
-    monkeypatch.setattr(tracking, "_client", lambda uri: real("http://127.0.0.1:9"))
-    tracker = Tracker(uri, run_id, flush_seconds=0.05)
+    tracker = open_tracker(config, store, "corpus/a", {"size": 4}, {})
+    assert tracker.run_id is None
+    assert "points are kept and sent when it answers" in capsys.readouterr().out
     began = time.perf_counter()
     for step in range(200):
         tracker.metrics({"loss": float(step)}, step)
     assert time.perf_counter() - began < 1.0  # logging does not wait for a server that is away
-    spool = next((tmp_path / "cache" / "spool").glob(f"{run_id}-*.jsonl"))
-    assert len(spool.read_text().splitlines()) == 200
-    assert json.loads(spool.read_text().splitlines()[0])["metrics"][0][:2] == ["loss", 0.0]
-    monkeypatch.setattr(tracking, "_client", real)
+    ((header, *items),) = spooled(tmp_path / "cache")
+    assert header["folder"] == "corpus/a"
+    assert [item["metrics"][0][0] for item in items] == ["loss"] * 200
+    away()
     tracker.end("FINISHED")
-    history = real(uri).get_metric_history(run_id, "loss")
+    client = MlflowClient(tracking_uri(config, store.uri))
+    run = client.get_run(str(tracker.run_id))
+    assert run.info.status == "FINISHED"
+    assert run.data.params["size"] == "4"
+    history = client.get_metric_history(run.info.run_id, "loss")
     assert sorted(point.step for point in history) == list(range(200))
-    assert real(uri).get_run(run_id).info.status == "FINISHED"
-    assert not spool.exists()
+    assert spooled(tmp_path / "cache") == []
+    assert store.storage.keys(".spool") == []
+
+
+def test_what_ended_without_a_server_goes_out_with_the_next_command(tmp_path: Path, away: Callable[[], None]) -> None:
+    store, config = ArtifactStore(str(tmp_path / "store")), TrackingConfig()
+    parent = committed(store, "corpus/a")
+    for folder, inputs in (("corpus/a", {}), ("tokens/b", {"corpus/a": parent})):
+        tracker = open_tracker(config, store, folder, {}, inputs)
+        tracker.metrics({"loss": 1.5}, step=7)
+        tracker.end("FAILED")
+    away()
+    with delivering(config, store):  # what every command does
+        pass
+    client = MlflowClient(tracking_uri(config, store.uri))
+    ours, theirs = (artifact_run(client, folder) for folder in ("tokens/b", "corpus/a"))
+    assert ours.data.tags["mlflow.parentRunId"] == theirs.info.run_id
+    for run in (ours, theirs):
+        assert run.info.status == "FAILED"
+        assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [7]
+    assert spooled(tmp_path / "cache") == []
+    assert store.storage.keys(".spool") == []
+
+
+def test_what_a_vanished_machine_kept_in_the_store_is_delivered_once(
+    tmp_path: Path, away: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, config = ArtifactStore(str(tmp_path / "store")), TrackingConfig()
+    tracker = open_tracker(config, store, "corpus/a", {}, {})
+    tracker.metrics({"loss": 1.0}, step=1)
+    tracker.keep()
+    tracker.metrics({"loss": 2.0}, step=2)
+    tracker.end("KILLED")
+    away()
+    monkeypatch.setenv("TRUNKLINE_CACHE", str(tmp_path / "another machine"))
+    with delivering(config, store):
+        pass
+    monkeypatch.setenv("TRUNKLINE_CACHE", str(tmp_path / "cache"))  # and the first comes back
+    with delivering(config, store):
+        pass
+    client = MlflowClient(tracking_uri(config, store.uri))
+    run = artifact_run(client, "corpus/a")
+    assert run.info.status == "KILLED"
+    assert [point.value for point in client.get_metric_history(run.info.run_id, "loss")] == [1.0, 2.0]
+    assert len(client.search_runs([run.info.experiment_id])) == 1
+
+
+def test_a_living_command_keeps_its_own_spool(tmp_path: Path, away: Callable[[], None]) -> None:
+    store, config = ArtifactStore(str(tmp_path / "store")), TrackingConfig()
+    living = open_tracker(config, store, "corpus/a", {}, {})
+    living.metrics({"loss": 1.0}, step=1)
+    assert list(leftovers(str(living.run["uri"]), store.storage)) == []  # type: ignore[index]
+    living.end("FINISHED")
+    left = list(leftovers(str(living.run["uri"]), None))  # type: ignore[index]
+    assert [sorted(item) for item in left[0].items] == [["metrics"], ["at", "end"]]
+
+
+def test_what_is_left_of_a_deleted_run_is_dropped_with_a_word(
+    tmp_path: Path, away: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, config = ArtifactStore(str(tmp_path / "store")), TrackingConfig()
+    tracker = open_tracker(config, store, "corpus/a", {}, {})
+    tracker.run["run_id"] = "0" * 32  # type: ignore[index]
+    tracker.end("FAILED")
+    record = {"uri": tracker.run["uri"], "run_id": "0" * 32}  # type: ignore[index]
+    store.storage.write("corpus/a/mlflow.json", json.dumps(record).encode())
+    away()
+    with delivering(config, store):
+        pass
+    assert "refuses what corpus/a left to be sent" in capsys.readouterr().out
+    assert spooled(tmp_path / "cache") == []
+
+
+def artifact_run(client: MlflowClient, folder: str) -> Any:
+    experiment = client.get_experiment_by_name("trunkline")
+    (found,) = client.search_runs([experiment.experiment_id], f"tags.`trunkline.artifact` = '{folder}'")
+    return found
 
 
 def test_a_remote_store_needs_a_server() -> None:

@@ -12,7 +12,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -49,8 +49,20 @@ class Saver:
         failures_in_a_row: saves that failed since the last that was committed.
     """
 
-    def __init__(self, storage: Storage, run: str, watch: Watch, rule: Rule | None = None):
-        """All ranks make it together. Args: run, `kind/name`; rule, which checkpoints stay after each commit (None: all)."""
+    def __init__(
+        self,
+        storage: Storage,
+        run: str,
+        watch: Watch,
+        rule: Rule | None = None,
+        before_commit: Callable[[], None] = lambda: None,
+    ):
+        """All ranks make it together.
+
+        Args: run, `kind/name`; rule, which checkpoints stay after each commit (None: all); before_commit, called on rank zero,
+            behind the training thread, when a checkpoint lacks nothing but its manifest.
+        """
+        self.before_commit = before_commit
         self.storage, self.run, self.watch, self.rule = storage, run, watch, rule or Rule()
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         cuda = torch.cuda.is_available()
@@ -237,6 +249,7 @@ class Saver:
                     raise StorageError(f"rank {rank} did not finish writing {folder}")
                 time.sleep(0.05)
             files[receipt["name"]] = {"bytes": receipt["bytes"], "sha256": receipt["sha256"]}
+        self.before_commit()
         commit(self.storage, folder, files, recorded)
         for rank in range(self.world):
             self.storage.delete(_receipt(folder, rank))  # the manifest says it all now

@@ -57,9 +57,7 @@ def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
     accumulation = spec.batch.global_batch // (spec.batch.micro_batch * world)
     engine = Engine(model, objective, spec.zero, spec.optimizer, spec.batch.micro_batch, accumulation, len(data.names))
     step, where = _load_weights(spec, store.storage, engine, data)
-    tracker = (
-        Tracker(spec.tracking["uri"], spec.tracking["run_id"]) if rank == 0 and spec.tracking else Tracker("", None)
-    )
+    tracker = Tracker(spec.tracking if rank == 0 else None)
     monitor = Monitor(engine, spec.monitor_every_steps)
     noise = NoiseScale()
     for row in read_metrics(store.storage, spec.run) if rank == 0 and step else ():
@@ -74,7 +72,7 @@ def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
         if missing := monitor.missing():
             emit(f"   {missing}")
     # ── Steps ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-    saver = checkpoints.Saver(store.storage, spec.run, log, spec.checkpoint.rule)
+    saver = checkpoints.Saver(store.storage, spec.run, log, spec.checkpoint.rule, before_commit=tracker.keep)
     profiler = StepProfiler(
         spec.profile_steps if spec.profile and rank == 0 else None, store.storage, spec.run, emit, tracker
     )
