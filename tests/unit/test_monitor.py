@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import math
 
 import numpy as np
 import pytest
 import torch
 
+from pipelines.train.network.compute import BlockPolicy, ComputeConfig
+from pipelines.train.network.model import Transformer
 from pipelines.train.run.monitor import NoiseScale, attention_logit_max, noise_estimates
+from tests.unit.test_memory import MODEL, allocated, batch
 
 
 def test_noise_scale_of_a_problem_with_a_known_answer() -> None:
@@ -36,8 +40,9 @@ def test_noise_scale_says_nothing_before_it_knows() -> None:
 
 
 @pytest.mark.parametrize("masked", [True, False])
-def test_attention_logits_equal_the_dense_product(masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.train.run.monitor._LOGITS_BYTES", 4 * 10 * 10)  # a head at a time
+@pytest.mark.parametrize("numbers", [10 * 10, 3 * 10, 1, 10**6])  # a head at a time, 3 queries, one query, all at once
+def test_attention_logits_equal_the_dense_product(masked: bool, numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.train.run.monitor._LOGITS_BYTES", 4 * numbers)
     torch.manual_seed(0)
     q_THK, k_TGK = torch.randn(10, 4, 6), torch.randn(10, 2, 6)
     k_TGK[9] *= 100  # seen by the last query alone
@@ -51,3 +56,26 @@ def test_attention_logits_equal_the_dense_product(masked: bool, monkeypatch: pyt
         if not masked or (i < 4) == (j < 4)
     )
     assert float(attention_logit_max(q_THK, k_TGK, positions, masked)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("keep", ["all", "products", "input"])
+def test_looking_at_attention_keeps_nothing_for_the_backward_pass(keep: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row's logits are gigabytes in a large model; a block that keeps its products once kept them as well."""
+    monkeypatch.setattr("pipelines.train.run.monitor._LOGITS_BYTES", 4 * 64 * 256)
+    model = Transformer(MODEL).initialise(0)
+    model.prepare(ComputeConfig(compile="off"), BlockPolicy(**{"all": 0, keep: MODEL.layers}))
+    one = batch(2, 256)
+    left, peaks = [], []
+    for watched in (False, True):
+        for block in model.layers:
+            block.probe = (  # type: ignore[union-attr, assignment]
+                (lambda q, k: attention_logit_max(q[0], k[0], one.positions[0], True)) if watched else None
+            )
+        model(one.inputs, one.positions)
+        gc.collect()
+        _, now, peak = allocated(lambda: model(one.inputs, one.positions))
+        left.append(now)
+        peaks.append(peak)
+    assert left[1] == pytest.approx(left[0], rel=0.01)
+    row = 4 * (MODEL.d_model * 2 * 256 + 64 * 256 * 2)  # its queries and keys in float32, a chunk of logits, its mask
+    assert peaks[1] <= peaks[0] + 1.5 * row

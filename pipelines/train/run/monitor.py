@@ -179,15 +179,23 @@ def attention_logit_max(q_THK: Tensor, k_TGK: Tensor, positions_T: Tensor, maske
         are kept apart.
     """
     T, H, K = q_THK.shape
+    q_HTK = q_THK.detach().transpose(0, 1).float()
+    k_HKT = k_TGK.detach().repeat_interleave(H // k_TGK.shape[1], dim=1).permute(1, 2, 0).float()
     document_T = (positions_T == 0).cumsum(dim=0) if masked else torch.zeros_like(positions_T)
-    visible_TT = (document_T[:, None] == document_T[None, :]).tril()
-    k_THK = k_TGK.detach().repeat_interleave(H // k_TGK.shape[1], dim=1)
-    heads = max(1, _LOGITS_BYTES // (4 * T * T))
+    place_T = torch.arange(T, device=q_THK.device)
+    queries = max(1, min(T, _LOGITS_BYTES // (4 * T)))
+    heads = max(1, min(H, _LOGITS_BYTES // (4 * T * queries)))
+    logits = q_HTK.new_empty(heads * queries * T)
     highest = []
-    for first in range(0, H, heads):
-        some = slice(first, first + heads)
-        logits_HTT = torch.einsum("qhk,thk->hqt", q_THK.detach()[:, some].float(), k_THK[:, some].float())
-        highest.append(logits_HTT.masked_fill_(~visible_TT, -math.inf).amax())
+    for start in range(0, T, queries):
+        part = slice(start, start + queries)
+        hidden_qT = (document_T[part, None] != document_T) | (place_T[part, None] < place_T)
+        for first in range(0, H, heads):
+            some = slice(first, first + heads)
+            n, m = len(q_HTK[some]), len(hidden_qT)
+            # `out`: a block that keeps its products (model.py) would keep these until its backward pass, too
+            logits_HqT = torch.bmm(q_HTK[some, part], k_HKT[some], out=logits[: n * m * T].view(n, m, T))
+            highest.append(logits_HqT.masked_fill_(hidden_qT, -math.inf).amax())
     return torch.stack(highest).amax() / math.sqrt(K)
 
 
