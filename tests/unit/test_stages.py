@@ -40,6 +40,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ("pretrain", {"compute": {"memory_gib": 0}}, "compute.memory_gib is 0; expected GiB"),
         ("pretrain", {"compute": {"loss_chunk": 0}}, "compute.loss_chunk is 0; expected tokens"),
         ("pretrain", {"compute": {"attention": "varlen"}}, "compute.attention=varlen is FlashAttention, which needs a GPU: set compute.attention=auto"),
+        ("pretrain", {"compute": {"attention": "flex"}}, "compute.attention=flex has no backward pass on a CPU: set compute.attention=auto"),
         ("pretrain", {"compute": {"memory_gib": 0.401}, "batch.global_batch": 4096, "batch.micro_batch": 1024}, "batch.micro_batch=1024 × 32 tokens does not fit"),
         ("pretrain", {"cluster": {"workers": 2, "gpus_per_worker": 1}}, "asks for 2 GPUs; this machine has 0"),
         ("pretrain", {"schedule.peak_lr": None}, "no parent to inherit it from"),

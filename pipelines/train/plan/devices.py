@@ -64,6 +64,10 @@ def check(compute: ComputeConfig, zero: ZeroConfig, device: DeviceKind) -> None:
         )
     if compute.attention == "varlen" and device == "cpu":
         raise ConfigError("compute.attention=varlen is FlashAttention, which needs a GPU: set compute.attention=auto")
+    if compute.attention == "flex" and device == "cpu":
+        raise ConfigError(
+            "compute.attention=flex has no backward pass on a CPU: set compute.attention=auto (blocks), or train on GPUs"
+        )
     if compute.attention == "varlen" and zero.precision == "float32":
         raise ConfigError(
             "compute.attention=varlen takes 16-bit numbers, and zero.precision is float32: set compute.attention=auto (flex) or "
