@@ -235,15 +235,19 @@ class _Checks:
         path.write_text(json.dumps({"runs": runs or [], "die_after": die_after, "loads": loads or [], "sources": sources or [], "step": self.k}))  # fmt: skip
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
         with path.with_suffix(".log").open("wb") as log:
-            done = subprocess.run(
+            process = subprocess.Popen(
                 [*command, "-m", "pipelines.train.checkpoint.verification", str(path)], stdout=log, stderr=subprocess.STDOUT,
-                cwd=Path(__file__).parent.parent, env={"OMP_NUM_THREADS": "1", **os.environ}, timeout=_JOB_SECONDS,
+                cwd=Path(__file__).parent.parent, env={"OMP_NUM_THREADS": "1", **os.environ},
             )  # fmt: skip
+            try:
+                code = process.wait(_JOB_SECONDS)
+            finally:
+                if process.poll() is None:
+                    process.terminate()  # not killed at once: the workers are sessions of their own, which only torchrun ends
+                    process.wait()
         said = path.with_suffix(".log").read_text(errors="replace")
-        if die_after is None and done.returncode:
-            raise TrunklineError(
-                f"the workers ended with code {done.returncode}; the end of what they said:\n{said[-3000:]}"
-            )
+        if die_after is None and code:
+            raise TrunklineError(f"the workers ended with code {code}; the end of what they said:\n{said[-3000:]}")
         if die_after is not None and "Signal 9 (SIGKILL)" not in said and "exitcode  : -9" not in said:
             raise TrunklineError(f"the worker that was to be killed ended otherwise:\n{said[-3000:]}")
         return path
