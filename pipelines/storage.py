@@ -119,12 +119,26 @@ class FolderStorage(Storage):
 
     def create(self, key: str, data: bytes) -> bool:
         path = self.root / key
-        with disk_errors("write", path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.scratch(key)
+        with disk_errors("write", path, leftover=beside):
+            with beside.open("xb") as handle:
+                handle.write(data)
+                handle.flush()
+                os.fsync(handle.fileno())
             try:
-                path.open("xb").write(data)
+                os.link(beside, path)  # whole or not at all, and never over another
             except FileExistsError:
                 return False
+            except (
+                OSError
+            ) as error:  # a file system without hard links: of two at the very same moment, the last succeeds
+                if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
+                    raise
+                if path.exists():
+                    return False
+                beside.replace(path)
+            finally:
+                beside.unlink(missing_ok=True)
         return True
 
     def scratch(self, key: str) -> Path:

@@ -18,14 +18,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipelines.errors import CheckpointError, StorageError
+from pipelines.artifacts import ArtifactStore
+from pipelines.config import parse
+from pipelines.errors import CheckpointError, StorageError, TrainingError
 from pipelines.storage import FolderStorage
 from pipelines.train.checkpoint import Rule, Saver, committed_steps, load, open_checkpoint, read_weights
 from pipelines.train.checkpoint.saver import _give_way
 from pipelines.train.network.losses import Batch, LanguageModelling
 from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.run.loop import read_metrics, train
+from pipelines.train.stages import TrainSpec
 from pipelines.train.update.engine import Engine, ZeroConfig, start_distributed
 from pipelines.train.update.optimizer import OptimizerConfig
+from tests import tiny
+from tests.integration.conftest import claimed_spec, train_config
 
 MODEL = ModelConfig(
     layers=2, d_model=32, d_ff=80, heads=4, kv_heads=2, vocabulary=128, max_positions=64, dim_model_base=16
@@ -57,7 +63,10 @@ class SlowStorage(FolderStorage):
     def put(self, source: Path, key: str) -> None:
         if key.endswith(".safetensors"):
             time.sleep(SLOW_SECONDS)
-        super().put(source, key)
+        _put(self, source, key)
+
+
+_put = FolderStorage.put
 
 
 class BrokenStorage(FolderStorage):
@@ -66,9 +75,24 @@ class BrokenStorage(FolderStorage):
     broken = False
 
     def put(self, source: Path, key: str) -> None:
-        if self.broken and key.endswith("rank-00001.safetensors"):
+        if self.broken and "rank-00001" in key and key.endswith(".safetensors"):
             raise StorageError("no space left on device")
         super().put(source, key)
+
+
+class LateStorage(FolderStorage):
+    """The store as a machine sees it that is cut off when it is about to commit, and comes back later."""
+
+    waits = False
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.goes_on = threading.Event()
+
+    def create(self, key: str, data: bytes) -> bool:
+        self.waits = True
+        self.goes_on.wait()
+        return super().create(key, data)
 
 
 def engine(stage: int = 1, seed: int = 0, kind: str = "adamw") -> Engine:
@@ -177,6 +201,73 @@ def _niceness() -> list[int]:
     return found
 
 
+def fenced(folder: Path) -> dict[str, Any]:
+    """Two groups at the same step, as when one was given up for dead and lives: the late one has other weights and changes nothing."""
+    trained, late = engine(), engine(seed=1)
+    first, second = (LateStorage(folder), FolderStorage(folder))
+    saver = Saver(first, "pretrain/x", Told())
+    saver.save(late, 1, {})
+    while not first.waits and dist.get_rank() == 0:  # all its files are there, and its manifest is about to be written
+        time.sleep(0.01)
+    dist.barrier()
+    winner = Saver(second, "pretrain/x", Told())
+    winner.save(trained, 1, {})
+    winner.wait(final=True)
+    first.goes_on.set()
+    saver.wait(final=True)
+    checkpoint = open_checkpoint(second, "pretrain/x")
+    checkpoint.verify()
+    saved = read_weights(checkpoint)
+    weights = {name: p.detach() for name, p in trained.deepspeed.module.model.named_parameters()}
+    return {
+        "same": all(torch.equal(saved[name], weights[name]) for name in weights),
+        "attempts": [checkpoint.state["attempt"] == each.attempt for each in (winner, saver)],
+        "files": second.keys("pretrain/x/checkpoints") == sorted(f"{checkpoint.folder}/{name}" for name in [*checkpoint.files, "manifest.json"]),
+    }  # fmt: skip
+
+
+def run_of(folder: Path, **changes: Any) -> tuple[ArtifactStore, dict[str, Any]]:
+    """A tiny store, and the spec of a run in it that saves every step."""
+    made: list[Any] = [None]
+    if dist.get_rank() == 0:
+        config = train_config(**{"checkpoint.every_steps": 1, **changes})
+        made = [claimed_spec("pretrain", config, tiny.build(str(folder / "store")))]
+    dist.broadcast_object_list(made, src=0)
+    return ArtifactStore(str(folder / "store")), made[0]
+
+
+def diverged(folder: Path) -> dict[str, Any]:
+    """A loss that is no number in the step after a save, while that is being written into a slow store."""
+    store, values = run_of(folder, schedule={"peak_lr": 1e30})
+    put, said = FolderStorage.put, ""
+    FolderStorage.put = SlowStorage.put  # type: ignore[method-assign]
+    try:
+        train(parse(TrainSpec, values), lambda line: None)
+    except TrainingError as error:
+        said = str(error)
+    finally:
+        FolderStorage.put = put  # type: ignore[method-assign]
+    return {"said": said, "steps": committed_steps(store.storage, "pretrain/run")}
+
+
+def lagging(folder: Path) -> dict[str, Any]:
+    """A run goes on while one rank does not see its last checkpoint yet, as behind the cache of a network file system."""
+    store, values = run_of(folder, steps=2, **{"schedule.warmup_steps": 0})
+    lines: list[str] = []
+    train(parse(TrainSpec, values), lines.append)
+    keys = FolderStorage.keys
+    if dist.get_rank() == 1:
+        FolderStorage.keys = lambda self, prefix="": [  # type: ignore[method-assign]
+            key for key in keys(self, prefix) if not key.endswith("step-000002/manifest.json")
+        ]
+    try:
+        train(parse(TrainSpec, {**values, "steps": 4}), lines.append)
+    finally:
+        FolderStorage.keys = keys  # type: ignore[method-assign]
+    rows = [row["step"] for row in read_metrics(store.storage, "pretrain/run")]
+    return {"lines": lines, "steps": committed_steps(store.storage, "pretrain/run"), "rows": rows}
+
+
 def kept(folder: Path) -> dict[str, Any]:
     """The rule is applied after each commit, behind training."""
     trained, storage = engine(stage=3), FolderStorage(folder)
@@ -215,7 +306,7 @@ def loads(folder: Path) -> dict[str, Any]:
 def main() -> None:
     folder = Path(sys.argv[1])
     start_distributed()
-    results = {case.__name__: case(folder / case.__name__) for case in (slow, broken, strange, kept, loads)}
+    results = {case.__name__: case(folder / case.__name__) for case in (slow, broken, strange, fenced, kept, loads)}
     if dist.get_rank() == 0:
         (folder / "results.json").write_text(json.dumps(results))
     dist.barrier()

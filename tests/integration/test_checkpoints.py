@@ -70,9 +70,24 @@ def test_a_writer_that_may_not_change_its_priority_still_writes(results: Any) ->
     assert results["strange"]["niceness"] == [15]
 
 
+def test_a_group_given_up_for_dead_that_commits_late_changes_nothing(results: Any) -> None:
+    assert results["fenced"] == {"same": True, "attempts": [True, False], "files": True}
+
+
 def test_an_error_without_words_is_told_by_its_name(results: Any) -> None:
     (warning,) = [each for each in results["strange"]["warnings"] if "step 2 failed" in each]
     assert warning.endswith("rank 0: MemoryError(); rank 1: MemoryError()")
+
+
+def test_a_checkpoint_that_an_error_names_as_kept_is_committed_before_the_processes_end(results: Any) -> None:
+    assert "step 2 has loss" in results["diverged"]["said"]
+    assert "The checkpoint at step 1 is kept" in results["diverged"]["said"]
+    assert results["diverged"]["steps"] == [1]
+
+
+def test_all_ranks_go_on_from_the_checkpoint_that_rank_zero_sees(results: Any) -> None:
+    assert any("resumed from pretrain/run@step-2" in line for line in results["lagging"]["lines"])
+    assert results["lagging"]["steps"] == results["lagging"]["rows"] == [1, 2, 3, 4]
 
 
 def test_the_rule_is_applied_behind_training(results: Any) -> None:

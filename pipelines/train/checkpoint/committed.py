@@ -25,6 +25,7 @@ from pipelines.storage import Storage, sha256
 from pipelines.train.checkpoint.snapshot import Layout
 
 DELETED = "manifest.deleted.json"  # what a rule of retention leaves of a checkpoint
+SUPERSEDED = "manifest.superseded.json"  # what going on from an earlier checkpoint leaves of it
 _TRAILER = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}\Z')
 
 
@@ -100,7 +101,7 @@ def set_aside_after(storage: Storage, run: str, step: int) -> list[int]:
         folder = folder_of(run, found)
         for manifest in ("manifest.json", DELETED) if found > step else ():
             if (text := storage.find(f"{folder}/{manifest}")) is not None:
-                storage.write(f"{folder}/manifest.superseded.json", text)
+                storage.write(f"{folder}/{SUPERSEDED}", text)
                 storage.delete(f"{folder}/{manifest}")
     return later
 
@@ -131,12 +132,24 @@ def open_checkpoint(storage: Storage, run: str, at: str | None = "latest") -> Ch
 
 
 def commit(storage: Storage, folder: str, files: Mapping[str, Mapping[str, Any]], state: Mapping[str, Any]) -> None:
-    """Write a checkpoint's manifest, last: from here on it exists. Args: files, name -> {"bytes", "sha256"}."""
+    """Write a checkpoint's manifest, last: from here on it exists. Args: files, name -> {"bytes", "sha256"}.
+
+    Where another attempt at the same step was first, its manifest stays: the step is committed, once.
+    """
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     manifest = {"step": state["step"], "created": created, "files": files, "state": state}
     text = json.dumps(manifest, indent=1).encode()
     digest = hashlib.sha256(text).hexdigest()
-    storage.write(f"{folder}/manifest.json", text.removesuffix(b"\n}") + f',\n "sha256": "{digest}"\n}}'.encode())
+    storage.create(f"{folder}/manifest.json", text.removesuffix(b"\n}") + f',\n "sha256": "{digest}"\n}}'.encode())
+
+
+def sweep(storage: Storage, folder: str) -> None:
+    """Delete what attempts that did not get to commit this checkpoint left beside it."""
+    manifests = [f"{folder}/{name}" for name in ("manifest.json", SUPERSEDED)]
+    held = {name for key in manifests for name in json.loads(storage.find(key) or b'{"files": []}')["files"]}
+    for key in storage.keys(folder):
+        if key not in manifests and key.rsplit("/", 1)[1] not in held:
+            storage.delete(key)
 
 
 def _parsed(text: bytes) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from pipelines.errors import StorageError
 from pipelines.storage import Storage
-from pipelines.train.checkpoint.committed import commit, folder_of
+from pipelines.train.checkpoint.committed import commit, folder_of, sweep
 from pipelines.train.checkpoint.retention import Rule, prune
 from pipelines.train.checkpoint.slices import facts, snapshot
 from pipelines.train.checkpoint.snapshot import Layout
@@ -71,7 +71,7 @@ class Saver:
         self._group = dist.new_group(backend="gloo") if cuda else None
         nonce: list[Any] = [f"{time.time_ns():x}"]
         dist.broadcast_object_list(nonce, src=0)
-        self.attempt = nonce[0]  # receipts of an earlier attempt at the same step do not count
+        self.attempt = nonce[0]
         self.stall_seconds = self.wait_seconds = 0.0
         self.failures_in_a_row = 0
         self._layout: Layout | None = None
@@ -209,13 +209,13 @@ class Saver:
             _give_way()
             if copied is not None:
                 copied.synchronize()
-            name = f"rank-{self.rank:05d}.safetensors"
+            name = f"{self._name(self.rank)}.safetensors"
             path = self.storage.scratch(f"{folder}/{name}")
-            receipt = {"name": name, **layout.write(path), "attempt": self.attempt}
+            receipt = {"name": name, **layout.write(path)}
             self.storage.put(path, f"{folder}/{name}")
             if metrics is not None:
                 self.storage.write(f"{self.run}/metrics/step-{step:06d}.jsonl", metrics)
-            self.storage.write(_receipt(folder, self.rank), json.dumps(receipt).encode())
+            self.storage.write(f"{folder}/{self._name(self.rank)}.json", json.dumps(receipt).encode())
         except Exception as error:
             self._error = error
             return
@@ -240,19 +240,21 @@ class Saver:
         deadline = time.monotonic() + _COMMIT_WAIT_SECONDS
         files: dict[str, Any] = {}
         for rank in range(self.world):
-            key = _receipt(folder, rank)
-            while True:
-                receipt = json.loads(self.storage.find(key) or b"{}")
-                if receipt.get("attempt") == self.attempt:
-                    break
+            while (receipt := self.storage.find(f"{folder}/{self._name(rank)}.json")) is None:
+                if self.storage.exists(f"{folder}/manifest.json"):  # another attempt was first, and swept ours away
+                    return
                 if self._abandon.is_set() or time.monotonic() > deadline:
                     raise StorageError(f"rank {rank} did not finish writing {folder}")
                 time.sleep(0.05)
-            files[receipt["name"]] = {"bytes": receipt["bytes"], "sha256": receipt["sha256"]}
+            said = json.loads(receipt)
+            files[said["name"]] = {"bytes": said["bytes"], "sha256": said["sha256"]}
         self.before_commit()
         commit(self.storage, folder, files, recorded)
-        for rank in range(self.world):
-            self.storage.delete(_receipt(folder, rank))  # the manifest says it all now
+        sweep(self.storage, folder)
+
+    def _name(self, rank: int) -> str:
+        """Of a rank's files: no two attempts share one, so a group that was given up for dead overwrites nothing."""
+        return f"rank-{rank:05d}-{self.attempt}"
 
 
 def _give_way() -> None:
@@ -262,7 +264,3 @@ def _give_way() -> None:
         lower = max(_WRITER_NICENESS, os.getpriority(os.PRIO_PROCESS, thread))
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, thread, lower)
-
-
-def _receipt(folder: str, rank: int) -> str:
-    return f"{folder}/rank-{rank:05d}.json"

@@ -212,8 +212,8 @@ def random_states() -> dict[str, Tensor]:
 
 def load_random_states(checkpoint: Checkpoint) -> None:
     """Restore this rank's generators, where the checkpoint has this rank; call `load` first, which verifies the files."""
-    name = f"rank-{dist.get_rank():05d}.safetensors"
-    if name not in checkpoint.files:
+    name = next((name for name in checkpoint.files if name.startswith(f"rank-{dist.get_rank():05d}")), None)
+    if name is None:
         return
     with safe_open(checkpoint.storage.fetch(f"{checkpoint.folder}/{name}"), "pt") as file:
         torch.set_rng_state(file.get_tensor("rng@torch@0"))
