@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipelines.config import ClusterConfig
 from pipelines.errors import ClusterError, ConfigError, StorageError, TrunklineError
 from pipelines.progress import say
 
+_QUIET_SECONDS = 10.0  # without a line from the workers, before it is looked whether machines are missing
 _POLL_SECONDS = 0.5  # a look costs 2 ms of CPU in the driver and the channel
 
 
@@ -57,7 +59,7 @@ def run_group(
             failure_config=FailureConfig(max_failures=config.max_failures),
         ),
     )
-    listener = _Listener(channel)
+    listener = _Listener(channel, config)
     try:
         trainer.fit()
     except SystemExit as stop:  # how Ray Train answers Ctrl-C
@@ -110,16 +112,21 @@ def _name_interface() -> None:
 
 
 def _check_size(config: ClusterConfig) -> None:
+    for resource, each, need, have in _lacking(config):
+        raise ConfigError(
+            f"cluster.workers={config.workers} × {each:g} {resource} needs {need:g} {resource}; this Ray cluster has {have:g}: "
+            f"lower cluster.workers or cluster.{resource.lower()}s_per_worker, or add machines"
+        )
+
+
+def _lacking(config: ClusterConfig) -> list[tuple[str, float, float, float]]:
+    """Each resource of which the cluster has too little now: its name, what a worker takes, what all take, what there is."""
     import ray
 
     have = ray.cluster_resources()
-    for resource, each in (("CPU", config.cpus_per_worker), ("GPU", config.gpus_per_worker)):
-        need = each * config.workers
-        if need > have.get(resource, 0):
-            raise ConfigError(
-                f"cluster.workers={config.workers} × {each:g} {resource} needs {need:g} {resource}; this Ray cluster has {have.get(resource, 0):g}: "
-                f"lower cluster.workers or cluster.{resource.lower()}s_per_worker, or add machines"
-            )
+    asked = (("CPU", config.cpus_per_worker), ("GPU", config.gpus_per_worker))
+    needs = [(resource, each, each * config.workers, have.get(resource, 0.0)) for resource, each in asked]
+    return [need for need in needs if need[2] > need[3]]
 
 
 def check_kinds(config: ClusterConfig, nodes: Sequence[Mapping[str, Any]]) -> None:
@@ -180,8 +187,8 @@ class _Channel:
 class _Listener:
     """Prints what the channel carries, from a thread beside the blocking `fit`."""
 
-    def __init__(self, channel: Any):
-        self.channel = channel
+    def __init__(self, channel: Any, config: ClusterConfig):
+        self.channel, self.config = channel, config
         self.fatal: TrunklineError | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._listen, daemon=True)
@@ -195,6 +202,7 @@ class _Listener:
         import ray
         from ray.exceptions import GetTimeoutError, RayError
 
+        quiet_since: float | None = time.monotonic()  # None: what is lacking was told, and nothing has come since
         while True:
             last = self._stop.wait(_POLL_SECONDS)
             try:
@@ -209,6 +217,22 @@ class _Listener:
                 say(line)
             if last:
                 return
+            if lines:
+                quiet_since = time.monotonic()
+            elif quiet_since is not None and time.monotonic() - quiet_since > _QUIET_SECONDS:
+                quiet_since = self._tell_of_waiting()
+
+    def _tell_of_waiting(self) -> float | None:
+        """Say what the group waits for, if machines are missing: Ray waits for them without end and without a word."""
+        lacking = [
+            f"{need:g} {resource}, of which there are {have:g}" for resource, _, need, have in _lacking(self.config)
+        ]
+        if not lacking:
+            return time.monotonic()
+        say(
+            f"   waiting for machines: the workers need {' and '.join(lacking)}; training goes on by itself once they are there"
+        )
+        return None
 
 
 def _train_loop(loop_config: dict[str, Any]) -> None:
