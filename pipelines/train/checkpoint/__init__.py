@@ -4,7 +4,7 @@ Each rank writes the 1-D slices that it owns of float32 weights and of whatever 
 `parameter@state@offset`, and its random-number states. A checkpoint exists once `manifest.json` does, and that is written by
 rank zero when every rank's file is durable.
 
-    checkpoints/step-000200/rank-00000.safetensors …  manifest.json (checksums of the files and of itself, the run's state)
+    checkpoints/step-000200/rank-00000-….safetensors  manifest.json (checksums of the files and of itself, the run's state)
 
     committed.py    what exists: finding, verifying and reading checkpoints; writing one of whole weights, without an engine
     slices.py       which slices an engine holds, and filling an engine from a checkpoint
