@@ -306,7 +306,10 @@ def loads(folder: Path) -> dict[str, Any]:
 def main() -> None:
     folder = Path(sys.argv[1])
     start_distributed()
-    results = {case.__name__: case(folder / case.__name__) for case in (slow, broken, strange, fenced, kept, loads)}
+    results = {
+        case.__name__: case(folder / case.__name__)
+        for case in (slow, broken, strange, fenced, diverged, lagging, kept, loads)
+    }
     if dist.get_rank() == 0:
         (folder / "results.json").write_text(json.dumps(results))
     dist.barrier()

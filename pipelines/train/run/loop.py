@@ -23,6 +23,7 @@ from torch.profiler import record_function
 
 from pipelines.artifacts import ArtifactStore, Draft
 from pipelines.config import plain
+from pipelines.errors import TrainingError, TrunklineError
 from pipelines.storage import Storage
 from pipelines.tracking import Tracker
 from pipelines.train import checkpoint as checkpoints
@@ -76,7 +77,7 @@ def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
     profiler = StepProfiler(
         spec.profile_steps if spec.profile and rank == 0 else None, store.storage, spec.run, emit, tracker
     )
-    with _garbage_left_lying(), log:
+    with _garbage_left_lying(), log, _last_checkpoint_committed(saver):
         for batches in data.steps(step, rank, world, model.locate):
             rate = learning_rate(spec.schedule, step, spec.steps)
             monitor.begin(step + 1, batches)
@@ -125,8 +126,8 @@ def read_metrics(storage: Storage, run: str) -> list[dict[str, Any]]:
 
 def _load_weights(spec: TrainSpec, storage: Storage, engine: Engine, data: Stream) -> tuple[int, str]:
     """Completed steps, and a phrase saying where the weights came from."""
-    if checkpoints.committed_steps(storage, spec.run):
-        own = checkpoints.open_checkpoint(storage, spec.run)
+    own = _own_checkpoint(spec, storage)
+    if own is not None:
         checkpoints.load(engine, own, optimizer_state=True)
         checkpoints.load_random_states(own)
         phrase = f"resumed from {spec.run}@step-{own.step}"
@@ -142,6 +143,39 @@ def _load_weights(spec: TrainSpec, storage: Storage, engine: Engine, data: Strea
         # the frozen reference is the parent: computed before the first step, then read back after any restart
         data.reference = reference_logps(spec, storage, engine, data.preferences, fresh=step == 0)
     return step, phrase
+
+
+def _own_checkpoint(spec: TrainSpec, storage: Storage) -> checkpoints.Checkpoint | None:
+    """The run's latest checkpoint, as rank zero finds it.
+
+    Each rank looking for itself could find another: a writer of a lost group may commit in that very moment, and a shared file
+    system may show one machine what it hides from another for a while.
+    """
+    found: list[Any] = [None]
+    if dist.get_rank() == 0:
+        try:
+            if checkpoints.committed_steps(storage, spec.run):
+                found = [checkpoints.open_checkpoint(storage, spec.run)]
+        except TrunklineError as error:
+            found = [error]
+    dist.broadcast_object_list(found, src=0)
+    if isinstance(found[0], TrunklineError):
+        raise found[0]
+    own: checkpoints.Checkpoint | None = found[0]
+    return own
+
+
+@contextlib.contextmanager
+def _last_checkpoint_committed(saver: checkpoints.Saver) -> Iterator[None]:
+    """When training diverges, what is being written is still committed: the error names it, and ends the processes.
+
+    Every rank raises that error, and in the same step.
+    """
+    try:
+        yield
+    except TrainingError:
+        saver.wait()
+        raise
 
 
 @contextlib.contextmanager
