@@ -25,7 +25,7 @@ METADATA="${AWS_EC2_METADATA_SERVICE_ENDPOINT:-http://169.254.169.254}"
 say() {
   echo "trunkline: $*" >&2
   # the console log can be read without logging in, also after the instance is gone
-  if [ -w "$ROOT/dev/console" ]; then echo "trunkline: $*" > "$ROOT/dev/console"; fi
+  if [ -w "$ROOT/dev/console" ]; then echo "trunkline: $*" >> "$ROOT/dev/console"; fi
 }
 
 # An end that trying again would not change; systemd knows the status (RestartPreventExitStatus).
