@@ -8,8 +8,10 @@ from pathlib import Path
 
 from pipelines.artifacts import Artifact, ArtifactStore, Reference
 from pipelines.config import plain
+from pipelines.errors import ConfigError
 from pipelines.progress import say
-from pipelines.train.checkpoint import set_aside_after
+from pipelines.storage import Storage
+from pipelines.train.checkpoint import committed_steps, set_aside_after
 from pipelines.train.plan.planning import plan
 from pipelines.train.stages import StageName, TrainConfig
 from pipelines.train.worker import work
@@ -46,6 +48,7 @@ def train_stage(stage: StageName, config: TrainConfig, session: Session) -> Arti
         step = int(config.checkpoint.resume.removeprefix("step-"))
         for later in set_aside_after(session.store.storage, held.folder, step):
             say(f"   set aside the checkpoint at step {later}: the run goes on from step {step}")
+    refuse_fewer_steps(session.store.storage, held.folder, planned.spec.steps)
     spec = dataclasses.replace(planned.spec, claim=held.claim)
     if config.write_spec:
         Path(config.write_spec).write_text(json.dumps(plain(spec), indent=1))
@@ -66,6 +69,20 @@ def begun_from(store: ArtifactStore, folder: str, parent: str | None) -> str | N
         return parent
     claimed = store.claim(folder)["identity"]["config"].get("parent") or ""
     return str(claimed) if claimed.split("@")[0] == parent.split("@")[0] else parent
+
+
+def refuse_fewer_steps(storage: Storage, run: str, steps: int) -> None:
+    """Refuse to finish a run before the step at which it stands: its manifest would contradict its last checkpoint.
+
+    Raises: ConfigError naming the checkpoints that it could go on from.
+    """
+    committed = committed_steps(storage, run)
+    if committed and committed[-1] > steps:
+        earlier = [step for step in committed if step <= steps]
+        raise ConfigError(
+            f"steps is {steps}, but {run} stands at step {committed[-1]} already: set steps={committed[-1]} or more"
+            + (f", or checkpoint.resume=step-{earlier[-1]} to go on from there" if earlier else ", or another name")
+        )
 
 
 def _next(stage: StageName, config: TrainConfig) -> list[str]:

@@ -243,3 +243,14 @@ def test_latest_of_a_run_that_has_begun_stays_where_it_began(tmp_path: Path) -> 
     assert begun_from(store, "anneal/run", "pretrain/t@latest") == parent == "pretrain/t@step-8"
     assert begun_from(store, "anneal/run", "pretrain/other@latest") == "pretrain/other@latest"
     assert begun_from(store, "anneal/run", "pretrain/t@step-4") == "pretrain/t@step-4"
+
+
+def test_a_run_is_not_finished_before_the_step_where_it_stands(tmp_path: Path) -> None:
+    from workflows.training import refuse_fewer_steps
+
+    store = tiny.build(str(tmp_path / "store"))
+    trunk(store, "t")  # at step 8
+    refuse_fewer_steps(store.storage, "pretrain/none", 1)
+    refuse_fewer_steps(store.storage, "pretrain/t", 8)
+    with pytest.raises(ConfigError, match="steps is 6, but pretrain/t stands at step 8 already: set steps=8 or more"):
+        refuse_fewer_steps(store.storage, "pretrain/t", 6)
