@@ -215,7 +215,9 @@ def used_types(root: Path) -> set[tuple[str, str]]:
 
 def folders(used: set[tuple[str, str]]) -> set[str]:
     """The folders of the bindings that hold them, and the provider's."""
-    names = {("data-aws-" if kind == "data" else "") + name.removeprefix("aws_").replace("_", "-") for kind, name in used}
+    names = {
+        ("data-aws-" if kind == "data" else "") + name.removeprefix("aws_").replace("_", "-") for kind, name in used
+    }
     return names | {"provider"}
 
 
@@ -270,7 +272,9 @@ def extract(wheel: Path, used: set[tuple[str, str]]) -> dict[str, Any]:
 def main() -> None:
     """Writes `aws.json` beside this file, one line a type, so that a change shows in a diff."""
     parser = argparse.ArgumentParser(description="Rebuild aws.json from the AWS provider's public bindings.")
-    parser.add_argument("wheel", type=Path, help="cdktn_provider_aws-*.whl (pip download --no-deps cdktn-provider-aws==25.8.1)")
+    parser.add_argument(
+        "wheel", type=Path, help="cdktn_provider_aws-*.whl (pip download --no-deps cdktn-provider-aws==25.8.1)"
+    )
     parser.add_argument("--out", type=Path, default=HERE / "aws.json")
     arguments = parser.parse_args()
     if not arguments.wheel.is_file():
@@ -279,7 +283,9 @@ def main() -> None:
     result = extract(arguments.wheel, used)
     text = json.dumps(result, separators=(",", ":"), sort_keys=True)
     arguments.out.write_text(re.sub(r'("aws_\w+":\{"block")', r"\n\1", text) + "\n")
-    print(f"{arguments.out}: {len(used)} types of provider {result['x_rebuilt_from']['provider_version']}, {arguments.out.stat().st_size / 1e3:.0f} kB")
+    print(
+        f"{arguments.out}: {len(used)} types of provider {result['x_rebuilt_from']['provider_version']}, {arguments.out.stat().st_size / 1e3:.0f} kB"
+    )
 
 
 if __name__ == "__main__":

@@ -86,7 +86,9 @@ class SchemaProvider(service.ProviderServicer):
 
     def GetSchema(self, request: Any, context: Any) -> Any:
         def messages(types: dict[str, Any]) -> dict[str, Any]:
-            return {name: protocol.Schema(version=0, block=schema_block(found["block"])) for name, found in types.items()}
+            return {
+                name: protocol.Schema(version=0, block=schema_block(found["block"])) for name, found in types.items()
+            }
 
         return protocol.GetProviderSchema.Response(
             provider=protocol.Schema(version=0, block=schema_block(self.schema["provider"]["block"])),
@@ -108,9 +110,7 @@ class SchemaProvider(service.ProviderServicer):
         return protocol.Configure.Response()
 
     def UpgradeResourceState(self, request: Any, context: Any) -> Any:
-        return protocol.UpgradeResourceState.Response(
-            upgraded_state=protocol.DynamicValue(json=request.raw_state.json)
-        )
+        return protocol.UpgradeResourceState.Response(upgraded_state=protocol.DynamicValue(json=request.raw_state.json))
 
     def ReadResource(self, request: Any, context: Any) -> Any:
         return protocol.ReadResource.Response(new_state=request.current_state)
@@ -140,7 +140,7 @@ class SchemaProvider(service.ProviderServicer):
     def _refuse(self, context: Any, what: str) -> None:
         context.abort(
             grpc.StatusCode.UNIMPLEMENTED,
-            f"{what} needs the real AWS provider; this one only knows the schema. In tests, mock it: mock_provider \"aws\" {{}}",
+            f'{what} needs the real AWS provider; this one only knows the schema. In tests, mock it: mock_provider "aws" {{}}',
         )
 
 
@@ -162,9 +162,7 @@ def certificate() -> tuple[bytes, bytes, bytes]:
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .sign(key, hashes.SHA256())
     )
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return pem, made.public_bytes(serialization.Encoding.PEM), made.public_bytes(serialization.Encoding.DER)
 
 

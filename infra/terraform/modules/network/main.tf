@@ -45,7 +45,8 @@ resource "aws_internet_gateway" "this" {
 }
 
 resource "aws_eip" "nat" {
-  tags = merge(local.tags, { Name = "${var.name}-nat" })
+  domain = "vpc"
+  tags   = merge(local.tags, { Name = "${var.name}-nat" })
 
   depends_on = [aws_internet_gateway.this]
 }

@@ -138,7 +138,7 @@ locals {
       Sid       = "TagWhatIsBeingStarted"
       Effect    = "Allow"
       Action    = ["ec2:CreateTags"]
-      Resource  = [for kind in ["instance", "volume", "network-interface", "spot-instances-request"] : "${local.ec2}:${kind}/*"]
+      Resource  = ["${local.ec2}:instance/*", "${local.ec2}:volume/*"]
       Condition = { StringEquals = { "ec2:CreateAction" = "RunInstances" } }
     },
     {

@@ -4,8 +4,8 @@ terraform {
   required_providers {
     aws = {
       source = "hashicorp/aws"
-      # arguments that 3.39 knows too: the newest real provider that can be had without HashiCorp's registry, so the tests apply with it
-      version = ">= 3.39, < 7.0"
+      # 4.0 for the EFA interfaces of launch templates; all else stands in 3.39 too, with which the tests apply it
+      version = ">= 4.0, < 7.0"
     }
   }
 }

@@ -26,9 +26,7 @@ run "somebody_is_told" {
     condition     = length(aws_budgets_budget.day.notification) == 1 && alltrue([for notification in aws_budgets_budget.day.notification : notification.subscriber_email_addresses == toset(["ops@example.org"])])
     error_message = "the day's budget tells nobody"
   }
-}
 
-run "the_alarm_is_where_aws_keeps_charges" {
   assert {
     condition     = aws_cloudwatch_metric_alarm.charges.region == "us-east-1" && aws_cloudwatch_metric_alarm.charges.threshold == 3000 && aws_cloudwatch_metric_alarm.charges.metric_name == "EstimatedCharges"
     error_message = "the alarm does not watch the account's charges"

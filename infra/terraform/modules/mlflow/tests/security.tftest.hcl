@@ -20,7 +20,7 @@ variables {
   kms_key_arn             = "arn:aws:kms:us-east-1:123456789012:key/11111111-2222-3333-4444-555555555555"
 }
 
-run "encrypted" {
+run "the_database_is_private_and_kept" {
   assert {
     condition     = aws_db_instance.this[0].storage_encrypted && aws_db_instance.this[0].kms_key_id == var.kms_key_arn
     error_message = "the database is not encrypted with the cluster's key"
@@ -30,9 +30,7 @@ run "encrypted" {
     condition     = [for parameter in aws_db_parameter_group.this[0].parameter : "${parameter.name}=${parameter.value}"] == ["rds.force_ssl=1"]
     error_message = "the database takes connections without TLS"
   }
-}
 
-run "password_is_kept_by_rds" {
   assert {
     condition     = aws_db_instance.this[0].manage_master_user_password == true && aws_db_instance.this[0].password == null && aws_db_instance.this[0].master_user_secret_kms_key_id == var.kms_key_arn
     error_message = "the password is not RDS's"
@@ -47,9 +45,7 @@ run "password_is_kept_by_rds" {
     }]
     error_message = "the server's role may do something else than read this one password: ${aws_iam_role_policy.password[0].policy}"
   }
-}
 
-run "reached_from_the_nodes_only" {
   assert {
     condition     = aws_db_instance.this[0].publicly_accessible == false
     error_message = "the database has a public address"
@@ -69,9 +65,7 @@ run "reached_from_the_nodes_only" {
     condition     = length(coalesce(aws_security_group.database[0].ingress, [])) == 0 && length(coalesce(aws_security_group.database[0].egress, [])) == 0
     error_message = "the database's security group has rules of its own"
   }
-}
 
-run "not_lost_by_a_slip" {
   assert {
     condition     = aws_db_instance.this[0].deletion_protection && !aws_db_instance.this[0].skip_final_snapshot && aws_db_instance.this[0].backup_retention_period == 7
     error_message = "the database can be deleted, leaves no snapshot, or has no backups"

@@ -8,7 +8,7 @@ variables {
   availability_zones = ["us-east-1a", "us-east-1b"]
 }
 
-run "nobody_gets_a_public_address" {
+run "nothing_comes_in" {
   assert {
     condition     = alltrue([for subnet in concat(aws_subnet.private, [aws_subnet.nat]) : subnet.map_public_ip_on_launch == false])
     error_message = "a subnet gives machines public addresses"
@@ -28,9 +28,7 @@ run "nobody_gets_a_public_address" {
     condition     = length(coalesce(aws_default_security_group.closed.ingress, [])) == 0 && length(coalesce(aws_default_security_group.closed.egress, [])) == 0
     error_message = "the VPC's default security group lets something through"
   }
-}
 
-run "s3_is_reached_without_the_nat_gateway" {
   assert {
     condition     = aws_vpc_endpoint.s3.vpc_endpoint_type == "Gateway" && aws_vpc_endpoint.s3.service_name == "com.amazonaws.us-east-1.s3"
     error_message = "no gateway endpoint for S3"
@@ -40,9 +38,7 @@ run "s3_is_reached_without_the_nat_gateway" {
     condition     = contains(aws_vpc_endpoint.s3.route_table_ids, aws_route_table.private.id)
     error_message = "the private route table does not go through the S3 endpoint"
   }
-}
 
-run "subnets_share_the_range_without_overlap" {
   assert {
     condition     = join(" ", concat(aws_subnet.private[*].cidr_block, [aws_subnet.nat.cidr_block])) == "10.20.0.0/19 10.20.32.0/19 10.20.224.0/19"
     error_message = "subnets are ${join(", ", concat(aws_subnet.private[*].cidr_block, [aws_subnet.nat.cidr_block]))}"

@@ -42,7 +42,7 @@ variables {
   max_workers               = 4
 }
 
-run "metadata_needs_a_token" {
+run "machines" {
   assert {
     condition     = aws_instance.head.metadata_options[0].http_tokens == "required" && aws_instance.head.metadata_options[0].http_put_response_hop_limit == 1
     error_message = "the head answers IMDSv1, or to more than itself"
@@ -52,9 +52,7 @@ run "metadata_needs_a_token" {
     condition     = aws_launch_template.worker[0].metadata_options[0].http_tokens == "required" && aws_launch_template.worker[0].metadata_options[0].http_put_response_hop_limit == 1
     error_message = "workers answer IMDSv1, or to more than themselves"
   }
-}
 
-run "disks_are_encrypted" {
   assert {
     condition     = aws_instance.head.root_block_device[0].encrypted == true && aws_instance.head.root_block_device[0].volume_type == "gp3" && aws_instance.head.root_block_device[0].delete_on_termination == true
     error_message = "the head's disk is not an encrypted gp3 that goes with it"
@@ -63,9 +61,29 @@ run "disks_are_encrypted" {
   assert {
     condition = alltrue([
       for device in aws_launch_template.worker[0].block_device_mappings :
-      tobool(device.ebs[0].encrypted) && device.ebs[0].volume_type == "gp3" && tobool(device.ebs[0].delete_on_termination)
+      device.ebs[0].encrypted == "true" && device.ebs[0].volume_type == "gp3" && device.ebs[0].delete_on_termination == "true"
     ]) && length(aws_launch_template.worker[0].block_device_mappings) == 1
     error_message = "a worker's disk is not an encrypted gp3 that goes with it"
+  }
+
+  assert {
+    condition     = aws_instance.head.disable_api_termination == true && length(aws_instance.head.instance_market_options) == 0
+    error_message = "the head can be terminated by a slip, or is on spot"
+  }
+
+  assert {
+    condition     = aws_secretsmanager_secret.ray.kms_key_id == var.kms_key_arn && aws_secretsmanager_secret.ray.name == "trunk/ray"
+    error_message = "the secret has another key or name"
+  }
+
+  assert {
+    condition     = strcontains(aws_instance.head.user_data, "SECRET_ARN=${aws_secretsmanager_secret.ray.arn}") && length(aws_instance.head.user_data) < 16384
+    error_message = "user data does not name the secret, or is over EC2's 16 kB"
+  }
+
+  assert {
+    condition     = !can(regex("(?i)(password|token)=.", aws_instance.head.user_data))
+    error_message = "user data holds a password or token"
   }
 }
 
@@ -101,14 +119,7 @@ run "nothing_reaches_the_nodes_from_outside" {
   }
 }
 
-run "the_head_stays" {
-  assert {
-    condition     = aws_instance.head.disable_api_termination == true && length(aws_instance.head.instance_market_options) == 0
-    error_message = "the head can be terminated by a slip, or is on spot"
-  }
-}
-
-run "nodes_may_use_our_prefixes_only" {
+run "roles" {
   assert {
     condition = alltrue([
       for policy in [aws_iam_role_policy.head_node.policy, aws_iam_role_policy.worker_node.policy] :
@@ -146,9 +157,7 @@ run "nodes_may_use_our_prefixes_only" {
     condition     = sort([for statement in jsondecode(aws_iam_role_policy.worker_node.policy).Statement : statement.Sid]) == sort(["ListBuckets", "ReadInputs", "ReadAndWriteArtifacts", "UseKeyThroughS3AndSecrets", "ReadSecrets", "SessionManager"])
     error_message = "workers may do more: ${join(", ", [for statement in jsondecode(aws_iam_role_policy.worker_node.policy).Statement : statement.Sid])}"
   }
-}
 
-run "a_star_only_where_aws_knows_no_resource" {
   assert {
     condition = toset(flatten([
       for policy in [aws_iam_role_policy.head_node.policy, aws_iam_role_policy.worker_node.policy, aws_iam_role_policy.head_autoscaler[0].policy] : [
@@ -173,9 +182,7 @@ run "a_star_only_where_aws_knows_no_resource" {
     ]))
     error_message = "a policy allows actions by a pattern"
   }
-}
 
-run "the_autoscaler_starts_and_ends_its_workers_only" {
   assert {
     condition = alltrue([
       for statement in jsondecode(aws_iam_role_policy.head_autoscaler[0].policy).Statement :
@@ -212,22 +219,5 @@ run "the_autoscaler_starts_and_ends_its_workers_only" {
       if contains(statement.Action, "iam:PassRole")
     ] == [[["arn:aws:iam::123456789012:role/trunk-worker"], "ec2.amazonaws.com"]]
     error_message = "the head may give machines another role than the workers'"
-  }
-}
-
-run "secrets_stay_out_of_state_and_user_data" {
-  assert {
-    condition     = aws_secretsmanager_secret.ray.kms_key_id == var.kms_key_arn && aws_secretsmanager_secret.ray.name == "trunk/ray"
-    error_message = "the secret has another key or name"
-  }
-
-  assert {
-    condition     = strcontains(aws_instance.head.user_data, "SECRET_ARN=${aws_secretsmanager_secret.ray.arn}") && length(aws_instance.head.user_data) < 16384
-    error_message = "user data does not name the secret, or is over EC2's 16 kB"
-  }
-
-  assert {
-    condition     = !can(regex("(?i)(password|token)=.", aws_instance.head.user_data))
-    error_message = "user data holds a password or token"
   }
 }

@@ -16,7 +16,7 @@ variables {
   name = "trunk"
 }
 
-run "buckets" {
+run "buckets_are_private_and_encrypted" {
   assert {
     condition     = sort([for bucket in aws_s3_bucket.this : bucket.bucket]) == tolist(["trunk-123456789012-checkpoints", "trunk-123456789012-data", "trunk-123456789012-mlflow"])
     error_message = "the buckets are ${join(", ", [for bucket in aws_s3_bucket.this : bucket.bucket])}"
@@ -31,9 +31,7 @@ run "buckets" {
     condition     = output.store_uri == "s3://${aws_s3_bucket.this["checkpoints"].id}/store"
     error_message = "the store is ${output.store_uri}"
   }
-}
 
-run "encrypted_with_our_key" {
   assert {
     condition = alltrue([
       for name, _ in aws_s3_bucket.this : [
@@ -50,16 +48,12 @@ run "encrypted_with_our_key" {
     condition     = aws_kms_key.this.enable_key_rotation && aws_kms_key.this.deletion_window_in_days == 30
     error_message = "the key does not rotate, or goes too soon"
   }
-}
 
-run "versioned" {
   assert {
     condition     = alltrue([for name, _ in aws_s3_bucket.this : one(aws_s3_bucket_versioning.this[name].versioning_configuration).status == "Enabled"])
     error_message = "a bucket keeps no versions"
   }
-}
 
-run "private" {
   assert {
     condition = alltrue([
       for name, _ in aws_s3_bucket.this : alltrue([
@@ -77,9 +71,7 @@ run "private" {
     condition     = alltrue([for name, _ in aws_s3_bucket.this : one(aws_s3_bucket_ownership_controls.this[name].rule).object_ownership == "BucketOwnerEnforced"])
     error_message = "a bucket takes access lists"
   }
-}
 
-run "tls_only" {
   assert {
     condition = alltrue([
       for name, _ in aws_s3_bucket.this : anytrue([
@@ -96,9 +88,7 @@ run "tls_only" {
     condition     = alltrue([for policy in aws_s3_bucket_policy.this : alltrue([for statement in jsondecode(policy.policy).Statement : statement.Effect == "Deny"])])
     error_message = "a bucket policy allows something; it should only deny"
   }
-}
 
-run "only_leftovers_expire" {
   assert {
     condition = alltrue([
       for name, _ in aws_s3_bucket.this : anytrue([
