@@ -7,6 +7,7 @@ the way out where something is wrong; a question that could not be asked is no â
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -57,6 +58,7 @@ def client(service: str, region: str | None = None) -> Any:
     import boto3
     from botocore.config import Config
 
+    region = region or os.environ.get("AWS_REGION")  # which botocore, alone among AWS's tools, does not read
     patience = Config(connect_timeout=5, read_timeout=20, retries={"mode": "standard", "max_attempts": 2})
     return boto3.session.Session().client(service, region_name=region, config=patience)
 

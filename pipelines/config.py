@@ -71,6 +71,7 @@ class ClusterConfig:
     cpus_per_worker: float = 1.0
     gpus_per_worker: float = 0.0
     accelerator: str | None = None  # the kind of GPU to train on, where a Ray cluster has several, e.g. H100
+    grows: bool = False  # an autoscaler adds machines: training waits for those that are missing instead of refusing
     max_failures: int = 3  # restarts of the whole worker group before the run is FAILED
     shard_retries: int = 3  # retries of one data shard whose worker was lost
     price_per_core_hour: float | None = None  # in any currency: dry_run=true of a corpus then says what it costs

@@ -112,10 +112,11 @@ def _name_interface() -> None:
 
 
 def _check_size(config: ClusterConfig) -> None:
-    for resource, each, need, have in _lacking(config):
+    """Refuse a group that this cluster cannot hold; one that grows by itself is asked for it by the group's own demand."""
+    for resource, each, need, have in () if config.grows else _lacking(config):
         raise ConfigError(
             f"cluster.workers={config.workers} × {each:g} {resource} needs {need:g} {resource}; this Ray cluster has {have:g}: "
-            f"lower cluster.workers or cluster.{resource.lower()}s_per_worker, or add machines"
+            f"lower cluster.workers or cluster.{resource.lower()}s_per_worker, add machines, or set cluster.grows=true where an autoscaler does"
         )
 
 

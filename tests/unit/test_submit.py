@@ -1,0 +1,281 @@
+"""What `workflows.submit` refuses and packs before it talks to a cluster."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import instances, secrets
+from pipelines.errors import ConfigError
+from pipelines.jobs import Job, _Log, upload_limit
+from pipelines.package import collect, pack
+from pipelines.submission import Submission
+from pipelines.train.plan import machines
+from workflows.submit import compose_target, instance_named, stages_of
+
+ROOT = Path(__file__).parents[2]
+RECIPE = ["workflows.pretrain", "+experiment=minicpm_2b"]
+
+
+def refused(command: list[str], instance_type: str | None = None, max_nodes: int | None = None) -> str:
+    ((stage, config),) = stages_of(compose_target(command))
+    instance = instance_named(instance_type)
+    with pytest.raises(ConfigError) as refusal:
+        machines.check_stage(stage, config, instance, max_nodes)
+    return str(refusal.value)
+
+
+# ── The workflow ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ([], "nothing to submit: name a workflow after --.*pretrain"),
+        (["workflows.pretrian"], "workflows.pretrian is no workflow that runs on a cluster; there are anneal"),
+        (["workflows.submit"], "is no workflow that runs on a cluster"),
+        ([*RECIPE, "-m"], "-m: .*takes key=value alone"),
+        ([*RECIPE, "model.layer=6"], "unknown key model.layer; accepted there: layers"),
+        ([*RECIPE, "model=huge"], "model=huge: no such choice"),
+        ([*RECIPE, "batch.micro_batch=six"], "batch.micro_batch is 'six'"),
+        (["workflows.pretrain", "+experiment=none"], "no such experiment; there are demo"),
+    ],
+)
+def test_a_workflow_that_cannot_be_composed_is_refused_here(command: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compose_target(command)
+
+
+def test_the_choice_of_a_cluster_is_handed_on_unless_the_workflow_has_its_own() -> None:
+    handed = ["cluster=aws", "cluster.workers=4"]
+    target = compose_target(["python", "-m", *RECIPE, "cluster.workers=16"], handed)
+    assert target.command == ["workflows.pretrain", "cluster=aws", "+experiment=minicpm_2b", "cluster.workers=16"]
+    assert (target.config.cluster.workers, target.config.cluster.shard_retries) == (16, 5)
+
+
+def test_the_stages_of_a_recipe_are_checked_too() -> None:
+    stages = stages_of(compose_target(["workflows.recipe", "+experiment=demo"]))
+    assert {stage for stage, _ in stages} == {"pretrain", "anneal", "sft", "dpo"}
+
+
+# ── Machines ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_machine_without_gpu_is_refused_for_a_gpu_recipe() -> None:
+    message = refused(RECIPE, "m7i.4xlarge")
+    assert "instance_type=m7i.4xlarge has no GPU, and each of cluster.workers=160 takes 1: choose one that has, e.g. g6.xlarge" in message  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "instance_type", "max_nodes", "message"),
+    [
+        (["cluster.workers=320"], None, None, r"cluster.workers=320, but a step has .* 960 / 6 = 160 micro-batches: set cluster.workers=160 or less, or batch.micro_batch=3"),
+        (["cluster.workers=7"], None, None, "global_batch 960 does not divide into micro-batches of 6 on 7 workers"),
+        ([], "p5.48xlarge", 4, r"cluster.workers=160 takes 20 × p5.48xlarge .*at most 4 .*set cluster.workers=32 or less"),
+        (["cluster.cpus_per_worker=64"], "p5.48xlarge", 4, r"takes 54 × p5.48xlarge"),
+        (["cluster.gpus_per_worker=2", "cluster.workers=8"], "g6.xlarge", None, "a worker takes 2 GPUs and 8 CPUs"),
+        (["cluster.accelerator=A100"], "p5.48xlarge", None, "cluster.accelerator=A100, but instance_type=p5.48xlarge has H100"),
+        (["cluster.workers=8", "cluster.cpus_per_worker=4"], "g6.48xlarge", None, r"does not fit: .* it has 21.2 GiB \(a L4 of g6.48xlarge\)"),
+    ],
+)  # fmt: skip
+def test_more_than_the_plan_or_the_cluster_holds_is_refused(
+    changes: list[str], instance_type: str | None, max_nodes: int | None, message: str
+) -> None:
+    assert re.search(message, refused([*RECIPE, *changes], instance_type, max_nodes))
+
+
+def test_what_fits_says_how_many_machines_and_how_much_memory() -> None:
+    ((stage, config),) = stages_of(compose_target([*RECIPE, "cluster.workers=32"]))
+    facts = machines.check_stage(stage, config, instance_named("p5.48xlarge"), 4)
+    assert facts["machines"].startswith("32 workers on 4 × p5.48xlarge (192 vCPUs, 8 H100 of 80 GiB), about $220.16")
+    assert "of 76 (a H100 of p5.48xlarge)" in facts["memory"]
+
+
+def test_the_machines_are_those_of_terraform() -> None:
+    text = (ROOT / "infra" / "terraform" / "modules" / "ray" / "instances.tf").read_text()
+    line = r'"([\w.]+)"\s+= \{ cpus = (\d+), gpus = (\d+), accelerator = "(\w+)", efa = \d+, usd_per_hour = ([\d.]+) \}'
+    there = {name: (int(cpus), int(gpus), kind, float(usd)) for name, cpus, gpus, kind, usd in re.findall(line, text)}
+    here = {each.type: (each.cpus, each.gpus, each.accelerator, each.usd_per_hour) for each in instances.with_gpus()}
+    assert there == here
+
+
+@pytest.mark.parametrize(
+    ("instance_type", "spot", "code"),
+    [
+        ("g6e.12xlarge", False, "L-DB2E81BA"), ("g5.xlarge", True, "L-3819A6DF"), ("p5.48xlarge", False, "L-417A185B"),
+        ("p5en.48xlarge", True, "L-C4BD4855"), ("p4d.24xlarge", True, "L-7212CCBC"), ("m7i.large", False, "L-1216C47A"),
+        ("trn1.2xlarge", False, None), ("x2idn.metal", True, None), ("dl1.24xlarge", False, None),
+    ],
+)  # fmt: skip
+def test_a_machine_counts_in_the_quota_of_its_family(instance_type: str, spot: bool, code: str | None) -> None:
+    found = instances.quota_of(instance_type, spot)
+    assert (found and found[0]) == code
+
+
+# ── The package ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TRUNKLINE_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "project"
+    for name in ("workflows/pretrain.py", "pipelines/jobs.py", "store/tokens.bin", ".git/objects/ab", ".venv/bin/python", "notes/a.md", ".env", "data/x.tmp"):  # fmt: skip
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    (folder / ".gitignore").write_text("/store/\n")
+    (folder / ".rayignore").write_text(".env\n")
+    (folder / "data" / ".gitignore").write_text("*.tmp\n")
+    return folder
+
+
+def sparse(path: Path, size: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as handle:
+        handle.truncate(size)
+
+
+def test_what_is_ignored_stays_here(project: Path) -> None:
+    names = {".gitignore", ".rayignore", "data/.gitignore", "pipelines/jobs.py", "workflows/pretrain.py"}
+    assert set(collect(project, ["/notes"]).sizes) == names
+    assert set(collect(project, []).sizes) == {*names, "notes/a.md"}
+
+
+def test_a_package_is_its_contents_alone(project: Path) -> None:
+    first = pack(collect(project, []))
+    (project / "notes" / "a.md").touch()
+    assert pack(collect(project, [])) == first
+    with zipfile.ZipFile(first) as archive:
+        assert archive.read("workflows/pretrain.py") == b"workflows/pretrain.py"
+    (project / "notes" / "a.md").write_text("other")
+    assert pack(collect(project, [])) != first
+
+
+def test_a_folder_over_the_limit_names_its_largest(project: Path) -> None:
+    assert upload_limit() == 100 * 2**20  # of Ray 2.60's dashboard, whatever its documentation says
+    sparse(project / "models" / "old" / "big.bin", 300_000_000)
+    sparse(project / "corpus.jsonl", 50_000_000)
+    for i in range(12):
+        sparse(project / "small" / f"{i}.bin", 1_000_000 + i)
+    with pytest.raises(ConfigError) as refusal:
+        collect(project, [])
+    lines = str(refusal.value).splitlines()
+    assert lines[0].endswith("holds 362 MB in 20 files; the Jobs API takes less than 105 MB. The largest:")
+    named = [tuple(line.split(maxsplit=2)) for line in lines[1:5]]
+    assert named == [
+        ("300", "MB", "models/"),
+        ("50", "MB", "corpus.jsonl"),
+        ("12", "MB", "small/"),
+        ("1", "MB", "small/11.bin"),
+    ]
+    assert len(lines) == 1 + 10 + 1
+    assert "a line in .rayignore" in lines[-1]
+    assert collect(project, ["/models", "*.jsonl"]).bytes < upload_limit()
+
+
+@pytest.mark.parametrize(("folder", "message"), [("none", "is no folder"), ("project/notes", "has no workflows/")])
+def test_a_folder_that_is_not_the_project_is_refused(project: Path, folder: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        collect(project.parent / folder, [])
+
+
+def test_the_shipped_project_is_small_and_holds_no_store() -> None:
+    package = collect(ROOT, [])
+    assert package.bytes < 20_000_000
+    assert not [name for name in package.sizes if re.match(r"(store|outputs|\.venv|\.git|infra)/", name)]
+
+
+# ── Secrets ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_value_instead_of_a_name_is_refused_and_not_repeated() -> None:
+    with pytest.raises(ConfigError, match="HF_TOKEN.* is no name of a secret") as refusal:
+        secrets.check_names(["HF_TOKEN=hf_abcdef"])
+    assert "hf_abcdef" not in str(refusal.value)
+
+
+def test_a_secret_comes_from_the_environment_then_from_its_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TRUNKLINE_SECRETS_DIR", str(tmp_path))
+    monkeypatch.delenv("TRUNKLINE_SECRETS_PREFIX", raising=False)
+    (tmp_path / "HF_TOKEN").write_text("from the file\n")
+    assert secrets.resolve(["HF_TOKEN"]) == {"HF_TOKEN": "from the file"}
+    monkeypatch.setenv("HF_TOKEN", "from the environment")
+    assert secrets.resolve(["HF_TOKEN"]) == {"HF_TOKEN": "from the environment"}
+    with pytest.raises(ConfigError, match="no secret OTHER, MORE; looked at .*TRUNKLINE_SECRETS_PREFIX is not set"):
+        secrets.resolve(["HF_TOKEN", "OTHER", "MORE"])
+
+
+# ── Following ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_lines_are_shown_once_however_often_the_log_begins_anew() -> None:
+    shown: list[str] = []
+    log = _Log(shown.append)
+    whole = "one\ntwo\nthree\nfo"
+    for text in (whole[:5], "<cut>", whole[:6], whole[6:], "<cut>", whole, "ur"):
+        log.rewind() if text == "<cut>" else log.take(text)
+    assert shown == ["one", "two", "three"]
+    log.flush()
+    assert shown == ["one", "two", "three", "four"]
+
+
+def job(**changes: Any) -> Job:
+    values = {"id": "a", "status": "FAILED", "command": "x", "message": "", "exit_code": None, "error": None, "began": 0.0, "ended": 1.0, "metadata": {}}  # fmt: skip
+    return Job(**{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "lost"),
+    [
+        ({"error": "JOB_SUPERVISOR_ACTOR_DIED"}, True),
+        ({"error": "JOB_ENTRYPOINT_COMMAND_ERROR", "exit_code": 1}, False),
+        ({"error": "JOB_SUPERVISOR_ACTOR_DIED", "exit_code": 0, "status": "SUCCEEDED"}, False),
+        ({"error": "RUNTIME_ENV_SETUP_FAILURE"}, False),  # would fail so again
+        ({"error": "JOB_SUPERVISOR_ACTOR_START_TIMEOUT"}, False),
+        ({"status": "STOPPED"}, False),
+    ],
+)
+def test_only_a_driver_that_went_with_its_node_is_lost(changes: dict[str, Any], lost: bool) -> None:
+    assert job(**changes).lost is lost
+
+
+def test_another_shell_learns_from_the_job_how_to_retry_it() -> None:
+    submission = Submission(
+        name="a", command="python -m x", package="0", secrets=["K"], driver={"spot": 1.0}, retries=2
+    )
+    metadata = {"trunkline": json.dumps({**dataclasses.asdict(submission), "attempt": 1})}
+    assert Submission.of(job(id="a-retry-1", metadata=metadata)) == (submission, 1)
+    assert Submission.of(job(id="raysubmit_x"))[0].retries == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cluster=aws", 'secrets=["A=hidden"]', "--", *RECIPE], r"error: secrets=\[A…\] is no name of a secret"),
+        (["retries=-1", "--", *RECIPE], "error: retries is -1"),
+        (["retry=1", "--", *RECIPE], "error: unknown key retry; accepted there: .*did you mean retries"),
+        (["--", *RECIPE, "store=results"], "error: store=results is relative, and a job runs in a temporary copy"),
+        (["max_nodes=0", "--", *RECIPE], "error: max_nodes is 0; expected the most GPU machines"),
+        (["instance_type=g7.large", "--", *RECIPE], "error: instance_type=g7.large is not among those known here, and no AWS credentials"),
+    ],
+)  # fmt: skip
+def test_mistakes_end_before_anything_is_sent(arguments: list[str], message: str, tmp_path: Path) -> None:
+    nothing = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    environment = {**nothing, "HOME": str(tmp_path), "AWS_EC2_METADATA_DISABLED": "true", "AWS_REGION": "us-east-1"}
+    command = [sys.executable, "-m", "workflows.submit", "address=http://127.0.0.1:1", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert re.search(message, done.stderr), done.stderr
+    assert "no Ray answers" not in done.stderr
+    assert "hidden" not in done.stderr + done.stdout
