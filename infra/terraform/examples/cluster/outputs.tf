@@ -47,12 +47,14 @@ output "trunkline_cluster_conf" {
   description = "A file for conf/cluster/: all GPUs of all workers. terraform output -raw trunkline_cluster_conf > conf/cluster/mine.yaml"
   value       = <<-YAML
     # ${var.max_workers} × ${var.worker_instance_type}: one training process per GPU. Made by Terraform; cluster=<this file's name>.
+    # workflows.submit and cluster-check also take: instance_type=${var.worker_instance_type} max_nodes=${var.max_workers}
     address: null
     workers: ${var.max_workers * module.ray.worker.gpus}
     # a core of every GPU's share stays for the system, the data tasks and Ray
     cpus_per_worker: ${max(1, floor(module.ray.worker.cpus / module.ray.worker.gpus) - 1)}
     gpus_per_worker: 1
     accelerator: ${module.ray.worker.accelerator}
+    grows: true
     max_failures: 10
     shard_retries: 3
     price_per_core_hour: null
