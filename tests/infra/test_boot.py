@@ -121,6 +121,24 @@ def test_user_data_is_small_and_clean(role: str, tmp_path: Path) -> None:
     assert found.returncode == 0, found.stdout
 
 
+def test_user_data_hands_over_to_the_boot_scripts(machine: Machine, aws: Cloud) -> None:
+    script = b'echo "$0 $*"; cat "$(dirname "$0")"/constraints.txt; cat /etc/trunkline/node.env\n'
+    for key, body in [("worker.sh", script), ("constraints.txt", b"torch==2.13.0\n")]:
+        body = body.replace(b"/etc/", f"{machine.root}/etc/".encode())
+        aws.client("s3").put_object(Bucket="demo-data", Key=f"bootstrap/{key}", Body=body)
+    settings = '{ NAME = "demo", REGION = "us-east-1", BUCKET = "demo-data" }'
+    text = render(RAY / "user_data.sh.tftpl", f'{{ role = "worker", settings = {settings} }}')
+    for folder in ("/etc/trunkline", "/opt/trunkline", "/dev/console"):
+        text = text.replace(folder, f"{machine.root}{folder}")
+    done = subprocess.run(["bash", "-c", text], env=machine.environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        f"{machine.root}/opt/trunkline/bootstrap/worker.sh install",
+        "torch==2.13.0",
+        *("BUCKET=demo-data", "NAME=demo", "REGION=us-east-1"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -230,17 +230,18 @@ ENVIRONMENT
   fi
 }
 
-# ray ARGUMENTS...: with this node's environment, in the container where there is one.
-ray() {
-  set -a
-  # shellcheck source=/dev/null
-  . "$ETC/ray.env"
-  set +a
+# beside_ray COMMAND...: with this node's environment, in the container where there is one; standard input is handed on.
+beside_ray() {
   if [ -n "$IMAGE" ]; then
-    docker exec --env-file "$ETC/ray.env" trunkline-ray ray "$@"
-  else
-    PATH="$VENV/bin:$PATH" "$VENV/bin/ray" "$@"
+    docker exec -i trunkline-ray "$@"
+    return
   fi
+  (
+    set -a
+    # shellcheck source=/dev/null
+    . "$ETC/ray.env"
+    PATH="$VENV/bin:$PATH" "$@"
+  )
 }
 
 # Becomes `ray start ... --block`: in the container, or under the account of jobs.

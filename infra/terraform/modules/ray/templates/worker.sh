@@ -75,8 +75,23 @@ watch() {
   deadline=$(date -d "$(field time <<< "$notice")" +%s)
   remaining=$((deadline - $(date +%s)))
   say "AWS takes this instance back in $remaining seconds: draining it"
-  ray drain-node --address="$HEAD_ADDRESS:$HEAD_PORT" --reason=DRAIN_NODE_REASON_PREEMPTION \
-    --reason-message="spot interruption" --deadline-remaining-seconds=$((remaining > 0 ? remaining : 0))
+  # no new work comes here, and the autoscaler looks for another node at once. `ray drain-node` does the same for a node whose
+  # number one knows; without a number it starts a Ray of its own to ask
+  beside_ray python - "$HEAD_ADDRESS:$HEAD_PORT" "$(metadata instance-id)" "$((remaining > 0 ? remaining : 0))" << 'PYTHON'
+import sys, time
+from ray._raylet import GcsClient
+from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
+from ray.core.generated.gcs_pb2 import GcsNodeInfo
+head, instance, seconds = sys.argv[1:]
+gcs = GcsClient(address=head)
+nodes = gcs.get_all_node_info(timeout=30)
+mine = [key for key, node in nodes.items() if node.instance_id == instance and node.state == GcsNodeInfo.ALIVE]
+if not mine:
+    sys.exit("this node is not in the cluster: nothing to drain")
+deadline_ms = int((time.time() + int(seconds)) * 1000)
+accepted, why = gcs.drain_node(mine[0].hex(), DRAIN_NODE_REASON_PREEMPTION, "spot interruption", deadline_ms)
+sys.exit(0 if accepted else f"Ray refuses to drain this node: {why}")
+PYTHON
 }
 
 give_up() {
