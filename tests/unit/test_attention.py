@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipelines.train.network.attention import _SEGMENT, attend, locate
-from pipelines.train.network.compute import BlockPolicy, ComputeConfig
+from pipelines.train.network.compute import BlockPolicy, ComputeConfig, compiles, for_shapes
 from pipelines.train.network.losses import Batch, LanguageModelling
 from pipelines.train.network.model import ModelConfig, Transformer
 
@@ -83,6 +83,12 @@ def test_varlen_gets_each_documents_first_token() -> None:
     assert found.starts.tolist() == [0, 7, 8, 48, 60, 69, 269, 300, 600, 603, 703, 708, 713, 900]
     assert found.longest == 300
     assert locate(packed().positions, "varlen", masking=False).starts.tolist() == [0, 300, 600, 900]  # type: ignore[union-attr]
+
+
+def test_batches_of_many_widths_are_compiled_only_when_that_is_asked_for() -> None:
+    assert compiles(for_shapes(ComputeConfig(), alike=True), "cuda")
+    assert not compiles(for_shapes(ComputeConfig(), alike=False), "cuda")
+    assert compiles(for_shapes(ComputeConfig(compile="on"), alike=False), "cuda")
 
 
 @pytest.mark.parametrize("kernel", ["varlen", "flex", "blocks", "dense"])

@@ -140,7 +140,8 @@ def _loads(spec: TrainSpec, sources: Sequence[str], step: int) -> Iterator[Load]
     store = ArtifactStore(spec.store)
     data = Stream(spec, store)
     # other weights than any run began with: all of them have to come from the checkpoint
-    model = Transformer(spec.model).initialise(spec.seed + 1).prepare(spec.compute, device=device())
+    model = Transformer(spec.model).initialise(spec.seed + 1)
+    model.prepare(spec.compute, device=device(), whole_weights=spec.zero.stage < 3)
     accumulation = spec.batch.global_batch // (spec.batch.micro_batch * world)
     engine = Engine(
         model, LanguageModelling(), spec.zero, spec.optimizer, spec.batch.micro_batch, accumulation, len(data.names)

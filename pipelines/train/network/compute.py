@@ -5,6 +5,7 @@ All of it is `runtime()` configuration: whatever is chosen here, the loss curve 
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,6 +59,15 @@ def choose_attention(config: ComputeConfig, device: str, precision: str = "bfloa
     if device == "cpu":
         return "blocks"
     return "varlen" if precision == "bfloat16" else "flex"  # FlashAttention takes 16-bit numbers only
+
+
+def for_shapes(config: ComputeConfig, alike: bool) -> ComputeConfig:
+    """The same for batches that are `alike` in shape, or not, as those of pairs, which are as wide as their longest.
+
+    Each shape is compiled anew, and after eight of them PyTorch gives up: then blocks would run as they are, and keep everything
+    where the plan counted on the compiler. So `auto` does not compile those.
+    """
+    return config if alike or config.compile != "auto" else dataclasses.replace(config, compile="off")
 
 
 def compiles(config: ComputeConfig, device: str) -> bool:

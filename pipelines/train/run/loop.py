@@ -27,6 +27,7 @@ from pipelines.errors import TrainingError, TrunklineError
 from pipelines.storage import Storage
 from pipelines.tracking import Tracker
 from pipelines.train import checkpoint as checkpoints
+from pipelines.train.network.compute import for_shapes
 from pipelines.train.network.losses import LanguageModelling, Preference
 from pipelines.train.network.model import Transformer
 from pipelines.train.plan import devices
@@ -53,12 +54,13 @@ def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
     # ── Weights: resume self, branch from parent, initialise from parent, or fresh ────────────────────────────────────
     _seed_everything(spec.seed + rank)
     model = Transformer(spec.model).initialise(spec.seed)
-    model.prepare(spec.compute, memory.policy, device(), whole_weights=spec.zero.stage < 3)
+    compute = for_shapes(spec.compute, alike=spec.kind != "dpo")
+    model.prepare(compute, memory.policy, device(), whole_weights=spec.zero.stage < 3)
     objective = Preference(spec.beta) if spec.kind == "dpo" else LanguageModelling()
     accumulation = spec.batch.global_batch // (spec.batch.micro_batch * world)
     engine = Engine(model, objective, spec.zero, spec.optimizer, spec.batch.micro_batch, accumulation, len(data.names))
     step, where = _load_weights(spec, store.storage, engine, data)
-    tracker = Tracker(spec.tracking if rank == 0 else None)
+    tracker = Tracker(spec.tracking if rank == 0 else None, tell=emit)
     monitor = Monitor(engine, spec.monitor_every_steps)
     noise = NoiseScale()
     for row in read_metrics(store.storage, spec.run) if rank == 0 and step else ():
