@@ -240,7 +240,7 @@ def diverged(folder: Path) -> dict[str, Any]:
     """A loss that is no number in the step after a save, while that is being written into a slow store."""
     store, values = run_of(folder, schedule={"peak_lr": 1e30})
     put, said = FolderStorage.put, ""
-    FolderStorage.put = SlowStorage.put  # type: ignore[method-assign]
+    FolderStorage.put = SlowStorage.put  # type: ignore[method-assign, assignment]
     try:
         train(parse(TrainSpec, values), lambda line: None)
     except TrainingError as error:

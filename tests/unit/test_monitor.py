@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,11 +67,14 @@ def test_looking_at_attention_keeps_nothing_for_the_backward_pass(keep: str, mon
     model.prepare(ComputeConfig(compile="off"), BlockPolicy(**{"all": 0, keep: MODEL.layers}))
     one = batch(2, 256)
     left, peaks = [], []
+
+    def look(q: torch.Tensor, k: torch.Tensor) -> None:
+        attention_logit_max(q[0], k[0], one.positions[0], True)
+
     for watched in (False, True):
-        for block in model.layers:
-            block.probe = (  # type: ignore[union-attr, assignment]
-                (lambda q, k: attention_logit_max(q[0], k[0], one.positions[0], True)) if watched else None
-            )
+        for layer in model.layers:
+            block: Any = layer
+            block.probe = look if watched else None
         model(one.inputs, one.positions)
         gc.collect()
         _, now, peak = allocated(lambda: model(one.inputs, one.positions))
