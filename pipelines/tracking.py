@@ -15,7 +15,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,10 @@ _REFUSED = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"}  # what MLflow
 class Tracker:
     """Logs into one MLflow run. Every method returns at once; use it from rank zero only."""
 
-    def __init__(self, run: Mapping[str, Any] | None, flush_seconds: float = 5.0):
-        """Args: run, what `open_tracker` says of a run (`Tracker.run`), or None for a tracker that drops everything."""
-        self.run, self.flush_seconds = dict(run) if run else None, flush_seconds
+    def __init__(self, run: Mapping[str, Any] | None, flush_seconds: float = 5.0, tell: Callable[[str], None] = say):
+        """Args: run, what `open_tracker` says of a run (`Tracker.run`), or None for a tracker that drops everything; tell, where
+        a line for people goes."""
+        self.run, self.flush_seconds, self.tell = dict(run) if run else None, flush_seconds, tell
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -113,7 +114,7 @@ class Tracker:
             except Exception as error:
                 if not self._warned:
                     self._warned = True
-                    say(
+                    self.tell(
                         f"   MLflow at {self.run['uri']} does not answer ({_first_line(error)}); points are kept in {self._spool.path} and sent later"
                     )
                 if stopping:

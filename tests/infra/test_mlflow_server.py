@@ -1,0 +1,178 @@
+"""A training run logs to a real MLflow server that is killed midway, whose database is restarted, or that is never there.
+
+The server has a PostgreSQL behind it and passes artifacts on to S3 (`mlflow_server.py`). Whatever happens, each point of the curve
+arrives once, and so do the files and the run's end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from pipelines.artifacts import ArtifactStore
+from pipelines.train.run.loop import read_metrics
+from tests import tiny
+from tests.infra.mlflow_server import MlflowServer, mlflow_server
+from tests.infra.postgres import postgres
+from tests.infra.tools import PROJECT
+from tests.integration.s3_server import S3Server, s3_server
+
+TINY = (
+    "+experiment=demo", "data=mixture/tiny_stable", "model.layers=2", "model.d_model=32", "model.d_ff=80",
+    f"model.vocabulary={tiny.VOCABULARY}", "model.dim_model_base=16", "batch.sequence_length=32", "batch.global_batch=8",
+    "batch.micro_batch=2", "cluster.workers=1", "checkpoint.every_steps=20", "log_every_steps=1", "monitor_every_steps=0",
+)  # fmt: skip
+
+
+@dataclass
+class Run:
+    """A training run under way."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    output: Path
+    store: ArtifactStore
+
+    def reaches(self, step: int) -> None:
+        """Wait for a checkpoint."""
+        end = time.monotonic() + 300
+        while not self.store.storage.exists(f"pretrain/{self.name}/checkpoints/step-{step:06d}/manifest.json"):
+            over = self.process.poll() is not None or time.monotonic() > end
+            assert not over, self.output.read_text()[-4000:]
+            time.sleep(0.05)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Training stands still for the length of the block, so that it does not end before what is done there."""
+        started = psutil.Process(self.process.pid).children(recursive=True)
+        (worker,) = [process for process in started if "RayTrainWorker" in " ".join(process.cmdline())]
+        worker.suspend()
+        try:
+            yield
+        finally:
+            worker.resume()
+
+    def finish(self) -> str:
+        """Wait for its good end. Returns: what it said."""
+        code = self.process.wait(timeout=300)
+        assert code == 0, self.output.read_text()[-4000:]
+        return self.output.read_text()
+
+
+@dataclass
+class Desk:
+    """Where a user works: a store, a cache, a server to track at."""
+
+    folder: Path
+
+    server: MlflowServer
+    storage: S3Server
+    store: ArtifactStore
+    environment: dict[str, str]
+
+    def begin(self, name: str, *overrides: str) -> Run:
+        """Start a training run."""
+        command = [sys.executable, "-m", "workflows.pretrain", *TINY, f"name={name}", *overrides]
+        output = self.folder / f"{name}.txt"
+        with output.open("w") as sink:
+            process = subprocess.Popen(command, cwd=PROJECT, env=self.environment, stdout=sink, stderr=sink)
+        return Run(name, process, output, self.store)
+
+    def points(self, name: str) -> dict[int, float]:
+        """The curve on the server: that nothing is there twice is part of what this looks at."""
+        history = self.client.get_metric_history(self.run(name).info.run_id, "loss")
+        assert len(history) == len({point.step for point in history})
+        return {point.step: point.value for point in history}
+
+    def curve(self, name: str) -> dict[int, float]:
+        """The curve in the store."""
+        return {row["step"]: row["loss"] for row in read_metrics(self.store.storage, f"pretrain/{name}")}
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(self.server.uri)
+
+    def run(self, name: str) -> Any:
+        """The server's only run of that name."""
+        experiment = self.client.get_experiment_by_name("trunkline")
+        assert experiment is not None
+        (found,) = self.client.search_runs([experiment.experiment_id], f"tags.`trunkline.name` = '{name}'")
+        return found
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    folder = tmp_path_factory.mktemp("mlflow")
+    with (
+        postgres() as database,
+        s3_server(folder / "s3") as storage,
+        mlflow_server(folder, "127.0.0.1", database, storage) as server,
+    ):
+        store = tiny.build(str(folder / "store"))
+        environment = {
+            **os.environ, "TRUNKLINE_STORE": store.uri, "TRUNKLINE_CACHE": str(folder / "cache"), "RAY_AUTH_MODE": "token",
+            "MLFLOW_TRACKING_URI": server.uri, "MLFLOW_DISABLE_TELEMETRY": "true", "RAY_USAGE_STATS_ENABLED": "0",
+        }  # fmt: skip
+        yield Desk(folder, server, storage, store, environment)
+
+
+def test_a_server_killed_midway_misses_nothing(desk: Desk) -> None:
+    run = desk.begin("killed", "steps=200")
+    run.reaches(40)
+    desk.server.kill()
+    run.reaches(100)
+    with run.held():
+        desk.server.start()
+    assert "does not answer" in run.finish()
+    assert_all_there(desk, "killed", 200)
+
+
+def test_a_restarted_database_misses_nothing(desk: Desk) -> None:
+    run = desk.begin("database", "steps=200")
+    run.reaches(40)
+    desk.server.database.stop()
+    run.reaches(100)
+    with run.held():
+        desk.server.database.start()
+    run.finish()
+    assert_all_there(desk, "database", 200)
+
+
+def test_a_server_that_was_never_there_gets_all_from_the_next_command(desk: Desk) -> None:
+    desk.server.kill()
+    output = desk.begin("alone", "steps=40").finish()
+    assert "points are kept and sent when it answers, to this command or a later one" in output
+    assert not desk.store.storage.exists("pretrain/alone/mlflow.json")
+    desk.server.start()
+    again = desk.begin("alone", "steps=40").finish()
+    assert "finished already" in again
+    assert "has got what earlier commands could not send" in again
+    assert_all_there(desk, "alone", 40)
+    assert not list(Path(desk.environment["TRUNKLINE_CACHE"]).glob("spool/*"))
+    assert desk.store.storage.keys(".spool") == []
+
+
+def assert_all_there(desk: Desk, name: str, steps: int) -> None:
+    """The server has every point, the files (in S3, not on this machine), the settings and the end of a run."""
+    assert len(desk.curve(name)) == steps
+    assert desk.points(name) == desk.curve(name)
+    run = desk.run(name)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["steps"] == str(steps)
+    held = json.loads(desk.store.storage.read(f"pretrain/{name}/mlflow.json"))
+    assert held == {"uri": desk.server.uri, "run_id": run.info.run_id}
+    assert [file.path for file in desk.client.list_artifacts(run.info.run_id)] == ["config.json"]
+    listed = desk.storage.client().list_objects_v2(Bucket=desk.storage.bucket, Prefix="mlflow/")
+    assert any(f"{run.info.run_id}/artifacts/config.json" in item["Key"] for item in listed["Contents"])
