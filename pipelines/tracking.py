@@ -187,8 +187,9 @@ def deliver_leftovers(uri: str, storage: Storage | None) -> int:
 @contextlib.contextmanager
 def delivering(config: TrackingConfig, store: ArtifactStore) -> Iterator[None]:
     """For the length of a command: deliver what earlier ones left, in a thread; at its end wait for that 20 seconds at most."""
+    begun = not isinstance(store.storage, FolderStorage) or store.storage.root.exists()  # looking must not make a store
     try:
-        uri = tracking_uri(config, store.uri) if config.enabled else ""
+        uri = tracking_uri(config, store.uri) if config.enabled and begun else ""
     except ConfigError:  # a command that tracks says so itself
         uri = ""
     if not uri or next(leftovers(uri, store.storage), None) is None:
