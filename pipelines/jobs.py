@@ -202,7 +202,9 @@ class Jobs:
                             return False
                         if now.status == "PENDING" and not self._waits:
                             self._waits = True
-                            say(f"   … {job} waits for its place: a new machine takes minutes")
+                            say(
+                                f"   … {job} has not begun: a node is found for it and the code unpacked; a new machine takes minutes"
+                            )
                     log.take(following.result())
                 finally:
                     following.cancel()
