@@ -47,7 +47,7 @@ class Run:
 
     def reaches(self, step: int) -> None:
         """Wait for a checkpoint."""
-        end = time.monotonic() + 300
+        end = time.monotonic() + 600
         while not self.store.storage.exists(f"pretrain/{self.name}/checkpoints/step-{step:06d}/manifest.json"):
             over = self.process.poll() is not None or time.monotonic() > end
             assert not over, self.output.read_text()[-4000:]
@@ -66,7 +66,7 @@ class Run:
 
     def finish(self) -> str:
         """Wait for its good end. Returns: what it said."""
-        code = self.process.wait(timeout=300)
+        code = self.process.wait(timeout=900)
         assert code == 0, self.output.read_text()[-4000:]
         return self.output.read_text()
 
