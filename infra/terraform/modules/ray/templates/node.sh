@@ -219,6 +219,7 @@ TRUNKLINE_CACHE=$SCRATCH/cache
 HF_HOME=$SCRATCH/cache/huggingface
 ENVIRONMENT
   grep '^TRUNKLINE_' "$ETC/node.env" >> "$ETC/ray.env" || true
+  [ -z "${TRUNKLINE_SECRETS_PREFIX:-}" ] || echo "TRUNKLINE_SECRETS_PREFIX=$TRUNKLINE_SECRETS_PREFIX" >> "$ETC/ray.env"
   [ -z "$TRACKING_URI" ] || echo "MLFLOW_TRACKING_URI=$TRACKING_URI" >> "$ETC/ray.env"
   if [ "$EFA" = true ]; then
     plugin=$(find "$ROOT/opt/amazon" -name 'libnccl-net*.so' -print -quit 2> /dev/null)
