@@ -91,7 +91,8 @@ AWS_DEFAULT_REGION=$REGION
 GIT_PYTHON_REFRESH=quiet
 ENVIRONMENT
   say "starting MLflow at http://$address:$MLFLOW_PORT"
-  command=(mlflow server --host "$address" --port "$MLFLOW_PORT" --workers 2 --serve-artifacts --artifacts-destination "$MLFLOW_ARTIFACTS_URI")
+  # one process: uvicorn's supervisor of several kills those that are silent for five seconds, as on a busy head they are
+  command=(mlflow server --host "$address" --port "$MLFLOW_PORT" --workers 1 --serve-artifacts --artifacts-destination "$MLFLOW_ARTIFACTS_URI")
   if [ -n "$IMAGE" ]; then
     docker rm -f trunkline-mlflow > /dev/null 2>&1 || true
     exec docker run --name trunkline-mlflow --rm --init --network host --env-file "$SERVER_ENVIRONMENT" --volume "$DATA:$DATA" "$IMAGE" "${command[@]}"
