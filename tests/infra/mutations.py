@@ -28,12 +28,12 @@ MUTATIONS = {
     http_put_response_hop_limit = 1
   }
 
-  monitoring""",
+  block_device""",
         """  metadata_options {
     http_endpoint = "enabled"
   }
 
-  monitoring""",
+  block_device""",
         "workers answer IMDSv1",
     ),
     "head's disk in the clear": Mutation(

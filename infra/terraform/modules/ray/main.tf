@@ -122,7 +122,6 @@ resource "aws_instance" "head" {
   iam_instance_profile        = aws_iam_instance_profile.head.name
   disable_api_termination     = var.protect
   ebs_optimized               = true
-  monitoring                  = true
 
   user_data = templatefile("${path.module}/templates/user_data.sh.tftpl", { role = "head", settings = local.head_settings })
 
@@ -194,10 +193,6 @@ resource "aws_launch_template" "worker" {
     http_endpoint               = "enabled"
     http_tokens                 = "required"
     http_put_response_hop_limit = 1
-  }
-
-  monitoring {
-    enabled = true
   }
 
   block_device_mappings {
