@@ -21,7 +21,7 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # hadolint ignore=DL3008
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-      ca-certificates git libmagic1t64 python3-dev python3-venv tini \
+      ca-certificates git libmagic1t64 procps python3-dev python3-venv tini \
  && rm -rf /var/lib/apt/lists/*
 
 # the numbers of the account that boot scripts make on a node, so that both read the same files

@@ -403,6 +403,8 @@ def test_a_worker_without_its_head_gives_up(machine: Machine, aws: Cloud) -> Non
 
 def test_efa_is_told_to_nccl(machine: Machine) -> None:
     machine.settings |= {"EFA": "true"}
+    assert machine.run("write_environment gpu i-1").returncode == 0
+    assert "NCCL will use TCP instead of EFA" in machine.console
     plugin = machine.root / "opt/amazon/ofi-nccl/lib"
     plugin.mkdir(parents=True)
     (plugin / "libnccl-net.so").touch()

@@ -222,12 +222,14 @@ ENVIRONMENT
   [ -z "${TRUNKLINE_SECRETS_PREFIX:-}" ] || echo "TRUNKLINE_SECRETS_PREFIX=$TRUNKLINE_SECRETS_PREFIX" >> "$ETC/ray.env"
   [ -z "$TRACKING_URI" ] || echo "MLFLOW_TRACKING_URI=$TRACKING_URI" >> "$ETC/ray.env"
   if [ "$EFA" = true ]; then
-    plugin=$(find "$ROOT/opt/amazon" -name 'libnccl-net*.so' -print -quit 2> /dev/null)
-    [ -n "$plugin$IMAGE" ] || say "no aws-ofi-nccl under /opt/amazon: NCCL would use TCP instead of EFA"
-    {
-      echo "FI_PROVIDER=efa"
-      echo "LD_LIBRARY_PATH=$(dirname "$plugin"):$ROOT/opt/amazon/efa/lib"
-    } >> "$ETC/ray.env"
+    echo "FI_PROVIDER=efa" >> "$ETC/ray.env"
+    # by which NCCL speaks EFA; an image brings its own
+    plugin=$([ -n "$IMAGE" ] || find "$ROOT/opt/amazon" -name 'libnccl-net*.so' -print -quit 2> /dev/null || true)
+    if [ -n "$plugin" ]; then
+      echo "LD_LIBRARY_PATH=$(dirname "$plugin"):$ROOT/opt/amazon/efa/lib" >> "$ETC/ray.env"
+    elif [ -z "$IMAGE" ]; then
+      say "no aws-ofi-nccl under /opt/amazon: NCCL will use TCP instead of EFA"
+    fi
   fi
 }
 
