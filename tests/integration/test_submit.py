@@ -185,6 +185,22 @@ def test_a_driver_lost_with_its_node_is_started_again_and_training_completes(clu
     assert [row["step"] for row in read_metrics(store.storage, "pretrain/lost")] == list(range(1, 401))
 
 
+def test_training_waits_for_the_machines_of_a_cluster_that_grows(tmp_path: Path) -> None:
+    store = tiny.build(str(tmp_path / "store"))
+    with ray_cluster(tmp_path, cpus=2, TRUNKLINE_STORE=str(tmp_path / "store")) as own:
+        recipe = ("--", "workflows.pretrain", *TINY, "steps=4", "cluster.workers=4")
+        code, output = submit(own, ROOT, *recipe, "name=refused")
+        assert code == 2, output
+        assert "needs 4 CPU; this Ray cluster has 2" in output
+        process = start(own, ROOT, "cluster.grows=true", *recipe, "name=grown")
+        seen: list[str] = []
+        wait_for(process, "waiting for machines: the workers need 4 CPU, of which there are 2", seen)
+        own.add_node(cpus=2)
+        rest, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, "".join(seen) + rest
+        assert store.get("pretrain/grown").statistics["steps"] == 4
+
+
 def test_a_replaced_head_costs_a_resubmission(project: Path, tmp_path: Path) -> None:
     with ray_cluster(tmp_path, TRUNKLINE_STORE=str(tmp_path / "store")) as own:
         marker = tmp_path / "marker"
