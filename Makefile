@@ -10,7 +10,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo corpus-large cluster-check test check fast ui clean
+.PHONY: infra-scan help setup demo corpus-large cluster-check test check fast ui clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -45,6 +45,10 @@ test: setup ## unit and integration tests, with real Ray, DeepSpeed, MLflow and 
 
 check: setup ## ruff, mypy and the fast tests: run it before every commit
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/python -m pytest tests/unit -m 'not slow' -x --durations=5
+
+infra-scan: ## checkov over infra/terraform, in an environment of its own, since it pins old packages: two minutes the first time
+	@test -x .venv-checkov/bin/checkov || { $(PYTHON) -m venv .venv-checkov && .venv-checkov/bin/pip install -q --disable-pip-version-check checkov==3.3.30; }
+	@.venv-checkov/bin/checkov -d infra/terraform --config-file infra/terraform/.checkov.yaml
 
 ui: setup ## MLflow on this project's runs
 	@echo "runs:        http://127.0.0.1:5000/#/experiments/1/runs"
