@@ -382,6 +382,16 @@ def test_the_head_becomes_ray_with_an_environment_for_jobs(machine: Machine, aws
     assert yaml.safe_load((etc / "cluster.yaml").read_text()) == {"max_workers": 1}
 
 
+def test_a_head_that_was_stopped_takes_the_new_user_data(machine: Machine, aws: Cloud) -> None:
+    new_secret(machine, aws)
+    fresh = "".join(f"{key}={value}\n" for key, value in (machine.settings | {"GPUS_PER_NODE": "1"}).items())
+    machine.metadata.items["/latest/user-data"] = (
+        f"#!/bin/bash\ncat > node.env <<'SETTINGS'\n{fresh}SETTINGS\nexec true\n"
+    )
+    assert "--num-gpus=1" in machine.run("head.sh", "run").stdout.splitlines()[0]
+    assert (machine.root / "etc/trunkline/node.env").read_text() == fresh
+
+
 def test_a_head_alone_has_no_autoscaler(machine: Machine, aws: Cloud) -> None:
     new_secret(machine, aws)
     machine.settings |= {"GPUS_PER_NODE": "2"}

@@ -90,6 +90,7 @@ run() {
   local address instance secret autoscaling=()
   address=$(retry 30 2 metadata local-ipv4) || stop "the instance metadata service does not answer at $METADATA"
   instance=$(metadata instance-id)
+  refresh_settings
   check_gpus
   mount_scratch
   install_packages

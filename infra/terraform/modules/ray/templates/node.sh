@@ -59,6 +59,15 @@ metadata() {
     curl -sSf -m 5 -H "X-aws-ec2-metadata-token: $token" "$METADATA/latest/meta-data/$1" 2> /dev/null
 }
 
+# Settings again, as user data has them now: cloud-init runs user data once, and Terraform may have changed it since (an instance is
+# stopped and started for that).
+refresh_settings() {
+  local fresh
+  fresh=$(metadata ../user-data | sed -n "/<<'SETTINGS'/,/^SETTINGS\$/{//!p}") || true
+  [ -z "$fresh" ] || printf '%s\n' "$fresh" > "$ETC/node.env"
+  load_settings
+}
+
 # retry TIMES SECONDS COMMAND...: until it succeeds.
 retry() {
   local times=$1 seconds=$2 attempt
@@ -292,6 +301,8 @@ Wants=network-online.target
 $2
 
 [Service]
+# what terraform apply uploaded since: scripts, constraints. Without an answer, those of the last time will do
+ExecStartPre=-/bin/bash -c 'aws s3 cp --region $REGION --recursive --only-show-errors s3://$BUCKET/bootstrap/ $BOOTSTRAP/'
 ExecStart=/bin/bash $BOOTSTRAP/$1 run
 Restart=always
 RestartSec=15
