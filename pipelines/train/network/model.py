@@ -245,7 +245,9 @@ class Transformer(nn.Module):
 
     def locate(self, positions_BT: Tensor) -> Documents:
         """The documents of a batch, as the attention kernel of this model's device wants them."""
-        weight = self.embed_tokens.weight
+        # not by its name: asking ZeRO-3 for a parameter by name gathers it from all ranks, and this is called from the thread
+        # that reads ahead, at another moment on each
+        weight = next(self.parameters())
         precision = "float32" if weight.dtype == torch.float32 else "bfloat16"
         kernel = choose_attention(self.compute, weight.device.type, precision)
         return locate(positions_BT, kernel, self.config.document_masking)
