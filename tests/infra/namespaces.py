@@ -97,6 +97,7 @@ class Network:
     folder: Path
     name: str
     prefix: str
+    cleanup: contextlib.ExitStack  # each step is tried, whatever became of the others
     hosts: list[Host] = field(default_factory=list)
 
     @property
@@ -118,6 +119,8 @@ class Network:
         )
         _ip("netns", "add", namespace)
         self.hosts.append(host)
+        self.cleanup.callback(_ip, "netns", "delete", namespace)  # its cable goes with it
+        self.cleanup.callback(host.kill)
         _ip("link", "add", cable, "type", "veth", "peer", "name", "lan0", "netns", namespace)
         _ip("link", "set", cable, "master", self.name, "up")
         _ip("-n", namespace, "link", "set", "lo", "up")
@@ -133,20 +136,16 @@ def network(folder: Path) -> Iterator[Network]:
     if os.geteuid() != 0:
         missing("only root can make network namespaces: run the tests as root")
     number = os.getpid() % 250
-    lan = Network(folder, f"tl{os.getpid()}", f"10.77.{number}")
-    try:
-        _ip("link", "add", lan.name, "type", "bridge")
-    except subprocess.CalledProcessError as error:
-        missing(f"this kernel makes no bridges ({error.stderr.strip()}): load the module bridge")
-    try:
+    with contextlib.ExitStack() as cleanup:
+        lan = Network(folder, f"tl{os.getpid()}", f"10.77.{number}", cleanup)
+        try:
+            _ip("link", "add", lan.name, "type", "bridge")
+        except subprocess.CalledProcessError as error:
+            missing(f"this kernel makes no bridges ({error.stderr.strip()}): load the module bridge")
+        cleanup.callback(_ip, "link", "delete", lan.name)
         _ip("address", "add", f"{lan.address}/24", "dev", lan.name)
         _ip("link", "set", lan.name, "up")
         yield lan
-    finally:
-        for host in lan.hosts:
-            host.kill()
-            _ip("netns", "delete", host.namespace)  # its cable goes with it
-        _ip("link", "delete", lan.name)
 
 
 def _ip(*arguments: str) -> str:
