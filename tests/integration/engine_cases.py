@@ -108,11 +108,13 @@ def _run(case: dict[str, Any], folder: Path) -> dict[str, np.ndarray]:
             load(engine, open_checkpoint(FolderStorage(folder), "pretrain/x"), optimizer_state=True)
         whole = global_batch(case, step)
         batches = [micro_batch(whole, (j * world + rank) * micro, micro) for j in range(accumulation)]
-        if (
-            step % world == rank
-        ):  # as the thread that reads ahead does, whenever it comes to it: no collective may hide here
-            engine.deepspeed.module.model.locate(batches[0].positions)
+        # as the thread that reads ahead does, in the middle of any forward pass: no collective may hide in it
+        module, positions = engine.deepspeed.module, batches[0].positions
+        locate = module.register_forward_pre_hook(
+            lambda module, _, mine=step % world == rank, at=positions: mine and module.model.locate(at) and None
+        )
         result = engine.step(batches, rate)
+        locate.remove()
         found["loss"].append(result.loss)
         found["norm"].append(result.gradient_norm)
         found["count"].append(result.count)
