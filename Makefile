@@ -22,7 +22,7 @@ $(VENV)/.ready: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	@# torch first and alone, so that no other package asks for another build of it
 	$(BIN)/python -m pip install -q --disable-pip-version-check $$(grep -E '^torch==' constraints.txt)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,infra,server]'
 	@touch $@
 
 demo: setup ## run the whole recipe on real text: about 10 minutes on 2 cores
