@@ -24,7 +24,14 @@ from typing import Any
 
 from tests.infra.tools import missing, need
 
-_OWN_TMP = 'mount --bind "$0" /tmp && exec "$@"'
+_ROOT = Path(__file__).parents[2]
+# $0: the host's /tmp, $1: this checkout, which stays to be seen where it lies under /tmp itself
+_OWN_TMP = """
+case "$1" in
+/tmp/*) mkdir -p "$0/${1#/tmp/}" && mount --bind "$1" "$0/${1#/tmp/}" || exit ;;
+esac
+mount --rbind "$0" /tmp && shift && exec "$@"
+"""
 
 
 @dataclass
@@ -86,6 +93,7 @@ class Host:
             "-c",
             _OWN_TMP,
             str(self.folder),
+            str(_ROOT),
             *command,
         ]
 
