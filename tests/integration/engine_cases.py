@@ -96,6 +96,9 @@ def _run(case: dict[str, Any], folder: Path) -> dict[str, np.ndarray]:
         optimizer = parse(OptimizerConfig, case["optimizer"])
         return Engine(model, objective, parse(ZeroConfig, zero), optimizer, micro, accumulation, sources=2)
 
+    def locate(module: Any, inputs: Any) -> None:
+        module.model.locate(batches[0].positions)
+
     engine = start(case["zero"], 1)
     found: dict[str, list[float]] = {"loss": [], "norm": [], "count": []}
     for step, rate in enumerate(case["rates"]):
@@ -109,12 +112,10 @@ def _run(case: dict[str, Any], folder: Path) -> dict[str, np.ndarray]:
         whole = global_batch(case, step)
         batches = [micro_batch(whole, (j * world + rank) * micro, micro) for j in range(accumulation)]
         # as the thread that reads ahead does, in the middle of any forward pass: no collective may hide in it
-        module, positions = engine.deepspeed.module, batches[0].positions
-        locate = module.register_forward_pre_hook(
-            lambda module, _, mine=step % world == rank, at=positions: mine and module.model.locate(at) and None
-        )
+        hook = engine.deepspeed.module.register_forward_pre_hook(locate) if step % world == rank else None
         result = engine.step(batches, rate)
-        locate.remove()
+        if hook is not None:
+            hook.remove()
         found["loss"].append(result.loss)
         found["norm"].append(result.gradient_norm)
         found["count"].append(result.count)
