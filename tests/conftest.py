@@ -1,0 +1,65 @@
+"""What every test run has: a home of its own, lanes, and campaigns that are left out by name.
+
+`make test` spreads the files over several processes (pytest-xdist); `tests/lanes.py` says which files stay together and which
+come first. Run by hand, without `-n`, pytest does everything in one process and nothing here changes that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests import home, lanes
+
+_LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--campaigns", action="store_true", help="run the tests marked `campaign` too (make test-full)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any test module, and with it any library that looks for its settings, is imported."""
+    config.stash[_LEFT_OUT] = 0
+    if not hasattr(config, "workerinput"):  # the lanes inherit the home of the process that starts them
+        config.add_cleanup(home.move_in())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out campaigns unless they were asked for; sort for the lanes, where there are any."""
+    if not (config.getoption("--campaigns") or "campaign" in config.getoption("markexpr")):
+        campaigns = [item for item in items if item.get_closest_marker("campaign")]
+        config.stash[_LEFT_OUT] = len(campaigns)
+        config.hook.pytest_deselected(items=campaigns)
+        items[:] = [item for item in items if not item.get_closest_marker("campaign")]
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: lanes.place(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:
+    """Files, or groups of files, are handed to whichever lane is free."""
+    return lanes.scheduler(config, log)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["campaigns"] = session.config.stash[_LEFT_OUT]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Every lane collects everything, so each counts the same."""
+    stash = node.config.stash
+    stash[_LEFT_OUT] = max(stash[_LEFT_OUT], getattr(node, "workeroutput", {}).get("campaigns", 0))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Iterator[None]:
+    yield
+    if count := config.stash[_LEFT_OUT]:
+        terminalreporter.write_line(
+            f"{count} campaign tests were left out: `make test-full`, or --campaigns, runs them"
+        )

@@ -1,0 +1,50 @@
+"""Which lane runs what when `make test` works in several processes at once (pytest-xdist).
+
+A file's tests stay together, in their order, so that what its fixtures start is started once. Files of one group stay together
+too: they share what a session starts (one Ray, one S3 server). Groups and files that take minutes come first and the rest, seconds
+each, fill up what is left, so that the lanes end at about the same time.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+# in the order in which they are handed out: a name for files that share something, or None; the files below tests/
+FIRST: tuple[tuple[str | None, tuple[str, ...]], ...] = (
+    ("ray", ("integration/test_training.py", "integration/test_average.py", "integration/test_corpus.py", "integration/test_map_shards.py")),
+    (None, ("integration/test_submit.py",)),
+    (None, ("infra/test_terraform.py",)),
+    ("s3", ("integration/test_fire_s3.py", "integration/test_s3_faults.py", "integration/test_s3_prefetch.py", "integration/test_s3_readers.py", "integration/test_s3_training.py")),
+)  # fmt: skip
+
+
+@functools.cache
+def _groups() -> dict[str, tuple[int, str]]:
+    """Place and name of the group of each file that is listed."""
+    return {
+        f"tests/{file}": (number, name or file) for number, (name, files) in enumerate(FIRST) for file in files
+    }  # fmt: skip
+
+
+def group(nodeid: str) -> str:
+    """What a test stays together with: its group, or its file."""
+    file = nodeid.split("::")[0]
+    return _groups().get(file, (0, file))[1]
+
+
+def place(nodeid: str) -> int:
+    """Sorts the groups that are listed to the front."""
+    return _groups().get(nodeid.split("::")[0], (len(FIRST), ""))[0]
+
+
+def scheduler(config: Any, log: Any) -> Any:
+    """Hands a group to whichever lane is free, first those that come first."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Lanes(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+
+    config.option.loadscopereorder = False  # it would sort by the number of tests, which says little of their time
+    return Lanes(config, log)

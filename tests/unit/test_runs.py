@@ -1,0 +1,65 @@
+"""How a test run behaves: its home, its lanes, what it leaves out and what it asks of CI."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import lanes
+from tests.programs import missing, need
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_nothing_is_kept_in_the_users_home() -> None:
+    user = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    assert Path.home() != user
+    for place in (os.path.expanduser("~/.cache"), os.environ["TRUNKLINE_CACHE"]):
+        assert Path.home() in Path(place).parents
+    assert len((Path.home() / ".ray" / "auth_token").read_text()) == 64  # one for all lanes, made before they start
+
+
+def test_a_missing_program_skips_at_home_and_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no-such-program is not on PATH: install no-such-program"):
+        need("no-such-program")
+    for value in ("1", "true"):
+        monkeypatch.setenv("CI", value)
+        with pytest.raises(pytest.fail.Exception, match="CI must have it: a thing"):
+            missing("a thing")
+    assert Path(need("python")).exists()
+
+
+def test_every_file_of_a_lane_is_there_and_once() -> None:
+    files = [file for _, group in lanes.FIRST for file in group]
+    assert len(set(files)) == len(files)
+    for file in files:
+        assert (ROOT / "tests" / file).is_file(), file
+        assert lanes.group(f"tests/{file}::test_a[b::c]") == lanes.group(f"tests/{file}::test_d")
+
+
+@pytest.mark.parametrize("lanes", [[], pytest.param(["-n", "2"], marks=pytest.mark.slow)])
+def test_campaigns_are_left_out_by_name_and_run_when_asked_for(tmp_path: Path, lanes: list[str]) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\ndef test_short(): pass\n@pytest.mark.campaign\ndef test_long(): pass\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-c", os.devnull, f"--rootdir={tmp_path}"]
+
+    def said(*arguments: str) -> str:
+        done = subprocess.run(
+            [*command, *lanes, *arguments, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    output = said("-m", "not slow")
+    assert "1 campaign tests were left out: `make test-full`, or --campaigns, runs them" in output
+    assert output.splitlines()[-1].startswith("1 passed")  # what CI reads
+    output = said("--campaigns")
+    assert "left out" not in output
+    assert output.splitlines()[-1].startswith("2 passed")
