@@ -25,7 +25,7 @@ CODE = (
     "pipelines.train.run.reference",
     *(
         f"pipelines.data.{module}"
-        for module in ("stream.loader", "stream.order", "stream.preferences", "tokens.token_shards")
+        for module in ("stream.loader", "stream.cuts", "stream.order", "stream.preferences", "tokens.token_shards")
     ),
 )
 

@@ -258,6 +258,23 @@ def test_refusals_say_what_exists(store):
         dataclasses.replace(CONFIG, max_pairs=0)
 
 
+def test_an_evaluation_of_which_nothing_counts_is_refused_and_a_single_source_is_named(store):
+    manifest = store.storage.root / "tokens/tiny/manifest.json"
+    content = json.loads(manifest.read_text())
+    content["statistics"]["sources"]["chat"]["heldout"]["loss_tokens"] = 0
+    manifest.write_text(json.dumps(content))
+    narrow = dataclasses.replace(CONFIG, sequence_length=8)
+    told = plan(narrow, store, "pretrain/a").facts["not measured"]
+    assert told.startswith(
+        "chat: no token of its held-out documents counts; pairs: no preference pair fits in windows of 8"
+    )
+    for name in ("walks", "jumps"):
+        content["statistics"]["sources"][name]["heldout"]["documents"] = 0
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="nothing that tokens/tiny holds out can be measured"):
+        plan(narrow, store, "pretrain/a")
+
+
 def test_tokens_made_anew_since_are_refused(store):
     draft = store.begin("tokens", "tiny", {"seed": 1}, on_change="rebuild")
     assert isinstance(draft, Draft)

@@ -208,7 +208,8 @@ def test_packed_conversations_are_whole_padded_and_masked(tmp_path):
     loader = Loader({"s": chats}, [Segment(0, plan("documents", s=1.0))], seed=0, sequence_length=8, pad_id=EOS)
     batch = loader.batch(range(loader.epoch_samples("s")))
     assert loader.epoch_samples("s") == 3
-    assert loader.truncated == {"s": 1}
+    cut = loader.cuts["s"]
+    assert (cut.rows, cut.cut, cut.left_out, cut.lost_tokens, cut.lost_targets, cut.whole_from) == (4, 1, 0, 2, 2, 10)
     rows = {tuple(row): i for i, row in enumerate(batch["tokens"].tolist())}
     packed, cut, short = (
         rows[1, 5, 2, 6, 0, 1, 7, 0, 0],
@@ -220,6 +221,26 @@ def test_packed_conversations_are_whole_padded_and_masked(tmp_path):
     assert batch["loss_mask"][cut].tolist() == [0, 0, 1, 1, 1, 1, 1, 1]
     assert batch["positions"][short].tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
     assert batch["loss_mask"][short].tolist() == [0, 0, 1, 0, 0, 0, 0, 0]
+
+
+def test_documents_whose_answers_lie_behind_the_window_are_left_out_and_counted(tmp_path):
+    documents = [[1, 5, 2, 6, EOS], [1, *range(4, 12), 2, 50, EOS], [1, *range(4, 14), 2, 60, 61, EOS], [1, 9, 2, EOS]]
+    masks = [[0, 0, 0, 1, 1], [0] * 10 + [1, 1], [0] * 12 + [1, 1, 1], [0, 0, 0, 1]]
+    chats = {"s": source(tmp_path, "s", [documents], "conversations", [masks])}
+    loader = Loader(chats, [Segment(0, plan("documents", s=1.0))], seed=0, sequence_length=8)
+    assert loader.epoch_samples("s") == 2
+    assert {row[1] for row in loader.batch([0, 1])["tokens"].tolist()} == {5, 9}
+    assert loader.batch(range(20))["loss_mask"].any(axis=1).all()  # no row is read in vain
+    cut = loader.cuts["s"]
+    assert (cut.rows, cut.cut, cut.left_out, cut.lost_tokens, cut.lost_targets) == (4, 0, 2, 12 + 15, 2 + 3)
+    assert (cut.counts_from, cut.whole_from) == (10, 14)
+    reached = Loader(chats, [Segment(0, plan("documents", s=1.0))], seed=0, sequence_length=cut.counts_from)
+    assert reached.cuts["s"].left_out == 1
+    none = {"n": source(tmp_path, "n", [documents[1:3]], "conversations", [masks[1:3]])}
+    with pytest.raises(
+        DataError, match=r"nothing of source n counts in windows of 8 tokens: all 2 conversations .* to 10 .* or 14"
+    ):
+        Loader(none, [Segment(0, plan("documents", n=1.0))], 0, 8)
 
 
 def test_pack_fills_rows_exactly_and_gives_a_long_document_its_own():

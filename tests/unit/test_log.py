@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from pipelines.data.stream.cuts import Cut
 from pipelines.errors import TrainingError
 from pipelines.tracking import Tracker
 from pipelines.train.network.model import ModelConfig
@@ -61,6 +62,31 @@ def test_a_loss_that_is_no_number_stops_the_run_before_its_checkpoint(log: Any, 
     log.launched(step(7, *bad))
     with pytest.raises(TrainingError, match=r"step 7 has loss .* The checkpoint at step 4 is kept"):
         log.take()
+
+
+def test_a_step_of_which_nothing_counts_stops_the_run_on_every_rank(log: Any) -> None:
+    log.rank = 1
+    log.launched(step(5, 5.0))
+    log.launched(Launched(6, 0.01, StepResult(torch.tensor([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]).double(), 2, []), 0.0))
+    with pytest.raises(TrainingError, match="step 6: none of the targets of its 8 rows counts"):
+        log.take()
+
+
+def test_what_windows_cut_off_is_said_at_both_ends_and_tracked(log: Any) -> None:
+    sent: list[Any] = []
+    log.tracker.metrics = lambda values, step: sent.append((values, step))
+    log.tracker.tags = sent.append
+    log.data.cuts = {
+        "chat": Cut(unit="conversations", rows=60, cut=20, left_out=12, lost_tokens=700, lost_targets=9, whole_from=300)
+    }
+    log.cuts()
+    log.cuts(ended=True)
+    said = "chat: of 60 conversations 20 lose their end and 12 are left out because nothing of them would count"
+    assert [line.strip()[:11] for line in log.lines] == ["cut: chat: ", "cut all alo"]
+    assert all(said in line for line in log.lines)
+    counts = {"cut_rows/chat": 20.0, "left_out_rows/chat": 12.0, "lost_tokens/chat": 700.0}
+    assert sent[0] == (counts, 0)
+    assert said in sent[1]["trunkline.cut"]
 
 
 def test_an_error_elsewhere_still_tells_of_the_last_step(log: Any) -> None:

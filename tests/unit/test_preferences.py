@@ -50,12 +50,13 @@ def test_each_pair_once_per_epoch_and_epochs_differ(tmp_path):
 
 def test_a_long_answer_keeps_its_beginning(tmp_path):
     loader = PreferenceLoader(pairs(tmp_path), seed=1, sequence_length=7)
-    assert loader.truncated == {"p": 1}
-    assert loader.left_out == {"p": 0}
+    cut = loader.cuts["p"]
+    assert (cut.rows, cut.cut, cut.left_out, cut.whole_from) == (7, 1, 0, 23)
+    assert (cut.lost_tokens, cut.lost_targets) == (16, 16)  # the long answer has 24 ids, of which 8 are read
     assert loader.stored([6])["tokens"].tolist() == [[1, 9, 2, 40, 41, 42, 43, 44], [1, 9, 2, 5, 0, 0, 0, 0]]
     assert loader.pair_tokens.tolist() == [11] * 6 + [13]
     whole = PreferenceLoader(pairs(tmp_path), seed=1, sequence_length=23)
-    assert whole.truncated == {"p": 0}
+    assert whole.cuts == {}
     assert whole.pair_tokens[6] == 24 + 5
 
 
@@ -64,10 +65,14 @@ def test_pairs_without_a_difference_or_with_a_long_prompt_are_left_out_and_count
     rejected = [[1, 9, 2, 5, 6, 7, 8, 9, 10, 0], [1, 9, 2, 6, 0]]
     same = {"p": (side(tmp_path, "c2", chosen), side(tmp_path, "r2", rejected))}
     loader = PreferenceLoader(same, seed=1, sequence_length=7)
-    assert loader.left_out == {"p": 1}
+    cut = loader.cuts["p"]
+    assert (cut.left_out, cut.lost_tokens, cut.lost_targets, cut.counts_from) == (1, 19, 13, 9)
     assert len(loader) == 1
     # 4 ids hold the prompt of 3 and one more: less than half of the window is left for answers
-    with pytest.raises(DataError, match="no preference pair of p fits in 4 tokens"):
+    with pytest.raises(
+        DataError,
+        match=r"no preference pair fits in windows of 3 tokens \(left out: p 7\).*sequence_length to 5 .* or 23",
+    ):
         PreferenceLoader(pairs(tmp_path), seed=1, sequence_length=3)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipelines.artifacts import Draft
-from pipelines.errors import ArtifactError, CheckpointError, ConfigError
+from pipelines.errors import ArtifactError, CheckpointError, ConfigError, DataError
 from pipelines.train.plan.planning import plan
 from pipelines.train.stages import STAGES
 from tests import tiny
@@ -254,3 +254,59 @@ def test_a_run_is_not_finished_before_the_step_where_it_stands(tmp_path: Path) -
     refuse_fewer_steps(store.storage, "pretrain/t", 8)
     with pytest.raises(ConfigError, match="steps is 6, but pretrain/t stands at step 8 already: set steps=8 or more"):
         refuse_fewer_steps(store.storage, "pretrain/t", 6)
+
+
+def test_what_a_window_cuts_off_is_announced_by_source_and_refused_where_nothing_is_left(store: Any) -> None:
+    parent = trunk(store, "long")
+
+    def planned(stage: Any, length: int, data: str) -> Any:
+        return plan(
+            stage,
+            branch(parent, data=data, schedule={"peak_lr": 0.01}, **{"batch.sequence_length": length}),
+            store,
+            parent,
+            2,
+        )
+
+    assert "cut" not in planned("sft", 24, "tokens/tiny").facts
+    # 300 conversations of 25 ids, whose answers begin at the ninth
+    told = planned("sft", 16, "tokens/tiny").facts["cut"]
+    assert told.startswith("chat: of 300 conversations 300 lose their end and 0 are left out")
+    assert "2,400 tokens are not read, 2,400 of them answers; batch.sequence_length=24 cuts nothing" in told
+    assert told.endswith("(47.1% of its answers are lost)")
+    for stage, data in (("sft", "tokens/tiny"), ("sft", "mixture/tiny_decay"), ("anneal", "mixture/tiny_decay")):
+        with pytest.raises(
+            DataError, match=r"nothing of source chat counts in windows of 7 .* to 8 .* or 24 \(nothing is cut\)"
+        ):
+            planned(stage, 7, data) if stage == "sft" else plan(
+                "anneal", branch(parent, data=data, **{"batch.sequence_length": 7}), store, parent, 2
+            )
+
+
+def test_pairs_that_do_not_fit_are_announced_and_refused_where_none_does(store: Any) -> None:
+    parent = trunk(store, "pairs").replace("pretrain/", "sft/")
+    for key in list(store.storage.keys("pretrain/pairs")):
+        store.storage.write(key.replace("pretrain/", "sft/", 1), store.storage.read(key))
+
+    def planned(length: int) -> Any:
+        changes = {"data": "tokens/tiny", "schedule": {"peak_lr": 0.01}, "batch.sequence_length": length}
+        return plan("dpo", branch(parent, **changes), store, parent, 2)
+
+    assert "cut" not in planned(20).facts
+    assert planned(16).facts["cut"].startswith("pairs: of 120 pairs 120 lose their end and 0 are left out")
+    with pytest.raises(
+        DataError, match=r"no preference pair fits in windows of 6 tokens \(left out: pairs 120\).* to 20 "
+    ):
+        planned(6)
+
+
+def test_a_source_that_never_counts_is_refused_by_name(tmp_path: Path) -> None:
+    import json
+
+    store = tiny.build(str(tmp_path / "store"))
+    manifest = tmp_path / "store/tokens/tiny/manifest.json"
+    content = json.loads(manifest.read_text())
+    content["statistics"]["sources"]["jumps"]["train"]["loss_tokens"] = 0
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="no token of jumps counts in the loss, by the statistics of tokens/tiny"):
+        plan("pretrain", train_config(), store, None, 2)

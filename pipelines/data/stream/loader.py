@@ -28,6 +28,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.data.stream.cuts import Cut, cut_documents
 from pipelines.data.stream.mixture import MixturePlan, Packing
 from pipelines.data.stream.order import interleave, permute, stream_key
 from pipelines.data.tokens.token_shards import TokenShard, TokenSource
@@ -131,9 +132,9 @@ class Loader:
         ]
 
     @property
-    def truncated(self) -> dict[str, int]:
-        """Source -> documents longer than T + 1 tokens, of which packing keeps the first T + 1."""
-        return {stream.source.name: stream.truncated for stream in self._streams if stream.truncated}
+    def cuts(self) -> dict[str, Cut]:
+        """Source -> what its windows cut off, where they do: documents longer than T + 1 tokens keep the first T + 1."""
+        return {stream.source.name: stream.cut for stream in self._streams if not stream.cut.harmless}
 
     def epoch_samples(self, name: str) -> int:
         """Samples in one epoch of a source."""
@@ -294,19 +295,26 @@ class _Stream:
     def __init__(self, source: TokenSource, packing: Packing, seed: int, sequence_length: int, shards_per_group: int):
         self.source, self.packing, self.seed = source, packing, seed
         self.sequence_length, self.shards_per_group = sequence_length, shards_per_group
-        self.truncated = 0
-        self._packs: list[NDArray[np.int64]] = []
+        self.cut = Cut(unit=source.kind)
+        self._packs: list[
+            tuple[NDArray[np.int64], NDArray[np.int64]]
+        ] = []  # rows of each shard: first token, and the end
         if packing == "windows":
             self._items = np.maximum(0, source.shard_tokens - 1) // sequence_length
         else:
             # reads the document lengths of every shard of this source (about 2 % of its bytes)
             for index in range(len(source.prefixes)):
+                cut, left_out = cut_documents(source, index, sequence_length + 1)
+                self.cut += cut
                 offsets = source.offsets(index)
-                self._packs.append(pack(offsets, sequence_length + 1))
-                self.truncated += int(np.count_nonzero(np.diff(offsets) > sequence_length + 1))
-            self._items = np.array([len(firsts) - 1 for firsts in self._packs], np.int64)
+                firsts = pack(offsets, sequence_length + 1)
+                counts = ~np.isin(firsts[:-1], left_out)  # a document that is too long has a row of its own
+                self._packs.append((offsets[firsts[:-1]][counts], offsets[firsts[1:]][counts]))
+            self._items = np.array([len(starts) for starts, _ in self._packs], np.int64)
         self.total = int(self._items.sum())
         if self.total == 0:
+            if self.cut.left_out:
+                raise DataError(self.cut.refusal(source.name, sequence_length))
             raise DataError(
                 f"source {source.name} has {int(source.shard_tokens.sum())} tokens in {len(source.prefixes)} shards, "
                 f"less than one window of {sequence_length + 1}: leave it out or lower sequence_length"
@@ -356,9 +364,9 @@ class _Stream:
         if self.packing == "windows":
             start = item * self.sequence_length
             return start, start + width
-        offsets, firsts = self.source.shard(shard).offsets, self._packs[shard]
-        start = int(offsets[firsts[item]])
-        return start, min(int(offsets[firsts[item + 1]]), start + width)
+        starts, stops = self._packs[shard]
+        start = int(starts[item])
+        return start, min(int(stops[item]), start + width)
 
     def _shuffle_shards(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Shards in this epoch's order [shards]; where each begins among the items, and the total [shards + 1]."""

@@ -113,7 +113,7 @@ def plan_mixture(recipe: MixtureRecipe, tokens: str, fingerprint: str, statistic
     available = {
         name: facts
         for name, facts in statistics["sources"].items()
-        if facts["kind"] != "preferences" and facts["train"]["tokens"]
+        if facts["kind"] != "preferences" and facts["train"]["tokens"] and facts["train"].get("loss_tokens", 1)
     }
     asked = {name: weight for name, weight in recipe.weights.items() if weight > 0}
     absent = {name: weight for name, weight in asked.items() if name not in available}
@@ -122,7 +122,7 @@ def plan_mixture(recipe: MixtureRecipe, tokens: str, fingerprint: str, statistic
         refused = refused or list(absent)
         preferences = [name for name in refused if name in statistics["sources"]]
         why = (
-            f" ({', '.join(preferences)} cannot be mixed: preference pairs or no training tokens)"
+            f" ({', '.join(preferences)} cannot be mixed: preference pairs, or no training token that counts in the loss)"
             if preferences
             else ""
         )

@@ -10,19 +10,24 @@ an answer. Preference sets are small (UltraFeedback: 64k prompts), so the pairs 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.artifacts import Artifact
+from pipelines.data.stream.cuts import Cut
 from pipelines.data.stream.loader import Batch, Rows
 from pipelines.data.stream.order import permute, stream_key
 from pipelines.data.tokens.token_shards import TokenShard, TokenSource, open_sources
 from pipelines.errors import DataError
 
 Side = Literal["chosen", "rejected"]
+
+
+class NothingFits(DataError):
+    """No pair leaves enough of itself in the window to be learnt from."""
 
 
 class PreferenceLoader:
@@ -35,12 +40,12 @@ class PreferenceLoader:
         pad_id: id that fills the rest of a row.
 
     Attributes:
-        left_out: source -> pairs of which too little fits; see `fitting`.
-        truncated: source -> pairs of which a side is cut to its first T + 1 ids.
+        cuts: source -> what the window cuts off, where it does: pairs of which too little fits are left out (`fitting`), of
+            others a side keeps its first T + 1 ids.
         pair_tokens: tokens of both sides of each pair, in stored order, int64 [pairs].
         pair_sources: index into `names` of each pair, in stored order, int64 [pairs].
 
-    Raises: DataError when the two sides disagree or no pair fits.
+    Raises: DataError when the two sides disagree; NothingFits when no pair fits.
     """
 
     def __init__(
@@ -48,35 +53,28 @@ class PreferenceLoader:
     ):
         self.seed, self.sequence_length, self.pad_id = seed, sequence_length, pad_id
         self.names = sorted(sources)
-        self.left_out: dict[str, int] = {}
-        self.truncated: dict[str, int] = {}
         self._sides = [sources[name] for name in self.names]
+        cuts = {name: Cut(unit="pairs") for name in self.names}
         rows: list[NDArray[np.int64]] = [np.zeros((4, 0), np.int64)]
         for index, (chosen, rejected) in enumerate(self._sides):
             for shard in range(len(chosen.prefixes)):
-                lengths = [np.diff(side.shard(shard).offsets) for side in (chosen, rejected)]
+                sides = chosen.shard(shard), rejected.shard(shard)
+                lengths = [np.diff(side.offsets) for side in sides]
                 if len(lengths[0]) != len(lengths[1]):
                     raise DataError(
                         f"{chosen.prefixes[shard]} has {len(lengths[0])} documents, "
                         f"its other side {len(lengths[1])}: rebuild the tokens"
                     )
-                fits = fitting(chosen.shard(shard), rejected.shard(shard), sequence_length + 1)
-                name = self.names[index]
-                self.left_out[name] = self.left_out.get(name, 0) + len(lengths[0]) - len(fits)
-                read = np.minimum(np.stack(lengths)[:, fits], sequence_length + 1)
-                both = read.sum(axis=0)
-                self.truncated[name] = self.truncated.get(name, 0) + int(
-                    (read.max(axis=0) < np.maximum(*lengths)[fits]).sum()
-                )
+                fits = fitting(*sides, sequence_length + 1)
+                cuts[self.names[index]] += _cut(*sides, fits, sequence_length + 1)
+                both = np.minimum(np.stack(lengths)[:, fits], sequence_length + 1).sum(axis=0)
                 rows.append(np.stack([np.full(len(fits), index), np.full(len(fits), shard), fits, both]))
+        self.cuts = {name: cut for name, cut in cuts.items() if not cut.harmless}
         found = np.concatenate(rows, axis=1)
         self._pairs, self.pair_tokens = found[:3], found[3]  # source, shard, document: int64 [3, pairs]
         self.pair_sources = self._pairs[0]
         if len(self) == 0:
-            raise DataError(
-                f"no preference pair of {', '.join(self.names) or 'any source'} fits in {sequence_length + 1} tokens "
-                f"(left out: {self.left_out}): raise sequence_length"
-            )
+            raise NothingFits(_none_fits(self.names, self.cuts, sequence_length))
 
     def __len__(self) -> int:
         """Pairs in one epoch."""
@@ -130,6 +128,41 @@ def fitting(chosen: TokenShard, rejected: TokenShard, limit: int) -> NDArray[np.
         keep[document] = prompt <= limit // 2 and not np.array_equal(ids, others)
     found: NDArray[np.int64] = np.flatnonzero(keep)
     return found
+
+
+def _cut(chosen: TokenShard, rejected: TokenShard, fits: NDArray[np.int64], limit: int) -> Cut:
+    """What a window of `limit` ids takes away from the pairs of a shard. Args: fits, what `fitting` returned."""
+    lengths = np.stack([np.diff(chosen.offsets), np.diff(rejected.offsets)])
+    longest = lengths.max(axis=0, initial=1)
+    out = np.setdiff1d(np.arange(lengths.shape[1]), fits)
+    cut = fits[longest[fits] > limit]
+    targets = 0
+    for side in (chosen, rejected):
+        if side.mask is not None:
+            targets += sum(
+                int(np.count_nonzero(side.mask[side.offsets[i] + limit : side.offsets[i + 1]])) for i in cut.tolist()
+            )
+            targets += sum(
+                int(np.count_nonzero(side.mask[side.offsets[i] : side.offsets[i + 1]])) for i in out.tolist()
+            )
+    return Cut(
+        unit="pairs", rows=lengths.shape[1], cut=len(cut), left_out=len(out),
+        lost_tokens=int(np.maximum(0, lengths[:, cut] - limit).sum() + lengths[:, out].sum()), lost_targets=targets,
+        counts_from=int(longest[out].min(initial=2**62)) - 1 if len(out) else 0,
+        whole_from=int(longest.max(initial=1)) - 1,
+    )  # fmt: skip
+
+
+def _none_fits(names: Sequence[str], cuts: Mapping[str, Cut], sequence_length: int) -> str:
+    if not cuts:
+        return f"the tokens hold no preference pair ({', '.join(names) or 'no source'}): add a source of kind preferences to their corpus"
+    first = min(cut.counts_from for cut in cuts.values())
+    whole = max(cut.whole_from for cut in cuts.values())
+    left_out = ", ".join(f"{name} {cut.left_out:,}" for name, cut in cuts.items())
+    return (
+        f"no preference pair fits in windows of {sequence_length} tokens (left out: {left_out}): a prompt must fill no more than "
+        f"half of it and the answers must differ in it: set batch.sequence_length to {first} (the first pair fits whole) or {whole} (every pair does)"
+    )
 
 
 def open_preferences(

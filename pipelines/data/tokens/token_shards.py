@@ -249,6 +249,11 @@ class TokenSource:
         )
         return offsets
 
+    def mask(self, index: int) -> NDArray[np.uint8] | None:
+        """The loss mask of a shard, mapped, or None where every token counts; reads no ids."""
+        paths = self.locate(self.prefixes[index])
+        return _map(paths["mask"], np.dtype(np.uint8)) if "mask" in paths else None
+
 
 class _Files(Mapping[str, Path]):
     """The files of a shard of an artifact, each fetched when it is first asked for."""

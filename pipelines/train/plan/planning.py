@@ -62,7 +62,8 @@ def plan(name: StageName, config: TrainConfig, store: ArtifactStore, parent: str
             "`python -m workflows.tokenize tokenizer.reuse=tokens/<the parent's>`"
         )
     _check_vocabulary(architecture, tokens)
-    steps, per_epoch = _steps(stage, config, plan_, tokens)
+    rows_of_stage = _open_rows(config, plan_, tokens)
+    steps, per_epoch = _steps(config, rows_of_stage)
     rates = _schedule(stage, config, ancestor, steps)
     _check_batch(config, architecture, workers)
     engine.check(config.zero)
@@ -110,6 +111,8 @@ def plan(name: StageName, config: TrainConfig, store: ArtifactStore, parent: str
         if carried and plan_ is not None:
             read = {source.name for source in plan_.sources}
             facts["stream"] = context.describe_stream([each for each in carried if each.source in read])
+    if cuts := _cuts(rows_of_stage, tokens):
+        facts["cut"] = "; ".join(cuts)
     if notes := _notes(config, architecture, tokens, workers):
         facts["note"] = "; ".join(notes)
     return Plan(spec, inputs, what, facts)
@@ -279,18 +282,46 @@ def _check_vocabulary(architecture: ModelConfig, tokens: Artifact) -> None:
         )
 
 
-def _steps(
-    stage: Stage, config: TrainConfig, mixture: MixturePlan | None, tokens: Artifact
-) -> tuple[int, float | None]:
+def _open_rows(config: TrainConfig, mixture: MixturePlan | None, tokens: Artifact) -> Loader | PreferenceLoader:
+    """The rows that the stage will read, which says what its windows cut off.
+
+    Raises: ConfigError for a source of which no token is marked to count; DataError for one that is shorter than a window, or of
+        which nothing counts in windows of this length.
+    """
+    length = config.batch.sequence_length
+    if mixture is None:
+        return PreferenceLoader(open_preferences(tokens), config.seed, length)
+    train = {
+        source.name: tokens.statistics["sources"].get(source.name, {}).get("train", {}) for source in mixture.sources
+    }
+    if nothing := sorted(name for name, facts in train.items() if facts.get("loss_tokens", 1) == 0):
+        raise ConfigError(
+            f"no token of {', '.join(nothing)} counts in the loss, by the statistics of {tokens.folder}: leave it out of "
+            f"{config.data}, or encode its corpus anew"
+        )
+    return Loader(open_sources(tokens, document_bytes=False), [Segment(0, mixture)], config.seed, length)
+
+
+def _cuts(rows: Loader | PreferenceLoader, tokens: Artifact) -> list[str]:
+    """What the windows take away, a sentence for each source that loses something."""
+    told = []
+    for name, cut in rows.cuts.items():
+        targets = tokens.statistics["sources"].get(name, {}).get("train", {}).get("loss_tokens")
+        told.append(
+            cut.describe(name) + (f" ({cut.lost_targets / targets:.1%} of its answers are lost)" if targets else "")
+        )
+    return told
+
+
+def _steps(config: TrainConfig, rows: Loader | PreferenceLoader) -> tuple[int, float | None]:
     """Optimizer steps, and rows (pairs) in one epoch where that is known."""
     if config.data.startswith("mixture/"):
         assert config.steps is not None
         return config.steps, None
-    if mixture is not None:
-        loader = Loader(open_sources(tokens), [Segment(0, mixture)], config.seed, config.batch.sequence_length)
-        per_epoch = float(sum(loader.epoch_samples(name) for name in loader.names))
+    if isinstance(rows, Loader):
+        per_epoch = float(sum(rows.epoch_samples(name) for name in rows.names))
     else:
-        per_epoch = float(len(PreferenceLoader(open_preferences(tokens), config.seed, config.batch.sequence_length)))
+        per_epoch = float(len(rows))
     if config.steps is not None:
         return config.steps, per_epoch
     assert config.epochs is not None

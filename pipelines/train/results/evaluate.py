@@ -23,7 +23,7 @@ import torch
 
 from pipelines.artifacts import Artifact, ArtifactStore
 from pipelines.config import WorkflowConfig, plain
-from pipelines.data.stream.preferences import open_preferences
+from pipelines.data.stream.preferences import NothingFits, PreferenceLoader, open_preferences
 from pipelines.data.tokens.chat import EOS_ID
 from pipelines.data.tokens.token_shards import open_sources
 from pipelines.data.tokens.tokenizer import Encoder
@@ -37,6 +37,7 @@ from pipelines.train.results.scoring import PreferenceScore, TextScore, byte_len
 from pipelines.train.update.engine import device
 
 TOKENIZER = "tokenizer/tokenizer.json"
+_NOTHING = "no token of its held-out documents counts"
 _SMALL = 50_000_000  # parameters, below which a second thread costs a token more than it gives
 
 
@@ -135,6 +136,7 @@ def plan(config: EvaluateConfig, store: ArtifactStore, parent: str) -> Plan:
             f"{tokens.folder} holds no tokenizer ({TOKENIZER}), so prompts cannot be encoded: pass prompts=[] to go "
             "without sample completions, or tokens=tokens/<name> of one that has it"
         )
+    nothing = _check_heldout(tokens, length, bool(config.prompts))
     kinds = [facts["kind"] for facts in tokens.statistics["sources"].values() if facts["heldout"]["documents"]]
     what = plain(config)
     for name in ("name", "store", "on_change", "dry_run", "cluster", "tracking"):
@@ -147,7 +149,31 @@ def plan(config: EvaluateConfig, store: ArtifactStore, parent: str) -> Plan:
         "bounds": f"per source {config.max_tokens:,} tokens, or {config.max_pairs:,} pairs; windows of {length}",
         "completions": f"{len(config.prompts)}, {'greedy' if not config.temperature else f'temperature {config.temperature:g}'}",
     }
+    if nothing:
+        facts["not measured"] = "; ".join(f"{name}: {why}" for name, why in nothing.items())
     return Plan(run, tokens, model, length, what, facts)
+
+
+def _check_heldout(tokens: Artifact, length: int, prompts: bool) -> dict[str, str]:
+    """Sources of which nothing can be measured, with the reason. Args: prompts, whether there are completions to show.
+
+    Raises: ConfigError when that is every source, or there is none: an evaluation without a number is none.
+    """
+    sources = tokens.statistics["sources"]
+    there = [name for name, facts in sources.items() if facts["heldout"]["documents"]]
+    nothing = {name: _NOTHING for name in there if sources[name]["heldout"].get("loss_tokens", 1) == 0}
+    for name, sides in open_preferences(tokens, "heldout").items():
+        try:
+            PreferenceLoader({name: sides}, 0, length)
+        except NothingFits as error:
+            nothing[name] = str(error).replace("batch.sequence_length", "sequence_length")
+    if len(nothing) == len(there) and (there or not prompts):
+        told = "; ".join(f"{name}: {why}" for name, why in nothing.items())
+        raise ConfigError(
+            f"nothing that {tokens.folder} holds out can be measured ({told or 'it holds nothing out'}): "
+            "set sequence_length, or hold documents out in the corpus (conf/corpus/<name>.yaml)"
+        )
+    return nothing
 
 
 def evaluate(config: EvaluateConfig, planned: Plan) -> Results:
@@ -168,9 +194,8 @@ def evaluate(config: EvaluateConfig, planned: Plan) -> Results:
         name: score_preferences(model, *sides, planned.sequence_length, config.max_pairs, config.seed)
         for name, sides in open_preferences(planned.tokens, "heldout").items()
     }
-    nothing = "no token of its held-out documents counts"
     no_pair = f"no pair leaves room for its answers in {planned.sequence_length + 1} tokens: raise sequence_length"
-    unmeasured = {name: nothing for name, score in text.items() if score is None}
+    unmeasured = {name: _NOTHING for name, score in text.items() if score is None}
     unmeasured.update((name, no_pair) for name, score in preferences.items() if score is None)
     scored = {name: score for name, score in text.items() if score is not None}
     compared = {name: score for name, score in preferences.items() if score is not None}

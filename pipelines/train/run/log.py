@@ -71,12 +71,19 @@ class StepLog:
     def catch_up(self) -> None:
         """Wait for the last step that was launched and write it down.
 
-        Raises: TrainingError when its loss or gradient norm is no finite number: no later checkpoint would be worth anything.
+        Raises: TrainingError when nothing counted in it, or its loss or gradient norm is no finite number: no later checkpoint
+            would be worth anything. Counts are sums over all ranks, so every rank raises, in the same step.
         """
         if self._launched is None:
             return
         launched, self._launched = self._launched, None
         result, before = launched.result, launched.step - 1
+        if result.count == 0:
+            raise TrainingError(
+                f"step {launched.step}: none of the targets of its {self.spec.batch.global_batch} rows counts, so its loss of 0 says "
+                "nothing and the step would only let weights decay; what came before the last checkpoint stands: raise "
+                "batch.sequence_length or batch.global_batch, or look at the loss masks of the tokens"
+            )
         if not torch.tensor([result.loss, result.gradient_norm]).isfinite().all():
             saved = before - before % self.spec.checkpoint.every_steps
             raise TrainingError(
@@ -108,6 +115,16 @@ class StepLog:
     def points(self, values: Mapping[str, float], step: int) -> None:
         """Numbers of a step that are not about the step itself, such as those of its checkpoint."""
         self.tracker.metrics(values, step)
+
+    def cuts(self, ended: bool = False) -> None:
+        """Say what the windows cut off, in the log and on the run's page."""
+        for name, cut in self.data.cuts.items():
+            self.emit(f"   {'cut all along' if ended else 'cut'}: {cut.describe(name)}")
+            if not ended:
+                counts = {"cut_rows": cut.cut, "left_out_rows": cut.left_out, "lost_tokens": cut.lost_tokens}
+                self.tracker.metrics({f"{count}/{name}": float(value) for count, value in counts.items()}, 0)
+        if self.data.cuts and not ended:
+            self.tracker.tags({"trunkline.cut": "; ".join(cut.describe(name) for name, cut in self.data.cuts.items())})
 
     def alarm(self, message: str) -> None:
         """Say that something failed which training survives, in the log and on the run's page."""

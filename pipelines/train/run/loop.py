@@ -71,6 +71,7 @@ def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
             log.warning(data.warning)
         emit(f"   weights: {where}; {world} workers, {device()}, first step {step + 1} of {spec.steps}")
         emit(f"   {about_memory}")
+        log.cuts()
         emit(f"   {log.efficiency.formula()}")
         if missing := monitor.missing():
             emit(f"   {missing}")
@@ -111,7 +112,9 @@ def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
             "loss": {"first": curve[0]["loss"], "last": float(np.mean([row["loss"] for row in curve[-20:]]))},
             "train_seconds": round(sum(row["step_duration_s"] for row in curve), 3), "checkpoint_stall_s": round(saver.stall_seconds, 3),
             "delivered": data.delivered(spec.steps), "start": plain(spec.start), "workers": world,
+            "cut": plain(data.cuts),
         }  # fmt: skip
+        log.cuts(ended=True)
         Draft(store.storage, spec.run, spec.claim).commit(spec.config, statistics)
         tracker.close()
     dist.barrier()

@@ -44,6 +44,7 @@ class Stream:
     Attributes:
         names: its sources.
         warning: what will make steps wait, or "".
+        cuts: source -> what its windows cut off, where they do.
         wait_seconds: how long the last step waited for its batches.
 
     Raises: ConfigError when the cache is too small for what the mixture reads at a time.
@@ -57,7 +58,7 @@ class Stream:
         self.reference: np.ndarray[Any, np.dtype[np.float32]] | None = None
         if spec.kind == "dpo":
             self.preferences = PreferenceLoader(open_preferences(tokens), spec.seed, spec.batch.sequence_length)
-            self.names = self.preferences.names
+            self.names, self.cuts = self.preferences.names, self.preferences.cuts
             read = self.preferences.pairs(np.arange(spec.steps * spec.batch.global_batch))
             own = self.preferences.pair_sources[read] == np.arange(len(self.names))[:, None]
             # tokens that each source has given when so many pairs are read [sources, pairs + 1]
@@ -67,7 +68,7 @@ class Stream:
             sources = open_sources(tokens, document_bytes=False)
             begin = {(source, packing): first for source, packing, first in spec.segments[0].get("begin", ())}
             self.loader = Loader(sources, segments, spec.seed, spec.batch.sequence_length, begin=begin)
-            self.names = self.loader.names
+            self.names, self.cuts = self.loader.names, self.loader.cuts
             if not isinstance(store.storage, FolderStorage):
                 self.cache_bytes = cache_limit()
                 self.warning = WorkingSet.of(self.loader).check(self.cache_bytes)

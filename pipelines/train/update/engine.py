@@ -213,6 +213,7 @@ class Engine:
         """
         counted = torch.stack([self.objective.count(batch) for batch in batches]).sum().double()
         dist.all_reduce(counted)
+        # a step of which nothing counts is refused one step late, by `StepLog`: asking here would make the host wait
         scale = (self.world / counted.clamp(min=1)).float()
         totals = torch.zeros(1 + 2 * self.sources, dtype=torch.float64, device=counted.device)
         extras: dict[str, Tensor] = {}
