@@ -118,7 +118,7 @@ def _cpu(root: int) -> tuple[float, float]:
             times, line = process.cpu_times(), " ".join(process.cmdline())
         except psutil.NoSuchProcess:
             continue
-        if "RayTrain" in line or ("--bare" in line and "torch.distributed.run" not in line):
+        if "TrainWorker" in line or ("--bare" in line and "torch.distributed.run" not in line):
             ranks += times.user + times.system
         else:
             others += times.user + times.system

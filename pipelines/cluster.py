@@ -2,7 +2,7 @@
 
     with Cluster(config.cluster) as cluster:
         receipts = cluster.map_shards(function, shards, label="clean")
-        cluster.train(worker, spec)
+        cluster.train(worker, spec, ready)
 
 Inside a Ray job (`ray job submit`) or with `cluster.address` the cluster is joined; otherwise a private Ray is started in
 this machine and stopped at the end. Token authentication stays on either way. A lost worker costs its shard, not the job.
@@ -19,12 +19,15 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pipelines.config import ClusterConfig
 from pipelines.errors import ClusterError, ConfigError, TrunklineError
 from pipelines.progress import Progress
 from pipelines.storage import FolderStorage, Storage
+
+if TYPE_CHECKING:
+    from pipelines.train_group import TrainGroup, Worker
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -71,22 +74,16 @@ class Cluster:
         self.config = config
         self.embedded = False
         self._watch: _RayWatch | None = None
+        self._group: TrainGroup | None = None
 
     def __enter__(self) -> Cluster:
-        os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
         os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-        # how often a training group's controller asks its workers: each time costs them some 3 ms, and a stage's end waits for it
-        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
-        # DeepSpeed and Ray Train print a deprecation each; workers inherit this
+        # Ray announces a new default for tasks without a GPU at every start; workers inherit this
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray
 
         address = self.config.address or os.environ.get("RAY_ADDRESS")
         self.embedded = address is None and not inside_job()
-        if self.embedded:
-            # no node of a private Ray is ever drained, and nothing scrapes it: a process and 2 s of CPU less at every start
-            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-            os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
         # workers import this checkout, wherever they start
         environment = {
             "env_vars": {
@@ -125,6 +122,7 @@ class Cluster:
 
         if self._watch is not None and not self._watch.lost:
             self._watch.stop()  # a shutdown ends Ray's processes too
+        self._end_group()
         ray.shutdown()
         if self._watch is not None:
             self._watch.stop()
@@ -143,6 +141,7 @@ class Cluster:
 
         Raises: whatever TrunklineError the function raised; ClusterError when workers were lost too often.
         """
+        self._end_group()  # its processes hold the CPUs that tasks need
         import ray
         from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
@@ -181,18 +180,37 @@ class Cluster:
                 ray.cancel(reference, force=True)
         return results
 
-    def train(self, worker: Callable[[dict[str, Any], Callable[[str], None]], None], spec: dict[str, Any]) -> None:
+    def prepare(self, ready: Callable[[], None]) -> None:
+        """Begin to form the group of training processes, unless one of the same shape is there from the stage before.
+
+        Returns at once. Args: ready, importable function that each process calls once: imports what `train` will need.
+        Raises: ConfigError when the cluster is smaller than what was asked for.
+        """
+        from pipelines.train_group import TrainGroup
+
+        if self._group is not None and not (self._group.alive and self._group.fits(self.config)):
+            self._end_group()
+        if self._group is None:
+            self._group = TrainGroup(self.config, ready)
+
+    def train(self, worker: Worker, spec: dict[str, Any], ready: Callable[[], None] = lambda: None) -> None:
         """Run `worker(spec, emit)` on `config.workers` processes joined in a torch process group, until all return.
 
-        A lost worker restarts the whole group, which goes on from its last checkpoint; at most `max_failures` times.
+        A lost worker restarts the whole group, which goes on from its last checkpoint; at most `max_failures` times. The
+        processes stay for the next stage, until shards are mapped or the cluster is left.
 
-        Args: worker, importable function; spec, plain data.
+        Args: worker, importable function; spec, plain data; ready, as for `prepare`.
         Raises: the TrunklineError that a worker raised; ClusterError when workers were lost too often; ConfigError when the
             cluster is smaller than what was asked for.
         """
-        from pipelines.train_group import run_group
+        self.prepare(ready)
+        assert self._group is not None
+        self._group.run(worker, spec, self.config.max_failures)
 
-        run_group(self.config, worker, spec)
+    def _end_group(self) -> None:
+        if self._group is not None:
+            self._group.end()
+            self._group = None
 
     def check_reach(self, storage: Storage) -> None:
         """Refuse a store that other nodes of this cluster cannot see: their work would be lost in their own folders.

@@ -14,13 +14,13 @@ from pipelines.storage import Storage
 from pipelines.train.checkpoint import committed_steps, set_aside_after
 from pipelines.train.plan.planning import plan
 from pipelines.train.stages import StageName, TrainConfig
-from pipelines.train.worker import work
+from pipelines.train.worker import ready, work
 from workflows.session import Session
 
 # the modules that decide a run's numbers; changing one changes its fingerprint
 CODE = (
     *(f"pipelines.train.network.{module}" for module in ("model", "attention", "losses", "linear_cross_entropy")),
-    *(f"pipelines.train.update.{module}" for module in ("optimizer", "muon", "engine", "step")),
+    *(f"pipelines.train.update.{module}" for module in ("optimizer", "adamw", "muon", "engine", "step")),
     "pipelines.train.plan.schedule",
     "pipelines.train.run.reference",
     *(
@@ -56,9 +56,9 @@ def train_stage(stage: StageName, config: TrainConfig, session: Session) -> Arti
             f"   wrote {config.write_spec}; run it with: torchrun --nproc_per_node={config.cluster.workers} -m pipelines.train.worker {config.write_spec}"
         )
         raise SystemExit(0)
-    with session.track(held, config, planned.inputs, meanwhile=lambda: session.cluster) as tracker:
+    with session.track(held, config, planned.inputs, meanwhile=lambda: session.cluster.prepare(ready)) as tracker:
         spec = dataclasses.replace(spec, tracking=tracker.run or {})
-        session.cluster.train(work, plain(spec))
+        session.cluster.train(work, plain(spec), ready)
     artifact = session.store.get(Reference(stage, config.name).folder)
     return session.done(artifact, *_next(stage, config))
 

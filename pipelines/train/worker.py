@@ -1,4 +1,4 @@
-"""One training process: the same under Ray Train and under torchrun.
+"""One training process: the same under Ray and under torchrun.
 
     torchrun --nproc_per_node=8 -m pipelines.train.worker spec.json
 
@@ -15,6 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import parse
+
+
+def ready() -> None:
+    """Import what `work` will need, while the processes of a group still look for each other."""
+    from pipelines.train.update.engine import import_deepspeed
+
+    import_deepspeed()
 
 
 def work(values: dict[str, Any], emit: Callable[[str], None]) -> None:

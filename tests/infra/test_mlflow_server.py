@@ -57,7 +57,7 @@ class Run:
     def held(self) -> Iterator[None]:
         """Training stands still for the length of the block, so that it does not end before what is done there."""
         started = psutil.Process(self.process.pid).children(recursive=True)
-        (worker,) = [process for process in started if "RayTrainWorker" in " ".join(process.cmdline())]
+        (worker,) = [process for process in started if "TrainWorker" in " ".join(process.cmdline())]
         worker.suspend()
         try:
             yield

@@ -13,7 +13,7 @@ from pipelines.cluster import Cluster
 from pipelines.config import ClusterConfig, parse, plain
 from pipelines.train.plan.planning import plan
 from pipelines.train.stages import StageName, TrainConfig
-from pipelines.train.worker import work
+from pipelines.train.worker import ready, work
 from tests import tiny
 
 TINY_MODEL = {
@@ -65,4 +65,4 @@ def claimed_spec(stage: StageName, config: TrainConfig, store: Any, workers: int
 
 def run_stage(cluster: Cluster, stage: StageName, config: TrainConfig, store: Any) -> None:
     """Train a stage through Ray Train."""
-    cluster.train(work, claimed_spec(stage, config, store))
+    cluster.train(work, claimed_spec(stage, config, store), ready)

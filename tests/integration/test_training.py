@@ -1,4 +1,4 @@
-"""Training through real Ray Train and DeepSpeed: crashes, branches, layouts, damaged and unwritable checkpoints."""
+"""Training through real Ray and DeepSpeed: crashes, branches, layouts, damaged and unwritable checkpoints."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def kill_a_worker_when(ready: Any) -> threading.Thread:
         while time.monotonic() < deadline and not ready():
             time.sleep(0.05)
         for process in psutil.Process().children(recursive=True):  # of this session's Ray, not of a neighbour's
-            if "RayTrainWorker" in " ".join(process.cmdline()):
+            if "TrainWorker" in " ".join(process.cmdline()):
                 process.send_signal(signal.SIGKILL)
                 return
 

@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import HashStore
 from torch.profiler import record_function
 
 from pipelines.errors import ConfigError
@@ -74,17 +75,14 @@ def device() -> torch.device:
 
 
 def start_distributed() -> None:
-    """Join the process group of Ray Train or torchrun (or make one of a single process), and ready DeepSpeed for it."""
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-    for name, value in (
-        ("RANK", "0"),
-        ("LOCAL_RANK", "0"),
-        ("WORLD_SIZE", "1"),
-        ("MASTER_ADDR", "127.0.0.1"),
-        ("MASTER_PORT", "29500"),
-    ):
+    """Join the process group of torchrun (or make one of a single process), and ready DeepSpeed for it.
+
+    A process that nobody told its rank is alone: its group needs no port, so any number of them may run on a machine.
+    """
+    alone = "WORLD_SIZE" not in os.environ
+    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")):
         os.environ.setdefault(name, value)
-    deepspeed = _deepspeed_alone()
+    deepspeed = import_deepspeed()
     from deepspeed.utils import logger
 
     logger.setLevel("ERROR")
@@ -98,21 +96,28 @@ def start_distributed() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(device())
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        if alone:
+            dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+        else:
+            dist.init_process_group(backend)
     deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
     _never_wait_for_the_gradient_norm()
     _sum_in_float32_at_every_stage()
 
 
-def _deepspeed_alone() -> Any:
+def import_deepspeed() -> Any:
     """DeepSpeed, imported without two libraries that cost more seconds than itself and that nothing here uses.
 
     Its autotuner imports MLflow where it is installed (1.4 of 3.2 s), and its Muon, which every start imports, has functions
-    decorated with `torch.compile`, which imports the inductor (0.9 s).
+    decorated with `torch.compile`, which imports torch's whole compiler (1.3 s of CPU).
     """
+    if "deepspeed" in sys.modules:
+        return sys.modules["deepspeed"]
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     unwanted = "mlflow" not in sys.modules
-    disabled = os.environ.get("TORCHDYNAMO_DISABLE")
-    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    compile_ = torch.compile
+    torch.compile = lambda model=None, **options: model if model is not None else lambda function: function  # type: ignore[assignment]
     if unwanted:
         sys.modules["mlflow"] = None  # type: ignore[assignment]
     try:
@@ -122,9 +127,7 @@ def _deepspeed_alone() -> Any:
     finally:
         if unwanted:
             del sys.modules["mlflow"]
-        del os.environ["TORCHDYNAMO_DISABLE"]
-        if disabled is not None:
-            os.environ["TORCHDYNAMO_DISABLE"] = disabled
+        torch.compile = compile_
     return deepspeed
 
 

@@ -31,6 +31,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipelines.train.network.model import ModelConfig
+from pipelines.train.update.adamw import AdamW
 
 if TYPE_CHECKING:
     from pipelines.train.checkpoint.slices import Slice
@@ -57,7 +58,7 @@ class _Matrix:
     parts: tuple[_Part, ...]
 
 
-class Muon(torch.optim.AdamW):
+class Muon(AdamW):
     """Muon in the group named "matrices", AdamW in all others. State of a matrix: `momentum_buffer`, of the weights' shape."""
 
     def __init__(self, groups: list[dict[str, Any]], momentum: float, **adamw: Any):

@@ -17,6 +17,7 @@ from torch import nn
 
 from pipelines.errors import ConfigError
 from pipelines.train.network.model import ModelConfig
+from pipelines.train.update.adamw import AdamW
 from pipelines.train.update.muon import Muon
 
 
@@ -68,7 +69,7 @@ def build(module: nn.Module, model: ModelConfig, config: OptimizerConfig) -> tor
     groups = parameter_groups(module, model, config)
     if config.kind == "muon":
         return Muon(groups, config.momentum, lr=0.0, betas=config.betas, eps=config.eps, fused=True)
-    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=config.eps, fused=True)
+    return AdamW(groups, lr=0.0, betas=config.betas, eps=config.eps, fused=True)
 
 
 def set_learning_rate(optimizer: Any, base: float) -> None:

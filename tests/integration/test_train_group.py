@@ -1,0 +1,126 @@
+"""The group of training processes under real Ray: kept between stages, restarted when lost, not restarted for what would repeat itself."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.cluster import Cluster
+from pipelines.errors import ClusterError, ConfigError, StorageError
+from pipelines.train.worker import ready
+from tests.integration.conftest import run_stage, train_config
+
+Emit = Callable[[str], None]
+
+
+def note(spec: dict[str, Any], what: object) -> None:
+    """One more line of what happened, whichever process it happened in."""
+    with Path(spec["notes"]).open("a") as notes:
+        notes.write(f"{what}\n")
+
+
+def notes(spec: dict[str, Any]) -> list[str]:
+    return Path(spec["notes"]).read_text().splitlines()
+
+
+def tell_pid(spec: dict[str, Any], emit: Emit) -> None:
+    note(spec, os.getpid())
+    emit(f"   rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}")
+
+
+def fail(spec: dict[str, Any], emit: Emit) -> None:
+    """Rank one raises what the spec says, while rank zero waits for it in a collective."""
+    import torch.distributed as dist
+
+    if dist.get_rank() == 1:
+        note(spec, "tried")
+        raise spec["error"]
+    dist.barrier()
+
+
+def end_at_first(spec: dict[str, Any], emit: Emit) -> None:
+    """Rank one's process ends without a word, as often as the spec says."""
+    import torch.distributed as dist
+
+    if dist.get_rank() == 1:
+        note(spec, "tried")
+        if len(notes(spec)) <= spec["ends"]:
+            os._exit(1)
+    dist.barrier()
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> dict[str, Any]:
+    return {"notes": str(tmp_path / "notes")}
+
+
+def test_processes_stay_for_the_next_stage_and_make_way_for_shards(
+    cluster: Cluster, spec: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    cluster.train(tell_pid, spec)
+    cluster.train(tell_pid, spec)
+    first, second = notes(spec)[:2], notes(spec)[2:]
+    assert sorted(first) == sorted(second)
+    assert len(set(first)) == 2
+    assert capfd.readouterr().out.count("rank 1 of 2") == 2
+    assert cluster.map_shards(square, [1, 2, 3], "square") == [1, 4, 9]  # the two CPUs are free again
+    cluster.train(tell_pid, spec)
+    assert not set(notes(spec)[4:]) & set(first)
+
+
+def test_a_stage_is_the_same_first_and_last_in_its_processes(cluster: Cluster, store: Any) -> None:
+    run_stage(cluster, "pretrain", train_config(name="first"), store)
+    run_stage(
+        cluster, "pretrain", train_config(name="between", **{"seed": 7, "zero.stage": 3, "batch.micro_batch": 1}), store
+    )
+    run_stage(cluster, "pretrain", train_config(name="last"), store)
+    first, last = ({
+        path.name.split("-")[1]: path.read_bytes()
+        for path in (store.storage.root / f"pretrain/{name}/checkpoints/step-000012").glob("*.safetensors")
+    } for name in ("first", "last"))  # fmt: skip
+    assert first == last  # weights, moments and random numbers, of each rank
+    assert len(first) == 2
+
+
+@pytest.mark.parametrize(
+    "error", [ConfigError("lower it"), OverflowError("int too large"), ValueError("no such thing")]
+)
+def test_what_would_repeat_itself_is_raised_once(cluster: Cluster, spec: dict[str, Any], error: Exception) -> None:
+    with pytest.raises(type(error), match=str(error)):
+        cluster.train(fail, {**spec, "error": error})
+    assert notes(spec) == ["tried"]
+
+
+def test_what_may_pass_is_tried_again(
+    cluster: Cluster, spec: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    cluster.train(end_at_first, {**spec, "ends": 1})
+    assert len(notes(spec)) == 2
+    assert "a worker was lost: the group restarts from the last checkpoint (restart 1)" in capfd.readouterr().out
+    Path(spec["notes"]).unlink()
+    with pytest.raises(
+        ClusterError, match=r"failed more than 3 times.*run the same command to go on\. Cause: no answer"
+    ):
+        cluster.train(fail, {**spec, "error": StorageError("no answer")})
+    assert len(notes(spec)) == 4
+    assert "a worker could not reach its storage (no answer)" in capfd.readouterr().out
+
+
+def test_a_group_ended_while_it_forms_leaves_nothing(cluster: Cluster, spec: dict[str, Any]) -> None:
+    cluster.prepare(ready)
+    assert cluster.map_shards(square, [4], "square") == [16]
+    import ray
+
+    end = time.monotonic() + 120
+    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < end, f"of {ray.cluster_resources()} only {ray.available_resources()} is free again"
+        time.sleep(0.1)
