@@ -25,7 +25,14 @@ CODE = (
     "pipelines.train.run.reference",
     *(
         f"pipelines.data.{module}"
-        for module in ("stream.loader", "stream.cuts", "stream.order", "stream.preferences", "tokens.token_shards")
+        for module in (
+            "stream.loader",
+            "stream.cuts",
+            "stream.interleave",
+            "stream.order",
+            "stream.preferences",
+            "tokens.token_shards",
+        )
     ),
 )
 

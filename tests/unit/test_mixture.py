@@ -134,3 +134,11 @@ def test_every_shipped_mixture_is_valid_and_knows_its_name(file):
 @pytest.mark.parametrize("file", sorted((CONF / "tokenizer").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_shipped_tokenizer_is_valid(file):
     assert parse(TokenizerConfig, yaml.safe_load(file.read_text()), "tokenizer").reuse is None
+
+
+def test_a_weight_that_no_run_could_deliver_is_refused_and_plans_sum_to_one():
+    with pytest.raises(ConfigError, match=r"mixture.weights.b is 1e-13; expected 0 or at least 1e-12"):
+        MixtureRecipe(weights={"a": 1.0, "b": 1e-13}, budget_tokens=1)
+    recipe = MixtureRecipe(weights={"prose": 0.5, "code": 0.4999995}, budget_tokens=10, max_epochs=100)
+    statistics = {"sources": {"prose": facts("documents", 5), "code": facts("documents", 5)}}
+    assert sum(plan_mixture(recipe, "tokens/t", "", statistics).weights.values()) == pytest.approx(1, abs=1e-15)

@@ -6,7 +6,7 @@ Leaves: batches of windows as NumPy arrays, the same stream for any number of ra
 Because nothing is iterated, resuming is knowing i; a branch or a mid-run change of mixture is one more segment, and
 a source that goes on in it starts where the earlier segments left it. The way from i to tokens:
 
-    i          -> source and its local index   a fixed pattern per block (`order.interleave`), plus what came before
+    i          -> source and its local index   by weights, each within one sample in every prefix (`interleave`)
     local      -> epoch and place in the epoch
     place      -> shard and item               shards shuffled per epoch; inside a group of shards, items permuted
     item       -> tokens                       windows [w*T, w*T + T + 1) or whole documents packed into T + 1
@@ -29,12 +29,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.data.stream.cuts import Cut, cut_documents
+from pipelines.data.stream.interleave import BLOCK_SAMPLES, Interleaving
 from pipelines.data.stream.mixture import MixturePlan, Packing
-from pipelines.data.stream.order import interleave, permute, stream_key
+from pipelines.data.stream.order import permute, stream_key
 from pipelines.data.tokens.token_shards import TokenShard, TokenSource
 from pipelines.errors import ConfigError, DataError
 
-BLOCK_SAMPLES = 65_536  # the pattern of sources repeats after so many; int16 + int32 per sample: 400 kB per segment
 _CHUNK_SAMPLES = 4_096  # addresses are worked out for so many samples at once (about 1 ms) and kept for a few chunks
 
 Batch = dict[str, NDArray[np.generic]]
@@ -110,13 +110,13 @@ class Loader:
         for part, stream in zip(parts, self._streams, strict=True):
             stream.skipped = (begin or {}).get(part, 0)
         self._stream_source = np.array([self.names.index(name) for name, _ in parts], np.int16)
-        self._segments: list[_Blocks] = []
+        self._segments: list[_Parts] = []
         before = np.array([(begin or {}).get(part, 0) for part in parts], np.int64)
         for segment, following in zip(segments, [*starts[1:], None], strict=True):
-            blocks = _Blocks(segment, parts, before)
-            self._segments.append(blocks)
+            order = _Parts(segment, parts, before)
+            self._segments.append(order)
             if following is not None:
-                before = before + blocks.counts(following - segment.from_sample)
+                before = before + order.counts(following - segment.from_sample)
         self._starts = np.array(starts, np.int64)
         self._chunk = functools.lru_cache(maxsize=8)(self._resolve)
 
@@ -147,9 +147,9 @@ class Loader:
 
     def _counts(self, samples: int) -> NDArray[np.int64]:
         counts = np.zeros(len(self._streams), np.int64)
-        for blocks, end in zip(self._segments, [*self._starts[1:], None], strict=True):
+        for order, end in zip(self._segments, [*self._starts[1:], None], strict=True):
             last = samples if end is None else min(samples, int(end))
-            counts += blocks.counts(max(0, last - blocks.from_sample))
+            counts += order.counts(max(0, last - order.from_sample))
         return counts
 
     def uses(self, first: int, last: int) -> list[Use]:
@@ -375,33 +375,29 @@ class _Stream:
         return order, np.concatenate([[0], np.cumsum(self._items[order])])
 
 
-class _Blocks:
-    """One segment: sample -> stream and local index, by a pattern that repeats every `BLOCK_SAMPLES`."""
+class _Parts:
+    """One segment: sample -> stream and local index."""
 
     def __init__(self, segment: Segment, parts: Sequence[tuple[str, Packing]], before: NDArray[np.int64]):
         sources = segment.plan.sources
-        ids = np.array([parts.index((source.name, source.packing)) for source in sources], np.int16)
-        self.from_sample = segment.from_sample
-        self.pattern = ids[interleave(tuple(source.weight for source in sources), BLOCK_SAMPLES)]
-        self.before = before
-        self.per_block: NDArray[np.int64] = np.bincount(self.pattern, minlength=len(parts))
-        self.rank = np.empty(BLOCK_SAMPLES, np.int32)  # how many of the same stream came earlier in the block
-        for stream in np.unique(self.pattern):
-            here = self.pattern == stream
-            self.rank[here] = np.arange(np.count_nonzero(here))
+        self._ids = np.array([parts.index((source.name, source.packing)) for source in sources], np.int16)
+        self._order = Interleaving([source.weight for source in sources])
+        self.from_sample, self._before = segment.from_sample, before
 
     def locate(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
         """Stream and stream-local index of each sample [n]."""
-        within = samples - self.from_sample
-        blocks, places = within // BLOCK_SAMPLES, within % BLOCK_SAMPLES
-        stream = self.pattern[places]
-        earlier: NDArray[np.int64] = self.before[stream] + blocks * self.per_block[stream]
-        return stream, earlier + self.rank[places].astype(np.int64)
+        blocks, places = np.divmod(samples - self.from_sample, BLOCK_SAMPLES)
+        stream, local = np.empty(len(samples), np.int16), np.empty(len(samples), np.int64)
+        for block in np.unique(blocks):
+            here = blocks == block
+            pattern, rank, earlier = self._order.block(int(block))
+            source = pattern[places[here]]
+            stream[here] = self._ids[source]
+            local[here] = self._before[stream[here]] + earlier[source] + rank[places[here]]
+        return stream, local
 
     def counts(self, samples: int) -> NDArray[np.int64]:
         """Samples of each stream among the first `samples` of this segment."""
-        blocks, rest = divmod(samples, BLOCK_SAMPLES)
-        counted: NDArray[np.int64] = blocks * self.per_block + np.bincount(
-            self.pattern[:rest], minlength=len(self.per_block)
-        )
+        counted = np.zeros_like(self._before)
+        counted[self._ids] = self._order.counts(samples)
         return counted

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from pipelines.config import plain, runtime
+from pipelines.data.stream.interleave import SMALLEST_WEIGHT
 from pipelines.errors import ConfigError, DataError
 
 Packing = Literal["windows", "documents"]
@@ -48,6 +49,11 @@ class MixtureRecipe:
         for name, weight in self.weights.items():
             if not (math.isfinite(weight) and weight >= 0):
                 raise ConfigError(f"mixture.weights.{name} is {weight}; expected a share between 0 and 1: edit {file}")
+            if 0 < weight < SMALLEST_WEIGHT:
+                raise ConfigError(
+                    f"mixture.weights.{name} is {weight}; expected 0 or at least {SMALLEST_WEIGHT:g}, one sample in a million "
+                    f"million: edit {file}"
+                )
         total = math.fsum(self.weights.values())
         if abs(total - 1) > _TOLERANCE:
             raise ConfigError(f"mixture weights sum to {total:.6g}; expected 1.0: edit {file}")
@@ -131,7 +137,9 @@ def plan_mixture(recipe: MixtureRecipe, tokens: str, fingerprint: str, statistic
             f"it holds {', '.join(sorted(available))}: "
             f"edit conf/mixture/{recipe.name or '<name>'}.yaml, or mixture.missing=drop to share their weight out"
         )
-    share = 1 - math.fsum(absent.values())
+    share = math.fsum(
+        weight for name, weight in asked.items() if name not in absent
+    )  # so that the plan's weights sum to 1
     sources = []
     for name, weight in asked.items():
         if name in absent:
@@ -184,7 +192,7 @@ def plan_conversations(
 def rows(plan: MixturePlan) -> list[list[Any]]:
     """Table rows under `HEADER`, the heaviest source first, and their sum."""
     lines: list[list[Any]] = [
-        [s.name, s.kind, s.packing, f"{s.weight:.1%}", s.budget_tokens, s.available_tokens, round(s.epochs, 2)]
+        [s.name, s.kind, s.packing, _percent(s.weight), s.budget_tokens, s.available_tokens, round(s.epochs, 2)]
         for s in sorted(plan.sources, key=lambda s: (-s.weight, s.name))
     ]
     return [
@@ -194,6 +202,11 @@ def rows(plan: MixturePlan) -> list[list[Any]]:
 
 
 HEADER = ("source", "kind", "packing", "weight", "budget tokens", "available", "epochs")
+
+
+def _percent(weight: float) -> str:
+    """One decimal, and two digits of what that would round to nothing."""
+    return f"{weight:.1%}" if weight >= 0.0005 else f"{100 * weight:.2g}%"
 
 
 def _source(name: str, kind: str, weight: float, available: int, budget: int) -> PlannedSource:

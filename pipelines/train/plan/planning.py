@@ -113,7 +113,7 @@ def plan(name: StageName, config: TrainConfig, store: ArtifactStore, parent: str
             facts["stream"] = context.describe_stream([each for each in carried if each.source in read])
     if cuts := _cuts(rows_of_stage, tokens):
         facts["cut"] = "; ".join(cuts)
-    if notes := _notes(config, architecture, tokens, workers):
+    if notes := _notes(config, architecture, tokens, workers) + _never_read(plan_, steps * rows):
         facts["note"] = "; ".join(notes)
     return Plan(spec, inputs, what, facts)
 
@@ -133,6 +133,12 @@ def _notes(config: TrainConfig, architecture: ModelConfig, tokens: Artifact, wor
             f"{architecture.vocabulary - size:,} of {architecture.vocabulary:,} embeddings are padding: the tokenizer has {size:,} ids"
         )
     return notes
+
+
+def _never_read(mixture: MixturePlan | None, samples: int) -> list[str]:
+    """Sources whose weight is so small that this run is too short to read of them."""
+    named = [source for source in mixture.sources if source.weight * samples < 1] if mixture else []
+    return [f"{s.name} has the weight {s.weight:.2g}, less than one of this run's {samples:,} samples" for s in named]
 
 
 @dataclass(frozen=True)
