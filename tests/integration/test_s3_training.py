@@ -14,14 +14,8 @@ from pipelines.train.checkpoint import committed_steps, open_checkpoint, read_we
 from pipelines.train.run.loop import read_metrics
 from tests import tiny
 from tests.integration.conftest import claimed_spec, train_config
-from tests.integration.s3_server import S3Server, s3_server
+from tests.integration.s3_server import S3Server
 from tests.integration.test_training import torchrun
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as running:
-        yield running
 
 
 @pytest.fixture(autouse=True)
