@@ -139,7 +139,7 @@ def _make_tokenizer(
             paths[f"tokenizer/{name}"] = draft.scratch(f"tokenizer/{name}")
             paths[f"tokenizer/{name}"].write_bytes(content)
         draft.publish("tokenizer", paths)
-    return draft.storage.read(f"{draft.folder}/tokenizer/tokenizer.json").decode()
+    return draft.read("tokenizer", "tokenizer/tokenizer.json").decode()
 
 
 def _table(facts: Mapping[str, Any]) -> str:

@@ -71,8 +71,10 @@ def corpus_files(corpus: Artifact, split: str, source: str) -> list[str]:
 def plan_shards(corpus: Artifact, draft: Draft) -> list[EncodeShard]:
     """One shard per corpus file, sources in order, training before held-out."""
 
+    told: dict[str, Any] = {key: corpus.manifest[key] for key in ("created", "command") if key in corpus.manifest}
+
     def alone(file: str) -> Artifact:
-        return dataclasses.replace(corpus, manifest={"files": {file: corpus.manifest["files"][file]}})
+        return dataclasses.replace(corpus, manifest={**told, "files": {file: corpus.manifest["files"][file]}})
 
     return [
         EncodeShard(alone(file), draft, file, source, facts["kind"], split)
@@ -93,7 +95,7 @@ def encode_shard(shard: EncodeShard) -> dict[str, Any]:
     """
     if (held := shard.draft.receipt(shard.prefix)) is not None:
         return dict(held["statistics"])
-    encoder = load_encoder(shard.draft.storage.read(f"{shard.draft.folder}/{_TOKENIZER}").decode())
+    encoder = load_encoder(shard.draft.read("tokenizer", _TOKENIZER).decode())
     began_with = encoder.backend
     written, facts = _write_shard(shard, encoder)
     if encoder.backend != began_with:

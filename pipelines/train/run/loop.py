@@ -133,7 +133,7 @@ def _load_weights(spec: TrainSpec, storage: Storage, engine: Engine, data: Strea
     """Completed steps, and a phrase saying where the weights came from."""
     own = _own_checkpoint(spec, storage)
     if own is not None:
-        checkpoints.load(engine, own, optimizer_state=True)
+        checkpoints.load(engine, own, optimizer_state=True, verified=spec.verified)
         checkpoints.load_random_states(own)
         phrase = f"resumed from {spec.run}@step-{own.step}"
         step = own.step
@@ -142,7 +142,7 @@ def _load_weights(spec: TrainSpec, storage: Storage, engine: Engine, data: Strea
     else:
         assert spec.start.run is not None
         parent = checkpoints.open_checkpoint(storage, spec.start.run, f"step-{spec.start.step}")
-        checkpoints.load(engine, parent, optimizer_state=spec.start.mode == "branch")
+        checkpoints.load(engine, parent, optimizer_state=spec.start.mode == "branch", verified=spec.verified)
         phrase, step = f"{spec.start.mode} from {spec.start.run}@step-{spec.start.step}", 0
     if spec.kind == "dpo":
         # the frozen reference is the parent: computed before the first step, then read back after any restart
