@@ -32,7 +32,14 @@ from workflows.session import CONF, Session, entry
 
 CODE = tuple(
     f"pipelines.data.{module}"
-    for module in ("tokens.tokenizer", "tokens.codepoints", "tokens.chat", "tokens.token_shards", "tokens.tokenize")
+    for module in (
+        "tokens.tokenizer",
+        "tokens.codepoints",
+        "tokens.chat",
+        "tokens.blocks",
+        "tokens.token_shards",
+        "tokens.tokenize",
+    )
 )
 
 

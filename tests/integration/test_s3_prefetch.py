@@ -54,5 +54,5 @@ def test_what_is_read_is_fetched_once_and_the_cache_keeps_its_bound(
         fetched = [match[1] for r in proxy.requests if (match := re.match(r"GET .*/(train/\S+\.(bin|idx|bytes))", r))]
     read = {prefix for _, prefix in local.shards(first, last)}
     assert 6 < len(read) < 20
-    assert sorted(fetched) == sorted(f"{prefix}.{suffix}" for prefix in read for suffix in ("bin", "idx"))
+    assert sorted(fetched) == sorted(f"{prefix}.{suffix}" for prefix in read for suffix in ("bin", "idx", "sums"))
     assert limit / 2 < most <= limit

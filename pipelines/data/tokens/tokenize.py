@@ -2,7 +2,7 @@
 
 Enters: a `corpus` artifact, Parquet files `<split>/<source>/<shard>.parquet` of documents (id, text), conversations
 (id, messages) or preferences (id, prompt, chosen, rejected). Leaves: pieces of a `tokens` artifact: `tokenizer/`,
-`<split>/<source>/<shard>.{bin,idx,bytes[,mask]}`, for preferences `<shard>.chosen.*` and `<shard>.rejected.*`.
+`<split>/<source>/<shard>.{bin,idx,bytes,sums[,mask]}`, for preferences `<shard>.chosen.*` and `<shard>.rejected.*`.
 
 Each file is encoded on its own, in batches of rows, so memory is bounded and results do not depend on the number of
 workers. A row that cannot be learnt from is dropped by a named reason and counted.
@@ -108,7 +108,7 @@ def encode_shard(shard: EncodeShard) -> dict[str, Any]:
 def _write_shard(shard: EncodeShard, encoder: Encoder) -> tuple[dict[str, Path], dict[str, Any]]:
     """Encode every row into scratch files; name inside the artifact -> file, and the receipt's statistics."""
     sides = ("chosen", "rejected") if shard.kind == "preferences" else ("",)
-    suffixes = ("bin", "idx", "bytes") if shard.kind == "documents" else ("bin", "idx", "bytes", "mask")
+    suffixes = ("bin", "idx", "bytes", "sums", *(() if shard.kind == "documents" else ("mask",)))
     files = {
         side: {suffix: ".".join(part for part in (shard.prefix, side, suffix) if part) for suffix in suffixes}
         for side in sides
