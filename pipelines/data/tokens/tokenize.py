@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.artifacts import Artifact, Draft
-from pipelines.data.tokens.chat import EOS_ID, assemble, exchanges
+from pipelines.data.tokens.chat import EOS_ID, assemble, ends_open, exchanges
 from pipelines.data.tokens.token_shards import TokenShardWriter
 from pipelines.data.tokens.tokenizer import MINICPM_BYTES_PER_TOKEN, Encoder, TokenizerConfig, load_encoder
 from pipelines.errors import DataError
@@ -91,7 +91,7 @@ def encode_shard(shard: EncodeShard) -> dict[str, Any]:
     with gigatoken again, so that no shard depends on which others the same process encoded.
 
     Returns: source, split, prefix, tokens, loss_tokens, documents, bytes and characters (all text), loss_bytes (text that
-        counts in the loss), dropped (reason -> rows), encoder. Of preferences, the tokens and bytes are those of both sides.
+        counts in the loss), dropped (reason -> rows), cut (reason -> rows that lose a part), encoder. Of preferences, the tokens and bytes are those of both sides.
     """
     if (held := shard.draft.receipt(shard.prefix)) is not None:
         return dict(held["statistics"])
@@ -116,10 +116,14 @@ def _write_shard(shard: EncodeShard, encoder: Encoder) -> tuple[dict[str, Path],
     paths = {side: {suffix: shard.draft.scratch(file) for suffix, file in files[side].items()} for side in sides}
     writers = {side: TokenShardWriter(paths[side], encoder.vocabulary_size) for side in sides}
     dropped: Counter[str] = Counter()
+    cut: Counter[str] = Counter()
     text_bytes = characters = 0
     try:
         for rows in _rows(shard.corpus, shard.file, shard.kind):
             encoded, texts = _ENCODE[shard.kind](rows, encoder, dropped)
+            if shard.kind == "conversations":
+                kept = (row["messages"] for row in rows if isinstance(exchanges(row["messages"]), list))
+                cut["chat.last_question_unanswered"] += sum(map(ends_open, kept))
             text_bytes += sum(len(text.encode()) for text in texts)
             characters += sum(map(len, texts))
             for side, documents in zip(sides, encoded, strict=True):
@@ -141,6 +145,7 @@ def _write_shard(shard: EncodeShard, encoder: Encoder) -> tuple[dict[str, Path],
         "characters": characters,
         "loss_bytes": sum(writer.loss_bytes for writer in writers.values()),
         "dropped": {reason: rows for reason, rows in sorted(dropped.items()) if rows},
+        "cut": {reason: rows for reason, rows in sorted(cut.items()) if rows},
         "encoder": encoder.backend + (f" ({encoder.reason})" if encoder.reason else ""),
     }
     return {files[side][suffix]: paths[side][suffix] for side in sides for suffix in suffixes}, facts
@@ -173,7 +178,7 @@ def statistics(corpus: Artifact, receipts: Iterable[Mapping[str, Any]], vocabula
     """The statistics of the finished artifact.
 
     Returns: `sources`: name -> kind, language, licence and, per split, tokens, loss_tokens, documents, bytes,
-        characters, loss_bytes, `shards` (prefixes), `shard_tokens`, `dropped`; `bytes_per_token` and `characters_per_token`
+        characters, loss_bytes, `shards` (prefixes), `shard_tokens`, `dropped`, `cut`; `bytes_per_token` and `characters_per_token`
         by language over text documents (`</s>` counted); `vocabulary_size`; `encoder`: which one -> shards.
     """
     receipts = list(receipts)
@@ -191,7 +196,7 @@ def statistics(corpus: Artifact, receipts: Iterable[Mapping[str, Any]], vocabula
                 },
                 "shards": [r["prefix"] for r in own],
                 "shard_tokens": [r["tokens"] for r in own],
-                "dropped": dict(sum((Counter(r["dropped"]) for r in own), Counter())),
+                **{key: dict(sum((Counter(r[key]) for r in own), Counter())) for key in ("dropped", "cut")},
             }
     by_language: dict[str, Counter[str]] = {}
     for facts in sources.values():
