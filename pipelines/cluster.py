@@ -25,6 +25,7 @@ from pipelines.config import ClusterConfig
 from pipelines.errors import ClusterError, ConfigError, TrunklineError
 from pipelines.progress import Progress
 from pipelines.storage import FolderStorage, Storage
+from pipelines.timeline import reached
 
 if TYPE_CHECKING:
     from pipelines.train_group import TrainGroup, Worker
@@ -113,6 +114,7 @@ class Cluster:
             raise ClusterError(
                 f"cannot reach {where}: {error}; is it running (`ray status`), and is RAY_AUTH_MODE=token set in this shell as it was for `ray start`?"
             ) from error
+        reached("Ray")
         if self.embedded:
             self._watch = _RayWatch()
         return self

@@ -28,6 +28,7 @@ from typing import Any
 from pipelines.config import ClusterConfig
 from pipelines.errors import ClusterError, ConfigError, StorageError, TrunklineError
 from pipelines.progress import say
+from pipelines.timeline import reached
 
 Worker = Callable[[dict[str, Any], Callable[[str], None]], None]
 
@@ -188,10 +189,12 @@ class TrainGroup:
             for i in range(config.workers)
         ]  # fmt: skip
         places = self._wait_for_places([each.place.remote() for each in self._actors])
+        reached("processes")
         seated = seats(places)
         backend = "nccl" if config.gpus_per_worker else "gloo"
         joined = [a.join.remote(seat, backend, self.ready) for a, seat in zip(self._actors, seated, strict=True)]
         _gather(joined)
+        reached("workers")
         return [self._actors[i] for i in sorted(range(len(seated)), key=lambda i: seated[i].rank)]
 
     def _wait_for_places(self, asked: list[Any]) -> list[Place]:

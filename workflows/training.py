@@ -11,6 +11,7 @@ from pipelines.config import plain
 from pipelines.errors import ConfigError
 from pipelines.progress import human, say
 from pipelines.storage import Storage
+from pipelines.timeline import reached
 from pipelines.train.checkpoint import committed_steps, open_checkpoint, set_aside_after
 from pipelines.train.plan.planning import plan
 from pipelines.train.stages import StageName, Start, TrainConfig
@@ -76,7 +77,9 @@ def train_stage(stage: StageName, config: TrainConfig, session: Session) -> Arti
             f"   wrote {config.write_spec}; run it with: torchrun --nproc_per_node={config.cluster.workers} -m pipelines.train.worker {config.write_spec}"
         )
         raise SystemExit(0)
+    reached("plan")
     with session.track(held, config, planned.inputs, meanwhile=lambda: session.cluster.prepare(ready)) as tracker:
+        reached("run")
         take_down()
         spec = dataclasses.replace(spec, tracking=tracker.run or {})
         session.cluster.train(work, plain(spec), ready)

@@ -25,6 +25,7 @@ from pipelines.artifacts import ArtifactStore, Draft
 from pipelines.config import plain
 from pipelines.errors import TrainingError, TrunklineError
 from pipelines.storage import Storage
+from pipelines.timeline import reached
 from pipelines.tracking import Tracker
 from pipelines.train import checkpoint as checkpoints
 from pipelines.train.network.compute import for_shapes
@@ -69,6 +70,7 @@ def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
     if rank == 0:
         if data.warning:
             log.warning(data.warning)
+        reached("weights")
         emit(f"   weights: {where}; {world} workers, {device()}, first step {step + 1} of {spec.steps}")
         emit(f"   {about_memory}")
         log.cuts()
@@ -86,6 +88,8 @@ def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
             monitor.begin(step + 1, batches)
             result = engine.step(batches, rate)
             step += 1
+            if step == 1 and rank == 0:
+                reached("first step")
             log.launched(Launched(step, rate, result, data.wait_seconds, monitor.end()))
             if step % spec.log_every_steps == 0:
                 gc.collect(1)  # of what is new: a few milliseconds
