@@ -42,6 +42,7 @@ def test_every_stage_leaves_its_artifact_and_the_report(smoke: tuple[Path, str])
     for folder in ("corpus/smoke", "tokens/smoke", "mixture/smoke_stable", "mixture/smoke_decay", "pretrain/smoke", "average/smoke", "anneal/smoke", "sft/smoke", "dpo/smoke", "export/smoke", "recipe/smoke"):  # fmt: skip
         assert store.get(folder).fingerprint
     assert store.get("dpo/smoke").statistics["tokens"] > store.get("sft/smoke").statistics["tokens"] > 0
+    assert output.count("workers: the 2 processes of the stage before") == 3  # anneal, sft, dpo in those of pretrain
     assert "The annealed branch ends below the trunk" in output
     page = store.get("recipe/smoke").verified("report.html").read_text()
     for words in ("anneal", "PSF-2.0", "data:image/", "小明"):
