@@ -111,8 +111,8 @@ def test_the_announcement_shows_what_is_computed_again(store: Any) -> None:
     assert line(compute={"keep": "input"}).endswith("keep=input in 2 of 2 blocks")
 
 
-def trunk(store: Any, name: str, **changes: Any) -> str:
-    """Commit a pretrain run that planning can read: a checkpoint's recorded state, without weights."""
+def trunk(store: Any, name: str, kind: str = "pretrain", **changes: Any) -> str:
+    """Commit a run that planning can read: a checkpoint's recorded state, without weights."""
     import json
 
     from pipelines.config import plain
@@ -125,13 +125,13 @@ def trunk(store: Any, name: str, **changes: Any) -> str:
         "tokenizer": tokenizer_of(store.get("tokens/tiny")), **changes,
     }  # fmt: skip
     store.storage.write(
-        f"pretrain/{name}/checkpoints/step-000008/manifest.json",
+        f"{kind}/{name}/checkpoints/step-000008/manifest.json",
         json.dumps({"step": 8, "files": {}, "state": state}).encode(),
     )
-    draft = store.begin("pretrain", name, planned.identity, planned.inputs)
+    draft = store.begin(kind, name, planned.identity, planned.inputs)
     if isinstance(draft, Draft):
         draft.commit({}, {"steps": 8})
-    return f"pretrain/{name}@step-8"
+    return f"{kind}/{name}@step-8"
 
 
 def branch(parent: str, **changes: Any) -> Any:
@@ -284,9 +284,7 @@ def test_what_a_window_cuts_off_is_announced_by_source_and_refused_where_nothing
 
 
 def test_pairs_that_do_not_fit_are_announced_and_refused_where_none_does(store: Any) -> None:
-    parent = trunk(store, "pairs").replace("pretrain/", "sft/")
-    for key in list(store.storage.keys("pretrain/pairs")):
-        store.storage.write(key.replace("pretrain/", "sft/", 1), store.storage.read(key))
+    parent = trunk(store, "pairs", kind="sft")
 
     def planned(length: int) -> Any:
         changes = {"data": "tokens/tiny", "schedule": {"peak_lr": 0.01}, "batch.sequence_length": length}
