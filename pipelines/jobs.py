@@ -22,6 +22,7 @@ from typing import Any
 
 from pipelines.errors import ClusterError, ConfigError
 from pipelines.progress import say
+from pipelines.ray_token import token_source
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"  # where the tunnel ends
 _ANSWER_SECONDS = (10.0, 120.0)  # to connect, and between two bytes of an answer: Ray's own client would wait for ever
@@ -283,15 +284,6 @@ class _Log:
         if self._begun:
             self._show(self._begun)
             self._begun = ""
-
-
-def token_source() -> str | None:
-    """Where the token comes from that Ray would send, in Ray's own order; None when there is none."""
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return "RAY_AUTH_TOKEN"
-    if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        return f"RAY_AUTH_TOKEN_PATH={path}" if Path(path).is_file() else None
-    return "~/.ray/auth_token" if (Path.home() / ".ray" / "auth_token").is_file() else None
 
 
 def uploaded(folder: Path, excludes: Sequence[str]) -> list[Path]:

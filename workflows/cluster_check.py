@@ -29,8 +29,9 @@ from pipelines.aws import Finding
 from pipelines.config import WorkflowConfig
 from pipelines.errors import TrunklineError
 from pipelines.instances import known
-from pipelines.jobs import Jobs, token_source
+from pipelines.jobs import Jobs
 from pipelines.progress import announce, say, width
+from pipelines.ray_token import read_by_others, token_source
 from pipelines.train.plan import machines
 from workflows.session import Session, entry
 from workflows.submit import token_command
@@ -162,6 +163,15 @@ def _cluster(config: ClusterCheckConfig) -> tuple[dict[str, Any], list[Finding]]
         if (source := token_source())
         else Finding("✗", "Ray's token", "there is none here", f"get it: {token_command(config.token_secret)}")
     ]
+    if path := read_by_others():
+        found.append(
+            Finding(
+                "⚠",
+                "Ray's token",
+                f"every account of this machine can read {path}, and run code there",
+                f"chmod 600 {path}",
+            )
+        )
     jobs = _tried("cluster", lambda: Jobs(config.address, token_command(config.token_secret)))
     if isinstance(jobs, Finding):
         return {}, [*found, jobs]
@@ -189,7 +199,7 @@ def _look_around(jobs: Jobs) -> dict[str, Any]:
 
 
 def _versions(there: dict[str, Any]) -> list[Finding]:
-    """The cluster's versions beside those here: constraints.txt should have made them equal."""
+    """The cluster's versions beside those here: requirements.lock should have made them equal."""
     here = {name: importlib.metadata.version(name) for name in _PACKAGES}
     found = []
     for name, mine in {"python": platform.python_version(), **here}.items():
@@ -206,9 +216,7 @@ def _versions(there: dict[str, Any]) -> list[Finding]:
                 )
             )
         elif cut(theirs) != cut(mine):
-            what = (
-                "its nodes were made from another constraints.txt: `terraform apply` sends this one, new nodes take it"
-            )
+            what = "its nodes were made from another requirements.lock: `terraform apply` sends this one, new nodes take it"
             found.append(Finding("⚠", name, f"{theirs} on the cluster, {mine} here", what))
         else:
             found.append(Finding("✓", name, f"{theirs} on the cluster"))

@@ -190,11 +190,16 @@ def instance_named(instance_type: str | None) -> Instance | None:
 
 
 def token_command(secret: str) -> str:
-    """The command that fetches the cluster's token to where Ray looks for it."""
-    pick = "import json, sys; print(json.load(sys.stdin)['token'], end='')"
+    """The command that fetches the cluster's token to where Ray looks for it.
+
+    Whoever reads the token may run code on the cluster: the file is its owner's alone (umask), whatever one that lies there was, and
+    takes its place only when the token has come.
+    """
+    pick = "import json, sys; print(json.load(sys.stdin)['token'] or sys.exit('no token yet'), end='')"
     return (
-        f"mkdir -p ~/.ray && aws secretsmanager get-secret-value --secret-id {secret} --query SecretString --output text "
-        f'| python3 -c "{pick}" > ~/.ray/auth_token'
+        "(umask 077; mkdir -p ~/.ray && "
+        f"aws secretsmanager get-secret-value --secret-id {shlex.quote(secret)} --query SecretString --output text "
+        f'| python3 -c "{pick}" > ~/.ray/auth_token.new && mv ~/.ray/auth_token.new ~/.ray/auth_token)'
     )
 
 
