@@ -1,4 +1,4 @@
-# The image of every node of a cluster: CUDA, the exact packages of constraints.txt, and Trunkline itself. It holds no secret:
+# The image of every node of a cluster: CUDA, the packages of requirements.lock (versions and checksums), and Trunkline itself. It holds no secret:
 # keys come from the instance's role (or the pod's service account), the token from a file that the node mounts.
 #
 #   docker build -t trunkline:0.1.0 .
@@ -42,11 +42,14 @@ ENV PATH=/opt/trunkline/venv/bin:$PATH \
 USER 2000:2000
 WORKDIR /opt/trunkline/project
 
-# packages before code: editing Trunkline does not install torch anew
-COPY --chown=trunkline:trunkline pyproject.toml constraints.txt README.md LICENSE ./
+# packages before code: editing Trunkline does not install torch anew. What builds source packages comes first, by checksum too
+COPY --chown=trunkline:trunkline pyproject.toml requirements.lock README.md LICENSE ./
 RUN python3 -m venv /opt/trunkline/venv \
  && mkdir pipelines workflows \
- && pip install -c constraints.txt -e '.[server]'
+ && grep '^setuptools==' requirements.lock > /tmp/build.lock \
+ && pip install --require-hashes --only-binary=:all: -r /tmp/build.lock \
+ && pip install --require-hashes --no-build-isolation --use-pep517 -r requirements.lock \
+ && pip install --no-deps --no-build-isolation -e .
 COPY --chown=trunkline:trunkline pipelines pipelines
 COPY --chown=trunkline:trunkline workflows workflows
 COPY --chown=trunkline:trunkline conf conf

@@ -10,7 +10,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: infra-scan help setup demo corpus-large cluster-check test test-full check fast ui clean
+.PHONY: infra-scan lock help setup demo corpus-large cluster-check test test-full check fast ui clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -56,11 +56,14 @@ infra-scan: ## checkov over infra/terraform, in an environment of its own, since
 	@test -x .venv-checkov/bin/checkov || { $(PYTHON) -m venv .venv-checkov && .venv-checkov/bin/pip install -q --disable-pip-version-check checkov==3.3.30; }
 	@.venv-checkov/bin/checkov -d infra/terraform --config-file infra/terraform/.checkov.yaml
 
+lock: setup ## requirements.lock, by whose checksums the nodes of a cluster install; after every change of constraints.txt
+	@test -x .venv-lock/bin/uv || { $(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install -q --disable-pip-version-check uv==0.13.9; }
+	@$(BIN)/python infra/lock.py .venv-lock/bin/uv
+
 ui: setup ## MLflow on this project's runs
 	@echo "runs:        http://127.0.0.1:5000/#/experiments/1/runs"
 	@echo "evaluations: http://127.0.0.1:5000/#/experiments/1/runs?searchFilter=tags.trunkline.kind%20%3D%20%22evaluate%22&orderByKey=metrics.%60bits_per_byte%60&orderByAsc=true"
-	@uri=$$($(BIN)/python -m pipelines.tracking_place "$${TRUNKLINE_STORE:-$(CURDIR)/store}") && \
-	$(BIN)/mlflow ui --backend-store-uri "$$uri" --host 127.0.0.1 --port 5000
+	@$(BIN)/mlflow ui --backend-store-uri sqlite:///$${TRUNKLINE_STORE:-$(CURDIR)/store}/mlflow.db --host 127.0.0.1 --port 5000
 
 clean: ## remove .venv and caches; the store stays
 	rm -rf $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache

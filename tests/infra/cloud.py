@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 
 import boto3
 
+from tests.infra.aws_command import AwsCommand
 from tests.infra.tools import need
 
 REGION = "us-east-1"
@@ -45,11 +47,27 @@ class Cloud:
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_DEFAULT_REGION": REGION,
         }
+        self.command = AwsCommand(self)
+        self._clients: dict[str, Any] = {}
+        self._lock = threading.Lock()
 
     def client(self, service: str) -> Any:
-        return boto3.client(
-            service, region_name=REGION, endpoint_url=self.url, aws_access_key_id="test", aws_secret_access_key="test"
-        )
+        with self._lock:  # making one is not safe in two threads, using it is
+            if service not in self._clients:
+                self._clients[service] = boto3.client(
+                    service,
+                    region_name=REGION,
+                    endpoint_url=self.url,
+                    aws_access_key_id="test",
+                    aws_secret_access_key="test",
+                )
+            return self._clients[service]
+
+    def reset(self) -> None:
+        """Forget everything: an account that nobody has used."""
+        request = urllib.request.Request(f"{self.url}/moto-api/reset", method="POST")
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert answer.status == 200, answer.read()
 
     def workers(self, *states: str) -> list[dict[str, Any]]:
         """The instances that Ray's autoscaler counts as its workers, by launch time; in these states, else alive ones."""
@@ -75,7 +93,9 @@ def cloud() -> Iterator[Cloud]:
     )
     try:
         wait_until(lambda: _listens(port), 60, "moto's server to listen")
-        yield Cloud(f"http://127.0.0.1:{port}")
+        made = Cloud(f"http://127.0.0.1:{port}")
+        yield made
+        made.command.close()
     finally:
         server.kill()
         server.wait()
@@ -123,7 +143,8 @@ class Metadata:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        # how often it looks whether it is to end: `close` waits for that
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def close(self) -> None:
@@ -131,8 +152,10 @@ class Metadata:
         self.server.server_close()
 
 
-def commands(folder: Path, **scripts: str) -> Path:
+def commands(folder: Path, aws: Cloud | None = None, **scripts: str) -> Path:
     """A folder for the front of PATH: `aws`, programs that would touch this machine's disks, and `scripts` by name.
+
+    `aws` asks the cloud that is given, and fails where there is none.
 
     Each program that is a stand-in notes its arguments in <folder>/<name>.log. TRUNKLINE_AWS_COMMAND names a real AWS CLI to
     run instead of the one here, which knows only what the boot scripts ask, and asks moto for it.
@@ -142,7 +165,7 @@ def commands(folder: Path, **scripts: str) -> Path:
     if real:
         (folder / "aws").symlink_to(real)
     else:
-        (folder / "aws").write_text(f'#!/bin/sh\nexec {sys.executable} {HERE / "aws_command.py"} "$@"\n')
+        (folder / "aws").write_text(aws.command.script if aws else "#!/bin/sh\nexit 253\n")
         (folder / "aws").chmod(0o755)
     untouched = dict.fromkeys(("lsblk", "blkid", "mkfs.ext4", "mdadm", "mount", "systemctl", "nvidia-smi"), "exit 1")
     untouched["lsblk"] = untouched["systemctl"] = "exit 0"

@@ -3,99 +3,23 @@
 Ray itself is started by these scripts in test_cluster_boot.py.
 """
 
-import json
+import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.infra.cloud import REGION, Cloud, Metadata, bootstrap, cloud, commands, free_port, render
-from tests.infra.tools import PROJECT, TERRAFORM, need
-
-RAY = TERRAFORM / "modules" / "ray" / "templates"
-MLFLOW = TERRAFORM / "modules" / "mlflow" / "templates" / "server.sh"
-SCRIPTS = [RAY / "node.sh", RAY / "head.sh", RAY / "worker.sh", MLFLOW]
-STOPPED = 78  # the status that systemd does not start again after
-
-
-@pytest.fixture(scope="module")
-def aws() -> Iterator[Cloud]:
-    with cloud() as server:
-        server.client("s3").create_bucket(Bucket="demo-data")
-        server.client("s3").put_object(Bucket="demo-data", Key="bootstrap/cluster.yaml", Body=b"max_workers: 1\n")
-        yield server
-
-
-class Machine:
-    """A scratch root with settings, boot scripts and stand-ins; `aws` in it talks to moto."""
-
-    def __init__(self, root: Path, aws: Cloud | None, **programs: str):
-        self.root = root
-        self.bin = commands(root / "bin", **{"sleep": "exit 0"} | programs)  # between attempts
-        self.scripts = bootstrap(root, *SCRIPTS)
-        shutil.copy(MLFLOW, self.scripts / "mlflow_server.sh")
-        (root / "dev").mkdir()
-        (root / "dev" / "console").touch()
-        self.metadata = Metadata(local_ipv4="10.20.0.10", instance_id="i-0123456789abcdef0")
-        self.settings = {
-            "NAME": "demo",
-            "REGION": REGION,
-            "BUCKET": "demo-data",
-            "SECRET_ARN": "demo/ray",
-            "HEAD_ADDRESS": "127.0.0.1",
-            "RUN_AS": subprocess.check_output(["id", "-un"], text=True).strip(),
-            "VENV": str(root / "venv"),
-            "STORE_URI": "s3://demo-checkpoints/store",
-            "MLFLOW_ARTIFACTS_URI": "s3://demo-mlflow/artifacts",
-        }
-        for name in ("ray", "mlflow"):  # say what they were given, and end
-            program = root / "venv" / "bin" / name
-            program.parent.mkdir(parents=True, exist_ok=True)
-            program.write_text(f'#!/bin/bash\necho "{name} $*"\nenv\n')
-            program.chmod(0o755)
-        self.environment = {
-            **{
-                key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "TRUNKLINE_", "MLFLOW_"))
-            },
-            **(aws.environment if aws else {}),
-            "PATH": f"{self.bin}:{os.environ['PATH']}",
-            "TRUNKLINE_ROOT": str(root),
-            "AWS_EC2_METADATA_SERVICE_ENDPOINT": self.metadata.url,
-        }
-
-    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """`run("head.sh", "run")`, or a line of bash with node.sh's functions."""
-        etc = self.root / "etc" / "trunkline"
-        etc.mkdir(parents=True, exist_ok=True)
-        (etc / "node.env").write_text("".join(f"{key}={value}\n" for key, value in self.settings.items()))
-        if command[0].endswith(".sh"):
-            call = ["bash", str(self.scripts / command[0]), *command[1:]]
-        else:
-            call = ["bash", "-c", f"set -euo pipefail; . {self.scripts}/node.sh; load_settings; {command[0]}"]
-        return subprocess.run(
-            call, env=self.environment | environment, capture_output=True, text=True, timeout=240, cwd=self.root
-        )
-
-    def called(self, program: str) -> list[str]:
-        log = self.bin / f"{program}.log"
-        return log.read_text().splitlines() if log.exists() else []
-
-    @property
-    def console(self) -> str:
-        return (self.root / "dev" / "console").read_text()
-
-
-@pytest.fixture
-def machine(tmp_path: Path, aws: Cloud) -> Iterator[Machine]:
-    made = Machine(tmp_path, aws, nvidia_smi='echo "NVIDIA L4"; echo "NVIDIA L4"')
-    yield made
-    made.metadata.close()
+from tests.infra.cloud import REGION, Cloud, free_port, render
+from tests.infra.machine import RAY, SCRIPTS, STOPPED, Machine
+from tests.infra.test_boot_identity import new_secret
+from tests.infra.tools import PROJECT, need
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -122,8 +46,8 @@ def test_user_data_is_small_and_clean(role: str, tmp_path: Path) -> None:
 
 
 def test_user_data_hands_over_to_the_boot_scripts(machine: Machine, aws: Cloud) -> None:
-    script = b'echo "$0 $*"; cat "$(dirname "$0")"/constraints.txt; cat /etc/trunkline/node.env\n'
-    for key, body in [("worker.sh", script), ("constraints.txt", b"torch==2.13.0\n")]:
+    script = b'echo "$0 $*"; cat "$(dirname "$0")"/requirements.lock; cat /etc/trunkline/node.env\n'
+    for key, body in [("worker.sh", script), ("requirements.lock", b"torch==2.13.0\n")]:
         body = body.replace(b"/etc/", f"{machine.root}/etc/".encode())
         aws.client("s3").put_object(Bucket="demo-data", Key=f"bootstrap/{key}", Body=body)
     settings = '{ NAME = "demo", REGION = "us-east-1", BUCKET = "demo-data" }'
@@ -137,6 +61,18 @@ def test_user_data_hands_over_to_the_boot_scripts(machine: Machine, aws: Cloud) 
         "torch==2.13.0",
         *("BUCKET=demo-data", "NAME=demo", "REGION=us-east-1"),
     ]
+
+
+def test_user_data_without_boot_scripts_says_so(machine: Machine) -> None:
+    (machine.bin / "aws").write_text("#!/bin/sh\nexit 1\n")
+    (machine.scripts / "worker.sh").unlink()
+    settings = '{ NAME = "demo", REGION = "us-east-1", BUCKET = "demo-data" }'
+    text = render(RAY / "user_data.sh.tftpl", f'{{ role = "worker", settings = {settings} }}')
+    for folder in ("/etc/trunkline", "/opt/trunkline", "/dev/console"):
+        text = text.replace(folder, f"{machine.root}{folder}")
+    done = subprocess.run(["bash", "-c", text], env=machine.environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 1
+    assert "error: no boot scripts after ten minutes" in machine.console
 
 
 @pytest.mark.parametrize(
@@ -184,6 +120,14 @@ def test_a_broken_driver_stops_with_its_reason(tmp_path: Path) -> None:
     machine.settings["GPUS_PER_NODE"] = "1"
     assert machine.run("check_gpus").returncode == STOPPED
     assert "Failed to initialize NVML: Driver mismatch" in machine.console
+    machine.metadata.close()
+
+
+def test_a_driver_that_sees_no_gpu_stops(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, None, nvidia_smi="exit 0")
+    machine.settings["GPUS_PER_NODE"] = "1"
+    assert machine.run("check_gpus").returncode == STOPPED
+    assert "GPUS_PER_NODE is 1, and nvidia-smi sees 0" in machine.console
     machine.metadata.close()
 
 
@@ -238,118 +182,172 @@ def test_scratch_is_made_of_instance_store(
     machine.metadata.close()
 
 
+def test_disks_that_cannot_be_listed_stop_a_node(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, None, lsblk="exit 1", blkid="exit 2")
+    assert machine.run("mount_scratch").returncode == STOPPED
+    assert "lsblk cannot list this machine's disks" in machine.console
+    machine.metadata.close()
+
+
+@pytest.mark.parametrize("role", ["head", "worker"])
+@pytest.mark.parametrize(("item", "value"), [("local-ipv4", ""), ("instance-id", ""), ("instance-id", None)])
+def test_a_machine_that_does_not_know_itself_stops(machine: Machine, role: str, item: str, value: str | None) -> None:
+    if value is None:
+        del machine.metadata.items[item]
+    else:
+        machine.metadata.items[item] = value
+    ended = machine.run(f"{role}.sh", "run")
+    assert ended.returncode == STOPPED
+    assert "instance metadata service" in machine.console
+    assert "ray start" not in ended.stdout
+
+
 # packages
 
 
-def wheel(folder: Path, version: str) -> None:
+def wheel(folder: Path, version: str, name: str = "trunkprobe") -> None:
     """A package of one module, as an index would offer it."""
-    info = f"trunkprobe-{version}.dist-info"
-    with zipfile.ZipFile(folder / f"trunkprobe-{version}-py3-none-any.whl", "w") as archive:
-        archive.writestr("trunkprobe.py", f"version = {version!r}\n")
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: trunkprobe\nVersion: {version}\n")
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
+        archive.writestr(f"{name}.py", f"version = {version!r}\n")
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
         archive.writestr(
             f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
         archive.writestr(f"{info}/RECORD", "")
 
 
-def test_packages_are_those_of_constraints(machine: Machine) -> None:
-    index = machine.root / "index"
-    index.mkdir()
-    for version in ("1.0", "2.0", "3.0"):
-        wheel(index, version)
-    (machine.scripts / "pyproject.toml").write_text(
-        '[project]\ndependencies = ["trunkprobe"]\n[project.optional-dependencies]\nserver = []\n'
+def builder(folder: Path) -> None:
+    """A `setuptools` that makes of a source archive the wheel beside its PKG-INFO (PEP 517), which is all that is asked of it here."""
+    wheel(folder, "1.0", "setuptools")
+    with zipfile.ZipFile(next(folder.glob("setuptools-*.whl")), "a") as archive:
+        archive.writestr(
+            "probe_backend.py",
+            "import pathlib, shutil\n"
+            "def build_wheel(target, config_settings=None, metadata_directory=None):\n"
+            "    (made,) = pathlib.Path('.').glob('*.whl')\n"
+            "    return shutil.copy(made, target).rpartition('/')[2]\n",
+        )
+
+
+def source(folder: Path, version: str) -> None:
+    """A source archive, and no wheel."""
+    project = folder.parent / f"trunkprobe-{version}"
+    project.mkdir()
+    (project / "PKG-INFO").write_text(f"Metadata-Version: 2.1\nName: trunkprobe\nVersion: {version}\n")
+    (project / "pyproject.toml").write_text(
+        '[build-system]\nrequires = ["setuptools>=99"]\nbuild-backend = "probe_backend"\n'
     )
-    constraints = machine.scripts / "constraints.txt"
-    constraints.write_text("trunkprobe==2.0\n")
+    wheel(project, version)
+    with tarfile.open(folder / f"trunkprobe-{version}.tar.gz", "w:gz") as archive:
+        archive.add(project, project.name)
+
+
+def locked(index: Path, *versions: str, name: str = "trunkprobe") -> str:
+    """A lock over packages of a local index: setuptools as it is for every node, and a line for each version."""
+    lines = []
+    for version in versions:
+        (file,) = index.glob(f"{name}-{version}-*.whl")
+        lines.append(f"{name}=={version} --hash=sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}\n")
+    return "".join(lines)
+
+
+@pytest.fixture
+def index(machine: Machine) -> Path:
+    """A package index in a folder, with three versions of a package and something to build with."""
+    folder = machine.root / "index"
+    folder.mkdir()
+    for version in ("1.0", "2.0", "3.0"):
+        wheel(folder, version)
+    wheel(folder, "1.0", "setuptools")
     del machine.settings["VENV"]
     machine.settings["PYTHON"] = sys.executable
-    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index), "PIP_CONFIG_FILE": os.devnull}
-    show = 'install_packages; "$VENV/bin/python" -c "import trunkprobe; print(trunkprobe.version)"'
+    machine.environment |= {
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(folder),
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_RETRIES": "0",
+    }
+    return folder
 
-    first = machine.run(show, **offline)
+
+SHOW = 'install_packages; "$VENV/bin/python" -c "import trunkprobe; print(trunkprobe.version)"'
+
+
+def test_packages_are_those_of_the_lock(machine: Machine, index: Path) -> None:
+    lock = machine.scripts / "requirements.lock"
+    lock.write_text("# a comment\n" + locked(index, "1.0", name="setuptools") + locked(index, "2.0"))
+    first = machine.run(SHOW)
     assert (first.returncode, first.stdout) == (0, "2.0\n"), first.stderr
-    again = machine.run(show, **offline)
+    again = machine.run(SHOW)
+    assert again.stdout == "2.0\n"
     assert "installing packages" not in again.stderr
-    constraints.write_text("trunkprobe==9.0\n")  # other constraints, another environment
-    refused = machine.run(show, PIP_RETRIES="0", **offline)
-    assert refused.returncode == STOPPED
-    assert "pip could not install the packages" in machine.console
+    lock.write_text(lock.read_text() + "# another lock, another environment\n")
+    assert "installing packages" in machine.run(SHOW).stderr
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes"),
+    [
+        (r"(trunkprobe==2.0).*", r"\1"),  # without a checksum
+        (r"(trunkprobe==2.0 --hash=sha256:).*", r"\g<1>" + 64 * "0"),  # the index has another file
+        (r"trunkprobe==2.0", "trunkprobe>=2.0"),
+        (r"(setuptools==1.0 --hash=sha256:).*", r"\g<1>" + 64 * "0"),
+        (r"setuptools==1.0.*\n", ""),
+    ],
+    ids=["no checksum", "another file", "no version", "another builder", "no builder"],
+)
+def test_what_is_not_as_locked_is_not_installed(machine: Machine, index: Path, was: str, becomes: str) -> None:
+    good = locked(index, "1.0", name="setuptools") + locked(index, "2.0")
+    bad, changed = re.subn(was, becomes, good)
+    assert changed == 1
+    (machine.scripts / "requirements.lock").write_text(bad)
+    ended = machine.run(SHOW)
+    assert ended.returncode == STOPPED
+    assert "requirements.lock" in machine.console
+    venv = machine.root / "opt/trunkline/venv"
+    assert not list(venv.glob("lib/*/site-packages/trunkprobe.py"))
+    assert not (venv / ".made-from").exists()
+
+
+def test_a_node_without_a_lock_stops(machine: Machine) -> None:
+    del machine.settings["VENV"]
+    assert machine.run("install_packages").returncode == STOPPED
+    assert "terraform apply uploads it" in machine.console
+
+
+def test_a_source_package_is_built_by_what_the_lock_names(machine: Machine, index: Path) -> None:
+    """pip would fetch what builds it into an environment of its own, without a look at a checksum: here there is none to be had."""
+    for file in index.glob("setuptools-*"):
+        file.unlink()
+    builder(index)
+    source(index, "4.0")
+    lines = locked(index, "1.0", name="setuptools")
+    (archive,) = index.glob("trunkprobe-4.0.tar.gz")
+    lines += f"trunkprobe==4.0 --hash=sha256:{hashlib.sha256(archive.read_bytes()).hexdigest()}\n"
+    (machine.scripts / "requirements.lock").write_text(lines)
+    done = machine.run(SHOW)
+    assert (done.returncode, done.stdout) == (0, "4.0\n"), done.stderr
 
 
 def test_a_python_that_is_too_old_is_refused(machine: Machine) -> None:
     for name in ("python3.9", "apt-get", "dnf"):
         (machine.bin / name).write_text("#!/bin/sh\nexit 1\n")
         (machine.bin / name).chmod(0o755)
-    for name in ("pyproject.toml", "constraints.txt"):
-        (machine.scripts / name).touch()
+    (machine.scripts / "requirements.lock").write_text("setuptools==1.0\n")
     del machine.settings["VENV"]
     machine.settings["PYTHON"] = "python3.9"
     assert machine.run("install_packages").returncode == STOPPED
     assert "PYTHON is python3.9: Trunkline needs Python 3.11 or 3.12" in machine.console
 
 
-# the cluster's secret, and what a node makes of it
-
-
-def new_secret(machine: Machine, aws: Cloud) -> str:
-    name = f"{machine.root.name}/ray"
-    aws.client("secretsmanager").create_secret(Name=name)
-    machine.settings["SECRET_ARN"] = name
-    return name
-
-
-def test_the_head_makes_the_secret_once(machine: Machine, aws: Cloud) -> None:
-    name = new_secret(machine, aws)
-    first = machine.run("head.sh", "run")
-    assert first.returncode == 0, first.stderr
-    kept = aws.client("secretsmanager").get_secret_value(SecretId=name)["SecretString"]
-    assert sorted(json.loads(kept)) == ["ca_cert", "ca_key", "token"]
-    assert len(json.loads(kept)["token"]) == 64
-    (machine.root / "etc/trunkline/token").unlink()  # a head that was replaced
-    again = machine.run("head.sh", "run")
-    assert again.returncode == 0, again.stderr
-    assert aws.client("secretsmanager").get_secret_value(SecretId=name)["SecretString"] == kept
-    assert (machine.root / "etc/trunkline/token").read_text() == json.loads(kept)["token"]
-    assert "making the cluster's token" in first.stderr
-    assert "making the cluster's token" not in again.stderr
-
-
-def test_the_authoritys_key_is_on_no_disk(machine: Machine, aws: Cloud) -> None:
-    name = new_secret(machine, aws)
-    machine.run("head.sh", "run")
-    secret = json.loads(aws.client("secretsmanager").get_secret_value(SecretId=name)["SecretString"])
-    line = secret["ca_key"].splitlines()[1]
-    files = [path for path in machine.root.rglob("*") if path.is_file()]
-    assert files
-    assert not [path for path in files if line in path.read_text(errors="ignore")]
-    holding = [path.name for path in files if secret["token"] in path.read_text(errors="ignore")]
-    assert holding == ["token"]
-    private = [machine.root / "etc/trunkline" / path for path in ("token", "tls/node.key")]
-    assert [oct(path.stat().st_mode & 0o777) for path in private] == ["0o640", "0o640"]
-
-
-def test_a_nodes_certificate_is_of_the_cluster_and_for_its_address(machine: Machine, aws: Cloud) -> None:
-    new_secret(machine, aws)
-    machine.run("head.sh", "run")
-    tls = machine.root / "etc/trunkline/tls"
-    check = [need("openssl"), "verify", "-CAfile", tls / "ca.crt"]
-    for purpose in ("sslserver", "sslclient"):
-        for name in (["-verify_ip", "10.20.0.10"], ["-verify_ip", "127.0.0.1"], ["-verify_hostname", "localhost"]):
-            subprocess.run([*check, "-purpose", purpose, *name, tls / "node.crt"], check=True, capture_output=True)
-    other = subprocess.run([*check, "-verify_ip", "10.20.0.11", tls / "node.crt"], capture_output=True)
-    assert other.returncode != 0
-
-
-def test_a_secret_that_cannot_be_read_stops_the_head(machine: Machine) -> None:
-    (machine.bin / "aws").unlink()
-    (machine.bin / "aws").write_text('#!/bin/sh\necho "An error occurred (AccessDeniedException)" >&2; exit 254\n')
-    (machine.bin / "aws").chmod(0o755)
-    ended = machine.run("head.sh", "run")
-    assert ended.returncode == STOPPED
-    assert "cannot read the secret demo/ray: An error occurred (AccessDeniedException)" in machine.console
-    assert "making the cluster's token" not in machine.console  # it would lock out every running worker
+def test_a_registry_that_lets_nobody_in_stops_a_node(machine: Machine) -> None:
+    (machine.bin / "docker").write_text('#!/bin/sh\ncat > /dev/null\n[ "$1" != image ]\n')
+    (machine.bin / "docker").chmod(0o755)
+    (machine.bin / "aws").write_text("#!/bin/sh\nexit 254\n")
+    machine.settings["IMAGE"] = "1.dkr.ecr.us-east-1.amazonaws.com/trunkline:0.1.0"
+    assert machine.run("install_packages").returncode == STOPPED
+    assert "cannot log in to the registry" in machine.console
 
 
 # what becomes of it
@@ -390,6 +388,33 @@ def test_a_head_that_was_stopped_takes_the_new_user_data(machine: Machine, aws: 
     )
     assert "--num-gpus=1" in machine.run("head.sh", "run").stdout.splitlines()[0]
     assert (machine.root / "etc/trunkline/node.env").read_text() == fresh
+
+
+@pytest.mark.parametrize("bucket", ["none", "empty"])
+def test_a_configuration_that_is_none_is_not_taken_over(machine: Machine, aws: Cloud, bucket: str) -> None:
+    aws.client("s3").create_bucket(Bucket="demo-empty")
+    aws.client("s3").put_object(Bucket="demo-empty", Key="bootstrap/cluster.yaml", Body=b"")
+    new_secret(machine, aws)
+    machine.settings |= {"AUTOSCALING": "true", "BUCKET": f"demo-{bucket}"}
+    ended = machine.run("head.sh", "run")
+    assert ended.returncode == STOPPED
+    assert "was terraform apply interrupted?" in machine.console
+    kept = machine.root / "etc/trunkline/cluster.yaml"
+    kept.write_text("max_workers: 3\n")
+    assert machine.run("head.sh", "config").returncode != 0
+    assert kept.read_text() == "max_workers: 3\n"
+
+
+@pytest.mark.parametrize("notice", ["{}", "", "gone", '{"action": "terminate", "time": "soon"}'])
+def test_a_notice_without_a_time_still_drains(machine: Machine, notice: str) -> None:
+    program = machine.root / "venv/bin/python"
+    program.write_text('#!/bin/bash\necho "drains $*"\n')
+    program.chmod(0o755)
+    machine.metadata.items["spot/instance-action"] = notice
+    (machine.root / "etc/trunkline").mkdir(parents=True)
+    (machine.root / "etc/trunkline/ray.env").touch()
+    done = machine.run("worker.sh", "watch")
+    assert (done.returncode, done.stdout) == (0, "drains - 127.0.0.1:6379 i-0123456789abcdef0 120\n"), done.stderr
 
 
 def test_a_head_alone_has_no_autoscaler(machine: Machine, aws: Cloud) -> None:
@@ -451,29 +476,3 @@ def test_systemd_takes_the_units(machine: Machine, script: str, units: list[str]
         assert not [
             line for line in found.stderr.splitlines() if "trunkline-" in line and "is not executable" not in line
         ]
-
-
-# MLflow's server
-
-
-def test_mlflow_without_a_database_keeps_sqlite(machine: Machine) -> None:
-    said = machine.run("mlflow_server.sh", "run").stdout.splitlines()
-    assert said[0].split()[:7] == ["mlflow", "server", "--host", "10.20.0.10", "--port", "5000", "--workers"]
-    assert said[0].endswith("--artifacts-destination s3://demo-mlflow/artifacts")
-    assert f"MLFLOW_BACKEND_STORE_URI=sqlite:///{machine.root}/var/lib/trunkline/mlflow/mlflow.db" in said
-
-
-def test_the_databases_password_is_in_one_private_file(machine: Machine, aws: Cloud) -> None:
-    client = aws.client("secretsmanager")
-    name = f"{machine.root.name}/database"
-    client.create_secret(Name=name, SecretString=json.dumps({"username": "mlflow", "password": r"a:b\c'd"}))
-    machine.settings |= {"MLFLOW_DATABASE_HOST": "db.internal", "MLFLOW_DATABASE_SECRET_ARN": name}
-    said = machine.run("mlflow_server.sh", "run").stdout
-    assert "MLFLOW_BACKEND_STORE_URI=postgresql+psycopg2://mlflow@db.internal/mlflow?sslmode=require\n" in said
-    assert "a:b" not in said
-    passwords = machine.root / "var/lib/trunkline/mlflow/pgpass"
-    assert passwords.read_text() == r"*:*:*:mlflow:a\:b\\c'd" + "\n"
-    assert oct(passwords.stat().st_mode & 0o777) == "0o600"  # libpq ignores it otherwise
-    client.put_secret_value(SecretId=name, SecretString=json.dumps({"username": "mlflow", "password": "changed"}))
-    assert machine.run("mlflow_server.sh", "password").returncode == 0
-    assert passwords.read_text() == "*:*:*:mlflow:changed\n"

@@ -53,7 +53,7 @@ class Node:
         (self.root / "etc/trunkline/node.env").write_text(
             "".join(f"{key}={value}\n" for key, value in settings.items())
         )
-        self.bin = commands(self.root / "bin", nvidia_smi='echo "NVIDIA L4"')
+        self.bin = commands(self.root / "bin", cloud, nvidia_smi='echo "NVIDIA L4"')
         self.environment = {
             **{
                 key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "TRUNKLINE_", "MLFLOW_"))

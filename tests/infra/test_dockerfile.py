@@ -38,7 +38,11 @@ def test_it_runs_under_the_account_of_the_boot_scripts() -> None:
 
 def test_packages_are_the_pinned_ones() -> None:
     installs = [part for line in instructions("RUN") for part in line.split("&&") if "pip install" in part]
-    assert [part.split() for part in installs] == [["pip", "install", "-c", "constraints.txt", "-e", "'.[server]'"]]
+    *checked, project = [part.split() for part in installs]
+    assert [part[-1] for part in checked] == ["/tmp/build.lock", "requirements.lock"]
+    assert all("--require-hashes" in part for part in checked)
+    assert "--no-build-isolation" in checked[1]
+    assert project == ["pip", "install", "--no-deps", "--no-build-isolation", "-e", "."]
 
 
 def test_only_what_is_copied_reaches_the_builder() -> None:

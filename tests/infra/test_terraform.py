@@ -53,8 +53,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("terraform")
     copy = folder / "project" / "infra" / "terraform"
     shutil.copytree(TERRAFORM, copy, ignore=shutil.ignore_patterns(".terraform*", "*.tfstate*", "__pycache__"))
-    for name in ("pyproject.toml", "constraints.txt"):
-        shutil.copy(PROJECT / name, folder / "project" / name)
+    shutil.copy(PROJECT / "requirements.lock", folder / "project")
     subprocess.run([sys.executable, copy / "schema" / "provider.py", "--install", folder], check=True)
     before = os.environ.get("TF_CLI_CONFIG_FILE")
     os.environ["TF_CLI_CONFIG_FILE"] = str(folder / "terraformrc")

@@ -19,11 +19,10 @@ module "storage" {
   protect = var.protect
 
   bootstrap_files = {
-    "node.sh"          = "${path.module}/../../modules/ray/templates/node.sh"
-    "head.sh"          = "${path.module}/../../modules/ray/templates/head.sh"
-    "mlflow_server.sh" = "${path.module}/../../modules/mlflow/templates/server.sh"
-    "constraints.txt"  = "${local.project}/constraints.txt"
-    "pyproject.toml"   = "${local.project}/pyproject.toml"
+    "node.sh"           = "${path.module}/../../modules/ray/templates/node.sh"
+    "head.sh"           = "${path.module}/../../modules/ray/templates/head.sh"
+    "mlflow_server.sh"  = "${path.module}/../../modules/mlflow/templates/server.sh"
+    "requirements.lock" = "${local.project}/requirements.lock"
   }
 }
 

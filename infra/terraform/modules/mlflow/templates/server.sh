@@ -57,28 +57,35 @@ UNIT
   [ -z "$MLFLOW_DATABASE_HOST" ] || systemctl enable --now trunkline-mlflow-password.timer
 }
 
-# write_password: host:port:database:user:password, with the two characters escaped that the format gives a meaning.
+database_secret() {
+  aws secretsmanager get-secret-value --secret-id "$MLFLOW_DATABASE_SECRET_ARN" --query SecretString --output text
+}
+
+# The password file, from the database's secret on standard input: host:port:database:user:password, with the two characters
+# escaped that the format gives a meaning.
 write_password() {
-  local secret user
-  secret=$(aws secretsmanager get-secret-value --secret-id "$MLFLOW_DATABASE_SECRET_ARN" --query SecretString --output text)
-  user=$(field username <<< "$secret")
-  (
-    umask 0077
-    printf '*:*:*:%s:%s\n' "$user" "$(field password <<< "$secret" | sed 's/[\\:]/\\&/g')" > "$DATA/pgpass.new"
-  )
+  local secret user password
+  secret=$(cat)
+  if ! { user=$(field username <<< "$secret") && password=$(field password <<< "$secret"); } || [[ "$user$password" == *$'\n'* ]]; then
+    stop "the secret $MLFLOW_DATABASE_SECRET_ARN holds no username and password, each on one line, as RDS writes them"
+  fi
+  password=${password//\\/\\\\}
+  (umask 0077 && printf '*:*:*:%s:%s\n' "$user" "${password//:/\\:}" > "$DATA/pgpass.new")
   chown "$RUN_AS:" "$DATA/pgpass.new"
-  mv "$DATA/pgpass.new" "$DATA/pgpass"
   echo "$user" > "$DATA/database-user"
+  mv "$DATA/pgpass.new" "$DATA/pgpass"
 }
 
 run() {
-  local address backend command
-  address=$(retry 30 2 metadata local-ipv4) || stop "the instance metadata service does not answer at $METADATA"
+  local address backend command secret
+  address=$(own local-ipv4) || stop "the instance metadata service does not answer at $METADATA"
   install -d -m 0750 -o "$RUN_AS" "$DATA"
   # Ray's unit installs the packages; this one waits for them
   retry 360 10 packages_ready || stop "no packages after an hour: journalctl -u trunkline-ray says why"
   if [ -n "$MLFLOW_DATABASE_HOST" ]; then
-    retry 40 15 write_password || stop "cannot read the secret $MLFLOW_DATABASE_SECRET_ARN, where RDS keeps the database's password"
+    secret=$(retry 40 15 database_secret) ||
+      stop "cannot read the secret $MLFLOW_DATABASE_SECRET_ARN, where RDS keeps the database's password"
+    write_password <<< "$secret"
     backend="postgresql+psycopg2://$(cat "$DATA/database-user")@$MLFLOW_DATABASE_HOST/mlflow?sslmode=${MLFLOW_DATABASE_SSLMODE:-require}"
   else
     backend="sqlite:///$DATA/mlflow.db"
@@ -110,6 +117,9 @@ load_settings
 case "${1:-}" in
   install) install_units ;;
   run) run ;;
-  password) write_password ;;
+  password)
+    new=$(database_secret)
+    write_password <<< "$new"
+    ;;
   *) stop "mlflow_server.sh knows install, run and password, not '${1:-}'" ;;
 esac

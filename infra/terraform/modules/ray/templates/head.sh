@@ -50,46 +50,75 @@ PROFILE
   [ ! -e "$BOOTSTRAP/mlflow_server.sh" ] || bash "$BOOTSTRAP/mlflow_server.sh" install
 }
 
-# The cluster's secret on standard output; made when it has no value yet.
+# The cluster's secret on standard output; made when it has no value yet. Callers try it again (`retry`), and where a status is
+# looked at, bash goes on after a failure whatever `set -e` says: so every step here hangs on the one before by &&.
 secret() {
-  local answer
-  if answer=$(aws secretsmanager get-secret-value --secret-id "$SECRET_ARN" --query SecretString --output text 2>&1); then
+  local answer folder complaint status=0
+  folder=$(mktemp -d) || return
+  # apart: the AWS CLI warns on standard error also when all is well
+  if answer=$(aws secretsmanager get-secret-value --secret-id "$SECRET_ARN" --query SecretString --output text 2> "$folder/complaint"); then
     printf '%s' "$answer"
-  elif [[ "$answer" == *ResourceNotFoundException* ]]; then
-    say "first start: making the cluster's token and certificate authority"
-    make_secret
   else
-    say "cannot read the secret $SECRET_ARN: $answer"
-    return 1
+    complaint=$(cat "$folder/complaint")
+    if [[ "$complaint" == *ResourceNotFoundException* ]]; then
+      say "first start: making the cluster's token and certificate authority"
+      make_secret || status=$?
+    else
+      say "cannot read the secret $SECRET_ARN: $complaint"
+      status=1
+    fi
   fi
+  rm -rf "$folder"
+  return "$status"
 }
 
 make_secret() {
-  local folder
+  local folder status=0
   # memory, not a disk, and gone in a second: openssl writes keys to files only
-  folder=$(mktemp -d -p /dev/shm)
-  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 -subj "/CN=$NAME cluster" \
-    -addext "keyUsage=critical,keyCertSign,cRLSign" -keyout "$folder/ca_key" -out "$folder/ca_cert" 2> /dev/null
-  openssl rand -hex 32 > "$folder/token"
-  python3 - "$folder" << 'PYTHON' > "$folder/secret.json"
+  folder=$(mktemp -d -p /dev/shm) || return
+  fill_secret "$folder" && put_secret "$folder" && cat "$folder/secret.json" || status=$?
+  rm -rf "$folder"
+  return "$status"
+}
+
+# fill_secret FOLDER: a new token and a new authority, in FOLDER/secret.json.
+fill_secret() {
+  {
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 -subj "/CN=$NAME cluster" \
+      -addext "keyUsage=critical,keyCertSign,cRLSign" -keyout "$1/ca_key" -out "$1/ca_cert" &&
+      openssl rand -hex 32 > "$1/token" &&
+      python3 - "$1" > "$1/secret.json" << 'PYTHON'
 import json, pathlib, sys
 print(json.dumps({name: pathlib.Path(sys.argv[1], name).read_text().strip() for name in ("token", "ca_cert", "ca_key")}))
 PYTHON
-  aws secretsmanager put-secret-value --secret-id "$SECRET_ARN" --secret-string "file://$folder/secret.json" > /dev/null &&
-    cat "$folder/secret.json"
-  rm -rf "$folder"
+  } 2> "$1/complaint" || {
+    say "cannot make a token and a certificate authority: $(complaints "$1/complaint")"
+    return 1
+  }
+}
+
+# put_secret FOLDER: what is not kept is not used either, or every other node would have another one.
+put_secret() {
+  aws secretsmanager put-secret-value --secret-id "$SECRET_ARN" --secret-string "file://$1/secret.json" > /dev/null 2> "$1/complaint" || {
+    say "cannot write the secret $SECRET_ARN: $(cat "$1/complaint")"
+    return 1
+  }
 }
 
 fetch_config() {
   # moved into place whole: the autoscaler may be reading
-  aws s3 cp --only-show-errors "s3://$BUCKET/bootstrap/cluster.yaml" "$ETC/cluster.yaml.new" &&
-    mv "$ETC/cluster.yaml.new" "$ETC/cluster.yaml"
+  aws s3 cp --only-show-errors "s3://$BUCKET/bootstrap/cluster.yaml" "$ETC/cluster.yaml.new" || return
+  if [ ! -s "$ETC/cluster.yaml.new" ]; then
+    say "s3://$BUCKET/bootstrap/cluster.yaml is empty: terraform apply writes it"
+    return 1
+  fi
+  mv "$ETC/cluster.yaml.new" "$ETC/cluster.yaml"
 }
 
 run() {
   local address instance secret autoscaling=()
-  address=$(retry 30 2 metadata local-ipv4) || stop "the instance metadata service does not answer at $METADATA"
-  instance=$(metadata instance-id)
+  address=$(own local-ipv4) || stop "the instance metadata service does not answer at $METADATA"
+  instance=$(own instance-id) || stop "the instance metadata service at $METADATA does not say which instance this is"
   refresh_settings
   check_gpus
   mount_scratch

@@ -11,7 +11,7 @@
 #   AUTOSCALING                                  of the head: whether there is a bootstrap/cluster.yaml; true or false
 #   TRUNKLINE_...                                jobs find these as they stand
 #   IMAGE | VENV | PYTHON                        a container image; else an environment that is there already; else the Python
-#                                                that makes one from constraints.txt
+#                                                that makes one from requirements.lock
 #   RUN_AS HEAD_PORT DASHBOARD_PORT RAY_FLAGS    the account of Ray and of jobs; ports; further flags of `ray start`
 
 ROOT="${TRUNKLINE_ROOT:-}"
@@ -59,12 +59,21 @@ metadata() {
     curl -sSf -m 5 -H "X-aws-ec2-metadata-token: $token" "$METADATA/latest/meta-data/$1" 2> /dev/null
 }
 
+# own PATH: of the metadata service, which a machine that has just started may reach only after a while. Fails where it says nothing.
+own() {
+  local answer
+  answer=$(retry 30 2 metadata "$1") && [ -n "$answer" ] && printf '%s' "$answer"
+}
+
 # Settings again, as user data has them now: cloud-init runs user data once, and Terraform may have changed it since (an instance is
 # stopped and started for that).
 refresh_settings() {
   local fresh
   fresh=$(metadata ../user-data | sed -n "/<<'SETTINGS'/,/^SETTINGS\$/{//!p}") || true
-  [ -z "$fresh" ] || printf '%s\n' "$fresh" > "$ETC/node.env"
+  if [ -n "$fresh" ]; then
+    # whole or not at all
+    { printf '%s\n' "$fresh" > "$ETC/node.env.new" && mv "$ETC/node.env.new" "$ETC/node.env"; } || stop "cannot write $ETC/node.env"
+  fi
   load_settings
 }
 
@@ -88,7 +97,7 @@ make_account() {
 
 # Instance-store disks as one RAID-0 at /scratch: Ray's temporary files and object spilling, and the shards' cache.
 mount_scratch() {
-  local disks=() device
+  local disks=() device listed
   mkdir -p "$SCRATCH"
   if ! mountpoint -q "$SCRATCH"; then
     if mountpoint -q "$ROOT/opt/dlami/nvme"; then
@@ -96,7 +105,8 @@ mount_scratch() {
     else
       device=$(blkid -L scratch || true) # as a reboot leaves it; stopping an instance empties its disks
       if [ -z "$device" ]; then
-        mapfile -t disks < <(lsblk -dnpo NAME,MODEL | awk '/Instance Storage/ { print $1 }')
+        listed=$(lsblk -dnpo NAME,MODEL) || stop "lsblk cannot list this machine's disks"
+        mapfile -t disks < <(awk '/Instance Storage/ { print $1 }' <<< "$listed")
         if [ "${#disks[@]}" -gt 1 ]; then
           device=/dev/md/scratch
           mdadm --create "$device" --run --level=0 --raid-devices="${#disks[@]}" "${disks[@]}"
@@ -117,11 +127,12 @@ mount_scratch() {
 }
 
 check_gpus() {
-  local found
+  local found count
   [ "$GPUS_PER_NODE" -gt 0 ] || return 0
   found=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>&1) || stop "nvidia-smi fails: $found"
-  [ "$(wc -l <<< "$found")" -ge "$GPUS_PER_NODE" ] ||
-    stop "GPUS_PER_NODE is $GPUS_PER_NODE, and nvidia-smi sees $(wc -l <<< "$found"): $(paste -sd ';' <<< "$found")"
+  count=$(grep -c . <<< "$found" || true) # a driver without a GPU prints nothing, and that is one line
+  [ "$count" -ge "$GPUS_PER_NODE" ] ||
+    stop "GPUS_PER_NODE is $GPUS_PER_NODE, and nvidia-smi sees $count: $(paste -sd ';' <<< "$found")"
   if [ "$EFA" = true ] && ! compgen -G "$ROOT/dev/infiniband/uverbs*" > /dev/null; then
     stop "EFA is asked for, and there is no /dev/infiniband/uverbs*: the instance type or the image is without it"
   fi
@@ -144,18 +155,29 @@ packages_ready() {
   fi
 }
 
-# The packages that jobs run on: the exact versions of constraints.txt, once for each pair of these files.
+log_in_to_registry() {
+  aws ecr get-login-password | docker login --username AWS --password-stdin "${IMAGE%%/*}"
+}
+
+# pip, which takes no file whose checksum is not in requirements.lock: what it installs, and the code of source packages that it
+# runs to build them, is run by root.
+pip_install() {
+  retry 3 20 "$VENV/bin/pip" install -q --disable-pip-version-check --require-hashes "$@"
+}
+
+# The packages that jobs run on: the files that requirements.lock names, once for each content of it.
 install_packages() {
-  local wanted
+  local wanted lock="$BOOTSTRAP/requirements.lock"
   if [ -n "$IMAGE" ]; then
     case "$IMAGE" in
-      *.dkr.ecr.*) aws ecr get-login-password | docker login --username AWS --password-stdin "${IMAGE%%/*}" ;;
+      *.dkr.ecr.*) retry 5 20 log_in_to_registry || stop "cannot log in to the registry of $IMAGE: may this role ask for it?" ;;
     esac
     docker image inspect "$IMAGE" > /dev/null 2>&1 || retry 5 20 docker pull -q "$IMAGE" || stop "cannot pull $IMAGE"
     return
   fi
   [ "$VENV" = "$OWN_VENV" ] || return 0 # somebody else's: it is there already
-  wanted=$(cat "$BOOTSTRAP/pyproject.toml" "$BOOTSTRAP/constraints.txt" | sha256sum)
+  [ -s "$lock" ] || stop "there is no $lock: terraform apply uploads it beside the boot scripts"
+  wanted=$(sha256sum < "$lock")
   [ "$(cat "$VENV/.made-from" 2> /dev/null)" != "$wanted" ] || return 0
   if ! python_ready 2> /dev/null; then
     say "installing $PYTHON with venv and headers"
@@ -169,43 +191,73 @@ install_packages() {
   say "installing packages into $VENV (some 5 GB: minutes)"
   rm -rf "$VENV"
   "$PYTHON" -m venv "$VENV"
-  "$PYTHON" - "$BOOTSTRAP/pyproject.toml" > "$VENV/requirements.txt" << 'PYTHON'
-import sys, tomllib
-with open(sys.argv[1], "rb") as file:
-    project = tomllib.load(file)["project"]
-print(*project["dependencies"], *project["optional-dependencies"]["server"], sep="\n")
-PYTHON
-  retry 3 20 "$VENV/bin/pip" install -q --disable-pip-version-check -c "$BOOTSTRAP/constraints.txt" -r "$VENV/requirements.txt" ||
-    stop "pip could not install the packages of pyproject.toml: is there a way out to the package index?"
+  # what builds source packages comes first and by checksum too: pip would fetch it unchecked into an environment of its own
+  grep '^setuptools==' "$lock" > "$VENV/build.lock" || stop "$lock names no setuptools: make it anew by make lock"
+  { pip_install --only-binary=:all: -r "$VENV/build.lock" && pip_install --no-build-isolation --use-pep517 -r "$lock"; } ||
+    stop "pip could not install the packages of requirements.lock: is there a way out to the package index, and are its files those of the lock?"
   echo "$wanted" > "$VENV/.made-from"
 }
 
-# field NAME: of the JSON object on standard input.
+# field NAME: of the JSON object on standard input. Fails with a reason, never with a value, where it is missing, no text, or empty.
 field() {
-  python3 -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"
+  python3 -c '
+import json, sys
+name = sys.argv[1]
+try:
+    found = json.load(sys.stdin)
+except ValueError as error:
+    sys.exit(f"it is no JSON: {error}")
+if not isinstance(found, dict):
+    sys.exit(f"it is a JSON {type(found).__name__}, not an object")
+value = found.get(name)
+if not isinstance(value, str) or not value.strip():
+    sys.exit(f"its {name} is " + ("missing" if name not in found else "empty" if value == "" else "no text"))
+print(value)
+' "$1"
+}
+
+# complaints FILE: what commands wrote there, on one line, without the dots and dashes by which openssl shows that it works.
+complaints() {
+  grep -v '^[-.+*]*$' "$1" | paste -sd ' '
 }
 
 # Token, CA and this node's own certificate, from the cluster's secret (JSON with token, ca_cert, ca_key) on standard input.
-# The CA's key is never written to a disk.
+# The CA's key is never written to a disk. All of it is made and looked at beside the old, then takes its place: with anything less
+# than a whole identity a node must not go on.
 write_identity() {
-  local secret address=$1 tls="$ETC/tls" group
-  group=$(id -gn "$RUN_AS")
+  local address=$1 log="$ETC/identity.log" secret token ca_cert ca_key
   secret=$(cat)
-  install -d -m 0750 -g "$group" "$tls"
-  (
-    umask 0027
-    printf '%s' "$(field token <<< "$secret")" > "$ETC/token"
-    field ca_cert <<< "$secret" > "$tls/ca.crt"
-    openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout "$tls/node.key" -subj "/CN=$NAME" |
-      openssl x509 -req -CA "$tls/ca.crt" -CAkey <(field ca_key <<< "$secret") -days 825 -out "$tls/node.crt" -extfile <(
-        # the names under which nodes and their own processes call this one
-        echo "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:$address"
-        echo "extendedKeyUsage=serverAuth,clientAuth"
-      )
-    chmod 0640 "$tls/node.key"
-    chgrp "$group" "$ETC/token" "$tls"/*
-  ) 2> "$ETC/identity.log" || stop "cannot write this node's token and certificate: $(tail -n 1 "$ETC/identity.log")"
+  {
+    token=$(field token <<< "$secret") && ca_cert=$(field ca_cert <<< "$secret") && ca_key=$(field ca_key <<< "$secret")
+  } 2> "$log" || stop "the secret $SECRET_ARN is not what the head of a cluster writes: $(complaints "$log")"
+  [[ "$token" =~ ^[[:graph:]]{32,}$ ]] ||
+    stop "the secret $SECRET_ARN is not what the head of a cluster writes: its token has ${#token} characters; expected 32 or more, without a blank"
+  make_identity "$address" "$token" "$ca_cert" "$ca_key" 2> "$log" ||
+    stop "cannot write this node's token and certificate: $(complaints "$log")"
 }
+
+# make_identity ADDRESS TOKEN CA_CERT CA_KEY. Every step hangs on the one before by &&: `set -e` is off where a status is looked at.
+make_identity() (
+  tls="$ETC/tls"
+  umask 0027
+  group=$(id -gn "$RUN_AS") &&
+    rm -rf "$tls.new" &&
+    install -d -m 0750 -g "$group" "$tls.new" &&
+    printf '%s' "$2" > "$ETC/token.new" &&
+    printf '%s\n' "$3" > "$tls.new/ca.crt" &&
+    openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout "$tls.new/node.key" -subj "/CN=$NAME" |
+    openssl x509 -req -CA "$tls.new/ca.crt" -CAkey <(printf '%s\n' "$4") -days 825 -out "$tls.new/node.crt" -extfile <(
+      # the names under which nodes and their own processes call this one
+      echo "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:$1"
+      echo "extendedKeyUsage=serverAuth,clientAuth"
+    ) &&
+    openssl verify -CAfile "$tls.new/ca.crt" "$tls.new/node.crt" > /dev/null && # an authority that has expired, too
+    chmod 0640 "$tls.new/node.key" &&
+    chgrp "$group" "$ETC/token.new" "$tls.new"/* &&
+    mv "$ETC/token.new" "$ETC/token" &&
+    rm -rf "$tls" &&
+    mv "$tls.new" "$tls"
+)
 
 # The environment of Ray on this node, which every job inherits. Paths, never secrets.
 write_environment() {

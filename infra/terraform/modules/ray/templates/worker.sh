@@ -52,8 +52,8 @@ head_answers() {
 
 run() {
   local address instance secret
-  address=$(retry 30 2 metadata local-ipv4) || stop "the instance metadata service does not answer at $METADATA"
-  instance=$(metadata instance-id)
+  address=$(own local-ipv4) || stop "the instance metadata service does not answer at $METADATA"
+  instance=$(own instance-id) || stop "the instance metadata service at $METADATA does not say which instance this is"
   refresh_settings
   check_gpus
   mount_scratch
@@ -69,16 +69,21 @@ run() {
 }
 
 watch() {
-  local notice deadline remaining
+  local notice when deadline remaining instance
   until notice=$(metadata spot/instance-action); do
     sleep "$WATCH_SECONDS"
   done
-  deadline=$(date -d "$(field time <<< "$notice")" +%s)
-  remaining=$((deadline - $(date +%s)))
+  instance=$(own instance-id)
+  if when=$(field time <<< "$notice") && deadline=$(date -d "$when" +%s); then
+    remaining=$((deadline - $(date +%s)))
+  else
+    say "AWS's notice says no time ($notice): counting on two minutes, as it promises"
+    remaining=120
+  fi
   say "AWS takes this instance back in $remaining seconds: draining it"
   # no new work comes here, and the autoscaler looks for another node at once. `ray drain-node` does the same for a node whose
   # number one knows; without a number it starts a Ray of its own to ask
-  beside_ray python - "$HEAD_ADDRESS:$HEAD_PORT" "$(metadata instance-id)" "$((remaining > 0 ? remaining : 0))" << 'PYTHON'
+  beside_ray python - "$HEAD_ADDRESS:$HEAD_PORT" "$instance" "$((remaining > 0 ? remaining : 0))" << 'PYTHON'
 import sys, time
 from ray._raylet import GcsClient
 from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
