@@ -13,6 +13,7 @@ from pipelines.artifacts import ArtifactStore, Draft
 from pipelines.config import TrackingConfig
 from pipelines.data.tokens.token_shards import TokenShard, TokenSource, open_sources
 from pipelines.errors import ArtifactError, CheckpointError, ConfigError
+from pipelines.sealed import sealed
 from pipelines.train.network.model import ModelConfig, Transformer
 from pipelines.train.results.evaluate import EvaluateConfig, Prompt, evaluate, overall, plan
 from pipelines.train.results.scoring import (
@@ -262,7 +263,7 @@ def test_an_evaluation_of_which_nothing_counts_is_refused_and_a_single_source_is
     manifest = store.storage.root / "tokens/tiny/manifest.json"
     content = json.loads(manifest.read_text())
     content["statistics"]["sources"]["chat"]["heldout"]["loss_tokens"] = 0
-    manifest.write_text(json.dumps(content))
+    manifest.write_bytes(sealed({key: value for key, value in content.items() if key != "sha256"}))
     narrow = dataclasses.replace(CONFIG, sequence_length=8)
     told = plan(narrow, store, "pretrain/a").facts["not measured"]
     assert told.startswith(
@@ -270,7 +271,7 @@ def test_an_evaluation_of_which_nothing_counts_is_refused_and_a_single_source_is
     )
     for name in ("walks", "jumps"):
         content["statistics"]["sources"][name]["heldout"]["documents"] = 0
-    manifest.write_text(json.dumps(content))
+    manifest.write_bytes(sealed({key: value for key, value in content.items() if key != "sha256"}))
     with pytest.raises(ConfigError, match="nothing that tokens/tiny holds out can be measured"):
         plan(narrow, store, "pretrain/a")
 
