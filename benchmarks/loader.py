@@ -7,22 +7,26 @@
 
 Named peer: a plain `numpy.memmap` reader that slices random windows without mixing, order, positions or masks, i.e. the
 least that any loader has to do. Printed: million tokens per second of CPU time, medians over `--rounds` turns, and the ratio.
+A second table: a whole epoch from newly opened shards, in which every block is compared with its sum, beside one without sums.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import statistics
 import sys
 import tempfile
 import time
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks import stream
 from pipelines.data.stream.loader import Loader, Segment
-from pipelines.data.stream.mixture import MixtureRecipe, plan_mixture
+from pipelines.data.stream.mixture import MixturePlan, MixtureRecipe, plan_mixture
 from pipelines.data.tokens.token_shards import TokenShardWriter, TokenSource, shard_paths
 from pipelines.progress import table
 
@@ -48,7 +52,7 @@ def main() -> None:
         sources, facts = {}, {}
         for source in ("a", "b", "c"):
             writer = TokenShardWriter(
-                {suffix: folder / f"{source}.{suffix}" for suffix in ("bin", "idx", "bytes")}, 4096
+                {suffix: folder / f"{source}.{suffix}" for suffix in ("bin", "idx", "bytes", "sums")}, 4096
             )
             lengths = rng.integers(50, 2000, options.million_tokens * 1000 // 3)
             lengths = lengths[: np.searchsorted(np.cumsum(lengths), options.million_tokens * 1e6 / 3)]
@@ -81,6 +85,7 @@ def main() -> None:
                 at = rng.integers(0, len(flat) - T - 1, B)
                 np.stack([flat[i : i + T + 1] for i in at]).astype(np.int32)
             speeds["memmap slices"].append(batches * B * T / (time.process_time() - began) / 1e6)
+        first = first_reads(folder, sources, plan, options)
     base = statistics.median(speeds["memmap slices"][1:])
     rows = [
         [
@@ -92,6 +97,43 @@ def main() -> None:
         for label, v in speeds.items()  # the first turn warms caches and is not counted
     ]
     print(table([f"windows of {T}, batches of {B}", "M tokens/s", "range", "ratio"], rows))
+    print()
+    print(table(["an epoch of newly opened shards", "M tokens/s", "range", "ratio"], first))
+
+
+def first_reads(
+    folder: Path, sources: dict[str, TokenSource], plan: MixturePlan, options: argparse.Namespace
+) -> list[list[object]]:
+    """What it costs to compare every block once: epochs with and without sums, in turn."""
+
+    def located(sums: bool, prefix: str) -> dict[str, Path]:
+        return {suffix: path for suffix, path in shard_paths(folder, prefix).items() if sums or suffix != "sums"}
+
+    speeds: dict[str, list[float]] = {"without sums": [], "blocks compared": []}
+    batches = int(options.million_tokens * 1e6 / (options.sequence_length * options.batch))
+    for _ in range(options.rounds + 1):
+        for label, held in speeds.items():
+            opened = {
+                name: dataclasses.replace(
+                    source, locate=functools.partial(located, label == "blocks compared"), _open=OrderedDict()
+                )
+                for name, source in sources.items()
+            }
+            loader = Loader(opened, [Segment(0, plan)], 0, options.sequence_length)
+            began = time.process_time()
+            for k in range(batches):
+                loader.batch(np.arange(k * options.batch, (k + 1) * options.batch))
+            held.append(batches * options.batch * options.sequence_length / (time.process_time() - began) / 1e6)
+    base = statistics.median(speeds["without sums"][1:])
+    return [
+        [
+            label,
+            statistics.median(v[1:]),
+            f"{min(v[1:]):.0f}–{max(v[1:]):.0f}",
+            f"{statistics.median(v[1:]) / base:.3f}×",
+        ]
+        for label, v in speeds.items()
+    ]
 
 
 def shuffle_quality(shards: int = 256, windows: int = 500) -> tuple[list[str], list[list[object]]]:

@@ -10,8 +10,8 @@ of the median step's wall time, and of the CPU time that the ranks took for a st
 Ray, driver and tracking took beside the ranks, in CPU time as a share of that. The goal is 1.02 on cores that nothing else uses: on
 shared ones the spread between rounds says how little a single figure means.
 
-Start-up is timed from outside: from starting `python` until the line of step 1 is printed, which is when step 2 is done. The first run
-of a machine (cold file cache) is left out.
+Start-up is timed from outside: from starting `python` until the line of step 1 is printed, which is when step 2 is done, with the moments
+that the command's processes note on the way. The first run of a machine (cold file cache) is left out.
 """
 
 from __future__ import annotations
@@ -37,6 +37,16 @@ from pipelines.artifacts import ArtifactStore
 from pipelines.progress import table
 
 ROOT = Path(__file__).parents[1]
+_MOMENTS = {
+    "plan": "planned: Python, Hydra, torch imported",
+    "Ray": "Ray started or joined",
+    "run": "MLflow's run made, beside Ray and the group",
+    "processes": "workers' processes are there",
+    "workers": "workers joined; torch, DeepSpeed imported",
+    "weights": "engine made, weights there",
+    "first step": "first step done",
+    "line": "line of step 1 printed",
+}
 _WARM_STEPS = 10  # allocators, caches, and the thread that reads ahead
 
 
@@ -53,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--global-batch", type=int, default=16)
     parser.add_argument("--micro-batch", type=int, default=4)
     parser.add_argument("--startup", action="store_true", help="time only the start, --rounds times")
+    parser.add_argument(
+        "--attach", metavar="ADDRESS", help="start within this running Ray, e.g. auto, instead of a private one"
+    )
     parser.add_argument("--bare", metavar="SPEC", help=argparse.SUPPRESS)  # what torchrun starts
     options = parser.parse_args(arguments)
     if options.bare:
@@ -94,10 +107,18 @@ def _overhead(options: argparse.Namespace, store: Path) -> None:
 
 
 def _startup(options: argparse.Namespace, store: Path) -> None:
-    times = [_ours(options, store, f"start{i}", 2).first_s for i in range(options.rounds + 1)][1:]
-    print(
-        f"command to first step, warm: {', '.join(f'{t:.1f}' for t in times)} s; median {statistics.median(times):.1f} s, the goal is 20 s"
-    )
+    runs = [_ours(options, store, f"start{i}", 2) for i in range(options.rounds + 1)][1:]
+    moments = list(dict.fromkeys(moment for run in runs for moment in run.moments))
+    print(table(
+        ["seconds from the command", *(f"round {i + 1}" for i in range(len(runs))), "median"],
+        [[_MOMENTS.get(moment, moment), *(f"{run.moments[moment]:.1f}" for run in runs),
+          f"{statistics.median(run.moments[moment] for run in runs):.1f}"] for moment in moments]
+        + [[f"CPU seconds of {what}", *(f"{value:.1f}" for value in values), f"{statistics.median(values):.1f}"]
+           for what, values in (("the ranks", [run.ranks_cpu_s for run in runs]), ("everything else", [run.others_cpu_s for run in runs]))],
+    ))  # fmt: skip
+    times = [run.first_s for run in runs]
+    goal = 6 if options.attach else 10
+    print(f"command to first line, warm: median {statistics.median(times):.1f} s; the goal is {goal} s")
 
 
 @dataclasses.dataclass
@@ -106,6 +127,7 @@ class Run:
 
     steps: list[float]  # seconds of each
     first_s: float = 0.0  # from the command to the line of step 1
+    moments: dict[str, float] = dataclasses.field(default_factory=dict)  # seconds from the command, in their order
     ranks_cpu_s: float = 0.0
     others_cpu_s: float = 0.0
 
@@ -135,7 +157,13 @@ def _ours(options: argparse.Namespace, store: Path, name: str, steps: int) -> Ru
         f"log_every_steps={1 if steps == 2 else 10}",
     ]  # fmt: skip
     began, first, looks = time.monotonic(), 0.0, []
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    timeline = store.parent / f"timeline-{name}"
+    environment = {**os.environ, "TRUNKLINE_TIMELINE": str(timeline)}
+    if options.attach:
+        environment["RAY_ADDRESS"] = options.attach
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as process:
         assert process.stdout is not None
         lines = []
         for line in process.stdout:
@@ -146,13 +174,19 @@ def _ours(options: argparse.Namespace, store: Path, name: str, steps: int) -> Ru
     if process.returncode:
         sys.exit(f"the run failed:\n{''.join(lines[-30:])}")
     metrics = (store / "pretrain" / name / "metrics" / f"step-{steps:06d}.jsonl").read_text().splitlines()
+    if steps == 2:  # only the start counts: CPU time from the command on
+        moments = {
+            moment: float(at) - began
+            for at, moment in sorted(line.split(" ", 1) for line in timeline.read_text().splitlines())
+        }
+        return Run([], first, {**moments, "line": first}, *looks[0])
     return _result([json.loads(row)["step_duration_s"] for row in metrics], first, looks, 10 * (len(looks) - 1))
 
 
 def _result(seconds: list[float], first: float, looks: list[tuple[float, float]], steps: int) -> Run:
     """A run from its steps' times and from looks at its CPU time, `steps` apart."""
     ranks, others = (end - start for start, end in zip(looks[0], looks[-1], strict=True))
-    return Run(seconds, first, ranks / max(1, steps), others / max(1, steps))
+    return Run(seconds, first, {}, ranks / max(1, steps), others / max(1, steps))
 
 
 def _torchrun(options: argparse.Namespace, store: Path, name: str) -> Run:

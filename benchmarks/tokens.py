@@ -23,7 +23,7 @@ def commit_tokens(store: ArtifactStore, weights: Mapping[str, float], shards: in
         train: dict[str, Any] = {"shards": [], "shard_tokens": [], "tokens": 0}
         for i in range(shards):
             prefix = f"train/{name}/{i:05d}"
-            files = {suffix: f"{prefix}.{suffix}" for suffix in ("bin", "idx", "bytes")}
+            files = {suffix: f"{prefix}.{suffix}" for suffix in ("bin", "idx", "bytes", "sums")}
             paths = {suffix: draft.scratch(file) for suffix, file in files.items()}
             lengths = rng.integers(50, 2000, shard_tokens // 1000)
             writer = TokenShardWriter(paths, VOCABULARY)

@@ -8,6 +8,9 @@ An artifact is the folder `<store>/<kind>/<name>/`. Its life:
 
 The fingerprint covers the config that changes the result, the inputs' fingerprints and the code that makes it. The same
 name with another fingerprint is refused with a diff: nothing stale is served silently and no name is re-addressed.
+
+Every file that is read through an artifact is compared with its checksum first, and claim, receipts and manifest with their
+own (`pipelines/sealed.py`). Only token shards are read by ranges: their blocks have sums of their own.
 """
 
 from __future__ import annotations
@@ -27,10 +30,25 @@ from typing import Any, Literal
 
 import pipelines
 from pipelines.config import difference, fingerprint
-from pipelines.errors import ArtifactError, ConfigError
-from pipelines.storage import Storage, open_storage, sha256
+from pipelines.errors import ArtifactError, ConfigError, StorageError
+from pipelines.sealed import sealed, unsealed
+from pipelines.storage import Storage, disk_errors, open_storage, remembered_sha256, sha256
 
 OnChange = Literal["refuse", "rebuild", "keep"]
+# what claims, receipts and manifests held before they were sealed
+_PLAIN_CLAIM = ("fingerprint", "identity", "kept_despite")
+_PLAIN_RECEIPT = ("files", "statistics")
+_PLAIN_MANIFEST = (
+    *_PLAIN_CLAIM,
+    "kind",
+    "name",
+    "config",
+    "statistics",
+    "licences",
+    "files",
+    "code_version",
+    "created",
+)
 _REFERENCE = re.compile(r"(?P<kind>[a-z_]+)/(?P<name>\w[\w.-]*)(@(?P<at>latest|step-(?P<step>\d+)))?")
 
 
@@ -81,28 +99,52 @@ class Artifact:
         return dict(self.manifest["statistics"])
 
     def path(self, file: str) -> Path:
-        """A local path to one of the artifact's files, its size checked against the manifest.
+        """A local path to one of the artifact's files, compared with its size and its checksum.
 
-        Raises: ArtifactError when the file is not in the manifest or its size differs.
+        A process reads a file once for that, however often it asks; a damaged copy in the cache is downloaded once more.
+
+        Raises: ArtifactError when the file is not in the manifest, is missing, or is not what was published.
         """
+        while True:
+            path = self.sized_path(file)
+            with disk_errors("read", path):
+                digest = remembered_sha256(path)
+            expected = self.manifest["files"][file]["sha256"]
+            if digest == expected:
+                return path
+            if not self.storage.forget(path):
+                raise self.damage(
+                    file, f"does not match its checksum (SHA-256 {digest[:16]}…, its manifest says {expected[:16]}…)"
+                )
+
+    verified = path
+
+    def sized_path(self, file: str) -> Path:
+        """A local path to a file of which only ranges will be read, each compared by its reader; its size is compared here."""
         entry = self.manifest["files"].get(file)
         if entry is None:
             raise ArtifactError(f"{self.folder} holds no file {file}; it holds {_some(self.manifest['files'])}")
-        path = self.storage.fetch(f"{self.folder}/{file}")
-        if path.stat().st_size != entry["bytes"]:
-            raise ArtifactError(
-                f"{path} has {path.stat().st_size} bytes, its manifest says {entry['bytes']}: it was changed after it was made; rebuild with on_change=rebuild"
-            )
+        key = f"{self.folder}/{file}"
+        try:
+            path = self.storage.fetch(key)
+        except StorageError as error:
+            if self.storage.exists(key):
+                raise
+            raise self.damage(file, "is missing") from error
+        with disk_errors("read", path):
+            size = path.stat().st_size
+        if size != entry["bytes"]:
+            raise self.damage(file, f"has {size} bytes, its manifest says {entry['bytes']}")
         return path
 
-    def verified(self, file: str) -> Path:
-        """`path` with the checksum compared as well: reads the whole file once."""
-        path = self.path(file)
-        if sha256(path) != self.manifest["files"][file]["sha256"]:
-            raise ArtifactError(
-                f"{path} does not match its checksum: it was changed or damaged after it was made; rebuild with on_change=rebuild"
-            )
-        return path
+    def damage(self, file: str, problem: str) -> ArtifactError:
+        """The error for a file that is not what was published. Args: problem, a clause that follows the file's name."""
+        created = self.manifest.get("created")
+        return ArtifactError(
+            f"{self.storage.uri}/{self.folder}/{file} {problem}: this file of {self.folder}"
+            f"{f', made on {created},' if created else ''} was changed or damaged after it was made; "
+            + how_anew(self.folder, self.manifest)
+        )
 
     def json(self, file: str) -> Any:
         """The parsed content of a JSON file of this artifact."""
@@ -116,6 +158,22 @@ class Draft:
     storage: Storage
     folder: str
     claim: dict[str, Any]
+    replaces: bool = False  # `start` deletes what lies under this name first
+
+    def start(self) -> None:
+        """Take the name just before the work: delete what a rebuild replaces, then write the claim.
+
+        A deletion that is interrupted is known by its claim, and finished by whichever command comes next.
+        """
+        claim = f"{self.folder}/claim.json"
+        named = dict(zip(("kind", "name"), self.folder.split("/"), strict=True))
+        if self.replaces:
+            self.storage.delete(f"{self.folder}/manifest.json")  # first: half a deletion must not look finished
+            self.storage.write(claim, sealed({**named, **self.claim, "deleting": True}))
+            for entry in sorted({key.split("/")[2] for key in self.storage.keys(self.folder)} - {"claim.json"}):
+                self.storage.delete(f"{self.folder}/{entry}")
+            self.storage.sweep(self.folder)
+        self.storage.write(claim, sealed({**named, **self.claim}))
 
     def scratch(self, file: str) -> Path:
         """A local path to write `file` to, before `publish`."""
@@ -138,19 +196,47 @@ class Draft:
             entries[name] = {"bytes": source.stat().st_size, "sha256": sha256(source)}
             self.storage.put(source, f"{self.folder}/{name}")
         receipt = {"files": entries, "statistics": dict(statistics or {})}
-        self.storage.write(f"{self.folder}/receipts/{piece}.json", _json_bytes(receipt))
+        self.storage.write(f"{self.folder}/receipts/{piece}.json", sealed(receipt))
         return receipt
 
     def receipt(self, piece: str) -> dict[str, Any] | None:
-        """The receipt of a piece published earlier, or None."""
+        """The receipt of a piece published earlier, or None. Raises: ArtifactError when it is damaged."""
         found = self.storage.find(f"{self.folder}/receipts/{piece}.json")
-        return None if found is None else json.loads(found)
+        return None if found is None else self._opened(found, f"receipts/{piece}.json")
+
+    def read(self, piece: str, file: str) -> bytes:
+        """A small file of a published piece, compared with its checksum.
+
+        Raises: ArtifactError when the piece is not published or the file is not what was published.
+        """
+        receipt = self.receipt(piece)
+        if receipt is None or file not in receipt["files"]:
+            raise self._damage(file, f"is in no receipt {piece}")
+        found = self.storage.find(f"{self.folder}/{file}")
+        if found is None:
+            raise self._damage(file, "is missing")
+        if hashlib.sha256(found).hexdigest() != receipt["files"][file]["sha256"]:
+            raise self._damage(file, "does not match its checksum in its receipt")
+        return found
+
+    def _opened(self, text: bytes, file: str) -> dict[str, Any]:
+        try:
+            return unsealed(text, _PLAIN_RECEIPT)
+        except ValueError as error:
+            raise self._damage(file, str(error)) from error
+
+    def _damage(self, file: str, problem: str) -> ArtifactError:
+        return ArtifactError(
+            f"{self.storage.uri}/{self.folder}/{file} {problem}: it was changed or damaged after it was written, and "
+            f"{self.folder} is not finished; {how_anew(self.folder, self.claim, unfinished_in=self.storage.uri)}"
+        )
 
     def commit(self, config: Any, statistics: Mapping[str, Any], licences: Mapping[str, str] | None = None) -> Artifact:
         """Write the manifest, last: the files of every receipt. From here on the artifact exists."""
         files: dict[str, Any] = {}
-        for receipt in self.storage.read_all(self.storage.keys(f"{self.folder}/receipts")):
-            files.update(json.loads(receipt)["files"])
+        keys = self.storage.keys(f"{self.folder}/receipts")
+        for key, receipt in zip(keys, self.storage.read_all(keys), strict=True):
+            files.update(self._opened(receipt, key.removeprefix(f"{self.folder}/"))["files"])
         manifest = {
             "kind": self.folder.split("/")[0],
             "name": self.folder.split("/")[1],
@@ -162,7 +248,7 @@ class Draft:
             "code_version": code_version(),
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
-        self.storage.write(f"{self.folder}/manifest.json", _json_bytes(manifest))
+        self.storage.write(f"{self.folder}/manifest.json", sealed(manifest))
         self.storage.sweep(self.folder)
         return Artifact(self.storage, self.folder, manifest)
 
@@ -175,9 +261,9 @@ class ArtifactStore:
         self.uri = self.storage.uri  # absolute: workers start in other folders
 
     def find(self, folder: str) -> Artifact | None:
-        """The committed artifact `kind/name`, or None."""
-        found = self.storage.find(f"{folder}/manifest.json")
-        return None if found is None else Artifact(self.storage, folder, json.loads(found))
+        """The committed artifact `kind/name`, or None. Raises: ArtifactError for a damaged manifest, or that of another artifact."""
+        text = self.storage.find(f"{folder}/manifest.json")
+        return None if text is None else Artifact(self.storage, folder, self._opened(folder, "manifest.json", text))
 
     def get(self, reference: str) -> Artifact:
         """The committed artifact named by `reference`.
@@ -203,6 +289,8 @@ class ArtifactStore:
         inputs: Iterable[Artifact] = (),
         code: Iterable[str] = (),
         on_change: OnChange = "refuse",
+        made_with: str | None = None,
+        start: bool = True,
     ) -> Artifact | Draft:
         """Claim `kind/name` for this config, or return the finished artifact that it already is.
 
@@ -212,8 +300,11 @@ class ArtifactStore:
             config: `identity()` of the config, i.e. what changes the result.
             inputs: artifacts that are read.
             code: dotted names of the modules that make the result.
-            on_change: when the name is taken by another fingerprint: "refuse"; "rebuild" deletes it and starts over;
-                "keep" goes on with what is there, and records that it did.
+            on_change: when the name is taken by another fingerprint: "refuse", or "keep", which goes on with what is there
+                and records that it did. "rebuild" deletes what is there, whatever its fingerprint, and starts over; one
+                that was interrupted goes on.
+            made_with: the command, for whoever has to make it anew.
+            start: False leaves everything as it is until `Draft.start`, which the caller calls just before the work.
 
         Raises: ArtifactError when the name is taken by another fingerprint, with a diff of what changed.
         """
@@ -224,42 +315,94 @@ class ArtifactStore:
             "code": {module: source_fingerprint(module) for module in code},
         }
         claim: dict[str, Any] = {"fingerprint": fingerprint(identity), "identity": identity}
-        key = f"{folder}/claim.json"
+        if made_with is not None:
+            claim["command"] = made_with
+        draft = self._rebuilt(folder, claim) if on_change == "rebuild" else self._continued(folder, claim, on_change)
+        if isinstance(draft, Draft) and start:
+            draft.start()
+        return draft
+
+    def _rebuilt(self, folder: str, claim: dict[str, Any]) -> Draft:
+        """A draft that replaces what is there; one that goes on, where this very rebuild was interrupted."""
+        claim = {**claim, "rebuild": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+        if not self.storage.exists(f"{folder}/manifest.json"):
+            try:
+                begun = self.find_claim(folder)
+            except ArtifactError:  # damaged: it goes with the rest
+                return Draft(self.storage, folder, claim, replaces=True)
+            same = begun is not None and begun["fingerprint"] == claim["fingerprint"]
+            if begun is not None and same and "rebuild" in begun and "deleting" not in begun:
+                return Draft(self.storage, folder, begun)
+        return Draft(self.storage, folder, claim, replaces=bool(self.storage.keys(folder)))
+
+    def _continued(self, folder: str, claim: dict[str, Any], on_change: OnChange) -> Artifact | Draft:
+        """What is there under this name, or a new draft. Raises: ArtifactError when it is another's."""
         finished = self.find(folder)
-        begun = self.storage.find(key) if finished is None else None
-        held = finished.manifest if finished is not None else json.loads(begun) if begun is not None else None
-        if held is not None:
-            if held["fingerprint"] != claim["fingerprint"]:
-                changes = difference(held["identity"], identity)
-                if on_change == "refuse":
-                    raise ArtifactError(
-                        f"{folder} in {self.storage.uri} was made by another configuration. What changed:\n  "
-                        + "\n  ".join(changes)
-                        + "\nUse another name (name=...), or on_change=rebuild to delete it and start over, or on_change=keep to go on with what is there."
-                    )
-                if on_change == "rebuild":
-                    self.storage.delete(f"{folder}/manifest.json")  # first: half a deletion must not look finished
-                    self.storage.delete(folder)
-                    finished = None
-                else:
-                    held = {name: held[name] for name in ("fingerprint", "identity", "kept_despite") if name in held}
-                    claim = {**held, "kept_despite": [*held.get("kept_despite", []), *changes]}
-            elif finished is None:
-                claim = held
-        if finished is not None:
-            return finished
-        self.storage.write(key, _json_bytes(claim))
-        return Draft(self.storage, folder, claim)
+        held = finished.manifest if finished is not None else self.find_claim(folder)
+        if held is None:
+            return Draft(self.storage, folder, claim)
+        if finished is None and "deleting" in held:  # somebody's rebuild ended amid its deletion
+            return Draft(self.storage, folder, claim, replaces=True)
+        if held["fingerprint"] != claim["fingerprint"]:
+            changes = difference(held["identity"], claim["identity"])
+            if on_change != "keep":
+                raise ArtifactError(
+                    f"{folder} in {self.storage.uri} was made by another configuration. What changed:\n  "
+                    + "\n  ".join(changes)
+                    + "\nUse another name (name=...), or on_change=rebuild to delete it and start over, or on_change=keep to go on with what is there."
+                )
+            held = {**held, "kept_despite": [*held.get("kept_despite", []), *changes]}
+        return finished or Draft(self.storage, folder, held)
+
+    def find_claim(self, folder: str) -> dict[str, Any] | None:
+        """The claim of an artifact that has begun (its fingerprint and identity), or None.
+
+        Raises: ArtifactError for a damaged claim, or that of another artifact.
+        """
+        text = self.storage.find(f"{folder}/claim.json")
+        if text is None:
+            return None
+        claim = self._opened(folder, "claim.json", text)
+        return {key: value for key, value in claim.items() if key not in ("kind", "name")}
 
     def claim(self, folder: str) -> dict[str, Any]:
-        """The claim of an artifact that has begun: its fingerprint and identity."""
-        claim: dict[str, Any] = json.loads(self.storage.read(f"{folder}/claim.json"))
+        """`find_claim` of one that is known to be there."""
+        claim = self.find_claim(folder)
+        if claim is None:
+            raise ArtifactError(f"{folder} has not begun in {self.storage.uri}")
         return claim
 
     def reopen(self, finished: Artifact) -> Draft:
-        """Take a committed artifact back to a draft, so that a trunk goes on where it stopped."""
-        self.storage.delete(f"{finished.folder}/manifest.json")
+        """A draft over a committed artifact, so that a trunk goes on where it stopped.
+
+        The manifest stays as it is until the next commit replaces it: whatever happens before, the artifact is finished.
+        """
         return Draft(self.storage, finished.folder, self.claim(finished.folder))
+
+    def _opened(self, folder: str, file: str, text: bytes) -> dict[str, Any]:
+        """A claim or manifest that is whole and lies where it was written."""
+        place = f"{self.storage.uri}/{folder}/{file}"
+        try:
+            document = unsealed(text, _PLAIN_MANIFEST if file == "manifest.json" else _PLAIN_CLAIM)
+        except ValueError as error:
+            raise ArtifactError(
+                f"{place} {error}: it was changed or damaged after it was written; {how_anew(folder, self._other(folder, file))}"
+            ) from error
+        own = f"{document['kind']}/{document['name']}" if "kind" in document else folder
+        if own != folder:
+            raise ArtifactError(
+                f"{place} is that of {own}: its folder was copied or renamed; expected {folder}: move the folder back to "
+                f"{own}, or delete it and make {folder} by its own command"
+            )
+        return document
+
+    def _other(self, folder: str, damaged: str) -> Mapping[str, Any]:
+        """Of claim and manifest the one that is not damaged, for the command that it names; nothing where both are."""
+        file = "claim.json" if damaged == "manifest.json" else "manifest.json"
+        try:
+            return unsealed(self.storage.find(f"{folder}/{file}") or b"{}", _PLAIN_MANIFEST)
+        except (ValueError, StorageError):
+            return {}
 
     def _siblings(self, kind: str) -> str:
         names = sorted(
@@ -275,6 +418,23 @@ class ArtifactStore:
 def command(kind: str) -> str:
     """The workflow that makes artifacts of this kind."""
     return {"tokens": "tokenize"}.get(kind, kind)
+
+
+def how_anew(folder: str, made: Mapping[str, Any], unfinished_in: str | None = None) -> str:
+    """Advice: the command that makes an artifact anew.
+
+    Args: made, its claim or manifest; unfinished_in, the store of one that is not finished.
+    """
+    kind, name = folder.split("/")
+    typed = made.get("command")
+    if unfinished_in is not None and "rebuild" in made:  # the same command again would go on with it
+        return f"delete {unfinished_in}/{folder} and make it anew: {typed or f'python -m workflows.{command(kind)} name={name}'}"
+    if typed:
+        return f"make it anew: {typed} on_change=rebuild"
+    return (
+        f"make it anew: python -m workflows.{command(kind)} name={name} on_change=rebuild, with the choices that it was made "
+        "with (`config` in its manifest.json)"
+    )
 
 
 @functools.cache
@@ -320,10 +480,6 @@ def code_version() -> str:
         return f"{pipelines.__version__}+{said.stdout.strip()}"
     except (OSError, subprocess.SubprocessError):
         return pipelines.__version__
-
-
-def _json_bytes(value: Any) -> bytes:
-    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def _some(names: Iterable[str], limit: int = 8) -> str:

@@ -16,12 +16,53 @@ import json
 import re
 import types
 import typing
+import urllib.parse
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union
 
 from pipelines.errors import ConfigError
 
 T = TypeVar("T")
+
+
+_SECRETS = (
+    "password",
+    "passwd",
+    "passphrase",
+    "pwd",
+    "secret",
+    "token",
+    "apikey",
+    "accesskey",
+    "credential",
+    "signature",
+    "auth",
+    "sig",
+    "key",
+)
+
+_URI_WITH_PASSWORD = re.compile(r"\w://[^/\s@:]*:[^\s@]+@")
+
+
+def holds_secret(uri: str) -> bool:
+    """Whether a URI has a password, a token or a user's name in it: `http://me:pw@host`, `postgresql://host/db?password=pw`.
+
+    A database's URI may name its user alone: that is no secret. Of a file's path nothing is looked at but its options.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        scheme, rest = "", uri
+    place, _, options = re.sub("#", "?", rest, count=1).partition("?")
+    names = [
+        re.sub("[^a-z]", "", urllib.parse.unquote(option.partition("=")[0]).lower())
+        for option in re.split("[&;?#]", options)
+    ]
+    if any(name.endswith(_SECRETS) for name in names):
+        return True
+    if place.startswith("/") or "@" not in place:  # a path: no host, so no user
+        return False
+    user = place.rpartition("@")[0]
+    return ":" in urllib.parse.unquote(user) or scheme.lower() in ("http", "https")
 
 
 def runtime(default: Any = dataclasses.MISSING, *, default_factory: Any = dataclasses.MISSING) -> Any:
@@ -91,6 +132,17 @@ class TrackingConfig:
     enabled: bool = True
     uri: str | None = None  # null: SQLite beside the store; else e.g. http://mlflow:5000
     experiment: str = "trunkline"
+
+    def __post_init__(self) -> None:
+        """Raises: ConfigError for a URI that holds a password, or an experiment without a name."""
+        if self.uri and holds_secret(self.uri):
+            raise ConfigError(
+                "tracking.uri (or MLFLOW_TRACKING_URI) holds a user's name or password, and a URI is written into logs and artifacts: "
+                "give it without them, e.g. http://mlflow:5000, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD "
+                "(or MLFLOW_TRACKING_TOKEN) in the environment; a database finds its password in a file, e.g. PGPASSFILE"
+            )
+        if not self.experiment.strip():
+            raise ConfigError("tracking.experiment is empty; expected the name of an MLflow experiment, e.g. trunkline")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -218,6 +270,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     elif hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)  # name=2024 on a command line
     elif isinstance(value, hint):
+        if isinstance(value, str) and not where.startswith("tracking.") and _URI_WITH_PASSWORD.search(value):
+            raise ConfigError(
+                f"{where} holds a password in a URI, and what is in a config is written into logs and artifacts: give the URI without it, "
+                "and the password where its program looks for it (for s3:// that is AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
+            )
         return value
     raise ConfigError(f"{where} is {_describe(value)}; expected {_type_name(hint)}")
 

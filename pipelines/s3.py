@@ -43,6 +43,7 @@ class S3Storage(Storage):
             raise ConfigError(f"store {uri!r} names no bucket; expected s3://bucket/prefix")
         self.bucket, self.prefix, self.uri = bucket, prefix.strip("/"), uri.rstrip("/")
         self._client: Any = None
+        self._forgotten: set[str] = set()  # copies in the cache that were damaged
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_client": None}  # a boto3 client cannot travel
@@ -148,6 +149,22 @@ class S3Storage(Storage):
         with disk_errors("write", cache.folder):
             return cache.get(f"{tag}-{Path(key).name}", head["ContentLength"], lambda path: self.download(key, path))
 
+    def forget(self, path: Path) -> bool:
+        if not path.is_relative_to(cache_folder()) or str(path) in self._forgotten:
+            return False
+        self._forgotten.add(str(path))  # the object itself is damaged when its copy is so a second time
+        path.unlink(missing_ok=True)
+        return True
+
+    def size(self, key: str) -> int | None:
+        try:
+            head = self._attempts(
+                "look for", key, lambda: self.client.head_object(Bucket=self.bucket, Key=self._full(key))
+            )
+        except _Missing:
+            return None
+        return int(head["ContentLength"])
+
     def exists(self, key: str) -> bool:
         try:
             self._attempts("look for", key, lambda: self.client.head_object(Bucket=self.bucket, Key=self._full(key)))
@@ -241,7 +258,10 @@ def _s3_errors(verb: str, uri: str) -> Iterator[None]:
         if code == "InvalidRange":
             raise StorageError(f"{uri} ends before the bytes that were expected of it") from error
         if code in _DAMAGED_UPLOAD or isinstance(cause, (_Damaged, ResponseParserError)):
-            advice = "it was damaged on its way: check the network and any proxy between here and the endpoint"
+            advice = (
+                "it was damaged on its way, or lies damaged in the bucket: check the network and any proxy between here and "
+                "the endpoint; where those are sound, make what it belongs to anew with on_change=rebuild"
+            )
         elif code in _BUSY:
             advice = "the server is busy or failing; finished pieces are kept: run the same command again later"
         elif isinstance(cause, (ConnectionError, HTTPClientError)):

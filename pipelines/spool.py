@@ -24,6 +24,7 @@ from typing import Any
 
 from pipelines.cache import cache_folder
 from pipelines.storage import Storage
+from pipelines.tracking_place import header_here
 
 _KEPT = ".spool"
 
@@ -97,6 +98,7 @@ class Leftover:
 
     header: dict[str, Any]
     items: list[dict[str, Any]]
+    where: str  # for people
     drop: Callable[[], None]
 
 
@@ -106,6 +108,7 @@ def leftovers(uri: str, storage: Storage | None) -> Iterator[Leftover]:
     Args: storage, a store to look in as well; None: on this machine's disk only.
     """
     found = [(header, path) for path in _folder().glob("*.jsonl") if (header := _header(path)) and header["uri"] == uri]
+    here = {path.name for _, path in found}
     for header, path in sorted(found, key=lambda pair: float(pair[0]["at"])):
         try:
             handle = path.open("rb")
@@ -117,12 +120,21 @@ def leftovers(uri: str, storage: Storage | None) -> Iterator[Leftover]:
             except OSError:  # its owner lives, or somebody else delivers it
                 continue
             if os.fstat(handle.fileno()).st_nlink:
-                yield Leftover(header, _parse(handle.read())[1:], lambda path=path: path.unlink(missing_ok=True))  # type: ignore[misc]
-    kept = [(key, _parse(storage.find(key) or b"")) for key in storage.keys(_KEPT)] if storage is not None else []
-    ours = [(key, lines) for key, lines in kept if lines and lines[0]["uri"] == uri]
-    for key, lines in sorted(ours, key=lambda pair: float(pair[1][0]["at"])):
-        assert storage is not None
-        yield Leftover(lines[0], lines[1:], lambda key=key: storage.delete(key))  # type: ignore[misc]
+
+                def drop(path: Path = path) -> None:
+                    path.unlink(missing_ok=True)
+                    if storage is not None:  # the store's copy holds nothing else
+                        storage.delete(f"{_KEPT}/{path.name}")
+
+                yield Leftover(header, _parse(handle.read())[1:], str(path), drop)
+    if storage is None:
+        return
+    kept = [(key, _parse(storage.find(key) or b"")) for key in storage.keys(_KEPT) if key.split("/")[-1] not in here]
+    ours = [
+        (key, here_now, lines) for key, lines in kept if lines and (here_now := header_here(lines[0], uri, storage))
+    ]
+    for key, header, lines in sorted(ours, key=lambda entry: float(entry[1]["at"])):
+        yield Leftover(header, lines[1:], f"{storage.uri}/{key}", lambda key=key: storage.delete(key))  # type: ignore[misc]
 
 
 def _folder() -> Path:

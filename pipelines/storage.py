@@ -11,12 +11,14 @@ import errno
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pipelines.cache import HeldPath
 from pipelines.errors import ConfigError, StorageError
 
 REQUESTS_AT_ONCE = 32  # an S3 request takes some 20 ms to answer, however little it asks for
@@ -73,6 +75,14 @@ class Storage(ABC):
     @abstractmethod
     def fetch(self, key: str) -> Path:
         """A local path holding the object; downloaded when remote, and in the cache at least as long as the path is held."""
+
+    def forget(self, path: Path) -> bool:
+        """Remove a copy that `fetch` made, so that the next one downloads again; whether `path` was such a copy."""
+        return False
+
+    @abstractmethod
+    def size(self, key: str) -> int | None:
+        """Bytes of the object, or None when it is not there."""
 
     @abstractmethod
     def exists(self, key: str) -> bool:
@@ -174,6 +184,11 @@ class FolderStorage(Storage):
             raise StorageError(f"{path} does not exist")
         return path
 
+    def size(self, key: str) -> int | None:
+        path = self.root / key
+        with disk_errors("read", path):
+            return path.stat().st_size if path.is_file() else None
+
     def exists(self, key: str) -> bool:
         return (self.root / key).exists()
 
@@ -218,6 +233,28 @@ def sha256(path: Path) -> str:
         while piece := handle.read(_CHUNK_BYTES):
             digest.update(piece)
     return digest.hexdigest()
+
+
+_REMEMBERED: dict[str, tuple[tuple[int, ...], str]] = {}  # path -> what its file was like when it was hashed, SHA-256
+_SETTLED_NS = 2_000_000_000  # a file that changed less than this ago may change again within one tick of its clock
+
+
+def remembered_sha256(path: Path) -> str:
+    """`sha256`, worked out once in this process for a file that stays as it is: inode, size and both times of change.
+
+    The times of a copy in the cache say when it was used; nobody but the cache writes there, so they do not count.
+    """
+    facts = path.stat()
+    times = (0, 0) if isinstance(path, HeldPath) else (facts.st_mtime_ns, facts.st_ctime_ns)
+    state = (facts.st_dev, facts.st_ino, facts.st_size, *times)
+    held = _REMEMBERED.get(str(path))
+    if held is not None and held[0] == state:
+        return held[1]
+    settled = time.time_ns() - max(times) > _SETTLED_NS
+    digest = sha256(path)
+    if settled:
+        _REMEMBERED[str(path)] = (state, digest)
+    return digest
 
 
 def whole_range(data: bytes, where: Path | str, start: int, stop: int) -> bytes:

@@ -2,13 +2,13 @@
 
 A tracking server that is down never stops or slows training: what is logged goes to a spool (`spool.py`), and a thread delivers it
 whenever the server answers, the making of the run itself included. What is undelivered when the process ends goes out with
-the next command that tracks at the same server.
+the next command that tracks at the same server. What was deleted in MLflow is told by name, and its points stay in the spool
+(`tracking_errors.py`). Where the default database lies: `tracking_place.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -16,6 +16,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,23 @@ from pipelines.errors import ConfigError, StorageError
 from pipelines.progress import say
 from pipelines.spool import Spool, leftovers
 from pipelines.storage import FolderStorage, Storage, open_storage
+from pipelines.tracking_errors import (
+    Deleted,
+    experiment_deleted,
+    first_line,
+    is_gone,
+    kind_of,
+    run_deleted,
+    run_gone,
+    told,
+)
+from pipelines.tracking_place import alone_at, bring_home, came_along, database_of, files_uri, tracking_uri
 
 _RETRY_SECONDS = 5.0
 _LAST_TRY_SECONDS = 20.0
-_REFUSED = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"}  # what MLflow says of a run that somebody deleted
+_LARGEST_STEP = 2**63 - 1  # what MLflow's databases hold
+_DESCRIBED = "trunkline.store"  # the tag that is set last: the run has its parameters and inputs
+_told: set[str] = set()  # what this process has said of leftovers: they are looked at again and again
 
 
 class Tracker:
@@ -41,7 +55,9 @@ class Tracker:
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._warned = False
+        self._said: set[str | None] = {self.run.get("told")} if self.run else set()
+        self._why, self._why_kind = "the time for the last try was over", "away"  # of what is undelivered
+        self._ready = False
         if self.run is None:
             return
         self._storage = open_storage(self.run["store"])
@@ -89,6 +105,11 @@ class Tracker:
             self._thread = None
             with contextlib.suppress(StorageError):  # then it is on this machine's disk alone
                 self.keep()
+            assert self.run is not None
+            if left := len(self._spool.waiting()[0]):
+                self.tell(
+                    f"   {left} entries of {self.run['folder']} have not reached MLflow ({self._why}); they are kept in {self._spool.path}"
+                )
             self._spool.close()
 
     def _put(self, item: dict[str, Any]) -> None:
@@ -104,26 +125,42 @@ class Tracker:
             self._wake.wait(self.flush_seconds)
             stopping = self._stop.is_set()
             self._wake.clear()
-            try:
-                items, place = self._spool.waiting()
-                if items:
-                    self.run["run_id"] = _send(self.run, items)
-                    self._spool.delivered(place)
-                deliver_leftovers(self.run["uri"], look_in)
-                look_in = None
-            except Exception as error:
-                if not self._warned:
-                    self._warned = True
-                    self.tell(
-                        f"   MLflow at {self.run['uri']} does not answer ({_first_line(error)}); points are kept in {self._spool.path} and sent later"
-                    )
-                if stopping:
-                    return
-                self._stop.wait(_RETRY_SECONDS)
-                continue
+            sent = self._send_waiting()
+            if sent or self._why_kind == "deleted":  # a run that is gone holds up no other
+                try:
+                    deliver_leftovers(self.run["uri"], look_in)
+                    look_in = None
+                except Exception as error:
+                    self._warn(error)
+                    sent = False
             if stopping:
                 return
-            self._stop.wait(self.flush_seconds)
+            self._stop.wait(self.flush_seconds if sent else _RETRY_SECONDS)
+
+    def _send_waiting(self) -> bool:
+        """Send what waits; whether all of it arrived."""
+        assert self.run is not None
+        try:
+            items, place = self._spool.waiting()
+            if items:
+                if not self._ready:
+                    self.run["run_id"] = _ready(self.run)
+                    self._ready = True
+                _send(self.run, items, self.tell)
+                self._spool.delivered(place)
+        except Exception as error:
+            self._ready = False
+            self._warn(error)
+            return False
+        return True
+
+    def _warn(self, error: Exception) -> None:
+        assert self.run is not None
+        said = told(self.run["uri"], error)
+        self._why, self._why_kind = first_line(error), kind_of(error)
+        if self._why_kind not in self._said:
+            self._said.add(self._why_kind)
+            self.tell(f"   {said}; points are kept in {self._spool.path} until they can be sent")
 
 
 def open_tracker(
@@ -144,43 +181,49 @@ def open_tracker(
     root = store.storage.root if isinstance(store.storage, FolderStorage) and not config.uri else None
     run: dict[str, Any] = {
         "uri": tracking_uri(config, store.uri), "store": store.uri, "folder": folder, "run_id": None, "experiment": config.experiment,
-        "artifacts": (root / "mlflow-artifacts").as_uri() if root else None, "settings": dict(settings),
+        "fingerprint": _fingerprint(store.storage, folder), "artifacts": files_uri(root) if root else None, "settings": dict(settings),
         "inputs": [[reference, artifact.folder, artifact.fingerprint] for reference, artifact in inputs.items()],
         "began": int(time.time() * 1000),
     }  # fmt: skip
     try:
-        run["run_id"] = _run_of(store.storage, folder, run["uri"])
-        if run["run_id"] is None:
-            run["run_id"] = _made_run(run)
-        else:
-            _client(run["uri"]).update_run(run["run_id"], status="RUNNING")
+        run["run_id"] = _recorded(store.storage, folder, run["uri"])
+        run["run_id"] = _ready(run)
+        _client_of(run).update_run(run["run_id"], status="RUNNING")
     except Exception as error:
-        say(
-            f"   MLflow at {run['uri']} cannot be reached ({_first_line(error)}); points are kept and sent when it answers, to this command or a later one"
-        )
+        run["told"] = kind_of(error)
+        if run["told"] == "away":
+            say(
+                f"   MLflow at {run['uri']} cannot be reached ({first_line(error)}); points are kept and sent when it answers, to this command or a later one"
+            )
+        else:
+            say(
+                f"   {told(run['uri'], error)}; until then this run's points are kept, and other runs are tracked all the same"
+            )
     return Tracker(run)
 
 
 def deliver_leftovers(uri: str, storage: Storage | None) -> int:
     """Send what dead processes left undelivered for this server. Args: storage, a store that may hold some, or None.
 
-    Returns: how many items. Raises: whatever a server that does not answer makes MLflow's client raise.
-    """
-    from mlflow.exceptions import MlflowException
+    What is left of a deleted run stays where it is, and the way back is told.
 
+    Returns: how many items the server has got. Raises: whatever a server that does not answer makes MLflow's client raise.
+    """
     count = 0
     for left in leftovers(uri, storage):
+        refused = 0
         try:
             if left.items:
-                _send(left.header, left.items)
-        except MlflowException as error:
-            if error.error_code not in _REFUSED:
-                raise
-            say(
-                f"   MLflow at {uri} refuses what {left.header['folder']} left to be sent, and it is dropped: {_first_line(error)}"
-            )
+                refused = _send({**left.header, "run_id": _ready(left.header)}, left.items, say)
+        except Deleted as error:
+            if left.where not in _told:
+                _told.add(left.where)
+                say(
+                    f"   {error}; {len(left.items)} entries wait for it in {left.where} (remove that file to let them go)"
+                )
+            continue
         left.drop()
-        count += len(left.items)
+        count += len(left.items) - refused
     return count
 
 
@@ -200,9 +243,10 @@ def delivering(config: TrackingConfig, store: ArtifactStore) -> Iterator[None]:
         try:
             count = deliver_leftovers(uri, store.storage)
         except Exception as error:
-            say(f"   MLflow at {uri} does not answer ({_first_line(error)}); what earlier commands logged is kept")
+            say(f"   {told(uri, error)}; what earlier commands logged is kept")
         else:
-            say(f"   MLflow at {uri} has got what earlier commands could not send: {count} entries")
+            if count:
+                say(f"   MLflow at {uri} has got what earlier commands could not send: {count} entries")
 
     thread = threading.Thread(target=deliver, name="mlflow-leftovers", daemon=True)
     thread.start()
@@ -212,85 +256,158 @@ def delivering(config: TrackingConfig, store: ArtifactStore) -> Iterator[None]:
         thread.join(_LAST_TRY_SECONDS)
 
 
-def _send(run: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> str:
-    """Send items to their run, which is made first where there is none yet. Returns: its id."""
+def _send(run: Mapping[str, Any], items: Sequence[Mapping[str, Any]], tell: Callable[[str], None]) -> int:
+    """Send items to their run. What MLflow will never take is told by name and left out.
+
+    Returns: how many items were left out, in whole or in part. Raises: Deleted; whatever a server that is away makes MLflow raise.
+    """
+    client = _client_of(run)
+    refused: dict[int, str] = {}
+    rows = [(i, row) for i, item in enumerate(items) for row in item.get("metrics", [])]
+    for first in range(0, len(rows), 900):  # MLflow takes at most 1,000 a call
+        _send_metrics(client, run, rows[first : first + 900], refused)
+    for i, item in enumerate(items):
+        send: dict[str, Callable[[], Any]] = {
+            f"tag {name}": partial(client.set_tag, run["run_id"], name, value)
+            for name, value in item.get("tags", {}).items()
+        }
+        if "file" in item and not Path(item["file"]).exists():
+            refused[i] = f"the file {item['file']}: it is not on this machine any more"
+        elif "file" in item:
+            send[f"file {item['file']}"] = partial(
+                client.log_artifact, run["run_id"], item["file"], item["folder"] or None
+            )
+        if "end" in item:
+            send["end"] = partial(client.set_terminated, run["run_id"], item["end"], item["at"])
+        for name, call in send.items():
+            _unless_invalid(client, run, i, name, refused, call)
+    if refused:
+        tell(
+            f"   MLflow cannot take {len(refused)} of {len(items)} entries of {run['folder']}, first {next(iter(refused.values()))}"
+        )
+    return len(refused)
+
+
+def _send_metrics(
+    client: Any, run: Mapping[str, Any], rows: Sequence[tuple[int, Any]], refused: dict[int, str]
+) -> None:
+    """Log rows of metrics; one that is refused is searched for by halves, so that it costs the others nothing."""
     from mlflow.entities import Metric
 
-    client = _client(run["uri"])
-    run_id = run["run_id"] or _made_run(run)
-    metrics = [Metric(*row) for item in items for row in item.get("metrics", [])]
-    for first in range(0, len(metrics), 900):  # MLflow takes at most 1,000 a call
-        client.log_batch(run_id, metrics=metrics[first : first + 900])
-    for item in items:
-        for name, value in item.get("tags", {}).items():
-            client.set_tag(run_id, name, value)
-        if "file" in item and Path(item["file"]).exists():
-            client.log_artifact(run_id, item["file"], item["folder"] or None)
-        if "end" in item:
-            client.set_terminated(run_id, item["end"], item["at"])
-    return str(run_id)
+    def log() -> None:
+        if any(abs(row[3]) > _LARGEST_STEP for _, row in rows):
+            raise OverflowError(f"its step has more than 64 bits; accepted are those up to {_LARGEST_STEP}")
+        client.log_batch(run["run_id"], metrics=[Metric(*row) for _, row in rows])
+
+    if len(rows) == 1:
+        (i, (name, _, _, step)) = rows[0]
+        _unless_invalid(client, run, i, f"metric {name!r} at step {step}", refused, log)
+        return
+    try:
+        log()
+    except Exception as error:
+        if kind_of(error) != "invalid":
+            raise
+        half = len(rows) // 2
+        _send_metrics(client, run, rows[:half], refused)
+        _send_metrics(client, run, rows[half:], refused)
 
 
-def tracking_uri(config: TrackingConfig, store_uri: str) -> str:
-    """The URI to track at. Default: SQLite beside the store.
-
-    Raises: ConfigError for an s3:// store without a server, since SQLite cannot live there.
-    """
-    if config.uri:
-        return config.uri
-    storage = open_storage(store_uri)
-    if not isinstance(storage, FolderStorage):
-        raise ConfigError(
-            f"store {store_uri} is remote, and the default tracking is a SQLite file beside a local store: set tracking.uri=http://your-mlflow:5000, or tracking.enabled=false"
-        )
-    storage.root.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{storage.root / 'mlflow.db'}"
+def _unless_invalid(
+    client: Any, run: Mapping[str, Any], i: int, name: str, refused: dict[int, str], send: Callable[[], Any]
+) -> None:
+    """Send one thing; where MLflow will never take it, note that under the number of its item."""
+    try:
+        send()
+    except Exception as error:
+        if kind_of(error) != "invalid":
+            raise
+        _check_alive(client, run, run["run_id"])  # a deleted run is refused in the same words
+        refused[i] = f"the {name}: {first_line(error)}"
 
 
 def artifact_of_run(run_id: str, config: TrackingConfig, store_uri: str) -> str:
     """The artifact reference that an MLflow run made. Raises: ConfigError when there is no such run."""
+    uri = tracking_uri(config, store_uri)
     try:
-        tags = _client(tracking_uri(config, store_uri)).get_run(run_id).data.tags
-        return str(tags["trunkline.artifact"])
+        tags = _client(uri).get_run(run_id).data.tags
     except Exception as error:
+        if is_gone(error, run_id):
+            raise ConfigError(
+                f"{run_id} looks like an MLflow run id, but no such Trunkline run was found: {first_line(error)}"
+            ) from error
         raise ConfigError(
-            f"{run_id} looks like an MLflow run id, but no such Trunkline run was found: {str(error).splitlines()[0]}"
+            f"{run_id} looks like an MLflow run id, and {told(uri, error)}: name the artifact itself, as kind/name"
         ) from error
+    if "trunkline.artifact" not in tags:
+        raise ConfigError(
+            f"{run_id} looks like an MLflow run id, but no such Trunkline run was found: the run at {uri} has no tag trunkline.artifact"
+        )
+    return str(tags["trunkline.artifact"])
 
 
-def _made_run(run: Mapping[str, Any]) -> str:
-    """The id of the artifact's run, made now unless another process was first. Returns: its id."""
-    storage, key = open_storage(run["store"]), f"{run['folder']}/mlflow.json"
-    if (held := _run_of(storage, run["folder"], run["uri"])) is not None:
-        return held
-    client = _client(run["uri"])
+def _ready(run: Mapping[str, Any]) -> str:
+    """The id of the artifact's run: that of its header, else that in the store, else one that is made now; described, and not deleted.
+
+    What is left of a run that was deleted goes to the run that `mlflow.json` names now, or to a new one where it names none any
+    more, as long as the artifact is still the same.
+
+    Raises: Deleted; whatever a server that is away makes MLflow's client raise.
+    """
+    client, storage = _client_of(run), open_storage(run["store"])
+    same = run.get("fingerprint", "") == _fingerprint(storage, run["folder"])
+    first, lost = run["run_id"], None
+    while True:
+        recorded = _recorded(storage, run["folder"], run["uri"])
+        for run_id in dict.fromkeys([first, recorded if same or first is None else None]):
+            if run_id is None:
+                continue
+            try:
+                if not _check_alive(client, run, run_id):
+                    _describe(client, run, run_id)
+                return str(run_id)
+            except Deleted as error:
+                lost = lost or error
+        left_behind = lost is not None and lost.gone and _record(storage, run["folder"]).get("uri") != run["uri"]
+        if lost is not None and (not same if recorded is None else not left_behind):
+            raise lost
+        _make(client, run, storage, replace=recorded is not None)
+        first, lost = None, None
+
+
+def _check_alive(client: Any, run: Mapping[str, Any], run_id: str) -> bool:
+    """Whether the run has its parameters and inputs. Raises: Deleted, naming what was deleted and the way back."""
+    try:
+        found = client.get_run(run_id)
+    except Exception as error:
+        if is_gone(error, run_id):
+            raise run_gone(run, run_id) from error
+        raise
+    if found.info.lifecycle_stage != "active":
+        experiment = client.get_experiment(found.info.experiment_id)
+        if experiment.lifecycle_stage != "active":
+            raise experiment_deleted(run, experiment.name, experiment.experiment_id, run_id)
+        raise run_deleted(run, run_id)
+    return _DESCRIBED in found.data.tags
+
+
+def _make(client: Any, run: Mapping[str, Any], storage: Storage, replace: bool) -> None:
+    """Make the artifact's run and note it in the store, unless another process was first."""
+    key = f"{run['folder']}/mlflow.json"
     made = _create_run(client, run, storage)
     record = json.dumps({"uri": run["uri"], "run_id": made}).encode()
-    if storage.create(key, record):
-        return made
-    if (held := _run_of(storage, run["folder"], run["uri"])) is not None:
-        client.delete_run(made)
-        return held
-    storage.write(key, record)  # what was there is another server's
-    return made
+    if replace:
+        storage.write(key, record)
+    elif not storage.create(key, record):
+        if _recorded(storage, run["folder"], run["uri"]) is not None:
+            client.delete_run(made)
+        else:
+            storage.write(key, record)  # what was there is another server's
 
 
 def _create_run(client: Any, run: Mapping[str, Any], storage: Storage) -> str:
-    from mlflow.entities import Param
-
-    folder, artifacts = run["folder"], run["artifacts"]
+    folder = run["folder"]
     kind, name = folder.split("/")
-    experiment = client.get_experiment_by_name(run["experiment"])
-    if experiment is None:
-        experiment_id = client.create_experiment(
-            run["experiment"],
-            artifact_location=artifacts,
-            tags={"mlflow.experimentKind": "custom_model_development"},  # the page opens on runs, not on traces
-        )
-    else:
-        experiment_id = experiment.experiment_id
-        if artifacts and experiment.artifact_location != artifacts:
-            say(f"   MLflow goes on keeping files in {experiment.artifact_location}: this store was copied or moved")
     tags = {
         "mlflow.runName": folder.replace("/", "-"),
         "trunkline.artifact": folder,
@@ -306,7 +423,46 @@ def _create_run(client: Any, run: Mapping[str, Any], storage: Storage) -> str:
                 # MLflow folds children under their parent. A trunk stays at the top, so that trunks over the same data
                 # stand side by side; its link to the mixture is the tag above
                 tags["mlflow.parentRunId"] = parent
-    run_id: str = client.create_run(experiment_id, start_time=run["began"], tags=tags).info.run_id
+                _check_parent(client, run, parent_folder, parent)
+    experiment_id = _experiment(client, run)
+    return str(client.create_run(experiment_id, start_time=run["began"], tags=tags).info.run_id)
+
+
+def _experiment(client: Any, run: Mapping[str, Any]) -> str:
+    """The id of the run's experiment, made where there is none. Raises: Deleted."""
+    found = client.get_experiment_by_name(run["experiment"])
+    if found is None:
+        try:
+            return str(
+                client.create_experiment(
+                    run["experiment"],
+                    artifact_location=run["artifacts"],
+                    tags={"mlflow.experimentKind": "custom_model_development"},  # the page opens on runs, not on traces
+                )
+            )
+        except Exception:
+            found = client.get_experiment_by_name(run["experiment"])
+            if found is None:  # else another command has just made it
+                raise
+    if found.lifecycle_stage != "active":
+        raise experiment_deleted(run, found.name, found.experiment_id, None)
+    return str(found.experiment_id)
+
+
+def _check_parent(client: Any, run: Mapping[str, Any], folder: str, parent: str) -> None:
+    """Say so when the run under which MLflow would show this one was deleted there."""
+    try:
+        _check_alive(client, {**run, "folder": folder}, parent)
+    except Deleted as error:
+        if parent not in _told:
+            _told.add(parent)
+            say(f"   {run['folder']} stands alone in MLflow: {error}")
+
+
+def _describe(client: Any, run: Mapping[str, Any], run_id: str) -> None:
+    """Log parameters, the whole config and the inputs; done again, it says the same."""
+    from mlflow.entities import Param
+
     leaves = {
         re.sub(r"[^\w\-. :/]", ".", key): str(value)[:500]
         for key, value in flatten(run["settings"]).items()
@@ -314,11 +470,17 @@ def _create_run(client: Any, run: Mapping[str, Any], storage: Storage) -> str:
     }
     params = [Param(key[:250], value) for key, value in leaves.items()]
     for first in range(0, len(params), 100):  # MLflow takes at most 100 a call
-        client.log_batch(run_id, params=params[first : first + 100])
-    client.set_tag(run_id, "trunkline.store", run["store"])
+        try:
+            client.log_batch(run_id, params=params[first : first + 100])
+        except Exception as error:
+            if kind_of(error) != "invalid":
+                raise
+            say(
+                f"   MLflow cannot take some parameters of {run['folder']}: {first_line(error)}; all are in its config.json"
+            )
     client.log_dict(run_id, run["settings"], "config.json")
     _log_inputs(client, run_id, run)
-    return run_id
+    client.set_tag(run_id, _DESCRIBED, run["store"])
 
 
 def _log_inputs(client: Any, run_id: str, run: Mapping[str, Any]) -> None:
@@ -340,10 +502,34 @@ def _log_inputs(client: Any, run_id: str, run: Mapping[str, Any]) -> None:
         client.log_inputs(run_id, datasets)
 
 
-def _run_of(storage: Storage, folder: str, uri: str | None = None) -> str | None:
-    """The id of an artifact's run, at this server or (None) at any."""
-    held = json.loads(storage.find(f"{folder}/mlflow.json") or b"{}")
-    return str(held["run_id"]) if held and uri in (None, held["uri"]) else None
+def _run_of(storage: Storage, folder: str) -> str | None:
+    """The id of an artifact's run, at whatever server."""
+    record = _record(storage, folder)
+    return str(record["run_id"]) if record else None
+
+
+def _recorded(storage: Storage, folder: str, uri: str) -> str | None:
+    """The id of an artifact's run at this server, which may have come along with a copied store."""
+    record = _record(storage, folder)
+    here = record and (record["uri"] == uri or came_along(uri, storage, record["uri"]))
+    return str(record["run_id"]) if here else None
+
+
+def _record(storage: Storage, folder: str) -> dict[str, Any]:
+    return dict(json.loads(storage.find(f"{folder}/mlflow.json") or b"{}"))
+
+
+def _fingerprint(storage: Storage, folder: str) -> str | None:
+    """That of the artifact as it is in the store now; None before it is claimed."""
+    claim = json.loads(storage.find(f"{folder}/claim.json") or b"{}")
+    return str(claim["fingerprint"]) if claim else None
+
+
+def _client_of(run: Mapping[str, Any]) -> Any:
+    """A client for the run's server; the database of a store that was copied or moved is brought home first."""
+    if run["artifacts"]:
+        bring_home(Path(run["store"]))
+    return _client(run["uri"])
 
 
 def _client(uri: str) -> Any:
@@ -354,13 +540,7 @@ def _client(uri: str) -> Any:
 
     for name in ("mlflow", "mlflow.store.db.utils", "alembic", "alembic.runtime.migration"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    if not uri.startswith("sqlite:///"):
+    if (database := database_of(uri)) is None:
         return MlflowClient(tracking_uri=uri)
-    # the first client makes the tables, and two commands that do so at once would each fail on the other's
-    with Path(f"{uri.removeprefix('sqlite:///')}.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with alone_at(database):
         return MlflowClient(tracking_uri=uri)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or repr(error)).splitlines()[0][:160]

@@ -28,6 +28,7 @@ from typing import Any
 from pipelines.config import ClusterConfig
 from pipelines.errors import ClusterError, ConfigError, StorageError, TrunklineError
 from pipelines.progress import say
+from pipelines.timeline import reached
 
 Worker = Callable[[dict[str, Any], Callable[[str], None]], None]
 
@@ -110,6 +111,7 @@ class TrainGroup:
         self._ended = threading.Event()
         self._actors: list[Any] = []
         self._room: Any = None
+        self._formed_seconds: float | None = None  # what forming took, until that was told
         self._forming: Future[list[Any]] = self._pool.submit(self._form)
 
     @property
@@ -169,7 +171,7 @@ class TrainGroup:
         from ray.util.placement_group import placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        config = self.config
+        config, began = self.config, time.monotonic()
         bundle = {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker}
         if config.gpus_per_worker and config.accelerator:
             bundle[f"accelerator_type:{config.accelerator}"] = (
@@ -188,10 +190,13 @@ class TrainGroup:
             for i in range(config.workers)
         ]  # fmt: skip
         places = self._wait_for_places([each.place.remote() for each in self._actors])
+        reached("processes")
         seated = seats(places)
         backend = "nccl" if config.gpus_per_worker else "gloo"
         joined = [a.join.remote(seat, backend, self.ready) for a, seat in zip(self._actors, seated, strict=True)]
         _gather(joined)
+        reached("workers")
+        self._formed_seconds = time.monotonic() - began
         return [self._actors[i] for i in sorted(range(len(seated)), key=lambda i: seated[i].rank)]
 
     def _wait_for_places(self, asked: list[Any]) -> list[Place]:
@@ -220,7 +225,15 @@ class TrainGroup:
     def _attempt(self, worker: Worker, spec: dict[str, Any]) -> None:
         """One run of the worker on all ranks. Raises: _LostError where a restart may help, else what a rank raised."""
         ranks = self._formed()
+        self._tell_of_ranks(len(ranks))
         _gather([actor.run.remote(worker, spec, self._channel) for actor in ranks])
+
+    def _tell_of_ranks(self, count: int) -> None:
+        if self._formed_seconds is None:
+            say(f"   workers: the {count} processes of the stage before")
+        else:
+            say(f"   workers: {count} processes, ready in {self._formed_seconds:.1f} s")
+        self._formed_seconds = None
 
     def _formed(self) -> list[Any]:
         """The ranks, once they have met."""

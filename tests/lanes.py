@@ -12,10 +12,23 @@ from typing import Any
 
 # in the order in which they are handed out: a name for files that share something, or None; the files below tests/
 FIRST: tuple[tuple[str | None, tuple[str, ...]], ...] = (
-    ("ray", ("integration/test_training.py", "integration/test_average.py", "integration/test_corpus.py", "integration/test_map_shards.py")),
+    ("S3 and ranks", (
+        "integration/test_checkpoints.py", "integration/test_engine.py", "integration/test_monitor.py", "integration/test_torchrun.py",
+        "integration/test_s3_training.py", "integration/test_s3_faults.py", "integration/test_s3_prefetch.py",
+        "integration/test_s3_readers.py", "integration/test_fire_s3.py",
+    )),
+    ("Ray", ("integration/test_training.py", "integration/test_average.py", "integration/test_corpus.py", "integration/test_map_shards.py")),
     (None, ("integration/test_submit.py",)),
+    (None, ("infra/test_cluster_boot.py",)),
     (None, ("infra/test_terraform.py",)),
-    ("s3", ("integration/test_fire_s3.py", "integration/test_s3_faults.py", "integration/test_s3_prefetch.py", "integration/test_s3_readers.py", "integration/test_s3_training.py")),
+    (None, ("infra/test_two_machines.py",)),
+    (None, ("integration/test_recipe.py",)),
+    (None, ("integration/test_fire_kills.py",)),
+    (None, ("infra/test_mlflow_server.py",)),
+    (None, ("infra/test_terraform_apply.py",)),
+    (None, ("integration/test_ray_jobs.py",)),
+    (None, ("integration/test_cluster_check.py",)),
+    (None, ("infra/test_boot.py",)),
 )  # fmt: skip
 
 

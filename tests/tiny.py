@@ -15,6 +15,7 @@ from pipelines.data.stream.mixture import MixtureRecipe, plan_mixture
 from pipelines.data.tokens.token_shards import TokenShardWriter
 
 VOCABULARY = 128
+_SUMS = ("sums",)  # of blocks; stores of older versions have none
 
 
 def build(store_uri: str, seed: int = 0) -> ArtifactStore:
@@ -70,7 +71,7 @@ def _shards(
     starts = rng.integers(3, VOCABULARY, documents)
     sides = [".chosen", ".rejected"] if kind == "preferences" else [""]
     for side in sides:
-        suffixes = ["bin", "idx", "bytes", *(["mask"] if masked else [])]
+        suffixes = ["bin", "idx", "bytes", *_SUMS, *(["mask"] if masked else [])]
         paths = {suffix: draft.scratch(f"{prefix}{side}.{suffix}") for suffix in suffixes}
         writer = TokenShardWriter(paths, VOCABULARY)
         for start in starts:

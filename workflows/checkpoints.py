@@ -90,8 +90,8 @@ def show(storage: Storage, run: str, rule: Rule) -> None:
     for step in steps:
         try:
             found = open_checkpoint(storage, run, f"step-{step}")
-        except CheckpointError:
-            rows.append([step, "", "", "", "", "its manifest is damaged: see verify"])
+        except CheckpointError as error:
+            rows.append([step, "", "", "", "", f"DAMAGED: {_problem(error)}"])
             continue
         total += _size(found)
         state = found.state
@@ -119,7 +119,7 @@ def verify(storage: Storage, run: str, steps: list[int]) -> None:
             found = open_checkpoint(storage, run, f"step-{step}")
             problems, size = found.damaged(), _size(found)
         except CheckpointError as error:  # the manifest itself
-            problems, size = [str(error).partition(": ")[2].partition(";")[0]], 0
+            problems, size = [_problem(error)], 0
         if problems:
             damaged[step] = problems
         say(
@@ -165,8 +165,13 @@ def _rule(config: CheckpointsConfig, session: Session) -> Rule:
     return Rule(own.get("keep_last"), own.get("keep_every_steps"))
 
 
+def _problem(error: CheckpointError) -> str:
+    """What is wrong, out of a refusal to open a checkpoint."""
+    return str(error).partition(": ")[2].partition(";")[0]
+
+
 def _size(checkpoint: Checkpoint) -> int:
-    return sum(entry["bytes"] for entry in checkpoint.files.values())
+    return checkpoint.size
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from pipelines.artifacts import Artifact
 from pipelines.config import identity
 from pipelines.data import browse, data_card
 from pipelines.data.assemble import build, dropped_examples
-from pipelines.data.cleaning.decontaminate import contents
+from pipelines.data.cleaning.decontaminate import SETS, contents
 from pipelines.data.corpus import CorpusConfig
 from pipelines.data.dedup import duplicates
 from pipelines.data.dedup import report as dedup_report
@@ -27,7 +27,8 @@ from pipelines.data.dedup.census import refuse_other_keys
 from pipelines.data.dedup.minhash import detection_curve
 from pipelines.data.estimate import estimate, show
 from pipelines.data.sources.fetch import to_fetch
-from pipelines.data.sources.readers import inventory
+from pipelines.data.sources.listing import Listing
+from pipelines.data.sources.readers import inventory, listings
 from pipelines.errors import ConfigError, DataError
 from pipelines.progress import human, say, table
 from workflows.session import DryRun, Session, entry
@@ -36,7 +37,7 @@ CODE = tuple(
     f"pipelines.data.{module}"
     for module in (
         "document", "batch", "licences", "words", "profile", "writing",
-        "sources.records", "sources.formats", "sources.web", "sources.readers", "sources.fetch", "sources.problem", "sources.problems_en", "sources.problems_zh", "sources.generators",
+        "sources.records", "sources.conversations", "sources.shape", "sources.listing", "sources.columns", "sources.formats", "sources.web", "sources.readers", "sources.fetch", "sources.problem", "sources.problems_en", "sources.problems_zh", "sources.generators",
         "cleaning.measures", "cleaning.normalise", "cleaning.language", "cleaning.passes", "cleaning.origins", "cleaning.pii", "cleaning.decontaminate", "cleaning.classifier", "cleaning.aids", "cleaning.quality", "cleaning.pieces",
         "dedup.exact", "dedup.minhash", "dedup.holdout", "dedup.facts", "dedup.shuffle", "dedup.census", "dedup.boilerplate", "dedup.pairs", "dedup.components", "dedup.members", "dedup.leaders", "dedup.resolve", "dedup.settle", "dedup.deduplicate", "dedup.report", "dedup.duplicates",
     )
@@ -50,15 +51,16 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
     if config.show_clusters is not None:
         return _show_clusters(session.store.get(f"corpus/{config.name}"), config.show_clusters)
     # ── announce ──
-    what = {**identity(config), "inventory": inventory(config.chosen)}
+    listed = _listed(config)
+    what = {**identity(config), "inventory": inventory(config.chosen, listed)}
     if config.corpus.quality.model is not None:
-        what["examples"] = inventory(config.corpus.example_sources)
+        what["examples"] = inventory(config.corpus.example_sources, listed)
     if config.corpus.decontaminate.sets:
         what["evaluation sets"] = contents(config.corpus.decontaminate)
     known = [session.store.get(session.resolve(reference)) for reference in config.known]
     refuse_other_keys(config, known)
     try:
-        held = session.begin("corpus", config, _plan(config), known, CODE, what)
+        held = session.begin("corpus", config, _plan(config, listed), known, CODE, what)
     except DryRun:
         _show_estimate(config)
         raise
@@ -68,7 +70,14 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
     # ── work ──
     with session.track(held, config, known) as tracker:
         # Ray starts at the first pass, after everything that could be wrong with the sources has been fetched and listed
-        corpus = build(config, held, lambda *shards, **options: session.map_shards(*shards, **options), known)
+        passed_over = {name: counts for name, listing in listed.items() if (counts := listing.counts())}
+        corpus = build(
+            config,
+            held,
+            lambda *shards, **options: session.map_shards(*shards, **options),
+            known,
+            passed_over=passed_over,
+        )
         tracker.metrics(_metrics(corpus.statistics), step=0)
         tracker.file(corpus.path(data_card.FILE))
     # ── report ──
@@ -86,7 +95,23 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
     return session.done(corpus, f"python -m workflows.tokenize name={config.name} data=corpus/{config.name}")
 
 
-def _plan(config: CorpusConfig) -> dict[str, Any]:
+def _listed(config: CorpusConfig) -> dict[str, Listing]:
+    """What lies under the paths of every source that is read: of the corpus, of the quality model, of the evaluation sets.
+
+    An evaluation set stands under a key that no source's name can be.
+    """
+    recipe = config.corpus
+    examples = {name: source for name, source in recipe.example_sources.items() if name not in recipe.sources}
+    taught = {name: source for name, source in recipe.example_sources.items() if name in recipe.sources}
+    sets = {name: chosen.source for name, chosen in recipe.decontaminate.sets.items()}
+    return {
+        **listings({**taught, **config.chosen}),
+        **listings(examples, "corpus.quality.model.examples"),
+        **{f"set {name}": held for name, held in listings(sets, SETS).items()},
+    }
+
+
+def _plan(config: CorpusConfig, listed: Mapping[str, Listing]) -> dict[str, Any]:
     recipe, chosen = config.corpus, config.chosen
     facts: dict[str, Any] = {}
     for name, source in chosen.items():
@@ -101,6 +126,9 @@ def _plan(config: CorpusConfig) -> dict[str, Any]:
     left_out = [name for name in recipe.sources if name not in chosen]
     if left_out:
         facts["left out"] = f"{', '.join(left_out)} (sources=permissive)"
+    for name, listing in listed.items():
+        if listing.passed_over:
+            facts[f"{name} passes over"] = listing.in_words()
     if config.known:
         facts["compared with"] = ", ".join(config.known)
     facts["to fetch"] = to_fetch(s.reader.archive_package for s in chosen.values() if s.reader.type == "package")

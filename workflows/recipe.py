@@ -10,8 +10,11 @@ command goes on from there.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib
 import json
+import shlex
 import time
 import typing
 from collections.abc import Sequence
@@ -19,10 +22,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipelines.artifacts import Artifact
-from pipelines.config import WorkflowConfig, plain
+from pipelines.config import WorkflowConfig, fingerprint, plain
 from pipelines.errors import ConfigError
 from pipelines.progress import announce, duration, say, table
 from pipelines.report import StageResult, claims, figures, stage_table, write_report
+from pipelines.sealed import sealed, unsealed
 from workflows.session import DryRun, Session, compose_config, entry
 
 CODE = ("pipelines.report.results", "pipelines.report.figures", "pipelines.report.page")
@@ -64,12 +68,18 @@ def run(config: RecipeConfig, session: Session) -> Artifact:
     # ── Work ──────────────────────────────────────────────────────────────────────────────────────────────────────────
     began = time.monotonic()
     session.within_recipe = True
+    typed = session.made_with
+    rebuilding = _Rebuild(session, config)
     artifacts: list[Artifact] = []
     for i, (stage, stage_config, module) in enumerate(steps):
         say(
             f"\n━━ {i + 1}/{len(steps)} {stage.workflow} {stage.name}  ({duration(time.monotonic() - began)} since the start)"
         )
-        artifacts.append(module.run(stage_config, session))
+        folder = f"{'tokens' if stage.workflow == 'tokenize' else stage.workflow}/{stage.name}"
+        session.made_with = _command(stage, config)
+        artifacts.append(module.run(rebuilding.once(stage_config, folder), session))
+        rebuilding.done(folder)
+    session.made_with = typed
     # ── Report ────────────────────────────────────────────────────────────────────────────────────────────────────────
     facts = {
         "stages": f"{len(steps)}, all finished",
@@ -91,6 +101,7 @@ def run(config: RecipeConfig, session: Session) -> Artifact:
             for name in ("report.html", *drawn):
                 tracker.file(held.storage.fetch(f"{held.folder}/{name}"), "plots" if name in drawn else "")
             held = held.commit(plain(config), {"stages": len(steps)})
+    rebuilding.over()
     say("\n" + table(*stage_table(results)) + "\n")
     for claim in claims(results):
         sign = {True: "✓", False: "✗", None: "?"}[claim.holds]
@@ -145,6 +156,49 @@ def stage_results(session: Session, artifacts: Sequence[Artifact]) -> list[Stage
             )
         )
     return results
+
+
+class _Rebuild:
+    """`on_change=rebuild` of a whole recipe: each artifact is made anew once, also where stages share one or a run is interrupted.
+
+    What is done is kept in `.rebuilds/recipe/<name>.json` until the recipe is finished.
+    """
+
+    def __init__(self, session: Session, config: RecipeConfig):
+        self._storage, self._key = session.store.storage, f".rebuilds/recipe/{config.name}.json"
+        self._on = config.on_change == "rebuild"
+        self._recipe = fingerprint(plain(config.stages))
+        self._done: list[str] = []
+        if self._on and (text := self._storage.find(self._key)) is not None:
+            with contextlib.suppress(ValueError):  # a damaged note: everything is made anew
+                held = unsealed(text, ())
+                self._done = held["done"] if held["recipe"] == self._recipe else []
+            if self._done:
+                say(
+                    f"   the rebuild of this recipe was interrupted and goes on: made anew already are {', '.join(self._done)}"
+                    f" (delete {self._storage.uri}/{self._key} to begin with the first again)"
+                )
+
+    def once(self, stage_config: Any, folder: str) -> Any:
+        """The stage's config, without the rebuild where that is done."""
+        return dataclasses.replace(stage_config, on_change="refuse") if folder in self._done else stage_config
+
+    def done(self, folder: str) -> None:
+        """Note that an artifact is made anew."""
+        if self._on and folder not in self._done:
+            self._done.append(folder)
+            self._storage.write(self._key, sealed({"recipe": self._recipe, "done": self._done}))
+
+    def over(self) -> None:
+        """Forget about it: the recipe is finished."""
+        if self._on:
+            self._storage.delete(self._key)
+
+
+def _command(stage: RecipeStage, config: RecipeConfig) -> str:
+    """The stage by itself, as a command."""
+    given = [f"+experiment={config.experiment}", f"name={stage.name}", f"store={config.store}", *stage.overrides]
+    return shlex.join(["python", "-m", f"workflows.{stage.workflow}", *given])
 
 
 def compose_stage(stage: RecipeStage, config: RecipeConfig) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import os
 import re
+import shlex
 import sys
 import tempfile
 import time
@@ -45,9 +46,15 @@ class DryRun(Exception):
 class Session:
     """One command's surroundings; the recipe shares one session, so one Ray, between all its stages."""
 
-    def __init__(self, config: WorkflowConfig, experiment: str | None = None, uses_store: bool = True):
+    def __init__(
+        self,
+        config: WorkflowConfig,
+        experiment: str | None = None,
+        uses_store: bool = True,
+        made_with: str | None = None,
+    ):
         """Args: experiment, the one the command line named, so that the next command can name it too; uses_store, whether the store
-        is here and has to answer before any work."""
+        is here and has to answer before any work; made_with, the command as typed, which artifacts record."""
         if uses_store and inside_job() and "://" not in config.store and not Path(config.store).is_absolute():
             raise ConfigError(
                 f"store={config.store} is relative, and a Ray job runs in a temporary copy of the project: "
@@ -55,6 +62,7 @@ class Session:
             )
         self.config = config
         self.experiment = experiment
+        self.made_with = made_with
         self.within_recipe = False  # the recipe runs the next command itself
         self.store = ArtifactStore(config.store)
         if uses_store and not config.dry_run:
@@ -63,6 +71,7 @@ class Session:
         self._stack = contextlib.ExitStack()
         self._cluster: Cluster | None = None
         self._leases: dict[str, Lease] = {}
+        self._unstarted: set[str] = set()  # claimed, and nothing written yet
 
     def __enter__(self) -> Session:
         if not self.config.dry_run:
@@ -110,7 +119,7 @@ class Session:
         code: Iterable[str] = (),
         what: Any = None,
     ) -> Artifact | Draft:
-        """Announce the plan, then claim the artifact or return it finished.
+        """Announce the plan, then claim the artifact or return it finished; nothing is written or deleted until `start`.
 
         Args:
             kind: kind of artifact; its name is `config.name`.
@@ -121,19 +130,34 @@ class Session:
         Raises: DryRun when the config asks for one; ArtifactError when another command is making it now.
         """
         self.began = time.monotonic()
-        announce(f"{kind}/{config.name}", {**facts, "store": self.store.uri})
+        folder = f"{kind}/{config.name}"
+        if config.on_change == "rebuild" and (files := len(self.store.storage.keys(folder))):
+            facts = {
+                **facts,
+                "rebuild": f"deletes the {files:,} files of {folder} when its work begins, and makes it anew",
+            }
+        announce(folder, {**facts, "store": self.store.uri})
         if config.dry_run:
             raise DryRun
-        folder = f"{kind}/{config.name}"
         if config.on_change == "rebuild" or self.store.find(folder) is None:  # one that is finished may be read by many
             self.hold(folder)
         held = self.store.begin(
-            kind, config.name, identity(config) if what is None else what, inputs, code, config.on_change
-        )
-        if isinstance(held, Artifact):
+            kind, config.name, identity(config) if what is None else what, inputs, code, config.on_change, self.made_with, start=False
+        )  # fmt: skip
+        if isinstance(held, Draft):
+            self._unstarted.add(folder)
+            if "rebuild" in held.claim and not held.replaces and self.store.storage.exists(f"{folder}/claim.json"):
+                say(f"   the rebuild that began at {held.claim['rebuild']} was interrupted: it goes on")
+        else:
             say(f"   finished already ({held.manifest['created']}, fingerprint {held.fingerprint}): reused")
             self._release(folder)
         return held
+
+    def start(self, draft: Draft) -> None:
+        """What `begin` put off: delete what a rebuild replaces, and write the claim. `track` does it, just before the work."""
+        if draft.folder in self._unstarted:
+            self._unstarted.remove(draft.folder)
+            draft.start()
 
     def hold(self, folder: str) -> None:
         """Keep other commands from making the same artifact until it is done or this command ends."""
@@ -154,10 +178,15 @@ class Session:
     ) -> Iterator[Tracker]:
         """The MLflow run of this artifact: the same run after a resume, an honest end whatever happens.
 
-        Args: meanwhile, done while the run is being opened: importing MLflow and asking its server takes seconds.
+        Args: meanwhile, done while the run is being opened: importing MLflow and asking its server takes seconds. Before a
+            rebuild deletes anything it is done first: a cluster that cannot start must not cost what is there.
         """
         parents = {artifact.folder: artifact for artifact in inputs}
         status = "FAILED"
+        if draft.replaces and meanwhile is not None:
+            meanwhile()
+            meanwhile = None
+        self.start(draft)
         with ThreadPoolExecutor(1, "mlflow-open") as pool:
             opening = pool.submit(open_tracker, self.config.tracking, self.store, draft.folder, plain(config), parents)
             try:
@@ -220,7 +249,7 @@ def entry(
         def composed(choices: DictConfig) -> None:
             try:
                 config = parse(config_class, OmegaConf.to_container(choices, resolve=True))  # type: ignore[arg-type]
-                with Session(config, experiment, uses_store) as session:
+                with Session(config, experiment, uses_store, _typed(config_name)) as session:
                     run(config, session)
             except DryRun:
                 say("   dry run: nothing was started")
@@ -245,6 +274,21 @@ def entry(
             _fail("this is a fault in Trunkline, not in your input; committed work is kept", 1)
 
     return main
+
+
+def _typed(workflow: str) -> str:
+    """The command that Hydra composed, of a sweep this turn's: what makes the same artifact again, but for `on_change=`.
+
+    Nothing of `tracking.` is in it: an address may hold a password, and it decides nothing of the artifact.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    given = [
+        re.sub(r"^(\+?experiment=[^/]+)/.*", r"\1", override)
+        for override in HydraConfig.get().overrides.task
+        if not override.lstrip("+~").startswith(("on_change=", "dry_run=", "tracking."))
+    ]
+    return shlex.join(["python", "-m", f"workflows.{workflow}", *given])
 
 
 def _arguments(typed: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,14 @@ from workflows.session import CONF, Session, entry
 
 CODE = tuple(
     f"pipelines.data.{module}"
-    for module in ("tokens.tokenizer", "tokens.codepoints", "tokens.chat", "tokens.token_shards", "tokens.tokenize")
+    for module in (
+        "tokens.tokenizer",
+        "tokens.codepoints",
+        "tokens.chat",
+        "tokens.blocks",
+        "tokens.token_shards",
+        "tokens.tokenize",
+    )
 )
 
 
@@ -85,6 +93,8 @@ def run(config: TokenizeConfig, session: Session) -> Artifact:
             config=held.claim["identity"]["config"], statistics=facts, licences=corpus.manifest["licences"]
         )
     say(_table(facts))
+    for line in _losses(facts):
+        say(f"   {line}")
     say(
         f"\n   compression of {facts['vocabulary_size']:,} ids over documents, </s> counted; MiniCPM's over its own held-out documents:"
     )
@@ -139,7 +149,7 @@ def _make_tokenizer(
             paths[f"tokenizer/{name}"] = draft.scratch(f"tokenizer/{name}")
             paths[f"tokenizer/{name}"].write_bytes(content)
         draft.publish("tokenizer", paths)
-    return draft.storage.read(f"{draft.folder}/tokenizer/tokenizer.json").decode()
+    return draft.read("tokenizer", "tokenizer/tokenizer.json").decode()
 
 
 def _table(facts: Mapping[str, Any]) -> str:
@@ -162,6 +172,19 @@ def _table(facts: Mapping[str, Any]) -> str:
         counts = [train["documents"], train["tokens"], train["loss_tokens"], heldout["tokens"]]
         rows.append([name, source["kind"], source["language"], *counts, rate, dropped])
     return table(header, rows)
+
+
+def _losses(facts: Mapping[str, Any]) -> list[str]:
+    """What was dropped or cut of each source, by reason."""
+    lines = []
+    for name, source in facts["sources"].items():
+        for what in ("dropped", "cut"):
+            rows = sum((Counter(source[split][what]) for split in ("train", "heldout")), Counter())
+            if rows:
+                lines.append(
+                    f"{name}: {what} {', '.join(f'{count:,} {reason}' for reason, count in sorted(rows.items()))}"
+                )
+    return lines
 
 
 def _metrics(facts: Mapping[str, Any]) -> dict[str, float]:

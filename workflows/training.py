@@ -9,11 +9,12 @@ from pathlib import Path
 from pipelines.artifacts import Artifact, ArtifactStore, Reference
 from pipelines.config import plain
 from pipelines.errors import ConfigError
-from pipelines.progress import say
+from pipelines.progress import human, say
 from pipelines.storage import Storage
-from pipelines.train.checkpoint import committed_steps, set_aside_after
+from pipelines.timeline import reached
+from pipelines.train.checkpoint import committed_steps, open_checkpoint, set_aside_after
 from pipelines.train.plan.planning import plan
-from pipelines.train.stages import StageName, TrainConfig
+from pipelines.train.stages import StageName, Start, TrainConfig
 from pipelines.train.worker import ready, work
 from workflows.session import Session
 
@@ -44,26 +45,42 @@ def train_stage(stage: StageName, config: TrainConfig, session: Session) -> Arti
         parent = begun_from(session.store, f"{stage}/{config.name}", parent)
     config = dataclasses.replace(config, data=session.resolve(config.data))
     planned = plan(stage, config, session.store, parent, config.cluster.workers)
+    storage, back_to = session.store.storage, _back_to(config)
     held = session.begin(stage, config, planned.facts, planned.inputs, CODE, what=planned.identity)
     if isinstance(held, Artifact):
-        if held.statistics["steps"] >= planned.spec.steps:
+        stands = held.statistics["steps"]
+        if (back_to is None or back_to >= stands) and stands >= planned.spec.steps:
             return held
-        say(f"   the trunk stands at step {held.statistics['steps']} and goes on to {planned.spec.steps}")
+        stands = max([stands, *committed_steps(storage, held.folder)])
+        goes_on = f"goes back to step {back_to} and on" if back_to is not None and back_to < stands else "goes on"
+        say(f"   the run stands at step {stands} and {goes_on} to {planned.spec.steps}")
         session.hold(held.folder)
         held = session.store.reopen(held)
-    if config.checkpoint.resume != "latest":
-        step = int(config.checkpoint.resume.removeprefix("step-"))
-        for later in set_aside_after(session.store.storage, held.folder, step):
-            say(f"   set aside the checkpoint at step {later}: the run goes on from step {step}")
-    refuse_fewer_steps(session.store.storage, held.folder, planned.spec.steps)
-    spec = dataclasses.replace(planned.spec, claim=held.claim)
+        held = dataclasses.replace(
+            held, claim={**held.claim, **({"command": session.made_with} if session.made_with else {})}
+        )
+    # ── everything that can be refused is, before anything is taken down ──
+    if not held.replaces:
+        refuse_fewer_steps(storage, held.folder, planned.spec.steps, back_to)
+    verified = verify_first(storage, None if held.replaces else held.folder, planned.spec.start, back_to)
+    spec = dataclasses.replace(planned.spec, claim=held.claim, verified=verified)
+
+    def take_down() -> None:
+        session.start(held)
+        if back_to is not None and not held.replaces:
+            go_back(storage, held.folder, back_to)
+
     if config.write_spec:
+        take_down()
         Path(config.write_spec).write_text(json.dumps(plain(spec), indent=1))
         say(
             f"   wrote {config.write_spec}; run it with: torchrun --nproc_per_node={config.cluster.workers} -m pipelines.train.worker {config.write_spec}"
         )
         raise SystemExit(0)
+    reached("plan")
     with session.track(held, config, planned.inputs, meanwhile=lambda: session.cluster.prepare(ready)) as tracker:
+        reached("run")
+        take_down()
         spec = dataclasses.replace(spec, tracking=tracker.run or {})
         session.cluster.train(work, plain(spec), ready)
     artifact = session.store.get(Reference(stage, config.name).folder)
@@ -78,12 +95,53 @@ def begun_from(store: ArtifactStore, folder: str, parent: str | None) -> str | N
     return str(claimed) if claimed.split("@")[0] == parent.split("@")[0] else parent
 
 
-def refuse_fewer_steps(storage: Storage, run: str, steps: int) -> None:
+def _back_to(config: TrainConfig) -> int | None:
+    """The step of `checkpoint.resume`, or None for the latest."""
+    return None if config.checkpoint.resume == "latest" else int(config.checkpoint.resume.removeprefix("step-"))
+
+
+def go_back(storage: Storage, run: str, step: int) -> None:
+    """Have a run go on from an earlier checkpoint: the later ones are set aside, and its manifest goes if it is of a later step."""
+    later = [found for found in committed_steps(storage, run) if found > step]
+    if later:
+        storage.delete(f"{run}/manifest.json")  # first: its statistics are those of a checkpoint that will not be there
+    for found in set_aside_after(storage, run, step):
+        say(f"   set aside the checkpoint at step {found}: the run goes on from step {step}")
+
+
+def verify_first(storage: Storage, own: str | None, start: Start, back_to: int | None) -> tuple[str, ...]:
+    """Compare the checkpoint that the workers will load, before Ray and the workers are started.
+
+    Args: own, the run itself where it may have checkpoints; start, what it begins with if it has none.
+    Returns: the checkpoint's token where all its bytes were read; sizes and headers are compared in any case.
+    Raises: CheckpointError when it is damaged, naming the one before it.
+    """
+    if own is not None and committed_steps(storage, own):
+        found = open_checkpoint(storage, own, "latest" if back_to is None else f"step-{back_to}")
+    elif back_to is not None and own is not None:
+        found = open_checkpoint(storage, own, f"step-{back_to}")  # raises: there is none
+    elif start.run is not None:
+        found = open_checkpoint(storage, start.run, f"step-{start.step}")
+    else:
+        return ()
+    found.glance()
+    if not found.small:
+        say(
+            f"   {found}: sizes and headers of {human(found.size, 'B')} compared; the workers compare its checksums, each a share"
+        )
+        return ()
+    found.verify()
+    say(f"   {found}: {human(found.size, 'B')} compared with its checksums")
+    return (found.token,)
+
+
+def refuse_fewer_steps(storage: Storage, run: str, steps: int, back_to: int | None = None) -> None:
     """Refuse to finish a run before the step at which it stands: its manifest would contradict its last checkpoint.
 
+    Args: back_to, the step that it goes back to first.
     Raises: ConfigError naming the checkpoints that it could go on from.
     """
-    committed = committed_steps(storage, run)
+    committed = [step for step in committed_steps(storage, run) if back_to is None or step <= back_to]
     if committed and committed[-1] > steps:
         earlier = [step for step in committed if step <= steps]
         raise ConfigError(

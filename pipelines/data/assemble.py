@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from pipelines.artifacts import Artifact, Draft
 from pipelines.cluster import ShardMap
-from pipelines.data.cleaning.aids import model_report, prepare
+from pipelines.data.cleaning.aids import model_report, prepare, unread_items
 from pipelines.data.cleaning.classifier import publish_model
 from pipelines.data.cleaning.decontaminate import publish_hits
 from pipelines.data.cleaning.pieces import SAMPLES, CleanTask, clean_piece
@@ -56,12 +56,14 @@ def build(
     map_shards: ShardMap,
     known: Sequence[Artifact] = (),
     plan: Callable[[str, SourceConfig, int], Sequence[Piece]] = plan_pieces,
+    passed_over: Mapping[str, Any] | None = None,
 ) -> Artifact:
     """Make and commit the corpus.
 
     Args:
         known: finished corpora: no document of the new one is a copy of theirs.
         plan: the pieces of a source, from its name, itself and the bytes of a piece; a trial reads only some.
+        passed_over: by source, the files that are no data, as `Listing.counts` gives them; the data card names them.
 
     Raises: DataError for a source that leaves no document, or that cannot be read or fetched.
     """
@@ -104,9 +106,12 @@ def build(
     }
     if recipe.decontaminate.sets:
         statistics["contamination"] = publish_hits(draft, cleaned)
+        statistics["unread evaluation items"] = unread_items(work)
     if recipe.quality.model is not None:
         statistics["quality_model"] = publish_model(draft, model_report(work), recipe.quality.model.threshold, cleaned)
     _publish_samples(draft, found, keyed, map_shards)
+    if passed_over:
+        statistics["passed over"] = dict(passed_over)
     if config.quality_report:
         publish_report(draft, found, map_shards)
     publish_card(draft, config, statistics)
@@ -149,7 +154,7 @@ def _refuse_empty(
             most = next((reason for reason, _ in dropped[name].most_common(1)), "read")
             check = (
                 f"check corpus.sources.{name}.reader (path, format, record, text_field)"
-                if most.startswith("read")
+                if most.startswith(("read", "records"))
                 else f"check its content and language, and the thresholds of {most} in conf/corpus/rules"
             )
             raise DataError(

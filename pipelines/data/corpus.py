@@ -57,7 +57,8 @@ class ReaderConfig:
     @property
     def reads_pages(self) -> bool:
         """Whether its files are web pages, single or as a crawler leaves them."""
-        return self.format in ("html", "warc") or any(re.search(r"\.(html?|warc)\b", path) for path in self.paths)
+        named = re.compile(r"\.(x?html?|warc)\b", re.IGNORECASE)
+        return self.format in ("html", "warc") or any(named.search(path) for path in self.paths)
 
     @property
     def archive_package(self) -> Package:

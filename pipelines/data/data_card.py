@@ -86,6 +86,7 @@ def data_card(
             *_languages(facts),
             *_lengths(facts),
             *_drops(facts, dropped),
+            *_not_read(statistics),
             *_masked(facts),
             *(_boilerplate(lines) if (lines := statistics["dedup"].get("boilerplate")) else ()),
             classifier.figures(statistics["quality_model"]) if "quality_model" in statistics else "",
@@ -223,6 +224,28 @@ def _drops(facts: Mapping[str, Any], dropped: Mapping[str, Sequence[Mapping[str,
         examples = itertools.islice((row for turn in turns for row in turn if row is not None), _EXAMPLES)
         quotes = (markup.quote(" · ".join(filter(None, (row["id"], row["where"]))), row["text"]) for row in examples)
         yield markup.unfold(reason, f"{count:,}", f'<p class="soft">{markup.text(by_source)}</p>{"".join(quotes)}')
+
+
+def _not_read(statistics: Mapping[str, Any]) -> Iterator[str]:
+    """Files that are no data, and evaluation items that nothing was compared with."""
+    if passed_over := statistics.get("passed over"):
+        yield "<h2>Files that were passed over</h2>"
+        yield markup.table(
+            ["source", "as", "files", "such as"],
+            [
+                [name, reason, held["files"], ", ".join(held["first"])]
+                for name, reasons in passed_over.items()
+                for reason, held in reasons.items()
+            ],
+            ["files"],
+        )
+    if unread := statistics.get("unread evaluation items"):
+        yield "<h2>Evaluation items that could not be read</h2><p>No document was compared with them.</p>"
+        yield markup.table(
+            ["set", "reason", "items"],
+            [[name, reason, count] for name, counts in unread.items() for reason, count in counts.items()],
+            ["items"],
+        )
 
 
 def _masked(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -22,11 +22,12 @@ import pyarrow as pa
 from datatrove.data import Document
 
 __all__ = [
-    "CONTENT_KEYS", "EXCERPT", "Document", "Dropped", "Kind", "Message", "render", "rows_to_table", "schema", "text_of_row", "to_row", "utf8",
+    "CONTENT_KEYS", "EXCERPT", "Content", "Document", "Dropped", "Kind", "Message", "render", "rows_to_table", "schema", "text_of_row", "to_row", "utf8",
 ]  # fmt: skip
 
 Kind = Literal["documents", "conversations", "preferences"]
 Message = dict[str, str]
+Content = tuple[str, dict[str, Any]]  # a text and its metadata
 
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _CONTENT: dict[str, list[tuple[str, pa.DataType]]] = {

@@ -147,6 +147,7 @@ class TrainSpec:
     profile: bool
     profile_steps: tuple[int, int]
     tracking: dict[str, Any]  # `Tracker.run`, empty where nothing is tracked
+    verified: tuple[str, ...] = ()  # `Checkpoint.token` of what the driver has read whole
 
     @property
     def run(self) -> str:

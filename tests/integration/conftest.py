@@ -1,4 +1,7 @@
-"""One Ray and one tiny store per session: starting Ray costs seconds, so the tests share it."""
+"""One Ray, one S3 server and one group of training processes of each size for a session: a start costs seconds, so tests share them.
+
+`tests/lanes.py` keeps the files that use one in one lane.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from pipelines.train.plan.planning import plan
 from pipelines.train.stages import StageName, TrainConfig
 from pipelines.train.worker import ready, work
 from tests import tiny
+from tests.integration.ranks import Ranks
+from tests.integration.s3_server import S3Server, s3_server
 
 TINY_MODEL = {
     "layers": 2, "d_model": 32, "d_ff": 80, "heads": 4, "kv_heads": 2, "vocabulary": tiny.VOCABULARY,
@@ -28,6 +33,31 @@ def cluster() -> Iterator[Cluster]:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     with Cluster(ClusterConfig(workers=2)) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server for the whole session, with one bucket: each test writes below a prefix of its own."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as running:
+        yield running
+
+
+def _ranks(count: int, factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    ranks = Ranks(count, factory.mktemp(f"ranks-{count}"))
+    yield ranks
+    ranks.stop()
+
+
+@pytest.fixture(scope="session")
+def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    """A training process for the whole session."""
+    yield from _ranks(1, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    """Two training processes in one group for the whole session."""
+    yield from _ranks(2, tmp_path_factory)
 
 
 @pytest.fixture

@@ -1,6 +1,4 @@
-"""Runs a list of engine configurations one after another in processes that torchrun started once.
-
-    torchrun --standalone --nproc_per_node=2 -m tests.integration.engine_cases cases.json results.npz
+"""Runs a list of engine configurations one after another in processes that torchrun started once (`ranks.py`).
 
 Starting two processes with DeepSpeed costs ten seconds, a tiny engine in them a fraction of one. `reference_run` computes the
 same case in one process, in float64, from the formulas: `tests/reference_training.py`.
@@ -8,43 +6,16 @@ same case in one process, in float64, from the formulas: `tests/reference_traini
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 
-ROOT = Path(__file__).parents[2]
 
-
-def run_cases(cases: dict[str, dict[str, Any]], folder: Path, ranks: int = 2) -> dict[str, dict[str, np.ndarray]]:
-    """Run all cases on `ranks` processes; `then` in a case saves after so many steps and goes on in another engine. Returns: per case `loss`, `norm`, `count` (steps,) and the final weights by name."""
-    path, results = folder / "cases.json", folder / "results.npz"
-    path.write_text(json.dumps(cases))
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc_per_node={ranks}",
-        "-m",
-        __name__,
-    ]
-    done = subprocess.run(
-        [*command, str(path), str(results)], cwd=ROOT, capture_output=True, text=True, timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    found: dict[str, dict[str, np.ndarray]] = {name: {} for name in cases}
-    with np.load(results) as arrays:
-        for key in arrays.files:
-            case, name = key.split("|")
-            found[case][name] = arrays[key]
-    return found
+def run_cases(cases: dict[str, dict[str, Any]], folder: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Run all cases on this rank; `then` in a case saves after so many steps and goes on in another engine. Returns: per case `loss`, `norm`, `count` (steps,) and the final weights by name."""
+    return {name: _run(case, folder / name) for name, case in cases.items()}
 
 
 def _save(engine: Any, step: int, folder: Path) -> None:
@@ -88,7 +59,7 @@ def _run(case: dict[str, Any], folder: Path) -> dict[str, np.ndarray]:
         )
         return config
 
-    as_it_is, engines._deepspeed_config = engines._deepspeed_config, scattered
+    as_it_is = engines._deepspeed_config
     rank, world, micro = dist.get_rank(), dist.get_world_size(), case["micro_batch"]
     objective = Preference(beta=0.1) if case.get("objective") == "dpo" else LanguageModelling()
     accumulation = case["rows"] // (micro * world)
@@ -96,7 +67,8 @@ def _run(case: dict[str, Any], folder: Path) -> dict[str, np.ndarray]:
     def start(zero: dict[str, Any], seed: int) -> Any:
         model = Transformer(ModelConfig(**case["model"])).initialise(seed)
         optimizer = parse(OptimizerConfig, case["optimizer"])
-        return Engine(model, objective, parse(ZeroConfig, zero), optimizer, micro, accumulation, sources=2)
+        with mock.patch.object(engines, "_deepspeed_config", scattered):
+            return Engine(model, objective, parse(ZeroConfig, zero), optimizer, micro, accumulation, sources=2)
 
     engine = start(case["zero"], 1)
     found: dict[str, list[float]] = {"loss": [], "norm": [], "count": []}
@@ -130,23 +102,3 @@ def _run(case: dict[str, Any], folder: Path) -> dict[str, np.ndarray]:
     del engine
     gc.collect()
     return {**{name: np.array(values) for name, values in found.items()}, **weights}
-
-
-def main() -> None:
-    """Entry point of each process."""
-    import torch.distributed as dist
-
-    from pipelines.train.update.engine import start_distributed
-
-    start_distributed()
-    results = {}
-    for name, case in json.loads(Path(sys.argv[1]).read_text()).items():
-        results.update({f"{name}|{key}": value for key, value in _run(case, Path(sys.argv[1]).parent / name).items()})
-    if dist.get_rank() == 0:
-        np.savez(sys.argv[2], **results)
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

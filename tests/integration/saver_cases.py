@@ -1,15 +1,11 @@
-"""Cases of the saver on two real processes: slow and broken stores, what is loaded and what is refused.
+"""Cases of the saver on two real processes (`ranks.py`): slow and broken stores, what is loaded and what is refused.
 
-    torchrun --standalone --nproc_per_node=2 -m tests.integration.saver_cases <folder>
-
-Writes `results.json` there; tests/integration/test_checkpoints.py asserts on it. One start serves all cases.
+tests/integration/test_checkpoints.py asserts on what they return.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import threading
 import time
 from pathlib import Path
@@ -28,7 +24,7 @@ from pipelines.train.network.losses import Batch, LanguageModelling
 from pipelines.train.network.model import ModelConfig, Transformer
 from pipelines.train.run.loop import read_metrics, train
 from pipelines.train.stages import TrainSpec
-from pipelines.train.update.engine import Engine, ZeroConfig, start_distributed
+from pipelines.train.update.engine import Engine, ZeroConfig
 from pipelines.train.update.optimizer import OptimizerConfig
 from tests import tiny
 from tests.integration.conftest import claimed_spec, train_config
@@ -36,7 +32,7 @@ from tests.integration.conftest import claimed_spec, train_config
 MODEL = ModelConfig(
     layers=2, d_model=32, d_ff=80, heads=4, kv_heads=2, vocabulary=128, max_positions=64, dim_model_base=16
 )
-SLOW_SECONDS = 1.0
+SLOW_SECONDS = 0.5
 
 
 class Told:
@@ -67,6 +63,31 @@ class SlowStorage(FolderStorage):
 
 
 _put = FolderStorage.put
+
+
+class GatedStorage(FolderStorage):
+    """A disk that takes until its gate is opened to make a file of a step durable."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.gates = {step: threading.Event() for step in (1, 2, 3)}
+
+    def put(self, source: Path, key: str) -> None:
+        if key.endswith(".safetensors"):
+            self.gates[int(key.split("/step-")[1][:6])].wait()
+        super().put(source, key)
+
+
+class Awaited(threading.Event):
+    """Opens a gate a moment after somebody began to wait for what is written behind it."""
+
+    def __init__(self, gate: threading.Event) -> None:
+        super().__init__()
+        self._gate = gate
+
+    def wait(self, timeout: float | None = None) -> bool:
+        threading.Timer(SLOW_SECONDS, self._gate.set).start()
+        return super().wait(timeout)
 
 
 class BrokenStorage(FolderStorage):
@@ -111,22 +132,26 @@ def step(trained: Engine, seed: int) -> float:
 
 
 def slow(folder: Path) -> dict[str, Any]:
-    """Three saves at once into a slow store; the training thread goes on while one is written, and waits for none but it."""
-    told, trained = Told(), engine()
+    """Three saves in a row into a store that ends no write before the next save waits for it."""
+    told, trained, storage = Told(), engine(), GatedStorage(folder)
     step(trained, 0)
-    saver = Saver(SlowStorage(folder), "pretrain/x", told)
-    began = time.perf_counter()
-    first = saver.save(trained, 1, {}, b"1\n")
-    weights = {name: p.detach().clone() for name, p in trained.deepspeed.module.model.named_parameters()}
-    step(trained, 1)  # while the first is written
-    during = saver.writing
-    held = [first, saver.save(trained, 2, {}, b"2\n"), saver.save(trained, 3, {}, b"3\n")]
+    saver = Saver(storage, "pretrain/x", told)
+    held, during, waited = [], [], []
+    for number in (1, 2, 3):
+        held.append(saver.save(trained, number, {}, f"{number}\n".encode()))
+        waited.append(number > 1 and storage.gates[number - 1].is_set())
+        saver._written = Awaited(storage.gates[number])
+        weights = {name: p.detach().clone() for name, p in trained.deepspeed.module.model.named_parameters()}
+        if number == 1:
+            at_first = weights
+            step(trained, 1)  # while the first is written
+        during.append(saver.writing)
     saver.wait(final=True)
     saved = read_weights(open_checkpoint(saver.storage, "pretrain/x", "step-1"))
     return {
-        "held": held, "during": during, "seconds": time.perf_counter() - began, "stall": saver.stall_seconds, "waited": saver.wait_seconds,
+        "held": held, "during": during, "waited": waited, "stall": saver.stall_seconds, "wait_seconds": saver.wait_seconds,
         "warnings": told.warnings, "steps": committed_steps(saver.storage, "pretrain/x"), "points": told.values,
-        "as it was": all(torch.equal(saved[name], weights[name]) for name in weights),
+        "as it was": all(torch.equal(saved[name], at_first[name]) for name in at_first),
     }  # fmt: skip
 
 
@@ -144,7 +169,7 @@ def broken(folder: Path) -> dict[str, Any]:
         saver.wait()
         # all but the warning that a save was waited for, as every one is here
         told.warnings = [message for message in told.warnings if message.startswith("checkpoint at step")]
-        seen.append((len(told.warnings), len(told.alarms)))
+        seen.append([len(told.warnings), len(told.alarms)])
     storage.broken, last = True, ""
     saver.save(trained, 6, {}, b"6\n" if dist.get_rank() == 0 else None)
     try:
@@ -303,18 +328,7 @@ def loads(folder: Path) -> dict[str, Any]:
     return found
 
 
-def main() -> None:
-    folder = Path(sys.argv[1])
-    start_distributed()
-    results = {
-        case.__name__: case(folder / case.__name__)
-        for case in (slow, broken, strange, fenced, diverged, lagging, kept, loads)
-    }
-    if dist.get_rank() == 0:
-        (folder / "results.json").write_text(json.dumps(results))
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()
+def run_all(folder: Path) -> dict[str, Any]:
+    """Every case on this rank, by its name."""
+    cases = (slow, broken, strange, fenced, diverged, lagging, kept, loads)
+    return {case.__name__: case(folder / case.__name__) for case in cases}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.integration.engine_cases import run_cases
+from tests.integration.ranks import Ranks
 from tests.reference_training import reference_run
 
 MODEL = {
@@ -64,8 +65,10 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.ndarray]]:
-    return run_cases(CASES, tmp_path_factory.mktemp("engine"))
+def runs(two_ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.ndarray]]:
+    done = two_ranks.call(run_cases, CASES, tmp_path_factory.mktemp("engine"))
+    assert not done.error, done.error
+    return done.result  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")

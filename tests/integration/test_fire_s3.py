@@ -11,16 +11,10 @@ import pytest
 from pipelines.errors import StorageError, TrunklineError
 from pipelines.s3 import S3Storage
 from tests.integration.faulty_s3 import Fault, FaultyS3, Kind, faulty_s3
-from tests.integration.s3_server import S3Server, s3_server
+from tests.integration.s3_server import S3Server
 from tests.integration.test_s3_readers import make, raw, upload
 
 __all__ = ["raw"]  # a fixture
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as running:
-        yield running
 
 
 @pytest.fixture

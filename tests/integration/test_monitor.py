@@ -1,16 +1,11 @@
 """What the monitor says of a step, against plain autograd and arithmetic, on two ranks at every ZeRO stage.
 
-The test starts two processes once; in them `_readings` runs a tiny engine per stage, with the monitor on and off.
+On two processes (`ranks.py`) `_readings` runs a tiny engine per stage, with the monitor on and off.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +13,7 @@ import torch
 
 from pipelines.train.network.losses import LanguageModelling
 from pipelines.train.network.model import ModelConfig, Transformer
+from tests.integration.ranks import Ranks
 from tests.reference_training import global_batch, micro_batch
 
 MODEL = {
@@ -30,24 +26,10 @@ RATES = (0.01, 0.02, 0.01)
 
 
 @pytest.fixture(scope="module")
-def readings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    path = tmp_path_factory.mktemp("monitor") / "readings.json"
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc_per_node={RANKS}",
-        "-m",
-        __name__,
-    ]
-    done = subprocess.run(
-        [*command, str(path)], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+def readings(two_ranks: Ranks) -> dict[str, Any]:
+    done = two_ranks.call(_all_readings)
+    assert not done.error, done.error
+    return done.result  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")
@@ -157,19 +139,5 @@ def _readings(stage: int, every_steps: int) -> dict[str, Any]:
     return found
 
 
-def main() -> None:
-    """Entry point of each process."""
-    import torch.distributed as dist
-
-    from pipelines.train.update.engine import start_distributed
-
-    start_distributed()
-    found = {stage: {"on": _readings(stage, 1), "off": _readings(stage, 0)} for stage in range(4)}
-    if dist.get_rank() == 0:
-        Path(sys.argv[1]).write_text(json.dumps(found))
-    dist.barrier()
-    os._exit(0)  # as the worker does: a process group's threads may abort or hang at the end
-
-
-if __name__ == "__main__":
-    main()
+def _all_readings() -> dict[str, Any]:
+    return {str(stage): {"on": _readings(stage, 1), "off": _readings(stage, 0)} for stage in range(4)}

@@ -16,15 +16,9 @@ from pipelines.errors import ArtifactError, StorageError
 from pipelines.lease import Lease
 from pipelines.s3 import S3Storage
 from tests.integration.faulty_s3 import Fault, FaultyS3, Kind, faulty_s3
-from tests.integration.s3_server import S3Server, s3_server
+from tests.integration.s3_server import S3Server
 
 SMALL, LARGE = os.urandom(100_000), os.urandom(20_000_000)  # the large one goes up and down in parts
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as running:
-        yield running
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pipelines.data.stream.mixture import MixturePlan
 from pipelines.data.stream.prefetch import Prefetcher, WorkingSet
 from pipelines.data.tokens.token_shards import open_sources
 from tests.integration.faulty_s3 import faulty_s3
-from tests.integration.s3_server import s3_server
+from tests.integration.s3_server import S3Server
 
 
 def loader(store: ArtifactStore) -> Loader:
@@ -27,16 +27,15 @@ def loader(store: ArtifactStore) -> Loader:
 
 
 def test_what_is_read_is_fetched_once_and_the_cache_keeps_its_bound(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRUNKLINE_CACHE", str(tmp_path / "cache"))
     here = ArtifactStore(str(tmp_path / "store"))
     commit_tokens(here, {"a": 0.7, "b": 0.3}, shards=10, shard_tokens=20_000)
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(s3_server(tmp_path / "s3"))
         proxy = stack.enter_context(faulty_s3(server.endpoint))
         stack.enter_context(server.environment(AWS_ENDPOINT_URL=proxy.endpoint))
-        there = ArtifactStore(f"s3://{server.bucket}/store")
+        there = ArtifactStore(f"s3://{server.bucket}/prefetch")
         commit_tokens(there, {"a": 0.7, "b": 0.3}, shards=10, shard_tokens=20_000)
         remote, local = loader(there), loader(here)
         limit = int(WorkingSet.of(remote).ample_bytes / 0.8) + 1
@@ -55,5 +54,5 @@ def test_what_is_read_is_fetched_once_and_the_cache_keeps_its_bound(
         fetched = [match[1] for r in proxy.requests if (match := re.match(r"GET .*/(train/\S+\.(bin|idx|bytes))", r))]
     read = {prefix for _, prefix in local.shards(first, last)}
     assert 6 < len(read) < 20
-    assert sorted(fetched) == sorted(f"{prefix}.{suffix}" for prefix in read for suffix in ("bin", "idx"))
+    assert sorted(fetched) == sorted(f"{prefix}.{suffix}" for prefix in read for suffix in ("bin", "idx", "sums"))
     assert limit / 2 < most <= limit

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,14 +16,8 @@ from pipelines.train.checkpoint import committed_steps, open_checkpoint, read_we
 from pipelines.train.run.loop import read_metrics
 from tests import tiny
 from tests.integration.conftest import claimed_spec, train_config
-from tests.integration.s3_server import S3Server, s3_server
-from tests.integration.test_training import torchrun
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as running:
-        yield running
+from tests.integration.ranks import Ranks, train
+from tests.integration.s3_server import S3Server
 
 
 @pytest.fixture(autouse=True)
@@ -31,20 +27,22 @@ def reached(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         yield
 
 
-def test_a_run_on_s3_equals_one_on_disk_and_resumes(server: S3Server, tmp_path: Path) -> None:
+def test_a_run_on_s3_equals_one_on_disk_and_resumes(server: S3Server, two_ranks: Ranks, tmp_path: Path) -> None:
+    def trained(spec: dict[str, Any]) -> str:
+        done = two_ranks.call(train, spec, environment=dict(os.environ))
+        assert not done.error, done.error
+        return done.out
+
     remote, local = tiny.build(f"s3://{server.bucket}/run"), tiny.build(str(tmp_path / "store"))
     assert remote.get("tokens/tiny").fingerprint == local.get("tokens/tiny").fingerprint
     for store in (remote, local):
-        done = torchrun(claimed_spec("pretrain", train_config(name="r", steps=4), store), 2, tmp_path)
-        assert done.returncode == 0, done.stderr[-3000:]
+        trained(claimed_spec("pretrain", train_config(name="r", steps=4), store))
     again = remote.begin("pretrain", "r", {}, on_change="keep")
     remote.reopen(again)  # type: ignore[arg-type]
     spec = claimed_spec("pretrain", train_config(name="straight", steps=8), local)
-    assert torchrun(spec, 2, tmp_path).returncode == 0
-    further = {**spec, "name": "r", "store": remote.uri}
-    done = torchrun(further, 2, tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "resumed from pretrain/r@step-4" in done.stdout
+    trained(spec)
+    said = trained({**spec, "name": "r", "store": remote.uri})
+    assert "resumed from pretrain/r@step-4" in said
     assert committed_steps(remote.storage, "pretrain/r") == [4, 8]
     curves = [
         [row["loss"] for row in read_metrics(store.storage, f"pretrain/{name}")]

@@ -1,15 +1,9 @@
-"""Training through real Ray and DeepSpeed: crashes, branches, layouts, damaged and unwritable checkpoints."""
+"""Training through real Ray and DeepSpeed: crashes, branches, damaged checkpoints."""
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
 import threading
-import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,57 +15,16 @@ from pipelines.cluster import Cluster
 from pipelines.errors import CheckpointError, ConfigError
 from pipelines.train.checkpoint import committed_steps, open_checkpoint, read_weights, set_aside_after
 from pipelines.train.run.loop import read_metrics
-from tests.integration.conftest import claimed_spec, run_stage, train_config
-
-ROOT = Path(__file__).parents[2]
-
-
-def losses(store: Any, run: str) -> list[float]:
-    return [row["loss"] for row in read_metrics(store.storage, run)]
-
-
-def torchrun(
-    spec: dict[str, Any], ranks: int, tmp_path: Path, limit_bytes: int | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run a spec with torchrun; `limit_bytes` caps the size of any file it writes, as a full disk would."""
-    path = tmp_path / f"spec-{spec['name']}-{ranks}.json"
-    path.write_text(json.dumps(spec))
-
-    def limit() -> None:
-        import resource
-
-        if limit_bytes is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        f"--nproc_per_node={ranks}",
-        "--standalone",
-        "-m",
-        "pipelines.train.worker",
-        str(path),
-    ]
-    return subprocess.run(
-        command,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        preexec_fn=limit,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+from tests.integration.conftest import run_stage, train_config
+from tests.integration.test_torchrun import losses
+from tests.waits import wait_until
 
 
 def kill_a_worker_when(ready: Any) -> threading.Thread:
     """SIGKILL one training process of ours once `ready()` holds."""
 
     def wait_and_kill() -> None:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and not ready():
-            time.sleep(0.05)
+        wait_until(ready, "the moment at which a worker is to be killed")
         for process in psutil.Process().children(recursive=True):  # of this session's Ray, not of a neighbour's
             if "TrainWorker" in " ".join(process.cmdline()):
                 process.send_signal(signal.SIGKILL)
@@ -142,52 +95,6 @@ def test_stages_inherit_what_the_table_says(cluster: Cluster, store: Any) -> Non
     assert (reference < 0).all()
 
 
-def test_accumulation_layouts_give_the_same_curve(store: Any, tmp_path: Path) -> None:
-    curves = []
-    for name, ranks, micro in (("m8", 1, 8), ("m1", 1, 1), ("m2", 2, 2)):
-        spec = claimed_spec(
-            "pretrain",
-            train_config(name=name, data="mixture/tiny_decay", steps=6, **{"batch.micro_batch": micro}),
-            store,
-            ranks,
-        )
-        done = torchrun(spec, ranks, tmp_path)
-        assert done.returncode == 0, done.stderr[-3000:]
-        curves.append(losses(store, f"pretrain/{name}"))
-    # the decay mixture has masked rows, so micro-batches count unequal numbers of tokens
-    assert curves[1] == pytest.approx(curves[0], rel=1e-6)
-    assert curves[2] == pytest.approx(curves[0], rel=1e-6)
-
-
-def test_a_branch_reads_longer_windows_and_its_child_takes_them(store: Any, tmp_path: Path) -> None:
-    """Windows of 32 in the trunk, of 96 in the anneal: slower positions, the trunk's moments, sft at the new length."""
-
-    def train(kind: Any, config: Any) -> dict[str, Any]:
-        done = torchrun(claimed_spec(kind, config, store, 1), 1, tmp_path)
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert "(this machine of" in done.stdout  # the worker's own look at its memory
-        return open_checkpoint(store.storage, f"{kind}/{config.name}").state
-
-    train("pretrain", train_config(name="t", steps=4))
-    anneal = train_config(
-        name="long", parent="pretrain/t@step-4", data="mixture/tiny_decay", model=None, steps=4, rope_base="ntk",
-        schedule={"decay": "linear", "decay_fraction": 1.0},
-        batch={"sequence_length": 96, "global_batch": 4, "micro_batch": 2},
-    )  # fmt: skip
-    state = train("anneal", anneal)
-    assert state["model"]["max_positions"] == 96
-    assert state["model"]["rope_base"] == pytest.approx(10_000 * 3 ** (8 / 6))
-    assert state["updates"] == 8  # the trunk's four and its own
-    assert state["tokens"] == 4 * 8 * 32 + 4 * 4 * 96
-    delivered = store.get("anneal/long").statistics["delivered"]
-    assert sum(delivered.values()) == 16  # its own windows, whatever was left out before them
-    sft = train_config(
-        name="s", parent="anneal/long", data="tokens/tiny", model=None, steps=2, schedule={},
-        batch={"sequence_length": 96, "global_batch": 4, "micro_batch": 2},
-    )  # fmt: skip
-    assert train("sft", sft)["model"] == state["model"]
-
-
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_named(cluster: Cluster, store: Any) -> None:
     run_stage(cluster, "pretrain", train_config(name="c", steps=8), store)
     (path,) = (store.storage.root / "pretrain/c/checkpoints/step-000008").glob("rank-00001-*.safetensors")
@@ -202,22 +109,6 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_named(cluster: Cl
     assert set_aside_after(store.storage, "pretrain/c", 4) == [8]  # what checkpoint.resume=step-4 does
     run_stage(cluster, "pretrain", train_config(name="c", steps=12), store)
     assert len(losses(store, "pretrain/c")) == 12
-
-
-def test_a_full_disk_while_saving_commits_nothing(store: Any, tmp_path: Path) -> None:
-    spec = claimed_spec("pretrain", train_config(name="full", steps=8), store, 1)
-    spec["batch"]["micro_batch"] = 8
-    done = torchrun(spec, 1, tmp_path, limit_bytes=100_000)
-    assert done.returncode != 0, done.stdout
-    assert "WARNING checkpoint at step 4 failed; training goes on" in done.stdout
-    assert "ALARM checkpoint at step 8 failed (2 in a row)" in done.stdout
-    assert "the last checkpoint of pretrain/full (step 8) could not be saved" in done.stderr
-    assert committed_steps(store.storage, "pretrain/full") == []
-    assert not store.storage.exists("pretrain/full/manifest.json")
-    assert not list((store.storage.root / "pretrain/full").rglob("*.safetensors"))
-    done = torchrun(spec, 1, tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert committed_steps(store.storage, "pretrain/full") == [4, 8]
 
 
 def test_more_workers_than_the_cluster_has_is_refused(cluster: Cluster, store: Any) -> None:

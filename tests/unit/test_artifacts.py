@@ -80,11 +80,15 @@ def test_rebuild_starts_over_and_keep_goes_on(tmp_path: Path) -> None:
 def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
     artifact = make(ArtifactStore(str(tmp_path)))
     (tmp_path / "corpus/a/part.txt").write_text("hullo")
-    assert artifact.path("part.txt")  # same size: only the checksum tells
-    with pytest.raises(ArtifactError, match="does not match its checksum"):
-        artifact.verified("part.txt")
+    with pytest.raises(ArtifactError, match="does not match its checksum") as caught:  # of the same size
+        artifact.path("part.txt")
+    assert f"{tmp_path}/corpus/a/part.txt" in str(caught.value)
+    assert "make it anew: python -m workflows.corpus name=a on_change=rebuild" in str(caught.value)
     (tmp_path / "corpus/a/part.txt").write_text("hello!")
     with pytest.raises(ArtifactError, match="has 6 bytes, its manifest says 5"):
+        artifact.path("part.txt")
+    (tmp_path / "corpus/a/part.txt").unlink()
+    with pytest.raises(ArtifactError, match="is missing"):
         artifact.path("part.txt")
 
 

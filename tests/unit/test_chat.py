@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.data.tokens.chat import assemble, exchanges, prompt
+from pipelines.data.tokens.chat import assemble, ends_open, exchanges, prompt
 
 
 def user(text):
@@ -24,6 +24,12 @@ def test_turns_become_exchanges_and_a_trailing_question_is_cut():
     assert exchanges([user("a"), assistant("b"), user("c"), assistant("d"), user("e")]) == [("a", "b"), ("c", "d")]
 
 
+def test_a_trailing_question_is_told():
+    assert ends_open([user("a"), assistant("b"), user("c")])
+    assert not ends_open([user("a"), assistant("b")])
+    assert not ends_open([])
+
+
 def test_system_messages_go_before_the_question_that_follows():
     assert exchanges([system("s"), system("t"), user("a"), assistant("b")]) == [("s\nt\na", "b")]
 
@@ -34,9 +40,21 @@ def test_system_messages_go_before_the_question_that_follows():
         ([user("a")], "chat.no_answer"),
         ([], "chat.no_answer"),
         ([user("a"), assistant("")], "chat.empty_answer"),
-        ([assistant("a")], "chat.turns_out_of_order"),
-        ([user("a"), user("b"), assistant("c")], "chat.turns_out_of_order"),
+        ([user("a"), assistant(" \n")], "chat.empty_answer"),
+        ([user(""), assistant("b")], "chat.empty_question"),
+        ([system(" "), user("a"), assistant("b")], "chat.empty_system"),
+        ([system("s"), user(None), assistant("b")], "chat.empty_question"),
+        ([user(["a"]), assistant("b")], "chat.not_text"),
+        ([assistant("a")], "chat.begins_with_answer"),
+        ([assistant("a"), user("b"), assistant("c")], "chat.begins_with_answer"),
+        ([user("a"), user("b"), assistant("c")], "chat.two_questions"),
+        ([user("a"), assistant("b"), assistant("c")], "chat.two_answers"),
+        ([user("a"), system("s"), assistant("b")], "chat.system_after_question"),
+        ([user("a"), assistant("b"), system("s")], "chat.ends_with_system"),
+        ([system("s")], "chat.ends_with_system"),
         ([user("a"), {"role": "tool", "content": "b"}], "chat.unknown_role"),
+        ([user("a"), {"role": "function", "content": "b"}, assistant("c")], "chat.unknown_role"),
+        ([{"role": None, "content": "a"}, assistant("c")], "chat.unknown_role"),
     ],
 )
 def test_conversations_that_cannot_be_learnt_from_have_a_named_reason(messages, reason):

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pipelines.errors import ConfigError
+from tests.commands import run_here
 from workflows.session import CONF, compose_config
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +71,6 @@ def test_an_evaluation_is_named_after_its_parent() -> None:
     assert config.name == "pretrain-demo-step-240"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -83,9 +83,17 @@ def test_an_evaluation_is_named_after_its_parent() -> None:
     ],
 )  # fmt: skip
 def test_mistakes_end_before_anything_starts(arguments: list[str], message: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "workflows.pretrain", "+experiment=demo", f"store={tmp_path}", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    done = run_here("pretrain", "+experiment=demo", f"store={tmp_path}", *arguments)
+    assert done.code == 2
+    assert message in done.err
+    assert "Traceback" not in done.err
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_mistake_ends_the_command_of_a_user_alike(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "workflows.pretrain", "+experiment=demo", f"store={tmp_path}", "model.layer=6"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    here = run_here(*(argument.removeprefix("workflows.") for argument in command[2:]))
+    assert (done.returncode, done.stdout, done.stderr) == (here.code, here.out, here.err)
+    assert done.returncode == 2

@@ -146,3 +146,14 @@ def test_what_not_every_corpus_has_is_shown_where_there_is_some(corpus: Artifact
     assert "1,234" in page
     assert "77 lines of 5 documents" in page
     assert "&lt;hr&gt;" in page
+
+
+def test_files_and_items_that_were_not_read_are_named(corpus: Artifact) -> None:
+    config = parse(CorpusConfig, {"name": "card", **corpus.manifest["identity"]["config"]})
+    facts = dict(corpus.statistics)
+    assert "passed over" not in data_card(config, facts, {"web": []}, [], None)
+    facts["passed over"] = {"web": {"about the data": {"files": 1_234, "first": ["README.md", "<b>.md"]}}}
+    facts["unread evaluation items"] = {"exam": {"read.not_json": 5}}
+    page = data_card(config, facts, {"web": []}, [], None)
+    assert all(part in page for part in ("about the data", "1,234", "README.md, &lt;b&gt;.md", "exam", "read.not_json"))
+    Checker().feed(page)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import unicodedata
 from pathlib import Path
@@ -132,3 +133,36 @@ def test_mistakes_are_named(decontaminate: Any, message: str) -> None:
     source = {"licence": "MIT", "reader": {"type": "files", "path": "x"}}
     with pytest.raises(ConfigError, match=message):
         parse(CorpusConfig, {"name": "t", "corpus": {"sources": {"s": source}, "decontaminate": decontaminate}})
+
+
+def test_items_that_cannot_be_read_are_counted_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = settings(tmp_path, [{"question": QUESTION}, {"question": 7}, {"question": None}])
+    with (tmp_path / "set.jsonl").open("a") as handle:
+        handle.write("no json\n")
+    assert gather(config).unread == {"exam": {"read.no_text": 2, "read.not_json": 1}}
+    said = "evaluation set exam: 3 of 4 records cannot be read, so nothing is compared with them: read.no_text 2, read.not_json 1"
+    assert said in capsys.readouterr().out
+
+
+def test_a_set_behind_links_and_beside_its_card(tmp_path: Path) -> None:
+    (tmp_path / "blob").write_text(json.dumps({"question": QUESTION}) + "\n")
+    folder = tmp_path / "exam [v2]"
+    folder.mkdir()
+    (folder / "test.jsonl").symlink_to("../blob")
+    (folder / "README.md").write_text("the card of the set, which is no item of it and would take part in comparisons")
+    for path in (folder, f"{folder}/*", folder / "test.jsonl"):
+        reader = {"type": "files", "path": str(path)}
+        config = parse(DecontaminationConfig, {"sets": {"exam": {"fields": ["question"], "reader": reader}}})
+        assert len(gather(config).items) == 1
+        assert contents(config) == {"exam": hashlib.sha256(_digest_of(tmp_path / "blob")).hexdigest()}
+
+
+def _digest_of(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+def test_a_missing_set_is_named_by_its_own_key(tmp_path: Path) -> None:
+    reader = {"type": "files", "path": str(tmp_path / "gone")}
+    config = parse(DecontaminationConfig, {"sets": {"exam": {"reader": reader}}})
+    with pytest.raises(DataError, match=r"correct corpus\.decontaminate\.sets\.exam\.reader\.path"):
+        contents(config)

@@ -269,7 +269,7 @@ def test_conversations_and_preferences(tmp_path: Path) -> None:
     (tmp_path / "pairs.json").write_text(json.dumps(pairs))
     documents, dropped = read(source(tmp_path / "pairs.json", kind="preferences", record="preference"))
     assert [(d.metadata["chosen"], d.metadata["rejected"]) for d in documents] == [("good", "bad"), ("A", "B")]
-    assert [d.reason for d in dropped] == ["read.no_text"]
+    assert [d.reason for d in dropped] == ["records.same_answers"]
 
 
 def test_a_hugging_face_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from pipelines.artifacts import Draft
 from pipelines.errors import ArtifactError, CheckpointError, ConfigError, DataError
+from pipelines.sealed import sealed
 from pipelines.train.plan.planning import plan
 from pipelines.train.stages import STAGES
 from tests import tiny
@@ -211,11 +212,10 @@ def test_a_branch_onto_other_tokens_reads_them_from_the_beginning(tmp_path: Path
 
 
 def test_a_run_that_repeats_a_source_too_often_is_refused(tmp_path: Path) -> None:
-    import json
-
     store = tiny.build(str(tmp_path / "store"))
+    held = store.get("mixture/tiny_stable").manifest
     manifest = tmp_path / "store/mixture/tiny_stable/manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "config": {"mixture": {"max_epochs": 2}}}))
+    manifest.write_bytes(sealed({**held, "config": {"mixture": {"max_epochs": 2}}}))
     with pytest.raises(
         ConfigError,
         match=r"would read \w+ [\d.]+ times; mixture/tiny_stable allows max_epochs=2: set steps=\d+ or less",

@@ -20,6 +20,7 @@ from pipelines.jobs import Job, _Log, upload_limit
 from pipelines.package import collect, pack
 from pipelines.submission import Submission
 from pipelines.train.plan import machines
+from tests.commands import run_here
 from workflows.submit import compose_target, instance_named, stages_of
 
 ROOT = Path(__file__).parents[2]
@@ -258,7 +259,6 @@ def test_another_shell_learns_from_the_job_how_to_retry_it() -> None:
     assert Submission.of(job(id="raysubmit_x"))[0].retries == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -270,12 +270,29 @@ def test_another_shell_learns_from_the_job_how_to_retry_it() -> None:
         (["instance_type=g7.large", "--", *RECIPE], "error: instance_type=g7.large is not among those known here, and no AWS credentials"),
     ],
 )  # fmt: skip
-def test_mistakes_end_before_anything_is_sent(arguments: list[str], message: str, tmp_path: Path) -> None:
-    nothing = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    environment = {**nothing, "HOME": str(tmp_path), "AWS_EC2_METADATA_DISABLED": "true", "AWS_REGION": "us-east-1"}
-    command = [sys.executable, "-m", "workflows.submit", "address=http://127.0.0.1:1", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+def test_mistakes_end_before_anything_is_sent(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere(tmp_path, monkeypatch)
+    done = run_here("submit", "address=http://127.0.0.1:1", *arguments)
+    assert done.code == 2, done.output
+    assert re.search(message, done.err), done.err
+    assert "no Ray answers" not in done.err
+    assert "hidden" not in done.output
+
+
+@pytest.mark.slow
+def test_a_mistake_ends_the_command_of_a_user_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere(tmp_path, monkeypatch)
+    command = [sys.executable, "-m", "workflows.submit", "address=http://127.0.0.1:1", "retry=1", "--", *RECIPE]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2, done.stdout + done.stderr
-    assert re.search(message, done.stderr), done.stderr
-    assert "no Ray answers" not in done.stderr
-    assert "hidden" not in done.stderr + done.stdout
+    assert re.search("error: unknown key retry; accepted there: .*did you mean retries", done.stderr), done.stderr
+
+
+def nowhere(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell without credentials of AWS, anywhere."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in {"HOME": str(home), "AWS_EC2_METADATA_DISABLED": "true", "AWS_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(name, value)

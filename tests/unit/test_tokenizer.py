@@ -19,6 +19,7 @@ from pipelines.data.tokens.tokenizer import (
     Encoder,
     TokenizerConfig,
     _encode_fast,
+    guarded,
     tokenizer_files,
     train_tokenizer,
 )
@@ -165,30 +166,91 @@ def test_digits_stay_single(encoder):
     assert [encoder.decode([i]) for i in ids] == list("12345")
 
 
-def test_transformers_reads_it_unchanged_and_renders_the_same_chat(trained, encoder, tmp_path):
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+@pytest.fixture(scope="module")
+def loaded(trained, tmp_path_factory):
+    """What `transformers` reads from the folder."""
+    from transformers import AutoTokenizer
 
+    folder = tmp_path_factory.mktemp("tokenizer")
     for name, content in tokenizer_files(trained).items():
-        (tmp_path / name).write_bytes(content)
-    loaded = AutoTokenizer.from_pretrained(tmp_path)
+        (folder / name).write_bytes(content)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def turns(*texts, system=()):
+    """Messages: system texts, then user and assistant in turn."""
+    roles = ["user", "assistant"] * len(texts)
+    talk = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
+    return [{"role": "system", "content": text} for text in system] + talk
+
+
+def test_transformers_reads_it_unchanged(loaded, encoder):
+    from transformers import PreTrainedTokenizerFast
+
     assert isinstance(loaded, PreTrainedTokenizerFast)
     assert (loaded.eos_token_id, loaded.pad_token_id, len(loaded)) == (0, 0, 340)
     text = "The fox, 话说 12\n  x"
     assert loaded.encode(text, add_special_tokens=False) == encoder.encode([text])[0].tolist()
     assert loaded.decode(loaded.encode(text)) == text
 
-    messages = [
-        {"role": "system", "content": "be brief"},
-        {"role": "user", "content": " hi \n"},
-        {"role": "assistant", "content": "你好 "},
-        {"role": "user", "content": "1+1"},
-        {"role": "assistant", "content": "2"},
-    ]
-    pairs = exchanges(messages)
-    ours, _, _ = assemble(*encoder.encode([part for pair in pairs for part in pair]), np.array([len(pairs)]))
-    assert loaded.apply_chat_template(messages, return_dict=False) == ours.tolist()
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        turns("1+1", "2"),
+        turns(" hi \n", "你好 ", "1+1", "2", "3", "4", system=["be brief"]),
+        [*turns("a", "b"), *turns("c", "d", system=["one", "two\n"])],
+        turns("a</s>b <用户> c <AI> d", "<AI>x</s></s>", system=["</s"]),
+        turns("<</s>/s>", "<用户", "户><AI>", "</s>"),
+        turns("\ufdd1</s>\ufdd1<\ufdd1/s>", "x"),
+    ],
+)
+def test_the_template_gives_the_ids_and_the_mask_of_training(loaded, encoder, messages):
+    plain = [{**message, "content": message["content"].replace("\ufdd1", "")} for message in messages]
+    pairs = exchanges(plain)
+    texts = [part for pair in pairs for part in pair]
+    ours, _, mask = assemble(*encoder.encode(texts), np.array([len(pairs)]))
+    theirs = loaded.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+    assert theirs["input_ids"] == ours.tolist()
+    assert theirs["assistant_masks"] == mask.tolist()
     asked = loaded.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=False)
-    assert asked == encoder.encode_prompt(messages[:-1]).tolist()
+    assert asked == encoder.encode_prompt(plain[:-1]).tolist()
+    markers = [i for i in asked if i < 3]
+    assert markers == [1, 2, 0] * (len(pairs) - 1) + [1, 2]  # none that was typed
+
+
+@pytest.mark.parametrize(
+    ("messages", "options", "why"),
+    [
+        ([*turns("a"), {"role": "tool", "content": "b"}], {}, "not trained with the role tool: expected system, user or assistant"),
+        ([{"role": "developer", "content": "b"}, *turns("a")], {}, "not trained with the role developer"),
+        (turns("a", ""), {}, "a message of assistant holds no text"),
+        (turns(" \n"), {}, "a message of user holds no text"),
+        (turns("a", system=[" "]), {}, "a message of system holds no text"),
+        ([{"role": "user", "content": [{"type": "text", "text": "a"}]}], {}, "a message of user holds no text"),
+        ([*turns("a"), *turns("b")], {}, "two questions follow each other"),
+        ([*turns("a"), *turns("b", system=["s"])], {}, "a system message follows a question"),
+        (turns("a", "b")[1:], {}, "an answer follows no question"),
+        ([*turns("a", "b"), *turns("c", "d")[1:]], {}, "an answer follows no question"),
+        ([*turns("a", "b"), *turns(system=["s"])], {}, "no question follows"),
+        (turns("a", "b"), {"add_generation_prompt": True}, "add_generation_prompt asks for an answer where no question is open"),
+        (turns("a"), {"tools": [{"type": "function", "function": {"name": "f"}}]}, "was not trained with tools"),
+    ],
+)  # fmt: skip
+def test_the_template_refuses_what_training_never_saw(loaded, messages, options, why):
+    from jinja2.exceptions import TemplateError
+
+    with pytest.raises(TemplateError, match=why):
+        loaded.apply_chat_template(messages, tokenize=False, **options)
+
+
+def test_every_tokenizer_of_others_is_guarded_once(trained):
+    old = json.dumps({**json.loads(trained), "normalizer": None})
+    assert guarded(trained) == trained == guarded(old)
+    assert (
+        Encoder(trained).encode(["a\ufdd1b"])[0].tolist() == Encoder(old).encode(["a\ufdd1b"])[0].tolist()
+    )  # ours take nothing out
+    assert Encoder(trained).decode(Encoder(trained).encode(["a\ufdd1b"])[0]) == "a\ufdd1b"
 
 
 def test_what_cannot_be_trained_is_refused():

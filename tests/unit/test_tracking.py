@@ -158,22 +158,6 @@ def test_a_living_command_keeps_its_own_spool(tmp_path: Path, away: Callable[[],
     assert [sorted(item) for item in left[0].items] == [["metrics"], ["at", "end"]]
 
 
-def test_what_is_left_of_a_deleted_run_is_dropped_with_a_word(
-    tmp_path: Path, away: Callable[[], None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    store, config = ArtifactStore(str(tmp_path / "store")), TrackingConfig()
-    tracker = open_tracker(config, store, "corpus/a", {}, {})
-    tracker.run["run_id"] = "0" * 32  # type: ignore[index]
-    tracker.end("FAILED")
-    record = {"uri": tracker.run["uri"], "run_id": "0" * 32}  # type: ignore[index]
-    store.storage.write("corpus/a/mlflow.json", json.dumps(record).encode())
-    away()
-    with delivering(config, store):
-        pass
-    assert "refuses what corpus/a left to be sent" in capsys.readouterr().out
-    assert spooled(tmp_path / "cache") == []
-
-
 def artifact_run(client: MlflowClient, folder: str) -> Any:
     experiment = client.get_experiment_by_name("trunkline")
     (found,) = client.search_runs([experiment.experiment_id], f"tags.`trunkline.artifact` = '{folder}'")

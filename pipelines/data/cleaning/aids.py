@@ -57,8 +57,9 @@ def prepare(config: CorpusConfig, work: Draft, map_shards: ShardMap) -> Aids:
     sets, model = config.corpus.decontaminate, config.corpus.quality.model
     if sets.sets and work.receipt("evaluation-sets") is None:
         path = work.scratch(_GRAMS)
-        decontaminate.save(decontaminate.gather(sets), path)
-        work.publish("evaluation-sets", {_GRAMS: path})
+        grams = decontaminate.gather(sets)
+        decontaminate.save(grams, path)
+        work.publish("evaluation-sets", {_GRAMS: path}, {"unread": grams.unread})
     if model is None:
         return Aids(work, bool(sets.sets))
     map_shards(train_model, [TrainTask(work, model, config.corpus.example_sources)], "quality model")
@@ -81,6 +82,12 @@ def train_model(task: TrainTask) -> dict[str, Any]:
         np.save(handle, weights)
     task.work.publish("quality-model", {_WEIGHTS: path}, report)
     return report
+
+
+def unread_items(work: Draft) -> dict[str, dict[str, int]]:
+    """By evaluation set, how many of its records could not be read, by reason."""
+    held = work.receipt("evaluation-sets")
+    return dict(held["statistics"].get("unread", {})) if held else {}
 
 
 def model_report(work: Draft) -> dict[str, Any]:

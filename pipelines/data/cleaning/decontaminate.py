@@ -19,11 +19,10 @@ import functools
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import fsspec  # type: ignore[import-untyped]
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -35,10 +34,12 @@ from pipelines.data.cleaning.normalise import normalise_all
 from pipelines.data.corpus import DecontaminationConfig, EvaluationSet
 from pipelines.data.dedup.minhash import characters
 from pipelines.data.document import Dropped
-from pipelines.data.sources.readers import plan_pieces, read_piece
+from pipelines.data.sources.readers import Stretch, open_stretch, plan_pieces, read_piece
 from pipelines.data.words import mixed, words_of
 from pipelines.errors import DataError
+from pipelines.progress import say
 
+SETS = "corpus.decontaminate.sets"  # the config group of the sets
 OVERLAP = 1_000  # characters of a shared text that are kept
 HITS = 1_000  # of a source that are kept; all are counted
 TABLE = pa.schema([(name, pa.string()) for name in ("set", "item", "source", "id", "text")])
@@ -54,6 +55,9 @@ class Grams:
     owner: npt.NDArray[np.int32]
     lengths: npt.NDArray[np.int64]  # in words, the longest first
     items: tuple[tuple[str, str], ...]  # (set, id)
+    unread: dict[str, dict[str, int]] = field(
+        default_factory=dict
+    )  # by set, the records that cannot be read, by reason
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,9 @@ def contents(config: DecontaminationConfig) -> dict[str, str]:
     for name, chosen in config.sets.items():
         if chosen.reader.type == "files":
             digest = hashlib.sha256()
-            for piece in plan_pieces(name, chosen.source, _WHOLE):
+            for piece in plan_pieces(name, chosen.source, _WHOLE, SETS):
                 for stretch in piece.stretches:
-                    digest.update(_digest(stretch.path))
+                    digest.update(_digest(name, stretch))
             found[name] = digest.hexdigest()
     return found
 
@@ -97,8 +101,16 @@ def gather(config: DecontaminationConfig) -> Grams:
     keys: list[npt.NDArray[np.uint64]] = []
     owners: list[npt.NDArray[np.int32]] = []
     lengths: set[int] = set()
+    unread: dict[str, dict[str, int]] = {}
     for name, chosen in config.sets.items():
-        items = list(_items(name, chosen))
+        lost: Counter[str] = Counter()
+        items = list(_items(name, chosen, lost))
+        if lost:
+            unread[name] = dict(sorted(lost.items()))
+            say(
+                f"   evaluation set {name}: {lost.total():,} of {lost.total() + len(items):,} records cannot be read, so nothing "
+                f"is compared with them: {_in_words(lost)}"
+            )
         pairs: list[tuple[npt.NDArray[np.uint64], int]] = []
         different: dict[str, npt.NDArray[np.uint64]] = {}  # a passage of many questions is one text, not a template
         for _, texts in items:
@@ -119,7 +131,8 @@ def gather(config: DecontaminationConfig) -> Grams:
                 f"name other corpus.decontaminate.sets.{name}.fields, or leave the set out"
             )
     key, first = np.unique(np.concatenate(keys), return_index=True)
-    return Grams(key, np.concatenate(owners)[first], np.array(sorted(lengths, reverse=True), np.int64), tuple(names))
+    longest_first = np.array(sorted(lengths, reverse=True), np.int64)
+    return Grams(key, np.concatenate(owners)[first], longest_first, tuple(names), unread)
 
 
 def save(grams: Grams, path: Path) -> None:
@@ -183,22 +196,29 @@ def publish_hits(draft: Draft, cleaned: Iterable[Mapping[str, Any]]) -> dict[str
     }
 
 
-def _items(name: str, chosen: EvaluationSet) -> Iterable[tuple[str, list[str]]]:
-    """(id, texts of its fields) of every item."""
+def _items(name: str, chosen: EvaluationSet, unread: Counter[str]) -> Iterable[tuple[str, list[str]]]:
+    """(id, texts of its fields) of every item; those that cannot be read are counted in `unread`, by reason."""
     source = chosen.source
     some = False
-    for piece in plan_pieces(name, source, _WHOLE):
+    for piece in plan_pieces(name, source, _WHOLE, SETS):
         for item in read_piece(piece, source):
-            if not isinstance(item, Dropped):
+            if isinstance(item, Dropped):
+                unread[item.reason] += 1
+            else:
                 further = (item.metadata.get(key) for key in chosen.fields[1:])
                 some = True
                 texts = [item.text, *(text for text in further if isinstance(text, str))]
                 yield item.id.removeprefix(f"{name}/"), normalise_all(texts, "prose")  # as documents are
     if not some:
+        reasons = f" ({_in_words(unread)})" if unread else ""
         raise DataError(
-            f"evaluation set {name}: no record has text under {chosen.fields[0]!r}: correct "
+            f"evaluation set {name}: no record has text under {chosen.fields[0]!r}{reasons}: correct "
             f"corpus.decontaminate.sets.{name}.fields, or its reader"
         )
+
+
+def _in_words(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.items()))
 
 
 def _grams_of(text: str, config: DecontaminationConfig, lengths: set[int]) -> npt.NDArray[np.uint64]:
@@ -214,9 +234,9 @@ def _grams_of(text: str, config: DecontaminationConfig, lengths: set[int]) -> np
     return grams
 
 
-def _digest(path: str) -> bytes:
+def _digest(name: str, stretch: Stretch) -> bytes:
     digest = hashlib.sha256()
-    with fsspec.open(path, "rb") as stream:
+    with open_stretch(name, stretch) as stream:
         for block in iter(lambda: stream.read(_READ_BYTES), b""):
             digest.update(block)
     return digest.digest()

@@ -47,7 +47,7 @@ _HEADERS = tuple(
 )  # fmt: skip
 _TELLING = ("general", "licens", "licenc", "permission", "redistribution", "proprietary")  # one is in each of them
 _RECORDS = re.compile(
-    r"\.(jsonl?|parquet|warc)(\.(gz|zst|bz2))?[@:#]"
+    r"\.(jsonl?|ndjson|parquet|warc)(\.(gz|dz|zst|bz2))?[@:#]", re.IGNORECASE
 )  # files of many documents: no document's own path
 Skipped = Literal["vendored", "minified", "lock"]
 

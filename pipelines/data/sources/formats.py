@@ -2,7 +2,8 @@
 
 Enters: a file's bytes and its name. Leaves: records with the place they came from; in place of each that cannot be read a
 `Dropped` with a reason: `read.not_utf8`, `read.not_json`, `read.truncated_gzip`, `read.corrupt_gzip`, `read.corrupt_parquet`,
-`read.not_html`, `read.no_main_text`, `read.corrupt_warc`. What precedes the damage is always given.
+`read.no_column`, `read.bad_value`, `read.not_html`, `read.no_main_text`, `read.corrupt_warc`. What precedes the damage is always
+given. Whatever else a file makes a reader raise ends that file, dropped under the name of the exception: `read.RuntimeError`.
 
 A large file is read in stretches, by whoever has time: JSON Lines by the line ends next to two byte offsets, Parquet by the row
 groups that begin between them. Nobody has to read the file to cut it. So a place is named by what every stretch knows: the
@@ -18,15 +19,14 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.data.document import Dropped
+from pipelines.data.sources.columns import Wanted, parquet_records
 from pipelines.data.sources.web import html_record, warc_records
-from pipelines.errors import DataError
+from pipelines.errors import DataError, TrunklineError
 
 EXCERPT = 300
 _FORMATS = {
@@ -50,21 +50,39 @@ _SQUEEZED = {".gz": "gzip", ".dz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 _CUTTABLE = ("jsonl", "parquet")
 
 
+ACCEPTED_SUFFIXES = tuple(_FORMATS)
+
+
+def told_suffix(path: str) -> str:
+    """What a file's name says of its format, in lower case and without what says how it is compressed: `.jsonl` of `A.JSONL.gz`."""
+    return _suffixes(path)[0]
+
+
+def told_format(path: str) -> str | None:
+    """The format that a file's name tells, or None."""
+    suffix = told_suffix(path)
+    return _FORMATS.get(suffix) or ("text" if _MANUAL_PAGE.fullmatch(suffix) else None)
+
+
 def form_of(path: str, form: str | None = None) -> tuple[str, str]:
     """(format, compression or "") of a file by its name; `form` overrides what the name tells of the format.
 
     Raises: DataError for a name that tells no format.
     """
-    suffixes = PurePosixPath(path).suffixes
-    squeezed = _SQUEEZED.get(suffixes[-1], "") if suffixes else ""
-    if form is None:
-        last = suffixes[:-1][-1:] if squeezed else suffixes[-1:]
-        form = (_FORMATS.get(last[0]) or ("text" if _MANUAL_PAGE.fullmatch(last[0]) else None)) if last else None
+    form = form or told_format(path)
     if form is None:
         raise DataError(
             f"{path}: its name tells no format; accepted: {', '.join(_FORMATS)} (also .gz, .zst, .bz2): set reader.format"
         )
-    return form, squeezed
+    return form, _suffixes(path)[1]
+
+
+def _suffixes(path: str) -> tuple[str, str]:
+    """(the suffix that tells the format, the compression), each "" where there is none."""
+    parts = path.rsplit("/", 1)[-1].lower().split(".")[1:]
+    squeezed = _SQUEEZED.get(f".{parts[-1]}", "") if parts else ""
+    parts = parts[:-1] if squeezed else parts
+    return (f".{parts[-1]}" if parts else ""), squeezed
 
 
 def can_be_cut(path: str, form: str | None = None) -> bool:
@@ -80,6 +98,7 @@ def parse_file(
     start: int = 0,
     stop: int | None = None,
     document_bytes: int | None = None,
+    wanted: Wanted | None = None,
 ) -> Iterator[tuple[str, Any]]:
     """The records of one file.
 
@@ -87,15 +106,33 @@ def parse_file(
         stream: its bytes, still compressed. path: its name, which tells the format and the compression, and starts every
             `where`. form: "text", "json", "jsonl", "parquet", "html" or "warc"; None: by the name. start, stop: the stretch, in
             bytes of a file that can be cut: the lines or row groups that begin in it. document_bytes: a text file is cut into
-            documents of about this size, at blank lines.
+            documents of about this size, at blank lines. wanted: the fields that are read; None: all plain ones.
 
     Yields: ("file" or "file@offset" or "file:number", record), or (the same, Dropped) for what could not be read.
 
-    Raises: DataError for a name that tells no format.
+    Raises: DataError for a name that tells no format; OSError and StorageError when the file cannot be read from its disk or server.
     """
     form, squeezed = form_of(path, form)
+    try:
+        yield from _parsed(stream, path, form, squeezed, (start, stop), document_bytes, wanted or Wanted())
+    except (TrunklineError, OSError, MemoryError):  # not what the file holds
+        raise
+    except Exception as error:
+        yield path, Dropped(f"read.{type(error).__name__}", path, f"reading ended here: {error}"[:EXCERPT])
+
+
+def _parsed(
+    stream: BinaryIO,
+    path: str,
+    form: str,
+    squeezed: str,
+    stretch: tuple[int, int | None],
+    document_bytes: int | None,
+    wanted: Wanted,
+) -> Iterator[tuple[str, Any]]:
+    start, stop = stretch
     if form == "parquet":
-        yield from _parquet(stream, path, start, stop)
+        yield from parquet_records(stream, path, start, stop, wanted)
         return
     plain = _Plain(stream, squeezed)
     if form == "jsonl":
@@ -105,7 +142,7 @@ def parse_file(
     elif form == "text" and document_bytes:
         yield from _passages(plain.lines(), path, document_bytes)
     else:
-        yield from _whole(plain, path, form)
+        yield from _whole(plain, path, form, wanted)
     if plain.broken:
         yield path, Dropped(plain.broken, f"{path}@{plain.offset}", plain.error)
 
@@ -147,7 +184,7 @@ class _Plain(io.RawIOBase):
         except EOFError as error:
             self.broken, self.error = f"read.truncated_{self._squeezed}", str(error)
             return b""
-        except (gzip.BadGzipFile, zlib.error, OSError) as error:
+        except (gzip.BadGzipFile, zlib.error, OSError, pa.ArrowException) as error:
             if not self._squeezed:
                 raise
             kind = "truncated" if "runcated" in str(error) else "corrupt"
@@ -194,7 +231,7 @@ def _decoded(raw: bytes, where: str) -> tuple[str, Any]:
         return where, Dropped("read.not_utf8", f"{where}:{line}", f"{error.reason} at byte {error.start}")
 
 
-def _whole(plain: _Plain, path: str, form: str) -> Iterator[tuple[str, Any]]:
+def _whole(plain: _Plain, path: str, form: str, wanted: Wanted) -> Iterator[tuple[str, Any]]:
     raw = b"".join(iter(lambda: plain.read(1 << 20), b""))
     if form == "html":
         yield path, html_record(raw, path)
@@ -209,34 +246,11 @@ def _whole(plain: _Plain, path: str, form: str) -> Iterator[tuple[str, Any]]:
         if not plain.broken:
             yield path, Dropped("read.not_json", path, f"{error}: {text[:EXCERPT]}")
         return
-    if isinstance(value, dict):
+    if isinstance(value, dict) and any(name in value for name in wanted.fields):
+        yield path, value  # one record, not a mapping of names to records
+    elif isinstance(value, dict):
         yield from ((f"{path}:{key}", record) for key, record in value.items())
     elif isinstance(value, list):
         yield from ((f"{path}:{i}", record) for i, record in enumerate(value))
     else:
         yield path, Dropped("read.not_json", path, f"a {type(value).__name__}, expected a list or an object of records")
-
-
-def _parquet(stream: BinaryIO, path: str, start: int, stop: int | None) -> Iterator[tuple[str, Any]]:
-    """The rows of the row groups that begin in the stretch; damage costs the rest of its row group."""
-    try:
-        file = pq.ParquetFile(stream)
-    except (pa.ArrowInvalid, OSError) as error:
-        if not start:  # said once, by the stretch that begins the file
-            yield path, Dropped("read.corrupt_parquet", f"{path}:0", str(error)[:EXCERPT])
-        return
-    first = 0
-    for group in range(file.num_row_groups):
-        facts = file.metadata.row_group(group)
-        column = facts.column(0)
-        begins = min(place for place in (column.dictionary_page_offset, column.data_page_offset) if place is not None)
-        if begins >= start and (stop is None or begins < stop):
-            row = first
-            try:
-                for batch in file.iter_batches(1_000, row_groups=[group]):
-                    for record in batch.to_pylist():
-                        yield f"{path}:{row}", record
-                        row += 1
-            except (pa.ArrowInvalid, OSError) as error:
-                yield path, Dropped("read.corrupt_parquet", f"{path}:{row}", str(error)[:EXCERPT])
-        first += facts.num_rows

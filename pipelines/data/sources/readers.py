@@ -7,9 +7,9 @@ Small files share a piece; a large one is cut into several where its format allo
 planning need not look at: 100 GB of JSON Lines are planned from one listing and read through range requests. Ids, and the order
 of documents, do not depend on the cut.
 
-Paths are local or anything fsspec opens (`s3://` with the AWS_* environment). A bad byte costs its own document, never the
-job: a line that is not JSON, a record without text, a file that is not UTF-8 and the lost end of a truncated archive are each
-counted under a name of their own and kept as samples with file and line.
+Which files a path stands for says `listing`. A bad byte costs its own document, never the job: a line that is not JSON, a record
+without text or of another shape, a file that is not UTF-8 and the lost end of a truncated archive are each counted under a name of
+their own and kept as samples with file and line.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 import functools
 import io
 import json
-import re
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,21 +24,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import fsspec  # type: ignore[import-untyped]
-
 from pipelines.config import fingerprint
-from pipelines.data.corpus import SourceConfig
+from pipelines.data.corpus import ReaderConfig, SourceConfig
 from pipelines.data.document import Document, Dropped, utf8
+from pipelines.data.sources.columns import Wanted, table_records
 from pipelines.data.sources.fetch import Package, contents, fetch, members, resolve
 from pipelines.data.sources.formats import EXCERPT, can_be_cut, parse_file
 from pipelines.data.sources.generators import GENERATORS
-from pipelines.data.sources.records import RECORDS
+from pipelines.data.sources.listing import Listing, list_files
+from pipelines.data.sources.records import RECORDS, content_of
 from pipelines.data.sources.remote import RemoteFile
 from pipelines.errors import DataError
 from pipelines.progress import human, say
 
 _GENERATED_PER_PIECE = 4_000
 _BUFFER_BYTES = 1 << 20
+_ROWS_AT_ONCE = 1_000  # of a dataset
 _AHEAD_BYTES = 8 << 20  # of one range request: a few requests for a piece, and no more memory than that
 
 
@@ -77,12 +77,15 @@ class Piece:
         return f"{self.source}-{self.index:05d}-{fingerprint(facts)[:8]}"
 
 
-def plan_pieces(name: str, source: SourceConfig, piece_bytes: int) -> list[Piece]:
+def plan_pieces(name: str, source: SourceConfig, piece_bytes: int, group: str = "corpus.sources") -> list[Piece]:
     """The pieces of a source, in its own order.
+
+    Args:
+        group: the config group that the source is in, for what an error says.
 
     Raises: DataError when there is nothing to read under the given path.
     """
-    reader = source.reader
+    reader, where = source.reader, f"{group}.{name}.reader"
     if reader.type == "generated":
         stops = [*range(_GENERATED_PER_PIECE, reader.count, _GENERATED_PER_PIECE), reader.count]
         return [
@@ -100,11 +103,10 @@ def plan_pieces(name: str, source: SourceConfig, piece_bytes: int) -> list[Piece
     elif reader.type == "standard_library":
         files = _standard_library()
     else:
-        files = _expand(name, reader.paths)
+        listing = list_files(where, reader.paths, reader.format)
+        files = [Stretch(file.path, file.label, file.size) for file in listing.files]
     if not files:
-        raise DataError(
-            f"source {name}: nothing matches {', '.join(reader.paths)}: correct corpus.sources.{name}.reader.path"
-        )
+        raise DataError(f"source {name}: nothing matches {', '.join(reader.paths)}: correct {where}.path")
     wanted = _capped(files, source)
     parts = [part for file in wanted for part in _cut(file, source, piece_bytes)]
     pieces = [Piece(name, i, group, archive) for i, group in enumerate(_grouped(parts, piece_bytes))]
@@ -122,21 +124,36 @@ def uncut(pieces: Iterable[Piece], piece_bytes: int) -> list[Piece]:
     return sorted((p for p in pieces if p.bytes > 4 * piece_bytes), key=lambda piece: -piece.bytes)
 
 
-def inventory(sources: Mapping[str, SourceConfig]) -> dict[str, str]:
+def listings(sources: Mapping[str, SourceConfig], group: str = "corpus.sources") -> dict[str, Listing]:
+    """What lies now under the paths of those sources that are read from files.
+
+    Raises: DataError when there is nothing to read under a path.
+    """
+    return {
+        name: list_files(f"{group}.{name}.reader", source.reader.paths, source.reader.format)
+        for name, source in sources.items()
+        if source.reader.type == "files"
+    }
+
+
+def inventory(sources: Mapping[str, SourceConfig], listed: Mapping[str, Listing]) -> dict[str, str]:
     """What lies under the sources now, as far as names and sizes tell: part of a corpus's identity.
 
     Packages are pinned by checksum and generated problems by seed, so only files, the standard library and Debian packages
     without a checksum are listed. An edit that keeps a file's size goes unnoticed: reading every byte to claim a name would
     cost what the corpus costs.
 
-    Raises: DataError when there is nothing to read under a path, or apt does not know a package.
+    Args:
+        listed: what `listings` returned for the same sources.
+
+    Raises: DataError when apt does not know a package.
     """
     found = {}
     for name, source in sources.items():
         if source.reader.type == "standard_library":
             found[name] = standard_library_name()
         elif source.reader.type == "files":
-            files = _expand(name, source.reader.paths)
+            files = listed[name].files
             found[name] = f"{len(files)} files {fingerprint([(file.label, file.size) for file in files])}"
         elif source.reader.type == "package" and not source.reader.sha256:
             archive = resolve(source.reader.archive_package)
@@ -161,18 +178,39 @@ def read_piece(piece: Piece, source: SourceConfig) -> Iterator[Document | Droppe
         if isinstance(record, Dropped):
             yield record
             continue
-        found = record_kind.read(record, reader.text_field)
-        if found is None:
-            excerpt = record if isinstance(record, str) else json.dumps(record, ensure_ascii=False, default=str)
-            yield Dropped("read.no_text", where, excerpt[:EXCERPT])
+        content = content_of(record_kind, record, reader.text_field)
+        if isinstance(content, str):
+            yield Dropped(content, where, _excerpt(record))
             continue
-        text, metadata = found
+        text, metadata = content
         if reader.id_field:
-            if not isinstance(record, dict) or record.get(reader.id_field) is None:
+            own = _own_id(record, reader.id_field)
+            if own is None:
                 yield Dropped("read.no_id", where, text[:EXCERPT])
                 continue
-            place = str(record[reader.id_field])
+            place = own
         yield Document(text=text, id=utf8(f"{piece.source}/{place}"), metadata={**metadata, **common})
+
+
+def wanted_fields(reader: ReaderConfig) -> Wanted:
+    """The fields of a record that this reader's records are made of."""
+    fields = RECORDS[reader.record].fields
+    identity = (reader.id_field,) if reader.id_field else ()
+    return Wanted((*(fields or (reader.text_field,)), *identity), plain_beside=not fields)
+
+
+def _own_id(record: Any, id_field: str) -> str | None:
+    """What the record calls itself; None where that is nothing, or no single value."""
+    value = record.get(id_field) if isinstance(record, Mapping) else None
+    return None if value is None or isinstance(value, (Mapping, list)) or value != value else str(value)
+
+
+def _excerpt(record: Any) -> str:
+    """The beginning of a record, to look at."""
+    try:
+        return (record if isinstance(record, str) else json.dumps(record, ensure_ascii=False, default=str))[:EXCERPT]
+    except (TypeError, ValueError, RecursionError) as error:  # keys that JSON does not have, too deep
+        return f"a record that cannot be shown: {error}"[:EXCERPT]
 
 
 def _records(piece: Piece, source: SourceConfig) -> Iterator[tuple[str, str, Any]]:
@@ -181,23 +219,24 @@ def _records(piece: Piece, source: SourceConfig) -> Iterator[tuple[str, str, Any
     if reader.type == "huggingface":
         dataset = _huggingface(source)
         shard = dataset.shard(num_shards=dataset.num_shards, index=piece.start) if dataset.num_shards > 1 else dataset
-        for i, record in enumerate(shard):
-            yield f"{reader.dataset}:{piece.start}:{i}", f"{piece.start}:{i}", dict(record)
+        for i, record in enumerate(_rows_of(shard, reader)):
+            where = f"{reader.dataset}:{piece.start}:{i}"
+            yield where, f"{piece.start}:{i}", replace(record, where=where) if isinstance(record, Dropped) else record
         return
     if piece.archive is not None:
         names = [part.path for part in piece.stretches]
         opened: Iterable[BinaryIO] = (io.BytesIO(data) for _, data in contents(fetch(piece.archive), names))
     else:
-        opened = (_open(piece.source, part) for part in piece.stretches)
+        opened = (open_stretch(piece.source, part) for part in piece.stretches)
     for part, stream in zip(piece.stretches, opened, strict=True):
         with stream:
             for where, record in parse_file(
-                stream, part.path, reader.format, part.start, part.stop, reader.document_bytes
+                stream, part.path, reader.format, part.start, part.stop, reader.document_bytes, wanted_fields(reader)
             ):
                 yield where, part.label + where.removeprefix(part.path), record
 
 
-def _open(source: str, part: Stretch) -> BinaryIO:
+def open_stretch(source: str, part: Stretch) -> BinaryIO:
     """The file as a stream that can seek; a remote one is read ahead by ranges that suit the stretch, never whole."""
     if "://" in part.path:
         ahead = min(max(part.size, 1 << 20), _AHEAD_BYTES)
@@ -206,38 +245,6 @@ def _open(source: str, part: Stretch) -> BinaryIO:
         return open(part.path, "rb", buffering=_BUFFER_BYTES)
     except OSError as error:
         raise DataError(f"source {source}: cannot open {part.path}: {error.strerror}: check the path") from error
-
-
-def _expand(source: str, patterns: list[str]) -> list[Stretch]:
-    """Every file the patterns match, by label, none twice; a folder stands for all files below it."""
-    found: dict[str, tuple[str, int]] = {}
-    for number, pattern in enumerate(patterns):
-        try:
-            # a fresh file system: a cached one would hold old listings, and the credentials it was made with
-            files, root = fsspec.core.url_to_fs(pattern, skip_instance_cache=True)
-            if any(c in root for c in "*?["):
-                listing = files.glob(root, detail=True)
-            elif files.isdir(root):
-                listing = files.find(root, detail=True)
-            else:
-                listing = {root: files.info(root)}
-            sizes = {name: int(entry["size"]) for name, entry in listing.items() if entry["type"] == "file"}
-        except Exception as error:
-            raise DataError(
-                f"source {source}: cannot read {pattern}: {error or type(error).__name__}; correct corpus.sources.{source}.reader.path"
-                + (
-                    " and check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL"
-                    if pattern.startswith("s3://")
-                    else ""
-                )
-            ) from error
-        scheme = pattern.split("://")[0] + "://" if "://" in pattern else ""
-        fixed = re.split(r"[*?\[]", root)[0]  # up to the first wildcard
-        above = fixed.rstrip("/") + "/" if files.isdir(root) else fixed[: fixed.rfind("/") + 1]
-        for name, size in sizes.items():
-            label = (f"{number}/" if len(patterns) > 1 else "") + name.removeprefix(above)
-            found.setdefault(scheme + name, (label, size))
-    return sorted((Stretch(path, label, size) for path, (label, size) in found.items()), key=lambda file: file.label)
 
 
 def _stdlib_root() -> Path:
@@ -311,6 +318,34 @@ def _load_streaming(dataset: str, subset: str | None, split: str) -> Any:
     from datasets import load_dataset
 
     return load_dataset(dataset, subset, split=split, streaming=True)
+
+
+def _rows_of(shard: Any, reader: ReaderConfig) -> Iterator[Any]:
+    """The records of a part of a dataset, by way of Arrow tables: one value that Python cannot take costs its own row.
+
+    Raises: DataError when `datasets` cannot read on: what follows would be lost.
+    """
+    wanted, rows = wanted_fields(reader), 0
+    tables = iter(shard.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE))
+    while True:
+        try:
+            table = next(tables, None)
+        except Exception as error:  # of the hub, of the network, of the file's own format
+            raise DataError(
+                f"datasets cannot read {reader.dataset} (split {reader.split}) beyond row {rows:,} of this part: "
+                f"{type(error).__name__}: {error}; run the same command again, or download it and read it with type: files"
+            ) from error
+        if table is None:
+            return
+        columns = wanted.columns(table.schema)
+        if not set(columns) & set(wanted.fields):
+            text = (
+                f"expected a field {' or '.join(wanted.fields)}; the dataset's fields: {', '.join(table.column_names)}"
+            )
+            yield from (Dropped("read.no_column", "", text) for _ in range(table.num_rows))
+        else:
+            yield from table_records(table.select(columns), wanted)
+        rows += table.num_rows
 
 
 def _huggingface(source: SourceConfig) -> Any:

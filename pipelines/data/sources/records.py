@@ -1,9 +1,10 @@
 """One record of a file, whatever its project calls its fields, as a document.
 
-Enters: a record (a JSON object, a Parquet row, a string). Leaves: the document's text and metadata, or None when the record
-holds no text.
+Enters: a record (a JSON object, a Parquet row, a string). Leaves: the document's text and metadata, or the reason why there is none.
 
-A record kind is one small function. Each says which shape it reads; adding one here is all a new layout needs.
+A record kind is one small function. Each says which shape it reads, and raises `Unfit` for any other; adding one here is all a new
+layout needs. Only strings become text, and only turns under known roles become turns: nothing else is turned into a string.
+`content_of` is the one place where a record's own fault ends: whatever it makes a function raise is a reason as well.
 """
 
 from __future__ import annotations
@@ -13,24 +14,37 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.data.document import Message, render
+from pipelines.data.document import Content
+from pipelines.data.sources.conversations import ANSWERS, QUESTIONS, SYSTEMS, instruction, messages, preference
+from pipelines.data.sources.shape import Unfit, list_of, text_of
+from pipelines.errors import TrunklineError
 
-Content = tuple[str, dict[str, Any]]
-_ROLES = {
-    "human": "user", "user": "user", "prompter": "user",
-    "gpt": "assistant", "assistant": "assistant", "model": "assistant",
-    "system": "system",
-}  # fmt: skip
-_QUESTIONS = ("instruction", "question", "problem")
-_ANSWERS = ("output", "response", "answer", "solution", "generated_solution")
+NO_TEXT = "read.no_text"
 
 
 @dataclass(frozen=True)
 class RecordKind:
-    """The kind of source a record belongs to, and how it is read: (record, text field) to content."""
+    """The kind of source a record belongs to, how it is read, and from which fields.
+
+    `read` takes (record, text field) and returns the content, None where there is no text, or raises `Unfit`. A kind without
+    `fields` reads the text field, and keeps what is plain beside it as metadata.
+    """
 
     kind: str
     read: Callable[[Any, str], Content | None]
+    fields: tuple[str, ...] = ()
+
+
+def content_of(record_kind: RecordKind, record: Any, text_field: str) -> Content | str:
+    """The content of a record, or the reason why it has none: a name of `read.` or `records.`; of a fault nobody foresaw, that of the exception."""
+    try:
+        return record_kind.read(record, text_field) or NO_TEXT
+    except Unfit as unfit:
+        return unfit.reason
+    except (TrunklineError, MemoryError):
+        raise
+    except Exception as error:
+        return f"records.{type(error).__name__}"
 
 
 def plain_text(record: Any, text_field: str) -> Content | None:
@@ -56,8 +70,8 @@ def poem(record: Any, text_field: str) -> Content | None:
     """`{"title" or "rhythmic", "author", "paragraphs": [line, ...]}`, as collections of classical verse are published."""
     if not isinstance(record, Mapping) or not isinstance(record.get("paragraphs"), list):
         return None
-    lines = [str(line).strip() for line in record["paragraphs"] if str(line).strip()]
-    heading = [str(record[key]) for key in ("title", "rhythmic", "author") if record.get(key)]
+    lines = [line for line in (text_of(line).strip() for line in record["paragraphs"]) if line]
+    heading = [text for text in (text_of(record.get(key)) for key in ("title", "rhythmic", "author")) if text]
     return ("\n".join([*heading, *lines]), {}) if lines else None
 
 
@@ -108,64 +122,27 @@ def chat_log(record: Any, text_field: str) -> Content | None:
         return None
     speakers: dict[str, str] = {}
     lines = []
-    for burst in record.get("messages") or []:
-        for message in burst:
-            text = " ".join(str(message.get("text") or "").split())
+    for burst in list_of(record.get("messages")):
+        for message in list_of(burst):
+            if not isinstance(message, Mapping):
+                raise Unfit("records.bad_turn")
+            text = " ".join(text_of(message.get("text")).split())
             if text:
                 speaker = speakers.setdefault(str(message.get("sender")), "ABCDEFGH"[min(len(speakers), 7)])
                 lines.append(f"{speaker}: {text}")
     return ("\n".join(lines), {"turns": len(lines)}) if lines else None
 
 
-def messages(record: Any, text_field: str) -> Content | None:
-    """`{"messages": [{"role", "content"}]}` or the ShareGPT form `{"conversations": [{"from", "value"}]}`."""
-    if not isinstance(record, Mapping):
-        return None
-    turns = _turns(record.get("messages") or record.get("conversations"))
-    if not turns or turns[-1]["role"] != "assistant" or not any(turn["role"] == "user" for turn in turns):
-        return None
-    return render(turns), {"messages": turns}
-
-
-def instruction(record: Any, text_field: str) -> Content | None:
-    """Alpaca's `{"instruction", "input", "output"}`, with `history` and `system` where given; or another name for either."""
-    if not isinstance(record, Mapping):
-        return None
-    asked = next((record[name] for name in _QUESTIONS if record.get(name)), None)
-    question = "\n".join(str(part) for part in (asked, record.get("input")) if part)
-    answer = next((record[name] for name in _ANSWERS if record.get(name)), None)
-    if not question.strip() or not isinstance(answer, str) or not answer.strip():
-        return None
-    turns = [{"role": "system", "content": str(record["system"])}] if record.get("system") else []
-    for asked, answered in record.get("history") or []:
-        turns += [{"role": "user", "content": str(asked)}, {"role": "assistant", "content": str(answered)}]
-    turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    return render(turns), {"messages": turns}
-
-
-def preference(record: Any, text_field: str) -> Content | None:
-    """`{"prompt" | "conversations", "chosen", "rejected"}`; the prompt is a string or turns, the answers strings or turns."""
-    if not isinstance(record, Mapping):
-        return None
-    asked = record.get("prompt") or record.get("conversations")
-    prompt = [{"role": "user", "content": asked}] if isinstance(asked, str) else _turns(asked)
-    chosen, rejected = _answer(record.get("chosen")), _answer(record.get("rejected"))
-    if not prompt or prompt[-1]["role"] != "user" or not chosen or not rejected or chosen == rejected:
-        return None
-    text = "\n".join((render(prompt), chosen, rejected))
-    return text, {"prompt": prompt, "chosen": chosen, "rejected": rejected}
-
-
 RECORDS = {
     "text": RecordKind("documents", plain_text),
     "chapters": RecordKind("documents", chapters),
-    "poem": RecordKind("documents", poem),
+    "poem": RecordKind("documents", poem, ("title", "rhythmic", "author", "paragraphs")),
     "glosses": RecordKind("documents", glosses),
     "manual_page": RecordKind("documents", manual_page),
-    "chat_log": RecordKind("documents", chat_log),
-    "messages": RecordKind("conversations", messages),
-    "instruction": RecordKind("conversations", instruction),
-    "preference": RecordKind("preferences", preference),
+    "chat_log": RecordKind("documents", chat_log, ("messages",)),
+    "messages": RecordKind("conversations", messages, ("messages", "conversations", *SYSTEMS)),
+    "instruction": RecordKind("conversations", instruction, (*QUESTIONS, "input", *ANSWERS, "history", *SYSTEMS)),
+    "preference": RecordKind("preferences", preference, ("prompt", "conversations", "chosen", "rejected", *SYSTEMS)),
 }
 
 
@@ -205,26 +182,6 @@ def _filled(lines: list[str]) -> str:
         lambda m: _SIGNS.get(m[1] or m[2] or "", "") or {"e": "\\", "~": " "}.get(m[3], m[3] or ""), joined
     )
     return plain.replace(" \n", "\n").strip("\n")
-
-
-def _turns(value: Any) -> list[Message]:
-    """Turns under their usual roles; none at all when one has no text or an unknown role (a tool's answer, say)."""
-    turns = []
-    for turn in value if isinstance(value, list) else []:
-        content = turn.get("content", turn.get("value")) if isinstance(turn, Mapping) else None
-        role = _ROLES.get(str(turn.get("role", turn.get("from")))) if isinstance(turn, Mapping) else None
-        if role is None or not isinstance(content, str) or not content.strip():
-            return []
-        turns.append({"role": role, "content": content})
-    return turns
-
-
-def _answer(value: Any) -> str:
-    if isinstance(value, list) and value:  # the whole conversation again, as some sets give it: its last turn
-        value = value[-1]
-    if isinstance(value, Mapping):
-        value = value.get("content", value.get("value"))
-    return value if isinstance(value, str) and value.strip() else ""
 
 
 def _is_plain(value: Any) -> bool:

@@ -7,9 +7,10 @@ Leaves: for a shard `train/<source>/00000`
     .idx    document lengths and offsets (layout below)
     .mask   one byte per token, 1 where the token counts in the loss; conversations and preferences only
     .bytes  int32 per document: UTF-8 bytes of the text that the counted tokens spell (for bits per byte)
+    .sums   checksums of the blocks of .bin and .mask, which are read by ranges (`blocks.py`)
 
 The layout is that of Megatron-LM's `IndexedDataset`, so Megatron, NeMo and DeepSpeed forks read the first two files
-as they are; the two sidecars are ours. `.idx`, little-endian:
+as they are; the sidecars are ours. `.idx`, little-endian:
 
     9 bytes  "MMIDIDX\\0\\0"     uint64  version 1     uint8  dtype code     uint64  sequences N     uint64  N + 1
     int32[N] sequence lengths, in tokens    int64[N] sequence offsets, in bytes    int64[N+1] document indices 0..N
@@ -20,6 +21,7 @@ document): about 1.1 MB for a shard of 100M tokens.
 
 from __future__ import annotations
 
+import functools
 import struct
 import threading
 from collections import OrderedDict
@@ -32,14 +34,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.artifacts import Artifact
-from pipelines.errors import DataError, StorageError
+from pipelines.data.tokens.blocks import SUMMED, BlockSums, ComparedArray, read_sums, write_sums
+from pipelines.errors import DataError, StorageError, TrunklineError
 
 MAGIC = b"MMIDIDX\x00\x00"
 DTYPE_CODES: dict[int, type[np.generic]] = {
     1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 6: np.float64, 7: np.float32, 8: np.uint16,
 }  # fmt: skip
 _HEADER = struct.Struct("<9sQBQQ")
-SUFFIXES = ("bin", "idx", "mask", "bytes")
+SUFFIXES = ("bin", "idx", "mask", "bytes", "sums")
 
 Ids = NDArray[np.integer[Any]]
 
@@ -53,14 +56,17 @@ class TokenShardWriter:
     """Writes one shard, document by document or batch by batch; nothing but the lengths stays in memory.
 
     Args:
-        paths: suffix ("bin", "idx", "mask", "bytes") -> local file to write; "mask" only for masked shards.
+        paths: suffix ("bin", "idx", "mask", "bytes", "sums") -> local file to write; "mask" only for masked shards.
         vocabulary_size: decides the width of an id.
     """
 
     def __init__(self, paths: Mapping[str, Path], vocabulary_size: int):
         self.paths = dict(paths)
         self.dtype = np.dtype(token_dtype(vocabulary_size))
-        self._files: dict[str, IO[bytes]] = {name: self.paths[name].open("wb") for name in paths if name != "idx"}
+        self._files: dict[str, IO[bytes]] = {
+            name: self.paths[name].open("wb") for name in paths if name not in ("idx", "sums")
+        }
+        self._sums = {name: BlockSums() for name in SUMMED if name in paths}
         self._lengths: list[NDArray[np.int32]] = []
         self.tokens = self.loss_tokens = self.documents = self.loss_bytes = 0
 
@@ -79,15 +85,20 @@ class TokenShardWriter:
             )
         if ("mask" in self._files) != (mask is not None) or (mask is not None and len(mask) != len(tokens)):
             raise ValueError("a masked shard takes a mask as long as its tokens, an unmasked one takes none")
-        self._files["bin"].write(np.ascontiguousarray(tokens, self.dtype).data)
-        self._files["bytes"].write(np.ascontiguousarray(document_bytes, np.int32).data)
+        self._write("bin", np.ascontiguousarray(tokens, self.dtype).data)
+        self._write("bytes", np.ascontiguousarray(document_bytes, np.int32).data)
         if mask is not None:
-            self._files["mask"].write(np.ascontiguousarray(mask, np.uint8).data)
+            self._write("mask", np.ascontiguousarray(mask, np.uint8).data)
         self._lengths.append(lengths.astype(np.int32))
         self.tokens += len(tokens)
         self.loss_tokens += len(tokens) if mask is None else int(mask.sum())
         self.documents += len(lengths)
         self.loss_bytes += int(document_bytes.sum())
+
+    def _write(self, name: str, data: memoryview) -> None:
+        self._files[name].write(data)
+        if name in self._sums and data.nbytes:
+            self._sums[name].add(data)
 
     def close(self) -> None:
         """Write the index and close every file; the shard is complete from here on."""
@@ -102,6 +113,8 @@ class TokenShardWriter:
             index.write(lengths.data)
             index.write((pointers * self.dtype.itemsize).data)
             index.write(np.arange(len(lengths) + 1, dtype=np.int64).data)
+        if "sums" in self.paths:
+            write_sums(self.paths["sums"], self._sums)
 
     def abandon(self) -> None:
         """Close and remove what was written: the shard failed."""
@@ -116,16 +129,16 @@ class TokenShard:
     """One shard, memory-mapped.
 
     Attributes:
-        tokens: ids [tokens], uint16 or int32, mapped.
+        tokens: ids [tokens], uint16 or int32, mapped; read it by slices. Blocks are compared with their sums when first read.
         offsets: token offset of each document, and the total [documents + 1], int64.
-        mask: uint8 [tokens], mapped, or None when every token counts.
+        mask: uint8 [tokens], mapped like the tokens, or None when every token counts.
         document_bytes: int32 [documents], or None when the sidecar is absent (a shard of another tool).
         files: what is mapped; held, so that the cache keeps it.
     """
 
-    tokens: Ids
+    tokens: Ids | ComparedArray
     offsets: NDArray[np.int64]
-    mask: NDArray[np.uint8] | None = None
+    mask: NDArray[np.uint8] | ComparedArray | None = None
     document_bytes: NDArray[np.int32] | None = None
     files: tuple[Path, ...] = ()
 
@@ -136,14 +149,16 @@ class TokenShard:
 
     def document(self, index: int) -> Ids:
         """The ids of one document, its closing id included."""
-        return self.tokens[self.offsets[index] : self.offsets[index + 1]]
+        document: Ids = self.tokens[int(self.offsets[index]) : int(self.offsets[index + 1])]
+        return document
 
     @classmethod
-    def open(cls, paths: Mapping[str, Path]) -> TokenShard:
+    def open(cls, paths: Mapping[str, Path], refuse: Callable[[str, str], TrunklineError] | None = None) -> TokenShard:
         """Map a shard.
 
         Args:
-            paths: suffix -> local file; "bin" and "idx" are required.
+            paths: suffix -> local file; "bin" and "idx" are required; without "sums" the files are taken as they are.
+            refuse: the error for a damaged file, from its suffix and a clause that says what is wrong.
 
         Raises: DataError when the index is of another format or its lengths disagree with the files.
         """
@@ -152,17 +167,46 @@ class TokenShard:
         tokens = _map(files["bin"], dtype)
         offsets = np.zeros(len(lengths) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
-        if len(tokens) != offsets[-1] or not np.array_equal(pointers // dtype.itemsize, offsets[:-1]):
+        if len(tokens) != offsets[-1]:
             raise DataError(
                 f"{files['bin']} holds {len(tokens)} tokens, its index says {offsets[-1]}: rebuild the shard"
             )
+        wrong = np.flatnonzero(pointers != offsets[:-1] * dtype.itemsize)
+        if len(wrong):
+            at = int(wrong[0])
+            raise DataError(
+                f"{paths['idx']} contradicts itself: by the lengths before it, document {at} of {len(lengths)} begins at byte "
+                f"{offsets[at] * dtype.itemsize}, by its offset at byte {pointers[at]}: rebuild the shard"
+            )
         mask = _map(files["mask"], np.dtype(np.uint8)) if "mask" in files else None
         document_bytes = _map(files["bytes"], np.dtype(np.int32)) if "bytes" in files else None
-        if (mask is not None and len(mask) != len(tokens)) or (
-            document_bytes is not None and len(document_bytes) != len(lengths)
-        ):
-            raise DataError(f"a sidecar of {files['bin']} has another length than the shard: rebuild the shard")
-        return cls(tokens, offsets, mask, document_bytes, tuple(files.values()))
+        for suffix, held, expected in (("mask", mask, len(tokens)), ("bytes", document_bytes, len(lengths))):
+            if held is not None and len(held) != expected:
+                raise DataError(
+                    f"{files[suffix]}, a sidecar of {files['bin']}, has {len(held)} entries, the shard needs {expected}: "
+                    "rebuild the shard"
+                )
+        if "sums" not in paths:
+            return cls(tokens, offsets, mask, document_bytes, tuple(files.values()))
+        sums = read_sums(paths["sums"])
+        compared = {}
+        for suffix, array in (("bin", tokens), ("mask", mask)):
+            if array is not None:
+                size, own = sums[suffix]
+                if array.nbytes != size:
+                    raise DataError(
+                        f"{files[suffix]} has {array.nbytes} bytes, {paths['sums']} is of {size}: rebuild the shard"
+                    )
+                compared[suffix] = ComparedArray(array, own, _refusal(files[suffix], suffix, refuse))
+        return cls(compared["bin"], offsets, compared.get("mask"), document_bytes, tuple(files.values()))
+
+
+def _refusal(
+    path: Path, suffix: str, refuse: Callable[[str, str], TrunklineError] | None
+) -> Callable[[str], TrunklineError]:
+    if refuse is None:
+        return lambda problem: DataError(f"{path} {problem}: it was changed or damaged: rebuild the shard")
+    return functools.partial(refuse, suffix)
 
 
 def read_index(path: Path) -> tuple[NDArray[np.int32], NDArray[np.int64], np.dtype[Any]]:
@@ -230,7 +274,8 @@ class TokenSource:
 
     def bring(self, index: int) -> TokenShard:
         """Open a shard that is not open, which may take a download."""
-        opened = TokenShard.open(self.locate(self.prefixes[index]))
+        paths = self.locate(self.prefixes[index])
+        opened = TokenShard.open(paths, getattr(paths, "refuse", None))
         with self._lock:
             shard = self._open.setdefault(index, opened)
             while len(self._open) > self.open_shards:
@@ -264,7 +309,20 @@ class _Files(Mapping[str, Path]):
         self._names = {suffix: name for suffix, name in names.items() if name in artifact.manifest["files"]}
 
     def __getitem__(self, suffix: str) -> Path:
+        # what has sums is compared block by block when it is read; without them (a store made by an older version), whole
+        if suffix in SUMMED and "sums" in self._names:
+            return self._artifact.sized_path(self._names[suffix])
         return self._artifact.path(self._names[suffix])
+
+    def refuse(self, suffix: str, problem: str) -> TrunklineError:
+        """The error for a damaged file of the shard, with how to make it anew."""
+        name = self._names[suffix]
+        path = self._artifact.sized_path(name)
+        if self._artifact.storage.forget(path):
+            return self._artifact.damage(
+                name, f"{problem} in its copy {path}, which was removed: run the same command again; else"
+            )
+        return self._artifact.damage(name, problem)
 
     def __contains__(self, suffix: object) -> bool:  # Mapping's own would fetch
         return suffix in self._names

@@ -2,7 +2,7 @@
 
 Enters: a `corpus` artifact, Parquet files `<split>/<source>/<shard>.parquet` of documents (id, text), conversations
 (id, messages) or preferences (id, prompt, chosen, rejected). Leaves: pieces of a `tokens` artifact: `tokenizer/`,
-`<split>/<source>/<shard>.{bin,idx,bytes[,mask]}`, for preferences `<shard>.chosen.*` and `<shard>.rejected.*`.
+`<split>/<source>/<shard>.{bin,idx,bytes,sums[,mask]}`, for preferences `<shard>.chosen.*` and `<shard>.rejected.*`.
 
 Each file is encoded on its own, in batches of rows, so memory is bounded and results do not depend on the number of
 workers. A row that cannot be learnt from is dropped by a named reason and counted.
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.artifacts import Artifact, Draft
-from pipelines.data.tokens.chat import EOS_ID, assemble, exchanges
+from pipelines.data.tokens.chat import EOS_ID, assemble, ends_open, exchanges
 from pipelines.data.tokens.token_shards import TokenShardWriter
 from pipelines.data.tokens.tokenizer import MINICPM_BYTES_PER_TOKEN, Encoder, TokenizerConfig, load_encoder
 from pipelines.errors import DataError
@@ -71,8 +71,10 @@ def corpus_files(corpus: Artifact, split: str, source: str) -> list[str]:
 def plan_shards(corpus: Artifact, draft: Draft) -> list[EncodeShard]:
     """One shard per corpus file, sources in order, training before held-out."""
 
+    told: dict[str, Any] = {key: corpus.manifest[key] for key in ("created", "command") if key in corpus.manifest}
+
     def alone(file: str) -> Artifact:
-        return dataclasses.replace(corpus, manifest={"files": {file: corpus.manifest["files"][file]}})
+        return dataclasses.replace(corpus, manifest={**told, "files": {file: corpus.manifest["files"][file]}})
 
     return [
         EncodeShard(alone(file), draft, file, source, facts["kind"], split)
@@ -89,11 +91,11 @@ def encode_shard(shard: EncodeShard) -> dict[str, Any]:
     with gigatoken again, so that no shard depends on which others the same process encoded.
 
     Returns: source, split, prefix, tokens, loss_tokens, documents, bytes and characters (all text), loss_bytes (text that
-        counts in the loss), dropped (reason -> rows), encoder. Of preferences, the tokens and bytes are those of both sides.
+        counts in the loss), dropped (reason -> rows), cut (reason -> rows that lose a part), encoder. Of preferences, the tokens and bytes are those of both sides.
     """
     if (held := shard.draft.receipt(shard.prefix)) is not None:
         return dict(held["statistics"])
-    encoder = load_encoder(shard.draft.storage.read(f"{shard.draft.folder}/{_TOKENIZER}").decode())
+    encoder = load_encoder(shard.draft.read("tokenizer", _TOKENIZER).decode())
     began_with = encoder.backend
     written, facts = _write_shard(shard, encoder)
     if encoder.backend != began_with:
@@ -106,7 +108,7 @@ def encode_shard(shard: EncodeShard) -> dict[str, Any]:
 def _write_shard(shard: EncodeShard, encoder: Encoder) -> tuple[dict[str, Path], dict[str, Any]]:
     """Encode every row into scratch files; name inside the artifact -> file, and the receipt's statistics."""
     sides = ("chosen", "rejected") if shard.kind == "preferences" else ("",)
-    suffixes = ("bin", "idx", "bytes") if shard.kind == "documents" else ("bin", "idx", "bytes", "mask")
+    suffixes = ("bin", "idx", "bytes", "sums", *(() if shard.kind == "documents" else ("mask",)))
     files = {
         side: {suffix: ".".join(part for part in (shard.prefix, side, suffix) if part) for suffix in suffixes}
         for side in sides
@@ -114,10 +116,14 @@ def _write_shard(shard: EncodeShard, encoder: Encoder) -> tuple[dict[str, Path],
     paths = {side: {suffix: shard.draft.scratch(file) for suffix, file in files[side].items()} for side in sides}
     writers = {side: TokenShardWriter(paths[side], encoder.vocabulary_size) for side in sides}
     dropped: Counter[str] = Counter()
+    cut: Counter[str] = Counter()
     text_bytes = characters = 0
     try:
         for rows in _rows(shard.corpus, shard.file, shard.kind):
             encoded, texts = _ENCODE[shard.kind](rows, encoder, dropped)
+            if shard.kind == "conversations":
+                kept = (row["messages"] for row in rows if isinstance(exchanges(row["messages"]), list))
+                cut["chat.last_question_unanswered"] += sum(map(ends_open, kept))
             text_bytes += sum(len(text.encode()) for text in texts)
             characters += sum(map(len, texts))
             for side, documents in zip(sides, encoded, strict=True):
@@ -139,6 +145,7 @@ def _write_shard(shard: EncodeShard, encoder: Encoder) -> tuple[dict[str, Path],
         "characters": characters,
         "loss_bytes": sum(writer.loss_bytes for writer in writers.values()),
         "dropped": {reason: rows for reason, rows in sorted(dropped.items()) if rows},
+        "cut": {reason: rows for reason, rows in sorted(cut.items()) if rows},
         "encoder": encoder.backend + (f" ({encoder.reason})" if encoder.reason else ""),
     }
     return {files[side][suffix]: paths[side][suffix] for side in sides for suffix in suffixes}, facts
@@ -171,7 +178,7 @@ def statistics(corpus: Artifact, receipts: Iterable[Mapping[str, Any]], vocabula
     """The statistics of the finished artifact.
 
     Returns: `sources`: name -> kind, language, licence and, per split, tokens, loss_tokens, documents, bytes,
-        characters, loss_bytes, `shards` (prefixes), `shard_tokens`, `dropped`; `bytes_per_token` and `characters_per_token`
+        characters, loss_bytes, `shards` (prefixes), `shard_tokens`, `dropped`, `cut`; `bytes_per_token` and `characters_per_token`
         by language over text documents (`</s>` counted); `vocabulary_size`; `encoder`: which one -> shards.
     """
     receipts = list(receipts)
@@ -189,7 +196,7 @@ def statistics(corpus: Artifact, receipts: Iterable[Mapping[str, Any]], vocabula
                 },
                 "shards": [r["prefix"] for r in own],
                 "shard_tokens": [r["tokens"] for r in own],
-                "dropped": dict(sum((Counter(r["dropped"]) for r in own), Counter())),
+                **{key: dict(sum((Counter(r[key]) for r in own), Counter())) for key in ("dropped", "cut")},
             }
     by_language: dict[str, Counter[str]] = {}
     for facts in sources.values():

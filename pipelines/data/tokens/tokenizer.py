@@ -5,8 +5,8 @@ are, and an `Encoder` from texts to ids.
 
 Why byte-level BPE with the Qwen2 split, and not SentencePiece as MiniCPM: no text is out of vocabulary, digits stay
 single (arithmetic), and the one file is read unchanged by `transformers`, by llama.cpp (pre-tokenizer `qwen2`) and by
-gigatoken, which encodes about 50 times faster than `tokenizers` on one core. There is no normalizer: the corpus is
-normalised before, and ids must spell exactly the bytes that came in.
+gigatoken, which encodes about 50 times faster than `tokenizers` on one core. Here nothing is normalised: the corpus was
+before, and ids must spell exactly the bytes that came in. The file for others has one rule, see `guarded`.
 
 Text never becomes a marker: `</s>` inside a document is encoded as the characters < / s >. `tokenizers` does so with
 `encode_special_tokens`; gigatoken is given the vocabulary without its list of added tokens. No merge can build a
@@ -23,9 +23,19 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from pipelines.data.tokens.chat import ASSISTANT_ID, EOS, EOS_ID, SPECIAL_TOKENS, TEMPLATE, USER_ID, Message, prompt
+from pipelines.data.tokens.chat import (
+    ASSISTANT_ID,
+    EOS,
+    EOS_ID,
+    GUARD,
+    SPECIAL_TOKENS,
+    TEMPLATE,
+    USER_ID,
+    Message,
+    prompt,
+)
 from pipelines.data.tokens.codepoints import unsettled
 from pipelines.errors import ConfigError, DataError
 
@@ -108,6 +118,16 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> str:
     markers = [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS]
     if markers != [EOS_ID, USER_ID, ASSISTANT_ID]:
         raise DataError(f"the markers {SPECIAL_TOKENS} got ids {markers}; expected 0, 1, 2")
+    return guarded(str(tokenizer.to_str(pretty=True)))
+
+
+def guarded(tokenizer_json: str) -> str:
+    """The same tokenizer for others, which takes `GUARD` out of text after it has looked for markers: see `chat`."""
+    tokenizer: Any = Tokenizer.from_str(tokenizer_json)
+    if GUARD in str(tokenizer.normalizer):
+        return tokenizer_json
+    rule = normalizers.Replace(GUARD, "")
+    tokenizer.normalizer = rule if tokenizer.normalizer is None else normalizers.Sequence([rule, tokenizer.normalizer])
     return str(tokenizer.to_str(pretty=True))
 
 
@@ -146,6 +166,7 @@ class Encoder:
     """
 
     def __init__(self, tokenizer_json: str, fast: bool = True):
+        tokenizer_json = json.dumps({**json.loads(tokenizer_json), "normalizer": None})  # text comes in as it is
         self._slow: Any = Tokenizer.from_str(tokenizer_json)
         self._slow.encode_special_tokens = True
         self.vocabulary_size = int(self._slow.get_vocab_size())

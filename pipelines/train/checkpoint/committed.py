@@ -1,6 +1,7 @@
 """Committed checkpoints: finding, verifying and reading them, and writing one of whole weights without an engine.
 
-The manifest vouches for every file by size and SHA-256, and for itself: its last key is the SHA-256 of the text before it.
+The manifest vouches for every file by size and SHA-256, for itself (its last key is the SHA-256 of the text before it), and for
+where it lies: a step's folder under the name of another step or run is refused.
 """
 
 from __future__ import annotations
@@ -20,13 +21,18 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from pipelines.errors import CheckpointError
-from pipelines.storage import Storage, sha256
+from pipelines.errors import CheckpointError, StorageError
+from pipelines.sealed import sealed, unsealed
+from pipelines.storage import FolderStorage, Storage, sha256
 from pipelines.train.checkpoint.snapshot import Layout
 
 DELETED = "manifest.deleted.json"  # what a rule of retention leaves of a checkpoint
 SUPERSEDED = "manifest.superseded.json"  # what going on from an earlier checkpoint leaves of it
-_TRAILER = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}\Z')
+_FOLDER = re.compile(r"step-(\d{6,})")
+_PLAIN = ("step", "files", "state")  # what manifests held before they carried a checksum
+# a checkpoint of so many bytes is read whole by the driver before Ray starts: a second or two at 1 GB/s; of a remote store,
+# from which the driver's machine would download it, a tenth
+_DRIVER_BYTES = 2_000_000_000
 
 
 @dataclass(frozen=True)
@@ -48,16 +54,50 @@ class Checkpoint:
     def __str__(self) -> str:
         return f"{self.run}@step-{self.step}"
 
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(entry["bytes"] for entry in self.files.values())
+
+    @property
+    def token(self) -> str:
+        """Names the checkpoint and what it holds: `pretrain/x@step-200 1f2e…`, another one for other files."""
+        return f"{self} {hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()[:16]}"
+
+    @property
+    def small(self) -> bool:
+        """Whether one process may read all of it before training starts."""
+        return self.size <= _DRIVER_BYTES / (1 if isinstance(self.storage, FolderStorage) else 10)
+
     def damaged(self, only: slice = slice(None)) -> list[str]:
         """What is wrong with each file (or with a share of them) that is missing or does not match its checksum."""
-        return [problem for name in sorted(self.files)[only] if (problem := self._problem(name))]
+        with ThreadPoolExecutor(8) as pool:
+            return [problem for problem in pool.map(self._problem, sorted(self.files)[only]) if problem]
+
+    def glance(self) -> None:
+        """Compare every file's size and header, without reading weights. Raises: CheckpointError as `verify` does."""
+        with ThreadPoolExecutor(8) as pool:
+            self._refuse([problem for problem in pool.map(self._outer_problem, sorted(self.files)) if problem])
 
     def verify(self, only: slice = slice(None)) -> None:
         """Compare every file (or a share of them) with its checksum. Raises: CheckpointError naming file and predecessor."""
-        if problems := self.damaged(only):
+        self._refuse(self.damaged(only))
+
+    def _refuse(self, problems: Sequence[str]) -> None:
+        if problems:
             raise CheckpointError(
                 f"{self}: {'; '.join(problems)}; it is damaged and was not loaded; {_before(self.storage, self.run, self.step)}"
             )
+
+    def _outer_problem(self, name: str) -> str:
+        key, expected = f"{self.folder}/{name}", self.files[name]["bytes"]
+        size = self.storage.size(key)
+        if size is None:
+            return f"{name} is missing"
+        if size != expected:
+            return f"{name} has {size} bytes and should have {expected}"
+        problem = header_problem(self.storage, key, size)
+        return f"{name} {problem}" if problem else ""
 
     def _problem(self, name: str) -> str:
         key, entry = f"{self.folder}/{name}", self.files[name]
@@ -80,8 +120,9 @@ def committed_steps(storage: Storage, run: str) -> list[int]:
 
 
 def steps_with(keys: list[str], file: str) -> list[int]:
-    """The steps, ascending, whose folder holds `file`, from a listing of a run's checkpoints."""
-    return sorted(int(key.split("/")[-2].removeprefix("step-")) for key in keys if key.endswith(f"/{file}"))
+    """The steps, ascending, whose folder holds `file`, from a listing of a run's checkpoints; other folders are none's."""
+    folders = (key.split("/")[-2] for key in keys if key.endswith(f"/{file}"))
+    return sorted(int(match[1]) for folder in folders if (match := _FOLDER.fullmatch(folder)))
 
 
 def recorded_steps(storage: Storage, run: str) -> list[int]:
@@ -123,7 +164,8 @@ def open_checkpoint(storage: Storage, run: str, at: str | None = "latest") -> Ch
         )
     folder = folder_of(run, step)
     try:
-        manifest = _parsed(storage.read(f"{folder}/manifest.json"))
+        manifest = unsealed(storage.read(f"{folder}/manifest.json"), _PLAIN)
+        _refuse_moved(manifest, run, step)
     except ValueError as error:
         raise CheckpointError(
             f"{run}@step-{step}: manifest.json {error}; it is damaged and was not loaded; {_before(storage, run, step)}"
@@ -138,9 +180,7 @@ def commit(storage: Storage, folder: str, files: Mapping[str, Mapping[str, Any]]
     """
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     manifest = {"step": state["step"], "created": created, "files": files, "state": state}
-    text = json.dumps(manifest, indent=1).encode()
-    digest = hashlib.sha256(text).hexdigest()
-    storage.create(f"{folder}/manifest.json", text.removesuffix(b"\n}") + f',\n "sha256": "{digest}"\n}}'.encode())
+    storage.create(f"{folder}/manifest.json", sealed(manifest))
 
 
 def sweep(storage: Storage, folder: str) -> None:
@@ -152,19 +192,30 @@ def sweep(storage: Storage, folder: str) -> None:
             storage.delete(key)
 
 
-def _parsed(text: bytes) -> dict[str, Any]:
-    """A manifest, compared with its own checksum. Raises: ValueError saying what is wrong with it."""
+def _refuse_moved(manifest: Mapping[str, Any], run: str, step: int) -> None:
+    """Raises: ValueError when the manifest is of another step or run than the folder that it lies in."""
+    state = manifest["state"]
+    its_run = f"{state['kind']}/{state['name']}" if "kind" in state and "name" in state else run
+    for its_step in (manifest["step"], state.get("step", step)):
+        if (its_run, its_step) != (run, step):
+            raise ValueError(f"is that of {its_run}@step-{its_step}: the folder was copied or renamed")
+
+
+def header_problem(storage: Storage, key: str, size: int) -> str:
+    """What is wrong with the header of a safetensors file, or ""; reads the header alone.
+
+    Args: size, of the file in bytes, which the header must account for.
+    """
     try:
-        manifest: dict[str, Any] = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"is no JSON ({error})") from error
-    trailer = _TRAILER.search(text)
-    if trailer is not None:
-        if hashlib.sha256(text[: trailer.start()] + b"\n}").hexdigest().encode() != trailer[1]:
-            raise ValueError("does not match its own checksum")
-    elif set(manifest) != {"step", "files", "state"}:  # what manifests held before they carried a checksum
-        raise ValueError("has lost its own checksum")
-    return manifest
+        length = int.from_bytes(storage.read_range(key, 0, 8), "little")
+        if not 0 < length <= size - 8:
+            return f"has a header of {length} bytes in {size}"
+        header = json.loads(storage.read_range(key, 8, 8 + length))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError, StorageError) as error:
+        return f"has a header that cannot be read ({error})"
+    described = 8 + length + max(ends, default=0)
+    return "" if described == size else f"has a header that describes {described} bytes, and has {size}"
 
 
 def _before(storage: Storage, run: str, step: int) -> str:
@@ -224,6 +275,7 @@ def write_weights(
     entry = layout.write(path)
     storage.put(path, f"{folder}/{name}")
     own = {"step": step, "shapes": {key: list(shape) for key, shape in shapes.items()}, "updates": 0, "optimizer": None, "world": 1, "zero_stage": 0}  # fmt: skip
+    own.update(zip(("kind", "name"), run.split("/"), strict=True))
     commit(storage, folder, {name: entry}, {**state, **own})
     return open_checkpoint(storage, run, f"step-{step}")
 

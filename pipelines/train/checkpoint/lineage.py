@@ -55,7 +55,14 @@ def open_run(store: ArtifactStore, reference: str) -> Run:
             artifact = store.get(reference)  # raises, and says what there is
         else:
             artifact = Artifact(store.storage, parsed.folder, store.claim(parsed.folder))
-    return Run(artifact, open_checkpoint(store.storage, parsed.folder, parsed.at))
+    return Run(artifact, open_checkpoint(store.storage, parsed.folder, named_step(artifact, parsed.at)))
+
+
+def named_step(artifact: Artifact, at: str | None) -> str | None:
+    """`step-N` or `latest`; without either, the last step of a finished run, also while that is trained further."""
+    if at is None and "steps" in artifact.manifest.get("statistics", {}):
+        return f"step-{artifact.manifest['statistics']['steps']}"
+    return at
 
 
 def tokens_of(store: ArtifactStore, run: Run) -> Artifact:

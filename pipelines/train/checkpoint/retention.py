@@ -10,11 +10,13 @@ the next pass finishes it.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipelines.errors import ConfigError
+from pipelines.errors import ArtifactError, ConfigError
+from pipelines.sealed import unsealed
 from pipelines.storage import Storage
 from pipelines.train.checkpoint.committed import DELETED, committed_steps, folder_of, steps_with
 
@@ -65,9 +67,28 @@ def readers_of(storage: Storage, run: str) -> dict[int, list[str]]:
         key for kind in _READERS for key in storage.keys(kind) if key.endswith("/claim.json") and key.count("/") == 2
     ]
     for key, claim in zip(claims, storage.read_all(claims), strict=True):
+        _refuse_damaged(storage, key, claim)
         for step in sorted({int(step) for step in named.findall(claim)}):
             found.setdefault(step, []).append(key.removesuffix("/claim.json"))
+    # a finished trunk that is trained further: its manifest still names the step at which it stood
+    manifest, committed = storage.find(f"{run}/manifest.json"), committed_steps(storage, run)
+    if manifest is not None and committed:
+        _refuse_damaged(storage, f"{run}/manifest.json", manifest)
+        step = int(json.loads(manifest).get("statistics", {}).get("steps", committed[-1]))
+        if step != committed[-1]:
+            found.setdefault(step, []).append(f"the manifest of {run}")
     return found
+
+
+def _refuse_damaged(storage: Storage, key: str, text: bytes) -> None:
+    """Raises: ArtifactError, since nothing may be deleted while it is not known what is named."""
+    try:
+        unsealed(text, None)
+    except ValueError as error:
+        raise ArtifactError(
+            f"{storage.uri}/{key} {error}: it was changed or damaged after it was written, so it is not known which checkpoints "
+            f"it names, and none is deleted: make {key.rpartition('/')[0]} anew (on_change=rebuild), or delete its folder"
+        ) from error
 
 
 def surplus(storage: Storage, run: str, rule: Rule) -> list[int]:

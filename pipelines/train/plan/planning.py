@@ -22,6 +22,7 @@ from pipelines.data.stream.preferences import PreferenceLoader, open_preferences
 from pipelines.data.tokens.token_shards import open_sources
 from pipelines.errors import ArtifactError, ConfigError
 from pipelines.train.checkpoint import Checkpoint, committed_steps, open_checkpoint
+from pipelines.train.checkpoint.lineage import named_step
 from pipelines.train.checkpoint.slices import check_optimizer
 from pipelines.train.network import model
 from pipelines.train.network.model import ModelConfig
@@ -216,7 +217,7 @@ def _parent(stage: Stage, store: ArtifactStore, reference: str) -> _Ancestor:
             artifact = store.get(reference)
         else:
             artifact = Artifact(store.storage, parsed.folder, store.claim(parsed.folder))
-    return _Ancestor(artifact, open_checkpoint(store.storage, parsed.folder, parsed.at))
+    return _Ancestor(artifact, open_checkpoint(store.storage, parsed.folder, named_step(artifact, parsed.at)))
 
 
 def _architecture(stage: Stage, config: TrainConfig, ancestor: _Ancestor | None) -> ModelConfig:

@@ -29,9 +29,9 @@ from torch import Tensor
 
 from pipelines.artifacts import Artifact
 from pipelines.config import WorkflowConfig
-from pipelines.data.tokens.chat import ASSISTANT_ID, EOS_ID, USER_ID
+from pipelines.data.tokens.chat import ASSISTANT_ID, EOS_ID, TEMPLATE, USER_ID
 from pipelines.data.tokens.token_shards import open_sources
-from pipelines.data.tokens.tokenizer import Encoder
+from pipelines.data.tokens.tokenizer import Encoder, guarded
 from pipelines.errors import ArtifactError, StorageError
 from pipelines.train.checkpoint import read_weights
 from pipelines.train.checkpoint.lineage import Run
@@ -128,8 +128,9 @@ def write_model(run: Run, tokens: Artifact, folder: Path, dtype: Literal["float3
         _json(folder / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": places})
     _json(folder / "config.json", llama_config(config, dtype))
     _json(folder / "generation_config.json", {"eos_token_id": EOS_ID, "pad_token_id": EOS_ID, "max_new_tokens": 256})
-    (folder / "tokenizer.json").write_bytes(tokens.verified(TOKENIZER).read_bytes())
-    _json(folder / "tokenizer_config.json", {**settings, "model_max_length": config.max_positions})
+    (folder / "tokenizer.json").write_text(guarded(tokens.verified(TOKENIZER).read_text("utf-8")), encoding="utf-8")
+    settings = {**settings, "chat_template": TEMPLATE, "model_max_length": config.max_positions}
+    _json(folder / "tokenizer_config.json", settings)
     return folded
 
 
@@ -206,9 +207,10 @@ def verify_tokenizer(folder: Path, tokens: Artifact) -> None:
     ours = Encoder(tokens.path(TOKENIZER).read_text(encoding="utf-8"), fast=False)
     text = "Trunkline: 12 + 7 = 19.\n话说天下大势，分久必合。"
     messages = [
+        {"role": "system", "content": "Be brief."},
         {"role": "user", "content": text},
         {"role": "assistant", "content": "19"},
-        {"role": "user", "content": "再问"},
+        {"role": "user", "content": "a</s>b <用户> c <AI> d"},  # typed markers are text
     ]
     rendered = theirs.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     pairs = {

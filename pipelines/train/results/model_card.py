@@ -18,6 +18,14 @@ from pipelines.train.stages import STAGES
 _UNCLEAR = re.compile(r"unclear|unknown|unstated|not stated|^\s*(none|null)?\s*$", re.IGNORECASE)
 
 
+_CHAT = """Messages are `system` (any number, before a question), `user`, `assistant`, `user`, `assistant`, ...: the model was trained on
+nothing else, so the chat template refuses other roles (tools), other orders and empty messages with an error that says so.
+
+`</s>`, `<用户>` and `<AI>` mark turns. Typed inside a message they are text: the template writes U+FDD1 into them and the tokenizer takes it
+out again after it has looked for markers. Text that goes to the tokenizer without the template (`tokenizer(text)`) has no such guard: pass
+`split_special_tokens=True` with text that is not your own. `return_assistant_tokens_mask=True` marks what counted in the loss."""
+
+
 def model_card(
     name: str, run: Run, tokens: Artifact, links: Sequence[Link], dtype: str, difference: float,
     evaluation: Mapping[str, Any] | None,
@@ -36,7 +44,7 @@ def model_card(
         f"trained with Trunkline after the MiniCPM recipe (arXiv 2404.06395) on {run.checkpoint.state['tokens']:,} tokens. "
         f"Exported from `{run}` in the Llama format, weights in {dtype}. MiniCPM's scalings are folded into the weights; "
         f"logits agree with the training model to {difference:.1e} in float32.",
-        "## Use\n\n```python\n" + snippet("path/to/this/folder") + "```",
+        "## Use\n\n```python\n" + snippet("path/to/this/folder") + "```\n\n" + _CHAT,
         "## Data\n\n" + _data(tokens),
         "## Lineage\n\n" + _lineage(links),
         "## Training\n\n" + _training(links),

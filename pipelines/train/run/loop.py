@@ -25,6 +25,7 @@ from pipelines.artifacts import ArtifactStore, Draft
 from pipelines.config import plain
 from pipelines.errors import TrainingError, TrunklineError
 from pipelines.storage import Storage
+from pipelines.timeline import reached
 from pipelines.tracking import Tracker
 from pipelines.train import checkpoint as checkpoints
 from pipelines.train.network.compute import for_shapes
@@ -69,6 +70,7 @@ def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
     if rank == 0:
         if data.warning:
             log.warning(data.warning)
+        reached("weights")
         emit(f"   weights: {where}; {world} workers, {device()}, first step {step + 1} of {spec.steps}")
         emit(f"   {about_memory}")
         log.cuts()
@@ -86,6 +88,8 @@ def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
             monitor.begin(step + 1, batches)
             result = engine.step(batches, rate)
             step += 1
+            if step == 1 and rank == 0:
+                reached("first step")
             log.launched(Launched(step, rate, result, data.wait_seconds, monitor.end()))
             if step % spec.log_every_steps == 0:
                 gc.collect(1)  # of what is new: a few milliseconds
@@ -133,7 +137,7 @@ def _load_weights(spec: TrainSpec, storage: Storage, engine: Engine, data: Strea
     """Completed steps, and a phrase saying where the weights came from."""
     own = _own_checkpoint(spec, storage)
     if own is not None:
-        checkpoints.load(engine, own, optimizer_state=True)
+        checkpoints.load(engine, own, optimizer_state=True, verified=spec.verified)
         checkpoints.load_random_states(own)
         phrase = f"resumed from {spec.run}@step-{own.step}"
         step = own.step
@@ -142,7 +146,7 @@ def _load_weights(spec: TrainSpec, storage: Storage, engine: Engine, data: Strea
     else:
         assert spec.start.run is not None
         parent = checkpoints.open_checkpoint(storage, spec.start.run, f"step-{spec.start.step}")
-        checkpoints.load(engine, parent, optimizer_state=spec.start.mode == "branch")
+        checkpoints.load(engine, parent, optimizer_state=spec.start.mode == "branch", verified=spec.verified)
         phrase, step = f"{spec.start.mode} from {spec.start.run}@step-{spec.start.step}", 0
     if spec.kind == "dpo":
         # the frozen reference is the parent: computed before the first step, then read back after any restart

@@ -1,0 +1,47 @@
+"""JSON documents that vouch for themselves: the last key of one is the SHA-256 of the text before it.
+
+Enters: a mapping, or the text of one. Leaves: text, or the mapping again when no bit of the text has changed.
+
+A manifest's checksums guard the files that it names, and nothing would guard the manifest: a flipped bit in a number is
+another number, and the JSON stays whole. Manifests, claims and receipts are written this way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+_SEAL = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}\n?\Z')
+
+
+def sealed(value: Mapping[str, Any]) -> bytes:
+    """The mapping as JSON text that ends with its own checksum. Args: value, with at least one key, none of them `sha256`."""
+    text = json.dumps(value, indent=1, ensure_ascii=False).encode()
+    return text.removesuffix(b"\n}") + f',\n "sha256": "{hashlib.sha256(text).hexdigest()}"\n}}\n'.encode()
+
+
+def unsealed(text: bytes, plain_keys: Collection[str] | None) -> dict[str, Any]:
+    """The mapping without its seal, if it is as it was written.
+
+    Args: plain_keys, all keys that a document of this kind had before there were seals: one with no others may lack it;
+        None, any may.
+    Raises: ValueError saying what is wrong with it, to be put behind the document's name.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"is no JSON ({error})") from error
+    seal = _SEAL.search(text)
+    if seal is None:
+        # a damaged seal leaves a key that was never there
+        if not isinstance(value, dict) or (plain_keys is not None and not set(value) <= set(plain_keys)):
+            raise ValueError("has lost its own checksum")
+    elif hashlib.sha256(text[: seal.start()] + b"\n}").hexdigest().encode() != seal[1]:
+        raise ValueError("does not match its own checksum")
+    else:
+        del value["sha256"]
+    found: dict[str, Any] = value
+    return found

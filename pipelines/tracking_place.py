@@ -1,0 +1,137 @@
+"""Where a store's tracking lies: in the store, wherever the store lies now.
+
+Enters: a store, or a tracking URI of the user's own. Leaves: the URI that MLflow takes, and a database whose runs have their files
+beside it. MLflow writes absolute paths into its database, so that the copy of a store would go on writing into its original:
+`bring_home` rewrites them in the copy.
+
+    python -m pipelines.tracking_place STORE      the URI of the store's database, brought home (what `make ui` serves)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import sqlite3
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from pipelines.config import TrackingConfig
+from pipelines.errors import ConfigError, TrunklineError
+from pipelines.progress import say
+from pipelines.storage import FolderStorage, Storage, open_storage
+
+DATABASE, FILES = "mlflow.db", "mlflow-artifacts"
+_BUSY_SECONDS = 30.0
+
+
+def tracking_uri(config: TrackingConfig, store_uri: str) -> str:
+    """The URI to track at. Default: SQLite beside the store.
+
+    Raises: ConfigError for an s3:// store without a server, since SQLite cannot live there.
+    """
+    if config.uri:
+        return config.uri
+    storage = open_storage(store_uri)
+    if not isinstance(storage, FolderStorage):
+        raise ConfigError(
+            f"store {store_uri} is remote, and the default tracking is a SQLite file beside a local store: set tracking.uri=http://your-mlflow:5000, or tracking.enabled=false"
+        )
+    storage.root.mkdir(parents=True, exist_ok=True)
+    return own_uri(storage.root)
+
+
+def own_uri(root: Path) -> str:
+    """The URI of the SQLite file in the store at `root`.
+
+    SQLAlchemy reads `%41` and `?` in a URI's path as an escape and as the beginning of options, so these two are escaped. MLflow
+    makes the parent folder of what follows `sqlite:///` without reading escapes; with the driver's name in front it does not.
+    """
+    path = str(root / DATABASE)
+    if "%" in path or "?" in path:
+        return "sqlite+pysqlite:///" + path.replace("%", "%25").replace("?", "%3F")
+    return f"sqlite:///{path}"
+
+
+def files_uri(root: Path) -> str:
+    """Where MLflow keeps the files of the runs of the store at `root`."""
+    return (root / FILES).as_uri()
+
+
+def database_of(uri: str) -> Path | None:
+    """The SQLite file that a tracking URI names; None for anything else."""
+    scheme, separator, path = uri.partition(":///")
+    if scheme.partition("+")[0] != "sqlite" or not separator:
+        return None
+    return Path(unquote(path.partition("?")[0]))
+
+
+@contextlib.contextmanager
+def alone_at(database: Path) -> Iterator[None]:
+    """One process at a time: the first client makes the tables, and two that do so at once would each fail on the other's."""
+    with Path(f"{database}.lock").open("w", encoding="utf-8") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def bring_home(root: Path) -> None:
+    """Have the database of the store at `root` name this store's files, where it was copied or moved here with its runs.
+
+    Files that came along are listed from here again, and new ones go here; nothing is written to where the store was.
+    """
+    database, home = root / DATABASE, files_uri(root)
+    if not database.exists():
+        return
+    with alone_at(database), contextlib.closing(sqlite3.connect(database, timeout=_BUSY_SECONDS)) as link, link:
+        if not link.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone():
+            return
+        strangers = link.execute(
+            "SELECT experiment_id, artifact_location FROM experiments WHERE artifact_location LIKE ? AND artifact_location <> ?",
+            (f"file:%/{FILES}", home),
+        ).fetchall()
+        for experiment, there in strangers:
+            link.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (home, experiment))
+            link.execute(
+                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE substr(artifact_uri, 1, ?) = ?",
+                (home, len(there) + 1, len(there) + 1, f"{there}/"),
+            )
+            before = unquote(there.removeprefix("file://")).removesuffix(f"/{FILES}")
+            link.execute("UPDATE tags SET value = ? WHERE key = 'trunkline.store' AND value = ?", (str(root), before))
+            say(f"   MLflow's files of this store are in {root / FILES} now: it was copied or moved from {before}")
+
+
+def came_along(uri: str, storage: Storage, record_uri: str) -> bool:
+    """Whether something recorded for the server `record_uri` came here in a store that was copied or moved, so is in its `uri`."""
+    if not isinstance(storage, FolderStorage) or uri != own_uri(storage.root) or record_uri == uri:
+        return False
+    database = database_of(record_uri)
+    return database is not None and database.name == DATABASE
+
+
+def header_here(header: Mapping[str, Any], uri: str, storage: Storage) -> dict[str, Any] | None:
+    """The header of a spool that lies in the store `storage`, as delivering it to `uri` needs it; None when it is for another server."""
+    if header["uri"] == uri:
+        return dict(header)
+    if isinstance(storage, FolderStorage) and header.get("artifacts") and came_along(uri, storage, header["uri"]):
+        return {**header, "uri": uri, "store": storage.uri, "artifacts": files_uri(storage.root)}
+    return None
+
+
+def main() -> None:
+    """Print the URI of a store's tracking, for `make ui`."""
+    try:
+        uri = tracking_uri(TrackingConfig(), sys.argv[1])
+        database = database_of(uri)
+        assert database is not None
+        with contextlib.redirect_stdout(sys.stderr):
+            bring_home(database.parent)
+    except TrunklineError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
+    print(uri)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,333 @@
+"""What is damaged, moved or taken down: nothing of it is read as something else, and nothing is lost before work begins."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.artifacts import Artifact, ArtifactStore, Draft
+from pipelines.errors import ArtifactError, CheckpointError, ClusterError, ConfigError
+from pipelines.sealed import sealed, unsealed
+from pipelines.train.checkpoint import committed_steps, open_checkpoint
+from pipelines.train.checkpoint.retention import readers_of
+from pipelines.train.network.model import ModelConfig
+from tests import tiny
+from tests.integration.conftest import TINY_MODEL, train_config
+from tests.unit.test_checkpoint import flip, trunk
+from tests.untrained import commit_run
+from workflows.checkpoints import CheckpointsConfig
+from workflows.checkpoints import run as checkpoints
+from workflows.session import Session
+from workflows.training import train_stage
+
+
+def make(store: ArtifactStore, name: str = "a", text: str = "hello", **options: Any) -> Artifact:
+    draft = store.begin("corpus", name, {"size": 1}, **options)
+    assert isinstance(draft, Draft)
+    path = draft.scratch("part.txt")
+    path.write_text(text)
+    draft.publish("part", {"part.txt": path}, {"documents": 1})
+    return draft.commit({"size": 1}, {"documents": 1})
+
+
+# ── A flipped bit ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_flipped_bit_of_a_sealed_document_is_seen() -> None:
+    value = {"tokens": 96497, "named": {"Köln": [1, 2.5, None]}}
+    text = sealed(value)
+    assert unsealed(text, ()) == value
+    for bit in range(8 * len(text)):
+        damaged = bytearray(text)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(ValueError, match="own checksum|no JSON"):
+            unsealed(bytes(damaged), value)
+    assert unsealed(b'{"tokens": 1}', value) == {"tokens": 1}  # written before there were seals
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "part.txt"])
+def test_a_flipped_bit_anywhere_in_an_artifact_is_refused_by_name(tmp_path: Path, file: str) -> None:
+    store = ArtifactStore(str(tmp_path))
+    make(store, made_with="python -m workflows.corpus name=a sources=all")
+    path = tmp_path / "corpus/a" / file
+    for bit in random.Random(0).sample(range(8 * path.stat().st_size), 40):
+        flip(path, bit)
+        with pytest.raises(ArtifactError) as caught:
+            store.get("corpus/a").path("part.txt")
+        assert str(path) in str(caught.value)
+        assert "make it anew: python -m workflows.corpus name=a sources=all on_change=rebuild" in str(caught.value)
+        flip(path, bit)
+    assert store.get("corpus/a").path("part.txt").read_text() == "hello"
+
+
+def test_damage_in_an_unfinished_artifact_is_refused_by_name(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    draft = store.begin("corpus", "a", {"size": 1})
+    assert isinstance(draft, Draft)
+    path = draft.scratch("part.txt")
+    path.write_text("hello")
+    draft.publish("part", {"part.txt": path}, {"documents": 1})
+    assert draft.read("part", "part.txt") == b"hello"
+    for file, act in (
+        ("part.txt", lambda: draft.read("part", "part.txt")),
+        ("receipts/part.json", lambda: draft.receipt("part")),
+        ("receipts/part.json", lambda: draft.commit({}, {})),
+        ("claim.json", lambda: store.begin("corpus", "a", {"size": 1})),
+    ):
+        flip(tmp_path / "corpus/a" / file, 37)
+        with pytest.raises(ArtifactError) as caught:
+            act()
+        assert f"corpus/a/{file}" in str(caught.value)
+        assert "on_change=rebuild" in str(caught.value)
+        flip(tmp_path / "corpus/a" / file, 37)
+    assert draft.commit({}, {}).manifest["name"] == "a"
+
+
+def test_a_damaged_claim_keeps_checkpoints_from_being_deleted(tmp_path: Path) -> None:
+    storage = trunk(tmp_path)
+    (tmp_path / "anneal/branch/claim.json").write_text('{"parent": "pretrain/x@st')
+    with pytest.raises(ArtifactError, match=r"anneal/branch/claim.json is no JSON .* none is deleted"):
+        readers_of(storage, "pretrain/x")
+
+
+# ── Copied, renamed ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_artifact_under_another_name_is_refused(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    make(store)
+    shutil.copytree(tmp_path / "corpus/a", tmp_path / "corpus/b")
+    shutil.copytree(tmp_path / "corpus/a", tmp_path / "tokens/a")
+    for copy in ("corpus/b", "tokens/a"):
+        with pytest.raises(ArtifactError, match=rf"{copy}/manifest.json is that of corpus/a: its folder was copied"):
+            store.get(copy)
+        (tmp_path / copy / "manifest.json").unlink()
+        with pytest.raises(ArtifactError, match=rf"{copy}/claim.json is that of corpus/a"):
+            store.claim(copy)
+
+
+def test_a_checkpoint_under_another_step_or_run_is_refused_everywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = trunk(tmp_path)
+    steps = tmp_path / "pretrain/x/checkpoints"
+    shutil.rmtree(steps / "step-000100")
+    shutil.copytree(steps / "step-000080", steps / "step-000100")
+    with pytest.raises(
+        CheckpointError, match=r"pretrain/x@step-100: manifest.json is that of pretrain/x@step-80"
+    ) as one:
+        open_checkpoint(storage, "pretrain/x")
+    assert "the one before it is pretrain/x@step-90" in str(one.value)
+    for action in ("verify", "list"):
+        config = CheckpointsConfig(name="checkpoints", store=str(tmp_path), action=action, run="pretrain/x")
+        try:
+            with Session(config) as session:
+                checkpoints(config, session)
+        except CheckpointError as error:
+            assert "damaged at step 100" in str(error)  # noqa: PT017
+        assert "is that of pretrain/x@step-80: the folder was copied or renamed" in capsys.readouterr().out
+    shutil.copytree(steps / "step-000090", steps / "step-000090.backup")  # no checkpoint, and nobody's trouble
+    assert committed_steps(storage, "pretrain/x")[-2:] == [90, 100]
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    store = tiny.build(str(tmp_path))
+    commit_run(store, "pretrain/a", ModelConfig(**TINY_MODEL), store.get("tokens/tiny"))
+    manifest = tmp_path / "pretrain/a/checkpoints/step-000001/manifest.json"
+    held = json.loads(manifest.read_text())
+    held["state"].update(kind="pretrain", name="b", step=1)
+    manifest.write_bytes(sealed(held))
+    with pytest.raises(CheckpointError, match=r"pretrain/a@step-1: manifest.json is that of pretrain/b@step-1"):
+        open_checkpoint(store.storage, "pretrain/a")
+
+
+# ── Made anew ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_rebuild_makes_anew_what_has_the_same_fingerprint(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    before = make(store)
+    flip(tmp_path / "corpus/a/part.txt", 3)
+    assert isinstance(store.begin("corpus", "a", {"size": 1}, on_change="keep"), Artifact)
+    assert isinstance(store.begin("corpus", "a", {"size": 1}), Artifact)
+    after = make(store, text="edited", on_change="rebuild")
+    assert after.fingerprint == before.fingerprint
+    assert after.path("part.txt").read_text() == "edited"
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "claim.json"])
+def test_rebuild_is_the_way_out_of_damage_everywhere(tmp_path: Path, file: str) -> None:
+    store = ArtifactStore(str(tmp_path))
+    make(store)
+    if file == "claim.json":
+        (tmp_path / "corpus/a/manifest.json").unlink()
+    (tmp_path / "corpus/a" / file).write_bytes(b"\x00\xff")
+    with pytest.raises(ArtifactError, match="is no JSON"):
+        store.begin("corpus", "a", {"size": 1})
+    assert make(store, text="anew", on_change="rebuild").path("part.txt").read_text() == "anew"
+
+
+def test_an_interrupted_rebuild_goes_on(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    make(store)
+    draft = store.begin("corpus", "a", {"size": 1}, on_change="rebuild")
+    assert isinstance(draft, Draft)
+    assert draft.receipt("part") is None
+    path = draft.scratch("part.txt")
+    path.write_text("half of it")
+    draft.publish("part", {"part.txt": path})
+    for options in ({"on_change": "rebuild"}, {}):  # the same command again, or without it
+        again = store.begin("corpus", "a", {"size": 1}, **options)  # type: ignore[arg-type]
+        assert isinstance(again, Draft)
+        assert again.receipt("part") is not None
+    other = store.begin("corpus", "a", {"size": 2}, on_change="rebuild")
+    assert isinstance(other, Draft)
+    assert other.receipt("part") is None
+
+
+def test_a_deletion_that_was_interrupted_is_finished_by_the_next_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ArtifactStore(str(tmp_path))
+    make(store)
+    delete, gone = store.storage.delete, []
+
+    def once(prefix: str) -> None:
+        if gone:
+            raise KeyboardInterrupt
+        gone.append(prefix)
+        delete(prefix)
+
+    monkeypatch.setattr(store.storage, "delete", once)
+    with pytest.raises(KeyboardInterrupt):
+        store.begin("corpus", "a", {"size": 2}, on_change="rebuild")
+    monkeypatch.undo()
+    assert (tmp_path / "corpus/a/receipts/part.json").exists()  # of the old one: nobody may take it for done
+    again = store.begin("corpus", "a", {"size": 3})
+    assert isinstance(again, Draft)
+    assert again.receipt("part") is None
+
+
+def test_nothing_is_deleted_before_the_work_begins(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    make(store)
+    draft = store.begin("corpus", "a", {"size": 2}, on_change="rebuild", start=False)
+    assert isinstance(draft, Draft)
+    assert store.get("corpus/a").path("part.txt").read_text() == "hello"
+    draft.start()
+    assert store.storage.keys("corpus/a") == ["corpus/a/claim.json"]
+
+
+def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: type[BaseException]) -> tuple[ArtifactStore, Any]:
+    """A finished trunk of 8 steps, in a session whose cluster does not start."""
+    store = tiny.build(str(tmp_path / "store"))
+    monkeypatch.chdir(tmp_path)
+    config = train_config(name="t", steps=8)
+    from pipelines.train.plan.planning import plan
+    from workflows.training import CODE
+
+    planned = plan("pretrain", config, store, None, 1)
+    tokens = store.get("tokens/tiny")
+    commit_run(store, "pretrain/t", ModelConfig(**TINY_MODEL), tokens, steps=(4, 8))
+    (tmp_path / "store/pretrain/t/manifest.json").unlink()
+    store.storage.delete("pretrain/t/claim.json")
+    draft = store.begin("pretrain", "t", planned.identity, planned.inputs, CODE)
+    assert isinstance(draft, Draft)
+    draft.commit({}, {"steps": 8, "loss": {"last": 1.5}})
+
+    def refuse(self: Session) -> Any:
+        raise why("no Ray today")
+
+    monkeypatch.setattr(Session, "cluster", property(refuse))
+    return store, config
+
+
+def state_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("why", [ClusterError, KeyboardInterrupt])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": 16},
+        {"steps": 8, "on_change": "rebuild"},
+        {"steps": 8, "checkpoint": {"every_steps": 4, "resume": "step-4"}},
+    ],
+)
+def test_a_finished_run_stays_finished_until_training_really_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: type[BaseException], changes: dict[str, Any]
+) -> None:
+    store, _ = finished(tmp_path, monkeypatch, why)
+    before = state_of(tmp_path / "store/pretrain")
+    config = train_config(name="t", store=str(tmp_path / "store"), **changes)
+    with pytest.raises(why), Session(config) as session:
+        train_stage("pretrain", config, session)
+    assert state_of(tmp_path / "store/pretrain") == before
+    assert store.get("pretrain/t").statistics == {"steps": 8, "loss": {"last": 1.5}}
+
+
+def test_a_refusal_leaves_a_finished_run_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished(tmp_path, monkeypatch, ClusterError)
+    before = state_of(tmp_path / "store/pretrain")
+    flip(tmp_path / "store/pretrain/t/checkpoints/step-000008/rank-00000.safetensors", 90_000)
+    config = train_config(name="t", steps=16, store=str(tmp_path / "store"))
+    with pytest.raises(CheckpointError) as caught, Session(config) as session:
+        train_stage("pretrain", config, session)
+    assert "rank-00000.safetensors does not match its checksum" in str(caught.value)
+    assert "the one before it is pretrain/t@step-4" in str(caught.value)
+    config = train_config(name="t", steps=16, store=str(tmp_path / "store"), checkpoint={"resume": "step-6"})
+    with (
+        pytest.raises(CheckpointError, match="step-6 does not exist; committed steps: 4, 8"),
+        Session(config) as session,
+    ):
+        train_stage("pretrain", config, session)
+    (tmp_path / "store/pretrain/t/manifest.json").unlink()
+    config = train_config(name="t", steps=6, store=str(tmp_path / "store"))
+    with pytest.raises(ConfigError, match="steps is 6, but pretrain/t stands at step 8"), Session(config) as session:
+        train_stage("pretrain", config, session)
+    flip(tmp_path / "store/pretrain/t/checkpoints/step-000008/rank-00000.safetensors", 90_000)
+    after = state_of(tmp_path / "store/pretrain")
+    assert {**after, "t/manifest.json": before["t/manifest.json"]} == before
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        (3, "has a header of"),
+        (100, "header that cannot be read|does not match"),
+        (90_000, "does not match its checksum"),
+    ],
+)
+def test_a_large_checkpoint_is_glanced_at_and_a_small_one_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int, said: str
+) -> None:
+    finished(tmp_path, monkeypatch, ClusterError)
+    flip(tmp_path / "store/pretrain/t/checkpoints/step-000008/rank-00000.safetensors", 8 * 3 + place)
+    config = train_config(name="t", steps=16, store=str(tmp_path / "store"))
+    with pytest.raises(CheckpointError, match=said), Session(config) as session:
+        train_stage("pretrain", config, session)
+    monkeypatch.setattr("pipelines.train.checkpoint.committed._DRIVER_BYTES", 1000)
+    expected = (
+        CheckpointError if place == 3 else (ClusterError, CheckpointError)
+    )  # of a large one, workers read the rest
+    with pytest.raises(expected), Session(config) as session:
+        train_stage("pretrain", config, session)
+
+
+def test_a_run_that_is_trained_further_is_read_at_the_step_where_it_was_finished(tmp_path: Path) -> None:
+    from pipelines.train.checkpoint.lineage import open_run
+
+    store = tiny.build(str(tmp_path))
+    commit_run(store, "pretrain/t", ModelConfig(**TINY_MODEL), store.get("tokens/tiny"), steps=(4, 8))
+    shutil.copytree(tmp_path / "pretrain/t/checkpoints/step-000008", tmp_path / "pretrain/t/checkpoints/step-000012")
+    manifest = tmp_path / "pretrain/t/checkpoints/step-000012/manifest.json"
+    manifest.write_bytes(sealed({**json.loads(manifest.read_text()), "step": 12}))
+    assert open_run(store, "pretrain/t").checkpoint.step == 8
+    assert open_run(store, "pretrain/t@latest").checkpoint.step == 12
+    assert readers_of(store.storage, "pretrain/t") == {8: ["the manifest of pretrain/t"]}

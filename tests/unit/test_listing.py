@@ -1,0 +1,202 @@
+"""What lies under a path: links, names that look like patterns, what is passed over and under which reason."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.data.sources.listing import Listing, list_files
+from pipelines.errors import DataError
+
+WHERE = "corpus.sources.mine.reader"
+
+
+def listed(*paths: Path | str, form: str | None = None) -> Listing:
+    return list_files(WHERE, [str(path) for path in paths], form)
+
+
+def labels(*paths: Path | str, form: str | None = None) -> list[str]:
+    return [file.label for file in listed(*paths, form=form).files]
+
+
+def fill(folder: Path, *names: str, text: str = "x") -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_links_to_files_and_folders_are_followed(tmp_path: Path) -> None:
+    blobs = fill(tmp_path / "blobs", "1f0c", "2a44", text="four")
+    snapshot = tmp_path / "snapshots" / "main"
+    snapshot.mkdir(parents=True)
+    (snapshot / "train.jsonl").symlink_to(blobs / "1f0c")
+    (tmp_path / "shelf").mkdir()
+    (tmp_path / "shelf" / "test.jsonl").symlink_to("../blobs/2a44")
+    (snapshot / "more").symlink_to(tmp_path / "shelf")
+    for path in (snapshot, f"{snapshot}/**", f"{snapshot}/**/*.jsonl"):
+        assert labels(path) == ["more/test.jsonl", "train.jsonl"]
+        assert [file.size for file in listed(path).files] == [4, 4]  # of what the link leads to
+    assert labels(f"{snapshot}/*.jsonl") == labels(snapshot / "train.jsonl") == ["train.jsonl"]
+
+
+def test_broken_links_and_loops_are_named_and_end(tmp_path: Path) -> None:
+    fill(tmp_path, "a.jsonl", "deep/b.jsonl")
+    (tmp_path / "gone.jsonl").symlink_to("nowhere")
+    (tmp_path / "self.jsonl").symlink_to("self.jsonl")
+    (tmp_path / "deep" / "up").symlink_to("..")
+    (tmp_path / "again").symlink_to("deep")
+    (tmp_path / "c.jsonl").symlink_to("a.jsonl")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    found = listed(tmp_path)
+    assert [file.label for file in found.files] == ["a.jsonl", "deep/b.jsonl"]
+    assert found.passed_over["a link to nothing"] == ["gone.jsonl"]
+    assert found.passed_over["a loop of links"] == ["deep/up"]
+    assert found.passed_over["the same folder under another name"] == ["again"]
+    assert found.passed_over["the same file under another name"] == ["c.jsonl"]
+    assert found.passed_over["no regular file"] == ["pipe.jsonl"]
+    assert "self.jsonl" in found.in_words()
+    for name, said in (
+        ("gone.jsonl", "a link to nothing"),
+        ("self.jsonl", "a link that cannot be followed"),
+        ("pipe.jsonl", "no reg"),
+    ):
+        with pytest.raises(DataError, match=f"{name} is {said}.*correct {WHERE}.path"):
+            listed(tmp_path / name)
+
+
+def test_folders_linked_crosswise_are_entered_once(tmp_path: Path) -> None:
+    for level in range(30):  # 2**30 ways down
+        fill(tmp_path, f"d{level}/x.jsonl")
+        for name in ("left", "right"):
+            (tmp_path / f"d{level}" / name).symlink_to(tmp_path / f"d{level + 1}")
+    assert len(labels(tmp_path / "d0")) == 30
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "part-[1].jsonl", "dir [v2]/a.jsonl", "a::b.jsonl", "what?.jsonl", "star*.jsonl", "100%.jsonl", "a#b c.jsonl", "{a,b}.jsonl",
+        "Zürich 二.jsonl", "A.JSONL", "B.JSONL.GZ", "C.Parquet", "x.jsonl:y.jsonl", "simplecache::c.jsonl", ".JSONL", "~x.jsonl", "$HOME.jsonl",
+    ],
+)  # fmt: skip
+def test_a_name_that_exists_is_no_pattern(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, name, "part-1.jsonl", "starfish.jsonl", "whats.jsonl", "dir v/a.jsonl")
+    assert labels(tmp_path / name) == [name.rsplit("/", 1)[-1]]
+    monkeypatch.chdir(tmp_path)
+    assert [file.path for file in listed(name).files] == [str(tmp_path / name)]
+
+
+def test_a_pattern_below_a_folder_whose_name_looks_like_one(tmp_path: Path) -> None:
+    fill(tmp_path, "dir [v2]/a.jsonl", "dir [v2]/b.jsonl", "dir [v2]/sub/c.jsonl", "dir v/z.jsonl")
+    assert labels(tmp_path / "dir [v2]") == ["a.jsonl", "b.jsonl", "sub/c.jsonl"]
+    assert labels(f"{tmp_path}/dir [v2]/*.jsonl") == ["a.jsonl", "b.jsonl"]
+    assert labels(f"{tmp_path}/dir [v2]/**/*.jsonl") == ["a.jsonl", "b.jsonl", "sub/c.jsonl"]
+    assert labels(f"{tmp_path}/dir [uvw]/*.jsonl") == ["dir v/z.jsonl"]
+    assert labels(f"{tmp_path}/*/[ab].jsonl") == ["dir [v2]/a.jsonl", "dir [v2]/b.jsonl"]
+
+
+def test_a_folder_that_a_pattern_matches_stands_for_its_files(tmp_path: Path) -> None:
+    fill(tmp_path, "day=1/part-0.jsonl", "day=2/part-0.jsonl", "other/x.jsonl", "out.jsonl/part-0.jsonl")
+    assert labels(f"{tmp_path}/day=*") == ["day=1/part-0.jsonl", "day=2/part-0.jsonl"]
+    assert labels(f"{tmp_path}/*.jsonl") == ["out.jsonl/part-0.jsonl"]
+    assert labels(f"{tmp_path}/**/day=?") == ["day=1/part-0.jsonl", "day=2/part-0.jsonl"]
+
+
+def test_what_is_no_data_is_passed_over_by_name(tmp_path: Path) -> None:
+    folder = fill(
+        tmp_path, "data/a.jsonl", "data/b.JSONL.gz", "README.md", "readme_zh.md", "LICENSE", "data/card.md", "load.py", "notes.txt",
+        "_SUCCESS", "data/.a.jsonl.crc", "data/a.jsonl.crc", ".gitattributes", "dataset_infos.json", ".cache/x.jsonl", "x.jsonl.tmp",
+        ".x.jsonl.swp", "x.jsonl.lock", "y.jsonl.incomplete", "z.jsonl~", "_temporary/0/part.jsonl", "_delta_log/0.json", "photo.png",
+    )  # fmt: skip
+    found = listed(folder)
+    assert [file.label for file in found.files] == ["data/a.jsonl", "data/b.JSONL.gz", "notes.txt"]
+    assert {reason: sorted(names) for reason, names in found.passed_over.items()} == {
+        "about the data": ["LICENSE", "README.md", "readme_zh.md"],
+        "text beside records": ["data/card.md", "load.py"],
+        "bookkeeping": ["_SUCCESS", "_delta_log/0.json", "data/a.jsonl.crc", "dataset_infos.json"],
+        "hidden": [".cache/x.jsonl", ".gitattributes", ".x.jsonl.swp", "data/.a.jsonl.crc"],
+        "unfinished or a lock": [
+            "_temporary/0/part.jsonl",
+            "x.jsonl.lock",
+            "x.jsonl.tmp",
+            "y.jsonl.incomplete",
+            "z.jsonl~",
+        ],
+        "its name tells no format": ["photo.png"],
+    }
+    assert found.in_words().startswith("19 files: LICENSE, README.md, readme_zh.md (about the data); ")
+    assert found.counts()["its name tells no format"] == {"files": 1, "first": ["photo.png"]}
+    assert [file.label for file in listed(f"{folder}/**").files] == [file.label for file in found.files]
+
+
+def test_what_is_asked_for_is_read(tmp_path: Path) -> None:
+    fill(tmp_path, "a.jsonl", "README.md", "card.md", ".hidden/b.jsonl", "_SUCCESS")
+    assert labels(tmp_path / "README.md") == ["README.md"]
+    assert labels(f"{tmp_path}/*.md") == ["card.md"]
+    assert labels(f"{tmp_path}/.h*/*.jsonl") == [".hidden/b.jsonl"]
+    assert labels(tmp_path / ".hidden") == ["b.jsonl"]
+    assert labels(fill(tmp_path / "notes", "a.md", "b.rst", "c.py")) == ["a.md", "b.rst", "c.py"]
+
+
+@pytest.mark.parametrize(
+    ("form", "read"),
+    [
+        ("text", ["a.txt", "b", "c.html", "d.json", "g.md"]),
+        ("jsonl", ["a.txt", "b", "d.json"]),
+        ("parquet", ["b", "e.parquet"]),
+        ("html", ["a.txt", "b", "c.html", "g.md"]),
+        ("warc", ["b", "f.warc.gz"]),
+        (None, ["a.txt", "c.html", "d.json", "e.parquet", "f.warc.gz"]),
+    ],
+)
+def test_the_format_that_is_set_decides_what_a_folder_is_read_for(
+    tmp_path: Path, form: str | None, read: list[str]
+) -> None:
+    fill(tmp_path, "a.txt", "b", "c.html", "d.json", "e.parquet", "f.warc.gz", "g.md", "README.md", "_SUCCESS", "b.crc")
+    assert labels(tmp_path, form=form) == read
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["README.md", "_SUCCESS"], r"passed over: 2 files: README.md \(about the data\); _SUCCESS \(bookkeeping\); accepted: names that end in .txt"),
+        (["a.docx"], r"passed over: 1 file: a.docx \(its name tells no format\)"),
+        ([], "nothing to read"),
+    ],
+)  # fmt: skip
+def test_nothing_left_says_what_was_there(tmp_path: Path, names: list[str], said: str) -> None:
+    with pytest.raises(DataError, match=f"{said}.*correct {WHERE}.path, name a file itself, or set {WHERE}.format"):
+        listed(fill(tmp_path, *names))
+
+
+def test_a_named_file_without_a_format_is_refused_before_any_work(tmp_path: Path) -> None:
+    fill(tmp_path, "a.docx")
+    with pytest.raises(DataError, match="its name tells no format"):
+        listed(tmp_path / "a.docx")
+    assert labels(tmp_path / "a.docx", form="text") == ["a.docx"]
+
+
+@pytest.mark.parametrize("path", ["gone.jsonl", "no[1].jsonl", "*.jsonl", "nowhere/**", "nowhere/*/a.jsonl", " "])
+def test_a_path_to_nothing_is_refused(tmp_path: Path, path: str) -> None:
+    with pytest.raises(DataError, match=f"correct {WHERE}.path"):
+        listed(f"{tmp_path}/{path}" if path.strip() else path)
+
+
+def test_several_paths_list_no_file_twice(tmp_path: Path) -> None:
+    fill(tmp_path, "a.jsonl", "b.jsonl")
+    assert labels(f"{tmp_path}/*.jsonl", tmp_path / "b.jsonl", tmp_path) == ["0/a.jsonl", "0/b.jsonl"]
+
+
+def test_a_listing_does_not_depend_on_the_order_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, *(f"{i}/{j}.jsonl" for i in range(3) for j in range(3)))
+    before, listdir = listed(tmp_path), os.listdir
+
+    def backwards(path: Any) -> list[str]:
+        return sorted(listdir(path), reverse=True)
+
+    monkeypatch.setattr(os, "listdir", backwards)
+    assert listed(tmp_path) == before
