@@ -61,6 +61,18 @@ def cache_limit() -> int:
     return min(_MOST_BYTES, int(_SHARE * (shutil.disk_usage(folder).free + held)))
 
 
+def replace_durably(source: Path, target: Path) -> None:
+    """Rename a finished file to `target`, on the same file system: after a power cut there is all of it, or what was there before."""
+    with source.open("rb") as handle:
+        os.fsync(handle.fileno())
+    source.replace(target)
+    directory = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
 class HeldPath(type(Path())):  # type: ignore[misc]
     """A path to a cached file that stays there at least as long as this object lives."""
 
@@ -97,7 +109,7 @@ class Cache:
             try:
                 download(partial)
                 held = _hold(partial, named=path)
-                partial.replace(path)
+                replace_durably(partial, path)
             finally:
                 for left in path.parent.glob(f".partial-{glob.escape(name)}*"):
                     left.unlink(missing_ok=True)

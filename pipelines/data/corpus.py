@@ -21,6 +21,13 @@ from pipelines.data.sources.records import RECORDS
 from pipelines.errors import ConfigError
 
 Format = Literal["text", "json", "jsonl", "parquet", "html", "warc"]
+_VERSION = re.compile(r"([0-9A-Za-z][0-9A-Za-z.+:~_!-]*)?")
+_PACKAGE = {
+    "wheel": re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*"),
+    "sdist": re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*"),
+    "npm": re.compile(r"(@[A-Za-z0-9._~-]+/)?[A-Za-z0-9][A-Za-z0-9._~-]*"),
+    "deb": re.compile(r"[a-z0-9][a-z0-9+.-]*"),
+}
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
@@ -293,6 +300,8 @@ def _check_source(where: str, name: str, source: SourceConfig) -> None:
             raise ConfigError(
                 f"{where}.reader.{key} is missing; a reader of type {reader.type} needs {', '.join(needs)}"
             )
+    if reader.type == "package":
+        _check_package(f"{where}.reader", reader)
     if reader.document_bytes is not None and reader.document_bytes < 1:
         raise ConfigError(
             f"{where}.reader.document_bytes is {reader.document_bytes}; expected 1 or more, e.g. 8_000, or null for a document a file"
@@ -321,6 +330,18 @@ def _check_source(where: str, name: str, source: SourceConfig) -> None:
             raise ConfigError(f"{where}.{key} is {value}; expected 1 or more: use ~{where} to leave the source out")
     if not 0 <= source.heldout < 1:
         raise ConfigError(f"{where}.heldout is {source.heldout}; expected a share from 0 to below 1, e.g. 0.01")
+
+
+def _check_package(where: str, reader: ReaderConfig) -> None:
+    """A name and a version that pip, npm and apt take for nothing else: no option, no path, no address."""
+    for key, value, pattern in (
+        ("package", reader.package, _PACKAGE[reader.archive]),
+        ("version", reader.version, _VERSION),
+    ):
+        if not pattern.fullmatch(value):
+            raise ConfigError(
+                f"{where}.{key} is {value!r}; expected the {key} of a {reader.archive} as its index has it: correct it"
+            )
 
 
 def _check_rule(rule: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ from pipelines.artifacts import Artifact, ArtifactStore, Draft
 from pipelines.cluster import serial_map
 from pipelines.config import identity, parse
 from pipelines.data.assemble import build
-from pipelines.data.corpus import CorpusConfig
+from pipelines.data.cleaning.decontaminate import contents
+from pipelines.data.corpus import CorpusConfig, DecontaminationConfig, EvaluationSet, ReaderConfig, SourceConfig
+from pipelines.data.sources.listing import list_files
+from pipelines.data.sources.readers import plan_pieces, read_piece
 from pipelines.errors import DataError
 from tests.integration.s3_server import S3Server
 
@@ -106,3 +110,35 @@ def test_wrong_keys_and_missing_paths_are_named(server: S3Server, raw: Path, tmp
     with server.environment(), pytest.raises(DataError, match=r"nothing matches s3://bucket/nowhere/\*\.jsonl"):
         make(str(tmp_path / "b"), f"s3://{server.bucket}/nowhere/*.jsonl")
     assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_keys_are_listed_as_files_are(server: S3Server, tmp_path: Path) -> None:
+    names = [
+        "dir [v2]/part-[1].jsonl", "dir [v2]/a::b.jsonl", "dir [v2]/what?.jsonl", "dir [v2]/100%.jsonl", "dir [v2]/a#b c.jsonl",
+        "dir [v2]/Zürich 二.JSONL", "dir [v2]/README.md", "dir [v2]/_SUCCESS", "dir [v2]/.part.crc", "dir [v2]/sub/star*.jsonl",
+        "dir [v2]/x.jsonl.tmp", "dir v/part-1.jsonl",
+    ]  # fmt: skip
+    for i, name in enumerate(names):
+        line = json.dumps({"text": f"what is {i}?"}) + "\n"
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(line)
+        server.client().put_object(Bucket=server.bucket, Key=f"odd/{name}", Body=line.encode())
+    server.client().put_object(
+        Bucket=server.bucket, Key="odd/dir [v2]/sub/", Body=b""
+    )  # what consoles make of a folder
+    with server.environment():
+        for path in (
+            "dir [v2]", "dir [v2]/", "dir [v2]/*", "dir [v2]/**", "dir [v2]/*.jsonl", "dir [v2]/**/*.jsonl", "dir [uvw]", "dir*/part-*",
+            *names[:6], names[9],
+        ):  # fmt: skip
+            local, remote = (
+                list_files("corpus.sources.mine.reader", [f"{root}/{path}"]) for root in (tmp_path, f"s3://{server.bucket}/odd")
+            )  # fmt: skip
+            assert [(file.label, file.size) for file in remote.files] == [(f.label, f.size) for f in local.files]
+            assert remote.in_words() == local.in_words()
+        reader = ReaderConfig(type="files", path=f"s3://{server.bucket}/odd/dir [v2]")
+        source = SourceConfig(licence="MIT", reader=reader)
+        items = [item for piece in plan_pieces("mine", source, 1 << 20) for item in read_piece(piece, source)]
+        assert sorted(item.text for item in items) == sorted(f"what is {i}?" for i in (0, 1, 2, 3, 4, 5, 9))
+        sets = {"exam": EvaluationSet(reader=replace(reader, path=f"s3://{server.bucket}/odd/{names[2]}"))}
+        assert contents(DecontaminationConfig(sets=sets)).keys() == {"exam"}

@@ -8,6 +8,7 @@ import subprocess
 import tarfile
 import threading
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +201,87 @@ def test_an_npm_package_from_the_registry_that_npm_is_set_to(tmp_path: Path, mon
     assert members(path, ["package/*", "!*.json"]) == []
     assert members(path, ["package/*", "!package/package.json"]) == [("package/data/a.json", 2)]
     assert list(contents(path, ["package/data/a.json"])) == [("package/data/a.json", b"[]")]
+
+
+BACKEND = """
+from pathlib import Path
+Path({marker!r}).write_text("built")
+def prepare_metadata_for_build_wheel(folder, settings=None):
+    info = Path(folder) / "texts-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\\nName: texts\\nVersion: 1.0\\n")
+    return info.name
+"""
+
+
+@pytest.fixture
+def sdist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
+    """A source archive that the real pip finds; its build writes the file `built` wherever it runs."""
+    project = '[build-system]\nrequires = []\nbuild-backend = "own"\nbackend-path = ["."]\n[project]\nname = "texts"\nversion = "1.0"\n'
+    files = {
+        "pyproject.toml": project,
+        "own.py": BACKEND.format(marker=str(tmp_path / "built")),
+        "PKG-INFO": "Metadata-Version: 2.1\nName: texts\nVersion: 1.0\n",
+        "data/a.txt": "text",
+    }
+    served = tmp_path / "index" / "texts-1.0.tar.gz"
+    served.parent.mkdir()
+    with tarfile.open(served, "w:gz") as archive:
+        for name, text in files.items():
+            entry = tarfile.TarInfo(f"texts-1.0/{name}")
+            entry.size = len(text.encode())
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(served.parent))
+    monkeypatch.setenv("TRUNKLINE_CACHE", str(tmp_path / "cache"))
+    return Package("texts", "1.0", hashlib.sha256(served.read_bytes()).hexdigest(), "sdist")
+
+
+def test_a_source_archive_is_compared_before_its_build_runs(sdist: Package, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"has sha256 {sdist.sha256}; this recipe expects 0000.*edit sha256"):
+        fetch(replace(sdist, sha256="0" * 64))
+    assert not (tmp_path / "built").exists()
+    path = fetch(sdist)
+    assert list(contents(path, ["texts-1.0/data/a.txt"])) == [("texts-1.0/data/a.txt", b"text")]
+    assert (tmp_path / "built").exists()  # so the build is one that would have been seen
+
+
+def test_npm_runs_no_scripts() -> None:
+    command = module._command(Package("@some/texts", "1.0.0", "0" * 64, "npm"), Path("folder"))
+    assert "--ignore-scripts" in command
+
+
+def test_a_torn_note_is_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRUNKLINE_CACHE", str(tmp_path))
+    package = Package("texts", "", "", "deb")
+    package.noted.parent.mkdir(parents=True)
+    for torn in ("", '{"version": "1', "[]", '{"version": "1"}'):
+        package.noted.write_text(torn)
+        assert not is_cached(package)
+
+
+@pytest.mark.parametrize("left_by", ["note", "zip"])
+def test_a_write_that_fails_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wheel: Package, left_by: str
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    folder = tmp_path / "kept" / "p-1"
+    folder.mkdir(parents=True)
+    with tarfile.open(folder / "p-1.tar.gz", "w:gz") as archive:
+        archive.add(Path(__file__), "p-1/a.py")
+    package = Package("texts", "", "", "deb")
+    package.noted.parent.mkdir(parents=True)
+    with pytest.raises(OSError, match="No space"):
+        module._note(package, 1) if left_by == "note" else members(folder / "p-1.tar.gz", ["*"])
+    assert [path.name for path in folder.iterdir()] == ["p-1.tar.gz"]
+    assert list(package.noted.parent.iterdir()) == []
+
+
+def test_a_member_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        for name in ("p/a[1].txt", "p/a1.txt"):
+            archive.writestr(name, "x")
+    assert members(tmp_path / "p.zip", ["p/a[1].txt"]) == [("p/a1.txt", 1), ("p/a[1].txt", 1)]

