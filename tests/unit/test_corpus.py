@@ -471,6 +471,32 @@ GENERATED = {"reader": {"type": "generated", "generator": "english_problems", "c
             {},
             "expected 64 hexadecimal digits",
         ),
+        *(
+            (
+                {
+                    "a": {
+                        "reader": {
+                            "type": "package",
+                            "package": name,
+                            "version": version,
+                            "sha256": "0" * 64,
+                            "path": "*",
+                            "archive": archive,
+                        }
+                    }
+                },
+                {},
+                f"reader.{key} is .*; expected the {key} of a {archive} as its index has it",
+            )
+            for name, version, archive, key in (
+                ("--pre", "1", "wheel", "package"),
+                ("p @ https://x/p.whl", "1", "sdist", "package"),
+                ("./p", "1", "npm", "package"),
+                ("git+ssh://x", "1", "npm", "package"),
+                ("p", "1 --pre", "wheel", "version"),
+                ("p", "1\n-e .", "sdist", "version"),
+            )
+        ),
         ({"a": {**GENERATED, "heldout": 1.0}}, {}, "heldout is 1.0; expected a share"),
         ({"a": {**GENERATED, "max_documents": 0}}, {}, "max_documents is 0; expected 1 or more"),
         ({"a": {**GENERATED, "licence": " "}}, {}, "licence is empty"),

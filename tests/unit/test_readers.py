@@ -13,9 +13,11 @@ import pytest
 
 from pipelines.data.corpus import ReaderConfig, SourceConfig
 from pipelines.data.document import Document, Dropped
+from pipelines.data.sources import formats
 from pipelines.data.sources.formats import parse_file
-from pipelines.data.sources.readers import plan_pieces, read_piece, uncut
-from pipelines.errors import DataError
+from pipelines.data.sources.readers import inventory, listings, plan_pieces, read_piece, uncut
+from pipelines.data.sources.records import RECORDS, RecordKind
+from pipelines.errors import DataError, StorageError
 
 
 def source(path: Path | str | list[str], **changes: Any) -> SourceConfig:
@@ -281,3 +283,91 @@ def test_a_hugging_face_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     documents, _ = read(config)
     assert sorted(d.text for d in documents) == ["first 0", "first 1", "second 0", "second 1"]
     assert len({d.id for d in documents}) == 4
+
+
+def test_a_json_file_of_lines_and_one_of_a_single_record(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(lines("one", "two") + b"not json\n" + lines("three"))
+    (tmp_path / "b.json").write_text(json.dumps({"text": "four", "url": "no document of its own"}))
+    (tmp_path / "c.json").write_text(json.dumps({"first": "five", "second": "six"}))
+    (tmp_path / "d.json").write_text('{"text":\n"seven"} {"text": "eight"}')
+    documents, dropped = read(source(tmp_path))
+    assert [d.text for d in documents] == ["one", "two", "three", "four", "five", "six"]
+    assert [d.id for d in documents][3:] == ["mine/b.json", "mine/c.json:first", "mine/c.json:second"]
+    assert [d.reason for d in dropped] == ["read.not_json"] * 2
+
+
+def test_lines_of_any_json_cost_themselves_alone(tmp_path: Path) -> None:
+    odd = [
+        "5",
+        "null",
+        "true",
+        "[1]",
+        "{}",
+        "NaN",
+        "1" * 5_000,
+        "[" * 200_000,
+        '{"text": {"text": "x"}}',
+        '{"text": ["x"]}',
+    ]
+    odd += ["\x00\x00", '\ufeff{"text": "x"}', '{"n": ' + "[" * 990 + "]" * 990 + "}"]
+    (tmp_path / "a.jsonl").write_bytes(lines("one") + "\n".join(odd).encode() + b"\n" + lines("two"))
+    documents, dropped = read(source(tmp_path / "a.jsonl"))
+    assert [d.text for d in documents] == ["one", "two"]
+    assert len(dropped) == len(odd)
+    assert {d.reason for d in dropped} == {"read.no_text", "read.not_json"}
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"), [("k", True), (7, True), (0.5, True), ("", True), (None, False), ([1], False), (True, False)]
+)
+def test_an_id_is_a_single_value(tmp_path: Path, value: Any, kept: bool) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "one", "key": value}) + "\n")
+    documents, dropped = read(source(tmp_path / "a.jsonl", id_field="key"))
+    assert [d.id for d in documents] == [f"mine/{value}"] * kept
+    assert [d.reason for d in dropped] == ["read.no_id"] * (not kept)
+
+
+def test_a_fault_in_one_record_is_a_drop_by_its_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_text(record: Any, field: str) -> Any:
+        if "two" in record["text"]:
+            raise ZeroDivisionError("of nobody's foresight")
+        return record["text"], {}
+
+    monkeypatch.setitem(RECORDS, "text", RecordKind("documents", read_text))
+    (tmp_path / "a.jsonl").write_bytes(lines("one", "two", "three"))
+    documents, dropped = read(source(tmp_path / "a.jsonl"))
+    assert [d.text for d in documents] == ["one", "three"]
+    assert [d.reason for d in dropped] == ["records.ZeroDivisionError"]
+
+
+def test_a_fault_in_a_format_ends_its_file_alone_and_a_lost_server_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.jsonl").write_bytes(lines(name))
+    error: Exception = RuntimeError("of nobody's foresight")
+    real = formats._jsonl
+
+    def jsonl(lines: Any, path: str, stop: Any) -> Any:
+        if path.endswith("a.jsonl"):
+            raise error
+        return real(lines, path, stop)
+
+    monkeypatch.setattr(formats, "_jsonl", jsonl)
+    documents, dropped = read(source(tmp_path))
+    assert ([d.text for d in documents], [d.reason for d in dropped]) == (["b"], ["read.RuntimeError"])
+    for kind in (StorageError, OSError, MemoryError):
+        error = kind("the server is gone")
+        with pytest.raises(kind, match="gone"):
+            read(source(tmp_path))
+
+
+def test_upper_case_and_linked_files_are_part_of_the_identity(tmp_path: Path) -> None:
+    (tmp_path / "blob").write_bytes(gzip.compress(lines("one", "two")))
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "A.JSONL.GZ").symlink_to("../blob")
+    sources = {"mine": source(tmp_path / "set")}
+    before = inventory(sources, listings(sources))
+    assert [d.text for d in read(sources["mine"])[0]] == ["one", "two"]
+    (tmp_path / "blob").write_bytes(gzip.compress(lines("one", "two", "three")))
+    assert inventory(sources, listings(sources)) != before

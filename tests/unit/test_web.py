@@ -125,3 +125,20 @@ def test_a_page_too_long_to_parse_is_dropped(monkeypatch: pytest.MonkeyPatch) ->
     found = web.html_record(page("Clocks", paragraphs("clocks")), "a.html")
     assert isinstance(found, Dropped)
     assert found.reason == "read.page_too_long"
+
+
+def test_a_page_that_the_parser_dies_of_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.html").write_bytes(page("Clocks", paragraphs("clocks")))
+    (tmp_path / "b.html").write_bytes(page("Rivers", paragraphs("rivers")))
+    extractor = web._extractor()
+    real = extractor.extract
+
+    def extract(text: bytes) -> str:
+        if b"Clocks" in text:
+            raise RecursionError("too deep")
+        return str(real(text))
+
+    monkeypatch.setattr(extractor, "extract", extract)
+    documents, dropped = read(tmp_path)
+    assert [d.id for d in documents] == ["web/b.html"]
+    assert [d.reason for d in dropped] == ["read.RecursionError"]

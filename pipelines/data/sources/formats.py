@@ -231,6 +231,17 @@ def _decoded(raw: bytes, where: str) -> tuple[str, Any]:
         return where, Dropped("read.not_utf8", f"{where}:{line}", f"{error.reason} at byte {error.start}")
 
 
+def _holds_lines(text: str, error: Exception) -> bool:
+    """Whether a .json file holds a value on each line, as hubs often have it."""
+    if not (isinstance(error, json.JSONDecodeError) and error.msg == "Extra data"):
+        return False
+    try:
+        json.loads(text.lstrip().split("\n", 1)[0])
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def _whole(plain: _Plain, path: str, form: str, wanted: Wanted) -> Iterator[tuple[str, Any]]:
     raw = b"".join(iter(lambda: plain.read(1 << 20), b""))
     if form == "html":
@@ -243,7 +254,9 @@ def _whole(plain: _Plain, path: str, form: str, wanted: Wanted) -> Iterator[tupl
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        if not plain.broken:
+        if _holds_lines(text, error):
+            yield from _jsonl(_Plain(io.BytesIO(raw), "").lines(), path, None)
+        elif not plain.broken:
             yield path, Dropped("read.not_json", path, f"{error}: {text[:EXCERPT]}")
         return
     if isinstance(value, dict) and any(name in value for name in wanted.fields):

@@ -202,7 +202,7 @@ def wanted_fields(reader: ReaderConfig) -> Wanted:
 def _own_id(record: Any, id_field: str) -> str | None:
     """What the record calls itself; None where that is nothing, or no single value."""
     value = record.get(id_field) if isinstance(record, Mapping) else None
-    return None if value is None or isinstance(value, (Mapping, list)) or value != value else str(value)
+    return None if value is None or isinstance(value, (Mapping, list, bool)) or value != value else str(value)
 
 
 def _excerpt(record: Any) -> str:

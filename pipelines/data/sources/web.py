@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import functools
 import logging
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
 from pipelines.data.document import Dropped
-from pipelines.errors import DataError
+from pipelines.errors import DataError, TrunklineError
 
 MAX_PAGE_BYTES = 5_000_000  # a longer one is a table or a dump, and its tree takes a multiple of this in memory
 
@@ -27,7 +28,12 @@ def html_record(page: bytes | str, where: str) -> str | Dropped:
     """The main text of one page."""
     if len(page) > MAX_PAGE_BYTES:
         return Dropped("read.page_too_long", where, f"{len(page):,} bytes; at most {MAX_PAGE_BYTES:,} are read")
-    text = _extractor().extract(page)
+    try:
+        text = _extractor().extract(page)
+    except (TrunklineError, MemoryError):
+        raise
+    except Exception as error:  # of one page, whatever its markup makes the parser raise
+        return Dropped(f"read.{type(error).__name__}", where, f"{error}: {page[:300]!r}")
     return text if text and text.strip() else Dropped("read.no_main_text", where, repr(page[:300]))
 
 
@@ -56,7 +62,9 @@ def warc_records(stream: Any, path: str) -> Iterator[tuple[str, Any]]:
             _say_type(record)
             try:
                 found = process(record)
-            except (KeyError, ValueError) as error:  # a header that every record must have is missing
+            except (TrunklineError, OSError, MemoryError):  # not what the archive holds
+                raise
+            except Exception as error:  # a header that every record must have is missing, a body that cannot be decoded
                 yield where, Dropped("read.corrupt_warc", where, f"{url}: {error!r}")
                 continue
             if stream.broken:  # within this record, which is not whole
@@ -66,7 +74,7 @@ def warc_records(stream: Any, path: str) -> Iterator[tuple[str, Any]]:
                 continue
             text = found["text"] if kind == "conversion" else html_record(found["text"], where)
             yield where, text if isinstance(text, Dropped) else {**found, "text": text}
-    except (ArchiveLoadFailed, UnicodeDecodeError) as error:
+    except (ArchiveLoadFailed, ValueError, zlib.error, EOFError) as error:
         yield path, Dropped("read.corrupt_warc", f"{path}:{number}", str(error)[:300])
 
 
