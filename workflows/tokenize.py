@@ -26,7 +26,7 @@ from pipelines.data.tokens.tokenize import (
     sample_texts,
     statistics,
 )
-from pipelines.data.tokens.tokenizer import Encoder, TokenizerConfig, tokenizer_files, train_tokenizer
+from pipelines.data.tokens.tokenizer import Encoder, LongRuns, TokenizerConfig, tokenizer_files, train_tokenizer
 from pipelines.errors import ConfigError, DataError
 from pipelines.progress import duration, human, say, table
 from workflows.session import CONF, Session, entry
@@ -87,7 +87,7 @@ def run(config: TokenizeConfig, session: Session) -> Artifact:
             return {"tokens": human(done["tokens"]), "read": human(done["bytes"], "B"), "rate": human(rate, "B/s")}
 
         receipts = map_shards(encode_shard, plan_shards(corpus, held), "encode", describe)
-        facts = statistics(corpus, receipts, encoder.vocabulary_size)
+        facts = {**statistics(corpus, receipts, encoder.vocabulary_size), **_sample_facts(held)}
         tracker.metrics(_metrics(facts), step=0)
         artifact = held.commit(
             config=held.claim["identity"]["config"], statistics=facts, licences=corpus.manifest["licences"]
@@ -137,19 +137,26 @@ def _make_tokenizer(
 ) -> str:
     """Publish `tokenizer/`, or find it published by an earlier run; returns the content of `tokenizer.json`."""
     if draft.receipt("tokenizer") is None:
-        began = time.monotonic()
+        began, runs = time.monotonic(), LongRuns()
         if reused is not None:
             text = reused.path("tokenizer/tokenizer.json").read_text()
         else:
             say(f"   sample: {'  '.join(f'{name} {share:.0%}' for name, share in shares.items())}")
-            text = train_tokenizer(sample_texts(corpus, config.tokenizer), config.tokenizer)
+            text = train_tokenizer(sample_texts(corpus, config.tokenizer), config.tokenizer, runs)
+            if runs.runs:
+                say(f"   {runs.describe()}")
             say(f"   tokenizer trained in {duration(time.monotonic() - began)}")
         paths = {}
         for name, content in tokenizer_files(text).items():
             paths[f"tokenizer/{name}"] = draft.scratch(f"tokenizer/{name}")
             paths[f"tokenizer/{name}"].write_bytes(content)
-        draft.publish("tokenizer", paths)
+        draft.publish("tokenizer", paths, {} if reused else {"sample_long_runs": dataclasses.asdict(runs)})
     return draft.read("tokenizer", "tokenizer/tokenizer.json").decode()
+
+
+def _sample_facts(draft: Draft) -> dict[str, Any]:
+    """What was counted while the tokenizer was trained, by this process or an earlier one."""
+    return dict((draft.receipt("tokenizer") or {}).get("statistics", {}))
 
 
 def _table(facts: Mapping[str, Any]) -> str:

@@ -301,6 +301,19 @@ def test_documents_whose_answers_lie_behind_the_window_are_left_out_and_counted(
         Loader(none, [Segment(0, plan("documents", n=1.0))], 0, 8)
 
 
+def test_a_flipped_bit_in_the_mask_of_what_is_cut_is_noticed(tmp_path):
+    paths = {suffix: tmp_path / f"x.{suffix}" for suffix in ("bin", "idx", "bytes", "mask", "sums")}
+    writer = TokenShardWriter(paths, vocabulary_size=60_000)
+    writer.add(np.arange(12), np.array([12]), np.array([11]), np.array([0] * 10 + [1, 1], np.uint8))
+    writer.close()
+    damaged = bytearray(paths["mask"].read_bytes())
+    damaged[3] ^= 1  # the document would count
+    paths["mask"].write_bytes(damaged)
+    chats = TokenSource("s", "conversations", ("x",), np.array([12]), lambda prefix: shard_paths(tmp_path, prefix))
+    with pytest.raises(DataError, match="does not match its checksum"):
+        Loader({"s": chats}, [Segment(0, plan("documents", s=1.0))], seed=0, sequence_length=8)
+
+
 def test_pack_fills_rows_exactly_and_gives_a_long_document_its_own():
     offsets = np.cumsum([0, 4, 4, 8, 9, 1, 2])
     assert pack(offsets, 8).tolist() == [0, 2, 3, 4, 6]

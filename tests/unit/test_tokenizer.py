@@ -15,8 +15,11 @@ from pipelines.data.sources.generators import GENERATORS
 from pipelines.data.tokens.chat import SPECIAL_TOKENS, assemble, exchanges
 from pipelines.data.tokens.codepoints import unsettled
 from pipelines.data.tokens.tokenizer import (
+    _SPLIT,
+    LONGEST_PIECE,
     PROBES,
     Encoder,
+    LongRuns,
     TokenizerConfig,
     _encode_fast,
     guarded,
@@ -54,6 +57,64 @@ def test_markers_come_first_and_no_merge_builds_one(trained):
 def test_training_is_reproducible_in_any_order(trained):
     shuffled = random.Random(1).sample(TEXTS, len(TEXTS))
     assert train_tokenizer(shuffled, CONFIG) == trained
+
+
+def test_ordinary_text_is_trained_on_as_it_is():
+    texts = [
+        *TEXTS,
+        "".join(TEXTS),
+        "=" * 200 + "\n" * 30 + " " * 120,
+        "x" * 1000,
+        "一" * 999,
+        "1" * 5000,
+        "第一回，" * 900,
+    ]
+    runs = LongRuns()
+    assert list(runs.cut(texts)) == texts
+    assert (runs.runs, runs.describe()) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "run",
+    ["".join(random.Random(i).choices("abcdefghijklmnopqrstuvwxyz", k=3500)) if i else "a" * 3500 for i in range(2)]
+    + [
+        " " * 3500,
+        "\n" * 3500,
+        "\t \u3000" * 1200,
+        "=" * 3500,
+        "-*" * 1750,
+        "水" * 3500,
+        "水木金" * 1200,
+        "あいう" * 1200,
+    ]
+    + [
+        "é" * 3500,
+        "\u0301" * 3500,
+        "😀" * 3500,
+        "。" * 3500,
+        "\U000323b0" * 3500,
+        "_" * 3500,
+        "АбВ" * 1200,
+    ],
+)
+def test_a_run_without_a_break_is_cut_and_counted(run):
+    text = f"Once 12 {run} upon a time {run}"
+    runs = LongRuns()
+    parts = list(runs.cut(["before", text, "after"]))
+    assert "".join(parts) == "before" + text + "after"
+    pieces = [piece for part in parts for piece, _ in _SPLIT.pre_tokenize_str(part)]
+    assert max(map(len, pieces)) <= LONGEST_PIECE + 1  # and perhaps a space before it
+    assert (runs.texts, runs.runs) == (1, 2)
+    assert len(run) <= runs.longest_characters <= len(run) + 2
+    assert "2 runs of more than 1,000 characters without a break, in 1 texts of the sample" in runs.describe()
+
+
+def test_letters_without_end_do_not_hold_up_training(trained):
+    """A quarter of a million letters took 27 s; now every piece that the trainer sees is short, and common words stay."""
+    endless = "".join(random.Random(3).choices("abcdefghijklmnopqrstuvwxyz", k=250_000))
+    seen = train_tokenizer([*TEXTS, endless], TokenizerConfig(vocabulary_size=340))
+    assert len(json.loads(seen)["model"]["vocab"]) == 340
+    assert train_tokenizer(TEXTS, CONFIG) == trained
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -188,17 +188,25 @@ class TokenShard:
                 )
         if "sums" not in paths:
             return cls(tokens, offsets, mask, document_bytes, tuple(files.values()))
-        sums = read_sums(paths["sums"])
-        compared = {}
-        for suffix, array in (("bin", tokens), ("mask", mask)):
-            if array is not None:
-                size, own = sums[suffix]
-                if array.nbytes != size:
-                    raise DataError(
-                        f"{files[suffix]} has {array.nbytes} bytes, {paths['sums']} is of {size}: rebuild the shard"
-                    )
-                compared[suffix] = ComparedArray(array, own, _refusal(files[suffix], suffix, refuse))
+        compared = {
+            suffix: _compared(suffix, array, paths, refuse)
+            for suffix, array in (("bin", tokens), ("mask", mask))
+            if array is not None
+        }
         return cls(compared["bin"], offsets, compared.get("mask"), document_bytes, tuple(files.values()))
+
+
+def _compared(
+    suffix: str,
+    array: NDArray[Any],
+    paths: Mapping[str, Path],
+    refuse: Callable[[str, str], TrunklineError] | None,
+) -> ComparedArray:
+    """A mapped file whose blocks are compared with the shard's sums. Raises: DataError when it is of another size."""
+    size, own = read_sums(paths["sums"])[suffix]
+    if array.nbytes != size:
+        raise DataError(f"{paths[suffix]} has {array.nbytes} bytes, {paths['sums']} is of {size}: rebuild the shard")
+    return ComparedArray(array, own, _refusal(paths[suffix], suffix, refuse))
 
 
 def _refusal(
@@ -294,10 +302,15 @@ class TokenSource:
         )
         return offsets
 
-    def mask(self, index: int) -> NDArray[np.uint8] | None:
-        """The loss mask of a shard, mapped, or None where every token counts; reads no ids."""
+    def mask(self, index: int) -> NDArray[np.uint8] | ComparedArray | None:
+        """The loss mask of a shard, or None where every token counts; reads and compares nothing else."""
         paths = self.locate(self.prefixes[index])
-        return _map(paths["mask"], np.dtype(np.uint8)) if "mask" in paths else None
+        if "mask" not in paths:
+            return None
+        mask = _map(paths["mask"], np.dtype(np.uint8))
+        if "sums" not in paths:
+            return mask
+        return _compared("mask", mask, paths, getattr(paths, "refuse", None))
 
 
 class _Files(Mapping[str, Path]):
