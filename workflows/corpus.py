@@ -20,6 +20,7 @@ from pipelines.config import identity
 from pipelines.data import browse, data_card
 from pipelines.data.assemble import build, dropped_examples
 from pipelines.data.cleaning.decontaminate import SETS, contents
+from pipelines.data.cleaning.ruled import rules_of
 from pipelines.data.corpus import CorpusConfig
 from pipelines.data.dedup import duplicates
 from pipelines.data.dedup import report as dedup_report
@@ -38,7 +39,7 @@ CODE = tuple(
     for module in (
         "document", "batch", "licences", "words", "profile", "writing",
         "sources.records", "sources.conversations", "sources.shape", "sources.listing", "sources.columns", "sources.formats", "sources.web", "sources.readers", "sources.fetch", "sources.problem", "sources.problems_en", "sources.problems_zh", "sources.generators",
-        "cleaning.measures", "cleaning.normalise", "cleaning.language", "cleaning.passes", "cleaning.origins", "cleaning.pii", "cleaning.decontaminate", "cleaning.classifier", "cleaning.aids", "cleaning.quality", "cleaning.pieces",
+        "cleaning.measures", "cleaning.normalise", "cleaning.language", "cleaning.passes", "cleaning.origins", "cleaning.pii", "cleaning.decontaminate", "cleaning.classifier", "cleaning.aids", "cleaning.ruled", "cleaning.quality", "cleaning.pieces",
         "dedup.exact", "dedup.minhash", "dedup.holdout", "dedup.facts", "dedup.shuffle", "dedup.census", "dedup.boilerplate", "dedup.pairs", "dedup.components", "dedup.members", "dedup.leaders", "dedup.resolve", "dedup.settle", "dedup.deduplicate", "dedup.report", "dedup.duplicates",
     )
 )  # fmt: skip
@@ -83,6 +84,8 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
     # ── report ──
     say(_table(corpus.statistics["sources"]))
     for line in _held_out_unasked(config, corpus.statistics["sources"]):
+        say(f"   note: {line}")
+    for line in _without_rules(corpus.statistics["sources"]):
         say(f"   note: {line}")
     dedup = corpus.statistics["dedup"]
     say(
@@ -138,6 +141,8 @@ def _plan(config: CorpusConfig, listed: Mapping[str, Listing]) -> dict[str, Any]
             f"{datasets} Hugging Face datasets, while the corpus is built: that needs a network, or their local folders "
             "(HF_ENDPOINT for a mirror, HF_TOKEN for what asks for one); this plan does not"
         )
+    if unruled := _unruled(config):
+        facts["no quality rules"] = unruled
     minhash = recipe.dedup.minhash
     curve = "  ".join(f"{s}: {p:.2f}" for s, p in detection_curve(minhash).items())
     facts["near-copies found"] = f"{minhash.bands} bands × {minhash.rows}, by Jaccard similarity {curve}"
@@ -189,6 +194,32 @@ def _held_out_unasked(config: CorpusConfig, sources: Mapping[str, Any]) -> list[
                 f"held out when any of its copies is; lower corpus.sources.{name}.heldout to train on more of them"
             )
     return lines
+
+
+def _without_rules(sources: Mapping[str, Any]) -> list[str]:
+    """What was kept because no quality rules are for its language, by source."""
+    return [
+        f"{name}: no quality rules are for {', '.join(f'{language} ({n:,} documents)' for language, n in counts.items())}: kept without "
+        "being judged (corpus.quality.without_rules=drop drops them)"
+        for name, facts in sources.items()
+        if (counts := facts["without_rules"])
+    ]
+
+
+def _unruled(config: CorpusConfig) -> str:
+    """What the plan says of the languages that sources declare or accept, and that have no quality rules."""
+    named = sorted(
+        {
+            language
+            for source in config.chosen.values()
+            if source.kind == "documents" and source.content in ("prose", "web")
+            for language in (config.corpus.language.accept if source.language == "auto" else [source.language])
+            if rules_of(language) == "none"
+        }
+    )
+    fate = {"keep": "kept without being judged", "drop": "dropped as quality.no_rules"}
+    rule = config.corpus.quality.without_rules
+    return f"{', '.join(named)}: {fate[rule]} (corpus.quality.without_rules={rule})" if named else ""
 
 
 def _metrics(statistics: Mapping[str, Any]) -> dict[str, float]:

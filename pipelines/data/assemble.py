@@ -96,7 +96,13 @@ def build(
     written = map_shards(write_file, files, "write", tally({"documents": "documents"}, rate="bytes"))
     written = [done for done in written if done["file"]]
     statistics = {
-        "sources": {name: _source_facts(name, source, written, dropped, census) for name, source in sources.items()},
+        "sources": {
+            name: {
+                **_source_facts(name, source, written, dropped, census),
+                "without_rules": _without_rules(name, (done for _, done in keyed)),
+            }
+            for name, source in sources.items()
+        },
         "dedup": {
             **found.statistics,
             "known": [corpus.folder for corpus in known],
@@ -180,6 +186,15 @@ def _source_facts(
         }
     facts["masked"] = dict(sum((Counter(facts[split]["masked"]) for split in SPLITS), Counter[str]()))
     return {**facts, "dropped": dict(sorted(dropped[name].items())), "capped": name in census.capped}
+
+
+def _without_rules(name: str, cleaned: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """By language, how many documents of a source passed because no quality rules are for it; copies are still among them."""
+    counts: Counter[str] = Counter()
+    for done in cleaned:
+        if done["source"] == name:
+            counts.update(done["without_rules"])
+    return dict(sorted(counts.items()))
 
 
 def _forget_other_files(draft: Draft, planned: set[str]) -> None:

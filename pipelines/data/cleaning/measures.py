@@ -7,14 +7,22 @@ The definitions are those of Gopher's filters as datatrove writes them (find_dup
 find_all_duplicate), and the tests compare with these; their Python counters read 6 MB/s, this kernel some 60. Two
 documents' parts are equal here when 64-bit hashes are, where datatrove compares strings.
 
+A word follows Unicode (UAX #29, WB4, WB11 and WB12): the marks on a letter belong to its word (the vowel signs of Hindi, the points of
+Hebrew), what is only a sign to the renderer (a zero-width joiner, a soft hyphen) neither ends a word nor counts in it, and a
+number is one word with the marks between its digits (3.14, 1,000).
+
 Repetition is counted over units: the words of a spaced script, or every single character of a text written without spaces,
-with n-grams twice as long, because two characters are about one word.
+with n-grams as many times longer as a word has characters: 2 in Chinese, 5 in Thai. A repetition is what occurs twice: an n-gram that occurs once counts
+nothing, however long it is beside a short text, where datatrove's `find_top_duplicate` counts the first one too.
+
+A line that ends a sentence may have a reference or a signature behind the full stop: `…[3]`, `…（1）`, `…。——李白`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import unicodedata
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,9 +44,29 @@ MOST_PARTS = (
     2_000_000  # lines, paragraphs or units of one document that are compared: bounds the kernel's memory at 200 MB
 )
 
-_ALNUM, _ALPHA, _SPACE, _DIGIT, _JOINER, _HAN, _END, _CHINESE_END = (np.uint8(1 << i) for i in range(8))
+(
+    _ALNUM, _ALPHA, _SPACE, _DIGIT, _JOINER, _HAN, _END, _CHINESE_END, _MARK, _FORMAT, _UNSPACED, _OPEN, _CLOSE, _DASH, _NUMBER, _FULL_STOP,
+) = (np.uint16(1 << i) for i in range(16))  # fmt: skip
 _CHINESE_ENDS = "。！？…；：”’」』）" + "".join(TERMINAL_PUNCTUATION)
 _TABLE = 0x20000  # code points with an entry of their own; those above are rare Han, or belong to no rule
+_RARE_HAN = 0x323B0  # where the last block of Han characters ends
+# Han and what Japanese writes beside it: iteration marks, kana of either width; each range with its last
+_HAN_AND_KANA = (
+    (0x3005, 0x3007), (0x3021, 0x3029), (0x3031, 0x3035), (0x3038, 0x303B), (0x3041, 0x3096), (0x3099, 0x309F), (0x30A1, 0x30FA), (0x30FC, 0x3100),
+    (0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0xFF66, 0xFF9F), (0x1AFF0, 0x1B16F),
+)  # fmt: skip
+# Thai, Lao, Tibetan, Burmese (with its extensions), Khmer
+_ALPHABETS_WITHOUT_SPACES = ((0x0E00, 0x0E7F), (0x0E80, 0x0EFF), (0x0F00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0xA9E0, 0xA9FF), (0xAA60, 0xAA7F))  # fmt: skip
+_WORD_MARKS = (0x0F0B, 0x0F0C, 0x1361)  # that stand between syllables in Tibetan, between words in older Ethiopic
+# what may stand behind the full stop of a line: closing marks, references, a dash and who wrote it
+_OPENS, _CLOSES, _DASHES = "[(［（【〔〈《<", "])］）】〕〉》>”’\"'」』*†‡§¹²³⁰⁴⁵⁶⁷⁸⁹①②③④⑤⑥⑦⑧⑨⑩", "—―–─-~～"
+_FULL_STOPS = (
+    "。｡"  # that headlines and menus do not have: a Chinese line with one holds a sentence, whatever is behind it
+)
+_REFERENCE, _SIGNATURE = 40, 40  # characters, at most
+_CITING_LINE = (
+    10  # characters, at least, before a reference that stands without a full stop: "[1] [2] [3]" are pages to turn to
+)
 _STOP_WORDS = tuple(sorted(word.lower() for word in STOP_WORDS))
 
 
@@ -49,9 +77,10 @@ class Measures:
     characters: npt.NDArray[np.int64]
     stripped: npt.NDArray[np.int64]  # without white space at either end
     dense: npt.NDArray[np.int64]  # that are not white space
-    alphanumeric: npt.NDArray[np.int64]
+    alphanumeric: npt.NDArray[np.int64]  # letters with the marks on them, and digits
     digits: npt.NDArray[np.int64]
-    han: npt.NDArray[np.int64]
+    han: npt.NDArray[np.int64]  # and kana
+    unspaced: npt.NDArray[np.int64]  # of the alphabets written without spaces: Thai, Lao, Tibetan, Burmese, Khmer
     hashes: npt.NDArray[np.int64]  # '#'
     ellipses: npt.NDArray[np.int64]  # '...' and '…'
     braces: npt.NDArray[np.int64]  # '{'
@@ -59,14 +88,17 @@ class Measures:
     words: npt.NDArray[np.int64]
     word_characters: npt.NDArray[np.int64]
     alphabetic_words: npt.NDArray[np.int64]  # with a letter in them
+    figures: npt.NDArray[np.int64]  # words without a letter, and marks that touch one: of "(95%)" all three
     stop_words: npt.NDArray[np.int64]  # distinct ones among Gopher's eight
     breaks: npt.NDArray[np.int64]  # newlines
     longest_line: npt.NDArray[np.int64]  # not stripped
     lines: npt.NDArray[np.int64]
     bullet_lines: npt.NDArray[np.int64]
     ellipsis_lines: npt.NDArray[np.int64]
-    ended_lines: npt.NDArray[np.int64]  # that end a sentence
-    chinese_ended_lines: npt.NDArray[np.int64]  # or with Chinese punctuation
+    ended_lines: npt.NDArray[np.int64]  # that end a sentence, a reference or a signature behind it
+    chinese_ended_lines: npt.NDArray[
+        np.int64
+    ]  # likewise, or with Chinese punctuation, or that hold a Chinese full stop
     short_lines: npt.NDArray[np.int64]
     telling_lines: npt.NDArray[np.int64]
     duplicate_lines: npt.NDArray[np.int64]  # that occurred before
@@ -78,43 +110,54 @@ class Measures:
     units: npt.NDArray[np.int64]
     top_ngrams: npt.NDArray[
         np.int64
-    ]  # (documents, 3): characters of the commonest 2-, 3-, 4-gram; 0 in texts too short to tell
+    ]  # (documents, 3): characters of the commonest 2-, 3-, 4-gram; of characters without its first occurrence; 0 where none occurs twice
     duplicate_ngrams: npt.NDArray[np.int64]  # (documents, 6): characters in 5- to 10-grams that occurred before
 
     def __len__(self) -> int:
         return len(self.characters)
 
 
-_SCALARS = 30  # fields before the n-grams
+_SCALARS = 32  # fields before the n-grams
 
 
-def measure(batch: Packed, units: Units) -> Measures:
+def measure(batch: Packed, units: Units, scale: int = 1) -> Measures:
     """Measure every document of a batch.
 
     Args:
-        units: what n-grams are made of; "none" leaves out the repetition of n-grams and of paragraphs.
+        units: what n-grams are made of; "none" leaves out the repetition of n-grams.
+        scale: units of about one word: an n-gram is n times so many.
     """
     out = np.zeros((len(batch), _SCALARS + len(TOP_NGRAMS) + len(DUPLICATE_NGRAMS)), np.int64)
     mode = {"none": 0, "words": 1, "characters": 2}[units]
-    _measure(batch.data, batch.offsets, _classes(), _stop_keys(), mode, out)
+    _measure(batch.data, batch.offsets, _classes(), _stop_keys(), mode, scale, out)
     top = _SCALARS + len(TOP_NGRAMS)
     parts = [*np.ascontiguousarray(out[:, :_SCALARS].T), out[:, _SCALARS:top], out[:, top:]]
     return Measures(**{field.name: part for field, part in zip(dataclasses.fields(Measures), parts, strict=True)})
 
 
 @functools.cache
-def _classes() -> npt.NDArray[np.uint8]:
+def _classes() -> npt.NDArray[np.uint16]:
     """What a code point is to the rules: the bits above."""
-    table = np.zeros(_TABLE, np.uint8)
+    table = np.zeros(_TABLE, np.uint16)
     for code in range(_TABLE):
         character = chr(code)
+        category = unicodedata.category(character)
         if character.isalnum():
             table[code] = _ALNUM | (_ALPHA if character.isalpha() else 0) | (_DIGIT if character.isdigit() else 0)
-        elif character.isspace():
+        elif character.isspace() or code in _WORD_MARKS:
             table[code] = _SPACE
-    for first, last in ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF)):
-        table[first : last + 1] |= _HAN
-    for characters, bit in (("'’-", _JOINER), (TERMINAL_PUNCTUATION, _END), (_CHINESE_ENDS, _CHINESE_END)):
+        elif category[0] == "M":
+            table[code] = _MARK
+        elif category == "Cf":
+            table[code] = _FORMAT
+    for ranges, bit in ((_HAN_AND_KANA, _HAN), (_ALPHABETS_WITHOUT_SPACES, _UNSPACED)):
+        for first, last in ranges:
+            letters = (table[first : last + 1] & (_ALNUM | _MARK)) != 0
+            table[first : last + 1][letters] |= bit
+    for characters, bit in (
+        ("'’-", _JOINER), (".,", _NUMBER), (TERMINAL_PUNCTUATION, _END), (_CHINESE_ENDS, _CHINESE_END),
+        (_OPENS, _OPEN), (_CLOSES, _CLOSE), (_DASHES, _DASH), (_FULL_STOPS, _FULL_STOP),
+    ):  # fmt: skip
         for character in characters:
             table[ord(character)] |= bit
     return table
@@ -187,7 +230,10 @@ def _top(
     first: Any,
     stamp: Any,
 ) -> Any:
-    """Characters of the commonest n-gram times its count; of equally common ones the first counts, as in a Counter."""
+    """Characters of the commonest n-gram times its count, 0 if that is 1; of equally common ones the first counts, as in a Counter.
+
+    Of single characters the first occurrence does not count: it is no repetition, and in the short texts that Chinese has it weighs.
+    """
     mask = _mask(units)
     best, leader = 0, 0
     for i in range(units - n + 1):
@@ -209,6 +255,10 @@ def _top(
             best, leader = tally[at], first[at]
         elif tally[at] == best and first[at] < leader:
             leader = first[at]
+    if best < 2:
+        return 0
+    if glue == 0:
+        best -= 1
     return best * (places[leader + n] - places[leader] + glue * (n - 1))
 
 
@@ -231,7 +281,47 @@ def _duplicates(sums: Any, inverse: Any, places: Any, units: int, n: int, keys: 
 
 
 @compiled
-def _measure(data: Any, offsets: Any, classes: Any, stop_keys: Any, mode: int, out: Any) -> None:
+def _beyond(code: Any) -> Any:
+    """What a code point above the table and the Han characters is: a variation selector and a tag are signs to the renderer."""
+    return _FORMAT if np.uint32(0xE0000) <= code < np.uint32(0xE1000) else np.uint16(0)
+
+
+@compiled
+def _tail_after(tail: int, length: int, what: Any, code: Any, before: int) -> tuple[int, int]:
+    """What a line's end is after one more character that is not white space, and how long that has gone on.
+
+    `tail` is 0 where no sentence has ended, 1 behind its end, 2 inside a reference, 3 inside a signature, and 4 inside square brackets that
+    hold nothing but figures, which end a sentence without a full stop too. `before` is how long the line is with this character.
+    """
+    if tail == 2:
+        if (what & _CLOSE) != 0:
+            return 1, 0
+        return (2, length + 1) if length < _REFERENCE else (0, 0)
+    if tail == 4:
+        if (what & _CLOSE) != 0:
+            return (1 if length > 0 else 0), 0
+        if (what & _DIGIT) != 0:
+            return 4, 1
+        return (4, length) if (what & (_NUMBER | _DASH)) != 0 or code == np.uint32(94) else (0, 0)
+    if (what & _END) != 0 and tail != 3:
+        return 1, 0
+    if tail == 3:
+        return (3, length + 1) if length < _SIGNATURE else (0, 0)
+    if tail == 0 and code == np.uint32(91) and before > _CITING_LINE:
+        return 4, 0
+    if tail == 0:
+        return 0, 0
+    if (what & _OPEN) != 0:
+        return 2, 0
+    if (what & _CLOSE) != 0:
+        return 1, 0
+    if (what & _DASH) != 0:
+        return 3, 0
+    return 0, 0
+
+
+@compiled
+def _measure(data: Any, offsets: Any, classes: Any, stop_keys: Any, mode: int, scale: int, out: Any) -> None:
     longest = 1
     for d in range(len(offsets) - 1):
         longest = max(longest, offsets[d + 1] - offsets[d])
@@ -249,18 +339,20 @@ def _measure(data: Any, offsets: Any, classes: Any, stop_keys: Any, mode: int, o
     )
     for d in range(len(offsets) - 1):
         row = out[d]
-        characters, dense, alphanumeric, digits, han, hashes, ellipses, braces = 0, 0, 0, 0, 0, 0, 0, 0
+        characters, dense, alphanumeric, digits, han, unspaced, hashes, ellipses, braces = 0, 0, 0, 0, 0, 0, 0, 0, 0
         first_dense, last_dense, dots = -1, -1, 0
-        tokens, words, word_characters, alphabetic = 0, 0, 0, 0
+        tokens, words, word_characters, alphabetic, figures = 0, 0, 0, 0, 0
+        mark_before, number_before, mark_at_word = False, False, False
         breaks, raw_line, longest_line = 0, 0, 0
         bullets, elliptic, ended, chinese_ended, short_lines, telling = 0, 0, 0, 0, 0, 0
         lines, parts, units = 0, 0, 0
         stop_seen = 0
-        in_word, word_alpha, word_key, word_length = False, False, np.uint64(0), 0
+        in_word, word_alpha, word_key, word_length, digit_before = False, False, np.uint64(0), 0, False
         power, back, total, placed = np.uint64(1), np.uint64(1), np.uint64(0), 0
         # the line and the paragraph being read: length and hash up to the last character that is not white space
         line_now, line_kept, line_at, line_kept_at = np.uint64(0), np.uint64(0), 0, 0
-        line_end, line_dots, line_bullet = np.uint8(0), 0, False
+        line_end, line_dots, line_bullet, full_stop = np.uint16(0), 0, False, False
+        tail, tail_length = 0, 0
         part_now, part_kept, part_at, part_kept_at = np.uint64(0), np.uint64(0), 0, 0
         newlines = 0
         i, stop = offsets[d], offsets[d + 1]
@@ -291,14 +383,20 @@ def _measure(data: Any, offsets: Any, classes: Any, stop_keys: Any, mode: int, o
             if code < np.uint32(_TABLE):
                 what = classes[code]
             else:
-                what = _ALNUM | _ALPHA | _HAN if code < np.uint32(0x32000) else np.uint8(0)
+                what = _ALNUM | _ALPHA | _HAN if code < np.uint32(_RARE_HAN) else _beyond(code)
             if i < stop:
                 characters += 1
             # ── words ──
             word = (what & _ALNUM) != 0 or code == np.uint32(95)
-            if in_word and not word and (what & _JOINER) == 0:
+            unseen = (what & _FORMAT) != 0
+            if in_word and not word and (what & (_JOINER | _MARK | _FORMAT)) == 0:
+                # a number goes on behind a mark between two digits
+                word = digit_before and (what & _NUMBER) != 0 and i + 1 < stop and 48 <= data[i + 1] <= 57
+            if in_word and not word and (what & (_JOINER | _MARK | _FORMAT)) == 0:
                 in_word = False
                 alphabetic += word_alpha
+                figures += 0 if word_alpha else 1 + mark_at_word
+                number_before = not word_alpha
                 if word_length <= 8:
                     for s in range(len(stop_keys)):
                         if stop_keys[s] == word_key:
@@ -306,8 +404,9 @@ def _measure(data: Any, offsets: Any, classes: Any, stop_keys: Any, mode: int, o
                 if mode == 1 and units < longest:
                     units += 1
                     places[units], sums[units], inverse[units] = placed, total, back
-            if word or in_word:
+            if (word or in_word) and not unseen:
                 if not in_word:
+                    mark_at_word = mark_before
                     in_word, word_alpha, word_key, word_length = True, False, np.uint64(0), 0
                     words += 1
                     tokens += 1
@@ -317,12 +416,18 @@ def _measure(data: Any, offsets: Any, classes: Any, stop_keys: Any, mode: int, o
                     word_alpha = True
                 lower = code | np.uint32(32) if np.uint32(65) <= code <= np.uint32(90) else min(code, np.uint32(255))
                 word_key = (word_key << np.uint64(8)) | np.uint64(lower)
-            elif (what & _SPACE) == 0:
+                digit_before = (what & _DIGIT) != 0
+                mark_before = number_before = False
+            elif (what & _SPACE) != 0:
+                mark_before = number_before = False
+            elif (what & (_MARK | _FORMAT)) == 0:
                 tokens += 1
+                figures += number_before
+                mark_before, number_before = not number_before, False
             # ── characters, and what n-grams are made of ──
             if (what & _SPACE) == 0:
                 symbol = _mix(np.uint64(code) + _ODD)
-                if (mode == 1 and in_word) or mode == 2:
+                if ((mode == 1 and in_word) or mode == 2) and not unseen:
                     total += symbol * power
                     power *= _BASE
                     back *= _INVERSE
@@ -334,9 +439,10 @@ def _measure(data: Any, offsets: Any, classes: Any, stop_keys: Any, mode: int, o
                 if first_dense < 0:
                     first_dense = characters
                 last_dense = characters
-                alphanumeric += (what & _ALNUM) != 0
+                alphanumeric += (what & (_ALNUM | _MARK)) != 0
                 digits += (what & _DIGIT) != 0
                 han += (what & _HAN) != 0
+                unspaced += (what & _UNSPACED) != 0
                 hashes += code == np.uint32(35)
                 braces += code == np.uint32(123)
                 ellipses += code == np.uint32(0x2026)
@@ -350,7 +456,10 @@ def _measure(data: Any, offsets: Any, classes: Any, stop_keys: Any, mode: int, o
                 line_now = (line_now ^ symbol) * _BASE
                 part_now = (part_now ^ symbol) * _BASE
                 line_kept, line_kept_at, part_kept, part_kept_at = line_now, line_at, part_now, part_at
-                line_end = what
+                if (what & (_MARK | _FORMAT)) == 0:
+                    line_end = what
+                    tail, tail_length = _tail_after(tail, tail_length, what, code, line_at)
+                    full_stop = full_stop or (what & _FULL_STOP) != 0
                 line_dots = 3 if code == np.uint32(0x2026) else dots
                 raw_line += 1
                 newlines = 0
@@ -380,11 +489,12 @@ def _measure(data: Any, offsets: Any, classes: Any, stop_keys: Any, mode: int, o
                 lines += 1
                 bullets += line_bullet
                 elliptic += line_dots >= 3
-                ended += (line_end & _END) != 0
-                chinese_ended += (line_end & _CHINESE_END) != 0
+                ended += tail > 0 and tail != 4
+                chinese_ended += (line_end & _CHINESE_END) != 0 or (tail > 0 and tail != 4) or full_stop
                 short_lines += line_kept_at <= SHORT_LINE
                 telling += line_kept_at >= TELLING_LINE
             line_now, line_kept, line_at, line_kept_at = np.uint64(0), np.uint64(0), 0, 0
+            tail, tail_length, full_stop = 0, 0, False
             if newlines >= 2 or i == stop:
                 if part_kept_at > 0:
                     if parts < longest:
@@ -399,24 +509,32 @@ def _measure(data: Any, offsets: Any, classes: Any, stop_keys: Any, mode: int, o
         for s in range(len(stop_keys)):
             stop_words += (stop_seen >> s) & 1
         row[0], row[1], row[2], row[3] = characters, last_dense - first_dense + (dense > 0), dense, alphanumeric
-        row[4], row[5], row[6], row[7], row[8], row[9] = digits, han, hashes, ellipses, braces, tokens
-        row[10], row[11], row[12], row[13] = words, word_characters, alphabetic, stop_words
-        row[14], row[15], row[16], row[17] = breaks, longest_line, lines, bullets
-        row[18], row[19], row[20], row[21], row[22] = elliptic, ended, chinese_ended, short_lines, telling
+        row[4], row[5], row[6], row[7], row[8], row[9], row[10] = (
+            digits,
+            han,
+            unspaced,
+            hashes,
+            ellipses,
+            braces,
+            tokens,
+        )
+        row[11], row[12], row[13], row[14], row[15] = words, word_characters, alphabetic, figures, stop_words
+        row[16], row[17], row[18], row[19] = breaks, longest_line, lines, bullets
+        row[20], row[21], row[22], row[23], row[24] = elliptic, ended, chinese_ended, short_lines, telling
         stamp += 1
-        row[23], row[25] = _repeats(line_hash, line_length, min(lines, longest), 0, keys, stamps, stamp)
+        row[25], row[27] = _repeats(line_hash, line_length, min(lines, longest), 0, keys, stamps, stamp)
         stamp += 1
-        row[24], _ = _repeats(line_hash, line_length, min(lines, longest), TELLING_LINE, keys, stamps, stamp)
-        row[26], row[29] = parts, units
+        row[26], _ = _repeats(line_hash, line_length, min(lines, longest), TELLING_LINE, keys, stamps, stamp)
+        row[28], row[31] = parts, units
+        stamp += 1
+        row[29], row[30] = _repeats(part_hash, part_length, min(parts, longest), 0, keys, stamps, stamp)
         if mode == 0:
             continue
-        stamp += 1
-        row[27], row[28] = _repeats(part_hash, part_length, min(parts, longest), 0, keys, stamps, stamp)
         for k in range(len(TOP_NGRAMS)):
-            n = TOP_NGRAMS[k] * mode
+            n = TOP_NGRAMS[k] * scale
             if units > 3 * n:
                 stamp += 1
-                row[30 + k] = _top(sums, inverse, places, units, n, 2 - mode, keys, stamps, tally, first, stamp)
+                row[32 + k] = _top(sums, inverse, places, units, n, 2 - mode, keys, stamps, tally, first, stamp)
         for k in range(len(DUPLICATE_NGRAMS)):
             stamp += 1
-            row[33 + k] = _duplicates(sums, inverse, places, units, DUPLICATE_NGRAMS[k] * mode, keys, stamps, stamp)
+            row[35 + k] = _duplicates(sums, inverse, places, units, DUPLICATE_NGRAMS[k] * scale, keys, stamps, stamp)

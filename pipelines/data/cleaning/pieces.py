@@ -27,6 +27,7 @@ from pipelines.data.cleaning.classifier import Poor, histogram
 from pipelines.data.cleaning.decontaminate import HITS, Contaminated
 from pipelines.data.cleaning.passes import clean_batch
 from pipelines.data.cleaning.pii import mask
+from pipelines.data.cleaning.ruled import without_rules
 from pipelines.data.corpus import CorpusRecipe, SourceConfig
 from pipelines.data.dedup.facts import write_facts
 from pipelines.data.document import Document, Dropped, rows_to_table, to_row, utf8
@@ -148,6 +149,9 @@ def _publish(
         "dropped": dict(sorted(dropped.items())),
         "contaminated": overlaps,
         "languages": dict(Counter(document.metadata["language"] for document in kept)),
+        "without_rules": without_rules(
+            (document.metadata["language"] for document in kept), task.source.kind, task.source.content
+        ),
         "scores": histogram(scores) if scores else [],
         **facts,
     }

@@ -6,8 +6,11 @@ Enters: a batch of normalised texts and what kind of content their source declar
 Rules for one kind of text are wrong for another, so each kind has its own:
 
     prose (spaced)   Gopher's document and repetition rules (Rae et al. 2021, tables A1 and A2) and FineWeb's line rule
-                     (Penedo et al. 2024)
+                     (Penedo et al. 2024); the length of a word is judged beside that of the language's own (see `ruled`)
     prose (Chinese)  the same ideas counted in characters: Chinese puts no spaces, so Gopher's "words" would be sentences
+    prose (Thai, …)  likewise, for alphabets without spaces; a line need not end in a full stop, which Thai and Lao do not write
+    prose (others)   a language without rules of its own is kept or dropped as `without_rules` says; kept, it must still repeat
+                     neither its lines nor its paragraphs, which needs no knowledge of it
     web              prose, and what pages have more of: C4's placeholder text and curly brackets (Raffel et al. 2020), FineWeb's
                      short lines, repeated lines and lists
     code             generated and minified files, data dumped as code, files of nothing but markup
@@ -29,25 +32,36 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.data.batch import pack
-from pipelines.data.cleaning.measures import Measures, measure
+from pipelines.data.cleaning.measures import Measures, Units, measure
 from pipelines.data.cleaning.origins import Skipped
+from pipelines.data.cleaning.ruled import ENGLISH, UNSPACED, Ruled, mean_word, rules_of
 
 _GENERATED = re.compile(r"do not edit|automatically generated|auto-?generated|generated (by|from)", re.IGNORECASE)
+# four lines or more of five or of seven characters: verse written without punctuation, under a title and an author or over one
+_VERSE = re.compile(
+    r"(?:.{1,20}\n+){0,3}?(?:(?:[\u3400-\u9fff]{5}\n+){3,}[\u3400-\u9fff]{5}|(?:[\u3400-\u9fff]{7}\n+){3,}[\u3400-\u9fff]{7})(?:\n+.{1,20})?"
+)
 _LOREM_IPSUM = re.compile(r"lorem ipsum", re.IGNORECASE)
 _TOP_NGRAMS = (0.20, 0.18, 0.16)  # Gopher's shares of the text, for 2-, 3- and 4-grams
 _DUPLICATE_NGRAMS = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)  # for 5- to 10-grams
+# of characters twice as much: a quarter of the chapters of Chinese statutes have more than the above, and what really repeats itself
+# has five times as much (benchmarks/short_texts.py)
+_DUPLICATE_CHARACTERS = 2.0
 _DUPLICATE_PARTS, _DUPLICATE_PART_CHARACTERS = 0.3, 0.2  # of lines and of paragraphs
-UNSPACED = ("zh", "ja")
 # C4's, as datatrove has them, and FineWeb's: what sites say about themselves in the middle of a text
 NOTICES = (
     "javascript", "terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies",
 )  # fmt: skip
+CHARACTERS_PER_WORD = {"chinese": 2, "unspaced": 5}  # about, for the length of n-grams
+__all__ = [
+    "UNSPACED", "ChineseRules", "CodeRules", "ProseRules", "QualityRules", "ShortRules", "UnspacedRules", "WebRules", "judge", "without_lines",
+]  # fmt: skip
 Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProseRules:
-    """Spaced scripts; the defaults are Gopher's and FineWeb's."""
+    """Spaced scripts; the defaults are Gopher's and FineWeb's. The mean length of a word is English's: another language's is taken as a share of its own."""
 
     min_words: int = 50
     max_words: int = 100_000
@@ -56,7 +70,9 @@ class ProseRules:
     max_symbol_ratio: float = 0.1  # of '#' or ellipses per word
     max_bullet_lines: float = 0.9
     max_ellipsis_lines: float = 0.3
-    min_alphabetic_words: float = 0.7  # Gopher's 0.8 counts punctuation marks glued to their words; here they are words
+    # of words and marks, numbers with the marks that touch them left out; Gopher's 0.8 counts marks glued to their words
+    min_alphabetic_words: float = 0.7
+    max_number_words: float = 0.4  # of the words; Gopher's 0.8 takes numbers and marks as one
     min_stop_words: int = 2  # distinct ones among Gopher's eight; English only
     min_punctuated_lines: float = 0.12  # lines that end a sentence
     repetition: bool = True  # duplicate lines, paragraphs and n-grams
@@ -66,11 +82,23 @@ class ProseRules:
 class ChineseRules:
     """Chinese and Japanese, in characters."""
 
-    min_characters: int = 40
+    min_characters: int = 20  # a quatrain of five-character lines has so many
     max_characters: int = 500_000
-    min_han_share: float = 0.4  # of the characters that are not white space
+    min_han_share: float = 0.4  # Han characters and kana, of the characters that are neither white space nor digits
+    max_digit_share: float = 0.5  # of the characters that are not white space
     max_symbol_share: float = 0.4  # neither letter nor digit
     min_punctuated_lines: float = 0.05
+    repetition: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnspacedRules:
+    """Thai, Lao, Khmer, Burmese, Tibetan, in characters, vowel signs and tone marks among them."""
+
+    min_characters: int = 100
+    max_characters: int = 1_000_000
+    min_letter_share: float = 0.4  # letters of these alphabets, of the characters that are not white space
+    max_symbol_share: float = 0.4  # neither letter nor digit
     repetition: bool = True
 
 
@@ -118,6 +146,9 @@ class QualityRules:
 
     prose: ProseRules = field(default_factory=ProseRules)
     chinese: ChineseRules = field(default_factory=ChineseRules)
+    unspaced: UnspacedRules = field(default_factory=UnspacedRules)
+    # prose and pages in a language that none of these is for (see `ruled`): kept, and counted as kept without rules, or dropped
+    without_rules: Literal["keep", "drop"] = "keep"
     web: WebRules = field(default_factory=WebRules)
     code: CodeRules = field(default_factory=CodeRules)
     math: ShortRules = field(default_factory=ShortRules)
@@ -130,17 +161,8 @@ def judge(texts: Sequence[str], content: str, languages: Sequence[str], rules: Q
     Args:
         texts: normalised. content: "prose", "web", "code", "math" or "dialogue". languages: ISO codes, which pick the prose rules.
     """
-    reasons: list[str | None] = [None] * len(texts)
     if content in ("prose", "web"):
-        unspaced = [i for i, language in enumerate(languages) if language in UNSPACED]
-        spaced = [i for i, language in enumerate(languages) if language not in UNSPACED]
-        for chosen, characters in ((spaced, False), (unspaced, True)):
-            if chosen:
-                some = [texts[i] for i in chosen]
-                found = _prose_or_web(some, content, [languages[i] for i in chosen], characters, rules)
-                for i, reason in zip(chosen, found, strict=True):
-                    reasons[i] = reason
-        return reasons
+        return _by_language(texts, content, languages, rules)
     measured = measure(pack(texts), "none")
     if content == "code":
         return _first(measured, _code(measured, texts, rules.code))
@@ -157,24 +179,48 @@ def without_lines(text: str, phrases: Sequence[str]) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join(wanted)).strip("\n")
 
 
+def _by_language(texts: Sequence[str], content: str, languages: Sequence[str], rules: QualityRules) -> list[str | None]:
+    """Each text by the rules of its language."""
+    reasons: list[str | None] = [None] * len(texts)
+    ruled = [rules_of(language) for language in languages]
+    for kind in dict.fromkeys(ruled):
+        chosen = [i for i, one in enumerate(ruled) if one == kind]
+        found = _prose_or_web([texts[i] for i in chosen], content, [languages[i] for i in chosen], kind, rules)
+        for i, reason in zip(chosen, found, strict=True):
+            reasons[i] = reason
+    return reasons
+
+
 def _prose_or_web(
-    texts: list[str], content: str, languages: list[str], characters: bool, rules: QualityRules
+    texts: list[str], content: str, languages: list[str], kind: Ruled, rules: QualityRules
 ) -> list[str | None]:
-    repetition = rules.chinese.repetition if characters else rules.prose.repetition
-    measured = measure(pack(texts), ("characters" if characters else "words") if repetition else "none")
-    if characters:
-        broken = _chinese(measured, rules.chinese)
-    else:
-        broken = _prose(measured, np.array([language == "en" for language in languages]), rules.prose)
+    asked = {
+        "spaced": rules.prose.repetition,
+        "chinese": rules.chinese.repetition,
+        "unspaced": rules.unspaced.repetition,
+    }
+    repetition = asked.get(kind, True)
+    units: Units = "none" if kind == "none" or not repetition else "words" if kind == "spaced" else "characters"
+    measured = measure(pack(texts), units, CHARACTERS_PER_WORD.get(kind, 1))
+    broken: dict[str, Mask] = {}
+    if kind == "spaced":
+        broken = _prose(measured, languages, rules.prose)
+    elif kind == "chinese":
+        broken = _chinese(measured, texts, rules.chinese)
+    elif kind == "unspaced":
+        broken = _unspaced(measured, rules.unspaced)
+    elif rules.without_rules == "drop":
+        broken = {"no_rules": np.ones(len(texts), bool)}
     if repetition:
-        broken |= _repetition(measured)
+        broken |= _repetition(measured, units == "characters")
     if content == "web":
-        broken |= _web(measured, texts, not characters, rules.web)
+        broken |= _web(measured, texts, kind == "spaced", rules.web)
     return _first(measured, broken)
 
 
-def _prose(m: Measures, english: Mask, rules: ProseRules) -> dict[str, Mask]:
-    mean = _share(m.word_characters, m.words)
+def _prose(m: Measures, languages: Sequence[str], rules: ProseRules) -> dict[str, Mask]:
+    mean = _share(m.word_characters, m.words) * np.array([ENGLISH / mean_word(one) for one in languages])
+    english = np.array([language == "en" for language in languages])
     return {
         "too_short": m.words < rules.min_words,
         "too_long": m.words > rules.max_words,
@@ -182,27 +228,42 @@ def _prose(m: Measures, english: Mask, rules: ProseRules) -> dict[str, Mask]:
         "symbol_ratio": _share(np.maximum(m.hashes, m.ellipses), m.words) > rules.max_symbol_ratio,
         "bullets": _share(m.bullet_lines, m.lines) > rules.max_bullet_lines,
         "ellipsis": _share(m.ellipsis_lines, m.lines) > rules.max_ellipsis_lines,
-        "alphabetic_ratio": _share(m.alphabetic_words, m.tokens) < rules.min_alphabetic_words,
+        "alphabetic_ratio": (_share(m.alphabetic_words, m.tokens - m.figures) < rules.min_alphabetic_words)
+        | (_share(m.words - m.alphabetic_words, m.words) > rules.max_number_words),
         "stop_words": english & (m.stop_words < rules.min_stop_words),
         "line_punctuation": _share(m.ended_lines, m.lines) < rules.min_punctuated_lines,
     }
 
 
-def _chinese(m: Measures, rules: ChineseRules) -> dict[str, Mask]:
+def _chinese(m: Measures, texts: Sequence[str], rules: ChineseRules) -> dict[str, Mask]:
+    unended = _share(m.chinese_ended_lines, m.lines) < rules.min_punctuated_lines
+    for i in np.flatnonzero(unended).tolist():
+        unended[i] = _VERSE.fullmatch(texts[i]) is None
     return {
         "too_short": m.dense < rules.min_characters,
         "too_long": m.dense > rules.max_characters,
-        "alphabetic_ratio": _share(m.han, m.dense) < rules.min_han_share,
+        "alphabetic_ratio": (_share(m.han, m.dense - m.digits) < rules.min_han_share)
+        | (_share(m.digits, m.dense) > rules.max_digit_share),
         "symbol_ratio": _share(m.dense - m.alphanumeric, m.dense) > rules.max_symbol_share,
-        "line_punctuation": _share(m.chinese_ended_lines, m.lines) < rules.min_punctuated_lines,
+        "line_punctuation": unended,
     }
 
 
-def _repetition(m: Measures) -> dict[str, Mask]:
+def _unspaced(m: Measures, rules: UnspacedRules) -> dict[str, Mask]:
+    return {
+        "too_short": m.dense < rules.min_characters,
+        "too_long": m.dense > rules.max_characters,
+        "alphabetic_ratio": _share(m.unspaced, m.dense) < rules.min_letter_share,
+        "symbol_ratio": _share(m.dense - m.alphanumeric, m.dense) > rules.max_symbol_share,
+    }
+
+
+def _repetition(m: Measures, characters: bool) -> dict[str, Mask]:
     paragraphs = _share(m.duplicate_paragraphs, m.paragraphs), _share(m.duplicate_paragraph_characters, m.characters)
     lines = _share(m.duplicate_lines, m.lines), _share(m.duplicate_line_characters, m.characters)
     over = [_share(m.top_ngrams, m.characters[:, None]) > np.array(_TOP_NGRAMS)]
-    over.append(_share(m.duplicate_ngrams, m.characters[:, None]) > np.array(_DUPLICATE_NGRAMS))
+    most = np.array(_DUPLICATE_NGRAMS) * (_DUPLICATE_CHARACTERS if characters else 1)
+    over.append(_share(m.duplicate_ngrams, m.characters[:, None]) > most)
     return {
         "repeated_paragraphs": (paragraphs[0] > _DUPLICATE_PARTS) | (paragraphs[1] > _DUPLICATE_PART_CHARACTERS),
         "repeated_lines": (lines[0] > _DUPLICATE_PARTS) | (lines[1] > _DUPLICATE_PART_CHARACTERS),
