@@ -8,11 +8,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipelines.artifacts import Artifact, ArtifactStore, Draft
 from pipelines.errors import ArtifactError, CheckpointError, ClusterError, ConfigError
-from pipelines.sealed import sealed, unsealed
+from pipelines.sealed import sealed, sealed_lines, unsealed, unsealed_lines
 from pipelines.train.checkpoint import committed_steps, open_checkpoint
 from pipelines.train.checkpoint.retention import readers_of
 from pipelines.train.network.model import ModelConfig
@@ -331,3 +332,49 @@ def test_a_run_that_is_trained_further_is_read_at_the_step_where_it_was_finished
     assert open_run(store, "pretrain/t").checkpoint.step == 8
     assert open_run(store, "pretrain/t@latest").checkpoint.step == 12
     assert readers_of(store.storage, "pretrain/t") == {8: ["the manifest of pretrain/t"]}
+
+
+def test_every_flipped_bit_in_rows_of_metrics_is_seen() -> None:
+    rows = [{"step": 1, "loss": 2.5}, {"step": 2, "loss": 2.25}]
+    text = sealed_lines(rows)
+    assert unsealed_lines(text, "step") == rows
+    assert unsealed_lines(text + sealed_lines([{"step": 3}]), "step") == [
+        *rows,
+        {"step": 3},
+    ]  # a lost save's go with the next one
+    assert unsealed_lines(b'{"step": 1, "loss": 2.5}\n', "step") == rows[:1]  # written before there were seals
+    for bit in range(8 * len(text)):
+        damaged = bytearray(text)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(ValueError, match="own checksum|no JSON"):
+            unsealed_lines(bytes(damaged), "step")
+
+
+def test_a_damaged_curve_is_refused_by_name(tmp_path: Path) -> None:
+    from pipelines.train.run.loop import read_metrics
+
+    store = tiny.build(str(tmp_path))
+    commit_run(store, "pretrain/t", ModelConfig(**TINY_MODEL), store.get("tokens/tiny"), steps=(4,))
+    rows = [{"step": step, "loss": 2.0} for step in range(1, 5)]
+    file = "pretrain/t/metrics/step-000004.jsonl"
+    store.storage.write(file, sealed_lines(rows))
+    assert read_metrics(store.storage, "pretrain/t") == rows
+    flip(tmp_path / file, 8 * 20)
+    with pytest.raises(CheckpointError, match=rf"{file} .*own checksum.*checkpoint.resume=step-N"):
+        read_metrics(store.storage, "pretrain/t")
+
+
+def test_the_stored_log_probabilities_of_a_reference_are_compared(tmp_path: Path) -> None:
+    from pipelines.train.run.reference import _stored
+
+    store = ArtifactStore(str(tmp_path))
+    draft = Draft(store.storage, "dpo/d", {})
+    assert _stored(draft, 3) == "is not there"
+    path = draft.scratch("reference/logps.npy")
+    with path.open("wb") as file:
+        np.save(file, np.zeros((3, 2), np.float32))
+    draft.publish("reference", {"reference/logps.npy": path})
+    assert isinstance(_stored(draft, 3), bytes)
+    assert _stored(draft, 4) == "is of 3 pairs, expected 4"
+    flip(tmp_path / "dpo/d/reference/logps.npy", 1100)
+    assert "logps.npy does not match its checksum" in str(_stored(draft, 3))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,9 +20,10 @@ import torch
 import torch.distributed as dist
 from torch.profiler import record_function
 
-from pipelines.artifacts import ArtifactStore, Draft
+from pipelines.artifacts import ArtifactStore, Draft, how_anew
 from pipelines.config import plain
-from pipelines.errors import TrainingError, TrunklineError
+from pipelines.errors import CheckpointError, TrainingError, TrunklineError
+from pipelines.sealed import sealed_lines, unsealed_lines
 from pipelines.storage import Storage
 from pipelines.timeline import reached
 from pipelines.tracking import Tracker
@@ -102,7 +102,7 @@ def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
                 }  # fmt: skip
                 rows = log.take()
                 with record_function("step/checkpoint"):
-                    saver.save(engine, step, state, _jsonl(rows) if rank == 0 else None)
+                    saver.save(engine, step, state, sealed_lines(rows) if rank == 0 else None)
                 gc.collect()
             profiler.step()
     profiler.close()
@@ -128,8 +128,14 @@ def read_metrics(storage: Storage, run: str) -> list[dict[str, Any]]:
     """The run's curve: one row per step, joined over the checkpoints that it committed."""
     rows: dict[int, dict[str, Any]] = {}
     for step in checkpoints.recorded_steps(storage, run):
-        text = storage.read(f"{run}/metrics/step-{step:06d}.jsonl").decode()
-        rows.update((row["step"], row) for row in map(json.loads, text.splitlines()))
+        file = f"{run}/metrics/step-{step:06d}.jsonl"
+        try:
+            rows.update((row["step"], row) for row in unsealed_lines(storage.read(file), "step"))
+        except ValueError as error:
+            raise CheckpointError(
+                f"{storage.uri}/{file} {error}: the run's curve up to step {step} was changed or damaged after it was written; "
+                f"go on from a checkpoint before it (checkpoint.resume=step-N), which writes it anew, or {how_anew(run, {})}"
+            ) from error
     return [rows[step] for step in sorted(rows)]
 
 
@@ -205,10 +211,6 @@ def _garbage_left_lying() -> Iterator[None]:
         gc.unfreeze()
         if enabled:
             gc.enable()
-
-
-def _jsonl(rows: list[dict[str, Any]]) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
 def _seed_everything(seed: int) -> None:

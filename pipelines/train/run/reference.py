@@ -15,13 +15,15 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from pipelines.artifacts import Draft, how_anew
 from pipelines.data.stream.preferences import PreferenceLoader
-from pipelines.errors import CheckpointError
+from pipelines.errors import ArtifactError, CheckpointError
 from pipelines.storage import Storage
 from pipelines.train.run.stream import to_batch, trimmed
 from pipelines.train.stages import TrainSpec
 from pipelines.train.update.engine import Engine, device
 
+_FILE = "reference/logps.npy"
 _PAIRS_PER_FORWARD = 8
 
 
@@ -31,18 +33,17 @@ def reference_logps(
     """Log-probability of every response under the parent: float32 [pairs, 2].
 
     Args: fresh, whether the engine still holds the parent's weights; after a restart the stored values are read.
-    Raises: CheckpointError when a resumed run's stored values are gone.
+    Raises: CheckpointError when a resumed run's stored values are gone or damaged.
     """
-    key = f"{spec.run}/reference/logps.npy"
-    stored: list[Any] = [storage.exists(key)]
+    draft, key = Draft(storage, spec.run, spec.claim), f"{spec.run}/{_FILE}"
+    stored: list[Any] = [_stored(draft, len(preferences))] if dist.get_rank() == 0 else [None]
     dist.broadcast_object_list(stored, src=0)
-    if stored[0]:
-        found: NDArray[np.float32] = np.load(storage.fetch(key))
-        if len(found) == len(preferences):
-            return found
+    if isinstance(stored[0], bytes):
+        found: NDArray[np.float32] = np.load(io.BytesIO(stored[0]))
+        return found
     if not fresh:
         raise CheckpointError(
-            f"{key} is missing or of another size, and this run has already left its parent's weights: start over with on_change=rebuild"
+            f"{storage.uri}/{key} {stored[0]}, and this run has already left its parent's weights: {how_anew(spec.run, spec.claim)}"
         )
 
     rank, world = dist.get_rank(), dist.get_world_size()
@@ -59,8 +60,21 @@ def reference_logps(
     dist.all_reduce(logps)
     result: NDArray[np.float32] = logps.cpu().numpy()
     if rank == 0:
-        buffer = io.BytesIO()
-        np.save(buffer, result)
-        storage.write(key, buffer.getvalue())
+        path = draft.scratch(_FILE)
+        with path.open("wb") as file:
+            np.save(file, result)
+        draft.publish("reference", {_FILE: path})
     dist.barrier()
     return result
+
+
+def _stored(draft: Draft, pairs: int) -> bytes | str:
+    """The stored file, or a clause that says why it cannot be read."""
+    try:
+        if draft.receipt("reference") is None:
+            return "is not there"
+        data = draft.read("reference", _FILE)
+    except ArtifactError as error:
+        return f"is damaged ({error})"
+    count = len(np.load(io.BytesIO(data)))
+    return data if count == pairs else f"is of {count} pairs, expected {pairs}"
