@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
+import json
 import struct
 from decimal import Decimal
 from pathlib import Path
@@ -192,3 +193,31 @@ def test_a_bad_value_in_a_dataset_costs_its_own_row(tmp_path: Path, monkeypatch:
     other = ReaderConfig(type="huggingface", dataset=str(tmp_path / "set"), text_field="body")
     _, dropped = read(SourceConfig(licence="MIT", reader=other))
     assert [d.reason for d in dropped] == ["read.no_column"] * 3
+
+
+@pytest.mark.parametrize("rows", [2, 3, 4])
+def test_turns_of_a_dataset_whose_types_differ_from_row_to_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    (tmp_path / "set").mkdir()
+    asked, parts = {"role": "user", "content": "Q"}, {"role": "user", "content": [{"type": "text", "text": "Q"}]}
+    said = {"role": "assistant", "content": "A"}
+    turns = [[asked, said], [parts, said], [asked, {**said, "calls": 5}], 5][
+        :rows
+    ]  # the more, the more is written as JSON
+    lines = "".join(json.dumps({"messages": turn, "url": "u"}) + "\n" for turn in turns)
+    (tmp_path / "set" / "train.jsonl").write_text(lines)
+    reader = ReaderConfig(type="huggingface", dataset=str(tmp_path / "set"), record="messages")
+    documents, dropped = read(SourceConfig(kind="conversations", licence="MIT", reader=reader))
+    assert [d.metadata["messages"] for d in documents] == [[asked, said]] * min(rows, 3)
+    assert [d.reason for d in dropped] == ["records.no_messages"] * (rows > 3)
+
+
+def test_json_columns_of_parquet_mean_what_they_say_and_damaged_ones_cost_their_row(tmp_path: Path) -> None:
+    said = json.dumps([{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}])
+    column = pa.array([said, "[{", None, said], pa.json_())
+    pq.write_table(pa.table({"messages": column}), tmp_path / "a.parquet")
+    documents, dropped = read(source(tmp_path / "a.parquet", kind="conversations", record="messages"))
+    assert [d.text for d in documents] == ["Q\nA"] * 2
+    assert [d.reason for d in dropped] == ["read.bad_value", "records.no_messages"]

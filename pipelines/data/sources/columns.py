@@ -12,7 +12,8 @@ beside the needed ones that cannot be read costs no text: it is left out, and it
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -69,12 +70,16 @@ def parquet_records(
 
 def table_records(batch: Any, wanted: Wanted) -> Iterator[Any]:
     """A record, or a `Dropped` without its place, for each row of an Arrow table or record batch."""
+    decoders = {column.name: decode for column in batch.schema if (decode := _json_decoder(column.type))}
     try:
         records = batch.to_pylist()
+        for name, decode in decoders.items():
+            for record in records:
+                record[name] = decode(record[name])
     except (MemoryError, TrunklineError):
         raise
     except Exception:  # Arrow raises as many kinds as there are types
-        records = [_row(batch, row, wanted) for row in range(batch.num_rows)]
+        records = [_row(batch, row, wanted, decoders) for row in range(batch.num_rows)]
     yield from records
 
 
@@ -129,12 +134,32 @@ def _without_column(
         yield f"{path}:{row}", Dropped("read.no_column", f"{path}:{row}", text)
 
 
-def _row(batch: Any, row: int, wanted: Wanted) -> Any:
+def _json_decoder(kind: pa.DataType) -> Callable[[Any], Any] | None:
+    """What turns a value of this type into what it means where JSON is within it; None where there is none.
+
+    `datasets` writes values that differ in type from row to row as JSON.
+    """
+    if isinstance(kind, pa.JsonType):
+        return lambda value: None if value is None else json.loads(value)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        inner = _json_decoder(kind.value_type)
+        return inner and (lambda value: value and [inner(item) for item in value])
+    if pa.types.is_struct(kind):
+        fields = {field.name: decode for field in kind if (decode := _json_decoder(field.type))}
+        return (lambda value: value and {k: fields.get(k, _same)(v) for k, v in value.items()}) if fields else None
+    return None
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _row(batch: Any, row: int, wanted: Wanted, decoders: Mapping[str, Callable[[Any], Any]]) -> Any:
     record: dict[str, Any] = {}
     unreadable: list[str] = []
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
-            record[name] = column[row].as_py()
+            record[name] = decoders.get(name, _same)(column[row].as_py())
         except (MemoryError, TrunklineError):
             raise
         except Exception as error:
@@ -162,4 +187,4 @@ def _is_plain(kind: pa.DataType) -> bool:
     """Whether values are text, numbers or truth values, as a document's metadata keep them."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return any(getattr(pa.types, f"is_{name}")(kind) for name in _PLAIN)
+    return isinstance(kind, pa.JsonType) or any(getattr(pa.types, f"is_{name}")(kind) for name in _PLAIN)
