@@ -19,6 +19,7 @@ from pipelines.artifacts import Artifact
 from pipelines.config import identity
 from pipelines.data import browse, data_card
 from pipelines.data.assemble import build, dropped_examples
+from pipelines.data.cleaning.classifier import unread_words
 from pipelines.data.cleaning.decontaminate import SETS, contents
 from pipelines.data.cleaning.ruled import rules_of
 from pipelines.data.corpus import CorpusConfig
@@ -92,6 +93,8 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
         f"   copies: {dedup['exact_copies']:,} exact, {dedup['near_pairs']:,} near in {dedup['near_clusters']:,} clusters; "
         f"the largest cluster has {dedup['largest_cluster']:,} documents (show_clusters=10 shows some)"
     )
+    if unread := unread_words(corpus.statistics.get("quality_model", {})):
+        say(f"   records among the quality model's examples that could not be read: {unread}")
     if config.quality_report:
         say(f"   {dedup_report.words(corpus.json(dedup_report.FILE))}")
     say(f"   data card: {corpus.path(data_card.FILE)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from pipelines.cluster import serial_map
 from pipelines.config import identity, parse
 from pipelines.data.assemble import build
 from pipelines.data.batch import pack
-from pipelines.data.cleaning.classifier import FILE, area, histogram, roc, score, train
-from pipelines.data.corpus import CorpusConfig, QualityModelConfig
+from pipelines.data.cleaning.classifier import FILE, area, examples, histogram, roc, score, train, unread_words
+from pipelines.data.corpus import CorpusConfig, QualityModelConfig, ReaderConfig, SourceConfig
 from pipelines.errors import ConfigError, DataError
 
 COMMON = ["the", "of", "and", "to", "in", "that", "with", "for", "it", "was", "on", "as"]
@@ -174,3 +175,14 @@ def test_every_document_is_scored_and_a_threshold_drops_the_poor(tmp_path: Path,
 def test_mistakes_are_named(sources: dict[str, Any], model: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config_of(sources, **model)
+
+
+def test_examples_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
+    rows = [{"text": text} for text in texts(GOOD, 30, 1)] + [{"text": 5}, {"body": "x"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "no json\n")
+    source = SourceConfig(licence="MIT", reader=ReaderConfig(type="files", path=str(tmp_path)))
+    unread: Counter[str] = Counter()
+    model = QualityModelConfig(good=["a"], bad=["b"], documents=30)
+    assert len(examples({"a": source}, ["a"], model, unread)) == 30
+    assert unread == {"read.no_text": 2, "read.not_json": 1}
+    assert unread_words({"unread": unread}) == "read.no_text 2, read.not_json 1"

@@ -19,6 +19,7 @@ from pipelines.data.assemble import build, dropped_examples
 from pipelines.data.cleaning import decontaminate, pieces
 from pipelines.data.corpus import CorpusConfig
 from pipelines.errors import ConfigError, DataError
+from workflows import corpus as corpus_workflow
 
 VOCABULARY = [
     "the",
@@ -582,3 +583,32 @@ def test_overlaps_shown_do_not_depend_on_the_cut(tmp_path: Path, write: Any, mon
         assert corpus.statistics["contamination"]["exam"]["documents"] == 40
         shown.append([row["id"] for row in pq.read_table(corpus.path("contamination.parquet")).to_pylist()])
     assert shown == [["a/1", "a/3", "a/5", "b/1", "b/3", "b/5"]] * 2
+
+
+def test_the_plan_names_the_files_that_are_passed_over(tmp_path: Path) -> None:
+    for folder in ("data", "exam", "spam"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.jsonl").write_text('{"text": "x"}\n')
+        (tmp_path / folder / "README.md").write_text("a card")
+    reader = {folder: {"type": "files", "path": str(tmp_path / folder)} for folder in ("data", "exam", "spam")}
+    config = parse(
+        CorpusConfig,
+        {
+            "name": "x",
+            "corpus": {
+                "sources": {"data": {"licence": "MIT", "reader": reader["data"]}},
+                "decontaminate": {"sets": {"exam": {"reader": reader["exam"]}}},
+                "quality": {
+                    "model": {
+                        "good": ["data"],
+                        "bad": ["spam"],
+                        "examples": {"spam": {"licence": "MIT", "reader": reader["spam"]}},
+                    }
+                },
+            },
+        },
+    )
+    listed = corpus_workflow._listed(config)
+    plan = corpus_workflow._plan(config, listed)
+    for name in ("data", "spam", "set exam"):
+        assert plan[f"{name} passes over"] == "1 file: README.md (about the data)"

@@ -6,6 +6,7 @@ evaluation sets (see `decontaminate`) and the weights of the quality model (see 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -75,8 +76,10 @@ def train_model(task: TrainTask) -> dict[str, Any]:
     if held is not None:
         return dict(held["statistics"])
     config = task.config
-    good, bad = (classifier.examples(task.sources, names, config) for names in (config.good, config.bad))
+    unread: Counter[str] = Counter()
+    good, bad = (classifier.examples(task.sources, names, config, unread) for names in (config.good, config.bad))
     weights, report = classifier.train(good, bad, config)
+    report["unread"] = dict(sorted(unread.items()))
     path = task.work.scratch(_WEIGHTS)
     with path.open("wb") as handle:
         np.save(handle, weights)

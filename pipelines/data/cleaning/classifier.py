@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +53,14 @@ class Poor(Dropped):
     score: float = 0.0
 
 
-def examples(sources: Mapping[str, SourceConfig], names: Sequence[str], config: QualityModelConfig) -> list[str]:
-    """Up to `config.documents` normalised texts, as many from each source, from pieces in a random order by the seed."""
+def examples(
+    sources: Mapping[str, SourceConfig], names: Sequence[str], config: QualityModelConfig, unread: Counter[str]
+) -> list[str]:
+    """Up to `config.documents` normalised texts, as many from each source, from pieces in a random order by the seed.
+
+    Args:
+        unread: takes the number of records on the way that cannot be read, by reason.
+    """
     share = -(-config.documents // len(names))
     found: list[str] = []
     for name in names:
@@ -61,8 +68,10 @@ def examples(sources: Mapping[str, SourceConfig], names: Sequence[str], config: 
         pieces = plan_pieces(name, source, _PIECE_BYTES)
         texts: list[str] = []
         for i in np.random.default_rng(config.seed).permutation(len(pieces)):
-            read = (item.text for item in read_piece(pieces[i], source) if isinstance(item, Document))
-            texts += [text for text in normalise_all(list(read), source.content) if text.strip()]
+            items = list(read_piece(pieces[i], source))
+            unread.update(item.reason for item in items if isinstance(item, Dropped))
+            read = [item.text for item in items if isinstance(item, Document)]
+            texts += [text for text in normalise_all(read, source.content) if text.strip()]
             if len(texts) >= share:
                 break
         chosen = np.random.default_rng(config.seed).permutation(len(texts))[:share]
@@ -165,6 +174,11 @@ def publish_model(
     return whole
 
 
+def unread_words(model: Mapping[str, Any]) -> str:
+    """How many records of the examples could not be read, by reason; "" for none."""
+    return ", ".join(f"{reason} {count:,}" for reason, count in model.get("unread", {}).items())
+
+
 def figures(model: Mapping[str, Any]) -> str:
     """The section of the data card: the ROC curve, and what a threshold keeps of each source."""
     curve = [(row["bad"], row["good"]) for row in model["roc"]]
@@ -181,6 +195,9 @@ def figures(model: Mapping[str, Any]) -> str:
             else "It drops nothing."
         )
         + "</p>",
+        f"<p>Records among the examples that could not be read: {unread_words(model)}.</p>"
+        if model.get("unread")
+        else "",
         curves(series, (0, 1), "ROC of the quality model", "share of bad examples kept"),
     ]
     drawn = [
