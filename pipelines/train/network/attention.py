@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import itertools
 import math
 from dataclasses import dataclass
@@ -116,8 +117,15 @@ def _varlen(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, documents: Documents
     q, k, v = (x.flatten(0, 1) for x in (q_BTHK, k_BTGK, v_BTGK))
     starts, longest = documents.starts, documents.longest
     assert starts is not None
-    grouped = q.shape[1] > k.shape[1]
-    out = varlen_attn(q, k, v, starts, starts, longest, longest, window_size=(-1, 0), enable_gqa=grouped)
+    # torch changes this function from version to version: its signature is asked, not a version number
+    accepted = inspect.signature(varlen_attn).parameters
+    causal: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in accepted else {"is_causal": True}
+    if (share := q.shape[1] // k.shape[1]) > 1:
+        if "enable_gqa" in accepted:
+            causal["enable_gqa"] = True
+        else:  # torch 2.11: as many heads of keys as of queries
+            k, v = k.repeat_interleave(share, dim=1), v.repeat_interleave(share, dim=1)
+    out = varlen_attn(q, k, v, starts, starts, longest, longest, **causal)
     assert isinstance(out, Tensor)
     return out.view(q_BTHK.shape)
 
