@@ -123,6 +123,11 @@ def _scratch(rows: int, columns: int, like: Tensor) -> Tensor:
 _SCRATCH: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
 
+def let_go() -> None:
+    """Give back the memory that stays between calls: the run is over."""
+    _SCRATCH.clear()
+
+
 def _loss_and_gradient_(logits: Tensor, targets: Tensor, hidden: Tensor, weight_VD: Tensor) -> Tensor:
     """Turn logits = hidden · weightᵀ into softmax - onehot, each row's gradient of its loss, in place. Returns: the losses, float32."""
     if logits.is_cuda:

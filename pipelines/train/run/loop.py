@@ -45,9 +45,17 @@ from pipelines.train.update.engine import Engine, device
 def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
     """Run a stage on this rank, from wherever its own checkpoints stand to its last step.
 
+    Nothing of the run stays in the process when it has ended well, so that the process can run the next stage. After an error it
+    cannot: letting go waits for the device, and that may wait for a rank that is lost.
+
     Args: emit, called on rank zero with one line for people at a time.
     Raises: CheckpointError for a damaged or foreign checkpoint; StorageError when the last checkpoint cannot be saved.
     """
+    _train(spec, emit).close()
+    gc.collect()
+
+
+def _train(spec: TrainSpec, emit: Callable[[str], None]) -> Engine:
     rank, world = dist.get_rank(), dist.get_world_size()
     store = ArtifactStore(spec.store)
     memory, about_memory = devices.settle(spec)
@@ -122,6 +130,7 @@ def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
         Draft(store.storage, spec.run, spec.claim).commit(spec.config, statistics)
         tracker.close()
     dist.barrier()
+    return engine
 
 
 def read_metrics(storage: Storage, run: str) -> list[dict[str, Any]]:

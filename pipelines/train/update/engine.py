@@ -9,6 +9,7 @@ global batch gives the same gradient (measured: ≤ 1.1e-7 between layouts; docs
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import warnings
@@ -23,6 +24,7 @@ from torch._C._distributed_c10d import HashStore
 from torch.profiler import record_function
 
 from pipelines.errors import ConfigError
+from pipelines.train.network import linear_cross_entropy
 from pipelines.train.network.losses import Batch
 from pipelines.train.network.model import Transformer
 from pipelines.train.update import optimizer as optimizers
@@ -139,11 +141,14 @@ def _sum_in_float32_at_every_stage() -> None:
     from deepspeed.runtime.engine import BFLOAT16, ZERO_OPTIMIZATION, DeepSpeedEngine
 
     chosen = DeepSpeedEngine._do_optimizer_sanity_check
+    if getattr(chosen, "sums_in_float32", False):  # a process that trains again: wrapped once is enough
+        return
 
     def wrapper(self: Any, optimizer: Any) -> Any:
         found = chosen(self, optimizer)
         return ZERO_OPTIMIZATION if found == BFLOAT16 and self.zero_optimization() else found
 
+    wrapper.sums_in_float32 = True  # type: ignore[attr-defined]
     DeepSpeedEngine._do_optimizer_sanity_check = wrapper
 
 
@@ -269,6 +274,38 @@ class Engine:
             module.objective = objective
         return out
 
+    def close(self) -> None:
+        """Let go of the model, its gradients and all that DeepSpeed keeps of them: this engine takes no step any more.
+
+        Without it a process that trains again keeps every earlier model: autograd holds DeepSpeed's hooks, and those hold their
+        optimizer, where Python's garbage collector does not see them. No collective, so a rank may close alone.
+        """
+        if self.deepspeed is None:
+            return
+        self.deepspeed.destroy()
+        _forget_modules(self.deepspeed.module)
+        self.deepspeed = None
+        linear_cross_entropy.let_go()
+        if "torch._dynamo" in sys.modules:  # what was compiled for this model counts against the shapes of the next
+            torch.compiler.reset()
+        if torch.cuda.is_available():
+            gc.collect()
+            torch.cuda.empty_cache()
+
+
+def _forget_modules(module: nn.Module) -> None:
+    """Clear a closed engine's modules out of the two places where ZeRO-3 keeps them as long as the process lives."""
+    from deepspeed.runtime.zero import parameter_offload, partitioned_param_coordinator
+
+    # what runs at present, in which the outermost module stays
+    running, ours = parameter_offload.FWD_MODULE_STACK, {id(part) for part in module.modules()}
+    running[:] = [part for part in running if id(part) not in ours]
+    # `functools.lru_cache` on a method keeps every module that it was asked about; a decorator hides it in its closure
+    for method in vars(partitioned_param_coordinator.PartitionedParameterCoordinator).values():
+        for cell in getattr(method, "__closure__", None) or ():
+            if hasattr(cell.cell_contents, "cache_clear"):
+                cell.cell_contents.cache_clear()
+
 
 class _Logps:
     """An objective that only returns log-probabilities: the reference pass of DPO."""
@@ -306,11 +343,11 @@ def _deepspeed_config(zero: ZeroConfig, accumulation: int, world: int) -> dict[s
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
     }
-    if mixed and zero.gradients == "float32":
-        if accumulation > 1:
-            config["data_types"] = {"grad_accum_dtype": "fp32"}
-        if world > 1:
-            config["communication_data_type"] = "fp32"
+    if mixed and zero.gradients == "float32" and accumulation * world > 1:
+        # both together, or a sum that was made in float32 is rounded on its way to the optimizer (1.8e-3 of a gradient's norm):
+        # of micro-batches in stage 1's bucket of reduction, which one worker has too, of workers in the buffer of accumulation
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+        config["communication_data_type"] = "fp32"
     return config
 
 
