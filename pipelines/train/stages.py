@@ -13,7 +13,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipelines.config import WorkflowConfig, runtime
+from pipelines.config import Count, Positive, Seed, Whole, WorkflowConfig, runtime
 from pipelines.train.checkpoint.retention import Rule
 from pipelines.train.network.compute import ComputeConfig
 from pipelines.train.network.model import ModelConfig
@@ -60,18 +60,18 @@ TRAINED = (*STAGES, "average")  # kinds of artifacts that hold checkpoints; an a
 class BatchConfig:
     """`global_batch = micro_batch × accumulation × workers`; accumulation follows."""
 
-    sequence_length: int  # tokens a row feeds to the model
-    global_batch: int  # rows (DPO: pairs) per optimizer step, over all workers
-    micro_batch: int = runtime(1)  # rows (DPO: pairs) per forward on one worker
+    sequence_length: Count  # tokens a row feeds to the model
+    global_batch: Count  # rows (DPO: pairs) per optimizer step, over all workers
+    micro_batch: Count = runtime(1)  # rows (DPO: pairs) per forward on one worker
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
     """When to save, what stays, and where to go on."""
 
-    every_steps: int = 100
-    keep_last: int | None = None  # null: every checkpoint stays, so that any can be branched from
-    keep_every_steps: int | None = None  # besides the last ones, those whose step is a multiple of this
+    every_steps: Count = 100
+    keep_last: Count | None = None  # null: every checkpoint stays, so that any can be branched from
+    keep_every_steps: Count | None = None  # besides the last ones, those whose step is a multiple of this
     resume: str = "latest"  # or step-200: set the later checkpoints of this run aside and go on from there
 
     def __post_init__(self) -> None:
@@ -96,15 +96,15 @@ class TrainConfig(WorkflowConfig):
     zero: ZeroConfig = runtime(default_factory=ZeroConfig)
     compute: ComputeConfig = runtime(default_factory=ComputeConfig)
     batch: BatchConfig
-    steps: int | None = None
-    epochs: float | None = None  # sft, dpo: instead of steps
-    beta: float = 0.1  # dpo: pull to the reference; unpublished for MiniCPM
-    seed: int = 0
+    steps: Count | None = None
+    epochs: Positive | None = None  # sft, dpo: instead of steps
+    beta: Positive = 0.1  # dpo: pull to the reference; unpublished for MiniCPM
+    seed: Seed = 0
     checkpoint: CheckpointConfig = runtime(default_factory=CheckpointConfig)
-    log_every_steps: int = runtime(10)
-    monitor_every_steps: int = runtime(50)  # noise scale, update ratios, attention logits (monitor.py); 0: never
+    log_every_steps: Count = runtime(10)
+    monitor_every_steps: Whole = runtime(50)  # noise scale, update ratios, attention logits (monitor.py); 0: never
     profile: bool = runtime(False)  # trace some steps of rank zero (profile.py)
-    profile_steps: tuple[int, int] = runtime((10, 13))  # first and last, counted from where this start begins
+    profile_steps: tuple[Count, Count] = runtime((10, 13))  # first and last, counted from where this start begins
     write_spec: str | None = runtime(None)  # write the workers' spec to this file and stop, for torchrun
 
 

@@ -1,7 +1,11 @@
 """Every attention kernel and every choice of what is kept, against the plain path: one SDPA over a dense mask."""
 
+import itertools
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from pipelines.train.network.attention import _SEGMENT, attend, locate
 from pipelines.train.network.compute import BlockPolicy, ComputeConfig, compiles, for_shapes
@@ -131,3 +135,41 @@ def test_kernels_equal_the_dense_mask_on_cuda(kernel: str) -> None:
         assert found is not None
         assert expected is not None
         assert (found - expected).norm() <= 1e-2 * expected.norm()
+
+
+@pytest.mark.parametrize("known", ["enable_gqa and window_size", "window_size", "is_causal"])
+def test_varlen_is_called_as_the_installed_torch_has_it(known: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch 2.13 takes fewer heads of keys than of queries when told so, 2.11 has no such argument, 2.10 no window either."""
+    varlen: Any = pytest.importorskip("torch.nn.attention.varlen")
+    heads: list[int] = []
+
+    def causal(q: Any, k: Any, v: Any, starts: Any, longest: int) -> Any:
+        heads.append(k.shape[1])
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+        out = []
+        for first, end in itertools.pairwise(starts.tolist()):
+            parts = (x[first:end].transpose(0, 1)[None] for x in (q, k, v))
+            out.append(F.scaled_dot_product_attention(*parts, is_causal=True)[0].transpose(0, 1))
+        return torch.cat(out)
+
+    def newest(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1), enable_gqa=False):  # type: ignore[no-untyped-def]
+        assert window_size == (-1, 0)
+        assert enable_gqa
+        return causal(q, k, v, cu_seq_q, max_q)
+
+    def older(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1)):  # type: ignore[no-untyped-def]
+        assert window_size == (-1, 0)
+        return causal(q, k, v, cu_seq_q, max_q)
+
+    def oldest(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False):  # type: ignore[no-untyped-def]
+        assert is_causal
+        return causal(q, k, v, cu_seq_q, max_q)
+
+    function = {"enable_gqa and window_size": newest, "window_size": older, "is_causal": oldest}[known]
+    monkeypatch.setattr(varlen, "varlen_attn", function)
+    positions = packed().positions
+    q, k, v = (torch.randn(*positions.shape, heads, 8) for heads in (4, 2, 2))
+    found = attend(q, k, v, locate(positions, "varlen", masking=True))
+    expected = attend(q, k, v, locate(positions, "dense", masking=True))
+    torch.testing.assert_close(found, expected)
+    assert heads == [2 if "gqa" in known else 4]

@@ -31,6 +31,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.config import Amount, Share, Whole
 from pipelines.data.batch import pack
 from pipelines.data.cleaning.measures import Measures, Units, measure
 from pipelines.data.cleaning.origins import Skipped
@@ -63,18 +64,18 @@ Mask = npt.NDArray[np.bool_]
 class ProseRules:
     """Spaced scripts; the defaults are Gopher's and FineWeb's. The mean length of a word is English's: another language's is taken as a share of its own."""
 
-    min_words: int = 50
-    max_words: int = 100_000
-    min_mean_word_length: float = 3.0
-    max_mean_word_length: float = 10.0
-    max_symbol_ratio: float = 0.1  # of '#' or ellipses per word
-    max_bullet_lines: float = 0.9
-    max_ellipsis_lines: float = 0.3
+    min_words: Whole = 50
+    max_words: Whole = 100_000
+    min_mean_word_length: Amount = 3.0
+    max_mean_word_length: Amount = 10.0
+    max_symbol_ratio: Share = 0.1  # of '#' or ellipses per word
+    max_bullet_lines: Share = 0.9
+    max_ellipsis_lines: Share = 0.3
     # of words and marks, numbers with the marks that touch them left out; Gopher's 0.8 counts marks glued to their words
-    min_alphabetic_words: float = 0.7
-    max_number_words: float = 0.4  # of the words; Gopher's 0.8 takes numbers and marks as one
-    min_stop_words: int = 2  # distinct ones among Gopher's eight; English only
-    min_punctuated_lines: float = 0.12  # lines that end a sentence
+    min_alphabetic_words: Share = 0.7
+    max_number_words: Share = 0.4  # of the words; Gopher's 0.8 takes numbers and marks as one
+    min_stop_words: Whole = 2  # distinct ones among Gopher's eight; English only
+    min_punctuated_lines: Share = 0.12  # lines that end a sentence
     repetition: bool = True  # duplicate lines, paragraphs and n-grams
 
 
@@ -82,12 +83,12 @@ class ProseRules:
 class ChineseRules:
     """Chinese and Japanese, in characters."""
 
-    min_characters: int = 20  # a quatrain of five-character lines has so many
-    max_characters: int = 500_000
-    min_han_share: float = 0.4  # Han characters and kana, of the characters that are neither white space nor digits
-    max_digit_share: float = 0.5  # of the characters that are not white space
-    max_symbol_share: float = 0.4  # neither letter nor digit
-    min_punctuated_lines: float = 0.05
+    min_characters: Whole = 20  # a quatrain of five-character lines has so many
+    max_characters: Whole = 500_000
+    min_han_share: Share = 0.4  # Han characters and kana, of the characters that are neither white space nor digits
+    max_digit_share: Share = 0.5  # of the characters that are not white space
+    max_symbol_share: Share = 0.4  # neither letter nor digit
+    min_punctuated_lines: Share = 0.05
     repetition: bool = True
 
 
@@ -95,10 +96,10 @@ class ChineseRules:
 class UnspacedRules:
     """Thai, Lao, Khmer, Burmese, Tibetan, in characters, vowel signs and tone marks among them."""
 
-    min_characters: int = 100
-    max_characters: int = 1_000_000
-    min_letter_share: float = 0.4  # letters of these alphabets, of the characters that are not white space
-    max_symbol_share: float = 0.4  # neither letter nor digit
+    min_characters: Whole = 100
+    max_characters: Whole = 1_000_000
+    min_letter_share: Share = 0.4  # letters of these alphabets, of the characters that are not white space
+    max_symbol_share: Share = 0.4  # neither letter nor digit
     repetition: bool = True
 
 
@@ -110,22 +111,22 @@ class WebRules:
         default_factory=lambda: list(NOTICES)
     )  # that hold one of these, in any case; the rest stays
     lorem_ipsum: bool = True  # drop placeholder text
-    max_curly_brackets: int = 0  # C4's: a page with one shows code or a template
-    max_short_lines: float = 0.67  # of at most 30 characters; spaced scripts, like the next but one
-    max_repeated_line_characters: float = 0.01  # FineWeb's: menus and footers
-    max_breaks_per_word: float = 0.3  # lists
+    max_curly_brackets: Whole = 0  # C4's: a page with one shows code or a template
+    max_short_lines: Share = 0.67  # of at most 30 characters; spaced scripts, like the next but one
+    max_repeated_line_characters: Share = 0.01  # FineWeb's: menus and footers
+    max_breaks_per_word: Share = 0.3  # lists
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodeRules:
     """Source code."""
 
-    min_characters: int = 60
-    max_line_characters: int = 2_000
-    max_mean_line_characters: float = 120.0
-    min_alphanumeric_share: float = 0.25
-    max_digit_share: float = 0.4  # tables of numbers written as code
-    max_repeated_lines: float = 0.6  # of the lines with at least five characters
+    min_characters: Whole = 60
+    max_line_characters: Whole = 2_000
+    max_mean_line_characters: Amount = 120.0
+    min_alphanumeric_share: Share = 0.25
+    max_digit_share: Share = 0.4  # tables of numbers written as code
+    max_repeated_lines: Share = 0.6  # of the lines with at least five characters
     licences: Literal["any", "permissive"] = (
         "any"  # what a file's own header or record may say; silence is the source's licence
     )
@@ -136,8 +137,8 @@ class CodeRules:
 class ShortRules:
     """Worked problems and dialogues."""
 
-    min_characters: int = 20
-    max_repeated_lines: float = 0.5
+    min_characters: Whole = 20
+    max_repeated_lines: Share = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.config import Count, Seed
+
 _FNV_OFFSET, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 _MIX = np.uint64(0xFF51AFD7ED558CCD)
 _SAMPLE_SEED = np.uint64(0x9E6D62D06F6A9A9B)
@@ -34,10 +36,10 @@ Texts = Sequence[str] | Sequence[bytes]
 class MinHashConfig:
     """What counts as a near-copy; every field changes the result."""
 
-    ngram: int = 5  # words (or CJK characters) per shingle
-    bands: int = 14
-    rows: int = 8  # permutations per band: signatures are bands × rows hashes
-    seed: int = 1
+    ngram: Count = 5  # words (or CJK characters) per shingle
+    bands: Count = 14
+    rows: Count = 8  # permutations per band: signatures are bands × rows hashes
+    seed: Seed = 1
 
 
 def band_keys(texts: Texts, config: MinHashConfig) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
-from pipelines.config import plain, runtime
+from pipelines.config import Count, Positive, Share, plain, runtime
 from pipelines.data.stream.interleave import SMALLEST_WEIGHT
 from pipelines.errors import ConfigError, DataError
 
@@ -29,9 +29,9 @@ class MixtureRecipe:
     """What is asked of a mixture."""
 
     name: str = runtime("")  # of its file conf/mixture/<name>.yaml, for messages
-    weights: dict[str, float]  # source -> share of the samples; sums to 1
-    budget_tokens: int  # tokens that a stage reads of this mixture
-    max_epochs: float = 4.0  # no source may be read more often than this
+    weights: dict[str, Share]  # source -> share of the samples; sums to 1
+    budget_tokens: Count  # tokens that a stage reads of this mixture
+    max_epochs: Positive = 4.0  # no source may be read more often than this
     missing: Literal["refuse", "drop"] = "refuse"  # a source that the tokens do not hold: stop, or share its weight out
     no_stand_in: list[str] = field(
         default_factory=list

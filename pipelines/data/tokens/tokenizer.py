@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from pipelines.config import Amount, Count
 from pipelines.data.tokens.chat import (
     ASSISTANT_ID,
     EOS,
@@ -71,12 +72,12 @@ class TokenizerConfig:
     """How the tokenizer is made."""
 
     reuse: str | None = None  # tokens/<name>: take that tokenizer instead of training one
-    vocabulary_size: int = 4096  # markers and the 256 bytes included
-    sample_bytes: int = 20_000_000  # text to train on, over all sources
+    vocabulary_size: Count = 4096  # markers and the 256 bytes included
+    sample_bytes: Count = 20_000_000  # text to train on, over all sources
     balance: Literal["source", "language", "size"] = "source"  # equal bytes per source or language, or as they come
-    shares: dict[str, float] | None = None  # source -> relative share of the sample; replaces `balance`
+    shares: dict[str, Amount] | None = None  # source -> relative share of the sample; replaces `balance`
     mixture: str | None = None  # conf/mixture/<name>.yaml: its weights as `shares`
-    min_frequency: int = 2  # a pair must occur so often to be merged
+    min_frequency: Count = 2  # a pair must occur so often to be merged
 
     def __post_init__(self) -> None:
         if self.vocabulary_size < SMALLEST_VOCABULARY:

@@ -24,13 +24,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
 from pipelines.artifacts import ArtifactStore, Reference
-from pipelines.config import WorkflowConfig, identity
+from pipelines.config import Count, Range, Whole, WorkflowConfig, identity
 from pipelines.errors import CheckpointError, ConfigError
 from pipelines.progress import Progress, human
 from pipelines.train.checkpoint import Checkpoint, committed_steps, write_weights
@@ -50,13 +50,13 @@ class AverageConfig(WorkflowConfig):
     """Which checkpoints, and how much of each. `steps` names them; the four below it narrow down the committed ones."""
 
     parent: str  # the run, e.g. pretrain/demo
-    steps: tuple[int, ...] | None = None
-    from_step: int | None = None
-    to_step: int | None = None
-    every_steps: int | None = None  # those whose step is a multiple of it
-    last: int | None = None  # of what the three above leave; null: all of it, or the last five when nothing is chosen
+    steps: tuple[Count, ...] | None = None
+    from_step: Whole | None = None
+    to_step: Whole | None = None
+    every_steps: Count | None = None  # those whose step is a multiple of it
+    last: Count | None = None  # of what the three above leave; null: all of it, or the last five when nothing is chosen
     kind: Literal["uniform", "ema"] = "uniform"
-    decay: float = 0.9  # ema: weight of a checkpoint as a part of the next one's
+    decay: Annotated[float, Range(above=0, below=1)] = 0.9  # ema: weight of a checkpoint as a part of the next one's
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,6 +9,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+from pipelines.config import Count, Positive
+
 Attention = Literal["varlen", "flex", "blocks", "dense"]
 Keep = Literal["all", "products", "input"]  # what a block keeps for its backward pass; the rest is computed again
 
@@ -20,8 +22,8 @@ class ComputeConfig:
     attention: Literal["auto", "varlen", "flex", "blocks", "dense"] = "auto"  # auto: varlen on CUDA, blocks on a CPU
     compile: Literal["auto", "on", "off"] = "auto"  # torch.compile of each block; auto: on CUDA
     keep: Literal["auto", "all", "products", "input"] = "auto"  # auto: as much as fits into memory_gib
-    memory_gib: float | None = None  # of one worker; null: what its GPU has, or its share of the machine's memory
-    loss_chunk: int | None = None  # tokens whose logits exist at a time; null: 128 MiB of logits, on a GPU 4 GiB
+    memory_gib: Positive | None = None  # of one worker; null: what its GPU has, or its share of the machine's memory
+    loss_chunk: Count | None = None  # tokens whose logits exist at a time; null: 128 MiB of logits, on a GPU 4 GiB
 
 
 @dataclass(frozen=True, kw_only=True)

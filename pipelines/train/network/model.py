@@ -18,13 +18,14 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
+from pipelines.config import Count, Positive, Range
 from pipelines.errors import ConfigError
 from pipelines.train.network.attention import Documents, attend, locate
 from pipelines.train.network.compute import BlockPolicy, ComputeConfig, choose_attention, compiles
@@ -34,19 +35,19 @@ from pipelines.train.network.compute import BlockPolicy, ComputeConfig, choose_a
 class ModelConfig:
     """One architecture; `conf/model/` holds the published sizes."""
 
-    layers: int
-    d_model: int
-    d_ff: int
-    heads: int
-    kv_heads: int
-    vocabulary: int
-    max_positions: int
-    scale_emb: float = 12.0
-    scale_depth: float = 1.4
-    dim_model_base: int = 256
-    init_std: float = 0.1
-    rope_base: float = 10_000.0
-    norm_eps: float = 1e-5
+    layers: Count
+    d_model: Count
+    d_ff: Count
+    heads: Count
+    kv_heads: Count
+    vocabulary: Count
+    max_positions: Count
+    scale_emb: Positive = 12.0
+    scale_depth: Positive = 1.4
+    dim_model_base: Count = 256
+    init_std: Positive = 0.1
+    rope_base: Annotated[float, Range(above=1)] = 10_000.0
+    norm_eps: Positive = 1e-5
     document_masking: bool = True  # documents in one window do not attend to each other
 
     @property

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
+from pipelines.config import Range
 from pipelines.data.stream.loader import Carried
 from pipelines.errors import ConfigError
 from pipelines.train.network.model import ModelConfig
 
-RopeBase = Literal["keep", "ntk"] | float
+RopeBase = Literal["keep", "ntk"] | Annotated[float, Range(above=1)]
 POSITIONAL = frozenset({"max_positions", "rope_base"})  # what a branch may change of its parent's architecture
 
 

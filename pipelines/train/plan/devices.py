@@ -53,15 +53,7 @@ def budget(compute: ComputeConfig, device: DeviceKind, workers_here: int, index:
 
 
 def check(compute: ComputeConfig, zero: ZeroConfig, device: DeviceKind) -> None:
-    """Refuse what a device cannot compute, and numbers that mean nothing. Raises: ConfigError naming the field."""
-    if compute.memory_gib is not None and compute.memory_gib <= 0:
-        raise ConfigError(
-            f"compute.memory_gib is {compute.memory_gib:g}; expected GiB that one worker may take, or null for what is there"
-        )
-    if compute.loss_chunk is not None and compute.loss_chunk <= 0:
-        raise ConfigError(
-            f"compute.loss_chunk is {compute.loss_chunk}; expected tokens whose logits exist at a time, or null"
-        )
+    """Refuse what a device cannot compute. Raises: ConfigError naming the field."""
     if compute.attention == "varlen" and device == "cpu":
         raise ConfigError("compute.attention=varlen is FlashAttention, which needs a GPU: set compute.attention=auto")
     if compute.attention == "flex" and device == "cpu":

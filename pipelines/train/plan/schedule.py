@@ -14,6 +14,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Literal
 
+from pipelines.config import Positive, Share, Whole
 from pipelines.errors import ConfigError
 from pipelines.train.plan.decays import DECAYS
 
@@ -23,14 +24,14 @@ class ScheduleConfig:
     """What a YAML may leave open until the run's length and parent are known; `resolve` closes it."""
 
     kind: Literal["wsd", "cosine", "constant"] = "wsd"
-    peak_lr: float | None = None  # null: inherited from the parent checkpoint
-    warmup_steps: int | None = None
-    warmup_fraction: float | None = None  # of the run's steps, instead of warmup_steps
+    peak_lr: Positive | None = None  # null: inherited from the parent checkpoint
+    warmup_steps: Whole | None = None
+    warmup_fraction: Share | None = None  # of the run's steps, instead of warmup_steps
     decay: str = "none"  # none, exponential, or a shape in decays.py
-    decay_steps: int | None = None
-    decay_fraction: float | None = None  # of the run's steps, instead of decay_steps
-    half_life_steps: float | None = None
-    final_ratio: float = 0.1
+    decay_steps: Whole | None = None
+    decay_fraction: Share | None = None  # of the run's steps, instead of decay_steps
+    half_life_steps: Positive | None = None
+    final_ratio: Share = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)

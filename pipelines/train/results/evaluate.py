@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from pipelines.artifacts import Artifact, ArtifactStore
-from pipelines.config import WorkflowConfig, plain
+from pipelines.config import Amount, Count, Seed, WorkflowConfig, plain
 from pipelines.data.stream.preferences import NothingFits, PreferenceLoader, open_preferences
 from pipelines.data.tokens.chat import EOS_ID
 from pipelines.data.tokens.token_shards import open_sources
@@ -55,13 +55,13 @@ class EvaluateConfig(WorkflowConfig):
 
     parent: str  # e.g. anneal/demo, pretrain/demo@step-240
     tokens: str | None = None  # null: the tokens that the parent was trained on
-    sequence_length: int | None = None  # window T; null: that of its trunk, or of the last anneal
-    max_tokens: int = 4000  # per source of documents or conversations
-    max_pairs: int = 200  # per source of preferences
+    sequence_length: Count | None = None  # window T; null: that of its trunk, or of the last anneal
+    max_tokens: Count = 4000  # per source of documents or conversations
+    max_pairs: Count = 200  # per source of preferences
     prompts: tuple[Prompt, ...] = ()  # sample completions; empty: none, and no tokenizer is needed
-    max_new_tokens: int = 48
-    temperature: float = 0.0
-    seed: int = 0
+    max_new_tokens: Count = 48
+    temperature: Amount = 0.0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
 from torch.profiler import record_function
 
+from pipelines.config import Count
 from pipelines.errors import ConfigError
 from pipelines.train.network import linear_cross_entropy
 from pipelines.train.network.losses import Batch
@@ -40,7 +41,7 @@ class ZeroConfig:
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # weights and moments are float32 either way
     offload: Literal["none", "cpu"] = "none"  # cpu: float32 weights, moments and the update live in host memory
     gradients: Literal["float32", "bfloat16"] = "float32"  # in which bfloat16 sums them over micro-batches and workers
-    reduce_bucket_elements: int = 100_000_000  # of gradients that are reduced together; a GPU holds two such buffers
+    reduce_bucket_elements: Count = 100_000_000  # of gradients that are reduced together; a GPU holds two such buffers
 
 
 class Objective(Protocol):

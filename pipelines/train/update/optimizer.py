@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from pipelines.config import Amount, Momentum, Positive
 from pipelines.errors import ConfigError
 from pipelines.train.network.model import ModelConfig
 from pipelines.train.update.adamw import AdamW
@@ -26,11 +27,11 @@ class OptimizerConfig:
     """The defaults are the recipe's."""
 
     kind: Literal["adamw", "muon"] = "adamw"  # muon: for the hidden matrices, with AdamW for embedding and norms
-    momentum: float = 0.95  # of muon
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    gradient_clip: float = 1.0  # global norm
+    momentum: Momentum = 0.95  # of muon
+    betas: tuple[Momentum, Momentum] = (0.9, 0.95)
+    eps: Positive = 1e-8
+    weight_decay: Amount = 0.1
+    gradient_clip: Amount = 1.0  # global norm
     mup_lr: bool = True  # false for DPO: the recipe trains it without muP's learning-rate scaling
 
     def __post_init__(self) -> None:
