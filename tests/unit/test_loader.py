@@ -301,6 +301,16 @@ def test_documents_whose_answers_lie_behind_the_window_are_left_out_and_counted(
         Loader(none, [Segment(0, plan("documents", n=1.0))], 0, 8)
 
 
+def test_ends_of_shards_that_fill_no_window_are_told_where_they_are_many(tmp_path):
+    ids = [[list(range(100, 100 + n))] for n in (9, 3, 4, 12)]  # windows of 4 and one id more
+    loader = Loader({"d": source(tmp_path, "d", ids)}, [Segment(0, plan(d=1.0))], 0, sequence_length=4)
+    cut = loader.cuts["d"]
+    assert (cut.rows, cut.cut, cut.left_out, cut.lost_tokens) == (4, 1, 2, 3 + 4 + 3)
+    assert "10 tokens at the ends of 4 shards fill no window and are not read, all of 2 shards" in cut.describe("d")
+    whole = Loader({"d": source(tmp_path, "w", ids[:1] * 3)}, [Segment(0, plan(d=1.0))], 0, sequence_length=4)
+    assert whole.cuts == {}
+
+
 def test_a_flipped_bit_in_the_mask_of_what_is_cut_is_noticed(tmp_path):
     paths = {suffix: tmp_path / f"x.{suffix}" for suffix in ("bin", "idx", "bytes", "mask", "sums")}
     writer = TokenShardWriter(paths, vocabulary_size=60_000)

@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 from pipelines.data.tokens.token_shards import TokenSource
 from pipelines.errors import DataError
 
+_HARMLESS = 0.01  # of a source's tokens; on average half a window of each shard is lost
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
     """What windows of T tokens take away from a source.
 
     Attributes:
-        unit: what a row is: conversations, or pairs.
+        unit: what a row is: conversations or pairs; shards, where windows run across documents and only ends are lost.
         rows: in the source.
         cut: rows that keep their beginning alone.
         left_out: rows that are never read, since nothing of them would count.
@@ -57,6 +59,11 @@ class Cut:
 
     def describe(self, name: str) -> str:
         """E.g. `chat: of 60 conversations 20 lose their end and 12 are left out, …`."""
+        if self.unit == "shards":
+            return (
+                f"{name}: {self.lost_tokens:,} tokens at the ends of {self.rows:,} shards fill no window and are not read, all of "
+                f"{self.left_out:,} shards; larger corpus files or a smaller batch.sequence_length lose less"
+            )
         return (
             f"{name}: of {self.rows:,} {self.unit} {self.cut:,} lose their end and {self.left_out:,} are left out because nothing "
             f"of them would count; {self.lost_tokens:,} tokens are not read, {self.lost_targets:,} of them answers; "
@@ -76,6 +83,21 @@ class Cut:
             f"answers behind the window: set batch.sequence_length to {self.counts_from} (the first of them counts) or {self.whole_from} "
             "(nothing is cut), or leave the source out"
         )
+
+
+def cut_shards(shard_tokens: NDArray[np.int64], windows: NDArray[np.int64], sequence_length: int) -> Cut:
+    """What lies behind the last window of each shard; nothing to speak of below a hundredth of the source.
+
+    Args: windows, of each shard; they overlap by one id.
+    """
+    lost = shard_tokens - np.where(windows > 0, windows * sequence_length + 1, 0)
+    cut = Cut(unit="shards", rows=len(shard_tokens), whole_from=sequence_length)
+    if lost.sum() <= _HARMLESS * shard_tokens.sum():
+        return cut
+    left_out = int(np.count_nonzero(windows == 0))
+    return cut + Cut(
+        unit="shards", cut=int(np.count_nonzero(lost)) - left_out, left_out=left_out, lost_tokens=int(lost.sum())
+    )
 
 
 def cut_documents(source: TokenSource, index: int, limit: int) -> tuple[Cut, NDArray[np.int64]]:

@@ -28,7 +28,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.data.stream.cuts import Cut, cut_documents
+from pipelines.data.stream.cuts import Cut, cut_documents, cut_shards
 from pipelines.data.stream.interleave import BLOCK_SAMPLES, Interleaving
 from pipelines.data.stream.mixture import MixturePlan, Packing
 from pipelines.data.stream.order import permute, stream_key
@@ -301,6 +301,7 @@ class _Stream:
         ] = []  # rows of each shard: first token, and the end
         if packing == "windows":
             self._items = np.maximum(0, source.shard_tokens - 1) // sequence_length
+            self.cut = cut_shards(source.shard_tokens, self._items, sequence_length)
         else:
             # reads the document lengths of every shard of this source (about 2 % of its bytes)
             for index in range(len(source.prefixes)):
@@ -313,7 +314,7 @@ class _Stream:
             self._items = np.array([len(starts) for starts, _ in self._packs], np.int64)
         self.total = int(self._items.sum())
         if self.total == 0:
-            if self.cut.left_out:
+            if self.packing == "documents" and self.cut.left_out:
                 raise DataError(self.cut.refusal(source.name, sequence_length))
             raise DataError(
                 f"source {source.name} has {int(source.shard_tokens.sum())} tokens in {len(source.prefixes)} shards, "

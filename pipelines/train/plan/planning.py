@@ -301,10 +301,13 @@ def _cuts(rows: Loader | PreferenceLoader, tokens: Artifact) -> list[str]:
     """What the windows take away, a sentence for each source that loses something."""
     told = []
     for name, cut in rows.cuts.items():
-        targets = tokens.statistics["sources"].get(name, {}).get("train", {}).get("loss_tokens")
-        told.append(
-            cut.describe(name) + (f" ({cut.lost_targets / targets:.1%} of its answers are lost)" if targets else "")
+        train = tokens.statistics["sources"].get(name, {}).get("train", {})
+        lost, whole, what = (
+            (cut.lost_tokens, train.get("tokens"), "tokens")
+            if cut.unit == "shards"
+            else (cut.lost_targets, train.get("loss_tokens"), "answers")
         )
+        told.append(cut.describe(name) + (f" ({lost / whole:.1%} of its {what} are lost)" if whole else ""))
     return told
 
 
