@@ -35,7 +35,7 @@ from pipelines.data.cleaning.pieces import SAMPLES, CleanTask, clean_piece
 from pipelines.data.corpus import CorpusConfig, SourceConfig
 from pipelines.data.data_card import publish_card
 from pipelines.data.dedup.boilerplate import remove_boilerplate
-from pipelines.data.dedup.census import Census, take_census
+from pipelines.data.dedup.census import Census, KnownIndex, compare_index, take_census
 from pipelines.data.dedup.deduplicate import Settled, deduplicate
 from pipelines.data.dedup.duplicates import choose_clusters, excerpts, publish_clusters
 from pipelines.data.dedup.report import publish_report
@@ -87,6 +87,9 @@ def build(
         keyed, lines = remove_boilerplate(work, census, keyed, sources, recipe, map_shards)
     census = dataclasses.replace(take_census(work, keyed, sources, known), capped=capped)
     dropped = _dropped_by_source(sources, (done for _, done in keyed))
+    if known:  # once, and not by every task that reads a range of them
+        indexes = [KnownIndex(work.storage, place) for place in census.places if place.sums]
+        map_shards(compare_index, indexes, "compare checksums of known corpora")
     found = deduplicate(work, census, recipe.dedup, map_shards)
     for place, done in found.pieces:
         dropped[census.parties[place.party].name].update(done["dropped"])

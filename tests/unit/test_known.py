@@ -15,7 +15,7 @@ from pipelines.config import identity
 from pipelines.data.assemble import build
 from pipelines.data.corpus import CorpusConfig
 from pipelines.data.dedup.census import refuse_other_keys
-from pipelines.errors import ConfigError
+from pipelines.errors import ArtifactError, ConfigError
 from tests.unit.test_corpus import article, config_of, near_copy, rows, write
 
 __all__ = ["write"]  # the fixture
@@ -108,3 +108,17 @@ def test_a_question_that_a_finished_corpus_trains_on_is_not_held_out(tmp_path: P
     dropped = second.statistics["sources"]["b"]["dropped"]
     assert list(dropped) == ["dedup.known_near"]
     assert len(held) + len(trained) + dropped["dedup.known_near"] == 40
+
+
+def test_a_damaged_file_of_a_known_corpus_is_refused_by_name(tmp_path: Path, write: Any) -> None:
+    old = [article(i) for i in range(20)]
+    first = make(tmp_path, config_of({"old": write("old", old)}, name="first"))
+    config = config_of({"new": write("new", [*old[:10], article(50)], heldout=0)}, name="second")
+    for pattern in ("index/facts/train/**/*.npy", "index/keys/train/**/*.bin", "train/**/*.parquet"):
+        (path,) = (tmp_path / "corpus/first").glob(pattern)
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+        with pytest.raises(ArtifactError, match=rf"{path.name} does not match its checksum"):
+            make(tmp_path, config, first)
+        path.write_bytes(whole)
+    assert make(tmp_path, config, first).statistics["sources"]["new"]["train"]["documents"] == 1

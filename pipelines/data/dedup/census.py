@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.artifacts import Artifact, Draft
+from pipelines.artifacts import Artifact, ArtifactStore, Draft
 from pipelines.config import fingerprint, plain
 from pipelines.data.corpus import CorpusConfig, DedupConfig, SourceConfig
 from pipelines.data.dedup.facts import KEY
 from pipelines.data.dedup.holdout import held_out_below
-from pipelines.errors import ConfigError
-from pipelines.storage import Storage
+from pipelines.errors import ConfigError, StorageError
+from pipelines.storage import Storage, remembered_sha256
 
 _ALL = 1 << 64
 
@@ -57,6 +57,7 @@ class Placed:
     first: int  # node of its first document
     documents: int  # under the cap
     records: int  # keys in its file
+    sums: tuple[str, ...] = ()  # SHA-256 of text, facts and keys of a finished corpus, by its manifest
 
     @property
     def text(self) -> str:
@@ -74,6 +75,30 @@ class Placed:
     def _index(self, what: str, suffix: str) -> str:
         index = "index/" if "/" in self.key else ""
         return f"{self.folder}/{index}{what}/{self.key}.{suffix}"
+
+    def text_path(self, storage: Storage) -> Path:
+        """The Parquet file on this machine; that of a finished corpus is compared with its checksum."""
+        return self._compared(storage, self.text, 0)
+
+    def compare_index(self, storage: Storage) -> None:
+        """Compare facts and keys of a finished corpus, of which tasks read ranges, with their checksums.
+
+        Raises: ArtifactError when one is not what was published.
+        """
+        for number, file in enumerate((self.facts, self.keys), start=1):
+            self._compared(storage, file, number)
+
+    def _compared(self, storage: Storage, key: str, number: int) -> Path:
+        try:
+            path = storage.fetch(key)
+            if not self.sums or remembered_sha256(path) == self.sums[number]:
+                return path
+        except StorageError:
+            if not self.sums:
+                raise
+        return (
+            ArtifactStore(storage.uri).get(self.folder).path(key.removeprefix(f"{self.folder}/"))
+        )  # says what is wrong
 
     def read_facts(self, storage: Storage) -> npt.NDArray[Any]:
         """The facts of the documents under the cap."""
@@ -191,12 +216,30 @@ def take_census(
                 for file in files:
                     count = corpus.statistics["dedup"]["index"][file]
                     stem = file.removesuffix(".parquet")
-                    records = corpus.manifest["files"][f"index/keys/{stem}.bin"]["bytes"] // KEY.itemsize
-                    places.append(Placed(corpus.folder, stem, len(parties), first, count, records))
+                    held = [
+                        corpus.manifest["files"][f] for f in (file, f"index/facts/{stem}.npy", f"index/keys/{stem}.bin")
+                    ]
+                    records = held[2]["bytes"] // KEY.itemsize
+                    sums = tuple(entry["sha256"] for entry in held)
+                    places.append(Placed(corpus.folder, stem, len(parties), first, count, records, sums))
                     first += count
                 party = Party(name, source["kind"], source["duplicates"], _ALL if split == "heldout" else 0, known=True)
                 parties.append(party)
     return Census(tuple(parties), tuple(places), tuple(capped))
+
+
+@dataclass(frozen=True)
+class KnownIndex:
+    """One file of a finished corpus whose index is to be compared."""
+
+    storage: Storage
+    place: Placed
+
+
+def compare_index(task: KnownIndex) -> dict[str, Any]:
+    """Compare the index of one file of a finished corpus with its checksums. Returns: nothing to tell."""
+    task.place.compare_index(task.storage)
+    return {}
 
 
 def refuse_other_keys(config: CorpusConfig, known: Sequence[Artifact]) -> None:
@@ -246,7 +289,7 @@ def _read_census(storage: Storage, key: str) -> Census:
         _CENSUSES.clear()
         _CENSUSES[place] = Census(
             tuple(Party(**party) for party in facts["parties"]),
-            tuple(Placed(**found) for found in facts["places"]),
+            tuple(Placed(**{**found, "sums": tuple(found["sums"])}) for found in facts["places"]),
             tuple(facts["capped"]),
         )
     return _CENSUSES[place]

@@ -51,7 +51,7 @@ class ExcerptTask:
 
 def read_excerpts(task: ExcerptTask) -> list[tuple[int, str, str]]:
     """(node, id, beginning of the text) of each row."""
-    table = take_rows(task.job.work.storage.fetch(task.place.text), np.array(task.rows))
+    table = take_rows(task.place.text_path(task.job.work.storage), np.array(task.rows))
     return [
         (task.place.first + row, record["id"], text_of_row(record)[:EXCERPT])
         for row, record in zip(task.rows, table.to_pylist(), strict=True)

@@ -138,7 +138,7 @@ def _shingles_of(job: Job, place: Placed, rows: Nodes) -> tuple[npt.NDArray[np.u
 
 def read_texts(job: Job, place: Placed, rows: Nodes) -> Mapping[int, str]:
     """Texts of some rows of a place of documents, by row; only the row groups that hold one are read."""
-    file = pq.ParquetFile(job.work.storage.fetch(place.text))
+    file = pq.ParquetFile(place.text_path(job.work.storage))
     wanted = np.unique(rows)
     found: dict[int, str] = {}
     start = 0
