@@ -18,6 +18,7 @@ from pipelines.cluster import serial_map
 from pipelines.config import plain
 from pipelines.data.tokens.tokenize import encode_shard, plan_shards, sample_texts, statistics
 from pipelines.data.tokens.tokenizer import TokenizerConfig, tokenizer_files, train_tokenizer
+from pipelines.sealed import sealed
 from pipelines.storage import sha256
 from pipelines.train.network.model import ModelConfig, Transformer
 from pipelines.train.plan.planning import tokenizer_of
@@ -47,7 +48,7 @@ def commit_run(
             "tokenizer": tokenizer_of(tokens), "shapes": {key: list(value.shape) for key, value in held.items()}, "learning_rate": 0.01,
         }  # fmt: skip
         manifest = {"step": step, "files": files, "state": state}
-        store.storage.write(f"{folder}/manifest.json", json.dumps(manifest).encode())
+        store.storage.write(f"{folder}/manifest.json", sealed(manifest))
     return draft.commit(config, {"steps": steps[-1], "tokens": 1000 * steps[-1], "train_seconds": 1.0})
 
 
