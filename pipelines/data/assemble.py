@@ -84,7 +84,9 @@ def build(
     census, lines = take_census(work, keyed, sources), None
     capped = census.capped
     if recipe.dedup.lines.max_documents is not None:
-        keyed, lines = remove_boilerplate(work, census, keyed, sources, recipe, map_shards)
+        keyed, lines = remove_boilerplate(work, census, keyed, sources, recipe, aids, map_shards)
+        cleaned = [dict(done) for _, done in keyed]
+        _refuse_empty(sources, cleaned, _dropped_by_source(sources, cleaned))
     census = dataclasses.replace(take_census(work, keyed, sources, known), capped=capped)
     dropped = _dropped_by_source(sources, (done for _, done in keyed))
     if known:  # once, and not by every task that reads a range of them

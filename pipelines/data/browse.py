@@ -14,10 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.data.document import EXCERPT
+
 Cluster = list[dict[str, Any]]  # rows of one cluster, the document that stays first
 Run = tuple[str, str]  # "=", "-" or "+", and the text
 RULE = "Of each cluster a held-out document stays first, then the best in quality, the longest, the smallest hash of the id"
-_EXCERPT = 400  # characters that clusters.parquet keeps of a text
 _CONTEXT = 60  # characters of equal text shown on either side of a difference
 _TOKEN = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff]|\s+|[^\W\u2e80-\u9fff\uf900-\ufaff]+|.", re.DOTALL)
 _MARKS = {"=": ("", ""), "-": ("[-", "-]"), "+": ("{+", "+}")}
@@ -45,7 +46,7 @@ def differences(stays: str, dropped: str) -> list[Run]:
         for sign, tokens in (("=", a[a0:a1]),) if kind == "equal" else (("-", a[a0:a1]), ("+", b[b0:b1])):
             if tokens:
                 runs.append((sign, "".join(tokens)))
-    if max(len(stays), len(dropped)) >= _EXCERPT:
+    if max(len(stays), len(dropped)) >= EXCERPT:
         while len(runs) > 1 and runs[-1][0] != "=":
             runs.pop()
     return runs

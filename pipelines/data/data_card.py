@@ -27,6 +27,7 @@ from pipelines.data.cleaning import classifier
 from pipelines.data.corpus import CorpusConfig, SourceConfig
 from pipelines.data.dedup import duplicates
 from pipelines.data.dedup import report as dedup_report
+from pipelines.data.samples import excerpt
 from pipelines.data.sources.fetch import resolve
 from pipelines.data.sources.readers import standard_library_name
 from pipelines.progress import human
@@ -271,7 +272,9 @@ def _boilerplate(removed: Mapping[str, Any]) -> Iterator[str]:
     yield "<h2>Lines that were removed as boilerplate</h2>"
     yield f"<p>{removed['removed']:,} lines of {removed['documents']:,} documents; the most frequent:</p>"
     yield markup.table(
-        ["documents", "line"], [[one["documents"], one["text"][:200]] for one in removed["examples"]], ["documents"]
+        ["documents", "line"],
+        [[one["documents"], excerpt(one["text"], 200)] for one in removed["examples"]],
+        ["documents"],
     )
 
 

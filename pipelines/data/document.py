@@ -22,7 +22,7 @@ import pyarrow as pa
 from datatrove.data import Document
 
 __all__ = [
-    "CONTENT_KEYS", "EXCERPT", "Content", "Document", "Dropped", "Kind", "Message", "render", "rows_to_table", "schema", "text_of_row", "to_row", "utf8",
+    "CONTENT_KEYS", "EXCERPT", "RAW_EXCERPT", "Content", "Document", "Dropped", "Kind", "Message", "render", "rows_to_table", "schema", "text_of_row", "to_row", "utf8",
 ]  # fmt: skip
 
 Kind = Literal["documents", "conversations", "preferences"]
@@ -39,6 +39,7 @@ CONTENT_KEYS: dict[str, tuple[str, ...]] = {
     kind: tuple(name for name, _ in fields if name != "text") for kind, fields in _CONTENT.items()
 }
 EXCERPT = 400  # characters of a document that samples show
+RAW_EXCERPT = 1_200  # that readers keep of what they drop: it is masked before it is cut (see `samples`)
 _COMMON = ("source", "language", "licence")
 
 

@@ -281,14 +281,14 @@ def test_samples_of_what_the_reader_drops_are_masked(tmp_path: Path) -> None:
     lines += ['{"text": "write to jane@example.org', json.dumps({"body": "or call 13812345678"})]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     reader = {"type": "files", "path": str(tmp_path / "a.jsonl")}
-    for content, shown in (("web", ["<email>", "<phone>"]), ("prose", ["jane@example.org", "13812345678"])):
-        source = {"content": content, "reader": reader}
-        corpus = make(tmp_path / content, config_of({"a": source}))
+    for pii in ("mask", "keep"):
+        corpus = make(tmp_path / pii, config_of({"a": {"pii": pii, "reader": reader}}))
         text = "".join(row["text"] for row in pq.read_table(corpus.path("dropped/a.parquet")).to_pylist())
-        assert [word in text for word in ("<email>", "<phone>", "jane@example.org", "13812345678")] == [
-            word in shown for word in ("<email>", "<phone>", "jane@example.org", "13812345678")
-        ]
-        assert ("jane@example.org" in corpus.path("data_card.html").read_text()) is (content != "web")
+        assert "<email>" in text
+        assert "<phone>" in text
+        for shown in (text, corpus.path("data_card.html").read_text()):
+            assert "jane@example.org" not in shown
+            assert "13812345678" not in shown
 
 
 def test_a_source_that_leaves_nothing_is_named(tmp_path: Path, write: Any) -> None:

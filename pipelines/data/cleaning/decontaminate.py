@@ -34,6 +34,7 @@ from pipelines.data.cleaning.normalise import normalise_all
 from pipelines.data.corpus import DecontaminationConfig, EvaluationSet
 from pipelines.data.dedup.minhash import characters
 from pipelines.data.document import Dropped
+from pipelines.data.samples import passage
 from pipelines.data.sources.readers import Stretch, open_stretch, plan_pieces, read_piece
 from pipelines.data.words import mixed, words_of
 from pipelines.errors import DataError
@@ -167,8 +168,9 @@ class Lookup:
         overlaps: list[Overlap | None] = [None] * len(texts)
         for d in np.flatnonzero(found[:, 0] >= 0):
             gram, start, stop = found[d].tolist()
-            shared = batch.data[start:stop].tobytes().decode("utf-8", "replace")
-            overlaps[d] = Overlap(*grams.items[int(grams.owner[gram])], shared[:OVERLAP])
+            first, last = int(batch.offsets[d]), int(batch.offsets[d + 1])
+            shared = passage(batch.data[first:last].tobytes(), start - first, stop - first, OVERLAP)
+            overlaps[d] = Overlap(*grams.items[int(grams.owner[gram])], shared)
         return overlaps
 
 

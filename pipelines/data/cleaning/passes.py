@@ -55,17 +55,43 @@ def clean_batch(
     batch.drop(["quality.empty" if not text.strip() else None for text in batch.texts])
     batch.drop([_origin(documents[i], batch.texts[i], source, recipe) for i in batch.alive])
     _languages(batch, source, recipe)
+    _judge(batch, source, recipe, lookup, weights)
+    return batch.results()
+
+
+def judge_again(
+    documents: Sequence[Document],
+    source: SourceConfig,
+    recipe: CorpusRecipe,
+    lookup: Lookup | None = None,
+    weights: Weights | None = None,
+) -> list[Document | Dropped]:
+    """Judge clean documents whose text has changed since, as `clean_batch` would; the language each was given stays."""
+    languages = [document.metadata["language"] for document in documents]
+    notes = [{key: d.metadata[key] for key in _OURS if key in d.metadata} for d in documents]
+    batch = _Batch(documents)
+    batch.texts, batch.languages = [document.text for document in documents], languages
+    for document, note in zip(documents, notes, strict=True):
+        document.metadata.update(note)
+    batch.drop(["quality.empty" if not text.strip() else None for text in batch.texts])
+    _judge(batch, source, recipe, lookup, weights)
+    return batch.results()
+
+
+def _judge(
+    batch: _Batch, source: SourceConfig, recipe: CorpusRecipe, lookup: Lookup | None, weights: Weights | None
+) -> None:
+    """Drop by the quality rules, the evaluation sets and the quality model."""
     if source.kind == "documents":
         languages = [batch.languages[i] for i in batch.alive]
         batch.drop(judge(batch.living, source.content, languages, recipe.quality))
     if source.kind == "preferences":
-        metadata = [documents[i].metadata for i in batch.alive]
+        metadata = [batch.documents[i].metadata for i in batch.alive]
         batch.drop(["quality.same_answers" if m["chosen"] == m["rejected"] else None for m in metadata])
     if lookup is not None:
         batch.contaminated(lookup.overlaps(batch.living))
     if weights is not None:
         batch.scored(score(pack(batch.living), weights).tolist(), recipe.quality.model)
-    return batch.results()
 
 
 class _Batch:

@@ -26,15 +26,14 @@ from pipelines.data.cleaning.aids import Aids
 from pipelines.data.cleaning.classifier import Poor, histogram
 from pipelines.data.cleaning.decontaminate import HITS, Contaminated
 from pipelines.data.cleaning.passes import clean_batch
-from pipelines.data.cleaning.pii import mask
 from pipelines.data.cleaning.ruled import without_rules
 from pipelines.data.corpus import CorpusRecipe, SourceConfig
 from pipelines.data.dedup.facts import write_facts
-from pipelines.data.document import Document, Dropped, rows_to_table, to_row, utf8
+from pipelines.data.document import Document, Dropped, rows_to_table, to_row
+from pipelines.data.samples import excerpt, excerpt_of_unread, name_shown
 from pipelines.data.sources.readers import Piece, read_piece
 
 SAMPLES = 10  # dropped documents kept for each reason
-EXCERPT = 400  # characters of each
 _BATCH_CHARACTERS, _BATCH_DOCUMENTS = 4_000_000, 5_000  # that pass together: bounds the memory of the compiled passes
 
 
@@ -75,9 +74,10 @@ def clean_piece(task: CleanTask) -> dict[str, Any]:
                 scores.append(result.score)
             if isinstance(result, Contaminated) and len(overlaps) < HITS:
                 name = result.reason.removeprefix("contaminated.")
-                overlaps.append({"set": name, "item": result.item, "id": result.where, "text": result.text})
+                overlaps.append({"set": name, "item": result.item, "id": name_shown(result.where), "text": result.text})
             if dropped[result.reason] <= SAMPLES:
-                samples.append({"reason": result.reason, "where": utf8(result.where), "text": _excerpt(task, result)})
+                shown = excerpt_of_unread if result.reason.startswith("read.") else excerpt
+                samples.append({"reason": result.reason, "where": name_shown(result.where), "text": shown(result.text)})
             continue
         kept.append(result)
         scores += [result.metadata["quality"]] if "quality" in result.metadata else []
@@ -85,12 +85,6 @@ def clean_piece(task: CleanTask) -> dict[str, Any]:
         if _enough(len(kept), size, task.source):
             break
     return _publish(task, kept, dropped, samples, overlaps, scores)
-
-
-def _excerpt(task: CleanTask, dropped: Dropped) -> str:
-    """What a sample shows; what the reader dropped has met no pass yet, so it is masked here."""
-    text = utf8(dropped.text[:EXCERPT])
-    return mask([text], task.recipe.pii.kinds)[0][0] if task.source.masked else text
 
 
 def _cleaned(task: CleanTask) -> Iterator[Document | Dropped]:

@@ -59,6 +59,21 @@ def mask(texts: Sequence[str], kinds: Sequence[str]) -> tuple[list[str], list[di
     return out, counts
 
 
+def replaced_within(text: bytes, start: int, stop: int, kinds: Sequence[str]) -> str:
+    """Bytes start to stop of a text, where everything personal that reaches into them is replaced whole.
+
+    What is cut from a text that may begin or end within a character shows U+FFFD for it.
+    """
+    found = _candidates(np.frombuffer(text or b"\0", np.uint8), np.array([0, len(text)], np.int64))
+    hits = _hits(text, [(what, first, last) for _, what, first, last in found.tolist()], kinds)
+    parts, at = [], start
+    for first, last, kind in hits:
+        if last > start and first < stop:
+            parts += [text[at : max(at, first)], f"<{kind}>".encode()]
+            at = last
+    return b"".join([*parts, text[at : max(at, stop)]]).decode("utf-8", "replace")
+
+
 # ── what a hit looks like; bytes, so that \w and \d are ASCII and a Chinese character ends a word ──
 _LEFT = rb"(?<![\w.+-])"
 _DOMAIN = re.compile(

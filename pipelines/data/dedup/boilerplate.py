@@ -2,7 +2,8 @@
 
 Enters: the cleaned pieces of sources that remove copies. Leaves: the same pieces without the lines (or paragraphs) of at least
 `min_characters` that occur in more than `max_documents` documents of the corpus. The first document that has such a line keeps
-it. A document of which nothing is left is dropped as `quality.boilerplate`.
+it. A document of which nothing is left is dropped as `quality.boilerplate`; what is left of the others is judged again, as a document that
+never had these lines would have been: by the quality rules (too short now, …), the evaluation sets and the quality model.
 
     list    the hashes of a piece's lines             a task per piece
     find    hashes that too many documents share      a task per range of hashes
@@ -14,9 +15,10 @@ The same external shuffle as for documents (see `shuffle`), before signatures ar
 from __future__ import annotations
 
 import heapq
+import itertools
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,11 @@ import xxhash
 
 from pipelines.artifacts import Draft
 from pipelines.cluster import ShardMap
+from pipelines.data.cleaning.aids import Aids
+from pipelines.data.cleaning.classifier import histogram
+from pipelines.data.cleaning.decontaminate import HITS, Contaminated
+from pipelines.data.cleaning.passes import judge_again
+from pipelines.data.cleaning.ruled import without_rules
 from pipelines.data.corpus import CorpusRecipe, LinesConfig, SourceConfig
 from pipelines.data.dedup import sizing
 from pipelines.data.dedup.census import Census, Job, Placed, open_job
@@ -43,7 +50,8 @@ from pipelines.data.dedup.shuffle import (
     starts,
     write_shuffled,
 )
-from pipelines.data.document import EXCERPT, Document, rows_to_table
+from pipelines.data.document import Document, Dropped, rows_to_table, utf8
+from pipelines.data.samples import excerpt, name_shown
 
 LINE = np.dtype([("hash", "<u8"), ("row", "<u4")])
 REMOVED = np.dtype([("node", "<i8"), ("hash", "<u8")])
@@ -81,6 +89,7 @@ class StripTask:
     files: tuple[str, ...]
     source: SourceConfig
     recipe: CorpusRecipe
+    aids: Aids
     cleaned: dict[str, Any]
     frequent: tuple[int, ...]
 
@@ -91,6 +100,7 @@ def remove_boilerplate(
     cleaned: Sequence[_Piece],
     sources: Mapping[str, SourceConfig],
     recipe: CorpusRecipe,
+    aids: Aids,
     map_shards: ShardMap,
 ) -> tuple[list[_Piece], dict[str, Any]]:
     """Strip all pieces.
@@ -124,6 +134,7 @@ def remove_boilerplate(
                 files,
                 sources[census.parties[place.party].name],
                 recipe,
+                aids,
                 dict(held[place.key]),
                 tuple(value for _, value in frequent),
             )
@@ -230,42 +241,118 @@ def _strip(task: StripTask) -> tuple[dict[str, Path], dict[str, Any]]:
     work, key = job.work, f"{place.key}-{job.name}"
     gone = _removed(task)
     wanted, examples = set(task.frequent), {}
-    kept: list[Document] = []
-    rows: list[dict[str, Any]] = []
-    samples: list[dict[str, str]] = json.loads(work.storage.read(f"{work.folder}/samples/{place.key}.json"))
-    dropped, removed = Counter(task.cleaned["dropped"]), 0
-    table = pq.read_table(work.storage.fetch(place.text)).slice(0, place.documents)
-    for number, row in enumerate(table.to_pylist()):
+    rows = pq.read_table(work.storage.fetch(place.text)).slice(0, place.documents).to_pylist()
+    before: dict[int, Document] = {}  # what loses something, by its row
+    removed = 0
+    for number, row in enumerate(rows):
         mine = gone.get(place.first + number)
         if mine:
+            before[number] = _document(row)
             parts = _hashed(row["text"], lines)
-            examples.update({value: text[:EXCERPT] for value, text in parts if value in wanted and value in mine})
+            examples.update({value: excerpt(text) for value, text in parts if value in wanted and value in mine})
             removed += sum(value in mine for value, _ in parts)
-            text = _separator(lines).join(text for value, text in parts if value not in mine).strip("\n")
-            if not text.strip():
-                dropped["quality.boilerplate"] += 1
-                if dropped["quality.boilerplate"] <= SAMPLES:
-                    sample = {"reason": "quality.boilerplate", "where": row["id"], "text": row["text"][:EXCERPT]}
-                    samples.append(sample)
-                continue
-            row["text"] = text
-        rows.append(row)
-        kept.append(Document(text=row["text"], id=row["id"], metadata=json.loads(row["metadata"])))
+            row["text"] = without(row["text"], lines, mine)
+    judged = _judged_again(task, {number: rows[number] for number in before})
+    told = _Told(task, json.loads(work.storage.read(f"{work.folder}/samples/{place.key}.json")))
+    for number, result in judged.items():
+        told.count(before[number], result, before[number].text)
+    rows = [row for number, row in enumerate(rows) if not isinstance(judged.get(number), Dropped)]
+    kept = [_document(row) for row in rows]
     names = (f"clean/{key}.parquet", f"facts/{key}.npy", f"keys/{key}.bin", f"samples/{key}.json")
     files = {name: work.scratch(name) for name in names}
     clean_file, facts_file, keys_file, samples_file = files.values()
     pq.write_table(rows_to_table(rows, task.source.kind), clean_file, compression="zstd")
-    samples_file.write_text(json.dumps(samples, ensure_ascii=False))
+    samples_file.write_text(json.dumps(told.samples, ensure_ascii=False))
     facts = write_facts(kept, task.source, task.recipe.dedup.minhash, facts_file, keys_file)
+    languages = [row["language"] for row in rows]
     piece = {
         **task.cleaned,
         **facts,
         "documents": len(kept),
         "bytes": sum(len(document.text.encode()) for document in kept),
-        "dropped": dict(sorted(dropped.items())),
+        "dropped": dict(sorted(told.dropped.items())),
+        "contaminated": told.contaminated,
+        "languages": dict(Counter(languages)),
+        "without_rules": without_rules(languages, task.source.kind, task.source.content),
+        "scores": told.scores,
     }
-    told = {str(value): text for value, text in examples.items()}
-    return files, {"key": key, "piece": piece, "removed": removed, "touched": len(gone), "examples": told}
+    shown = {str(value): text for value, text in examples.items()}
+    return files, {"key": key, "piece": piece, "removed": removed, "touched": len(gone), "examples": shown}
+
+
+def without(text: str, lines: LinesConfig, gone: Container[int]) -> str:
+    """A text without the lines (or paragraphs) of these hashes.
+
+    Where something is taken out, the blank lines on its two sides become one run, as long as the longer of them, so that the text equals
+    one which never had it; at the beginning and the end none are left. Nothing else changes.
+    """
+    ending = "\n" if text.endswith("\n") else ""
+    items: list[str | None] = []  # lines, None for what goes
+    for value, part in _hashed(text.removesuffix("\n"), lines):
+        if items and lines.unit == "paragraph":
+            items.append("")
+        inside = part.split("\n")
+        items += [line if not line.strip() else None for line in inside] if value in gone else inside
+    gaps = [(gap, list(some)) for gap, some in itertools.groupby(items, lambda line: line is None or not line.strip())]
+    out: list[str] = []
+    for number, (gap, some) in enumerate(gaps):
+        if not gap or None not in some:
+            out += [line for line in some if line is not None]
+        elif 0 < number < len(gaps) - 1:
+            runs = (len(list(run)) for blank, run in itertools.groupby(some, lambda line: line is not None) if blank)
+            out += [""] * max(runs, default=0)
+    return "\n".join(out) + ending if out else ""
+
+
+def _document(row: Mapping[str, Any]) -> Document:
+    metadata = {**json.loads(row["metadata"]), "language": row["language"]}
+    return Document(text=row["text"], id=row["id"], metadata=metadata)
+
+
+def _judged_again(task: StripTask, rows: Mapping[int, dict[str, Any]]) -> dict[int, Document | Dropped]:
+    """By row, what lost something: the document as it is now, its metadata written back, or why it is dropped."""
+    empty = [number for number, row in rows.items() if not row["text"].strip()]
+    judged: dict[int, Document | Dropped] = {
+        number: Dropped("quality.boilerplate", rows[number]["id"], rows[number]["text"]) for number in empty
+    }
+    left = [number for number in rows if number not in judged]
+    documents = [_document(rows[number]) for number in left]
+    weights = task.aids.weights(task.cleaned["source"])
+    results = judge_again(documents, task.source, task.recipe, task.aids.lookup(), weights) if left else []
+    for number, result in zip(left, results, strict=True):
+        judged[number] = result
+        if isinstance(result, Document):
+            notes = {key: value for key, value in result.metadata.items() if key != "language"}
+            rows[number]["metadata"] = utf8(json.dumps(notes, ensure_ascii=False, sort_keys=True))
+    return judged
+
+
+class _Told:
+    """What a piece's statistics and samples say, as documents are judged again."""
+
+    def __init__(self, task: StripTask, samples: list[dict[str, str]]):
+        done = task.cleaned
+        self.samples = samples
+        self.dropped = Counter[str](done["dropped"])
+        self.contaminated: list[dict[str, str]] = list(done["contaminated"])
+        self.scores: list[int] = list(done["scores"])
+
+    def count(self, before: Document, now: Document | Dropped, text: str) -> None:
+        """Count what became of one document; the score it had gives way to the one it has."""
+        score = now.metadata.get("quality") if isinstance(now, Document) else getattr(now, "score", None)
+        if self.scores and "quality" in before.metadata and score is not None:
+            changes = zip(histogram([score]), histogram([before.metadata["quality"]]), strict=True)
+            self.scores = [held + new - old for held, (new, old) in zip(self.scores, changes, strict=True)]
+        if isinstance(now, Document):
+            return
+        self.dropped[now.reason] += 1
+        if isinstance(now, Contaminated) and len(self.contaminated) < HITS:
+            name = now.reason.removeprefix("contaminated.")
+            self.contaminated.append({"set": name, "item": now.item, "id": name_shown(now.where), "text": now.text})
+        if self.dropped[now.reason] <= SAMPLES:
+            self.samples.append(
+                {"reason": now.reason, "where": name_shown(now.where), "text": excerpt(now.text or text)}
+            )
 
 
 def _removed(task: StripTask) -> dict[int, set[int]]:

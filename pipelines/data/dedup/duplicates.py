@@ -20,7 +20,8 @@ from pipelines.cluster import ShardMap
 from pipelines.data.dedup.census import Job, Placed
 from pipelines.data.dedup.resolve import CLUSTER, LARGEST, REASONS, SAMPLED
 from pipelines.data.dedup.shuffle import mixed
-from pipelines.data.document import EXCERPT, text_of_row
+from pipelines.data.document import text_of_row
+from pipelines.data.samples import excerpt, name_shown
 from pipelines.data.writing import take_rows
 
 FILE = "duplicates/clusters.parquet"
@@ -35,7 +36,7 @@ CLUSTERS = pa.schema(
         ("id", pa.string()),
         ("source", pa.string()),
         ("similarity", pa.float32()),  # exact Jaccard to the one that stays; null where it was not computed
-        ("text", pa.string()),  # the first 400 characters
+        ("text", pa.string()),  # the first 400 characters, without personal data
     ]
 )
 
@@ -53,7 +54,7 @@ def read_excerpts(task: ExcerptTask) -> list[tuple[int, str, str]]:
     """(node, id, beginning of the text) of each row."""
     table = take_rows(task.place.text_path(task.job.work.storage), np.array(task.rows))
     return [
-        (task.place.first + row, record["id"], text_of_row(record)[:EXCERPT])
+        (task.place.first + row, name_shown(record["id"]), excerpt(text_of_row(record)))
         for row, record in zip(task.rows, table.to_pylist(), strict=True)
     ]
 

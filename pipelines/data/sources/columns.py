@@ -20,11 +20,11 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.data.document import Dropped
+from pipelines.data.document import RAW_EXCERPT, Dropped
 from pipelines.errors import TrunklineError
 
 UNREADABLE = "unreadable"  # names the columns of a row whose values were left out
-_EXCERPT = 300
+_EXCERPT = RAW_EXCERPT
 _ROWS = 1_000  # turned into Python at once
 
 

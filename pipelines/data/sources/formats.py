@@ -23,12 +23,12 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from pipelines.data.document import Dropped
+from pipelines.data.document import RAW_EXCERPT, Dropped
 from pipelines.data.sources.columns import Wanted, parquet_records
 from pipelines.data.sources.web import html_record, warc_records
 from pipelines.errors import DataError, TrunklineError
 
-EXCERPT = 300
+EXCERPT = RAW_EXCERPT
 _FORMATS = {
     ".txt": "text",
     ".md": "text",

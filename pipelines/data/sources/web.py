@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.data.document import Dropped
+from pipelines.data.document import RAW_EXCERPT, Dropped
 from pipelines.errors import DataError, TrunklineError
 
 MAX_PAGE_BYTES = 5_000_000  # a longer one is a table or a dump, and its tree takes a multiple of this in memory
@@ -33,8 +33,8 @@ def html_record(page: bytes | str, where: str) -> str | Dropped:
     except (TrunklineError, MemoryError):
         raise
     except Exception as error:  # of one page, whatever its markup makes the parser raise
-        return Dropped(f"read.{type(error).__name__}", where, f"{error}: {page[:300]!r}")
-    return text if text and text.strip() else Dropped("read.no_main_text", where, repr(page[:300]))
+        return Dropped(f"read.{type(error).__name__}", where, f"{error}: {page[:RAW_EXCERPT]!r}")
+    return text if text and text.strip() else Dropped("read.no_main_text", where, repr(page[:RAW_EXCERPT]))
 
 
 def warc_records(stream: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -75,7 +75,7 @@ def warc_records(stream: Any, path: str) -> Iterator[tuple[str, Any]]:
             text = found["text"] if kind == "conversion" else html_record(found["text"], where)
             yield where, text if isinstance(text, Dropped) else {**found, "text": text}
     except (ArchiveLoadFailed, ValueError, zlib.error, EOFError) as error:
-        yield path, Dropped("read.corrupt_warc", f"{path}:{number}", str(error)[:300])
+        yield path, Dropped("read.corrupt_warc", f"{path}:{number}", str(error)[:RAW_EXCERPT])
 
 
 def _say_type(record: Any) -> None:
