@@ -255,6 +255,8 @@ def test_refusals_say_what_exists(store):
         plan(dataclasses.replace(CONFIG, sequence_length=65), store, "pretrain/a")
     with pytest.raises(ConfigError, match="is a mixture; expected tokens"):
         plan(dataclasses.replace(CONFIG, tokens="mixture/tiny_decay"), store, "pretrain/a")
+    with pytest.raises(ConfigError, match=r"prompts\[1\].text is empty"):
+        dataclasses.replace(CONFIG, prompts=(Prompt(text="hello"), Prompt(text=" ", chat=True)))
     with pytest.raises(ConfigError, match="max_pairs is 0"):
         dataclasses.replace(CONFIG, max_pairs=0)
 

@@ -305,6 +305,12 @@ def test_the_template_refuses_what_training_never_saw(loaded, messages, options,
         loaded.apply_chat_template(messages, tokenize=False, **options)
 
 
+def test_text_without_the_template_is_guarded_by_an_option(loaded):
+    """What the model card advises."""
+    assert 0 in loaded("a</s>b")["input_ids"]
+    assert min(loaded("a</s>b <用户><AI>", split_special_tokens=True)["input_ids"]) > 2
+
+
 def test_every_tokenizer_of_others_is_guarded_once(trained):
     old = json.dumps({**json.loads(trained), "normalizer": None})
     assert guarded(trained) == trained == guarded(old)

@@ -134,9 +134,10 @@ LONGEST_PIECE = (
     1000  # characters; the longest word of a dictionary has 189,819 in jest and 45 in earnest, a line of signs 200
 )
 _SPLIT: Any = pre_tokenizers.Split(Regex(QWEN2_SPLIT), "isolated")
-# what a long piece has, in whatever version of Unicode: no space, digit or ASCII sign among letters, or nothing but spaces, or signs
+# what a long piece has, in whatever version of Unicode: no space, digit or ASCII sign among letters, or nothing but spaces, or signs;
+# looked for where such a run begins alone, which is linear (a hundred times faster on Chinese)
 _SUSPECT = re.compile(
-    rf"[^\s0-9!-/:-@\[-`{{-~]{{{LONGEST_PIECE},}}|\s{{{LONGEST_PIECE},}}|[^\sA-Za-z0-9]{{{LONGEST_PIECE},}}"
+    "|".join(f"(?<!{kind}){kind}{{{LONGEST_PIECE}}}" for kind in (r"[^\s0-9!-/:-@\[-`{-~]", r"\s", r"[^\sA-Za-z0-9]"))
 )
 
 

@@ -68,6 +68,10 @@ class EvaluateConfig(WorkflowConfig):
         for name in ("max_tokens", "max_pairs", "max_new_tokens"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected a positive whole number")
+        if empty := [i for i, prompt in enumerate(self.prompts) if not prompt.text.strip()]:
+            raise ConfigError(
+                f"prompts[{empty[0]}].text is empty; expected text to go on with, or a question (chat: true)"
+            )
         if self.temperature < 0 or self.sequence_length == 0:
             raise ConfigError(
                 f"temperature is {self.temperature} and sequence_length {self.sequence_length}; expected a temperature "
