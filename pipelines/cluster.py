@@ -177,11 +177,12 @@ class Cluster:
                 ray.cancel(reference, force=True)
         return results
 
-    def prepare(self, ready: Callable[[], None]) -> None:
+    def prepare(self, ready: Callable[[], None], wait: bool = False) -> None:
         """Begin to form the group of training processes, unless one of the same shape is there from the stage before.
 
-        Returns at once. Args: ready, importable function that each process calls once: imports what `train` will need.
-        Raises: ConfigError when the cluster is smaller than what was asked for.
+        Args: ready, importable function that each process calls once: imports what `train` will need; wait, until the group
+            has formed, rather than returning at once.
+        Raises: ConfigError when the cluster is smaller than what was asked for; ClusterError when processes end while it waits.
         """
         from pipelines.train_group import TrainGroup
 
@@ -189,20 +190,29 @@ class Cluster:
             self._end_group()
         if self._group is None:
             self._group = TrainGroup(self.config, ready)
+        if wait:
+            self._group.wait()
 
-    def train(self, worker: Worker, spec: dict[str, Any], ready: Callable[[], None] = lambda: None) -> None:
+    def train(
+        self,
+        worker: Worker,
+        spec: dict[str, Any],
+        ready: Callable[[], None] = lambda: None,
+        begin: Callable[[], None] = lambda: None,
+    ) -> None:
         """Run `worker(spec, emit)` on `config.workers` processes joined in a torch process group, until all return.
 
         A lost worker restarts the whole group, which goes on from its last checkpoint; at most `max_failures` times. The
         processes stay for the next stage, until shards are mapped or the cluster is left.
 
-        Args: worker, importable function; spec, plain data; ready, as for `prepare`.
+        Args: worker, importable function; spec, plain data; ready, as for `prepare`; begin, called once, when the processes
+            have met and just before they work.
         Raises: the TrunklineError that a worker raised; ClusterError when workers were lost too often; ConfigError when the
             cluster is smaller than what was asked for.
         """
         self.prepare(ready)
         assert self._group is not None
-        self._group.run(worker, spec, self.config.max_failures)
+        self._group.run(worker, spec, self.config.max_failures, begin)
 
     def _end_group(self) -> None:
         if self._group is not None:

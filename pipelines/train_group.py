@@ -123,19 +123,27 @@ class TrainGroup:
         """Whether another stage that asks for `config` can have these processes."""
         return _shape(self.config) == _shape(config)
 
-    def run(self, worker: Worker, spec: dict[str, Any], max_failures: int) -> None:
+    def run(
+        self, worker: Worker, spec: dict[str, Any], max_failures: int, begin: Callable[[], None] = lambda: None
+    ) -> None:
         """Run `worker(spec, emit)` on every rank, until all return.
 
         A lost process restarts the whole group, and the worker goes on from its last checkpoint, at most `max_failures` times.
+        Args: begin, called once, when the ranks have met: what must not happen for a group that never forms.
         Raises: the TrunklineError that a worker raised, or whatever else it raised that would repeat itself;
             ClusterError when processes were lost too often.
         """
-        failures = restarts = 0
+        failures, restarts, begun = 0, 0, False
         listener = _Listener(self._channel)
         try:
             while True:
                 try:
-                    self._attempt(worker, spec)
+                    ranks = self._formed()
+                    if not begun:
+                        begin()
+                        begun = True
+                    self._tell_of_ranks(len(ranks))
+                    _gather([actor.run.remote(worker, spec, self._channel) for actor in ranks])
                     return
                 except _LostError as lost:
                     self._clear()
@@ -154,6 +162,16 @@ class TrainGroup:
             raise
         finally:
             listener.stop()
+
+    def wait(self) -> None:
+        """Until the ranks have met. Raises: ClusterError when one of them was lost before that."""
+        try:
+            self._formed()
+        except _LostError as lost:
+            self.end()
+            raise ClusterError(
+                f"the training workers could not be started, and nothing was touched. Cause: {lost.cause}"
+            ) from lost
 
     def end(self) -> None:
         """End the processes and give their places back."""
@@ -221,12 +239,6 @@ class TrainGroup:
             f"   waiting for machines: the workers need {' and '.join(lacking)}; training goes on by itself once they are there"
         )
         return None
-
-    def _attempt(self, worker: Worker, spec: dict[str, Any]) -> None:
-        """One run of the worker on all ranks. Raises: _LostError where a restart may help, else what a rank raised."""
-        ranks = self._formed()
-        self._tell_of_ranks(len(ranks))
-        _gather([actor.run.remote(worker, spec, self._channel) for actor in ranks])
 
     def _tell_of_ranks(self, count: int) -> None:
         if self._formed_seconds is None:

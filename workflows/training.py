@@ -78,11 +78,13 @@ def train_stage(stage: StageName, config: TrainConfig, session: Session) -> Arti
         )
         raise SystemExit(0)
     reached("plan")
-    with session.track(held, config, planned.inputs, meanwhile=lambda: session.cluster.prepare(ready)) as tracker:
+    # a rebuild deletes what is there once `meanwhile` is done: for workers that have met, and not before
+    with session.track(
+        held, config, planned.inputs, meanwhile=lambda: session.cluster.prepare(ready, wait=held.replaces)
+    ) as tracker:
         reached("run")
-        take_down()
         spec = dataclasses.replace(spec, tracking=tracker.run or {})
-        session.cluster.train(work, plain(spec), ready)
+        session.cluster.train(work, plain(spec), ready, begin=take_down)
     artifact = session.store.get(Reference(stage, config.name).folder)
     return session.done(artifact, *_next(stage, config))
 

@@ -126,3 +126,17 @@ def test_a_group_ended_while_it_forms_leaves_nothing(cluster: Cluster, spec: dic
     while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
         assert time.monotonic() < end, f"of {ray.cluster_resources()} only {ray.available_resources()} is free again"
         time.sleep(0.1)
+
+
+def vanish() -> None:
+    os._exit(1)
+
+
+def test_a_group_that_cannot_form_is_told_before_anything_is_touched(cluster: Cluster, spec: dict[str, Any]) -> None:
+    cluster.map_shards(square, [1], "square")  # no group of an earlier test
+    with pytest.raises(ClusterError, match="could not be started, and nothing was touched"):
+        cluster.prepare(vanish, wait=True)
+    begun: list[int] = []
+    cluster.train(tell_pid, spec, begin=lambda: begun.append(1))
+    assert begun == [1]
+    assert len(notes(spec)) == 2
