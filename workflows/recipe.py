@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import importlib
 import json
+import re
 import shlex
 import time
 import typing
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipelines.artifacts import Artifact
-from pipelines.config import WorkflowConfig, fingerprint, plain
+from pipelines.config import WorkflowConfig, fingerprint, flatten, plain
 from pipelines.errors import ConfigError
 from pipelines.progress import announce, duration, say, table
 from pipelines.report import StageResult, claims, figures, stage_table, write_report
@@ -205,11 +206,35 @@ def compose_stage(stage: RecipeStage, config: RecipeConfig) -> tuple[Any, Any]:
     """A stage's config, as its own command line would compose it, and its module."""
     module = importlib.import_module(f"workflows.{stage.workflow}")
     config_class = typing.get_type_hints(module.run)["config"]
-    shared = [
-        f"+experiment={config.experiment}", f"name={stage.name}", f"store={config.store}", f"on_change={config.on_change}",
-        f"cluster.workers={config.cluster.workers}", f"tracking.enabled={config.tracking.enabled}",
-    ]  # fmt: skip
+    for override in stage.overrides:
+        group = re.split("[.=@]", override.lstrip("+~"))[0]
+        if group in (
+            "cluster",
+            "tracking",
+            "store",
+        ):  # there is one of each: what a stage said would be planned and not done
+            raise ConfigError(
+                f"stage {stage.workflow} {stage.name} has the override {override}, but all stages of a recipe share one {group}: "
+                f"set it for the recipe ({override}), or run this stage by its own command"
+            )
+    shared = [f"+experiment={config.experiment}", f"name={stage.name}", *handed_on(config)]
     return compose_config(stage.workflow, config_class, [*shared, *stage.overrides]), module
+
+
+def handed_on(config: WorkflowConfig) -> list[str]:
+    """What every workflow takes, as overrides for a stage: all fields of `WorkflowConfig` but the stage's own name and the dry run."""
+    own = ("name", "dry_run")
+    given = {field.name: plain(getattr(config, field.name)) for field in dataclasses.fields(WorkflowConfig)}
+    leaves = flatten({name: value for name, value in given.items() if name not in own})
+    return [f"++{key}={_hydra_value(value)}" for key, value in leaves.items()]
+
+
+def _hydra_value(value: Any) -> str:
+    """A plain value as Hydra reads it on a command line, whatever characters are in it."""
+    if isinstance(value, str):
+        escaped = re.sub(r"(\\*)(?='|$)", lambda slashes: slashes[1] * 2, value).replace("'", "\\'")
+        return f"'{escaped}'"
+    return json.dumps(value)
 
 
 def _unique(artifacts: Sequence[Artifact]) -> list[Artifact]:

@@ -12,11 +12,12 @@ import torch
 
 from pipelines.data.stream.cuts import Cut
 from pipelines.errors import TrainingError
+from pipelines.storage import FolderStorage
 from pipelines.tracking import Tracker
 from pipelines.train.network.model import ModelConfig
 from pipelines.train.plan.planning import plan
 from pipelines.train.run.log import Efficiency, Launched, StepLog
-from pipelines.train.run.loop import _garbage_left_lying
+from pipelines.train.run.loop import _garbage_left_lying, _last_checkpoint_committed
 from pipelines.train.run.monitor import NoiseScale
 from pipelines.train.run.stream import Stream
 from pipelines.train.update.step import StepResult
@@ -60,8 +61,31 @@ def test_a_loss_that_is_no_number_stops_the_run_before_its_checkpoint(log: Any, 
     for number in range(1, 7):
         log.launched(step(number, 5.0))
     log.launched(step(7, *bad))
-    with pytest.raises(TrainingError, match=r"step 7 has loss .* The checkpoint at step 4 is kept"):
+    with pytest.raises(TrainingError, match=r"step 7 has loss .*: training has diverged: lower schedule.peak_lr"):
         log.take()
+
+
+@pytest.mark.parametrize(("in_flight", "kept"), [(True, "The checkpoint at step 3 is kept"), (False, "No checkpoint was committed")])  # fmt: skip
+def test_an_error_names_the_checkpoint_that_is_committed(
+    in_flight: bool, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the one that should be, by the number of steps: saves fail, and begin again at odd steps after a resume."""
+    storage = FolderStorage(tmp_path)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
+    monkeypatch.setattr("torch.distributed.broadcast_object_list", lambda objects, src: None)
+
+    class Saving:
+        def wait(self) -> None:
+            if in_flight:
+                storage.write("pretrain/x/checkpoints/step-000003/manifest.json", b"{}")
+
+    with pytest.raises(TrainingError, match=rf"^step 9 has diverged\. {kept}$"):
+        diverge(Saving(), storage)
+
+
+def diverge(saving: Any, storage: FolderStorage) -> None:
+    with _last_checkpoint_committed(saving, storage, "pretrain/x"):
+        raise TrainingError("step 9 has diverged")
 
 
 def test_a_step_of_which_nothing_counts_stops_the_run_on_every_rank(log: Any) -> None:

@@ -65,6 +65,25 @@ def test_what_cannot_run_is_refused(store: Any, stage: Any, changes: dict[str, A
     assert message in str(caught.value)
 
 
+def test_a_parent_that_is_suggested_is_one_that_the_same_command_takes(tmp_path: Path) -> None:
+    store = tiny.build(str(tmp_path / "store"))
+    sft: dict[str, Any] = {"name": "demo", "data": "tokens/tiny", "model": None, "steps": 2, "schedule": {}}
+
+    def said(stage: Any, **changes: Any) -> str:
+        with pytest.raises(ConfigError, match=f"{stage} needs a parent: pass parent=<") as caught:
+            plan(stage, train_config(**changes), store, None, 2)
+        return str(caught.value)
+
+    assert said("sft", **sft).endswith("store has none yet: make one with `python -m workflows.pretrain`")
+    trunk(store, "other", model={**TINY_MODEL, "layers": 3})
+    assert said("sft", **sft).endswith("e.g. parent=pretrain/other")
+    plan("sft", train_config(**sft), store, "pretrain/other", 2)
+    # an anneal that states another architecture than the only trunk has is told why that one would not do
+    message = said("anneal", data="mixture/tiny_decay", schedule={"decay": "linear", "decay_fraction": 1.0})
+    assert "e.g." not in message
+    assert "with parent=pretrain/other: parent pretrain/other@step-8 is of another architecture" in message
+
+
 def test_a_mixture_over_other_tokens_is_refused(tmp_path: Path) -> None:
     store = tiny.build(str(tmp_path / "store"))
     store.storage.delete("tokens/tiny")
@@ -223,7 +242,7 @@ def test_a_run_that_repeats_a_source_too_often_is_refused(tmp_path: Path) -> Non
     manifest.write_bytes(sealed({**held, "config": {"mixture": {"max_epochs": 2}}}))
     with pytest.raises(
         ConfigError,
-        match=r"would read \w+ [\d.]+ times; mixture/tiny_stable allows max_epochs=2: set steps=\d+ or less",
+        match=r"would read \w+ [\d.]+ times; mixture/tiny_stable allows mixture.max_epochs=2: set steps=\d+ or less",
     ):
         plan("pretrain", train_config(steps=2000), store, None, 2)
 

@@ -200,7 +200,7 @@ def figure(minhash: MinHashConfig, quality: Mapping[str, Any] | None) -> str:
     series = [Series("proposed by LSH, by theory", theory)]
     if quality is None:
         chart = curves(series, (FROM, 1.0), "detection curve", "Jaccard similarity of a pair")
-        words_ = "Probability that a pair becomes a candidate; it was not measured (dedup.quality_report=false)."
+        words_ = "Probability that a pair becomes a candidate; it was not measured (quality_report=false)."
         return f'<figure class="wide">{chart}<figcaption>{words_}</figcaption></figure>'
     bins = [one for one in quality["bins"] if one["pairs"]]
     named = {"proposed": "proposed, measured on a sample", "resolved": "no longer both in the corpus"}

@@ -20,7 +20,7 @@ from pipelines.data.stream.loader import Carried, Loader, Segment
 from pipelines.data.stream.mixture import MixturePlan, plan_conversations
 from pipelines.data.stream.preferences import PreferenceLoader, open_preferences
 from pipelines.data.tokens.token_shards import open_sources
-from pipelines.errors import ArtifactError, ConfigError
+from pipelines.errors import ArtifactError, ConfigError, TrunklineError
 from pipelines.train.checkpoint import Checkpoint, committed_steps, open_checkpoint
 from pipelines.train.checkpoint.lineage import named_step
 from pipelines.train.checkpoint.slices import check_optimizer
@@ -32,6 +32,7 @@ from pipelines.train.stages import STAGES, BatchConfig, Stage, StageName, Start,
 from pipelines.train.update import engine
 
 _MOST_PADDING = 2  # times as many embeddings as ids: beyond that it is another tokenizer's model, not padding
+_TRIED = 8  # runs of the store that are looked at for one that can be a parent
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ def plan(name: StageName, config: TrainConfig, store: ArtifactStore, parent: str
     stage = STAGES[name]
     if not config.dry_run and not config.write_spec:
         devices.check_gpus(config.cluster)
+    if stage.parents and not parent:
+        raise ConfigError(
+            f"{name} needs a parent: pass parent=<{'|'.join(stage.parents)}>/<name>[@step-N]; {_parents_here(name, config, store, workers)}"
+        )
     _check_fields(stage, config, parent)
     ancestor = _parent(stage, store, parent) if parent else None
     architecture = _architecture(stage, config, ancestor)
@@ -142,6 +147,29 @@ def _never_read(mixture: MixturePlan | None, samples: int) -> list[str]:
     return [f"{s.name} has the weight {s.weight:.2g}, less than one of this run's {samples:,} samples" for s in named]
 
 
+def _parents_here(name: StageName, config: TrainConfig, store: ArtifactStore, workers: int) -> str:
+    """Which runs of the store this very command would take as its parent: each is tried, up to `_TRIED` of them."""
+    kinds = STAGES[name].parents
+    runs = {"/".join(key.split("/")[:2]) for kind in kinds for key in store.storage.keys(kind)}
+    candidates = [
+        run if store.find(run) is not None else f"{run}@latest"
+        for kind in kinds[::-1]  # the stage just before, or one like this, is what is mostly meant
+        for run in sorted(runs)
+        if run.startswith(f"{kind}/") and run != f"{name}/{config.name}" and committed_steps(store.storage, run)
+    ]
+    refusal = ""
+    for reference in candidates[:_TRIED]:
+        try:
+            plan(name, config, store, reference, workers)
+        except TrunklineError as error:
+            refusal = (
+                refusal or f"{store.uri} has {', '.join(candidates[:_TRIED])}, but with parent={reference}: {error}"
+            )
+        else:
+            return f"e.g. parent={reference}"
+    return refusal or f"{store.uri} has none yet: make one with `python -m workflows.{kinds[0]}`"
+
+
 @dataclass(frozen=True)
 class _Ancestor:
     artifact: Artifact
@@ -156,10 +184,6 @@ class _Ancestor:
 
 
 def _check_fields(stage: Stage, config: TrainConfig, parent: str | None) -> None:
-    if stage.parents and not parent:
-        raise ConfigError(
-            f"{stage.name} needs a parent: pass parent=<{'|'.join(stage.parents)}>/<name>[@step-N], e.g. parent={stage.parents[-1]}/demo"
-        )
     if not stage.parents and parent:
         raise ConfigError(
             f"pretrain starts fresh, but parent={parent} was given: use workflows.anneal to branch, or remove parent"
@@ -359,7 +383,7 @@ def _check_epochs(config: TrainConfig, mixture: MixturePlan | None, artifact: Ar
             config.batch.global_batch * config.batch.sequence_length
         )
         raise ConfigError(
-            f"{steps} steps would read {source.name} {epochs:.1f} times; {config.data} allows max_epochs={limit:g}: "
+            f"{steps} steps would read {source.name} {epochs:.1f} times; {config.data} allows mixture.max_epochs={limit:g}: "
             f"set steps={most} or less, lower its weight, or raise mixture.max_epochs"
         )
 

@@ -93,11 +93,11 @@ def check(schedule: Schedule, steps: int) -> None:
         raise ConfigError(f"schedule.final_ratio is {schedule.final_ratio}; expected 0 to 1")
     if schedule.kind != "wsd" and (schedule.decay != "none" or schedule.decay_steps):
         raise ConfigError(
-            f"schedule.kind={schedule.kind} takes no decay phase: set schedule.kind=wsd, or decay=none and decay_steps=0"
+            f"schedule.kind={schedule.kind} takes no decay phase: set schedule.kind=wsd, or schedule.decay=none and schedule.decay_steps=0"
         )
     if (schedule.decay == "none") != (schedule.decay_steps == 0):
         raise ConfigError(
-            f"schedule.decay={schedule.decay} with decay_steps={schedule.decay_steps}: a decay needs steps and steps need a decay"
+            f"schedule.decay={schedule.decay} with schedule.decay_steps={schedule.decay_steps}: a decay needs steps and steps need a decay"
         )
     if schedule.decay == "exponential" and not (schedule.half_life_steps and schedule.half_life_steps > 0):
         raise ConfigError(

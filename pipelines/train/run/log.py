@@ -77,19 +77,17 @@ class StepLog:
         if self._launched is None:
             return
         launched, self._launched = self._launched, None
-        result, before = launched.result, launched.step - 1
+        result = launched.result
         if result.count == 0:
             raise TrainingError(
                 f"step {launched.step}: none of the targets of its {self.spec.batch.global_batch} rows counts, so its loss of 0 says "
-                "nothing and the step would only let weights decay; what came before the last checkpoint stands: raise "
+                "nothing and the step would only let weights decay: raise "
                 "batch.sequence_length or batch.global_batch, or look at the loss masks of the tokens"
             )
         if not torch.tensor([result.loss, result.gradient_norm]).isfinite().all():
-            saved = before - before % self.spec.checkpoint.every_steps
             raise TrainingError(
-                f"step {launched.step} has loss {result.loss:g} and gradient norm {result.gradient_norm:g}: training has diverged. "
-                f"{f'The checkpoint at step {saved} is kept' if saved else 'No checkpoint was made'}: lower schedule.peak_lr, "
-                "or look for what is wrong in the data; the same command would repeat the same steps"
+                f"step {launched.step} has loss {result.loss:g} and gradient norm {result.gradient_norm:g}: training has diverged: "
+                "lower schedule.peak_lr, or look for what is wrong in the data; the same command would repeat the same steps"
             )
         if self.rank == 0:
             self._rows.append(self._write(launched))

@@ -90,7 +90,7 @@ def _train(spec: TrainSpec, emit: Callable[[str], None]) -> Engine:
     profiler = StepProfiler(
         spec.profile_steps if spec.profile and rank == 0 else None, store.storage, spec.run, emit, tracker
     )
-    with _garbage_left_lying(), log, _last_checkpoint_committed(saver):
+    with _garbage_left_lying(), log, _last_checkpoint_committed(saver, store.storage, spec.run):
         for batches in data.steps(step, rank, world, model.locate):
             rate = learning_rate(spec.schedule, step, spec.steps)
             monitor.begin(step + 1, batches)
@@ -190,16 +190,19 @@ def _own_checkpoint(spec: TrainSpec, storage: Storage) -> checkpoints.Checkpoint
 
 
 @contextlib.contextmanager
-def _last_checkpoint_committed(saver: checkpoints.Saver) -> Iterator[None]:
-    """When training diverges, what is being written is still committed: the error names it, and ends the processes.
+def _last_checkpoint_committed(saver: checkpoints.Saver, storage: Storage, run: str) -> Iterator[None]:
+    """When training cannot go on, what is being written is still committed, and the error says which checkpoint is kept.
 
-    Every rank raises that error, and in the same step.
+    Every rank raises that error, and in the same step; rank zero knows what is committed, and all say the same.
     """
     try:
         yield
-    except TrainingError:
+    except TrainingError as error:
         saver.wait()
-        raise
+        kept = [checkpoints.committed_steps(storage, run)[-1:] if dist.get_rank() == 0 else []]
+        dist.broadcast_object_list(kept, src=0)
+        told = f"The checkpoint at step {kept[0][0]} is kept" if kept[0] else "No checkpoint was committed"
+        raise TrainingError(f"{error}. {told}") from error
 
 
 @contextlib.contextmanager
