@@ -28,7 +28,7 @@ from pipelines.data.dedup import report as dedup_report
 from pipelines.data.dedup.census import refuse_other_keys
 from pipelines.data.dedup.minhash import detection_curve
 from pipelines.data.estimate import estimate, show
-from pipelines.data.sources.fetch import to_fetch
+from pipelines.data.sources.fetch import fetch_all, to_fetch
 from pipelines.data.sources.listing import Listing
 from pipelines.data.sources.readers import inventory, listings
 from pipelines.errors import ConfigError, DataError
@@ -69,8 +69,14 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
     if isinstance(held, Artifact):
         session.store.storage.delete(f"{held.folder}/work")  # there when a build was killed right after its commit
         return held
+
     # ── work ──
-    with session.track(held, config, known) as tracker:
+    def reach() -> None:
+        """What may fail before a rebuild deletes anything."""
+        fetch_all(s.reader.archive_package for s in config.chosen.values() if s.reader.type == "package")
+        _ = session.cluster
+
+    with session.track(held, config, known, reach if held.replaces else None) as tracker:
         # Ray starts at the first pass, after everything that could be wrong with the sources has been fetched and listed
         passed_over = {name: counts for name, listing in listed.items() if (counts := listing.counts())}
         corpus = build(

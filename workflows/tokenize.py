@@ -70,7 +70,8 @@ def run(config: TokenizeConfig, session: Session) -> Artifact:
     if text_bytes == 0:
         raise DataError(f"{corpus.folder} holds no text: rebuild it with other filters or sources")
 
-    with session.track(held, config, inputs) as tracker:
+    # a rebuild deletes nothing before the cluster is there
+    with session.track(held, config, inputs, (lambda: session.cluster) if held.replaces else None) as tracker:
         # ── tokenizer ──
         encoder = Encoder(_make_tokenizer(held, config, corpus, reused, shares))
         if encoder.reason:
