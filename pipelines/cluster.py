@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pipelines.config import ClusterConfig
+from pipelines.disk import naming_disk_errors
 from pipelines.errors import ClusterError, ConfigError, TrunklineError
 from pipelines.progress import Progress
 from pipelines.ray_token import ensure_private_token
@@ -142,7 +143,7 @@ class Cluster:
         import ray
         from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
-        task = ray.remote(num_cpus=1, max_retries=self.config.shard_retries)(function)
+        task = ray.remote(num_cpus=1, max_retries=self.config.shard_retries)(naming_disk_errors(function))
         waiting = iter(enumerate(shards))
         pending: dict[Any, int] = {}
         results: list[Any] = [None] * len(shards)

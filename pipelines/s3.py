@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipelines.cache import Cache, cache_folder
+from pipelines.disk import writes_in
 from pipelines.errors import ConfigError, StorageError
 from pipelines.storage import REQUESTS_AT_ONCE, Storage, disk_errors, sha256, whole_range
 
@@ -117,7 +118,9 @@ class S3Storage(Storage):
 
     def scratch(self, key: str) -> Path:
         folder = cache_folder() / "upload"
-        folder.mkdir(parents=True, exist_ok=True)
+        with disk_errors("write", folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        writes_in(folder)
         return folder / f"{uuid.uuid4().hex[:8]}-{Path(key).name}"
 
     def put(self, source: Path, key: str) -> None:

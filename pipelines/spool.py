@@ -11,6 +11,7 @@ Items may reach the server more than once, so they must say the same twice: a me
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -46,7 +47,7 @@ class Spool:
         self._kept: Storage | None = None
 
     def put(self, item: Mapping[str, Any]) -> None:
-        """Add an item."""
+        """Add an item. Raises: OSError where the disk takes no more."""
         with self._lock:
             self._write(item)
             self._end = self._file.tell()
@@ -80,7 +81,8 @@ class Spool:
         """Leave what is not delivered to later commands; an empty spool goes."""
         if self._delivered >= self._end:
             self.path.unlink(missing_ok=True)
-        self._file.close()
+        with contextlib.suppress(OSError):  # of a full disk: what is buffered cannot be written
+            self._file.close()
 
     def _write(self, item: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(item).encode() + b"\n")

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipelines.cache import HeldPath
+from pipelines.disk import room, writes_in
 from pipelines.errors import ConfigError, StorageError
 
 REQUESTS_AT_ONCE = 32  # an S3 request takes some 20 ms to answer, however little it asks for
@@ -155,6 +156,7 @@ class FolderStorage(Storage):
         target = self.root / key
         with disk_errors("write", target):
             target.parent.mkdir(parents=True, exist_ok=True)
+        writes_in(target.parent)
         return target.with_name(f".partial-{uuid.uuid4().hex[:8]}-{target.name}")
 
     def put(self, source: Path, key: str) -> None:
@@ -272,11 +274,9 @@ def disk_errors(verb: str, path: Path, leftover: Path | None = None) -> Iterator
     except OSError as error:
         if leftover is not None:
             leftover.unlink(missing_ok=True)
-        advice = (
-            "free some space and run the same command again"
-            if error.errno == errno.ENOSPC
-            else "check the path and its permissions"
-        )
+        advice = "check the path and its permissions"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            advice = f"there is {room(path)}; free some space and run the same command again"
         raise StorageError(
             f"cannot {verb} {path}: {error.strerror or error}; nothing was committed: {advice}"
         ) from error

@@ -22,6 +22,7 @@ from typing import Any
 
 from pipelines.artifacts import Artifact, ArtifactStore
 from pipelines.config import TrackingConfig, flatten
+from pipelines.disk import disk_error
 from pipelines.errors import ConfigError, StorageError
 from pipelines.progress import say
 from pipelines.spool import Spool, leftovers
@@ -58,6 +59,7 @@ class Tracker:
         self._said: set[str | None] = {self.run.get("told")} if self.run else set()
         self._why, self._why_kind = "the time for the last try was over", "away"  # of what is undelivered
         self._ready = False
+        self._lost = 0  # entries that the spool's disk had no room for
         if self.run is None:
             return
         self._storage = open_storage(self.run["store"])
@@ -110,13 +112,25 @@ class Tracker:
                 self.tell(
                     f"   {left} entries of {self.run['folder']} have not reached MLflow ({self._why}); they are kept in {self._spool.path}"
                 )
+            if self._lost:
+                self.tell(
+                    f"   {self._lost} entries of {self.run['folder']} could not be written down and are lost to MLflow"
+                )
             self._spool.close()
 
     def _put(self, item: dict[str, Any]) -> None:
         if self.run is None:
             return
-        self._spool.put(item)
-        self._wake.set()
+        try:
+            if not self._lost:
+                self._spool.put(item)
+                self._wake.set()
+                return
+        except OSError as error:  # training does not end because its log has no room
+            self.tell(
+                f"   {disk_error(error) or error}; until the end of this command nothing more is logged to MLflow"
+            )
+        self._lost += 1
 
     def _deliver(self) -> None:
         assert self.run is not None

@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
     from pipelines.progress import say
 
     try:
-        work(json.loads(Path(arguments[0]).read_text()), say)
+        work(json.loads(Path(arguments[0]).read_text(encoding="utf-8")), say)
         sys.stdout.flush()
         os._exit(0)  # all is committed; a worker aborted once, when and why is not known (docs/log.md)
     except TrunklineError as error:
