@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pipelines.config import ClusterConfig
-from pipelines.disk import naming_disk_errors
+from pipelines.disk import disk_error, naming_disk_errors, temporary_folder
 from pipelines.errors import ClusterError, ConfigError, TrunklineError
-from pipelines.progress import Progress
+from pipelines.progress import Progress, say
 from pipelines.ray_token import ensure_private_token
 from pipelines.storage import FolderStorage, Storage
 from pipelines.timeline import reached
@@ -39,6 +39,9 @@ _PROJECT = Path(__file__).parent.parent
 _WINDOW_PER_CPU = 4  # shards submitted at a time: one runs, the others hide the driver's delay
 _ALIVE_SECONDS = 2.0  # between looks whether Ray itself still runs
 _GRACE_SECONDS = 20.0  # for the driver to notice by itself that Ray is gone, and to end in order
+_SOCKET_BYTES = 107  # of the path of an AF_UNIX socket; Linux's sun_path has 108 with its end
+_SHORT = "/tmp"
+_LONGEST_SOCKET = "ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
 _SIZE_SECONDS = 5.0  # how long the cluster's size is taken as known: an autoscaler adds machines while shards run
 
 
@@ -90,11 +93,12 @@ class Cluster:
         self.embedded = address is None and not inside_job()
         # workers import this checkout, wherever they start
         path = os.pathsep.join([str(_PROJECT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        short = _short_folder() if self.embedded else None
         try:
             if self.embedded:
                 ensure_private_token()
                 slots = max(2, round(self.config.workers * self.config.cpus_per_worker), os.cpu_count() or 1)
-                _start_private_ray(slots, path)
+                _start_private_ray(slots, path, short)
             else:
                 ray.init(
                     address=address or "auto",
@@ -104,8 +108,10 @@ class Cluster:
                 )
         except Exception as error:  # Ray raises all kinds
             where = f"the Ray cluster at {address}" if address else "Ray"
+            if (told := disk_error(error)) is not None:
+                raise told from error
             raise ClusterError(
-                f"cannot reach {where}: {error}; is it running (`ray status`), and is RAY_AUTH_MODE=token set in this shell as it was for `ray start`?"
+                f"cannot {'start' if self.embedded else 'reach'} {where}: {error}{_ray_advice(error, self.embedded)}"
             ) from error
         reached("Ray")
         if self.embedded:
@@ -257,8 +263,8 @@ class Cluster:
         return sum(node["Alive"] for node in ray.nodes())
 
 
-def _start_private_ray(cpus: int, path: str) -> None:
-    """Ray on this machine for this process alone, not the cluster that somebody may have started here.
+def _start_private_ray(cpus: int, path: str, folder: str | None) -> None:
+    """Ray on this machine for this process alone, not the cluster that somebody may have started here; its session in `folder`.
 
     Its processes inherit PYTHONPATH: with a `runtime_env` of its own the job could use none of the workers that Ray starts
     beforehand, and each would be made by way of two further processes. Nor is there an autoscaler or a monitor of logs, which
@@ -271,12 +277,52 @@ def _start_private_ray(cpus: int, path: str) -> None:
     parameter.RayParams = functools.partial(every, no_monitor=True, include_log_monitor=False)
     os.environ["PYTHONPATH"] = path
     try:
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            _temp_dir=folder,
+        )
     finally:
         parameter.RayParams = every
         del os.environ["PYTHONPATH"]
         if before is not None:
             os.environ["PYTHONPATH"] = before
+
+
+def _short_folder() -> str | None:
+    """Where a private Ray keeps its session when the folder for temporary files has too long a path for sockets; None: there.
+
+    Raises: ConfigError when there is no shorter place.
+    """
+    own = os.environ.get("RAY_TMPDIR")
+    folder = own or str(temporary_folder())
+    longest = len(os.fsencode(f"{os.path.realpath(folder)}/{_LONGEST_SOCKET}"))
+    if longest <= _SOCKET_BYTES:
+        return None
+    if own or not os.access(_SHORT, os.W_OK):
+        raise ConfigError(
+            f"{'RAY_TMPDIR' if own else 'TMPDIR'}={folder} is too long for Ray's sockets: Linux takes paths of {_SOCKET_BYTES} bytes, "
+            f"and they would have {longest}: set RAY_TMPDIR to a folder of at most {_SOCKET_BYTES - len(_LONGEST_SOCKET) - 1} bytes, e.g. {_SHORT}"
+        )
+    say(
+        f"   Ray's session is in {_SHORT}/ray: TMPDIR={folder} is too long for its sockets ({longest} bytes of {_SOCKET_BYTES})"
+    )
+    return f"{_SHORT}/ray"
+
+
+def _ray_advice(error: Exception, embedded: bool) -> str:
+    """What to do about an error of Ray's start, by what the error is about."""
+    said = f"{type(error).__name__} {error}".lower()
+    if any(word in said for word in ("token", "authent", "unauthorized", "401", "403")):
+        return "; is RAY_AUTH_MODE=token set in this shell as it was for `ray start`, with the same token?"
+    if "version mismatch" in said:
+        return "; use the Python and Ray that the cluster was started with"
+    if embedded:
+        return "; is there memory and room in TMPDIR for another Ray on this machine?"
+    return "; is it running there (`ray status`), and is the address right?"
 
 
 class _RayWatch:

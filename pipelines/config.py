@@ -76,6 +76,7 @@ _SECRETS = (
     "key",
 )
 
+_CREDENTIALS = re.compile(r"(?<=\w://)[^/\s@]*:?[^\s@]*@(?=[\w\[])")
 _URI_WITH_PASSWORD = re.compile(r"\w://[^/\s@:]*:[^\s@]+@")
 
 
@@ -98,6 +99,11 @@ def holds_secret(uri: str) -> bool:
         return False
     user = place.rpartition("@")[0]
     return ":" in urllib.parse.unquote(user) or scheme.lower() in ("http", "https")
+
+
+def without_secrets(text: str) -> str:
+    """A text for people, with the users and passwords of URIs in it replaced by `***`."""
+    return _CREDENTIALS.sub("***@", text)
 
 
 def runtime(default: Any = dataclasses.MISSING, *, default_factory: Any = dataclasses.MISSING) -> Any:
@@ -134,7 +140,7 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
             found[name] = _convert(hints[name], values[name], _join(where, name))
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ConfigError(
-                f"missing key {_join(where, name)} ({_type_name(hints[name])}): set it in the YAML or on the command line"
+                f"missing key {_join(where, name)} ({type_name(hints[name])}): set it in the YAML or on the command line"
             )
     return cls(**found)
 
@@ -322,10 +328,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
                 "and the password where its program looks for it (for s3:// that is AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
             )
         return value
-    raise ConfigError(f"{where} is {_describe(value)}; expected {_type_name(hint)}")
+    raise ConfigError(f"{where} is {_describe(value)}; expected {type_name(hint)}")
 
 
-def _type_name(hint: Any) -> str:
+def type_name(hint: Any) -> str:
+    """A type of a config as a person says it: `int or null`, `one of refuse, keep`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         number = "a whole number" if arguments[0] is int else "a number"
@@ -333,13 +340,13 @@ def _type_name(hint: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(str(argument) for argument in arguments)
     if origin is Union or origin is types.UnionType:
-        return " or ".join("null" if argument is type(None) else _type_name(argument) for argument in arguments)
+        return " or ".join("null" if argument is type(None) else type_name(argument) for argument in arguments)
     if hint is bool:
         return "true or false"
     if dataclasses.is_dataclass(hint):
         return f"a mapping with keys {_keys(typing.cast(type, hint))}"
     if origin is not None:
-        return f"{origin.__name__} of {_type_name(arguments[-1] if origin is dict else arguments[0])}"
+        return f"{origin.__name__} of {type_name(arguments[-1] if origin is dict else arguments[0])}"
     return getattr(hint, "__name__", str(hint))
 
 

@@ -9,31 +9,89 @@ progress.update(**describe(result))
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+import io
+import os
 import shutil
 import sys
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
+from pipelines.errors import StorageError
+
 _PACE_SECONDS = 30.0  # rates and the time left look back so far: shards that an earlier run left come back in no time
 _REASONS = 3  # named on the line, the most frequent first
+_PIPE_CLOSED = 128 + 13  # the status of a program that SIGPIPE ends
+_LOOK_ALIKES = {
+    "─": "-", "│": "|", "→": "->", "▶": ">", "…": "...", "✓": "ok", "✗": "x", "⚠": "!", "–": "-", "—": "-", "×": "x", "·": ".",
+    "≥": ">=", "≤": "<=", "≈": "~", "−": "-", "±": "+-", "²": "2", "‘": "'", "’": "'", "“": '"', "”": '"', "°": " degrees", "µ": "u",
+}  # fmt: skip
 _live: TextIO | None = None  # where a live line stands unfinished
 
 
 def say(line: str = "") -> None:
-    """Print one line at once, so that logs of jobs and terminals show it without delay."""
+    """Print one line at once, so that logs of jobs and terminals show it without delay.
+
+    A stream that is not UTF-8 gets look-alikes (`->` for an arrow) and `\\u4e2d` for what has none.
+
+    Raises: SystemExit where nobody reads any more (`| head`), as a shell's own programs end there; StorageError where a file that
+        output goes to takes no more.
+    """
     end_live_line()
-    print(line, flush=True)
+    _write(sys.stdout, line + "\n")
 
 
 def end_live_line() -> None:
     """Leave an unfinished live line as it stands, so that what is printed next has a line of its own."""
     global _live
     if _live is not None:
-        _live.write("\n")
-        _live.flush()
-        _live = None
+        stream, _live = _live, None
+        _write(stream, "\n")
+
+
+def shown(text: str, stream: TextIO) -> str:
+    """The text as `stream` can write it."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.encode(encoding, "trunkline").decode(encoding)
+    return text
+
+
+def _look_alike(error: UnicodeError) -> tuple[str, int]:
+    """The error handler of `shown`, for one character at a time."""
+    assert isinstance(error, UnicodeEncodeError)
+    character = error.object[error.start]
+    return _LOOK_ALIKES.get(character) or character.encode("ascii", "backslashreplace").decode(), error.start + 1
+
+
+codecs.register_error("trunkline", _look_alike)
+
+
+def _write(stream: TextIO | None, text: str) -> None:
+    """Write at once; `stream` is None where the command was started without one."""
+    if stream is None:
+        return
+    try:
+        stream.write(shown(text, stream))
+        stream.flush()
+    except BrokenPipeError:
+        # what Python would still write at its end goes nowhere
+        with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
+        if threading.current_thread() is threading.main_thread():
+            raise SystemExit(_PIPE_CLOSED) from None
+    except OSError as error:
+        if threading.current_thread() is threading.main_thread():
+            raise StorageError(
+                f"cannot write to the standard output: {error.strerror or error}; what was committed is kept: "
+                "send the output elsewhere, and run the same command again"
+            ) from error
 
 
 def announce(title: str, facts: Mapping[str, Any]) -> None:
@@ -89,19 +147,19 @@ class Progress:
         self, label: str, total: int, unit: str = "shards", every_seconds: float = 5.0, stream: TextIO | None = None
     ):
         self.label, self.total, self.unit, self.every_seconds = label, total, unit, every_seconds
-        self.stream = stream or sys.stdout
+        self.stream: TextIO = stream or sys.stdout or io.StringIO()  # none where the command was started with `>&-`
         self.done = 0
         self.facts: dict[str, Any] = {}
         self._began = self._shown = time.monotonic()
         self._pace = _Pace()
-        if self.total and self.stream.isatty():
+        if self.total and _is_terminal(self.stream):
             self._show(self._began, live=True)
 
     def update(self, done: int | None = None, **facts: Any) -> None:
         """Advance to `done` (by one when not given) and show the new facts; a fact named "" is shown bare."""
         before, self.done = self.done, self.done + 1 if done is None else done
         self.facts.update(facts)
-        live = self.stream.isatty()
+        live = _is_terminal(self.stream)
         now = time.monotonic()
         self._pace.add(now, self.done - before)
         wait = 0.2 if live else max(self.every_seconds, min(60.0, (now - self._began) / 20))
@@ -119,13 +177,18 @@ class Progress:
         line = "  ".join(part for part in (f"{self.done:,}/{self.total:,} {self.unit}", *facts, left) if part)
         line = f"   {self.label:<22} {line}"
         if not live:
-            self.stream.write(line + "\n")
+            _write(self.stream, line + "\n")
         else:
-            self.stream.write(f"\r\033[K{_cut(line, shutil.get_terminal_size().columns - 1)}")
+            cut = _cut(shown(line, self.stream), shutil.get_terminal_size().columns - 1)
+            _write(self.stream, f"\r\033[K{cut}")
             _live = self.stream
             if self.done >= self.total:
                 end_live_line()
-        self.stream.flush()
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    """Whether a line can be rewritten in place there."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 class _Pace:

@@ -42,6 +42,12 @@ class CheckpointsConfig(WorkflowConfig):
 def run(config: CheckpointsConfig, session: Session) -> None:
     """Do what `action` says. Raises: CheckpointError when `verify` finds damage or there is nothing to act on."""
     storage = session.store.storage
+    ruled = config.keep_last is not None or config.keep_every_steps is not None
+    if ruled and (config.action == "verify" or config.run is None):
+        raise ConfigError(
+            f"keep_last and keep_every_steps say what to keep of one run; `{config.action}` takes them "
+            + ("not: leave them out" if config.action == "verify" else "with run=pretrain/demo")
+        )
     if config.run is None:
         if config.action != "list":
             raise ConfigError(f"{config.action} needs a run: run=pretrain/demo; `list` shows those there are")
@@ -57,14 +63,26 @@ def run(config: CheckpointsConfig, session: Session) -> None:
     if not steps:
         raise CheckpointError(f"{folder} has no committed checkpoint in {storage.uri}; `list` shows the runs that have")
     if config.action == "verify":
-        chosen = {None: steps, "latest": steps[-1:]}.get(
-            reference.at, [int((reference.at or "").rpartition("-")[2] or 0)]
-        )
-        verify(storage, folder, chosen)
+        verify(storage, folder, _chosen(reference, steps))
     elif config.action == "list":
         show(storage, folder, _rule(config, session))
     else:
         delete_surplus(storage, folder, _rule(config, session), config.dry_run)
+
+
+def _chosen(reference: Reference, steps: list[int]) -> list[int]:
+    """The steps that a reference names: all of them without an `@`."""
+    if reference.at is None:
+        return steps
+    if reference.at == "latest":
+        return steps[-1:]
+    step = int(reference.at.removeprefix("step-"))
+    if step not in steps:
+        raise CheckpointError(
+            f"{reference.folder} has no committed checkpoint of step {step}; it has {', '.join(map(str, steps))}: "
+            f"run={reference.folder}@step-{steps[-1]} or run={reference.folder}@latest"
+        )
+    return [step]
 
 
 def show_runs(storage: Storage) -> None:
@@ -176,8 +194,9 @@ def _size(checkpoint: Checkpoint) -> int:
 
 def main() -> None:
     """`list`, `verify` or `prune` as a plain word first, or `action=…` as any other key."""
-    if sys.argv[1:2] and sys.argv[1] in ("list", "verify", "prune"):
-        sys.argv[1] = f"action={sys.argv[1]}"
+    word = next(iter(sys.argv[1:]), "-")
+    if word[0:1] != "-" and "=" not in word:  # a wrong one too: then the config says which there are
+        sys.argv[1] = f"action={word}"
     entry(CheckpointsConfig, run, "checkpoints")()
 
 

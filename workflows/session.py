@@ -11,32 +11,26 @@ import os
 import re
 import shlex
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pipelines.artifacts import Artifact, ArtifactStore, Draft
 from pipelines.cluster import Cluster, ShardMap, inside_job
-from pipelines.config import WorkflowConfig, identity, parse, plain
+from pipelines.config import WorkflowConfig, identity, parse, plain, without_secrets
+from pipelines.disk import disk_error, temporary_folder
 from pipelines.errors import ConfigError, TrunklineError
 from pipelines.lease import Lease
 from pipelines.progress import announce, duration, end_live_line, say
 from pipelines.tracking import Tracker, artifact_of_run, delivering, open_tracker
+from workflows.explain import CONF, explain, follow_all
 
 C = TypeVar("C", bound=WorkflowConfig)
-CONF = Path(__file__).parent.parent / "conf"
 # the artifact keeps the resolved config, so Hydra's own output folders and log files are not wanted
-_HYDRA = [
-    "hydra.run.dir=.",
-    f"hydra.sweep.dir={tempfile.gettempdir()}/trunkline-sweeps",
-    "hydra.output_subdir=null",
-    "hydra/job_logging=none",
-    "hydra/hydra_logging=none",
-]
+_HYDRA = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
 
 
 class DryRun(Exception):
@@ -243,10 +237,12 @@ def entry(
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing and exiting
 
         failures: list[TrunklineError] = []
+        begun: list[bool] = []
         experiment = _experiment_named(sys.argv[1:])
 
         @hydra.main(version_base=None, config_path=str(CONF), config_name=config_name)
         def composed(choices: DictConfig) -> None:
+            begun.append(True)
             try:
                 config = parse(config_class, OmegaConf.to_container(choices, resolve=True))  # type: ignore[arg-type]
                 with Session(config, experiment, uses_store, _typed(config_name)) as session:
@@ -255,8 +251,7 @@ def entry(
                 say("   dry run: nothing was started")
             except TrunklineError as error:  # kept from Hydra, which would print a line of its own
                 failures.append(error)
-                end_live_line()
-                print(f"error: {error}", file=sys.stderr, flush=True)
+                _complain(str(error))
 
         try:
             sys.argv[1:] = _arguments([_experiment(argument, config_name) for argument in sys.argv[1:]])
@@ -266,11 +261,15 @@ def entry(
         except TrunklineError as error:
             _fail(str(error), error.exit_code)
         except (HydraException, OmegaConfBaseException) as error:
-            _fail(explain(error, config_class), 2)
+            _fail(explain(error, config_class, lambda where: _names(config_name, sys.argv[1:], where)), 2)
         except KeyboardInterrupt:
             _fail("interrupted; committed work is kept: run the same command to go on", 130)
-        except Exception:
-            traceback.print_exc()
+        except Exception as error:
+            if not begun:  # raised while composing: OmegaConf raises ValueErrors too, which name no key
+                _fail(follow_all(config_class, sys.argv[1:]) or explain(error, config_class), 2)
+            if (told := disk_error(error)) is not None:
+                _fail(str(told), told.exit_code)
+            print(without_secrets(traceback.format_exc()), file=sys.stderr)
             _fail("this is a fault in Trunkline, not in your input; committed work is kept", 1)
 
     return main
@@ -295,7 +294,8 @@ def _arguments(typed: Sequence[str]) -> list[str]:
     """Overrides before options, as Hydra's argparse needs them: it takes one unbroken row of overrides and no second."""
     overrides = [argument for argument in typed if argument[0:1] != "-" and ("=" in argument or argument[0:1] == "~")]
     options = [argument for argument in typed if argument not in overrides]
-    return [*_HYDRA, *overrides, *options]
+    sweeps = str(temporary_folder() / "trunkline-sweeps").replace("\\", "\\\\").replace("'", "\\'")
+    return [*_HYDRA, f"hydra.sweep.dir='{sweeps}'", *overrides, *options]
 
 
 def _help(workflow: str) -> None:
@@ -353,42 +353,28 @@ def _experiment(argument: str, workflow: str) -> str:
     return f"+experiment={name}/{workflow}"
 
 
-def _fail(message: str, code: int) -> None:
+def _names(workflow: str, arguments: Sequence[str], where: str) -> list[str]:
+    """The keys that the composed config has under a dotted path, without the overrides of what is under it; none where it fails."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    kept = [
+        argument for argument in arguments if argument[0:1] != "-" and not argument.startswith((f"{where}.", "hydra"))
+    ]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base=None):
+            return list(OmegaConf.select(compose(workflow, kept), where) or ())
+    except Exception:  # another mistake on the same command line
+        return []
+
+
+def _complain(message: str) -> None:
     end_live_line()
-    sys.stdout.flush()
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print(f"error: {without_secrets(message)}", file=sys.stderr, flush=True)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    _complain(message)
     sys.exit(code)
-
-
-def explain(error: Exception, config_class: type) -> str:
-    """Hydra's complaint in one paragraph, with the key's accepted neighbours where it named an unknown one."""
-    import dataclasses
-    import difflib
-    import typing
-
-    text = str(error.__cause__ or error).strip().splitlines()[0]
-    first = str(error).strip().splitlines()[0]
-    key = first.split("'")[1] if first.startswith("Could not override '") else ""
-    if "Could not find '" in first:
-        group, _, choice = first.split("Could not find '")[1].split("'")[0].rpartition("/")
-        choices = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-        return f"{group}={choice}: no such choice; there are {', '.join(choices)} (conf/{group})"
-    if "override_grammar" in str(error):  # Hydra's link for what it cannot read
-        return f"{first}: expected key=value, in quotes where the shell would change it, e.g. 'key=[1,2]'"
-    if first.startswith("Ambiguous value"):
-        return f"{first}: several values are a list, 'key=[a,b]', or a sweep, with -m"
-    if not key:
-        return f"{first} ({text})" if text != first else first
-    scope: Any = config_class
-    parts = key.split(".")
-    for depth, part in enumerate(parts):
-        accepted = [field.name for field in dataclasses.fields(scope)]
-        if part not in accepted:
-            close = difflib.get_close_matches(part, accepted, n=1)
-            hint_text = f": did you mean {'.'.join([*parts[:depth], close[0], *parts[depth + 1 :]])}?" if close else ""
-            return f"unknown key {'.'.join(parts[: depth + 1])}; accepted there: {', '.join(accepted)}{hint_text}"
-        hint = typing.get_type_hints(scope)[part]
-        scope = next((a for a in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(a)), None)
-        if scope is None:
-            break
-    return f"{key} is not set in the YAML: write +{key}=… to add it"

@@ -1,0 +1,133 @@
+"""What Hydra says of an override that it cannot take, in one paragraph for the one who typed it.
+
+Enters: Hydra's exception and the dataclass that the config is for. Leaves: what came, what is accepted there, what to write. The key is
+followed through the types of the dataclass: fields, entries of a mapping (`corpus.sources.mine.…`), items of a list.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Union
+
+from pipelines.config import type_name
+
+CONF = Path(__file__).parent.parent / "conf"
+_ADDED = re.compile(r"Could not append to config. An item is already at '(?P<key>[^']*)'")
+_REMOVED = re.compile(r"Could not delete from config. '(?P<key>[^']*)' does not exist")
+_MERGED = re.compile(r"Error merging override (?P<key>[^=\s]+)=")
+Names = Callable[[str], Iterable[str]]
+
+
+def explain(error: Exception, config_class: type, names: Names = lambda where: ()) -> str:
+    """The complaint, with the accepted neighbours of an unknown key.
+
+    Args: names, the keys that the composed config has under a dotted path, where that is known.
+    """
+    text = str(error.__cause__ or error).strip().splitlines()[0]
+    first = str(error).strip().splitlines()[0]
+    if "Could not find '" in first:
+        group, _, choice = first.split("Could not find '")[1].split("'")[0].rpartition("/")
+        choices = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        return f"{group}={choice}: no such choice; there are {', '.join(choices)} (conf/{group})"
+    if "override_grammar" in str(error):  # Hydra's link for what it cannot read
+        return f"{first}: expected key=value, in quotes where the shell would change it, e.g. 'key=[1,2]'"
+    if first.startswith("Config group override must be"):
+        return f"{first}: expected key=value"
+    if first.startswith("Ambiguous value"):
+        return f"{first}: several values are a list, 'key=[a,b]', or a sweep, with -m"
+    if match := _ADDED.search(first):
+        return f"{match['key']} is set already: write {match['key']}=… without the +, or ++{match['key']}=… for either"
+    if match := _REMOVED.search(first):
+        return follow(config_class, match["key"]) or f"~{match['key']}: it is not set, so there is nothing to leave out"
+    if match := _MERGED.search(first):
+        return follow(config_class, match["key"]) or _whole(match["key"], text)
+    if not first.startswith("Could not override '"):
+        return f"{first} ({text})" if text != first else first
+    key = first.split("'")[1]
+    return follow(config_class, key) or _missing(key, str(error.__cause__), config_class, names)
+
+
+def follow(config_class: type, key: str) -> str | None:
+    """Why the config has no such key; None when its types have a place for it."""
+    hint: Any = config_class
+    parts = re.sub(r"\[(\w+)\]", r".\1", key).split(".")
+    for depth, part in enumerate(parts):
+        here = ".".join(parts[:depth])
+        options = _options(hint)
+        fields = {name: field for option in options for name, field in _fields(option).items()}
+        mappings = [typing.get_args(option)[1] for option in options if typing.get_origin(option) is dict]
+        lists = [typing.get_args(option)[0] for option in options if typing.get_origin(option) in (list, tuple)]
+        if part in fields:
+            hint = fields[part]
+        elif mappings:
+            hint = mappings[0]
+        elif lists and part.isdigit():
+            hint = lists[0]
+        elif Any in options:
+            return None
+        elif fields:
+            close = difflib.get_close_matches(part, fields, n=1)
+            hint_text = f": did you mean {'.'.join([*parts[:depth], close[0], *parts[depth + 1 :]])}?" if close else ""
+            return f"unknown key {'.'.join(parts[: depth + 1])}; accepted there: {', '.join(fields)}{hint_text}"
+        elif lists:
+            return f"{key}: {here} is a list: give the whole of it, '{here}=[…]'"
+        else:
+            return f"{key}: {here} is {type_name(hint)}, and nothing is inside it: write {here}=…"
+    return None
+
+
+def follow_all(config_class: type, overrides: Iterable[str]) -> str | None:
+    """`follow` for the first of some overrides that the config has no place for; of a config group nothing is known here."""
+    keys = (override.lstrip("+~").partition("=")[0] for override in overrides)
+    said = (
+        follow(config_class, key)
+        for key in keys
+        if key and "/" not in key and not key.startswith(("hydra.", "experiment", "-"))
+    )
+    return next((line for line in said if line), None)
+
+
+def _missing(key: str, cause: str, config_class: type, names: Names) -> str:
+    """The types have a place for the key, but the YAML does not set it."""
+    absent = re.search(r"full_key: (\S+)", cause)
+    where, _, name = (absent[1] if absent else key).rpartition(".")
+    if key == (absent[1] if absent else key) or not _is_mapping(config_class, where):
+        return f"{key} is not set in the YAML: write +{key}=… to add it"
+    there = sorted(names(where))
+    close = difflib.get_close_matches(name, there, n=1)
+    has = f"; it has {', '.join(there)}" if there else ""
+    meant = f": did you mean {key.replace(f'{where}.{name}', f'{where}.{close[0]}', 1)}?" if close else ""
+    return (
+        f"{where} has no {name}{has}{meant or f': add a whole one, `+{where}.{name}={{…}}`, or name one that is there'}"
+    )
+
+
+def _whole(key: str, text: str) -> str:
+    where = key.rpartition(".")[0] or key
+    return f"{key} cannot be set ({text}): give the whole of {where}, '{where}=[…]'"
+
+
+def _is_mapping(config_class: type, where: str) -> bool:
+    """Whether any name may be a key under `where`."""
+    return bool(where) and follow(config_class, f"{where}.any-name") is None
+
+
+def _options(hint: Any) -> list[Any]:
+    """The types that a value of this hint may have, without null."""
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return [option for option in typing.get_args(hint) if option is not type(None)]
+    return [hint]
+
+
+def _fields(option: Any) -> dict[str, Any]:
+    """A dataclass's fields with their types; none for anything else."""
+    if not dataclasses.is_dataclass(option):
+        return {}
+    hints = typing.get_type_hints(option)
+    return {field.name: hints[field.name] for field in dataclasses.fields(option)}
