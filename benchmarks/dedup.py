@@ -139,7 +139,9 @@ def distinct(texts: list[str], sides: list[Callable[[Path, Path], set[int]]]) ->
     kept = set(range(len(texts)))
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "in.jsonl"
-        source.write_text("".join(json.dumps({"id": str(i), "text": text}) + "\n" for i, text in enumerate(texts)))
+        source.write_text(
+            "".join(json.dumps({"id": str(i), "text": text}) + "\n" for i, text in enumerate(texts)), encoding="utf-8"
+        )
         for number, side in enumerate(sides):
             kept &= side(source, Path(folder) / f"out-{number}")
     return [texts[i] for i in sorted(kept)]
@@ -190,7 +192,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "in.jsonl"
         lines = [json.dumps({"id": str(i), "text": text}) for i, text in enumerate(planted.texts)]
-        source.write_text("\n".join(lines) + "\n")
+        source.write_text("\n".join(lines) + "\n", encoding="utf-8")
         size = source.stat().st_size / 1e6
         print(f"{len(lines):,} documents, {size:.1f} MB, {sum(map(len, planted.pairs.values())):,} planted near-copies")
         contenders: dict[str, Callable[[Path], set[int]]] = {

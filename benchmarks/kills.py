@@ -69,7 +69,9 @@ class Outcome:
 def write_source(folder: Path, megabytes: float) -> Path:
     """JSON Lines of English prose with planted near-copies."""
     path = folder / "prose.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in plant(documents(megabytes)).texts))
+    path.write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in plant(documents(megabytes)).texts), encoding="utf-8"
+    )
     return path
 
 

@@ -151,7 +151,7 @@ def _alphabet(turn: int) -> npt.NDArray[np.uint32]:
 
 def _texts(corpus: Path) -> Iterator[str]:
     """The documents of all sources whose near-copies are gone; others would bring copies of their own."""
-    sources = json.loads((corpus / "manifest.json").read_text())["config"]["corpus"]["sources"]
+    sources = json.loads((corpus / "manifest.json").read_text(encoding="utf-8"))["config"]["corpus"]["sources"]
     near = [name for name, source in sources.items() if source["duplicates"] == "near"]
     for file in sorted(file for name in near for file in corpus.glob(f"train/{name}/*.parquet")):
         with pq.ParquetFile(file) as opened:
@@ -204,7 +204,7 @@ def watch(arguments: list[str]) -> int:
     while running.poll() is None:
         for process in [running, *_children(running)]:
             try:
-                status = Path(f"/proc/{process.pid}/status").read_text()
+                status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
                 title = " ".join(process.cmdline()).strip()
             except (OSError, psutil.Error):
                 continue
@@ -241,7 +241,9 @@ def check(corpus: Path, folder: Path, rows: int, bands: int, threshold: float) -
         for name in pq.read_table(file, columns=["id"]).column(0).to_pylist()
     }
     pairs = [Pair(**row) for row in pq.read_table(folder / "answers.parquet").to_pylist()]
-    dropped = json.loads((corpus / "manifest.json").read_text())["statistics"]["sources"]["copies"]["dropped"]
+    dropped = json.loads((corpus / "manifest.json").read_text(encoding="utf-8"))["statistics"]["sources"]["copies"][
+        "dropped"
+    ]
     print(f"{len(stayed):,} documents stayed; dropped: {dropped}")
     print("percent of words edited |  pairs | mean Jaccard | recall | predicted by the curve")
     for percent in EDITS:

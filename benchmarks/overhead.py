@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--bare", metavar="SPEC", help=argparse.SUPPRESS)  # what torchrun starts
     options = parser.parse_args(arguments)
     if options.bare:
-        _bare(json.loads(Path(options.bare).read_text()))
+        _bare(json.loads(Path(options.bare).read_text(encoding="utf-8")))
         return
     if options.steps < 2 * _WARM_STEPS:
         parser.error(
@@ -173,11 +173,13 @@ def _ours(options: argparse.Namespace, store: Path, name: str, steps: int) -> Ru
                 looks.append(_cpu(process.pid))
     if process.returncode:
         sys.exit(f"the run failed:\n{''.join(lines[-30:])}")
-    metrics = (store / "pretrain" / name / "metrics" / f"step-{steps:06d}.jsonl").read_text().splitlines()
+    metrics = (
+        (store / "pretrain" / name / "metrics" / f"step-{steps:06d}.jsonl").read_text(encoding="utf-8").splitlines()
+    )
     if steps == 2:  # only the start counts: CPU time from the command on
         moments = {
             moment: float(at) - began
-            for at, moment in sorted(line.split(" ", 1) for line in timeline.read_text().splitlines())
+            for at, moment in sorted(line.split(" ", 1) for line in timeline.read_text(encoding="utf-8").splitlines())
         }
         return Run([], first, {**moments, "line": first}, *looks[0])
     return _result([json.loads(row)["step_duration_s"] for row in metrics], first, looks, 10 * (len(looks) - 1))
@@ -193,8 +195,10 @@ def _torchrun(options: argparse.Namespace, store: Path, name: str) -> Run:
     """The bare loop over the spec of the run that Ray has made."""
     results = store.parent / "bare.json"
     spec = store.parent / "spec.json"
-    manifest = json.loads((store / "pretrain" / name / "manifest.json").read_text())
-    spec.write_text(json.dumps({"config": manifest["config"], "steps": options.steps, "results": str(results)}))
+    manifest = json.loads((store / "pretrain" / name / "manifest.json").read_text(encoding="utf-8"))
+    spec.write_text(
+        json.dumps({"config": manifest["config"], "steps": options.steps, "results": str(results)}), encoding="utf-8"
+    )
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.workers}",
         "-m", "benchmarks.overhead", "--bare", str(spec),
@@ -209,7 +213,7 @@ def _torchrun(options: argparse.Namespace, store: Path, name: str) -> Run:
                 looks.append(_cpu(process.pid))
     if process.returncode:
         sys.exit(f"the bare loop failed: {' '.join(command)}")
-    return _result(json.loads(results.read_text()), 0.0, looks, options.steps - _WARM_STEPS)
+    return _result(json.loads(results.read_text(encoding="utf-8")), 0.0, looks, options.steps - _WARM_STEPS)
 
 
 def _bare(spec: dict[str, Any]) -> None:
@@ -252,7 +256,7 @@ def _bare(spec: dict[str, Any]) -> None:
             print("look", flush=True)  # at this process's CPU time
     seconds = [after.seconds_since(before) for before, after in itertools.pairwise(ends)]
     if dist.get_rank() == 0:
-        Path(spec["results"]).write_text(json.dumps(seconds))
+        Path(spec["results"]).write_text(json.dumps(seconds), encoding="utf-8")
     time.sleep(1)  # until the look was taken
     dist.barrier()
     os._exit(0)

@@ -36,7 +36,7 @@ def main() -> None:
     if options.store:
         tokens = ArtifactStore(options.store).get(options.tokens)
         corpus = ArtifactStore(options.store).get(next(iter(tokens.manifest["identity"]["inputs"])))
-        tokenizer, texts = tokens.path("tokenizer/tokenizer.json").read_text(), corpus_texts(corpus)
+        tokenizer, texts = tokens.path("tokenizer/tokenizer.json").read_text(encoding="utf-8"), corpus_texts(corpus)
         _measure_shards(tokenizer, corpus)
     else:
         held = documents(options.megabytes)
@@ -83,7 +83,7 @@ def _measure_shards(tokenizer: str, corpus: Artifact) -> None:
         draft = ArtifactStore(folder).begin("tokens", "bench", {}, [corpus])
         assert isinstance(draft, Draft)
         path = draft.scratch("tokenizer/tokenizer.json")
-        path.write_text(tokenizer)
+        path.write_text(tokenizer, encoding="utf-8")
         draft.publish("tokenizer", {"tokenizer/tokenizer.json": path})
         load_encoder(tokenizer)  # loading it is paid once per process
         began, size = time.process_time(), 0

@@ -40,7 +40,10 @@ def commit_tokens(store: ArtifactStore, weights: Mapping[str, float], shards: in
     mixture = store.begin("mixture", "bench", {}, [tokens])
     assert isinstance(mixture, Draft)
     path = mixture.scratch("mixture.json")
-    path.write_text(json.dumps(plan_mixture(recipe, tokens.folder, tokens.fingerprint, tokens.statistics).to_json()))
+    path.write_text(
+        json.dumps(plan_mixture(recipe, tokens.folder, tokens.fingerprint, tokens.statistics).to_json()),
+        encoding="utf-8",
+    )
     mixture.publish("mixture", {"mixture.json": path})
     mixture.commit({}, {})
     return tokens

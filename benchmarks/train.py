@@ -135,7 +135,7 @@ def arguments() -> argparse.Namespace:
 def shape(name: str) -> ModelConfig:
     """A published size."""
     path = Path(__file__).parent.parent / "conf" / "model" / f"{MODELS[name]}.yaml"
-    return parse(ModelConfig, yaml.safe_load(path.read_text()))
+    return parse(ModelConfig, yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def batches(options: argparse.Namespace, model: ModelConfig, number: int) -> list[Batch]:

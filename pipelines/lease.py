@@ -113,7 +113,9 @@ class Lease:
 def _machine() -> str:
     """What process numbers are unique in: this boot, this container; empty where neither can be told."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip() + os.readlink(
+            "/proc/self/ns/pid"
+        )
     except OSError:
         return ""
 
@@ -121,7 +123,9 @@ def _machine() -> str:
 def _started(pid: int) -> int:
     """When a process started, in clock ticks since the boot; 0 when there is none (a killed one may still await its parent)."""
     try:
-        state, *facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state, *facts = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        )
     except OSError:
         return 0
     return 0 if state in "ZX" else int(facts[18])

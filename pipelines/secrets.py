@@ -40,7 +40,7 @@ def find(name: str) -> str | None:
         return value
     file = Path(os.environ.get("TRUNKLINE_SECRETS_DIR", "/run/secrets")) / name
     if file.is_file():
-        return file.read_text().strip()
+        return file.read_text(encoding="utf-8").strip()
     prefix = os.environ.get("TRUNKLINE_SECRETS_PREFIX")
     if prefix:
         from pipelines.aws import secret_value

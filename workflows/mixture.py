@@ -57,7 +57,7 @@ def run(config: MixtureConfig, session: Session) -> Artifact:
 
     with session.track(held, config, [tokens]) as tracker:
         path = held.scratch("mixture.json")
-        path.write_text(json.dumps(plan.to_json(), indent=1, ensure_ascii=False) + "\n")
+        path.write_text(json.dumps(plan.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         held.publish("mixture", {"mixture.json": path})
         tracker.metrics({f"weight.{source.name}": source.weight for source in plan.sources}, step=0)
         statistics = {

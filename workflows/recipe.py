@@ -93,7 +93,9 @@ def run(config: RecipeConfig, session: Session) -> Artifact:
             corpus = next((artifact for artifact in artifacts if artifact.manifest["kind"] == "corpus"), None)
             page, numbers = held.scratch("report.html"), held.scratch("results.json")
             write_report(page, results, corpus.statistics if corpus else None, f"Trunkline: {config.name}")
-            numbers.write_text(json.dumps([plain(result) for result in results], indent=1, ensure_ascii=False))
+            numbers.write_text(
+                json.dumps([plain(result) for result in results], indent=1, ensure_ascii=False), encoding="utf-8"
+            )
             drawn = {}
             for name, figure in figures(results).items():
                 drawn[f"plots/{name}.png"] = path = held.scratch(f"plots/{name}.png")

@@ -302,7 +302,7 @@ def _help(workflow: str) -> None:
     """What the command does, its keys with their defaults, and what can be chosen."""
     say((sys.modules["__main__"].__doc__ or "").strip())
     say(f"\nKeys and defaults (conf/{workflow}.yaml); change any with key=value or group.key=value:\n")
-    lines = (CONF / f"{workflow}.yaml").read_text().splitlines()
+    lines = (CONF / f"{workflow}.yaml").read_text(encoding="utf-8").splitlines()
     say("\n".join(f"    {line}" for line in lines if not line.startswith("#")))
     say("\nChoices, as group=choice:\n")
     listed = itertools.takewhile(lambda line: line.startswith("  - "), lines[lines.index("defaults:") + 1 :])

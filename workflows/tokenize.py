@@ -140,7 +140,7 @@ def _make_tokenizer(
     if draft.receipt("tokenizer") is None:
         began, runs = time.monotonic(), LongRuns()
         if reused is not None:
-            text = reused.path("tokenizer/tokenizer.json").read_text()
+            text = reused.path("tokenizer/tokenizer.json").read_text(encoding="utf-8")
         else:
             say(f"   sample: {'  '.join(f'{name} {share:.0%}' for name, share in shares.items())}")
             text = train_tokenizer(sample_texts(corpus, config.tokenizer), config.tokenizer, runs)

@@ -72,7 +72,7 @@ def train_stage(stage: StageName, config: TrainConfig, session: Session) -> Arti
 
     if config.write_spec:
         take_down()
-        Path(config.write_spec).write_text(json.dumps(plain(spec), indent=1))
+        Path(config.write_spec).write_text(json.dumps(plain(spec), indent=1), encoding="utf-8")
         say(
             f"   wrote {config.write_spec}; run it with: torchrun --nproc_per_node={config.cluster.workers} -m pipelines.train.worker {config.write_spec}"
         )

@@ -108,7 +108,7 @@ def run(config: VerifyResumeConfig, session: Session) -> Artifact:
         results = {"killed": checks.killed(), "loaded": checks.loaded()}
         _show(results)
         path = held.scratch("results.json")
-        path.write_text(json.dumps(results, indent=1) + "\n")
+        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         held.publish("results", {"results.json": path})
         statistics = {
             "differences": len(_differences(results)),
@@ -202,7 +202,9 @@ class _Checks:
             self._say(f"{len(sources)} checkpoints into ZeRO {_words(self.stages)} on {world} workers")
             loads = [self._spec(f"zero{stage}-w{world}", stage, world) for stage in self.stages]
             path = self._job(world, loads=loads, sources=sources)
-            rows += [self._judge(load) for load in json.loads(path.with_suffix(".loads.json").read_text())]
+            rows += [
+                self._judge(load) for load in json.loads(path.with_suffix(".loads.json").read_text(encoding="utf-8"))
+            ]
         return rows
 
     def _spec(self, name: str, stage: int, world: int) -> dict[str, Any]:
@@ -232,7 +234,7 @@ class _Checks:
     ) -> Path:  # fmt: skip
         """Run a job of `pipelines.train.checkpoint.verification` to its end, or to its death where it is to die."""
         path = self.folder / f"job-{len(list(self.folder.glob('job-*.log')))}.json"
-        path.write_text(json.dumps({"runs": runs or [], "die_after": die_after, "loads": loads or [], "sources": sources or [], "step": self.k}))  # fmt: skip
+        path.write_text(json.dumps({"runs": runs or [], "die_after": die_after, "loads": loads or [], "sources": sources or [], "step": self.k}), encoding="utf-8")  # fmt: skip
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
         with path.with_suffix(".log").open("wb") as log:
             process = subprocess.Popen(
@@ -245,7 +247,7 @@ class _Checks:
                 if process.poll() is None:
                     process.terminate()  # not killed at once: the workers are sessions of their own, which only torchrun ends
                     process.wait()
-        said = path.with_suffix(".log").read_text(errors="replace")
+        said = path.with_suffix(".log").read_text(errors="replace", encoding="utf-8")
         if die_after is None and code:
             raise TrunklineError(f"the workers ended with code {code}; the end of what they said:\n{said[-3000:]}")
         if die_after is not None and "Signal 9 (SIGKILL)" not in said and "exitcode  : -9" not in said:
@@ -257,7 +259,7 @@ class _Checks:
         found = {}
         for path in sorted(self.folder.glob(f"{self.prefix}{name}-from*-rank*.jsonl"), key=lambda p: int(p.stem.split("-from")[1].split("-")[0])):  # fmt: skip
             rank = int(path.stem.rpartition("rank")[2])
-            for line in path.read_text().splitlines():
+            for line in path.read_text(encoding="utf-8").splitlines():
                 record = json.loads(line)
                 found[record["step"], rank] = record
         assert len(found) == 2 * self.k * world, f"{name}: {len(found)} records"

@@ -96,7 +96,7 @@ def folder_bytes(folder: Path) -> int:
 def _reset_peak() -> int:
     """Begin a new peak where the kernel can; returns the bytes in memory now."""
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     return _status("VmRSS")
 
 
@@ -106,7 +106,7 @@ def _peak() -> int:
 
 def _status(field_name: str) -> int:
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field_name}:")), 0)
@@ -114,6 +114,6 @@ def _status(field_name: str) -> int:
 
 def _read_so_far() -> int:
     try:
-        return int(Path("/proc/self/io").read_text().split()[1])
+        return int(Path("/proc/self/io").read_text(encoding="utf-8").split()[1])
     except (OSError, IndexError):
         return 0

@@ -231,6 +231,23 @@ def test_the_command_lists_verifies_and_prunes(tmp_path: Path, capsys: pytest.Ca
         do(action="verify", run="pretrain/x")
     assert "rank-00000.safetensors does not match its checksum" in capsys.readouterr().out
     assert "step 10: 120 B read" in do(action="verify", run="pretrain/x@step-10")
+    assert "step 50: 120 B read" in do(action="verify", run="pretrain/x@step-000050")
+    with pytest.raises(CheckpointError, match=r"damaged at step 100; .*whole: 10, 20?,? ?50"):
+        do(action="verify", run="pretrain/x@latest")
+    with pytest.raises(
+        CheckpointError, match=r"no committed checkpoint of step 30; it has 10, 20, 50, 100: run=pretrain/x@step-100 or"
+    ):
+        do(action="verify", run="pretrain/x@step-30")
+    for at in ("30", "step-", "step-x", "last"):
+        with pytest.raises(ConfigError, match=r"expected kind/name, kind/name@step-200 or kind/name@latest"):
+            do(action="verify", run=f"pretrain/x@{at}")
+    for action in ("list", "prune"):
+        with pytest.raises(ConfigError, match=r"names one checkpoint; .* takes a run: run=pretrain/x"):
+            do(action=action, run="pretrain/x@latest", keep_last=1)
+    with pytest.raises(ConfigError, match=r"`verify` takes them not: leave them out"):
+        do(action="verify", run="pretrain/x", keep_last=1)
+    with pytest.raises(ConfigError, match=r"`list` takes them with run=pretrain/demo"):
+        do(keep_last=1)
     with pytest.raises(ConfigError, match=r"prune needs a run"):
         do(action="prune")
     with pytest.raises(ConfigError, match=r"everything stays: name one, e.g. keep_last=3"):

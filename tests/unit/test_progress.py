@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import io
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -100,3 +105,74 @@ def test_numbers_and_tables_line_up() -> None:
         "   三国       5",
         "   x     12,000",
     ]
+
+
+SAYS = """
+import sys
+from pipelines.progress import Progress, announce, say, table
+announce("pretrain/démo", {"tokens": "1.3M → 2M ≥ 中", "bad name": "\\udce9"})
+say(table(("a", "b"), [[1, None], [2, "x…"]]))
+line = Progress("clean ─", 2)
+line.update(2)
+"""
+
+
+def run_with(folder: Path, code: str, redirect: str = "", **environment: str) -> subprocess.CompletedProcess[bytes]:
+    (folder / "says.py").write_text(code, encoding="utf-8")
+    project = str(Path(__file__).parents[2])
+    return subprocess.run(
+        ["bash", "-c", f"{sys.executable} {folder}/says.py {redirect}"], capture_output=True, check=False,
+        env={**os.environ, "PYTHONPATH": project, **environment},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}, {"PYTHONIOENCODING": "cp1252"}, {"PYTHONIOENCODING": "gbk"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "utf-8"}, {"TERM": "dumb"},
+    ],
+    ids=lambda environment: "-".join(environment.values()),
+)  # fmt: skip
+def test_any_terminal_can_be_written_to(tmp_path: Path, environment: dict[str, str]) -> None:
+    done = run_with(tmp_path, SAYS, **environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    text = done.stdout.decode(environment.get("PYTHONIOENCODING", "utf-8"))
+    assert "2/2 shards" in text
+    if environment.get("PYTHONIOENCODING") == "ascii":
+        assert "tokens    1.3M -> 2M >= \\u4e2d" in text
+        assert "d\\xe9mo" in text
+
+
+def test_a_closed_output_ends_the_command_as_a_shell_expects(tmp_path: Path) -> None:
+    endless = 'from pipelines.progress import say\nwhile True: say("x" * 1000)'
+    done = run_with(tmp_path, endless, redirect="| head -1; exit ${PIPESTATUS[0]}")
+    assert done.returncode == 141
+    assert done.stderr == b""
+
+
+def test_a_command_without_an_output_works(tmp_path: Path) -> None:
+    done = run_with(tmp_path, SAYS, redirect=">&-")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_an_output_that_takes_no_more_is_named(tmp_path: Path) -> None:
+    done = run_with(tmp_path, "from pipelines.progress import say; say()", redirect="> /dev/full")
+    assert b"StorageError: cannot write to the standard output: No space left on device" in done.stderr
+
+
+def test_every_text_file_is_read_and_written_in_utf_8_whatever_the_locale() -> None:
+    bare = []
+    for file in (path for room in ("pipelines", "workflows", "benchmarks") for path in Path(room).rglob("*.py")):
+        for call in (node for node in ast.walk(ast.parse(file.read_bytes())) if isinstance(node, ast.Call)):
+            name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+            modes = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
+            opens = (
+                name == "open"
+                and not any("b" in str(mode) for mode in modes)
+                and all(mode in ("r", "w", "a", "x") for mode in modes)
+            )
+            texts = name in ("read_text", "write_text") and not (name == "read_text" and call.args)
+            if (texts or (opens and modes)) and "encoding" not in {keyword.arg for keyword in call.keywords}:
+                bare.append(f"{file}:{call.lineno}")
+    assert bare == [], "give them encoding='utf-8'"

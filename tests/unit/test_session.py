@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 
 import pytest
 import yaml
 
+from pipelines.data.corpus import CorpusConfig
 from pipelines.train.stages import TrainConfig
 from workflows.session import Session, entry
 
@@ -58,7 +60,12 @@ def test_a_sweep_runs_each_choice_wherever_the_option_stands(place: int, monkeyp
         ("steps=[1,2", r"expected key=value, in quotes where the shell would change it"),
         ("demo", "'demo': expected key=value"),
         ("name=a,b", r"several values are a list, 'key=\[a,b\]', or a sweep, with -m"),
-        ("model.layers.x=3", "error: "),
+        ("model.layers.x=3", "model.layers.x: model.layers is int, and nothing is inside it: write model.layers=…"),
+        ("+seed=3", r"seed is set already: write seed=… without the \+"),
+        ("~sed", r"unknown key sed; .*: did you mean seed\?"),
+        ("profile_steps.first=3", r"profile_steps is a list: give the whole of it, 'profile_steps=\[…\]'"),
+        ("tracking.uri=http://me:hunter2@mlflow", "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+        ("tracking.uri=http://me:hunter2{@mlflow", "expected key=value"),
     ],
 )
 def test_a_mistyped_argument_is_explained(
@@ -68,4 +75,69 @@ def test_a_mistyped_argument_is_explained(
         command(monkeypatch, argument, "dry_run=true")
     shown = capsys.readouterr().err
     assert shown.count("\n") == 1
+    assert "hunter2" not in shown
     assert re.search(message, shown)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (
+            "corpus.sources.books.max_documents=5",
+            r"corpus.sources.books.max_documents is not set in the YAML: write \+corpus.sources.books.max_",
+        ),
+        (
+            "corpus.sources.book.max_documents=5",
+            r"corpus.sources has no book; it has books, .*: did you mean corpus.sources.books.max_documents\?",
+        ),
+        (
+            "corpus.sources.nothing.max_documents=5",
+            r"corpus.sources has no nothing; it has books, .*: add a whole one, `\+corpus.sources.nothing=",
+        ),
+        (
+            "corpus.sources.books.maxdocuments=5",
+            r"unknown key corpus.sources.books.maxdocuments; .*: did you mean corpus.sources.books.max_documents",
+        ),
+        (
+            "corpus.sources.books.reader.pth=5",
+            r"unknown key corpus.sources.books.reader.pth; .*: did you mean corpus.sources.books.reader.path\?",
+        ),
+        (
+            "corpus.quality.model.treshold=1",
+            r"unknown key corpus.quality.model.treshold; .*: did you mean corpus.quality.model.threshold\?",
+        ),
+        ("corpus.decontaminate.sets.math.foo=1", "unknown key corpus.decontaminate.sets.math.foo; accepted there: "),
+        (
+            "known.0=corpus/a",
+            r"known.0 cannot be set \(list index out of range\): give the whole of known, 'known=\[…\]'",
+        ),
+        ("known.first=corpus/a", "known is a list"),
+    ],
+)
+def test_a_key_inside_a_mapping_or_a_list_is_followed(
+    argument: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["corpus", "corpus=own_data", "name=x", argument, "dry_run=true"])
+    with pytest.raises(SystemExit, match="2"):
+        entry(CorpusConfig, lambda config, session: None, "corpus")()
+    assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 3, "No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", "/root/x"), 3, "cannot use /root/x: Permission denied"),
+        (KeyError("x"), 1, "this is a fault in Trunkline"),
+    ],
+)
+def test_what_a_disk_did_is_no_fault_of_trunkline(
+    error: Exception, code: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(config: TrainConfig, session: Session) -> None:
+        raise RuntimeError("a task failed") from error
+
+    monkeypatch.setattr(sys, "argv", ["pretrain", "+experiment=demo", "dry_run=true"])
+    with pytest.raises(SystemExit, match=str(code)):
+        entry(TrainConfig, run, "pretrain")()
+    assert words in capsys.readouterr().err

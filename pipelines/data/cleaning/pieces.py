@@ -132,7 +132,7 @@ def _publish(
         compression="zstd",
     )
     facts = write_facts(kept, task.source, task.recipe.dedup.minhash, facts_file, keys_file)
-    samples_file.write_text(json.dumps(samples, ensure_ascii=False))
+    samples_file.write_text(json.dumps(samples, ensure_ascii=False), encoding="utf-8")
     text_bytes = sum(len(document.text.encode()) for document in kept)
     statistics = {
         "source": task.piece.source,

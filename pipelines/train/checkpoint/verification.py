@@ -110,7 +110,7 @@ def _watched(spec: TrainSpec, folder: Path, die_after: int | None) -> Iterator[N
         def step(self, batches: Sequence[Batch], learning_rate: float) -> StepResult:
             if die_after is not None and self.steps > die_after and int(os.environ["RANK"]) == self.world - 1:
                 _die_once_committed(storage, spec.run, die_after)
-            with path.open("a") as file:
+            with path.open("a", encoding="utf-8") as file:
                 rows = digests(spec, self.steps, batches)
                 record = Record(self.steps + 1, learning_rate, rows, digest(*random_states().values()))
                 file.write(json.dumps(asdict(record)) + "\n")
@@ -186,7 +186,7 @@ def _unequal(engine: Engine, checkpoint: Checkpoint) -> list[str]:
 def main(arguments: Sequence[str]) -> None:
     """Entry point of each process: the runs of the job, then its loads."""
     path = Path(arguments[0])
-    job = json.loads(path.read_text())
+    job = json.loads(path.read_text(encoding="utf-8"))
     for values in job["runs"]:
         spec = parse(TrainSpec, values)
         with _watched(spec, path.parent, job["die_after"]):
@@ -205,7 +205,7 @@ def main(arguments: Sequence[str]) -> None:
                 say(f"loaded {one.source} into ZeRO-{one.stage} × {one.world}")
         gc.collect()
     if found and dist.get_rank() == 0:
-        path.with_suffix(".loads.json").write_text(json.dumps(found))
+        path.with_suffix(".loads.json").write_text(json.dumps(found), encoding="utf-8")
     dist.barrier()
     sys.stdout.flush()
     os._exit(0)

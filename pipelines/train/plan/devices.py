@@ -31,7 +31,7 @@ def machine_bytes() -> float:
     """The memory of this machine, or of this container where that is less."""
     total = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     for path in map(Path, _CGROUP_LIMITS):
-        text = path.read_text().strip() if path.exists() else ""
+        text = path.read_text(encoding="utf-8").strip() if path.exists() else ""
         if text.isdigit():
             total = min(total, float(text))
     return total

@@ -97,7 +97,7 @@ class StepProfiler:
         text = table_text(
             step_parts(profiler.events()), self._last - self._first + 1, f"steps {self._first} to {self._last}"
         )
-        table.write_text(text + "\n")
+        table.write_text(text + "\n", encoding="utf-8")
         for line in text.splitlines():
             self.emit(f"   {line}")
         for path in (trace, table):

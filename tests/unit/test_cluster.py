@@ -1,0 +1,51 @@
+"""What a private Ray needs of its machine, told before it starts, and failed starts told by their cause."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines import cluster
+from pipelines.cluster import _ray_advice, _short_folder
+from pipelines.errors import ConfigError
+
+
+def test_a_temporary_folder_too_long_for_sockets_gives_way_to_a_short_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setattr(cluster, "temporary_folder", lambda: Path("/tmp/" + "x" * 98))
+    assert _short_folder() == "/tmp/ray"
+    assert "is too long for its sockets (171 bytes of 107)" in capsys.readouterr().out
+    monkeypatch.setattr(cluster, "temporary_folder", lambda: Path("/tmp/" + "x" * 34))  # 39 bytes, and 68 of Ray's
+    assert _short_folder() is None
+    monkeypatch.setattr(cluster, "temporary_folder", lambda: Path("/tmp/" + "x" * 35))
+    assert _short_folder() == "/tmp/ray"
+
+
+def test_a_folder_that_was_named_for_ray_is_refused_when_it_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp/" + "中" * 20)
+    with pytest.raises(
+        ConfigError, match=r"RAY_TMPDIR=.* is too long .*: set RAY_TMPDIR to a folder of at most 39 bytes"
+    ):
+        _short_folder()
+
+
+@pytest.mark.parametrize(
+    ("error", "embedded", "words"),
+    [
+        (RuntimeError("Invalid authentication token"), False, "RAY_AUTH_MODE=token"),
+        (ConnectionError("Could not find any running Ray instance"), False, "is it running there"),
+        (
+            RuntimeError("Version mismatch: the cluster was started with Ray 2.9"),
+            False,
+            "Python and Ray that the cluster",
+        ),
+        (OSError("out of memory"), True, "is there memory and room"),
+    ],
+)
+def test_a_failed_start_is_told_by_its_cause(error: Exception, embedded: bool, words: str) -> None:
+    advice = _ray_advice(error, embedded)
+    assert words in advice
+    assert ("RAY_AUTH_MODE" in advice) == ("token" in str(error))
