@@ -267,7 +267,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if all(bound.holds(number) for bound in arguments[1:] if isinstance(bound, Range)):
             return number
         raise _OutOfRange(
-            f"{where} is {value}; expected {_type_name(hint)}: change it in the YAML or on the command line"
+            f"{where} is {value}; expected {type_name(hint)}: change it in the YAML or on the command line"
         )
     if origin is Union or origin is types.UnionType:
         if value is None and type(None) in arguments:
@@ -282,7 +282,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise failures[0]
         if any(isinstance(failure, _OutOfRange) for failure in failures):
             raise _OutOfRange(
-                f"{where} is {value}; expected {_type_name(hint)}: change it in the YAML or on the command line"
+                f"{where} is {value}; expected {type_name(hint)}: change it in the YAML or on the command line"
             )
     elif origin is Literal:
         if value in arguments and type(value) in {type(argument) for argument in arguments}:
