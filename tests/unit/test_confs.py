@@ -39,7 +39,12 @@ def config_class(workflow: str) -> Any:
 
 
 def test_every_workflow_has_its_root_config() -> None:
-    commands = {path.stem for path in (ROOT / "workflows").glob("*.py")} - {"__init__", "explain", "session", "training"}
+    commands = {path.stem for path in (ROOT / "workflows").glob("*.py")} - {
+        "__init__",
+        "explain",
+        "session",
+        "training",
+    }
     assert set(WORKFLOWS) == commands
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
 import os
@@ -32,10 +33,10 @@ def write_npy(path: Path) -> None:
 
 
 def write_rows(path: Path) -> None:
-    link = sqlite3.connect(path)
-    link.execute("create table a (b)")
-    link.executemany("insert into a values (?)", [("x" * 1000,)] * 3000)
-    link.commit()
+    with contextlib.closing(sqlite3.connect(path)) as link:
+        link.execute("create table a (b)")
+        link.executemany("insert into a values (?)", [("x" * 1000,)] * 3000)
+        link.commit()
 
 
 def write_gzip(path: Path) -> None:
@@ -76,7 +77,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     if made.returncode:
         pytest.skip("only root may mount a small disk")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.mark.parametrize("writer", WRITERS)

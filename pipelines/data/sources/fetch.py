@@ -172,7 +172,7 @@ def _offered(package: Package) -> Package:
 def _noted(package: Package) -> dict[str, Any]:
     """The version, checksum and size that the cache holds of a deb without a checksum; nothing where that cannot be read."""
     try:
-        held: dict[str, Any] = json.loads(package.noted.read_text())
+        held: dict[str, Any] = json.loads(package.noted.read_text(encoding="utf-8"))
         return {key: held[key] for key in ("version", "sha256", "bytes")}
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return {}
@@ -182,7 +182,7 @@ def _note(package: Package, size: int) -> None:
     facts = {"version": package.version, "sha256": package.sha256, "bytes": size}
     with tempfile.TemporaryDirectory(dir=package.noted.parent, prefix=".partial-") as folder:
         partial = Path(folder) / package.noted.name
-        partial.write_text(json.dumps(facts))
+        partial.write_text(json.dumps(facts), encoding="utf-8")
         replace_durably(partial, package.noted)
 
 
@@ -253,7 +253,7 @@ def _command(package: Package, folder: Path) -> list[str]:
         return ["apt-get", "download", "--quiet", str(package)]  # into the working folder
     kind = ["--only-binary=:all:"] if package.archive == "wheel" else ["--no-binary", package.name]
     pinned = folder.with_name("requirements.txt")  # pip takes a checksum from a file alone
-    pinned.write_text(f"{package} --hash=sha256:{package.sha256}\n")
+    pinned.write_text(f"{package} --hash=sha256:{package.sha256}\n", encoding="utf-8")
     download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input", "--require-hashes"]
     return [*download, *kind, "--dest", str(folder), "--requirement", str(pinned)]
 
