@@ -262,7 +262,7 @@ def _strip(task: StripTask) -> tuple[dict[str, Path], dict[str, Any]]:
     files = {name: work.scratch(name) for name in names}
     clean_file, facts_file, keys_file, samples_file = files.values()
     pq.write_table(rows_to_table(rows, task.source.kind), clean_file, compression="zstd")
-    samples_file.write_text(json.dumps(told.samples, ensure_ascii=False))
+    samples_file.write_text(json.dumps(told.samples, ensure_ascii=False), encoding="utf-8")
     facts = write_facts(kept, task.source, task.recipe.dedup.minhash, facts_file, keys_file)
     languages = [row["language"] for row in rows]
     piece = {
