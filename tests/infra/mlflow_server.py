@@ -8,13 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.infra.postgres import Postgres
 from tests.integration.s3_server import S3Server
+from tests.waits import wait_until
 
 
 class MlflowServer:
@@ -42,11 +42,12 @@ class MlflowServer:
         with self.storage.environment(), (self.folder / "mlflow.log").open("ab") as log:
             environment |= {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
             self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        end = time.monotonic() + 120
-        while wait and not self.answers():
-            gone = self._process.poll() is not None or time.monotonic() > end
-            assert not gone, (self.folder / "mlflow.log").read_text()[-3000:]
-            time.sleep(0.3)
+        if wait:
+            process, log_of = self._process, (self.folder / "mlflow.log").read_text
+            wait_until(
+                lambda: process.poll() is not None or self.answers(), "MLflow to answer", lambda: log_of()[-3000:]
+            )
+            assert process.poll() is None, log_of()[-3000:]
 
     def answers(self) -> bool:
         """Whether it serves now."""

@@ -13,11 +13,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.infra.tools import need
+from tests.waits import wait_until
 
 _NOBODY = 65534  # PostgreSQL refuses to run as root
 
@@ -40,10 +40,7 @@ class Postgres:
         )
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        end = time.monotonic() + 60
-        while not self._answers():
-            assert time.monotonic() < end, (self.folder / "log").read_text()[-2000:]
-            time.sleep(0.2)
+        wait_until(self._answers, "PostgreSQL to answer", lambda: (self.folder / "log").read_text()[-2000:])
 
     def stop(self) -> None:
         """End it as a crash would: no checkpoint, open connections are torn."""
