@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -221,3 +222,20 @@ def test_json_columns_of_parquet_mean_what_they_say_and_damaged_ones_cost_their_
     documents, dropped = read(source(tmp_path / "a.parquet", kind="conversations", record="messages"))
     assert [d.text for d in documents] == ["Q\nA"] * 2
     assert [d.reason for d in dropped] == ["read.bad_value", "records.no_messages"]
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_no_damage_ends_the_job(tmp_path: Path, compression: str) -> None:
+    rows = {
+        "text": [f"row {i}" for i in range(120)],
+        "messages": [[{"role": "user", "content": "Q"}]] * 120,
+        "n": range(120),
+    }
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet", row_group_size=50, compression=compression)
+    whole, random = (tmp_path / "a.parquet").read_bytes(), np.random.default_rng(7)
+    for _ in range(60):
+        data = bytearray(whole)
+        for place in random.integers(0, len(data), 3):
+            data[place] ^= 1 << int(random.integers(8))
+        for wanted in (Wanted(("text",)), Wanted(("messages",), plain_beside=False)):
+            assert list(parquet_records(io.BytesIO(bytes(data)), "a", 0, None, wanted))

@@ -142,3 +142,12 @@ def test_a_page_that_the_parser_dies_of_costs_itself_alone(tmp_path: Path, monke
     documents, dropped = read(tmp_path)
     assert [d.id for d in documents] == ["web/b.html"]
     assert [d.reason for d in dropped] == ["read.RecursionError"]
+
+
+def test_a_record_without_an_address_is_named(tmp_path: Path) -> None:
+    whole = archive([("response", "text/html", page("Clocks", paragraphs("clocks")))] * 2, gzipped=False)
+    at = whole.rindex(b"WARC-Target-URI")
+    (tmp_path / "a.warc").write_bytes(whole[:at] + b"WARC-Target-IRI" + whole[at + 15 :])
+    documents, dropped = read(tmp_path / "a.warc")
+    assert [d.reason for d in dropped] == ["read.corrupt_warc"]
+    assert len(documents) == 1

@@ -59,8 +59,7 @@ def parquet_records(
     first = 0
     for group in range(file.num_row_groups):
         facts = file.metadata.row_group(group)
-        begins = _begin(facts)
-        if begins >= start and (stop is None or begins < stop):
+        if _begins_within(facts, start, stop):
             if lacking or not columns:
                 yield from _without_column(file, path, first, facts.num_rows, wanted)
             else:
@@ -170,14 +169,17 @@ def _row(batch: Any, row: int, wanted: Wanted, decoders: Mapping[str, Callable[[
     return {**record, UNREADABLE: ", ".join(unreadable)} if unreadable else record
 
 
-def _begin(group: Any) -> int:
-    """The byte that a row group begins at; 0 for one without columns, which the first stretch takes."""
+def _begins_within(group: Any, start: int, stop: int | None) -> bool:
+    """Whether a row group begins in the stretch; one without columns belongs to the first."""
+    if not start and stop is None:
+        return True  # not asked, since Arrow aborts the process where what a damaged file says of a column contradicts itself
     if not group.num_columns:
-        return 0
+        return not start
     column = group.column(0)
     # some writers give a dictionary page at byte 0 where there is none
     places = (column.dictionary_page_offset, column.data_page_offset)
-    return min((int(place) for place in places if place), default=0)
+    begin = min((int(place) for place in places if place), default=0)
+    return begin >= start and (stop is None or begin < stop)
 
 
 _PLAIN = ("string", "large_string", "string_view", "null", "integer", "floating", "boolean")

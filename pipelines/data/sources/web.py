@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,7 +45,6 @@ def warc_records(stream: Any, path: str) -> Iterator[tuple[str, Any]]:
     Raises: DataError when libmagic, which tells pages from other files, is not on this machine.
     """
     from warcio.archiveiterator import ArchiveIterator
-    from warcio.exceptions import ArchiveLoadFailed
 
     process = _process_record()
     number = 0
@@ -59,8 +57,8 @@ def warc_records(stream: Any, path: str) -> Iterator[tuple[str, Any]]:
             if record.rec_type not in ("response", "conversion"):
                 continue  # the crawl's own notes: what was asked, when, with which software
             kind, url = record.rec_type, record.rec_headers.get("WARC-Target-URI") or ""
-            _say_type(record)
             try:
+                _say_type(record)
                 found = process(record)
             except (TrunklineError, OSError, MemoryError):  # not what the archive holds
                 raise
@@ -74,8 +72,10 @@ def warc_records(stream: Any, path: str) -> Iterator[tuple[str, Any]]:
                 continue
             text = found["text"] if kind == "conversion" else html_record(found["text"], where)
             yield where, text if isinstance(text, Dropped) else {**found, "text": text}
-    except (ArchiveLoadFailed, ValueError, zlib.error, EOFError) as error:
-        yield path, Dropped("read.corrupt_warc", f"{path}:{number}", str(error)[:RAW_EXCERPT])
+    except (TrunklineError, OSError, MemoryError):
+        raise
+    except Exception as error:  # warcio raises what its parser stumbles over
+        yield path, Dropped("read.corrupt_warc", f"{path}:{number}", f"{type(error).__name__}: {error}"[:RAW_EXCERPT])
 
 
 def _say_type(record: Any) -> None:
