@@ -26,6 +26,7 @@ from pipelines.train.stages import TrainSpec
 from pipelines.train.update.step import Moment, StepResult
 
 _POINTS = ("tokens", "samples", "loss", "learning_rate", "gradient_norm", "step_duration_s", "data_wait_s")
+_TAG = 4000  # characters; MLflow takes 5,000 to 8,000, by version
 _BF16_PEAK_FLOPS = {"A100": 312e12, "H100": 989.4e12, "H200": 989.4e12, "B200": 2250e12}  # dense
 
 
@@ -122,7 +123,8 @@ class StepLog:
                 counts = {"cut_rows": cut.cut, "left_out_rows": cut.left_out, "lost_tokens": cut.lost_tokens}
                 self.tracker.metrics({f"{count}/{name}": float(value) for count, value in counts.items()}, 0)
         if self.data.cuts and not ended:
-            self.tracker.tags({"trunkline.cut": "; ".join(cut.describe(name) for name, cut in self.data.cuts.items())})
+            told = "; ".join(cut.describe(name) for name, cut in self.data.cuts.items())
+            self.tracker.tags({"trunkline.cut": told if len(told) <= _TAG else told[:_TAG] + " …"})
 
     def alarm(self, message: str) -> None:
         """Say that something failed which training survives, in the log and on the run's page."""
