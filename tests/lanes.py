@@ -17,8 +17,8 @@ FIRST: tuple[tuple[str | None, tuple[str, ...]], ...] = (
         "integration/test_s3_training.py", "integration/test_s3_faults.py", "integration/test_s3_prefetch.py",
         "integration/test_s3_readers.py", "integration/test_fire_s3.py",
     )),
-    ("Ray", ("integration/test_training.py", "integration/test_average.py", "integration/test_corpus.py", "integration/test_map_shards.py")),
-    (None, ("integration/test_submit.py",)),
+    ("Ray", ("integration/test_training.py", "integration/test_train_group.py", "integration/test_average.py", "integration/test_corpus.py", "integration/test_map_shards.py")),
+    ("head", ("integration/test_ray_jobs.py", "integration/test_submit.py")),
     (None, ("infra/test_cluster_boot.py",)),
     (None, ("infra/test_terraform.py",)),
     (None, ("infra/test_two_machines.py",)),
@@ -26,7 +26,6 @@ FIRST: tuple[tuple[str | None, tuple[str, ...]], ...] = (
     (None, ("integration/test_fire_kills.py",)),
     (None, ("infra/test_mlflow_server.py",)),
     (None, ("infra/test_terraform_apply.py",)),
-    (None, ("integration/test_ray_jobs.py",)),
     (None, ("integration/test_cluster_check.py",)),
     (None, ("infra/test_boot.py",)),
 )  # fmt: skip

@@ -19,8 +19,10 @@ from pipelines.train.stages import StageName, TrainConfig
 from pipelines.train.worker import ready, work
 from tests import tiny
 from tests.integration.ranks import Ranks
+from tests.integration.ray_cluster import RayCluster, ray_cluster
 from tests.integration.s3_server import S3Server, s3_server
 
+SECRET = "hf_never_to_be_seen_4711"
 TINY_MODEL = {
     "layers": 2, "d_model": 32, "d_ff": 80, "heads": 4, "kv_heads": 2, "vocabulary": tiny.VOCABULARY,
     "max_positions": 64, "dim_model_base": 16,
@@ -39,6 +41,17 @@ def cluster() -> Iterator[Cluster]:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """An S3 server for the whole session, with one bucket: each test writes below a prefix of its own."""
     with s3_server(tmp_path_factory.mktemp("s3")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    """A Ray head of two CPUs as `ray start` makes it, with a store, for tests that send it jobs; nodes they add, they take away."""
+    folder = tmp_path_factory.mktemp("head")
+    (folder / "secrets").mkdir()
+    (folder / "secrets" / "HF_TOKEN").write_text(SECRET + "\n")
+    variables = {"TRUNKLINE_STORE": str(folder / "store"), "TRUNKLINE_SECRETS_DIR": str(folder / "secrets")}
+    with ray_cluster(folder, **variables) as running:
         yield running
 
 

@@ -24,6 +24,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from tests.waits import PATIENCE_SECONDS
+
 Kind = Literal["slow_down", "cut_upload", "cut_download", "corrupt_upload", "corrupt_download"]
 _SLOW_DOWN = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>'
 _OWN = {"connection", "transfer-encoding"}  # headers of one hop, which the proxy sets itself
@@ -102,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "slow_down":
             self._answer(503, "Slow Down", [("Content-Type", "application/xml")], _SLOW_DOWN)
             return
-        connection = http.client.HTTPConnection(self.proxy.upstream.netloc, timeout=60)
+        connection = http.client.HTTPConnection(self.proxy.upstream.netloc, timeout=PATIENCE_SECONDS)
         try:
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():

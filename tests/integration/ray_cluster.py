@@ -25,6 +25,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.waits import PATIENCE_SECONDS
+
 BIN = Path(sys.executable).parent
 
 
@@ -138,7 +140,7 @@ def _start(arguments: list[str], cluster: RayCluster, again: int = 2) -> Node:
         process = subprocess.Popen(
             command, env=cluster.environment, stdout=output, stderr=output, start_new_session=True
         )
-    node, end = Node(process), time.monotonic() + 180
+    node, end = Node(process), time.monotonic() + PATIENCE_SECONDS
     while b"Ray runtime started" not in log.read_bytes():
         if process.poll() is not None or time.monotonic() > end:
             node.kill()

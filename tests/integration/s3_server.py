@@ -14,15 +14,14 @@ import json
 import os
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.programs import need
+from tests.waits import wait_until
 
-_READY_SECONDS = 60
 ACCESS_KEY, SECRET_KEY = "test", "testsecret"
 
 
@@ -109,19 +108,23 @@ def s3_server(folder: Path, bucket: str = "bucket", address: str = "127.0.0.1") 
 
 def _wait(server: S3Server, log: Path) -> None:
     """Until an object can be written: the volume server comes up last."""
-    client = server.client()
-    end = time.monotonic() + _READY_SECONDS
-    while True:
+    client, trouble = server.client(), Exception()
+
+    def ready() -> bool:
+        nonlocal trouble
+        if server.process.poll() is not None:
+            raise RuntimeError(f"the S3 server ended:\n{log.read_text()[-2000:]}")
         try:
             if server.bucket not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
                 client.create_bucket(Bucket=server.bucket)
             client.put_object(Bucket=server.bucket, Key="ready", Body=b"")
             client.delete_object(Bucket=server.bucket, Key="ready")
-            return
         except Exception as error:
-            if time.monotonic() > end or server.process.poll() is not None:
-                raise RuntimeError(f"the S3 server did not come up: {error}\n{log.read_text()[-2000:]}") from error
-            time.sleep(0.3)
+            trouble = error
+            return False
+        return True
+
+    wait_until(ready, "the S3 server", lambda: f"{trouble}\n{log.read_text()[-2000:]}")
 
 
 def _free_ports(count: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
@@ -10,7 +11,6 @@ import socketserver
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from pipelines.aws import Finding
 from pipelines.errors import ConfigError
 from pipelines.instances import known
 from tests.integration.ray_cluster import RayCluster, free_ports, ray_cluster
+from tests.waits import PATIENCE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
@@ -33,19 +34,19 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A moto server; gives its address."""
     port = free_ports(1)[0]
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with (tmp_path_factory.mktemp("moto") / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+    log = tmp_path_factory.mktemp("moto") / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
     import urllib.request
 
-    end = time.monotonic() + 60
-    while True:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/", timeout=5)
-            break
-        except OSError:
-            assert process.poll() is None
-            assert time.monotonic() < end
-            time.sleep(0.2)
+    def answers() -> bool:
+        assert process.poll() is None, log.read_text()
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/", timeout=60)
+            return True
+        return False
+
+    wait_until(answers, "moto's server", log.read_text)
     yield f"http://127.0.0.1:{port}"
     process.kill()
     process.wait()
@@ -222,7 +223,7 @@ def check(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
     shell |= {"AWS_EC2_METADATA_DISABLED": "true"}
     shell |= {name: value for name, value in environment.items() if name in (*KEYS, "AWS_ENDPOINT_URL")}
     command = [sys.executable, "-m", "workflows.cluster_check", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=shell, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, cwd=ROOT, env=shell, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     return done.returncode, done.stdout + done.stderr
 
 

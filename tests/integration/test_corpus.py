@@ -17,6 +17,7 @@ from pipelines.data.assemble import build
 from pipelines.data.corpus import CorpusConfig
 from pipelines.errors import DataError
 from tests.unit.test_corpus import planted
+from tests.waits import PATIENCE_SECONDS
 
 
 def make(store: Path, map_shards: Any, count: int, **source: Any) -> Artifact:
@@ -76,7 +77,9 @@ def test_survivors_do_not_depend_on_workers_pieces_or_memory(cluster: Cluster, t
     one = planted_corpus(tmp_path / "one", raw, serial_map, 1 << 20, 1 << 30)
     two = planted_corpus(tmp_path / "two", raw, cluster.map_shards, 60_000, 60_000)
     command = [sys.executable, "-c", _EIGHT, str(tmp_path / "eight"), str(raw)]
-    eight = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True).stdout.splitlines()[-1]
+    eight = subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
+    ).stdout.splitlines()[-1]
 
     def data(files: dict[str, Any]) -> dict[str, Any]:
         return {name: entry for name, entry in files.items() if not name.endswith((".html", ".json"))}

@@ -2,58 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipelines.train.run.loop import read_metrics
 from tests import tiny
+from tests.integration.ray_cluster import RayCluster
+from tests.waits import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on now: fixed ones would collide with a leftover of an earlier run."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-PORT, DASHBOARD, CLIENT, AGENT, SECOND_AGENT = free_ports(5)
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A head node of its own ports, with tokens; gives the environment of the shell that started it."""
-    folder = tmp_path_factory.mktemp("jobs")
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    variables = {
-        **inherited,
-        "RAY_AUTH_MODE": "token",
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "TRUNKLINE_STORE": str(folder / "store"),
-        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{DASHBOARD}",
-    }
-    ray = [str(BIN / "ray")]
-    subprocess.run([*ray, "get-auth-token", "--generate"], env=variables, capture_output=True, check=True, timeout=60)
-    start = [*ray, "start", "--head", f"--port={PORT}", f"--dashboard-port={DASHBOARD}", "--num-cpus=2", f"--temp-dir=/tmp/tl-{os.getpid()}", f"--ray-client-server-port={CLIENT}",  f"--dashboard-agent-listen-port={AGENT}"]  # fmt: skip
-    done = subprocess.run(start, env=variables, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-    try:
-        yield variables
-    finally:
-        # `ray stop` would also stop the embedded Ray that the other tests share: end this head's processes only
-        subprocess.run(["pkill", "-KILL", "-f", f"/tmp/tl-{os.getpid()}"], timeout=60)
+@pytest.fixture
+def environment(head: RayCluster) -> dict[str, str]:
+    """Of a shell that may talk to the head; its store is the head's."""
+    return head.environment
 
 
 def submit(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -69,7 +36,7 @@ def submit(environment: dict[str, str], *arguments: str) -> subprocess.Completed
         "workflows.pretrain",
         *arguments,
     ]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
 
 TINY = (
@@ -96,33 +63,24 @@ def test_a_job_that_cannot_run_fails_with_the_reason(environment: dict[str, str]
     assert "error: mixture/none does not exist" in done.stdout + done.stderr
 
 
-def test_a_relative_store_inside_a_job_is_refused(environment: dict[str, str]) -> None:
-    done = submit(environment, *TINY, "store=store")
-    assert done.returncode != 0
-    assert "results would vanish with it; pass store=$PWD/store" in done.stdout + done.stderr
-
-
 def test_without_the_token_the_cluster_says_no(environment: dict[str, str], tmp_path: Path) -> None:
     stranger = {**environment, "RAY_AUTH_TOKEN": "f" * 64}
-    done = subprocess.run([str(BIN / "ray"), "job", "list"], env=stranger, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [str(BIN / "ray"), "job", "list"], env=stranger, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
     assert done.returncode != 0
     assert "auth" in (done.stdout + done.stderr).lower()
 
 
-def test_one_machine_defaults_are_refused_on_two_nodes(environment: dict[str, str]) -> None:
+def test_one_machine_defaults_are_refused_on_two_nodes(head: RayCluster, environment: dict[str, str]) -> None:
     tiny.build(environment["TRUNKLINE_STORE"])
-    join = [
-        str(BIN / "ray"),
-        "start",
-        f"--address=127.0.0.1:{PORT}",
-        "--num-cpus=1",
-        f"--dashboard-agent-listen-port={SECOND_AGENT}",
-    ]
-    done = subprocess.run(join, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-    refused = submit(environment, *TINY, "name=two")
+    node = head.add_node(cpus=1)
+    try:
+        refused = submit(environment, *TINY, "name=two")
+        # the folder store is seen from both nodes (they share this machine), so without SQLite the job runs
+        accepted = submit(environment, *TINY, "name=two", "tracking.enabled=false")
+    finally:
+        node.kill()
     assert refused.returncode != 0
     assert "this cluster has 2 nodes, and tracking.uri=None is a SQLite file" in refused.stdout + refused.stderr
-    # the folder store is seen from both nodes (they share this machine), so without SQLite the job runs
-    accepted = submit(environment, *TINY, "name=two", "tracking.enabled=false")
     assert accepted.returncode == 0, (accepted.stdout + accepted.stderr)[-4000:]

@@ -12,17 +12,17 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipelines.train.run.loop import read_metrics
 from tests import tiny
-from tests.integration.ray_cluster import RayCluster, free_ports, ray_cluster
+from tests.integration.conftest import SECRET
+from tests.integration.ray_cluster import RayCluster, free_ports
+from tests.waits import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
-SECRET = "hf_never_to_be_seen_4711"
 # a workflow that counts, looks at its secret, and ends as it is told to
 PROBE = """
 import hashlib, os, sys, time
@@ -81,39 +81,41 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
-    folder = tmp_path_factory.mktemp("cluster")
-    (folder / "secrets").mkdir()
-    (folder / "secrets" / "HF_TOKEN").write_text(SECRET + "\n")
-    variables = {"TRUNKLINE_STORE": str(folder / "store"), "TRUNKLINE_SECRETS_DIR": str(folder / "secrets")}
-    with ray_cluster(folder, **variables) as running:
-        yield running
-
-
-def start(cluster: RayCluster, project: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+def start(head: RayCluster, project: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
     """The command in a shell of its own, as a user starts it: without what only the cluster knows."""
-    environment = {name: value for name, value in cluster.environment.items() if not name.startswith("TRUNKLINE_S")}
+    environment = {name: value for name, value in head.environment.items() if not name.startswith("TRUNKLINE_S")}
     command = [sys.executable, "-m", "workflows.submit", *arguments]
     return subprocess.Popen(
         command, cwd=project, env={**environment, **variables}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )  # fmt: skip
 
 
-def submit(cluster: RayCluster, project: Path, *arguments: str, **variables: str) -> tuple[int, str]:
-    process = start(cluster, project, *arguments, **variables)
-    output, _ = process.communicate(timeout=300)
+def submit(head: RayCluster, project: Path, *arguments: str, **variables: str) -> tuple[int, str]:
+    process = start(head, project, *arguments, **variables)
+    output = the_rest(process)
     return process.returncode, output
 
 
 def wait_for(process: subprocess.Popen[str], text: str, output: list[str]) -> str:
     """Read the process's lines into `output` until one has `text`; that line."""
     assert process.stdout is not None
-    for line in process.stdout:
-        output.append(line)
-        if text in line:
-            return line
-    raise AssertionError(f"{text!r} never came:\n{''.join(output)}")
+    patience = threading.Timer(PATIENCE_SECONDS, process.kill)  # which ends its lines
+    patience.start()
+    try:
+        for line in process.stdout:
+            output.append(line)
+            if text in line:
+                return line
+    finally:
+        patience.cancel()
+    raise AssertionError(
+        f"{text!r} never came, in {PATIENCE_SECONDS} s or before the command ended:\n{''.join(output)}"
+    )
+
+
+def the_rest(process: subprocess.Popen[str]) -> str:
+    """What else it prints until it ends."""
+    return process.communicate(timeout=PATIENCE_SECONDS)[0]
 
 
 def counted(output: str) -> list[int]:
@@ -126,95 +128,41 @@ def job_id(output: str) -> str:
     return found.group(1)
 
 
-def test_a_job_ends_with_the_exit_code_of_its_workflow(cluster: RayCluster, project: Path) -> None:
-    code, output = submit(cluster, project, "--", "workflows.probe", "lines=3", "pause=0", "exit=7")
+def test_a_job_ends_with_the_exit_code_of_its_workflow(head: RayCluster, project: Path) -> None:
+    code, output = submit(head, project, "--", "workflows.probe", "lines=3", "pause=0", "exit=7")
     assert (code, counted(output)) == (7, [0, 1, 2]), output
     assert "failed with exit code 7" in output
     assert "retry" not in output
-    code, output = submit(cluster, project, "--", "workflows.probe")
+    code, output = submit(head, project, "--", "workflows.probe")
     assert code == 0, output
-    code, output = submit(cluster, project, "--", "workflows.checkpoints", "action=list")
+    code, output = submit(head, project, "--", "workflows.checkpoints", "action=list")
     assert code == 2, output
     assert "error: there is no checkpoint in" in output
 
 
-def test_secrets_travel_by_name_alone(cluster: RayCluster, project: Path) -> None:
-    code, output = submit(cluster, project, "secrets=[HF_TOKEN]", "--", "workflows.probe", HF_TOKEN="of-this-shell")
+def test_secrets_travel_by_name_alone(head: RayCluster, project: Path) -> None:
+    code, output = submit(head, project, "secrets=[HF_TOKEN]", "--", "workflows.probe", HF_TOKEN="of-this-shell")
     digest = hashlib.sha256(SECRET.encode()).hexdigest()
     assert code == 0, output
     assert f"driver {digest}" in output
     assert f"worker {digest}" in output
-    request = urllib.request.Request(f"{cluster.address}/api/jobs/{job_id(output)}")
+    request = urllib.request.Request(f"{head.address}/api/jobs/{job_id(output)}")
     request.add_header("Authorization", f"Bearer {'0123456789abcdef' * 4}")
-    info = urllib.request.urlopen(request, timeout=30).read().decode()
+    info = urllib.request.urlopen(request, timeout=PATIENCE_SECONDS).read().decode()
     assert "HF_TOKEN" in info
     logs = "".join(
-        path.read_text(errors="replace") for path in cluster.temporaries[0].rglob("session_*/logs/**/*") if path.is_file()
+        path.read_text(errors="replace") for path in head.temporaries[-1].rglob("session_*/logs/**/*") if path.is_file()
     )  # fmt: skip
     assert digest in logs  # the right folder was looked at
     for value in (SECRET, "of-this-shell"):
         assert value not in output + info + logs
 
 
-def test_a_secret_that_the_cluster_does_not_have_is_named(cluster: RayCluster, project: Path) -> None:
-    code, output = submit(cluster, project, "secrets=[WANTED]", "--", "workflows.probe")
+def test_a_secret_that_the_cluster_does_not_have_is_named(head: RayCluster, project: Path) -> None:
+    code, output = submit(head, project, "secrets=[WANTED]", "--", "workflows.probe")
     assert code == 2, output
     assert "error: this node has no secret WANTED; looked at its environment" in output
     assert "/secrets/WANTED" in output
-
-
-def test_a_driver_lost_with_its_node_is_started_again_and_training_completes(cluster: RayCluster) -> None:
-    store = tiny.build(cluster.environment["TRUNKLINE_STORE"])
-    node = cluster.add_node(resources={"spot": 1})
-    process = start(
-        cluster, ROOT, "name=trunk", "driver={spot: 1}", "retries=1", "--", "workflows.pretrain", *TINY, "name=lost",
-        "steps=400", "checkpoint.every_steps=20", "log_every_steps=20",
-    )  # fmt: skip
-    output: list[str] = []
-    wait_for(process, "pretrain  40/400", output)
-    node.kill()
-    cluster.add_node(resources={"spot": 1})
-    rest, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, "".join(output) + rest
-    assert "trunk was lost with its node" in rest
-    assert "retry 1 of 1 as trunk-retry-1" in rest
-    resumed = re.search(r"weights: resumed from pretrain/lost@step-(\d+)", rest)
-    assert resumed, rest
-    assert int(resumed.group(1)) >= 20
-    assert store.get("pretrain/lost").statistics["steps"] == 400
-    assert [row["step"] for row in read_metrics(store.storage, "pretrain/lost")] == list(range(1, 401))
-
-
-def test_training_waits_for_the_machines_of_a_cluster_that_grows(tmp_path: Path) -> None:
-    store = tiny.build(str(tmp_path / "store"))
-    with ray_cluster(tmp_path, cpus=2, TRUNKLINE_STORE=str(tmp_path / "store")) as own:
-        recipe = ("--", "workflows.pretrain", *TINY, "steps=4", "cluster.workers=4")
-        code, output = submit(own, ROOT, *recipe, "name=refused")
-        assert code == 2, output
-        assert "needs 4 CPU; this Ray cluster has 2" in output
-        process = start(own, ROOT, "cluster.grows=true", *recipe, "name=grown")
-        seen: list[str] = []
-        wait_for(process, "waiting for machines: the workers need 4 CPU, of which there are 2", seen)
-        own.add_node(cpus=2)
-        rest, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, "".join(seen) + rest
-        assert store.get("pretrain/grown").statistics["steps"] == 4
-
-
-def test_a_replaced_head_costs_a_resubmission(project: Path, tmp_path: Path) -> None:
-    with ray_cluster(tmp_path, TRUNKLINE_STORE=str(tmp_path / "store")) as own:
-        marker = tmp_path / "marker"
-        process = start(own, project, "retries=1", "--", "workflows.probe", "lines=1000", f"marker={marker}")
-        output: list[str] = []
-        wait_for(process, "line 3", output)
-        assert own.head is not None
-        own.head.kill()
-        wait_for(process, "is lost; the job goes on", output)
-        own.start_head()
-        rest, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, "".join(output) + rest
-        assert "its head was replaced" in rest
-        assert "an earlier attempt was here" in rest
 
 
 class Tunnel:
@@ -256,52 +204,52 @@ class Tunnel:
             sink.shutdown(socket.SHUT_RDWR)
 
 
-def test_a_connection_that_drops_costs_no_line_and_doubles_none(cluster: RayCluster, project: Path) -> None:
-    tunnel = Tunnel(cluster.ports["dashboard-port"])
+def test_a_connection_that_drops_costs_no_line_and_doubles_none(head: RayCluster, project: Path) -> None:
+    tunnel = Tunnel(head.ports["dashboard-port"])
     here = f"address=http://127.0.0.1:{tunnel.port}"
-    process = start(cluster, project, here, "--", "workflows.probe", "lines=60")
+    process = start(head, project, here, "--", "workflows.probe", "lines=60")
     output: list[str] = []
     wait_for(process, "line 5", output)
     tunnel.cut()
     wait_for(process, "is lost; the job goes on", output)
     tunnel.mend()
-    rest, _ = process.communicate(timeout=120)
+    rest = the_rest(process)
     everything = "".join(output) + rest
     assert process.returncode == 0, everything
     assert counted(everything) == list(range(60))
     assert "answers again" in rest
 
 
-def test_patience_ends_with_a_word_on_how_to_go_on(cluster: RayCluster, project: Path) -> None:
-    tunnel = Tunnel(cluster.ports["dashboard-port"])
+def test_patience_ends_with_a_word_on_how_to_go_on(head: RayCluster, project: Path) -> None:
+    tunnel = Tunnel(head.ports["dashboard-port"])
     here = f"address=http://127.0.0.1:{tunnel.port}"
-    process = start(cluster, project, here, "patience_minutes=0.05", "--", "workflows.probe", "lines=20")
+    process = start(head, project, here, "patience_minutes=0.05", "--", "workflows.probe", "lines=20")
     output: list[str] = []
     job = job_id(wait_for(process, "submitted", output))
     wait_for(process, "line 2", output)
     tunnel.cut()
-    rest, _ = process.communicate(timeout=120)
+    rest = the_rest(process)
     assert process.returncode == 4, rest
     assert f"python -m workflows.submit follow={job}" in rest
-    code, output_ = submit(cluster, project, f"follow={job}")  # past the tunnel
+    code, output_ = submit(head, project, f"follow={job}")  # past the tunnel
     assert (code, counted(output_)) == (0, list(range(20))), output_
 
 
-def test_ctrl_c_leaves_the_job_running(cluster: RayCluster, project: Path) -> None:
-    process = start(cluster, project, "--", "workflows.probe", "lines=300")
+def test_ctrl_c_leaves_the_job_running(head: RayCluster, project: Path) -> None:
+    process = start(head, project, "--", "workflows.probe", "lines=300")
     output: list[str] = []
     job = job_id(wait_for(process, "submitted", output))
     wait_for(process, "line 2", output)
     process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=60)
+    rest = the_rest(process)
     assert process.returncode == 130, rest
     assert f"follow={job}" in rest
-    code, output_ = submit(cluster, project, "list")
+    code, output_ = submit(head, project, "list")
     assert code == 0
     assert re.search(rf"{job} +RUNNING", output_), output_
-    code, output_ = submit(cluster, project, f"stop={job}")
+    code, output_ = submit(head, project, f"stop={job}")
     assert code == 0, output_
-    code, output_ = submit(cluster, project, f"follow={job}")
+    code, output_ = submit(head, project, f"follow={job}")
     assert code == 130, output_
     assert "was stopped" in output_
 
@@ -315,15 +263,69 @@ def test_ctrl_c_leaves_the_job_running(cluster: RayCluster, project: Path) -> No
     ],
 )  # fmt: skip
 def test_a_cluster_that_lets_nobody_in(
-    cluster: RayCluster, project: Path, variables: dict[str, str], message: str
+    head: RayCluster, project: Path, variables: dict[str, str], message: str
 ) -> None:
-    code, output = submit(cluster, project, "token_secret=mine/ray", "--", "workflows.probe", **variables)  # fmt: skip
+    code, output = submit(head, project, "token_secret=mine/ray", "--", "workflows.probe", **variables)  # fmt: skip
     assert code == 4, output
     assert re.search(f"error: .*{message}", output), output
 
 
-def test_a_name_that_is_taken_is_refused(cluster: RayCluster, project: Path) -> None:
-    assert submit(cluster, project, "name=once", "detach=true", "--", "workflows.probe")[0] == 0
-    code, output = submit(cluster, project, "name=once", "--", "workflows.probe")
+def test_a_name_that_is_taken_is_refused(head: RayCluster, project: Path) -> None:
+    assert submit(head, project, "name=once", "detach=true", "--", "workflows.probe")[0] == 0
+    code, output = submit(head, project, "name=once", "--", "workflows.probe")
     assert code == 2, output
     assert "choose another name=" in output
+
+
+def test_training_waits_for_the_machines_of_a_cluster_that_grows(head: RayCluster) -> None:
+    store = tiny.build(head.environment["TRUNKLINE_STORE"])
+    recipe = ("--", "workflows.pretrain", *TINY, "steps=4", "cluster.workers=4")
+    code, output = submit(head, ROOT, *recipe, "name=refused")
+    assert code == 2, output
+    assert "needs 4 CPU; this Ray cluster has 2" in output
+    process = start(head, ROOT, "cluster.grows=true", *recipe, "name=grown")
+    seen: list[str] = []
+    wait_for(process, "waiting for machines: the workers need 4 CPU, of which there are 2", seen)
+    node = head.add_node(cpus=2)
+    rest = the_rest(process)
+    node.kill()
+    assert process.returncode == 0, "".join(seen) + rest
+    assert store.get("pretrain/grown").statistics["steps"] == 4
+
+
+def test_a_driver_lost_with_its_node_is_started_again_and_training_completes(head: RayCluster) -> None:
+    store = tiny.build(head.environment["TRUNKLINE_STORE"])
+    node = head.add_node(resources={"spot": 1})
+    process = start(head, ROOT, "name=trunk", "driver={spot: 1}", "retries=1", "--", "workflows.pretrain", *TINY, "name=lost",
+        "steps=400", "checkpoint.every_steps=20", "log_every_steps=20",
+    )  # fmt: skip
+    output: list[str] = []
+    wait_for(process, "pretrain  40/400", output)
+    node.kill()
+    another = head.add_node(resources={"spot": 1})
+    rest = the_rest(process)
+    another.kill()
+    assert process.returncode == 0, "".join(output) + rest
+    assert "trunk was lost with its node" in rest
+    assert "retry 1 of 1 as trunk-retry-1" in rest
+    resumed = re.search(r"weights: resumed from pretrain/lost@step-(\d+)", rest)
+    assert resumed, rest
+    assert int(resumed.group(1)) >= 20
+    assert store.get("pretrain/lost").statistics["steps"] == 400
+    assert [row["step"] for row in read_metrics(store.storage, "pretrain/lost")] == list(range(1, 401))
+
+
+def test_a_replaced_head_costs_a_resubmission(head: RayCluster, project: Path, tmp_path: Path) -> None:
+    """The last one: what the head knew of jobs before is gone after it."""
+    marker = tmp_path / "marker"
+    process = start(head, project, "retries=1", "--", "workflows.probe", "lines=1000", f"marker={marker}")
+    output: list[str] = []
+    wait_for(process, "line 3", output)
+    assert head.head is not None
+    head.head.kill()
+    wait_for(process, "is lost; the job goes on", output)
+    head.start_head()
+    rest = the_rest(process)
+    assert process.returncode == 0, "".join(output) + rest
+    assert "its head was replaced" in rest
+    assert "an earlier attempt was here" in rest

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from pipelines.cluster import Cluster
 from pipelines.errors import ClusterError, ConfigError, StorageError
 from pipelines.train.worker import ready
 from tests.integration.conftest import run_stage, train_config
+from tests.waits import wait_until
 
 Emit = Callable[[str], None]
 
@@ -122,10 +122,11 @@ def test_a_group_ended_while_it_forms_leaves_nothing(cluster: Cluster, spec: dic
     assert cluster.map_shards(square, [4], "square") == [16]
     import ray
 
-    end = time.monotonic() + 120
-    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
-        assert time.monotonic() < end, f"of {ray.cluster_resources()} only {ray.available_resources()} is free again"
-        time.sleep(0.1)
+    wait_until(
+        lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"],
+        "all CPUs to be free again",
+        lambda: f"of {ray.cluster_resources()} only {ray.available_resources()}",
+    )
 
 
 def vanish() -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from pipelines.cache import Cache, cache_limit
 from pipelines.errors import ConfigError, StorageError
+from tests.waits import PATIENCE_SECONDS
 
 FORK = multiprocessing.get_context("fork")
 
@@ -63,11 +64,11 @@ def test_another_process_holds_too_until_it_ends(tmp_path: Path) -> None:
     def hold() -> None:
         path = get(cache, "aa")
         ready.set()
-        time.sleep(60 if path else 0)
+        time.sleep(PATIENCE_SECONDS if path else 0)
 
     process = FORK.Process(target=hold)
     process.start()
-    assert ready.wait(20)
+    assert ready.wait(PATIENCE_SECONDS)
     get(cache, "bb")
     get(cache, "cc")
     assert names(cache) == {"aa", "cc"}
@@ -109,11 +110,11 @@ def test_a_killed_download_is_no_object_and_takes_no_room(tmp_path: Path) -> Non
     def half(path: Path) -> None:
         path.write_bytes(b"half")
         ready.set()
-        time.sleep(60)
+        time.sleep(PATIENCE_SECONDS)
 
     process = FORK.Process(target=cache.get, args=("aa", 100, half))
     process.start()
-    assert ready.wait(20)
+    assert ready.wait(PATIENCE_SECONDS)
     assert cache.used_bytes() == 100  # what is on its way counts
     with pytest.raises(StorageError, match="100 are in use"):
         get(cache, "bb")

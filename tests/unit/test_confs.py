@@ -13,6 +13,7 @@ import pytest
 
 from pipelines.errors import ConfigError
 from tests.commands import run_here
+from tests.waits import PATIENCE_SECONDS
 from workflows.session import CONF, compose_config
 
 ROOT = Path(__file__).parents[2]
@@ -98,7 +99,7 @@ def test_mistakes_end_before_anything_starts(arguments: list[str], message: str,
 @pytest.mark.slow
 def test_a_mistake_ends_the_command_of_a_user_alike(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "workflows.pretrain", "+experiment=demo", f"store={tmp_path}", "model.layer=6"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     here = run_here(*(argument.removeprefix("workflows.") for argument in command[2:]))
     assert (done.returncode, done.stdout, done.stderr) == (here.code, here.out, here.err)
     assert done.returncode == 2

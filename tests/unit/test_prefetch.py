@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from pipelines.data.stream.mixture import MixturePlan, PlannedSource
 from pipelines.data.stream.prefetch import Prefetcher, WorkingSet
 from pipelines.data.tokens.token_shards import TokenShardWriter, TokenSource, shard_paths
 from pipelines.errors import ConfigError
+from tests.waits import wait_until
 
 WEIGHTS = {"a": 0.6, "b": 0.4}
 SHARDS, GROUP = 12, 2
@@ -66,10 +66,7 @@ def shard_files(folder: Path, prefix: str) -> dict[str, Path]:
 
 
 def until(condition: Any) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end, "nothing happened for 20 s"
-        time.sleep(0.005)
+    wait_until(condition, "the prefetcher")
 
 
 def read(remote: Remote, first: int, last: int, step: int = 8) -> int:

@@ -12,6 +12,7 @@ import pytest
 
 from tests import lanes
 from tests.programs import missing, need
+from tests.waits import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,8 +44,21 @@ def test_every_file_of_a_lane_is_there_and_once() -> None:
         assert lanes.group(f"tests/{file}::test_a[b::c]") == lanes.group(f"tests/{file}::test_d")
 
 
-@pytest.mark.parametrize("lanes", [[], pytest.param(["-n", "2"], marks=pytest.mark.slow)])
-def test_campaigns_are_left_out_by_name_and_run_when_asked_for(tmp_path: Path, lanes: list[str]) -> None:
+# what a file has in it that uses a fixture of a whole session, and the group that it has to be in
+SHARED = {"cluster: Cluster": "Ray", "head: RayCluster": "head", "server: S3Server": "S3 and ranks", "_rank: Ranks": "S3 and ranks", "_ranks: Ranks": "S3 and ranks"}  # fmt: skip
+
+
+def test_what_a_session_starts_once_is_used_in_one_lane() -> None:
+    for path in (ROOT / "tests" / "integration").glob("test_*.py"):
+        for words, group in SHARED.items():
+            if words in path.read_text():
+                assert lanes.group(f"tests/integration/{path.name}::test") == group, (
+                    f"list {path.name} in tests/lanes.py"
+                )
+
+
+@pytest.mark.parametrize("options", [[], pytest.param(["-n", "2"], marks=pytest.mark.slow)])
+def test_campaigns_are_left_out_by_name_and_run_when_asked_for(tmp_path: Path, options: list[str]) -> None:
     (tmp_path / "test_it.py").write_text(
         "import pytest\ndef test_short(): pass\n@pytest.mark.campaign\ndef test_long(): pass\n"
     )
@@ -52,7 +66,11 @@ def test_campaigns_are_left_out_by_name_and_run_when_asked_for(tmp_path: Path, l
 
     def said(*arguments: str) -> str:
         done = subprocess.run(
-            [*command, *lanes, *arguments, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=240
+            [*command, *options, *arguments, str(tmp_path)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

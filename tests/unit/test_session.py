@@ -11,6 +11,7 @@ import yaml
 
 from pipelines.data.corpus import CorpusConfig
 from pipelines.train.stages import TrainConfig
+from tests.commands import run_here
 from workflows.session import Session, entry
 
 
@@ -141,3 +142,10 @@ def test_what_a_disk_did_is_no_fault_of_trunkline(
     with pytest.raises(SystemExit, match=str(code)):
         entry(TrainConfig, run, "pretrain")()
     assert words in capsys.readouterr().err
+
+
+def test_a_relative_store_inside_a_job_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_JOB_SUBMISSION_ID", "raysubmit_x")  # as Ray sets it for the entry point of a job
+    done = run_here("pretrain", "+experiment=demo", "store=store")
+    assert done.code == 2
+    assert "results would vanish with it; pass store=$PWD/store" in done.err

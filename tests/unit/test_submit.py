@@ -21,6 +21,7 @@ from pipelines.package import collect, pack
 from pipelines.submission import Submission
 from pipelines.train.plan import machines
 from tests.commands import run_here
+from tests.waits import PATIENCE_SECONDS
 from workflows.submit import compose_target, instance_named, stages_of
 
 ROOT = Path(__file__).parents[2]
@@ -285,7 +286,7 @@ def test_mistakes_end_before_anything_is_sent(
 def test_a_mistake_ends_the_command_of_a_user_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere(tmp_path, monkeypatch)
     command = [sys.executable, "-m", "workflows.submit", "address=http://127.0.0.1:1", "retry=1", "--", *RECIPE]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 2, done.stdout + done.stderr
     assert re.search("error: unknown key retry; accepted there: .*did you mean retries", done.stderr), done.stderr
 

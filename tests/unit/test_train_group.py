@@ -12,6 +12,7 @@ import torch
 from pipelines.errors import CheckpointError, StorageError, TrunklineError
 from pipelines.train.update.adamw import AdamW
 from pipelines.train_group import Place, Seat, _LostError, _verdict, seats
+from tests.waits import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,6 +112,6 @@ def test_lone_processes_step_side_by_side_without_the_compiler() -> None:
     for process in processes:  # both are alive while the other is asked
         assert process.stdout is not None
         said.append([process.stdout.readline(), process.stdout.readline()])
-    errors = [process.communicate("\n", timeout=300)[1] for process in processes]
+    errors = [process.communicate("\n", timeout=PATIENCE_SECONDS)[1] for process in processes]
     assert [line[0].split()[:1] for line in said] == [["loss"], ["loss"]], errors
     assert [line[1] for line in said] == ["beside it []\n"] * 2
