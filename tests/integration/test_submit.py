@@ -135,7 +135,7 @@ def test_a_job_ends_with_the_exit_code_of_its_workflow(head: RayCluster, project
     assert "retry" not in output
     code, output = submit(head, project, "--", "workflows.probe")
     assert code == 0, output
-    code, output = submit(head, project, "--", "workflows.checkpoints", "action=list")
+    code, output = submit(head, project, "--", "workflows.checkpoints", "action=list", f"store={project}/empty")
     assert code == 2, output
     assert "error: there is no checkpoint in" in output
 
