@@ -6,6 +6,7 @@ come first. Run by hand, without `-n`, pytest does everything in one process and
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from tests import home, lanes
 
 _LEFT_OUT = pytest.StashKey[int]()
+_SPENT = pytest.StashKey[Counter[tuple[str, str]]]()  # seconds by ("lane", its name) and ("file", its path)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,9 +24,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before any test module, and with it any library that looks for its settings, is imported."""
-    config.stash[_LEFT_OUT] = 0
+    config.stash[_LEFT_OUT], config.stash[_SPENT] = 0, Counter()
     if not hasattr(config, "workerinput"):  # the lanes inherit the home of the process that starts them
         config.add_cleanup(home.move_in())
+        config.pluginmanager.register(_Clock(config.stash[_SPENT]), "clock")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -56,9 +59,28 @@ def pytest_testnodedown(node: Any) -> None:
     stash[_LEFT_OUT] = max(stash[_LEFT_OUT], getattr(node, "workeroutput", {}).get("campaigns", 0))
 
 
+class _Clock:
+    """Adds up what tests, with their fixtures, took in each lane and file."""
+
+    def __init__(self, spent: Counter[tuple[str, str]]):
+        self._spent = spent
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        lane = getattr(getattr(report, "node", None), "gateway", None)
+        if lane is not None:
+            self._spent["lane", lane.id] += report.duration
+        self._spent["file", report.nodeid.split("::")[0]] += report.duration
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Iterator[None]:
     yield
+    spent = config.stash[_SPENT]
+    for what, most in (("lane", 99), ("file", 12)):
+        found = [(name, seconds) for (kind, name), seconds in spent.most_common() if kind == what and seconds >= 1]
+        if found and sum(spent.values()) > 60:
+            line = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in found[:most])
+            terminalreporter.write_line(f"{what}s: {line}")
     if count := config.stash[_LEFT_OUT]:
         terminalreporter.write_line(
             f"{count} campaign tests were left out: `make test-full`, or --campaigns, runs them"

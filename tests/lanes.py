@@ -32,22 +32,22 @@ FIRST: tuple[tuple[str | None, tuple[str, ...]], ...] = (
 
 
 @functools.cache
-def _groups() -> dict[str, tuple[int, str]]:
-    """Place and name of the group of each file that is listed."""
+def _groups() -> dict[str, tuple[int, int, str]]:
+    """Of each file that is listed: its group's place, its own in the group, and the group's name."""
     return {
-        f"tests/{file}": (number, name or file) for number, (name, files) in enumerate(FIRST) for file in files
+        f"tests/{file}": (number, at, name or file) for number, (name, files) in enumerate(FIRST) for at, file in enumerate(files)
     }  # fmt: skip
 
 
 def group(nodeid: str) -> str:
     """What a test stays together with: its group, or its file."""
     file = nodeid.split("::")[0]
-    return _groups().get(file, (0, file))[1]
+    return _groups().get(file, (0, 0, file))[2]
 
 
-def place(nodeid: str) -> int:
-    """Sorts the groups that are listed to the front."""
-    return _groups().get(nodeid.split("::")[0], (len(FIRST), ""))[0]
+def place(nodeid: str) -> tuple[int, int]:
+    """Sorts the groups that are listed to the front, their files as they are listed."""
+    return _groups().get(nodeid.split("::")[0], (len(FIRST), 0, ""))[:2]
 
 
 def scheduler(config: Any, log: Any) -> Any:
