@@ -15,7 +15,7 @@ from pipelines.progress import say
 from pipelines.train.checkpoint.average import AverageConfig, average, plan
 from workflows.session import Session, entry
 
-CODE = ("pipelines.train.checkpoint.average",)
+CODE = ("pipelines.train.checkpoint.average", "pipelines.train.checkpoint.committed")
 
 
 def run(config: AverageConfig, session: Session) -> Artifact:

@@ -20,6 +20,7 @@ CODE = (
     *(f"pipelines.train.results.{module}" for module in ("evaluate", "scoring", "generate")),
     *(f"pipelines.train.network.{module}" for module in ("model", "attention")),
     "pipelines.data.stream.preferences",
+    *(f"pipelines.data.tokens.{module}" for module in ("token_shards", "tokenizer", "chat")),
 )
 
 

@@ -21,7 +21,11 @@ from pipelines.train.results.export import ExportConfig, tokenizer_settings, ver
 from pipelines.train.results.model_card import find_evaluation, licence_note, model_card, snippet, unclear_licences
 from workflows.session import Session, entry
 
-CODE = tuple(f"pipelines.train.results.{module}" for module in ("export", "model_card"))
+CODE = (
+    *(f"pipelines.train.results.{module}" for module in ("export", "model_card", "evaluate")),
+    "pipelines.train.network.model",
+    *(f"pipelines.data.tokens.{module}" for module in ("tokenizer", "chat")),
+)
 
 
 def run(config: ExportConfig, session: Session) -> Artifact:

@@ -23,7 +23,8 @@ CODE = (
     *(f"pipelines.train.network.{module}" for module in ("model", "attention", "losses", "linear_cross_entropy")),
     *(f"pipelines.train.update.{module}" for module in ("optimizer", "adamw", "muon", "engine", "step")),
     "pipelines.train.plan.schedule",
-    "pipelines.train.run.reference",
+    "pipelines.train.checkpoint.slices",
+    *(f"pipelines.train.run.{module}" for module in ("loop", "stream", "reference")),
     *(
         f"pipelines.data.{module}"
         for module in (

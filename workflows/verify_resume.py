@@ -43,8 +43,7 @@ from workflows.session import Session, compose_config, entry
 
 CODE = (
     *training.CODE,
-    *(f"pipelines.train.checkpoint.{module}" for module in ("committed", "slices", "snapshot", "saver")),
-    *(f"pipelines.train.run.{module}" for module in ("loop", "stream")),
+    *(f"pipelines.train.checkpoint.{module}" for module in ("committed", "snapshot", "saver")),
     "pipelines.train.checkpoint.verification",
 )
 _LOSS_TOLERANCE = {"float32": 1e-6, "bfloat16": 1e-4}  # relative, of the first step after a load elsewhere

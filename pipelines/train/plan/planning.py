@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from pipelines.artifacts import Artifact, ArtifactStore, Reference
-from pipelines.config import difference, identity, plain
+from pipelines.config import difference, fingerprint, identity, plain
 from pipelines.data.stream.loader import Carried, Loader, Segment
 from pipelines.data.stream.mixture import MixturePlan, plan_conversations
 from pipelines.data.stream.preferences import PreferenceLoader, open_preferences
@@ -83,6 +83,8 @@ def plan(name: StageName, config: TrainConfig, store: ArtifactStore, parent: str
     what = identity(config)
     planned_rates = {**plain(rates), "decay_values": schedule.decay_values(rates)}
     what.update(parent=parent and str(ancestor), model=plain(architecture), schedule=planned_rates, steps=steps)
+    # what is decided here and not in a module whose hash is taken: what is inherited, and where in which stream the run reads
+    what["start"] = {"mode": start.mode, "samples": start.samples, "segments": fingerprint(plain(segments))}
     if (
         name == "pretrain"
         and rates.decay == "none"

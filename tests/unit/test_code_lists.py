@@ -1,0 +1,140 @@
+"""What decides a result and is not hashed fails here: every module that a workflow reaches is in its CODE, or listed with a reason.
+
+Reached is what its imports lead to inside `pipelines/`, those within functions included. A new module fails until somebody has
+decided: into `CODE`, where a change of behaviour makes finished artifacts stale, or into a list below, with why it cannot change them.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+WORKFLOWS = ("corpus", "tokenize", "mixture", "training", "evaluate", "export", "average", "verify_resume", "recipe")
+
+# how and where a run goes, and what it says; a prefix stands for all modules below it
+ANYWHERE = {
+    "pipelines.artifacts": "keeps results under their fingerprint", "pipelines.sealed": "checksums of small files",
+    "pipelines.storage": "bytes as they are", "pipelines.s3": "bytes as they are", "pipelines.cache": "copies of files, bytes as they are",
+    "pipelines.spool": "measured points on their way to MLflow",
+    "pipelines.config": "its values are in the fingerprint", "pipelines.errors": "messages", "pipelines.progress": "messages",
+    "pipelines.timeline": "times of a start, for a benchmark", "pipelines.ray_token": "authentication of Ray",
+    "pipelines.cluster": "where tasks run; results do not depend on it (tests/integration/test_map_shards.py)",
+    "pipelines.train_group": "where workers run", "pipelines.markup": "pages about results", "pipelines.charts": "pages about results",
+    "pipelines.tracking": "what MLflow is told", "pipelines.tracking_errors": "messages", "pipelines.tracking_place": "where MLflow keeps it",
+    "pipelines.data.stream.prefetch": "when shards are downloaded, not which", "pipelines.data.tokens.blocks": "compares blocks with their checksums",
+    "pipelines.train.network.compute": "runtime(): equal up to rounding (tests/unit/test_attention.py)",
+    "pipelines.train.plan.memory": "what a worker needs; chooses recomputation, which changes nothing", "pipelines.train.plan.devices": "refuses devices",
+    "pipelines.train.plan.decays": "the shape's values are in the fingerprint (schedule.decay_values)",
+    "pipelines.train.plan.planning": "refuses; what it decides is in the fingerprint: model, schedule, steps, parent, where the stream is read",
+    "pipelines.train.plan.context": "its outcome, the model and the segments, is in the fingerprint",
+    "pipelines.train.stages": "config and the table of stages; what a row decides, planning writes into the fingerprint",
+    "pipelines.train.run.log": "messages and measured points", "pipelines.train.run.monitor": "measured points", "pipelines.train.run.profile": "a trace of times",
+    "pipelines.train.worker": "starts the loop",
+    "pipelines.train.checkpoint.committed": "stores and reads bytes, compared with their checksums", "pipelines.train.checkpoint.snapshot": "copies of slices, exact",
+    "pipelines.train.checkpoint.saver": "when and where slices are written", "pipelines.train.checkpoint.retention": "which checkpoints stay",
+    "pipelines.train.checkpoint.lineage": "finds runs by their names",
+}  # fmt: skip
+_STREAM = {"pipelines.data.stream": "reads nothing of a stream: reached by way of planning"}
+_TRAINING = {
+    "pipelines.train.update": "updates nothing: reached by way of the engine's `device`", "pipelines.train.plan.schedule": "likewise, by planning",
+    "pipelines.train.checkpoint.slices": "fills engines, and there is none here",
+    "pipelines.train.network.losses": "likewise", "pipelines.train.network.linear_cross_entropy": "likewise",
+}  # fmt: skip
+# what a workflow reaches and has no use for that could change its result
+BESIDE = {
+    "corpus": {
+        "pipelines.data.data_card": "a page about the corpus, drawn from what is committed", "pipelines.data.browse": "shows what is there",
+        "pipelines.data.estimate": "the plan alone", "pipelines.data.extrapolate": "the plan alone", "pipelines.data.metering": "the plan alone",
+        "pipelines.data.dedup.sizing": "numbers of tasks, which change nothing", "pipelines.data.sources.remote": "bytes as they are",
+    },
+    "tokenize": {"pipelines.data.stream": "the sample's shares, which are in the fingerprint"},
+    "mixture": {"pipelines.data.stream.interleave": "the least weight, below which a mixture is refused"},
+    "training": {"pipelines.data.stream.mixture": "the plan is in the fingerprint, as segments or by the mixture's own"},
+    "verify_resume": {"pipelines.data.stream.mixture": "as for training"},
+    "evaluate": {**_STREAM, **_TRAINING, "pipelines.data.tokens.codepoints": "which text goes to which of two equal encoders"},
+    "export": {**_STREAM, **_TRAINING, "pipelines.data.tokens": "only verifies what was written, but for chat and tokenizer",
+               "pipelines.train.network.attention": "likewise", "pipelines.train.results.generate": "likewise", "pipelines.train.results.scoring": "likewise"},
+    "average": {**_STREAM, **_TRAINING, "pipelines.data.tokens": "reads no tokens", "pipelines.train.network": "reads weights by name, builds no model"},
+    "recipe": {"pipelines.data": "its stages are workflows of their own; of training the report reads the curve", "pipelines.train": "likewise"},
+}  # fmt: skip
+
+
+def file_of(module: str) -> Path | None:
+    path = ROOT / f"{module.replace('.', '/')}.py"
+    package = ROOT / module.replace(".", "/") / "__init__.py"
+    return path if path.exists() else package if package.exists() else None
+
+
+def imported(module: str) -> set[str]:
+    """Modules of `pipelines` that a module imports anywhere but for the type checker."""
+    path = file_of(module)
+    assert path is not None
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name for name in found if name.startswith("pipelines") and file_of(name) is not None}
+
+
+def reached(start: str) -> set[str]:
+    """Everything that a module's imports lead to, packages that only hold others left out."""
+    seen: set[str] = set()
+    ahead = [start]
+    while ahead:
+        for name in imported(ahead.pop()) - seen:
+            seen.add(name)
+            ahead.append(name)
+    return {name for name in seen if str(file_of(name)).removesuffix("/__init__.py") == str(file_of(name))}
+
+
+def listed(module: str, reasons: dict[str, str]) -> bool:
+    return any(module == prefix or module.startswith(f"{prefix}.") for prefix in reasons)
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS)
+def test_every_module_that_a_workflow_reaches_is_hashed_or_has_a_reason_not_to_be(workflow: str) -> None:
+    code = importlib.import_module(f"workflows.{workflow}").CODE
+    assert len(set(code)) == len(code)
+    undecided = {
+        module
+        for module in reached(f"workflows.{workflow}") - set(code)
+        if not listed(module, ANYWHERE) and not listed(module, BESIDE.get(workflow, {}))
+    }
+    assert not undecided, f"into CODE of workflows/{workflow}.py, or with a reason into this file"
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS)
+def test_what_is_hashed_is_reached(workflow: str) -> None:
+    """`verification` runs in processes that verify_resume starts by name."""
+    code = set(importlib.import_module(f"workflows.{workflow}").CODE)
+    assert code - reached(f"workflows.{workflow}") <= {"pipelines.train.checkpoint.verification"}
+
+
+def test_every_reason_is_of_something_that_is_there() -> None:
+    everything = {module for workflow in WORKFLOWS for module in reached(f"workflows.{workflow}")}
+    for prefix in ANYWHERE:
+        assert any(listed(module, {prefix: ""}) for module in everything), prefix
+    for workflow, reasons in BESIDE.items():
+        for prefix in reasons:
+            assert any(listed(module, {prefix: ""}) for module in reached(f"workflows.{workflow}")), (workflow, prefix)
+
+
+def test_a_workflow_that_commits_has_a_list() -> None:
+    """Those without one make no artifact, or are `training` under another name."""
+    with_code = {path.stem for path in (ROOT / "workflows").glob("*.py") if "\nCODE" in path.read_text()}
+    assert with_code == set(WORKFLOWS)
