@@ -1,0 +1,56 @@
+"""The heavy libraries are imported only in the files that CONTRIBUTING.md names, and within functions."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LIBRARIES = {
+    "Hydra, OmegaConf": ("hydra", "omegaconf"), "Ray": ("ray",), "DeepSpeed": ("deepspeed",), "MLflow": ("mlflow",), "boto3": ("boto3", "botocore"),
+}  # fmt: skip
+
+
+def importers(names: tuple[str, ...]) -> dict[str, bool]:
+    """Files that import one of the libraries, and whether one of them does so outside a function."""
+    found: dict[str, bool] = {}
+    for folder in ("pipelines", "workflows"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            tree = ast.parse(path.read_text())
+            inner = {
+                id(node)
+                for function in ast.walk(tree)
+                if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+                for node in ast.walk(function)
+            }
+            for node in ast.walk(tree):
+                modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names] if isinstance(node, ast.Import) else []  # fmt: skip
+                if any(module.split(".")[0] in names for module in modules):
+                    name = str(path.relative_to(ROOT))
+                    found[name] = found.get(name, False) or id(node) not in inner
+    return found
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_library_is_imported_where_contributing_says_and_nowhere_else(library: str) -> None:
+    (row,) = [line for line in (ROOT / "CONTRIBUTING.md").read_text().splitlines() if line.startswith(f"| {library} |")]
+    rooms = re.findall(r"`((?:pipelines|workflows)/[\w/.]*)`", row)
+    found = importers(LIBRARIES[library])
+    assert {
+        name
+        for name in found
+        if not any(name == room or (room.endswith("/") and name.startswith(room)) for room in rooms)
+    } == set()
+    assert not any(found.values()), "imported outside a function"
+    design = (ROOT / "docs/design.md").read_text()
+    assert all(Path(room).name in design for room in rooms)
+
+
+def test_deepspeed_is_imported_in_the_two_files_that_the_design_names() -> None:
+    assert set(importers(("deepspeed",))) == {
+        "pipelines/train/update/engine.py",
+        "pipelines/train/checkpoint/verification.py",
+    }
