@@ -142,3 +142,6 @@ def test_a_weight_that_no_run_could_deliver_is_refused_and_plans_sum_to_one():
     recipe = MixtureRecipe(weights={"prose": 0.5, "code": 0.4999995}, budget_tokens=10, max_epochs=100)
     statistics = {"sources": {"prose": facts("documents", 5), "code": facts("documents", 5)}}
     assert sum(plan_mixture(recipe, "tokens/t", "", statistics).weights.values()) == pytest.approx(1, abs=1e-15)
+    tiny = MixtureRecipe(weights={"prose": 1 - 7e-6, "code": 7e-6}, budget_tokens=10, max_epochs=100)
+    shown = {line[0]: line[3] for line in rows(plan_mixture(tiny, "tokens/t", "", statistics))}
+    assert shown == {"prose": "100.0%", "code": "0.0007%", "total": "100.0%"}

@@ -65,8 +65,8 @@ class Cut:
                 f"{self.left_out:,} shards; larger corpus files or a smaller batch.sequence_length lose less"
             )
         return (
-            f"{name}: of {self.rows:,} {self.unit} {self.cut:,} lose their end and {self.left_out:,} are left out because nothing "
-            f"of them would count; {self.lost_tokens:,} tokens are not read, {self.lost_targets:,} of them answers; "
+            f"{name}: of {self.rows:,} {self.unit} {self.cut:,} lose their end and {self.left_out:,} are left out because "
+            f"{'too little of them fits' if self.unit == 'pairs' else 'nothing of them would count'}; {self.lost_tokens:,} tokens are not read, {self.lost_targets:,} of them answers; "
             f"batch.sequence_length={self.whole_from} cuts nothing"
             + ("; NOTHING of it is trained on" if self.left_out == self.rows else "")
         )
