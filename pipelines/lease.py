@@ -70,6 +70,10 @@ class Lease:
         first = self._read()
         if first is None:
             return
+        if not first:
+            raise ArtifactError(
+                f"{self.storage.uri}/{self.key} is damaged, so it is not known which command makes {self.folder}: when none does, delete it"
+            )
         here = first["machine"] == self._facts["machine"] != ""
         if here and _started(first["pid"]) != first["started"]:
             return
@@ -89,15 +93,22 @@ class Lease:
         )
 
     def _read(self) -> dict[str, Any] | None:
+        """The lease, {} of one that is damaged, None where there is none."""
         found = self.storage.find(self.key)
-        return json.loads(found) if found else None  # empty: a folder's file, just being written
+        if not found:  # empty: a folder's file, just being written
+            return None
+        try:
+            held = json.loads(found)
+        except ValueError:
+            return {}
+        return held if isinstance(held, dict) and {"machine", "pid", "started", "host", "since"} <= set(held) else {}
 
     def _data(self) -> bytes:
         return json.dumps(self._facts).encode()
 
     def _is_mine(self) -> bool:
         held = self._read()
-        return held is not None and held["nonce"] == self._facts["nonce"]
+        return held is not None and held.get("nonce") == self._facts["nonce"]
 
     def _beat(self, seconds: float) -> None:
         while not self._over.wait(seconds):

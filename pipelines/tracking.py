@@ -23,7 +23,7 @@ from typing import Any
 from pipelines.artifacts import Artifact, ArtifactStore
 from pipelines.config import TrackingConfig, flatten
 from pipelines.disk import disk_error
-from pipelines.errors import ConfigError, StorageError
+from pipelines.errors import ArtifactError, ConfigError, StorageError
 from pipelines.progress import say
 from pipelines.spool import Spool, leftovers
 from pipelines.storage import FolderStorage, Storage, open_storage
@@ -530,7 +530,18 @@ def _recorded(storage: Storage, folder: str, uri: str) -> str | None:
 
 
 def _record(storage: Storage, folder: str) -> dict[str, Any]:
-    return dict(json.loads(storage.find(f"{folder}/mlflow.json") or b"{}"))
+    """Which MLflow run is an artifact's; {} where none is. Raises: ArtifactError when the record is damaged."""
+    key = f"{folder}/mlflow.json"
+    try:
+        record = json.loads(storage.find(key) or b"{}")
+        if record and not {"uri", "run_id"} <= set(record):
+            raise ValueError("it names no run")
+    except (ValueError, TypeError) as error:
+        raise ArtifactError(
+            f"{storage.uri}/{key} is damaged ({error}), so it is not known which MLflow run is that of {folder}: delete the file, "
+            "and the same command makes a new run"
+        ) from error
+    return dict(record)
 
 
 def _fingerprint(storage: Storage, folder: str) -> str | None:

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from pipelines.artifacts import Artifact, ArtifactStore, Draft
+from pipelines.config import TrackingConfig
 from pipelines.errors import ArtifactError, CheckpointError, ClusterError, ConfigError
 from pipelines.sealed import sealed, sealed_lines, unsealed, unsealed_lines
+from pipelines.storage import FolderStorage
 from pipelines.train.checkpoint import committed_steps, open_checkpoint
 from pipelines.train.checkpoint.retention import readers_of
 from pipelines.train.network.model import ModelConfig
@@ -378,3 +380,91 @@ def test_the_stored_log_probabilities_of_a_reference_are_compared(tmp_path: Path
     assert _stored(draft, 4) == "is of 3 pairs, expected 4"
     flip(tmp_path / "dpo/d/reference/logps.npy", 1100)
     assert "logps.npy does not match its checksum" in str(_stored(draft, 3))
+
+
+class Remote(FolderStorage):
+    """A folder that is read as a remote store is: by copies in a cache, which can be damaged by themselves."""
+
+    def __init__(self, root: Path, cache: Path):
+        super().__init__(root)
+        self.cache, self.forgotten = cache, 0
+
+    def fetch(self, key: str) -> Path:
+        copy = self.cache / key.replace("/", "-")
+        if not copy.exists():
+            shutil.copy(super().fetch(key), copy)
+        return copy
+
+    def forget(self, path: Path) -> bool:
+        self.forgotten += 1
+        path.unlink()
+        return self.forgotten == 1
+
+
+def test_a_damaged_copy_in_the_cache_is_fetched_once_more(tmp_path: Path) -> None:
+    made = make(ArtifactStore(str(tmp_path / "store")))
+    (tmp_path / "cache").mkdir()
+    storage = Remote(tmp_path / "store", tmp_path / "cache")
+    artifact = Artifact(storage, made.folder, made.manifest)
+    flip(artifact.path("part.txt"), 3)
+    assert artifact.path("part.txt").read_text() == "hello"
+    flip(tmp_path / "store/corpus/a/part.txt", 3)
+    (tmp_path / "cache/corpus-a-part.txt").unlink()
+    with pytest.raises(ArtifactError, match="does not match its checksum"):
+        artifact.path("part.txt")
+
+
+def test_a_recipe_makes_each_artifact_anew_once_also_when_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three stages, two of them of one trunk, which the second time goes on; the first attempt ends before the last."""
+    from types import SimpleNamespace
+
+    from workflows import recipe
+
+    ran: list[tuple[str, str]] = []
+    broken = [True]
+
+    def stage(workflow: str) -> Any:
+        def run(config: Any, session: Session) -> Artifact:
+            if workflow == "anneal" and broken.pop() if broken else False:
+                raise KeyboardInterrupt
+            ran.append((workflow, config.on_change))
+            return make(session.store, f"{workflow}{len(ran)}")
+
+        return SimpleNamespace(run=run)
+
+    def composed(one: Any, config: Any) -> Any:
+        return recipe.RecipeConfig(
+            name=one.name, experiment="demo", stages=[], store=config.store, on_change=config.on_change
+        ), stage(one.workflow)
+
+    monkeypatch.setattr(recipe, "compose_stage", composed)
+    monkeypatch.setattr(recipe, "stage_results", lambda session, artifacts: [])
+    monkeypatch.setattr(recipe, "figures", lambda results: {})
+    monkeypatch.setattr(recipe, "write_report", lambda page, *rest: page.write_text("report"))
+    stages = [recipe.RecipeStage(workflow=w, name="d", overrides=[]) for w in ("pretrain", "pretrain", "anneal")]
+    config = recipe.RecipeConfig(
+        name="d", experiment="demo", stages=stages, store=str(tmp_path), on_change="rebuild",
+        tracking=TrackingConfig(enabled=False),
+    )  # fmt: skip
+    with pytest.raises(KeyboardInterrupt), Session(config) as session:
+        recipe.run(config, session)
+    assert ran == [("pretrain", "rebuild"), ("pretrain", "refuse")]
+    with Session(config) as session:
+        recipe.run(config, session)
+    assert ran[2:] == [("pretrain", "refuse"), ("pretrain", "refuse"), ("anneal", "rebuild")]
+    with Session(config) as session:
+        recipe.run(config, session)
+    assert ran[5:] == [("pretrain", "rebuild"), ("pretrain", "refuse"), ("anneal", "rebuild")]
+
+
+@pytest.mark.parametrize("content", [b'{"uri": "sqlite:', b"[1, 2]", b'{"uri": "x"}', b"\xff"])
+def test_a_damaged_record_of_the_mlflow_run_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    from pipelines.tracking import _record
+
+    storage = FolderStorage(tmp_path)
+    assert _record(storage, "corpus/a") == {}
+    storage.write("corpus/a/mlflow.json", content)
+    with pytest.raises(ArtifactError, match=r"corpus/a/mlflow\.json is damaged .*delete the file"):
+        _record(storage, "corpus/a")

@@ -79,3 +79,10 @@ def test_of_several_at_once_one_creates(tmp_path: Path) -> None:
     storage = FolderStorage(tmp_path)
     assert [storage.create("a/key", data) for data in (b"1", b"2")] == [True, False]
     assert storage.read("a/key") == b"1"
+
+
+def test_a_damaged_lease_is_refused_by_name(tmp_path: Path) -> None:
+    storage = FolderStorage(tmp_path)
+    storage.write(".leases/corpus/a.json", b'{"host": "x", "pi')
+    with pytest.raises(ArtifactError, match=r"\.leases/corpus/a\.json is damaged, .* when none does, delete it"):
+        Lease(storage, "corpus/a")
