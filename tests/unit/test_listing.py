@@ -200,3 +200,12 @@ def test_a_listing_does_not_depend_on_the_order_of_the_disk(tmp_path: Path, monk
 
     monkeypatch.setattr(os, "listdir", backwards)
     assert listed(tmp_path) == before
+
+
+def test_a_file_that_may_not_be_read_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, "a.jsonl", "secret.jsonl")
+    monkeypatch.setattr(os, "access", lambda path, mode: "secret" not in str(path))  # root may read everything
+    with pytest.raises(DataError, match=r"source mine: cannot read .*secret\.jsonl: permission denied"):
+        listed(tmp_path)

@@ -309,10 +309,17 @@ def test_lines_of_any_json_cost_themselves_alone(tmp_path: Path) -> None:
         '{"text": {"text": "x"}}',
         '{"text": ["x"]}',
     ]
-    odd += ["\x00\x00", '\ufeff{"text": "x"}', '{"n": ' + "[" * 990 + "]" * 990 + "}"]
-    (tmp_path / "a.jsonl").write_bytes(lines("one") + "\n".join(odd).encode() + b"\n" + lines("two"))
+    odd += ["\x00\x00", '{"n": ' + "[" * 990 + "]" * 990 + "}"]
+    (tmp_path / "a.jsonl").write_bytes(
+        lines("one")
+        + b"\xef\xbb\xbf"
+        + lines("of a file that was put behind it")
+        + "\n".join(odd).encode()
+        + b"\n"
+        + lines("two")
+    )
     documents, dropped = read(source(tmp_path / "a.jsonl"))
-    assert [d.text for d in documents] == ["one", "two"]
+    assert [d.text for d in documents] == ["one", "of a file that was put behind it", "two"]
     assert len(dropped) == len(odd)
     assert {d.reason for d in dropped} == {"read.no_text", "read.not_json"}
 

@@ -202,7 +202,7 @@ def _jsonl(lines: Iterator[tuple[int, bytes]], path: str, stop: int | None) -> I
             continue
         where = f"{path}@{offset}"
         try:
-            yield where, json.loads(raw.decode("utf-8" if offset else "utf-8-sig"))
+            yield where, json.loads(raw.decode("utf-8-sig"))
         except UnicodeDecodeError as error:
             yield where, Dropped("read.not_utf8", where, f"{error.reason} at byte {error.start}: {raw[:EXCERPT]!r}")
         except (ValueError, RecursionError):

@@ -135,6 +135,10 @@ def list_files(where: str, paths: Iterable[str], form: str | None = None) -> Lis
                 reason = "the same file under another name"
             if reason:
                 passed_over.setdefault(reason, []).append(label)
+            elif "://" not in path and not os.access(path, os.R_OK):
+                raise DataError(
+                    f"{_source(where)}: cannot read {path}: permission denied; change its mode or its owner"
+                )
             else:
                 nodes.add(entry.node)
                 files.setdefault(path, InputFile(path, label, entry.size))
