@@ -166,3 +166,14 @@ def test_a_missing_set_is_named_by_its_own_key(tmp_path: Path) -> None:
     config = parse(DecontaminationConfig, {"sets": {"exam": {"reader": reader}}})
     with pytest.raises(DataError, match=r"correct corpus\.decontaminate\.sets\.exam\.reader\.path"):
         contents(config)
+
+
+def test_thai_letters_are_no_words(tmp_path: Path) -> None:
+    item = "มนุษย์ทั้งหลายเกิดมามีอิสระและเสมอภาคกันในเกียรติศักดิ์และสิทธิ ต่างมีเหตุผลและมโนธรรม"
+    found = lookup(tmp_path, [{"question": item}])
+    assert found.overlaps([f"ในตอนเช้า {item[:20]} ในตอนเย็น", f"ในตอนเช้า {item[5:]} ในตอนเย็น"])[0] is None
+    overlap = found.overlaps([f"ในตอนเช้า {item[5:]} ในตอนเย็น"])[0]
+    assert overlap is not None
+    assert item[10:40] in overlap.text
+    with pytest.raises(DataError, match="no item of 8 words"):
+        lookup(tmp_path, [{"question": "สวัสดีตอนเช้า"}])  # three words

@@ -78,3 +78,22 @@ def test_candidates_appear_at_the_predicted_rate() -> None:
 def test_curve() -> None:
     curve = detection_curve(CONFIG, [0.5, 0.8])
     assert curve == {"0.50": pytest.approx(0.0533, abs=1e-4), "0.80": pytest.approx(0.9235, abs=1e-4)}
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("می‌خواهم به خانه بروم و بخوابم", "میخواهم به خانه بروم و بخوابم"),  # a zero-width non-joiner
+        ("one ex\u00adample of soft hyphens here", "one example of soft hyphens here"),
+        ("葛\U000e0100城市の天気は晴れ", "葛城市の天気は晴れ"),  # a variation selector
+        ("♥\ufe0f I love this very much", "♥ I love this very much"),
+    ],
+)
+def test_what_only_the_renderer_reads_makes_no_difference(left: str, right: str) -> None:
+    assert shingles(left).tolist() == shingles(right).tolist()
+
+
+def test_signs_belong_to_the_letter_they_stand_on() -> None:
+    assert len(shingles("กำกี่กุ้กั๊กู่")) == 2  # five letters and a vowel letter, with their signs
+    assert jaccard(shingles("ที่นี่มีน้ำดี"), shingles("ทีนี้มี่นำดี่")) < 1
+    assert len(shingles("सभी मनुष्यों को गौरव और अधिकारों")) == 2  # six words

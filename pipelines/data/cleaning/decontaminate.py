@@ -3,8 +3,8 @@
 Enters: the evaluation sets that the config names, then batches of documents. Leaves: for each document None, or the item it
 overlaps with and the text they share.
 
-A document is contaminated when it shares 13 consecutive words with an item (Brown et al. 2020, appendix C; characters where a
-script puts no spaces), words being those of near-deduplication: case and punctuation are folded away. An item of 8 to 12
+A document is contaminated when it shares 13 consecutive words with an item (Brown et al. 2020, appendix C; characters of
+Chinese and Japanese; three times as many of Thai, Lao, Khmer and Burmese, whose letters are no words), words being those of near-deduplication: case and punctuation are folded away. An item of 8 to 12
 words is looked for as a whole, and a shorter one not at all, as GPT-3's authors did: five words in a row are found in innocent
 text. An n-gram that more than `max_items` items of one set share is its template ("which of the following is true"), and says
 nothing about any of them.
@@ -45,6 +45,7 @@ OVERLAP = 1_000  # characters of a shared text that are kept
 HITS = 1_000  # of a source that are kept; all are counted
 TABLE = pa.schema([(name, pa.string()) for name in ("set", "item", "source", "id", "text")])
 _READ_BYTES = 1 << 24
+_LETTERS_PER_WORD = 3
 _WHOLE = 1 << 62  # bytes of a piece: files are not cut
 
 
@@ -228,8 +229,10 @@ def _grams_of(text: str, config: DecontaminationConfig, lengths: set[int]) -> np
     room = len(batch.data) + 1
     words, places = np.empty(room, np.uint64), np.empty((room, 2), np.int64)
     count = words_of(batch.data, 0, int(batch.offsets[1]), characters(), words, places)
-    length = min(count, config.ngram)
-    if length < min(config.min_words, config.ngram):
+    # a word of Thai, Lao, Khmer or Burmese is written with some three of what is compared there
+    scale = _LETTERS_PER_WORD if sum(map(_is_unspaced, text)) > sum(map(str.isalpha, text)) / 2 else 1
+    length = min(count, config.ngram * scale)
+    if length < min(config.min_words, config.ngram) * scale:
         return np.empty(0, np.uint64)
     lengths.add(length)
     grams: npt.NDArray[np.uint64] = _rolled(words, count, length)
@@ -242,6 +245,11 @@ def _digest(name: str, stretch: Stretch) -> bytes:
         for block in iter(lambda: stream.read(_READ_BYTES), b""):
             digest.update(block)
     return digest.digest()
+
+
+def _is_unspaced(character: str) -> bool:
+    """Whether it is a letter of an alphabet that is written without spaces."""
+    return character.isalpha() and ("\u0e00" <= character < "\u10a0" or "\u1780" <= character < "\u1800")
 
 
 def _tables(keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:

@@ -2,8 +2,9 @@
 
 Enters: a batch of texts. Leaves: (documents, bands) band keys; two documents that share a key in any band are candidates.
 
-Words are runs of letters and digits of a spaced script; a character of a script written without spaces (Han, kana, ...) is a
-word by itself. Case and punctuation are folded away. Shingles are 5-grams of words; each of `bands × rows` permutations keeps
+Words are runs of letters and digits of a spaced script, with the marks on them; a character of a script written without spaces (Han,
+kana, Thai with its vowel signs and tone marks, ...) is a word by itself. Case and punctuation are folded away, and what only the renderer
+reads (joiners, soft hyphens, variation selectors) is passed over. Shingles are 5-grams of words; each of `bands × rows` permutations keeps
 its smallest hash, and a band key is the hash of its rows. A pair of Jaccard similarity s meets with probability
 1 - (1 - s^rows)^bands (Broder 1997; Leskovec, Rajaraman & Ullman, ch. 3); 14 × 8 are FineWeb's numbers.
 
@@ -28,7 +29,8 @@ from pipelines.config import Count, Seed
 _FNV_OFFSET, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 _MIX = np.uint64(0xFF51AFD7ED558CCD)
 _SAMPLE_SEED = np.uint64(0x9E6D62D06F6A9A9B)
-_ALONE = 1 << 24  # flag in the character table: a word by itself
+# flags in the character table: a word by itself; part of the one before it; passed over
+_ALONE, _EXTENDS, _UNSEEN = 1 << 24, 1 << 25, 1 << 26
 Texts = Sequence[str] | Sequence[bytes]
 
 
@@ -118,17 +120,20 @@ def detection_curve(
 
 @functools.cache
 def characters() -> npt.NDArray[np.uint32]:
-    """What a BMP character is to the word splitter: 0 a separator, else its folded code point, `_ALONE` set for CJK."""
+    """What a BMP character is to the word splitter: 0 a separator, else its folded code point with the flags above."""
     table = np.zeros(1 << 16, np.uint32)
     for code in range(1 << 16):
         if 0xD800 <= code < 0xE000:
             continue
         character = chr(code)
-        if unicodedata.category(character)[0] in "LNM" or character == "_":
+        category = unicodedata.category(character)
+        if category == "Cf" or 0xFE00 <= code <= 0xFE0F:
+            table[code] = _UNSEEN
+        elif category[0] in "LNM" or character == "_":
             folded = character.casefold()
             table[code] = ord(folded) if len(folded) == 1 else code
             if _stands_alone(code):
-                table[code] |= _ALONE
+                table[code] |= _EXTENDS if category[0] == "M" else _ALONE
     return table
 
 
@@ -159,7 +164,7 @@ def _compiled(function: Any) -> Any:
 def _words(data: Any, start: int, stop: int, table: Any, out: Any) -> int:
     """Hashes of the words of data[start:stop] into `out`; returns how many."""
     count, i = 0, start
-    word, inside = _FNV_OFFSET, False
+    word, inside, after_alone = _FNV_OFFSET, False, False
     while i < stop:
         byte = np.uint32(data[i])
         if byte < 0x80:
@@ -174,17 +179,27 @@ def _words(data: Any, start: int, stop: int, table: Any, out: Any) -> int:
             if i + j < stop:
                 code = (code << np.uint32(6)) | np.uint32(data[i + j] & 0x3F)
         i += length
-        # beyond the BMP: rare Han and emoji, each a word by itself
-        entry = table[code] if code < np.uint32(0x10000) else (code & np.uint32(0xFFFFFF)) | np.uint32(_ALONE)
+        if code < np.uint32(0x10000):
+            entry = table[code]
+        elif np.uint32(0xE0000) <= code < np.uint32(0xE1000):
+            entry = np.uint32(_UNSEEN)
+        else:  # rare Han and emoji, each a word by itself
+            entry = (code & np.uint32(0xFFFFFF)) | np.uint32(_ALONE)
         if entry == 0 or entry >= np.uint32(_ALONE):
+            if entry >= np.uint32(_UNSEEN):
+                continue
             if inside:
                 out[count] = word
                 count += 1
                 word, inside = _FNV_OFFSET, False
-            if entry != 0:
+            if entry >= np.uint32(_EXTENDS) and after_alone:
+                out[count - 1] = (out[count - 1] ^ np.uint64(entry)) * _FNV_PRIME
+            elif entry != 0:
                 out[count] = (_FNV_OFFSET ^ np.uint64(entry)) * _FNV_PRIME
                 count += 1
+            after_alone = entry != 0
         else:
+            after_alone = False
             word = (word ^ np.uint64(entry)) * _FNV_PRIME
             inside = True
     if inside:
