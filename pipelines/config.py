@@ -48,12 +48,16 @@ class Range:
     def __str__(self) -> str:
         """E.g. `of at least 0 and below 1`."""
         bounds = (("of at least", self.low), ("above", self.above), ("of at most", self.high), ("below", self.below))
-        return " and ".join(f"{words} {bound:g}" for words, bound in bounds if bound is not None)
+        said = (
+            (words, bound if isinstance(bound, int) else f"{bound:g}") for words, bound in bounds if bound is not None
+        )
+        return " and ".join(f"{words} {bound}" for words, bound in said)
 
 
 Count = Annotated[int, Range(1)]
 Whole = Annotated[int, Range(0)]
 Seed = Annotated[int, Range(0, 2**63 - 1)]
+Rows = Annotated[int, Range(1, 2**24)]  # of a batch: a refusal looks for its divisors one by one
 Positive = Annotated[float, Range(above=0)]
 Amount = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
@@ -263,9 +267,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:
         return value
     if origin is Annotated:
-        number = _convert(arguments[0], value, where)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        number = value if whole else _convert(arguments[0], value, where)
         if all(bound.holds(number) for bound in arguments[1:] if isinstance(bound, Range)):
-            return number
+            return _convert(arguments[0], number, where)
         raise _OutOfRange(
             f"{where} is {value}; expected {type_name(hint)}: change it in the YAML or on the command line"
         )

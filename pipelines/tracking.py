@@ -171,7 +171,8 @@ class Tracker:
     def _warn(self, error: Exception) -> None:
         assert self.run is not None
         said = told(self.run["uri"], error)
-        self._why, self._why_kind = first_line(error), kind_of(error)
+        self._why_kind = kind_of(error)
+        self._why = "deleted there, see above" if self._why_kind == "deleted" else first_line(error)
         if self._why_kind not in self._said:
             self._said.add(self._why_kind)
             self.tell(f"   {said}; points are kept in {self._spool.path} until they can be sent")
@@ -210,9 +211,7 @@ def open_tracker(
                 f"   MLflow at {run['uri']} cannot be reached ({first_line(error)}); points are kept and sent when it answers, to this command or a later one"
             )
         else:
-            say(
-                f"   {told(run['uri'], error)}; until then this run's points are kept, and other runs are tracked all the same"
-            )
+            say(f"   {told(run['uri'], error)}; until then this run's points are kept")
     return Tracker(run)
 
 
@@ -422,6 +421,7 @@ def _make(client: Any, run: Mapping[str, Any], storage: Storage, replace: bool) 
 def _create_run(client: Any, run: Mapping[str, Any], storage: Storage) -> str:
     folder = run["folder"]
     kind, name = folder.split("/")
+    experiment_id = _experiment(client, run)
     tags = {
         "mlflow.runName": folder.replace("/", "-"),
         "trunkline.artifact": folder,
@@ -438,7 +438,6 @@ def _create_run(client: Any, run: Mapping[str, Any], storage: Storage) -> str:
                 # stand side by side; its link to the mixture is the tag above
                 tags["mlflow.parentRunId"] = parent
                 _check_parent(client, run, parent_folder, parent)
-    experiment_id = _experiment(client, run)
     return str(client.create_run(experiment_id, start_time=run["began"], tags=tags).info.run_id)
 
 

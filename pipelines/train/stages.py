@@ -13,7 +13,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipelines.config import Count, Positive, Seed, Whole, WorkflowConfig, runtime
+from pipelines.config import Count, Positive, Rows, Seed, Whole, WorkflowConfig, runtime
 from pipelines.train.checkpoint.retention import Rule
 from pipelines.train.network.compute import ComputeConfig
 from pipelines.train.network.model import ModelConfig
@@ -61,8 +61,8 @@ class BatchConfig:
     """`global_batch = micro_batch × accumulation × workers`; accumulation follows."""
 
     sequence_length: Count  # tokens a row feeds to the model
-    global_batch: Count  # rows (DPO: pairs) per optimizer step, over all workers
-    micro_batch: Count = runtime(1)  # rows (DPO: pairs) per forward on one worker
+    global_batch: Rows  # rows (DPO: pairs) per optimizer step, over all workers
+    micro_batch: Rows = runtime(1)  # rows (DPO: pairs) per forward on one worker
 
 
 @dataclass(frozen=True, kw_only=True)
