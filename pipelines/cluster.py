@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pipelines.config import ClusterConfig
-from pipelines.disk import disk_error, naming_disk_errors, temporary_folder
+from pipelines.disk import disk_error, naming_disk_errors, room, temporary_folder
 from pipelines.errors import ClusterError, ConfigError, TrunklineError
 from pipelines.progress import Progress, say
 from pipelines.ray_token import ensure_private_token
@@ -321,7 +321,8 @@ def _ray_advice(error: Exception, embedded: bool) -> str:
     if "version mismatch" in said:
         return "; use the Python and Ray that the cluster was started with"
     if embedded:
-        return "; is there memory and room in TMPDIR for another Ray on this machine?"
+        folder = temporary_folder()
+        return f"; is there memory for another Ray on this machine, and room in TMPDIR ({folder} has {room(folder)})?"
     return "; is it running there (`ray status`), and is the address right?"
 
 

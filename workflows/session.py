@@ -252,6 +252,11 @@ def entry(
             except TrunklineError as error:  # kept from Hydra, which would print a line of its own
                 failures.append(error)
                 _complain(str(error))
+            except Exception as error:
+                if (told := disk_error(error)) is None:
+                    raise
+                failures.append(told)
+                _complain(str(told))
 
         try:
             sys.argv[1:] = _arguments([_experiment(argument, config_name) for argument in sys.argv[1:]])
@@ -267,8 +272,6 @@ def entry(
         except Exception as error:
             if not begun:  # raised while composing: OmegaConf raises ValueErrors too, which name no key
                 _fail(follow_all(config_class, sys.argv[1:]) or explain(error, config_class), 2)
-            if (told := disk_error(error)) is not None:
-                _fail(str(told), told.exit_code)
             print(without_secrets(traceback.format_exc()), file=sys.stderr)
             _fail("this is a fault in Trunkline, not in your input; committed work is kept", 1)
 

@@ -42,7 +42,7 @@ def test_a_folder_that_was_named_for_ray_is_refused_when_it_is_too_long(monkeypa
             False,
             "Python and Ray that the cluster",
         ),
-        (OSError("out of memory"), True, "is there memory and room"),
+        (OSError("out of memory"), True, "is there memory for another Ray"),
     ],
 )
 def test_a_failed_start_is_told_by_its_cause(error: Exception, embedded: bool, words: str) -> None:
