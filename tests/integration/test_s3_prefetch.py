@@ -51,7 +51,9 @@ def test_what_is_read_is_fetched_once_and_the_cache_keeps_its_bound(
             ahead.reached(at + 50)
             most = max(most, cache.used_bytes())
         ahead.close()
-        fetched = [match[1] for r in proxy.requests if (match := re.match(r"GET .*/(train/\S+\.(bin|idx|bytes|sums))", r))]
+        fetched = [
+            match[1] for r in proxy.requests if (match := re.match(r"GET .*/(train/\S+\.(bin|idx|bytes|sums))", r))
+        ]
     read = {prefix for _, prefix in local.shards(first, last)}
     assert 6 < len(read) < 20
     assert sorted(fetched) == sorted(f"{prefix}.{suffix}" for prefix in read for suffix in ("bin", "idx", "sums"))
