@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +23,7 @@ import boto3
 
 from tests.infra.aws_command import AwsCommand
 from tests.infra.tools import need
+from tests.waits import PATIENCE_SECONDS, wait_until
 
 REGION = "us-east-1"
 HERE = Path(__file__).parent
@@ -66,7 +66,7 @@ class Cloud:
     def reset(self) -> None:
         """Forget everything: an account that nobody has used."""
         request = urllib.request.Request(f"{self.url}/moto-api/reset", method="POST")
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
             assert answer.status == 200, answer.read()
 
     def workers(self, *states: str) -> list[dict[str, Any]]:
@@ -92,7 +92,7 @@ def cloud() -> Iterator[Cloud]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_until(lambda: _listens(port), 60, "moto's server to listen")
+        wait_until(lambda: _listens(port), "moto's server to listen")
         made = Cloud(f"http://127.0.0.1:{port}")
         yield made
         made.command.close()
@@ -104,15 +104,6 @@ def cloud() -> Iterator[Cloud]:
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def wait_until(condition: Any, seconds: float, what: str) -> Any:
-    """What `condition()` returns as soon as it is true; fails with `what` when it is not in time."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, f"waited {seconds} seconds for {what}"
-        time.sleep(0.2)
-    return found
 
 
 class Metadata:
@@ -184,7 +175,7 @@ def render(template: Path, variables: str) -> str:
         cwd=HERE,  # a folder without configuration: no provider is asked for
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.returncode == 0, done.stderr
     import json

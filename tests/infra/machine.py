@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tests.infra.cloud import REGION, Cloud, Metadata, bootstrap, commands
 from tests.infra.tools import TERRAFORM, need
+from tests.waits import PATIENCE_SECONDS
 
 RAY = TERRAFORM / "modules" / "ray" / "templates"
 MLFLOW = TERRAFORM / "modules" / "mlflow" / "templates" / "server.sh"
@@ -63,7 +64,12 @@ class Machine:
         else:
             call = ["bash", "-c", f"set -euo pipefail; . {self.scripts}/node.sh; load_settings; {command[0]}"]
         return subprocess.run(
-            call, env=self.environment | environment, capture_output=True, text=True, timeout=240, cwd=self.root
+            call,
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            cwd=self.root,
         )
 
     def wrap(self, program: str, before: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.infra.postgres import Postgres
 from tests.integration.s3_server import S3Server
-from tests.waits import wait_until
+from tests.waits import PATIENCE_SECONDS, wait_until
 
 
 class MlflowServer:
@@ -62,7 +62,7 @@ class MlflowServer:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(timeout=60)
+            self._process.wait(timeout=PATIENCE_SECONDS)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.infra.tools import missing, need
+from tests.waits import PATIENCE_SECONDS
 
 _ROOT = Path(__file__).parents[2]
 # $0: the host's /tmp, $1: this checkout, which stays to be seen where it lies under /tmp itself
@@ -44,7 +45,7 @@ class Host:
     environment: dict[str, str]
     _cable: str  # this machine's end of its cable
 
-    def run(self, *command: str, timeout: float = 120, **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, timeout: float = PATIENCE_SECONDS, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a command there to its end. Raises: AssertionError with what it said when it fails, unless check=False."""
         check = options.pop("check", True)
         done = subprocess.run(
@@ -69,7 +70,7 @@ class Host:
 
     def kill(self) -> None:
         """Power off: every process there is killed at once, none is told before."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + PATIENCE_SECONDS
         while pids := self._pids():
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
@@ -157,7 +158,9 @@ def network(folder: Path) -> Iterator[Network]:
 
 
 def _ip(*arguments: str) -> str:
-    return subprocess.run(["ip", *arguments], capture_output=True, text=True, check=True, timeout=30).stdout
+    return subprocess.run(
+        ["ip", *arguments], capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS
+    ).stdout
 
 
 def _ended(pid: int) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.infra.tools import need
-from tests.waits import wait_until
+from tests.waits import PATIENCE_SECONDS, wait_until
 
 _NOBODY = 65534  # PostgreSQL refuses to run as root
 
@@ -47,14 +47,14 @@ class Postgres:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGQUIT)
-            self._process.wait(timeout=60)
+            self._process.wait(timeout=PATIENCE_SECONDS)
 
     def _answers(self) -> bool:
-        asked = subprocess.run(self._command("pg_isready", "-q", "-h", str(self.folder)), timeout=30)
+        asked = subprocess.run(self._command("pg_isready", "-q", "-h", str(self.folder)), timeout=PATIENCE_SECONDS)
         return asked.returncode == 0
 
     def _run(self, *command: str) -> None:
-        done = subprocess.run(self._command(*command), capture_output=True, text=True, timeout=120)
+        done = subprocess.run(self._command(*command), capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def _command(self, program: str, *arguments: str) -> list[str]:

@@ -20,12 +20,13 @@ from tests.infra.cloud import REGION, Cloud, free_port, render
 from tests.infra.machine import RAY, SCRIPTS, STOPPED, Machine
 from tests.infra.test_boot_identity import new_secret
 from tests.infra.tools import PROJECT, need
+from tests.waits import PATIENCE_SECONDS
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_shellcheck_has_nothing_to_say(script: Path) -> None:
     found = subprocess.run(
-        [need("shellcheck"), "-x", str(script)], cwd=PROJECT, capture_output=True, text=True, timeout=60
+        [need("shellcheck"), "-x", str(script)], cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_SECONDS
     )
     assert found.returncode == 0, found.stdout
 
@@ -40,7 +41,7 @@ def test_user_data_is_small_and_clean(role: str, tmp_path: Path) -> None:
     assert f"{role}.sh install" in text
     (tmp_path / "user_data.sh").write_text(text)
     found = subprocess.run(
-        [need("shellcheck"), str(tmp_path / "user_data.sh")], capture_output=True, text=True, timeout=60
+        [need("shellcheck"), str(tmp_path / "user_data.sh")], capture_output=True, text=True, timeout=PATIENCE_SECONDS
     )
     assert found.returncode == 0, found.stdout
 
@@ -54,7 +55,9 @@ def test_user_data_hands_over_to_the_boot_scripts(machine: Machine, aws: Cloud) 
     text = render(RAY / "user_data.sh.tftpl", f'{{ role = "worker", settings = {settings} }}')
     for folder in ("/etc/trunkline", "/opt/trunkline", "/dev/console"):
         text = text.replace(folder, f"{machine.root}{folder}")
-    done = subprocess.run(["bash", "-c", text], env=machine.environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        ["bash", "-c", text], env=machine.environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         f"{machine.root}/opt/trunkline/bootstrap/worker.sh install",
@@ -70,7 +73,9 @@ def test_user_data_without_boot_scripts_says_so(machine: Machine) -> None:
     text = render(RAY / "user_data.sh.tftpl", f'{{ role = "worker", settings = {settings} }}')
     for folder in ("/etc/trunkline", "/opt/trunkline", "/dev/console"):
         text = text.replace(folder, f"{machine.root}{folder}")
-    done = subprocess.run(["bash", "-c", text], env=machine.environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        ["bash", "-c", text], env=machine.environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
     assert done.returncode == 1
     assert "error: no boot scripts after ten minutes" in machine.console
 
@@ -472,7 +477,9 @@ def test_systemd_takes_the_units(machine: Machine, script: str, units: list[str]
     assert any(line.startswith("enable --now trunkline-ray.service") for line in machine.called("systemctl"))
     if shutil.which("systemd-analyze"):
         paths = [str(folder / unit) for unit in units]
-        found = subprocess.run(["systemd-analyze", "verify", *paths], capture_output=True, text=True, timeout=60)
+        found = subprocess.run(
+            ["systemd-analyze", "verify", *paths], capture_output=True, text=True, timeout=PATIENCE_SECONDS
+        )
         assert not [
             line for line in found.stderr.splitlines() if "trunkline-" in line and "is not executable" not in line
         ]

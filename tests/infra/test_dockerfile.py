@@ -4,6 +4,7 @@ import re
 import subprocess
 
 from tests.infra.tools import PROJECT, need
+from tests.waits import PATIENCE_SECONDS
 
 TEXT = (PROJECT / "Dockerfile").read_text()
 IGNORED = (PROJECT / ".dockerignore").read_text().splitlines()
@@ -20,7 +21,7 @@ def test_hadolint_has_nothing_to_say() -> None:
         [need("hadolint"), "--failure-threshold", "style", str(PROJECT / "Dockerfile")],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
     )
     assert found.returncode == 0, found.stdout
 

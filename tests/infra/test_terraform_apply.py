@@ -18,6 +18,7 @@ import pytest
 from tests.infra import real_provider
 from tests.infra.cloud import REGION, Cloud, cloud
 from tests.infra.tools import TERRAFORM, missing, need
+from tests.waits import PATIENCE_SECONDS
 
 NAME = "trunk"
 ROOT = """
@@ -110,7 +111,7 @@ class Applied:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=400,
+            timeout=PATIENCE_SECONDS,
         )
         assert done.returncode == ends, (
             f"terraform {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout[-6000:]}"

@@ -27,6 +27,7 @@ from tests.infra.namespaces import Host, network
 from tests.infra.postgres import postgres
 from tests.infra.tools import PROJECT
 from tests.integration.s3_server import S3Server, s3_server
+from tests.waits import PATIENCE_SECONDS
 
 STEPS, EVERY = 80, 20
 LACKS = "waiting for machines: the workers need 2 CPU, of which there are 1"
@@ -55,7 +56,7 @@ class Job:
 
     def finish(self) -> str:
         """Wait for its good end. Returns: all it said."""
-        code = self.process.wait(timeout=900)
+        code = self.process.wait(timeout=PATIENCE_SECONDS)
         assert code == 0, self.said()[-4000:]
         return self.said()
 
@@ -97,8 +98,8 @@ class Machines:
             return Job(self.head.start(*command, cwd=PROJECT, stdout=sink, stderr=sink), output)
 
     def until(self, what: str, happens: Callable[[], object], job: Job | None = None) -> None:
-        """Wait for something. Raises: AssertionError when it has not come in ten minutes, or when the job ended before."""
-        end = time.monotonic() + 600
+        """Wait for something. Raises: AssertionError when it has not come in time, or when the job ended before."""
+        end = time.monotonic() + PATIENCE_SECONDS
         while not happens():
             over = time.monotonic() > end or (job is not None and job.process.poll() is not None)
             assert not over, f"{what} did not come; the job said: {job and job.said()[-4000:]}"
