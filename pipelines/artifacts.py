@@ -98,6 +98,19 @@ class Artifact:
     def statistics(self) -> dict[str, Any]:
         return dict(self.manifest["statistics"])
 
+    @property
+    def contents(self) -> str | None:
+        """Digest of the data that others read of it, by their checksums; None for kinds whose result is no fixed data."""
+        kind = self.folder.split("/")[0]
+        if kind not in ("corpus", "tokens", "mixture") or "files" not in self.manifest:
+            return None
+        read = {
+            name: entry["sha256"]
+            for name, entry in self.manifest["files"].items()
+            if kind != "corpus" or name.startswith(("train/", "heldout/"))  # its card and samples are for people
+        }
+        return fingerprint(read)
+
     def path(self, file: str) -> Path:
         """A local path to one of the artifact's files, compared with its size and its checksum.
 
@@ -309,12 +322,14 @@ class ArtifactStore:
         Raises: ArtifactError when the name is taken by another fingerprint, with a diff of what changed.
         """
         folder = Reference.parse(f"{kind}/{name}").folder
+        inputs = list(inputs)
         identity = {
             "config": config,
             "inputs": {artifact.folder: artifact.fingerprint for artifact in inputs},
             "code": {module: source_fingerprint(module) for module in code},
         }
         claim: dict[str, Any] = {"fingerprint": fingerprint(identity), "identity": identity}
+        claim["read"] = {artifact.folder: artifact.contents for artifact in inputs if artifact.contents is not None}
         if made_with is not None:
             claim["command"] = made_with
         draft = self._rebuilt(folder, claim) if on_change == "rebuild" else self._continued(folder, claim, on_change)
@@ -343,8 +358,14 @@ class ArtifactStore:
             return Draft(self.storage, folder, claim)
         if finished is None and "deleting" in held:  # somebody's rebuild ended amid its deletion
             return Draft(self.storage, folder, claim, replaces=True)
-        if held["fingerprint"] != claim["fingerprint"]:
-            changes = difference(held["identity"], claim["identity"])
+        # made anew under the same fingerprint, with other content: what it read has been edited since
+        changes = [
+            f"{name}: its data is not that which {folder} was made from; it was made anew since"
+            for name, contents in held.get("read", {}).items()
+            if claim["read"].get(name, contents) != contents
+        ]
+        if held["fingerprint"] != claim["fingerprint"] or changes:
+            changes = [*difference(held["identity"], claim["identity"]), *changes]
             if on_change != "keep":
                 raise ArtifactError(
                     f"{folder} in {self.storage.uri} was made by another configuration. What changed:\n  "

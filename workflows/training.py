@@ -6,13 +6,14 @@ import dataclasses
 import json
 from pathlib import Path
 
-from pipelines.artifacts import Artifact, ArtifactStore, Reference
+from pipelines.artifacts import Artifact, ArtifactStore, Draft, Reference
 from pipelines.config import plain
 from pipelines.errors import ConfigError
 from pipelines.progress import human, say
 from pipelines.storage import Storage
 from pipelines.timeline import reached
 from pipelines.train.checkpoint import committed_steps, open_checkpoint, set_aside_after
+from pipelines.train.checkpoint.retention import readers_of
 from pipelines.train.plan.planning import plan
 from pipelines.train.stages import StageName, Start, TrainConfig
 from pipelines.train.worker import ready, work
@@ -47,7 +48,8 @@ def train_stage(stage: StageName, config: TrainConfig, session: Session) -> Arti
     config = dataclasses.replace(config, data=session.resolve(config.data))
     planned = plan(stage, config, session.store, parent, config.cluster.workers)
     storage, back_to = session.store.storage, _back_to(config)
-    held = session.begin(stage, config, planned.facts, planned.inputs, CODE, what=planned.identity)
+    facts = {**planned.facts, **_losses(storage, f"{stage}/{config.name}", config.on_change)}
+    held = session.begin(stage, config, facts, planned.inputs, CODE, what=planned.identity)
     if isinstance(held, Artifact):
         stands = held.statistics["steps"]
         if (back_to is None or back_to >= stands) and stands >= planned.spec.steps:
@@ -98,6 +100,13 @@ def begun_from(store: ArtifactStore, folder: str, parent: str | None) -> str | N
     return str(claimed) if claimed.split("@")[0] == parent.split("@")[0] else parent
 
 
+def _losses(storage: Storage, run: str, on_change: str) -> dict[str, str]:
+    """Of a rebuild, for the announcement: which artifacts name the checkpoints that it deletes."""
+    named = readers_of(storage, run) if on_change == "rebuild" and committed_steps(storage, run) else {}
+    readers = sorted({reader for found in named.values() for reader in found if not reader.endswith(run)})
+    return {"checkpoints named by": f"{', '.join(readers)}: they stay, their parent goes"} if readers else {}
+
+
 def _back_to(config: TrainConfig) -> int | None:
     """The step of `checkpoint.resume`, or None for the latest."""
     return None if config.checkpoint.resume == "latest" else int(config.checkpoint.resume.removeprefix("step-"))
@@ -120,6 +129,8 @@ def verify_first(storage: Storage, own: str | None, start: Start, back_to: int |
     Raises: CheckpointError when it is damaged, naming the one before it.
     """
     if own is not None and committed_steps(storage, own):
+        if own.startswith("dpo/") and (draft := Draft(storage, own, {})).receipt("reference") is not None:
+            draft.read("reference", "reference/logps.npy")  # raises: it is damaged, and cannot be worked out any more
         found = open_checkpoint(storage, own, "latest" if back_to is None else f"step-{back_to}")
     elif back_to is not None and own is not None:
         found = open_checkpoint(storage, own, f"step-{back_to}")  # raises: there is none

@@ -468,3 +468,28 @@ def test_a_damaged_record_of_the_mlflow_run_is_refused_by_name(tmp_path: Path, c
     storage.write("corpus/a/mlflow.json", content)
     with pytest.raises(ArtifactError, match=r"corpus/a/mlflow\.json is damaged .*delete the file"):
         _record(storage, "corpus/a")
+
+
+def test_what_was_made_from_data_that_is_made_anew_with_other_content_is_stale(tmp_path: Path) -> None:
+    """An input edited without changing its size: the corpus has the same fingerprint, and other text."""
+
+    def corpus(text: str, **options: Any) -> Artifact:
+        draft = store.begin("corpus", "a", {"size": 1}, **options)
+        assert isinstance(draft, Draft)
+        path, card = draft.scratch("train/a/00000.parquet"), draft.scratch("data_card.html")
+        path.write_text(text)
+        card.write_text(options.get("on_change", ""))
+        draft.publish("part", {"train/a/00000.parquet": path, "data_card.html": card})
+        return draft.commit({}, {})
+
+    store = ArtifactStore(str(tmp_path))
+    made = store.begin("tokens", "t", {}, [corpus("hello")])
+    assert isinstance(made, Draft)
+    made.commit({}, {})
+    same = corpus("hello", on_change="rebuild")
+    assert isinstance(store.begin("tokens", "t", {}, [same]), Artifact)
+    edited = corpus("hallo", on_change="rebuild")
+    with pytest.raises(ArtifactError, match="corpus/a: its data is not that which tokens/t was made from"):
+        store.begin("tokens", "t", {}, [edited])
+    assert isinstance(store.begin("tokens", "t", {}, [edited], on_change="keep"), Artifact)
+    assert isinstance(store.begin("tokens", "t", {}, [edited], on_change="rebuild"), Draft)
