@@ -166,8 +166,10 @@ def certificate() -> tuple[bytes, bytes, bytes]:
     return pem, made.public_bytes(serialization.Encoding.PEM), made.public_bytes(serialization.Encoding.DER)
 
 
-def serve(schema_path: Path) -> None:
-    """Serves until Terraform says that it is done."""
+def serve(schema_path: Path, kept: bool = False) -> None:
+    """Serves until Terraform says that it is done; `kept`, until it is killed, for any number of runs that find it by
+    TF_REATTACH_PROVIDERS: starting anew takes a second or two of a processor, and `terraform test` does so for every run of a test.
+    """
     schema = next(iter(json.loads(schema_path.read_text())["provider_schemas"].values()))
     stopped = threading.Event()
     server = grpc.server(futures.ThreadPoolExecutor(8))
@@ -183,6 +185,18 @@ def serve(schema_path: Path) -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         socket = Path(folder, "provider.sock")
+        if kept:
+            server.add_insecure_port(f"unix:{socket}")
+            server.start()
+            here = {
+                "Protocol": "grpc",
+                "ProtocolVersion": 5,
+                "Pid": os.getpid(),
+                "Test": True,
+                "Addr": {"Network": "unix", "String": str(socket)},
+            }
+            print(json.dumps({"registry.terraform.io/hashicorp/aws": here}), flush=True)
+            threading.Event().wait()
         key, pem, der = certificate()
         server.add_secure_port(f"unix:{socket}", grpc.ssl_server_credentials([(key, pem)]))
         server.start()
@@ -216,9 +230,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A Terraform provider that knows a schema and calls no cloud.")
     parser.add_argument("--schema", type=Path, default=SCHEMA)
     parser.add_argument("--install", type=Path, metavar="DIRECTORY", help="make a mirror and a CLI configuration there")
+    parser.add_argument("--keep", action="store_true", help="serve until killed; prints TF_REATTACH_PROVIDERS")
     arguments = parser.parse_args()
     if arguments.install:
         print(f"export TF_CLI_CONFIG_FILE={install(arguments.install, arguments.schema)}")
+    elif arguments.keep:
+        serve(arguments.schema, kept=True)
     elif "PLUGIN_CLIENT_CERT" not in os.environ:
         parser.error("this is started by Terraform; say --install DIRECTORY to have it do so")
     else:
