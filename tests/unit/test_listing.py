@@ -108,7 +108,7 @@ def test_a_folder_that_a_pattern_matches_stands_for_its_files(tmp_path: Path) ->
 
 def test_what_is_no_data_is_passed_over_by_name(tmp_path: Path) -> None:
     folder = fill(
-        tmp_path, "data/a.jsonl", "data/b.JSONL.gz", "README.md", "readme_zh.md", "LICENSE", "data/card.md", "load.py", "notes.txt",
+        tmp_path, "data/a.jsonl", "data/b.JSONL.gz", "README.md", "readme_zh.md", "LICENSE", "card.md", "data/load.py", "notes.txt",
         "_SUCCESS", "data/.a.jsonl.crc", "data/a.jsonl.crc", ".gitattributes", "dataset_infos.json", ".cache/x.jsonl", "x.jsonl.tmp",
         ".x.jsonl.swp", "x.jsonl.lock", "y.jsonl.incomplete", "z.jsonl~", "_temporary/0/part.jsonl", "_delta_log/0.json", "photo.png",
     )  # fmt: skip
@@ -116,7 +116,7 @@ def test_what_is_no_data_is_passed_over_by_name(tmp_path: Path) -> None:
     assert [file.label for file in found.files] == ["data/a.jsonl", "data/b.JSONL.gz", "notes.txt"]
     assert {reason: sorted(names) for reason, names in found.passed_over.items()} == {
         "about the data": ["LICENSE", "README.md", "readme_zh.md"],
-        "text beside records": ["data/card.md", "load.py"],
+        "text beside records": ["card.md", "data/load.py"],
         "bookkeeping": ["_SUCCESS", "_delta_log/0.json", "data/a.jsonl.crc", "dataset_infos.json"],
         "hidden": [".cache/x.jsonl", ".gitattributes", ".x.jsonl.swp", "data/.a.jsonl.crc"],
         "unfinished or a lock": [
@@ -150,7 +150,7 @@ def test_what_is_asked_for_is_read(tmp_path: Path) -> None:
         ("parquet", ["b", "e.parquet"]),
         ("html", ["a.txt", "b", "c.html", "g.md"]),
         ("warc", ["b", "f.warc.gz"]),
-        (None, ["a.txt", "c.html", "d.json", "e.parquet", "f.warc.gz"]),
+        (None, ["a.txt", "c.html", "d.json", "e.parquet", "f.warc.gz"]),  # g.md stands beside records
     ],
 )
 def test_the_format_that_is_set_decides_what_a_folder_is_read_for(
@@ -209,3 +209,19 @@ def test_a_file_that_may_not_be_read_is_refused_before_any_work(
     monkeypatch.setattr(os, "access", lambda path, mode: "secret" not in str(path))  # root may read everything
     with pytest.raises(DataError, match=r"source mine: cannot read .*secret\.jsonl: permission denied"):
         listed(tmp_path)
+
+
+def test_a_tree_of_code_or_documentation_is_read_for_its_texts(tmp_path: Path) -> None:
+    fill(
+        tmp_path,
+        "package.json",
+        "setup.py",
+        "docs/guide.md",
+        "docs/_meta.json",
+        "src/a.py",
+        "tests/data/rows.jsonl",
+        "tests/b.py",
+    )
+    assert labels(tmp_path) == [
+        "docs/_meta.json", "docs/guide.md", "package.json", "setup.py", "src/a.py", "tests/b.py", "tests/data/rows.jsonl",
+    ]  # fmt: skip

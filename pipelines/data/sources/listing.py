@@ -11,7 +11,7 @@ read (Spark's and Hadoop's rules for hidden files, and what hubs lay beside data
 | unfinished or a lock | `.tmp`, `.swp`, `.lock`, `.incomplete`, `.part`, `~`; what lies in `_temporary` |
 | bookkeeping | `_SUCCESS`, `_metadata`, `.crc`, `.md5`, `dataset_infos.json`; what lies in `_delta_log` |
 | about the data | README, LICENSE, CITATION, CHANGELOG |
-| text beside records | Markdown, Python and other text, unless `.txt`, in or above a folder of JSON, Parquet or WARC files; not where a pattern names its suffix |
+| text beside records | `.md` and `.rst` in or above a folder of JSON Lines, Parquet or WARC files, `.py` in one; not where a pattern names the suffix |
 | another format | what `reader.format` cannot be; without it, a name that tells no format |
 | a link to nothing, a loop of links, the same file under another name, no regular file | |
 """
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -161,15 +161,20 @@ def _check_named(where: str, entry: Entry, form: str | None) -> None:
     form_of(entry.path, form)
 
 
-def _folders_of_records(labels: Iterable[str], form: str | None) -> set[str]:
-    """The folders that hold files of records, and all above them; none where the config says what the format is."""
+def _folders_of_records(labels: Iterable[str], form: str | None) -> dict[str, set[str]]:
+    """By suffix of a text, the folders where it stands beside records; none where the config says what the format is.
+
+    A `.json` is none of them: trees of code and of documentation hold such files too.
+    """
     if form is not None:
-        return set()
-    records = (PurePosixPath(label) for label in labels if told_format(label) in _RECORDS and not _hidden(label))
-    return {folder.as_posix() for path in records if not _by_name(path.as_posix()) for folder in path.parents}
+        return {}
+    data = [label for label in labels if told_format(label) in ("jsonl", "parquet", "warc")]
+    paths = [PurePosixPath(label) for label in data if not _hidden(label) and not _by_name(label)]
+    above = {folder.as_posix() for path in paths for folder in path.parents}
+    return {".md": above, ".rst": above, ".py": {path.parent.as_posix() for path in paths}}
 
 
-def _why_not(label: str, found: Match, form: str | None, beside: set[str]) -> str:
+def _why_not(label: str, found: Match, form: str | None, beside: Mapping[str, set[str]]) -> str:
     """Why a file of a folder or a pattern is not read; "" when it is."""
     if _hidden(label) and not any(part.startswith(".") for part in found.wildcard.split("/")):
         return "hidden"
@@ -181,8 +186,12 @@ def _why_not(label: str, found: Match, form: str | None, beside: set[str]) -> st
     if form is not None and told is not None and told not in _MAY_TELL[form]:
         return "another format"
     asked = bool(suffix) and suffix in found.wildcard.rsplit("/", 1)[-1].lower()
-    among_records = form in ("json", "jsonl") or PurePosixPath(label).parent.as_posix() in beside
-    if told == "text" and suffix != ".txt" and not asked and among_records:
+    among_records = form in ("json", "jsonl") and suffix != ".txt"
+    if (
+        told == "text"
+        and not asked
+        and (among_records or PurePosixPath(label).parent.as_posix() in beside.get(suffix, ()))
+    ):
         return "text beside records"
     return ""
 
