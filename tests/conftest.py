@@ -30,6 +30,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(_Clock(config.stash[_SPENT]), "clock")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes in a test's name would be unreadable, and must not differ between lanes, as compressed ones with a date in them do."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out campaigns unless they were asked for; sort for the lanes, where there are any."""
     if not (config.getoption("--campaigns") or "campaign" in config.getoption("markexpr")):

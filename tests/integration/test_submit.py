@@ -207,7 +207,7 @@ class Tunnel:
 def test_a_connection_that_drops_costs_no_line_and_doubles_none(head: RayCluster, project: Path) -> None:
     tunnel = Tunnel(head.ports["dashboard-port"])
     here = f"address=http://127.0.0.1:{tunnel.port}"
-    process = start(head, project, here, "--", "workflows.probe", "lines=60")
+    process = start(head, project, here, "--", "workflows.probe", "lines=30")
     output: list[str] = []
     wait_for(process, "line 5", output)
     tunnel.cut()
@@ -216,7 +216,7 @@ def test_a_connection_that_drops_costs_no_line_and_doubles_none(head: RayCluster
     rest = the_rest(process)
     everything = "".join(output) + rest
     assert process.returncode == 0, everything
-    assert counted(everything) == list(range(60))
+    assert counted(everything) == list(range(30))
     assert "answers again" in rest
 
 
@@ -279,14 +279,14 @@ def test_a_name_that_is_taken_is_refused(head: RayCluster, project: Path) -> Non
 
 def test_training_waits_for_the_machines_of_a_cluster_that_grows(head: RayCluster) -> None:
     store = tiny.build(head.environment["TRUNKLINE_STORE"])
-    recipe = ("--", "workflows.pretrain", *TINY, "steps=4", "cluster.workers=4")
+    recipe = ("--", "workflows.pretrain", *TINY, "steps=4", "cluster.workers=3", "batch.global_batch=6")
     code, output = submit(head, ROOT, *recipe, "name=refused")
     assert code == 2, output
-    assert "needs 4 CPU; this Ray cluster has 2" in output
+    assert "needs 3 CPU; this Ray cluster has 2" in output
     process = start(head, ROOT, "cluster.grows=true", *recipe, "name=grown")
     seen: list[str] = []
-    wait_for(process, "waiting for machines: the workers need 4 CPU, of which there are 2", seen)
-    node = head.add_node(cpus=2)
+    wait_for(process, "waiting for machines: the workers need 3 CPU, of which there are 2", seen)
+    node = head.add_node(cpus=1)
     rest = the_rest(process)
     node.kill()
     assert process.returncode == 0, "".join(seen) + rest

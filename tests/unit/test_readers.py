@@ -39,7 +39,7 @@ def lines(*texts: str) -> bytes:
     ("name", "data"),
     [
         ("a.jsonl", lines("one", "两")),
-        ("a.jsonl.gz", gzip.compress(lines("one", "两"))),
+        ("a.jsonl.gz", gzip.compress(lines("one", "两"), mtime=0)),
         ("a.jsonl.bz2", bz2.compress(lines("one", "两"))),
         ("a.jsonl.zst", pa.compress(lines("one", "两"), codec="zstd", asbytes=True)),
         ("a.json", json.dumps([{"text": "one", "url": "u"}, {"text": "两", "url": "u"}]).encode()),
