@@ -21,6 +21,7 @@ from pipelines.data import browse, data_card
 from pipelines.data.assemble import build, dropped_examples
 from pipelines.data.cleaning.classifier import unread_words
 from pipelines.data.cleaning.decontaminate import SETS, contents
+from pipelines.data.cleaning.language import NAMED
 from pipelines.data.cleaning.ruled import rules_of
 from pipelines.data.corpus import CorpusConfig
 from pipelines.data.dedup import duplicates
@@ -152,6 +153,11 @@ def _plan(config: CorpusConfig, listed: Mapping[str, Listing]) -> dict[str, Any]
         )
     if unruled := _unruled(config):
         facts["no quality rules"] = unruled
+    unchecked = {s.language for s in chosen.values() if s.kind == "documents"} - NAMED - {"auto", "code"}
+    if unchecked:
+        facts["language unchecked"] = (
+            f"{', '.join(sorted(unchecked))}: the detector cannot name it, so what is declared stands"
+        )
     minhash = recipe.dedup.minhash
     curve = "  ".join(f"{s}: {p:.2f}" for s, p in detection_curve(minhash).items())
     facts["near-copies found"] = f"{minhash.bands} bands × {minhash.rows}, by Jaccard similarity {curve}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from pipelines.config import Count, Range, Seed, Share, Whole, WorkflowConfig, runtime
+from pipelines.data.cleaning.language import NAMED
 from pipelines.data.cleaning.origins import UrlConfig
 from pipelines.data.cleaning.pii import PiiConfig
 from pipelines.data.cleaning.quality import QualityRules
@@ -262,6 +263,11 @@ def validate(config: CorpusConfig) -> None:
         )
     for name, source in recipe.sources.items():
         _check_source(f"corpus.sources.{name}", name, source)
+    if unnamed := [language for language in recipe.language.accept if language not in NAMED]:
+        raise ConfigError(
+            f"corpus.language.accept names {', '.join(unnamed)}, which the detector cannot name; expected ISO 639 codes such as en, zh, th: "
+            "declare such a language on its source instead (corpus.sources.NAME.language)"
+        )
     for rule in recipe.url.deny:
         _check_rule(rule)
     _check_decontamination(recipe.decontaminate)

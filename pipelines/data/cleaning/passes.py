@@ -16,7 +16,7 @@ from typing import Any
 from pipelines.data.batch import pack
 from pipelines.data.cleaning.classifier import Poor, Weights, score
 from pipelines.data.cleaning.decontaminate import Contaminated, Lookup, Overlap
-from pipelines.data.cleaning.language import chinese_variants, detect_all
+from pipelines.data.cleaning.language import NAMED, chinese_variants, detect_all
 from pipelines.data.cleaning.normalise import normalise_all
 from pipelines.data.cleaning.origins import licence_of, refuse, refuse_path
 from pipelines.data.cleaning.pii import PiiConfig, mask
@@ -195,12 +195,15 @@ def _languages(batch: _Batch, source: SourceConfig, recipe: CorpusRecipe) -> Non
     """Name the languages, drop what is surely another than is wanted, and note in which script Chinese is written.
 
     Code, generated text, and conversations whose language is declared are what they are declared: a Chinese question about
-    a piece of English or of Python is still a Chinese conversation.
+    a piece of English or of Python is still a Chinese conversation. So is what is declared as a language that the detector cannot name: it would
+    take Dzongkha for Tibetan, and be sure of it.
     """
     rules, declared = recipe.language, source.language
     accepted = rules.accept if declared == "auto" else [declared]
     certain = (
-        declared == "code" or source.reader.type == "generated" or (declared != "auto" and source.kind != "documents")
+        declared not in NAMED | {"auto"}
+        or source.reader.type == "generated"
+        or (declared != "auto" and source.kind != "documents")
     )
     short = 0 if declared == "auto" else rules.min_characters
     asked = [] if certain else [i for i in batch.alive if len(batch.texts[i]) >= short]

@@ -20,7 +20,7 @@ from typing import Literal
 
 Ruled = Literal["spaced", "chinese", "unspaced", "none"]
 
-CHINESE = ("zh", "ja")
+CHINESE = ("zh", "ja", "lzh", "yue", "wuu")  # and classical Chinese, Cantonese, Wu
 ALPHABETS = ("th", "lo", "km", "my", "bo", "dz")
 UNSPACED = CHINESE + ALPHABETS
 ENGLISH = 5.0  # characters of the mean English word, for which Gopher's bounds were chosen
