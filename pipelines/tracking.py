@@ -551,9 +551,10 @@ def _fingerprint(storage: Storage, folder: str) -> str | None:
 
 def _client_of(run: Mapping[str, Any]) -> Any:
     """A client for the run's server; the database of a store that was copied or moved is brought home first."""
+    client = _client(run["uri"])  # makes the tables
     if run["artifacts"]:
         bring_home(Path(run["store"]))
-    return _client(run["uri"])
+    return client
 
 
 def _client(uri: str) -> Any:

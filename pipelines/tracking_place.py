@@ -88,11 +88,17 @@ def bring_home(root: Path) -> None:
         if not link.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone():
             return
         strangers = link.execute(
-            "SELECT experiment_id, artifact_location FROM experiments WHERE artifact_location LIKE ? AND artifact_location <> ?",
-            (f"file:%/{FILES}", home),
+            "SELECT experiment_id, artifact_location FROM experiments WHERE artifact_location <> ? AND (artifact_location LIKE ? OR "
+            "(experiment_id NOT IN (SELECT experiment_id FROM runs) AND (artifact_location LIKE '/%' OR artifact_location LIKE 'file:%')))",
+            (
+                home,
+                f"file:%/{FILES}",
+            ),  # and MLflow's own `Default`, which it puts into the working folder, while it is empty
         ).fetchall()
         for experiment, there in strangers:
             link.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (home, experiment))
+            if not there.endswith(f"/{FILES}"):
+                continue
             link.execute(
                 "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE substr(artifact_uri, 1, ?) = ?",
                 (home, len(there) + 1, len(there) + 1, f"{there}/"),

@@ -44,6 +44,7 @@ def main(arguments: list[str]) -> None:
     """Entry point under torchrun."""
     if len(arguments) != 1 or not Path(arguments[0]).is_file():
         sys.exit(f"usage: torchrun --nproc_per_node=N -m pipelines.train.worker SPEC.json (got {arguments})")
+    from pipelines.disk import disk_error
     from pipelines.errors import TrunklineError
     from pipelines.progress import say
 
@@ -54,6 +55,11 @@ def main(arguments: list[str]) -> None:
     except TrunklineError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(error.exit_code)  # other ranks may wait in a collective; torchrun ends them
+    except Exception as error:
+        if (told := disk_error(error)) is None:
+            raise
+        print(f"error: {told}", file=sys.stderr, flush=True)
+        os._exit(told.exit_code)
 
 
 if __name__ == "__main__":

@@ -94,6 +94,16 @@ def test_a_copied_store_tracks_in_itself_and_shows_the_files_that_came_along(
 
 
 @pytest.mark.slow
+def test_files_of_an_experiment_that_mlflow_made_itself_are_in_the_store(
+    tmp_path: Path, original: ArtifactStore
+) -> None:
+    original.begin("pretrain", "a", {"x": 1})
+    tracker = open_tracker(TrackingConfig(experiment="Default"), original, "pretrain/a", {}, {})
+    tracker.end("FINISHED")
+    assert (tmp_path / "original ü/mlflow-artifacts" / str(tracker.run_id) / "artifacts/config.json").exists()
+
+
+@pytest.mark.slow
 def test_what_is_served_from_a_copy_is_brought_home_first(tmp_path: Path, original: ArtifactStore) -> None:
     report = tmp_path / "report.txt"
     report.write_text("plot", encoding="utf-8")
