@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipelines.artifacts import Artifact, ArtifactStore, Draft, Reference
 from pipelines.config import plain
-from pipelines.errors import ConfigError
+from pipelines.errors import ArtifactError, ConfigError
 from pipelines.progress import human, say
 from pipelines.storage import Storage
 from pipelines.timeline import reached
@@ -102,7 +102,12 @@ def begun_from(store: ArtifactStore, folder: str, parent: str | None) -> str | N
 
 def _losses(storage: Storage, run: str, on_change: str) -> dict[str, str]:
     """Of a rebuild, for the announcement: which artifacts name the checkpoints that it deletes."""
-    named = readers_of(storage, run) if on_change == "rebuild" and committed_steps(storage, run) else {}
+    if on_change != "rebuild" or not committed_steps(storage, run):
+        return {}
+    try:
+        named = readers_of(storage, run)
+    except ArtifactError as error:  # damage is what a rebuild is for
+        return {"checkpoints named by": f"not known: {error}"}
     readers = sorted({reader for found in named.values() for reader in found if not reader.endswith(run)})
     return {"checkpoints named by": f"{', '.join(readers)}: they stay, their parent goes"} if readers else {}
 

@@ -493,3 +493,17 @@ def test_what_was_made_from_data_that_is_made_anew_with_other_content_is_stale(t
         store.begin("tokens", "t", {}, [edited])
     assert isinstance(store.begin("tokens", "t", {}, [edited], on_change="keep"), Artifact)
     assert isinstance(store.begin("tokens", "t", {}, [edited], on_change="rebuild"), Draft)
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "claim.json", "checkpoints/step-000008/manifest.json"])
+def test_a_damaged_run_can_be_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    finished(tmp_path, monkeypatch, ClusterError)
+    flip(tmp_path / "store/pretrain/t" / file, 200)
+    if file == "claim.json":
+        (tmp_path / "store/pretrain/t/manifest.json").unlink()
+    more = train_config(name="t", steps=16, store=str(tmp_path / "store"))
+    with pytest.raises((ArtifactError, CheckpointError), match="manifest.json|claim.json"), Session(more) as session:
+        train_stage("pretrain", more, session)
+    anew = train_config(name="t", steps=8, store=str(tmp_path / "store"), on_change="rebuild")
+    with pytest.raises(ClusterError), Session(anew) as session:  # as far as Ray
+        train_stage("pretrain", anew, session)
