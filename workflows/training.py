@@ -52,6 +52,10 @@ def train_stage(stage: StageName, config: TrainConfig, session: Session) -> Arti
     held = session.begin(stage, config, facts, planned.inputs, CODE, what=planned.identity)
     if isinstance(held, Artifact):
         stands = held.statistics["steps"]
+        if back_to is not None:
+            open_checkpoint(
+                storage, held.folder, f"step-{back_to}"
+            )  # raises: a step that is not there is no reason to do nothing
         if (back_to is None or back_to >= stands) and stands >= planned.spec.steps:
             return held
         stands = max([stands, *committed_steps(storage, held.folder)])

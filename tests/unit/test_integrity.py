@@ -299,6 +299,30 @@ def test_a_refusal_leaves_a_finished_run_as_it_was(tmp_path: Path, monkeypatch: 
     assert {**after, "t/manifest.json": before["t/manifest.json"]} == before
 
 
+@pytest.mark.parametrize("steps", [8, 16])
+def test_a_finished_run_is_not_reused_when_a_step_that_it_has_not_is_asked_for(
+    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished(tmp_path, monkeypatch, ClusterError)
+    for step in (6, 12, 999):
+        config = train_config(
+            name="t",
+            steps=steps,
+            store=str(tmp_path / "store"),
+            checkpoint={"every_steps": 4, "resume": f"step-{step}"},
+        )
+        with (
+            pytest.raises(CheckpointError, match=rf"step-{step} does not exist; committed steps: 4, 8"),
+            Session(config) as session,
+        ):
+            train_stage("pretrain", config, session)
+    config = train_config(
+        name="t", steps=8, store=str(tmp_path / "store"), checkpoint={"every_steps": 4, "resume": "step-8"}
+    )
+    with Session(config) as session:
+        assert train_stage("pretrain", config, session).statistics["steps"] == 8
+
+
 @pytest.mark.parametrize(
     ("place", "said"),
     [

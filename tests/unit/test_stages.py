@@ -37,6 +37,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ("pretrain", {"steps": 0}, "steps is 0; expected a whole number of at least 1"),
         ("pretrain", {"zero.stage": 0, "zero.precision": "bfloat16"}, "set zero.stage=1"),
         ("pretrain", {"model.vocabulary": 300}, "model.vocabulary is 300, but the tokenizer of tokens/tiny has 128 ids: most of the embedding would never be trained"),
+        ("pretrain", {"checkpoint": {"resume": "step-4"}, "on_change": "rebuild"}, "checkpoint.resume=step-4 goes on from a checkpoint that on_change=rebuild deletes"),
+        ("pretrain", {"checkpoint": {"resume": "4"}}, "checkpoint.resume is '4'; expected latest or step-N"),
         ("pretrain", {"rope_base": "ntk"}, "a fresh run's is model.rope_base"),
         ("pretrain", {"compute": {"memory_gib": 0}}, "compute.memory_gib is 0; expected a number above 0"),
         ("pretrain", {"compute": {"loss_chunk": 0}}, "compute.loss_chunk is 0; expected a whole number of at least 1"),

@@ -208,6 +208,10 @@ def _check_fields(stage: Stage, config: TrainConfig, parent: str | None) -> None
         raise ConfigError(
             f"checkpoint.resume is {config.checkpoint.resume!r}; expected latest or step-N, e.g. step-200"
         )
+    if config.checkpoint.resume != "latest" and config.on_change == "rebuild":
+        raise ConfigError(
+            f"checkpoint.resume={config.checkpoint.resume} goes on from a checkpoint that on_change=rebuild deletes: leave one of them out"
+        )
     first, last = config.profile_steps
     if first > last:
         raise ConfigError(
