@@ -46,12 +46,13 @@ class Range:
         )
 
     def __str__(self) -> str:
-        """E.g. `of at least 0 and below 1`."""
+        """E.g. `of at least 0 and at most 1`."""
         bounds = (("of at least", self.low), ("above", self.above), ("of at most", self.high), ("below", self.below))
         said = (
             (words, bound if isinstance(bound, int) else f"{bound:g}") for words, bound in bounds if bound is not None
         )
-        return " and ".join(f"{words} {bound}" for words, bound in said)
+        told = " and ".join(f"{words} {bound}" for words, bound in said)
+        return told.replace("and of at most", "and at most")
 
 
 Count = Annotated[int, Range(1)]

@@ -151,7 +151,7 @@ class TrainGroup:
                     restarts += 1
                     if failures > max_failures:
                         raise ClusterError(
-                            f"training workers failed more than {max_failures} times; the last checkpoint is kept, run the same "
+                            f"training workers failed more than {max_failures} times; what was committed is kept, run the same "
                             f"command to go on. Cause: {lost.cause}"
                         ) from lost
                     listener.say(f"   {lost}: the group restarts from the last checkpoint (restart {restarts})")

@@ -262,7 +262,7 @@ def main() -> None:
     own, command = typed[:cut], [word for word in typed[cut:] if word != "--"]
     own = ["action=list" if word == "list" else word for word in own]
     sys.argv[1:] = own
-    handed_on = [word for word in own if re.match(r"cluster(\.[\w.]+)?=", word)]
+    handed_on = [word for word in own if re.match(r"[+]*cluster(\.[\w.]+)?=", word)]
     entry(SubmitConfig, functools.partial(run, command=command, handed_on=handed_on), "submit", uses_store=False)()
 
 
