@@ -20,7 +20,7 @@ ANYWHERE = {
     "pipelines.artifacts": "keeps results under their fingerprint", "pipelines.sealed": "checksums of small files",
     "pipelines.storage": "bytes as they are", "pipelines.s3": "bytes as they are", "pipelines.cache": "copies of files, bytes as they are",
     "pipelines.spool": "measured points on their way to MLflow",
-    "pipelines.config": "its values are in the fingerprint", "pipelines.errors": "messages", "pipelines.progress": "messages",
+    "pipelines.config": "its values are in the fingerprint", "pipelines.errors": "messages", "pipelines.disk": "messages about full disks", "pipelines.progress": "messages",
     "pipelines.timeline": "times of a start, for a benchmark", "pipelines.ray_token": "authentication of Ray",
     "pipelines.cluster": "where tasks run; results do not depend on it (tests/integration/test_map_shards.py)",
     "pipelines.train_group": "where workers run", "pipelines.markup": "pages about results", "pipelines.charts": "pages about results",

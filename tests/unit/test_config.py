@@ -88,7 +88,7 @@ def test_a_number_may_be_a_name() -> None:
 @pytest.mark.parametrize("seed", [-1, 2**63, 99999999999999999999])
 def test_a_seed_out_of_range_is_refused_with_the_range(seed: int) -> None:
     with pytest.raises(
-        ConfigError, match=rf"seed is {seed}; expected .* of at least 0 and of at most 9223372036854775807"
+        ConfigError, match=rf"seed is {seed}; expected .* of at least 0 and at most 9223372036854775807"
     ):
         parse(ReaderConfig, {"type": "generated", "seed": seed})
 
@@ -96,6 +96,6 @@ def test_a_seed_out_of_range_is_refused_with_the_range(seed: int) -> None:
 @pytest.mark.parametrize("rows", [0, -8, 10**15, 10**30])
 def test_a_batch_out_of_range_is_refused_with_the_range(rows: int) -> None:
     with pytest.raises(
-        ConfigError, match=rf"batch.global_batch is {rows}; expected .* of at least 1 and of at most 16777216"
+        ConfigError, match=rf"batch.global_batch is {rows}; expected .* of at least 1 and at most 16777216"
     ):
         parse(BatchConfig, {"sequence_length": 8, "global_batch": rows}, "batch")
