@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 import pytest
 import yaml
 
-from tests.infra.cloud import REGION, Cloud, cloud, render
+from tests.infra.cloud import REGION, Cloud, render
 from tests.infra.tools import TERRAFORM
 
 TEMPLATE = TERRAFORM / "modules" / "ray" / "templates" / "cluster.yaml.tftpl"
@@ -25,11 +25,12 @@ TAGS = {
 
 
 @pytest.fixture(scope="module")
-def aws() -> Iterator[Cloud]:
-    with cloud() as server, pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
+def aws(aws: Cloud) -> Iterator[Cloud]:
+    """And Ray's own provider, which runs in this process, finds it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in aws.environment.items():
             patch.setenv(name, value)
-        yield server
+        yield aws
 
 
 @pytest.fixture(scope="module")

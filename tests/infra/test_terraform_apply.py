@@ -9,14 +9,13 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.infra import real_provider
-from tests.infra.cloud import REGION, Cloud, cloud
+from tests.infra.cloud import REGION, Cloud
 from tests.infra.tools import TERRAFORM, missing, need
 from tests.waits import PATIENCE_SECONDS
 
@@ -157,7 +156,7 @@ def adapt(modules: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def applied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Applied]:
+def applied(tmp_path_factory: pytest.TempPathFactory, aws: Cloud) -> Applied:
     need("terraform")
     folder = tmp_path_factory.mktemp("apply")
     try:
@@ -171,14 +170,13 @@ def applied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Applied]:
         )
     adapt(folder / "modules")
     (folder / "main.tf").write_text(ROOT)
-    with cloud() as aws:
-        work = Applied(folder, aws, configuration)
-        work.terraform("init", "-input=false")
-        work.terraform("apply", "-input=false", "-auto-approve")
-        # moto's RunInstances forgets this argument, so the provider sets it by itself in a second turn; nothing else may change
-        assert work.changes() == {("module.ray.aws_instance.head", "disable_api_termination")}
-        work.terraform("apply", "-input=false", "-auto-approve")
-        yield work
+    work = Applied(folder, aws, configuration)
+    work.terraform("init", "-input=false")
+    work.terraform("apply", "-input=false", "-auto-approve")
+    # moto's RunInstances forgets this argument, so the provider sets it by itself in a second turn; nothing else may change
+    assert work.changes() == {("module.ray.aws_instance.head", "disable_api_termination")}
+    work.terraform("apply", "-input=false", "-auto-approve")
+    return work
 
 
 def tags(found: dict[str, Any]) -> dict[str, str]:
