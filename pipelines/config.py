@@ -65,22 +65,11 @@ Share = Annotated[float, Range(0, 1)]
 Momentum = Annotated[float, Range(0, below=1)]  # what a running mean keeps of itself
 
 
-_SECRETS = (
-    "password",
-    "passwd",
-    "passphrase",
-    "pwd",
-    "secret",
-    "token",
-    "apikey",
-    "accesskey",
-    "credential",
-    "signature",
-    "auth",
-    "sig",
-    "key",
-)
-
+# names of options of a URI; these end so, those are so: `sslkey=/etc/client.pem` is a file's place and no secret
+_SECRET_ENDS = (
+    "password", "passwd", "passphrase", "secret", "token", "apikey", "accesskey", "secretkey", "credential", "credentials", "signature",
+)  # fmt: skip
+_SECRET_NAMES = {"pass", "pwd", "key", "sig", "auth"}
 _CREDENTIALS = re.compile(r"(?<=\w://)[^/\s@]*:?[^\s@]*@(?=[\w\[])")
 _URI_WITH_PASSWORD = re.compile(r"\w://[^/\s@:]*:[^\s@]+@")
 
@@ -98,7 +87,7 @@ def holds_secret(uri: str) -> bool:
         re.sub("[^a-z]", "", urllib.parse.unquote(option.partition("=")[0]).lower())
         for option in re.split("[&;?#]", options)
     ]
-    if any(name.endswith(_SECRETS) for name in names):
+    if any(name.endswith(_SECRET_ENDS) or name in _SECRET_NAMES for name in names):
         return True
     if place.startswith("/") or "@" not in place:  # a path: no host, so no user
         return False

@@ -147,7 +147,7 @@ def test_points_that_wait_in_a_store_go_along_with_its_copy(
         "http://me:hunter2@mlflow:5000", "https://me:hunter2@mlflow", "http://hunter2@mlflow:5000", "http://me:hun/ter2@mlflow:5000",
         "postgresql://me:hunter2@db/mlflow", "postgresql+psycopg2://me:hunter2@db:5432/mlflow", "mysql+pymysql://:hunter2@db/x",
         "postgresql://me@db/mlflow?password=hunter2", "postgresql://db/mlflow?sslmode=require&sslpassword=hunter2",
-        "https://mlflow/?access_token=hunter2", "https://mlflow/?api_key=hunter2", "https://mlflow/#token=hunter2", "me:hunter2@mlflow:5000",
+        "https://mlflow/?access_token=hunter2", "https://mlflow/?api_key=hunter2", "https://mlflow/?aws_credentials=hunter2", "https://mlflow/?X-Amz-Signature=hunter2", "https://mlflow/#token=hunter2", "me:hunter2@mlflow:5000",
         "http://me%3Ahunter2@mlflow", "mssql://db/x?PWD=hunter2", "sqlite+pysqlcipher://:hunter2@//data/x.db",
     ],
 )  # fmt: skip
@@ -161,7 +161,7 @@ def test_a_password_in_the_tracking_uri_is_refused_and_not_said(uri: str) -> Non
     "uri",
     [
         "http://mlflow:5000", "https://mlflow/base/path", "postgresql://me@db/mlflow", "postgresql://db:5432/mlflow?sslmode=require",
-        "sqlite:////home/a:b@c/mlflow.db", "sqlite:///mlflow.db?timeout=30", "databricks://profile", "databricks", "./mlruns",
+        "postgresql://db/mlflow?sslkey=/etc/client.pem&sslmode=verify-full", "sqlite:////home/a:b@c/mlflow.db", "sqlite:///mlflow.db?timeout=30", "databricks://profile", "databricks", "./mlruns",
     ],
 )  # fmt: skip
 def test_a_uri_without_a_password_is_taken(uri: str) -> None:
