@@ -191,6 +191,10 @@ class WorkflowConfig:
             raise ConfigError(
                 f"name is {self.name!r}; expected letters, digits, _, . and -, beginning with none of . and -"
             )
+        if self.store != self.store.encode(errors="replace").decode():
+            raise ConfigError(
+                f"store is {self.store!r}, whose name is no UTF-8; artifacts and MLflow write it down as text: give the folder another name"
+            )
         if not self.store.strip():
             raise ConfigError(
                 "store is empty; expected a folder or s3://bucket/prefix: is TRUNKLINE_STORE set to nothing?"

@@ -99,3 +99,9 @@ def test_a_batch_out_of_range_is_refused_with_the_range(rows: int) -> None:
         ConfigError, match=rf"batch.global_batch is {rows}; expected .* of at least 1 and at most 16777216"
     ):
         parse(BatchConfig, {"sequence_length": 8, "global_batch": rows}, "batch")
+
+
+def test_a_store_whose_name_is_no_text_is_refused() -> None:
+    with pytest.raises(ConfigError, match="whose name is no UTF-8"):
+        parse(WorkflowConfig, {"name": "x", "store": "/data/b\udcff"})
+    assert parse(WorkflowConfig, {"name": "x", "store": "/data/ü 中"}).store == "/data/ü 中"
