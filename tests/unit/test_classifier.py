@@ -169,7 +169,7 @@ def test_every_document_is_scored_and_a_threshold_drops_the_poor(tmp_path: Path,
         ({"bad": ["books"]}, "books cannot be good and bad"),
         ({"sources": ["spam"]}, "model.sources names 'spam'; accepted: web"),
         ({"threshold": 1.0}, "threshold is 1.0; expected a score between 0 and 1"),
-        ({"folds": 1}, "folds is 1; expected 2 or more"),
+        ({"folds": 1}, "folds is 1; expected a whole number of at least 2"),
     ],
 )
 def test_mistakes_are_named(sources: dict[str, Any], model: Any, message: str) -> None:
