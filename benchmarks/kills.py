@@ -148,15 +148,18 @@ def _ended(process: subprocess.Popen[str]) -> str:
     return f"exit {process.returncode}" + (f" ({words})" if process.returncode > 0 else "")
 
 
+_SAME = {"manifest.json": ("fingerprint", "files", "statistics"), "claim.json": ("fingerprint", "identity")}
+
+
 def contents(store: Path) -> dict[str, str]:
-    """Every file below a store with its SHA-256; of the manifest what does not tell the time."""
+    """Every file below a store with its SHA-256; of manifests and claims what tells neither the time nor the command that was typed."""
     found = {}
     for path in sorted(store.rglob("*")):
         if path.is_file():
             data = path.read_bytes()
-            if path.name == "manifest.json":
+            if path.name in _SAME:
                 facts = json.loads(data)
-                data = json.dumps([facts[name] for name in ("fingerprint", "files", "statistics")]).encode()
+                data = json.dumps([facts[name] for name in _SAME[path.name]]).encode()
             found[path.relative_to(store).as_posix()] = hashlib.sha256(data).hexdigest()
     return found
 

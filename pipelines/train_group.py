@@ -6,9 +6,8 @@
 
 Enters: an importable worker and a plain spec. Leaves: nothing but what the worker committed; its lines are printed as they come.
 
-Ray Train would start processes for every run, and a controller with an import of its own beside them: two thirds of the time to
-the first step of a small model. What a training group needs of it is little, and stands here: places in a placement group, ranks that lie
-together on a node, the address where they meet, and a restart when one is lost.
+Ray Train would start new processes for every run, and a controller beside them. What a training group needs of it is little, and stands here:
+places in a placement group, ranks that lie together on a node, the address where they meet, and a restart when one is lost.
 """
 
 from __future__ import annotations
