@@ -43,6 +43,37 @@ def test_links_to_files_and_folders_are_followed(tmp_path: Path) -> None:
     assert labels(f"{snapshot}/*.jsonl") == labels(snapshot / "train.jsonl") == ["train.jsonl"]
 
 
+@pytest.mark.parametrize("form", [None, "jsonl", "text"])
+def test_a_hub_cache_is_read_by_its_snapshots_at_every_level(tmp_path: Path, form: str | None) -> None:
+    cache = fill(tmp_path / "hub", "version.txt", "datasets--a--b/refs/main") / "datasets--a--b"
+    snapshot = cache / "snapshots" / ("c" * 40)
+    for name, blob in (
+        ("data/a.jsonl", "1" * 64),
+        ("b.jsonl.gz", "2" * 64),
+        ("README.md", "3" * 40),
+        (".gitattributes", "4" * 40),
+    ):
+        fill(cache / "blobs", blob)
+        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+        (snapshot / name).symlink_to(os.path.relpath(cache / "blobs" / blob, (snapshot / name).parent))
+    for path in (tmp_path, tmp_path / "hub", cache, cache / "snapshots", snapshot, f"{cache}/**", f"{tmp_path}/hub/*"):
+        found = listed(path, form=form)
+        assert [Path(file.path) for file in found.files] == [snapshot / "b.jsonl.gz", snapshot / "data" / "a.jsonl"]
+        assert {Path(label).name for label in found.passed_over["about the data"]} == {"README.md"}
+    assert {Path(label).name for label in listed(tmp_path).passed_over["bookkeeping"]} == {
+        "version.txt", "main", "1" * 64, "2" * 64, "3" * 40, "4" * 40,
+    }  # fmt: skip
+    assert labels(cache / "blobs", form="jsonl") == ["1" * 64, "2" * 64, "3" * 40, "4" * 40]  # asked for
+
+
+def test_of_a_files_names_the_one_that_tells_a_format_counts(tmp_path: Path) -> None:
+    fill(tmp_path, "store/0001", "store/0002", "other")
+    (tmp_path / "a.jsonl.gz").symlink_to("store/0001")
+    (tmp_path / "b").symlink_to("store/0002")
+    assert labels(tmp_path, form="jsonl") == ["a.jsonl.gz", "other", "store/0002"]
+    assert listed(tmp_path, form="jsonl").passed_over["the same file under another name"] == ["store/0001", "b"]
+
+
 def test_broken_links_and_loops_are_named_and_end(tmp_path: Path) -> None:
     fill(tmp_path, "a.jsonl", "deep/b.jsonl")
     (tmp_path / "gone.jsonl").symlink_to("nowhere")

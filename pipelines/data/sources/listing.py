@@ -9,7 +9,7 @@ read (Spark's and Hadoop's rules for hidden files, and what hubs lay beside data
 |---|---|
 | hidden | a name that begins with `.` |
 | unfinished or a lock | `.tmp`, `.swp`, `.lock`, `.incomplete`, `.part`, `~`; what lies in `_temporary` |
-| bookkeeping | `_SUCCESS`, `_metadata`, `.crc`, `.md5`, `dataset_infos.json`; what lies in `_delta_log` |
+| bookkeeping | `_SUCCESS`, `_metadata`, `.crc`, `.md5`, `dataset_infos.json`; what lies in `_delta_log`; `blobs` and `refs` of a Hub cache, whose `snapshots` name the files |
 | about the data | README, LICENSE, CITATION, CHANGELOG |
 | text beside records | `.md` and `.rst` in or above a folder of JSON Lines, Parquet or WARC files, `.py` in one; not where a pattern names the suffix |
 | another format | what `reader.format` cannot be; without it, a name that tells no format |
@@ -51,6 +51,7 @@ _ABOUT = re.compile(
     re.IGNORECASE,
 )
 _UNFINISHED_FOLDERS = {"_temporary"}
+_BLOB = re.compile(r"(?P<cache>.*/|)blobs/[0-9a-f]{40}([0-9a-f]{24})?")  # of the Hub's cache
 _BOOKKEEPING_FOLDERS = {"_delta_log", "_spark_metadata", "__macosx", "__pycache__"}
 
 
@@ -101,7 +102,8 @@ def list_files(where: str, paths: Iterable[str], form: str | None = None) -> Lis
         prefix = f"{number}/" if len(patterns) > 1 else ""
         for entry, reason in _judged(where, found, form):
             path, label = found.scheme + entry.path, prefix + entry.path.removeprefix(found.base)
-            if not reason and entry.link and entry.node in nodes and path not in files:
+            other = entry.link or (told_format(path) is None and entry.node != (0, 0))
+            if not reason and other and entry.node in nodes and path not in files:
                 reason = "the same file under another name"
             if reason:
                 passed_over.setdefault(reason, []).append(label)
@@ -119,7 +121,7 @@ def list_files(where: str, paths: Iterable[str], form: str | None = None) -> Lis
 
 
 def _judged(where: str, found: Match, form: str | None) -> Iterator[tuple[Entry, str]]:
-    """Each entry with the reason why it is passed over, "" for none; a file before the links to it.
+    """Each entry with the reason why it is passed over, "" for none; of one file's names first what tells a format, then what is no link.
 
     Raises: DataError for a named file that cannot be read.
     """
@@ -128,10 +130,12 @@ def _judged(where: str, found: Match, form: str | None) -> Iterator[tuple[Entry,
             _check_named(where, entry, form)
             yield entry, ""
         return
-    beside = _folders_of_records((entry.path.removeprefix(found.base) for entry in found.entries), form)
-    for entry in sorted(found.entries, key=lambda entry: (entry.link, entry.path)):
+    labels = [entry.path.removeprefix(found.base) for entry in found.entries]
+    beside, caches = _folders_of_records(labels, form), _hub_caches(labels)
+    for entry in sorted(found.entries, key=lambda entry: (told_format(entry.path) is None, entry.link, entry.path)):
         label = entry.path.removeprefix(found.base)
-        yield entry, entry.problem or _why_not(label, found, form, beside)
+        kept_there = "bookkeeping" if label.startswith(caches) else ""
+        yield entry, entry.problem or kept_there or _why_not(label, found, form, beside)
 
 
 def _nothing(where: str, patterns: list[str], listing: Listing, form: str | None) -> str:
@@ -172,6 +176,16 @@ def _folders_of_records(labels: Iterable[str], form: str | None) -> dict[str, se
     paths = [PurePosixPath(label) for label in data if not _hidden(label) and not _by_name(label)]
     above = {folder.as_posix() for path in paths for folder in path.parents}
     return {".md": above, ".rst": above, ".py": {path.parent.as_posix() for path in paths}}
+
+
+def _hub_caches(labels: Iterable[str]) -> tuple[str, ...]:
+    """How the labels begin of what a Hub cache holds beside its snapshots."""
+    held = list(labels)
+    caches = {blob["cache"] for label in held if (blob := _BLOB.fullmatch(label))}
+    caches &= {before for before, found, _ in (label.partition("snapshots/") for label in held) if found}
+    above = {cache[: cache.rfind("/", 0, -1) + 1] for cache in caches if cache}
+    inside = (f"{cache}{folder}/" for cache in caches for folder in ("blobs", "refs"))
+    return (*sorted(inside), *sorted(f"{folder}version.txt" for folder in above))
 
 
 def _why_not(label: str, found: Match, form: str | None, beside: Mapping[str, set[str]]) -> str:
