@@ -7,6 +7,7 @@ decided: into `CODE`, where a change of behaviour makes finished artifacts stale
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 from pathlib import Path
 
@@ -69,6 +70,7 @@ def file_of(module: str) -> Path | None:
     return path if path.exists() else package if package.exists() else None
 
 
+@functools.cache
 def imported(module: str) -> set[str]:
     """Modules of `pipelines` that a module imports anywhere but for the type checker."""
     path = file_of(module)
@@ -91,6 +93,7 @@ def imported(module: str) -> set[str]:
     return {name for name in found if name.startswith("pipelines") and file_of(name) is not None}
 
 
+@functools.cache
 def reached(start: str) -> set[str]:
     """Everything that a module's imports lead to, packages that only hold others left out."""
     seen: set[str] = set()
