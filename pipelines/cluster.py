@@ -31,7 +31,8 @@ from pipelines.storage import FolderStorage, Storage
 from pipelines.timeline import reached
 
 if TYPE_CHECKING:
-    from pipelines.train_group import TrainGroup, Worker
+    from pipelines.train_group import TrainGroup
+    from pipelines.train_group_rank import Worker
 
 S = TypeVar("S")
 R = TypeVar("R")

@@ -12,80 +12,26 @@ places in a placement group, ranks that lie together on a node, the address wher
 
 from __future__ import annotations
 
-import gc
-import os
-import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from pipelines.config import ClusterConfig
-from pipelines.errors import ClusterError, ConfigError, StorageError, TrunklineError
+from pipelines.errors import ClusterError, StorageError, TrunklineError
 from pipelines.progress import say
 from pipelines.timeline import reached
-
-Worker = Callable[[dict[str, Any], Callable[[str], None]], None]
+from pipelines.train_group_lines import Channel, Listener
+from pipelines.train_group_rank import Place, TrainWorker, Worker, seats
+from pipelines.train_group_room import check_kinds, check_size, lacking
 
 _QUIET_SECONDS = 10.0  # without ranks, before it is looked whether machines are missing
 _LOOK_SECONDS = 0.5  # how long the channel waits for a line before it answers that there is none
 _GRACE_SECONDS = 5.0  # after an error that may be the echo of another rank's end: for that end to be known
-_MEETING = timedelta(minutes=30)  # how long ranks wait for each other: a busy machine imports torch for a minute
 # how a rank is told that another one is gone; gloo raises plain RuntimeErrors
 _PEER_IS_GONE = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "NCCL", "uncorrectable ECC")
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where an actor was put: what ranks are given by, and where rank zero could be met."""
-
-    node: str
-    address: str
-    gpus: tuple[str, ...]
-    port: int
-
-
-@dataclass(frozen=True)
-class Seat:
-    """A rank's place in the group, as the variables of the environment that torch and DeepSpeed read."""
-
-    rank: int
-    world: int
-    local_rank: int
-    local_world: int
-    address: str  # of rank zero
-    port: int
-    visible_gpus: tuple[str, ...]  # of all ranks on the node: NCCL copies between GPUs that both sides see
-
-    def environment(self) -> dict[str, str]:
-        """RANK and its companions, as torchrun sets them; GPUs by LOCAL_RANK."""
-        values = {
-            "RANK": self.rank, "WORLD_SIZE": self.world, "LOCAL_RANK": self.local_rank, "LOCAL_WORLD_SIZE": self.local_world,
-            "MASTER_ADDR": self.address, "MASTER_PORT": self.port,
-        }  # fmt: skip
-        visible = {"CUDA_VISIBLE_DEVICES": ",".join(self.visible_gpus)} if self.visible_gpus else {}
-        return {name: str(value) for name, value in values.items()} | visible
-
-
-def seats(places: Sequence[Place]) -> list[Seat]:
-    """One seat for each place, in the order of the places: ranks of a node follow one another, by the number of their GPU."""
-    order = sorted(
-        range(len(places)), key=lambda i: (places[i].node, [int(gpu) for gpu in places[i].gpus if gpu.isdigit()], i)
-    )
-    by_node: dict[str, list[int]] = {}
-    for i in order:
-        by_node.setdefault(places[i].node, []).append(i)
-    first = places[order[0]]
-    seated: dict[int, Seat] = {}
-    for together in by_node.values():
-        visible = tuple(dict.fromkeys(gpu for i in together for gpu in places[i].gpus))
-        for local, i in enumerate(together):
-            seated[i] = Seat(len(seated), len(places), local, len(together), first.address, first.port, visible)
-    return [seated[i] for i in range(len(places))]
 
 
 class TrainGroup:
@@ -100,12 +46,12 @@ class TrainGroup:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        _check_size(config)
+        check_size(config)
         check_kinds(config, ray.nodes())
         self.config, self.ready = config, ready
         # beside the driver, so that a lost worker node cannot take it along
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._channel = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(_Channel).remote()
+        self._channel = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Channel).remote()
         self._pool = ThreadPoolExecutor(1, "train-group")
         self._ended = threading.Event()
         self._actors: list[Any] = []
@@ -133,7 +79,7 @@ class TrainGroup:
             ClusterError when processes were lost too often.
         """
         failures, restarts, begun = 0, 0, False
-        listener = _Listener(self._channel)
+        listener = Listener(self._channel)
         try:
             while True:
                 try:
@@ -229,13 +175,13 @@ class TrainGroup:
         return _gather(asked)
 
     def _tell_of_waiting(self) -> float | None:
-        lacking = [
-            f"{need:g} {resource}, of which there are {have:g}" for resource, _, need, have in _lacking(self.config)
+        missing = [
+            f"{need:g} {resource}, of which there are {have:g}" for resource, _, need, have in lacking(self.config)
         ]
-        if not lacking:
+        if not missing:
             return time.monotonic()
         say(
-            f"   waiting for machines: the workers need {' and '.join(lacking)}; training goes on by itself once they are there"
+            f"   waiting for machines: the workers need {' and '.join(missing)}; training goes on by itself once they are there"
         )
         return None
 
@@ -331,164 +277,3 @@ def _verdict(error: Exception) -> Exception:
 def _last_line(error: BaseException) -> str:
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__
-
-
-class TrainWorker:
-    """One rank's process."""
-
-    def __init__(self) -> None:
-        # listens from now on, so that nobody else can take the port before rank zero's store has it
-        self._listening = socket.create_server(("", 0))
-
-    def place(self) -> Place:
-        """Where this process is."""
-        import ray
-
-        context = ray.get_runtime_context()
-        gpus = tuple(str(number) for number in context.get_accelerator_ids().get("GPU", []))
-        return Place(context.get_node_id(), ray.util.get_node_ip_address(), gpus, self._listening.getsockname()[1])
-
-    def join(self, seat: Seat, backend: str, ready: Callable[[], None]) -> None:
-        """Take the seat: the environment, then the process group, while `ready` imports what training needs."""
-        os.environ.update(seat.environment())
-        _name_interface()
-        import torch.distributed as dist
-        from torch._C._distributed_c10d import TCPStore
-
-        with ThreadPoolExecutor(1, "ready") as pool:
-            readied = pool.submit(ready)
-            store = TCPStore(
-                seat.address, seat.port, seat.world, is_master=seat.rank == 0, timeout=_MEETING,
-                master_listen_fd=self._listening.detach() if seat.rank == 0 else None,
-            )  # fmt: skip
-            dist.init_process_group(backend, store=store, rank=seat.rank, world_size=seat.world, timeout=_MEETING)
-            readied.result()
-        if seat.rank:
-            self._listening.close()
-
-    def run(self, worker: Worker, spec: dict[str, Any], channel: Any) -> None:
-        """Run the worker; nothing of this run is left behind for the next."""
-        try:
-            worker(spec, lambda line: channel.put.remote(line))
-        finally:
-            gc.collect()
-
-
-def _name_interface() -> None:
-    """Let gloo use the interface that has this node's address in Ray, unless GLOO_SOCKET_IFNAME says another.
-
-    Left alone, gloo listens where the host's own name resolves to. On many machines that is the loopback (`127.0.1.1 myhost` in
-    /etc/hosts), and ranks on two machines would never meet.
-    """
-    import psutil
-    import ray
-
-    here = ray.util.get_node_ip_address()
-    for interface, addresses in psutil.net_if_addrs().items():
-        if any(address.address == here for address in addresses):
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-
-
-def _check_size(config: ClusterConfig) -> None:
-    """Refuse a group that this cluster cannot hold; one that grows by itself is asked for it by the group's own demand."""
-    for resource, each, need, have in () if config.grows else _lacking(config):
-        raise ConfigError(
-            f"cluster.workers={config.workers} × {each:g} {resource} needs {need:g} {resource}; this Ray cluster has {have:g}: "
-            f"lower cluster.workers or cluster.{resource.lower()}s_per_worker, add machines, or set cluster.grows=true where an autoscaler does"
-        )
-
-
-def _lacking(config: ClusterConfig) -> list[tuple[str, float, float, float]]:
-    """Each resource of which the cluster has too little now: its name, what a worker takes, what all take, what there is."""
-    import ray
-
-    have = ray.cluster_resources()
-    asked = (("CPU", config.cpus_per_worker), ("GPU", config.gpus_per_worker))
-    needs = [(resource, each, each * config.workers, have.get(resource, 0.0)) for resource, each in asked]
-    return [need for need in needs if need[2] > need[3]]
-
-
-def check_kinds(config: ClusterConfig, nodes: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse a group that could be spread over GPUs of different kinds: its slowest would set the pace.
-
-    Args: nodes, as `ray.nodes()` lists them; Ray labels a node's GPUs with a resource `accelerator_type:<kind>`.
-    Raises: ConfigError naming the nodes of each kind.
-    """
-    if not config.gpus_per_worker:
-        return
-    kinds: dict[str, list[str]] = {}
-    for node in nodes:
-        if node["Alive"] and node["Resources"].get("GPU"):
-            for label in (name for name in node["Resources"] if name.startswith("accelerator_type:")):
-                kinds.setdefault(label.split(":", 1)[1], []).append(node["NodeManagerAddress"])
-    if config.accelerator is not None:
-        if kinds and config.accelerator not in kinds:
-            raise ConfigError(
-                f"cluster.accelerator={config.accelerator}; this Ray cluster has {', '.join(sorted(kinds))}: choose one of them"
-            )
-    elif len(kinds) > 1:
-        listed = "; ".join(f"{kind}: {', '.join(where)}" for kind, where in sorted(kinds.items()))
-        raise ConfigError(
-            f"this Ray cluster has GPUs of {len(kinds)} kinds ({listed}); a group trains on one, since its slowest sets the pace: "
-            f"set cluster.accelerator={' or '.join(sorted(kinds))}"
-        )
-
-
-class _Channel:
-    """An actor that carries lines from rank processes to the driver, and outlives both ranks and their machines."""
-
-    def __init__(self) -> None:
-        import asyncio
-
-        self.lines: list[str] = []
-        self.come = asyncio.Event()
-
-    async def put(self, line: str) -> None:
-        self.lines.append(line)
-        self.come.set()
-
-    async def drain(self, seconds: float) -> list[str]:
-        """The lines since the last call, as soon as there is one, and after `seconds` in any case."""
-        import asyncio
-        import contextlib
-
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.come.wait(), seconds)
-        self.come.clear()
-        lines, self.lines = self.lines, []
-        return lines
-
-
-class _Listener:
-    """Prints what the channel carries, from a thread beside the driver's wait for the ranks."""
-
-    def __init__(self, channel: Any):
-        self.channel = channel
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-        self._thread.start()
-
-    def say(self, line: str) -> None:
-        """Say a line of the driver's own, after what the ranks have said before."""
-        self.channel.put.remote(line)
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _listen(self) -> None:
-        import ray
-        from ray.exceptions import GetTimeoutError, RayError
-
-        while True:
-            last = self._stop.is_set()
-            try:
-                lines = ray.get(self.channel.drain.remote(0.0 if last else _LOOK_SECONDS), timeout=10)
-            except GetTimeoutError:  # a machine with much to do: the lines are not lost, the next look brings them
-                lines = []
-            except RayError:
-                return
-            for line in lines:
-                say(line)
-            if last:
-                return

@@ -11,7 +11,8 @@ import torch
 
 from pipelines.errors import CheckpointError, StorageError, TrunklineError
 from pipelines.train.update.adamw import AdamW
-from pipelines.train_group import Place, Seat, _LostError, _verdict, seats
+from pipelines.train_group import _LostError, _verdict
+from pipelines.train_group_rank import Place, Seat, seats
 from tests.waits import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
