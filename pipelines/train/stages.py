@@ -2,7 +2,7 @@
 
 Three words are never mixed up: *resume* (the same run goes on), *branch* (a new run from selected parent state) and
 *initialise* (weights only). A `TrainSpec` is plain data that says everything a worker needs, so the same worker runs under
-Ray Train and under torchrun; `planning.py` makes it.
+Ray and under torchrun; `planning.py` makes it.
 
 Source of the table: MiniCPM (arXiv 2404.06395 §6) and its author's answers; see docs/recipe.md.
 """
