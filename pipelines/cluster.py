@@ -98,7 +98,7 @@ class Cluster:
         try:
             if self.embedded:
                 ensure_private_token()
-                slots = max(2, round(self.config.workers * self.config.cpus_per_worker), os.cpu_count() or 1)
+                slots = max(2, math.ceil(self.config.workers * self.config.cpus_per_worker), os.cpu_count() or 1)
                 _start_private_ray(slots, path, short)
             else:
                 ray.init(
@@ -195,6 +195,9 @@ class Cluster:
         from pipelines.train_group import TrainGroup
 
         if self._group is not None and not (self._group.alive and self._group.fits(self.config)):
+            self._end_group()
+        if self._group is not None and not self._group.whole():
+            say("   a process of the stage before was lost since: the group forms anew")
             self._end_group()
         if self._group is None:
             self._group = TrainGroup(self.config, ready)

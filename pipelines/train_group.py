@@ -68,6 +68,19 @@ class TrainGroup:
         """Whether another stage that asks for `config` can have these processes."""
         return _shape(self.config) == _shape(config)
 
+    def whole(self) -> bool:
+        """Whether none of its processes was lost while it had nothing to do; True as long as it forms."""
+        import ray
+        from ray.exceptions import RayError
+
+        if not self._forming.done() or self._forming.exception() is not None:
+            return True  # `run` and `wait` tell of what went wrong
+        try:
+            ray.get([actor.__ray_ready__.remote() for actor in self._forming.result()])
+        except RayError:
+            return False
+        return True
+
     def run(
         self, worker: Worker, spec: dict[str, Any], max_failures: int, begin: Callable[[], None] = lambda: None
     ) -> None:
@@ -262,11 +275,14 @@ def _verdict(error: Exception) -> Exception:
 
     An exception of the worker's code would come again at the same step, with every restart.
     """
-    from ray.exceptions import RayTaskError
+    from ray.exceptions import RayTaskError, TaskCancelledError, UnserializableException
 
-    if not isinstance(error, RayTaskError):  # the process, or its machine, is gone
+    if not isinstance(error, RayTaskError | UnserializableException):  # the process, or its machine, is gone
         return _LostError("a worker was lost", _last_line(error), bool(getattr(error, "preempted", False)))
-    cause = error.cause
+    # one that cannot be made again here is an exception like any other
+    cause: BaseException = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, TaskCancelledError):  # a signal to that process alone
+        return _LostError("a worker was interrupted", _last_line(cause))
     if isinstance(cause, StorageError):  # storage may come back
         return _LostError(f"a worker could not reach its storage ({_last_line(cause)})", str(cause))
     if not isinstance(cause, TrunklineError) and any(sign in str(cause) for sign in _PEER_IS_GONE):

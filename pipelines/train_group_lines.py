@@ -10,6 +10,8 @@ from typing import Any
 
 from pipelines.progress import say
 
+_ANSWER_SECONDS = 10.0  # for the channel's answer; more on a machine with much to do
+_PATIENCE = 12  # times that, until the channel is taken for lost
 _LOOK_SECONDS = 0.5  # how long the channel waits for a line before it answers that there is none
 
 
@@ -61,11 +63,16 @@ class Listener:
 
         while True:
             last = self._stop.is_set()
-            try:
-                lines = ray.get(self.channel.drain.remote(0.0 if last else _LOOK_SECONDS), timeout=10)
-            except GetTimeoutError:  # a machine with much to do: the lines are not lost, the next look brings them
-                lines = []
-            except RayError:
+            asked = self.channel.drain.remote(0.0 if last else _LOOK_SECONDS)
+            for _ in range(_PATIENCE):  # the same answer: it takes the lines from the channel, however late it comes
+                try:
+                    lines = ray.get(asked, timeout=_ANSWER_SECONDS)
+                    break
+                except GetTimeoutError:  # a machine with much to do
+                    continue
+                except RayError:
+                    return
+            else:
                 return
             for line in lines:
                 say(line)

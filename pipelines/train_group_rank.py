@@ -16,6 +16,7 @@ from typing import Any
 
 Worker = Callable[[dict[str, Any], Callable[[str], None]], None]
 
+LINE_SECONDS = 10.0  # for a line to come through: more on a machine with much to do
 _MEETING = timedelta(minutes=30)  # how long ranks wait for each other: a busy machine imports torch for a minute
 
 
@@ -102,11 +103,20 @@ class TrainWorker:
             self._listening.close()
 
     def run(self, worker: Worker, spec: dict[str, Any], channel: Any) -> None:
-        """Run the worker; nothing of this run is left behind for the next."""
+        """Run the worker; nothing of this run is left behind for the next, and all its lines are with the channel."""
+        import ray
+
+        said: list[Any] = []  # the latest line alone: one process's lines arrive in order
+
+        def emit(line: str) -> None:
+            said[:] = [channel.put.remote(line)]
+
         try:
-            worker(spec, lambda line: channel.put.remote(line))
+            worker(spec, emit)
         finally:
             gc.collect()
+            if said:
+                ray.wait(said, timeout=LINE_SECONDS)
 
 
 def _name_interface() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,18 @@ def test_processes_stay_for_the_next_stage_and_make_way_for_shards(
     assert not set(notes(spec)[4:]) & set(first)
 
 
+def test_a_process_lost_between_stages_is_no_failure_of_the_next(
+    cluster: Cluster, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "config", dataclasses.replace(cluster.config, max_failures=0))
+    cluster.train(tell_pid, spec)
+    lost = int(notes(spec)[-1])
+    os.kill(lost, signal.SIGKILL)
+    wait_until(lambda: not Path(f"/proc/{lost}").exists(), "the process to end")
+    cluster.train(tell_pid, spec)
+    assert str(lost) not in notes(spec)[-2:]
+
+
 def test_a_stage_is_the_same_first_and_last_in_its_processes(cluster: Cluster, store: Any) -> None:
     run_stage(cluster, "pretrain", train_config(name="first"), store)
     run_stage(
@@ -92,6 +106,29 @@ def test_a_stage_is_the_same_first_and_last_in_its_processes(cluster: Cluster, s
     } for name in ("first", "last"))  # fmt: skip
     assert first == last  # weights, moments and random numbers, of each rank
     assert len(first) == 2
+
+
+class TwoPartError(Exception):
+    """Cannot be unpickled: its arguments are not those of its making."""
+
+    def __init__(self, what: str, why: str):
+        super().__init__(f"{what}: {why}")
+
+
+def fail_in_two_parts(spec: dict[str, Any], emit: Emit) -> None:
+    for number in range(500):
+        emit(f"   line {number} of {os.environ['RANK']}")
+    note(spec, "tried")
+    raise TwoPartError("index", "out of range")
+
+
+def test_an_error_that_cannot_be_pickled_is_raised_once_after_all_lines(
+    cluster: Cluster, spec: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Exception, match="index: out of range") as raised:
+        cluster.train(fail_in_two_parts, spec)
+    assert not isinstance(raised.value, ClusterError)
+    assert "line 499 of " in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(

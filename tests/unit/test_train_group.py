@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import torch
 from pipelines.errors import CheckpointError, StorageError, TrunklineError
 from pipelines.train.update.adamw import AdamW
 from pipelines.train_group import _LostError, _verdict
+from pipelines.train_group_lines import Listener
 from pipelines.train_group_rank import Place, Seat, seats
 from tests.waits import PATIENCE_SECONDS
 
@@ -58,6 +60,40 @@ def test_a_dead_process_restarts_a_group() -> None:
 
     assert str(_verdict(ActorDiedError())) == "a worker was lost"
     assert not issubclass(_LostError, TrunklineError)
+
+
+def test_an_exception_that_cannot_be_made_again_is_no_lost_worker() -> None:
+    from ray.exceptions import RayTaskError, TaskCancelledError, UnserializableException
+
+    error = UnserializableException("Traceback …\nlibrary.Error: two arguments")
+    assert _verdict(error) is error
+    assert isinstance(_verdict(RayTaskError("run", "Traceback …", TaskCancelledError())), _LostError)
+
+
+class SlowRay:
+    """A channel's answer that comes after a first wait has run out."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, listener_lines: list[list[str]]):
+        import ray
+        from ray.exceptions import GetTimeoutError
+
+        waited: set[int] = set()
+
+        def get(answer: list[str], timeout: float) -> list[str]:
+            if id(answer) not in waited:
+                waited.add(id(answer))
+                raise GetTimeoutError
+            return answer
+
+        monkeypatch.setattr(ray, "get", get)
+        self.drain = SimpleNamespace(remote=lambda seconds: listener_lines.pop(0) if listener_lines else [])
+
+
+def test_a_slow_channel_loses_no_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    Listener(SlowRay(monkeypatch, [["step 1"], ["step 2", "step 3"], ["committed"]])).stop()
+    Listener(SlowRay(monkeypatch, [["the last line"]])).stop()
+    said = capsys.readouterr().out
+    assert said.index("step 1") < said.index("the last line")
 
 
 def test_adamw_is_torchs_to_the_bit() -> None:
