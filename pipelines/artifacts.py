@@ -22,6 +22,7 @@ import hashlib
 import importlib.util
 import json
 import re
+import shlex
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -156,7 +157,7 @@ class Artifact:
         return ArtifactError(
             f"{self.storage.uri}/{self.folder}/{file} {problem}: this file of {self.folder}"
             f"{f', made on {created},' if created else ''} was changed or damaged after it was made; "
-            + how_anew(self.folder, self.manifest)
+            + how_anew(self.folder, self.manifest, self.storage.uri)
         )
 
     def json(self, file: str) -> Any:
@@ -241,7 +242,7 @@ class Draft:
     def _damage(self, file: str, problem: str) -> ArtifactError:
         return ArtifactError(
             f"{self.storage.uri}/{self.folder}/{file} {problem}: it was changed or damaged after it was written, and "
-            f"{self.folder} is not finished; {how_anew(self.folder, self.claim, unfinished_in=self.storage.uri)}"
+            f"{self.folder} is not finished; {how_anew(self.folder, self.claim, self.storage.uri, unfinished=True)}"
         )
 
     def commit(self, config: Any, statistics: Mapping[str, Any], licences: Mapping[str, str] | None = None) -> Artifact:
@@ -407,7 +408,7 @@ class ArtifactStore:
             document = unsealed(text, _PLAIN_MANIFEST if file == "manifest.json" else _PLAIN_CLAIM)
         except ValueError as error:
             raise ArtifactError(
-                f"{place} {error}: it was changed or damaged after it was written; {how_anew(folder, self._other(folder, file))}"
+                f"{place} {error}: it was changed or damaged after it was written; {how_anew(folder, self._other(folder, file), self.storage.uri)}"
             ) from error
         own = f"{document['kind']}/{document['name']}" if "kind" in document else folder
         if own != folder:
@@ -441,21 +442,28 @@ def command(kind: str) -> str:
     return {"tokens": "tokenize"}.get(kind, kind)
 
 
-def how_anew(folder: str, made: Mapping[str, Any], unfinished_in: str | None = None) -> str:
-    """Advice: the command that makes an artifact anew.
+def how_anew(folder: str, made: Mapping[str, Any], store: str, unfinished: bool = False) -> str:
+    """Advice: the command that makes an artifact anew, in the store where it is damaged.
 
-    Args: made, its claim or manifest; unfinished_in, the store of one that is not finished.
+    Args: made, its claim or manifest; store, that store's URI: the one of the recorded command may be another, of which this is a copy.
     """
     kind, name = folder.split("/")
-    typed = made.get("command")
-    if unfinished_in is not None and "rebuild" in made:  # the same command again would go on with it
-        return f"delete {unfinished_in}/{folder} and make it anew: {typed or f'python -m workflows.{command(kind)} name={name}'}"
-    if typed:
-        return f"make it anew: {typed} on_change=rebuild"
-    return (
-        f"make it anew: python -m workflows.{command(kind)} name={name} on_change=rebuild, with the choices that it was made "
-        "with (`config` in its manifest.json)"
-    )
+    typed = _with_store(made.get("command") or f"python -m workflows.{command(kind)} name={name}", store)
+    if unfinished and "rebuild" in made:  # the same command again would go on with it
+        return f"delete {store}/{folder} and make it anew: {typed}"
+    choices = "" if "command" in made else ", with the choices that it was made with (`config` in its manifest.json)"
+    return f"make it anew: {typed} on_change=rebuild{choices}"
+
+
+def _with_store(typed: str, store: str) -> str:
+    """A command for another store than the one that it was typed for."""
+    words = shlex.split(typed)
+    kept = [word for word in words if not word.lstrip("+").startswith("store=")]
+    if f"store={store}" in words:
+        return typed
+    plain = re.fullmatch(r"[\w./:@%~-]+", store)
+    escaped = store.replace("\\", "\\\\").replace("'", "\\'")
+    return shlex.join([*kept, f"store={store}" if plain else f"store='{escaped}'"])
 
 
 @functools.cache

@@ -83,7 +83,7 @@ def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="does not match its checksum") as caught:  # of the same size
         artifact.path("part.txt")
     assert f"{tmp_path}/corpus/a/part.txt" in str(caught.value)
-    assert "make it anew: python -m workflows.corpus name=a on_change=rebuild" in str(caught.value)
+    assert f"make it anew: python -m workflows.corpus name=a store={tmp_path} on_change=rebuild" in str(caught.value)
     (tmp_path / "corpus/a/part.txt").write_text("hello!")
     with pytest.raises(ArtifactError, match="has 6 bytes, its manifest says 5"):
         artifact.path("part.txt")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,27 @@ def test_a_flipped_bit_anywhere_in_an_artifact_is_refused_by_name(tmp_path: Path
         with pytest.raises(ArtifactError) as caught:
             store.get("corpus/a").path("part.txt")
         assert str(path) in str(caught.value)
-        assert "make it anew: python -m workflows.corpus name=a sources=all on_change=rebuild" in str(caught.value)
+        assert f"make it anew: python -m workflows.corpus name=a sources=all store={tmp_path} on_change=rebuild" in str(
+            caught.value
+        )
         flip(path, bit)
     assert store.get("corpus/a").path("part.txt").read_text() == "hello"
+
+
+@pytest.mark.parametrize(
+    "typed", ["python -m workflows.corpus name=a", "python -m workflows.corpus store=/data/first name=a"]
+)
+def test_damage_in_a_copied_store_is_mended_in_the_copy(tmp_path: Path, typed: str) -> None:
+    """A rebuild in the original would delete what is whole there, and leave the damage."""
+    make(ArtifactStore(str(tmp_path / "first")), made_with=typed)
+    copy = tmp_path / "the 'copy'"
+    shutil.copytree(tmp_path / "first", copy)
+    (copy / "corpus/a/part.txt").write_text("jello")
+    with pytest.raises(ArtifactError) as caught:
+        ArtifactStore(str(copy)).get("corpus/a").path("part.txt")
+    words = shlex.split(str(caught.value).partition("make it anew: ")[2])
+    escaped = str(copy).replace("'", "\\'")
+    assert words == ["python", "-m", "workflows.corpus", "name=a", f"store='{escaped}'", "on_change=rebuild"]
 
 
 def test_damage_in_an_unfinished_artifact_is_refused_by_name(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def read_metrics(storage: Storage, run: str) -> list[dict[str, Any]]:
         except ValueError as error:
             raise CheckpointError(
                 f"{storage.uri}/{file} {error}: the run's curve up to step {step} was changed or damaged after it was written; "
-                f"go on from a checkpoint before it (checkpoint.resume=step-N), which writes it anew, or {how_anew(run, {})}"
+                f"go on from a checkpoint before it (checkpoint.resume=step-N), which writes it anew, or {how_anew(run, {}, storage.uri)}"
             ) from error
     return [rows[step] for step in sorted(rows)]
 

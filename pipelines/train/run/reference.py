@@ -43,7 +43,7 @@ def reference_logps(
         return found
     if not fresh:
         raise CheckpointError(
-            f"{storage.uri}/{key} {stored[0]}, and this run has already left its parent's weights: {how_anew(spec.run, spec.claim)}"
+            f"{storage.uri}/{key} {stored[0]}, and this run has already left its parent's weights: {how_anew(spec.run, spec.claim, storage.uri)}"
         )
 
     rank, world = dist.get_rank(), dist.get_world_size()
