@@ -16,7 +16,7 @@ from typing import Any
 
 Worker = Callable[[dict[str, Any], Callable[[str], None]], None]
 
-LINE_SECONDS = 10.0  # for a line to come through: more on a machine with much to do
+_LINE_SECONDS = 10.0  # for a line to come through: more on a machine with much to do
 _MEETING = timedelta(minutes=30)  # how long ranks wait for each other: a busy machine imports torch for a minute
 
 
@@ -116,7 +116,7 @@ class TrainWorker:
         finally:
             gc.collect()
             if said:
-                ray.wait(said, timeout=LINE_SECONDS)
+                ray.wait(said, timeout=_LINE_SECONDS)
 
 
 def _name_interface() -> None:
