@@ -94,6 +94,11 @@ def test_an_item_is_normalised_as_documents_are(tmp_path: Path, hide: Any) -> No
     assert lookup(tmp_path, [{"question": hide(item)}]).overlaps([item]) != [None]
 
 
+def test_a_field_that_some_items_lack_is_no_mistake(tmp_path: Path) -> None:
+    items = [{"question": "too short", "answer": None}, {"question": "too short", "answer": QUESTION}]
+    assert lookup(tmp_path, items, fields=["question", "answer"]).overlaps([QUESTION]) != [None]
+
+
 def test_several_fields_and_a_saved_table(tmp_path: Path) -> None:
     found = gather(settings(tmp_path, [{"question": "too short", "answer": QUESTION}], fields=["question", "answer"]))
     save(found, tmp_path / "grams.npz")
@@ -112,6 +117,16 @@ def test_a_set_is_known_by_its_content(tmp_path: Path) -> None:
         ([{"question": "too short"}], {}, "no item of 8 words or more in question: name other .*exam.fields"),
         ([{"prompt": QUESTION}], {}, "no record has text under 'question'"),
         ([], {}, "no record has text"),
+        (
+            [{"question": QUESTION, "choices": ["a", "b"]}],
+            {"fields": ["question", "choices"]},
+            "no record has text under 'choices'",
+        ),
+        (
+            [{"question": QUESTION, "answer": QUESTION}],
+            {"fields": ["question", "answr"]},
+            "no record has text under 'answr'",
+        ),
     ],
 )
 def test_a_set_with_nothing_to_look_for_is_refused(tmp_path: Path, items: Any, options: Any, message: str) -> None:

@@ -202,21 +202,26 @@ def publish_hits(draft: Draft, cleaned: Iterable[Mapping[str, Any]]) -> dict[str
 def _items(name: str, chosen: EvaluationSet, unread: Counter[str]) -> Iterable[tuple[str, list[str]]]:
     """(id, texts of its fields) of every item; those that cannot be read are counted in `unread`, by reason."""
     source = chosen.source
-    some = False
+    some, textless = False, chosen.fields[1:]
     for piece in plan_pieces(name, source, _WHOLE, SETS):
         for item in read_piece(piece, source):
             if isinstance(item, Dropped):
                 unread[item.reason] += 1
             else:
-                further = (item.metadata.get(key) for key in chosen.fields[1:])
-                some = True
-                texts = [item.text, *(text for text in further if isinstance(text, str))]
+                further = {key: item.metadata.get(key) for key in chosen.fields[1:]}
+                some, textless = True, [key for key in textless if not isinstance(further[key], str)]
+                texts = [item.text, *(text for text in further.values() if isinstance(text, str))]
                 yield item.id.removeprefix(f"{name}/"), normalise_all(texts, "prose")  # as documents are
     if not some:
         reasons = f" ({_in_words(unread)})" if unread else ""
         raise DataError(
             f"evaluation set {name}: no record has text under {chosen.fields[0]!r}{reasons}: correct "
             f"corpus.decontaminate.sets.{name}.fields, or its reader"
+        )
+    if textless:
+        raise DataError(
+            f"evaluation set {name}: no record has text under {', '.join(map(repr, textless))} (a list or an object is none), so nothing "
+            f"would be compared with it: correct corpus.decontaminate.sets.{name}.fields"
         )
 
 
