@@ -45,6 +45,7 @@ AWKWARD = [
     "3.14 1,000,000.5 1.a 2,b v1.2. 5,",
     "The end.[3]\nThe end. [^1]\nIt ended (see 4).²\nIt ended! — A. Poet\nIt ended! never\nno end [3]\nbut what is cited so [3, 4]\nend.\u200f",
     "床前明月光，疑是地上霜。举头望明月，低头思故乡。——李白\n低头思故乡。（1）\n低头思故乡。 李白\n首页 新闻",
+    "举头望明月，低头思故乡①\n举头望明月，低头思故乡［12］\n举头望明月，低头思故乡【3】②\n举头望明月，低头思故乡〔４〕\n头条①\n举头望明月，低头思故乡！⑪",
 ]
 MARKS = "".join(c for c in map(chr, range(sys.maxunicode)) if unicodedata.category(c)[0] == "M" and c < "\U000e0000")
 FORMATS = "".join(c for c in map(chr, range(sys.maxunicode)) if unicodedata.category(c) == "Cf")
@@ -53,14 +54,14 @@ WORD = re.compile(rf"\w(?:[\w'’{MARKS}-]|(?<=\d)[.,](?=[0-9]))*")
 TOKEN = re.compile(rf"{WORD.pattern}|[^\w\s{MARKS}]")
 # behind the end of a sentence: closing marks, references, and a signature after a dash; white space taken out
 _OPEN, _CLOSE, _DASH = (
-    re.escape(marks) for marks in ("[(［（【〔〈《<", "])］）】〕〉》>”’\"'」』*†‡§¹²³⁰⁴⁵⁶⁷⁸⁹①②③④⑤⑥⑦⑧⑨⑩", "—―–─-~～")
+    re.escape(marks) for marks in ("[(［（【〔〈《<", "])］）】〕〉》>”’\"'」』*†‡§¹²³⁰⁴⁵⁶⁷⁸⁹①②③④⑤⑥⑦⑧⑨⑩⑪⑫⑬⑭⑮⑯⑰⑱⑲⑳", "—―–─-~～")
 )
 _BEHIND = (
     rf"(?:[{_CLOSE}]|[{_OPEN}][^{_CLOSE}]{{0,40}}[{_CLOSE}])*(?:[{_OPEN}][^{_CLOSE}]{{0,40}}|[{_DASH}].{{0,40}})?$"
 )
 TAIL = re.compile(rf"[{re.escape(''.join(TERMINAL_PUNCTUATION))}]{_BEHIND}")
-# a figure in square brackets behind ten characters ends a sentence without a full stop too
-CITES = re.compile(rf"^.{{10,}}\[[\^.,\s{_DASH}]*\d[\^.,\d\s{_DASH}]*[{_CLOSE}]{_BEHIND}")
+# a figure in square brackets or in a circle, behind ten characters, ends a sentence without a full stop too
+CITES = re.compile(rf"^.{{10,}}(?:[\[［【〔][\^.,\s{_DASH}]*\d[\^.,\d\s{_DASH}]*[{_CLOSE}]|[①-⑳]){_BEHIND}")
 
 
 def real() -> list[str]:

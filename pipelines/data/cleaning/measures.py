@@ -59,7 +59,7 @@ _HAN_AND_KANA = (
 _ALPHABETS_WITHOUT_SPACES = ((0x0E00, 0x0E7F), (0x0E80, 0x0EFF), (0x0F00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0xA9E0, 0xA9FF), (0xAA60, 0xAA7F))  # fmt: skip
 _WORD_MARKS = (0x0F0B, 0x0F0C, 0x1361)  # that stand between syllables in Tibetan, between words in older Ethiopic
 # what may stand behind the full stop of a line: closing marks, references, a dash and who wrote it
-_OPENS, _CLOSES, _DASHES = "[(［（【〔〈《<", "])］）】〕〉》>”’\"'」』*†‡§¹²³⁰⁴⁵⁶⁷⁸⁹①②③④⑤⑥⑦⑧⑨⑩", "—―–─-~～"
+_OPENS, _CLOSES, _DASHES = "[(［（【〔〈《<", "])］）】〕〉》>”’\"'」』*†‡§¹²³⁰⁴⁵⁶⁷⁸⁹①②③④⑤⑥⑦⑧⑨⑩⑪⑫⑬⑭⑮⑯⑰⑱⑲⑳", "—―–─-~～"
 _FULL_STOPS = (
     "。｡"  # that headlines and menus do not have: a Chinese line with one holds a sentence, whatever is behind it
 )
@@ -291,7 +291,7 @@ def _tail_after(tail: int, length: int, what: Any, code: Any, before: int) -> tu
     """What a line's end is after one more character that is not white space, and how long that has gone on.
 
     `tail` is 0 where no sentence has ended, 1 behind its end, 2 inside a reference, 3 inside a signature, and 4 inside square brackets that
-    hold nothing but figures, which end a sentence without a full stop too. `before` is how long the line is with this character.
+    hold nothing but figures, which end a sentence without a full stop too; so does a figure in a circle. `before` is how long the line is with this character.
     """
     if tail == 2:
         if (what & _CLOSE) != 0:
@@ -307,8 +307,11 @@ def _tail_after(tail: int, length: int, what: Any, code: Any, before: int) -> tu
         return 1, 0
     if tail == 3:
         return (3, length + 1) if length < _SIGNATURE else (0, 0)
-    if tail == 0 and code == np.uint32(91) and before > _CITING_LINE:
-        return 4, 0
+    if tail == 0 and before > _CITING_LINE:
+        # [ ［ 【 〔
+        if code == np.uint32(0x5B) or code == np.uint32(0xFF3B) or code == np.uint32(0x3010) or code == np.uint32(0x3014):
+            return 4, 0
+        return (1, 0) if np.uint32(0x2460) <= code <= np.uint32(0x2473) else (0, 0)  # ① to ⑳
     if tail == 0:
         return 0, 0
     if (what & _OPEN) != 0:
