@@ -13,6 +13,7 @@ from pipelines.data.cleaning.normalise import normalise, normalise_all
         ("a\r\nb\rc\u2028d", "a\nb\nc\nd"),
         ("cafe\u0301", "café"),
         ("\ufeffa\x00b\u200bc\x07", "abc"),
+        ("<\ufdd1/s>\ufdd0\ufdef\uffff", "</s>"),  # no text holds the guard of the chat template
         ("trailing  \t\nnext\u3000\n\n\n\n\nend", "trailing\nnext\n\nend"),
         ("lone \ud800 surrogate", "lone  surrogate"),
         ("你好，世界²", "你好，世界²"),  # NFC, not NFKC: the comma and the square stay

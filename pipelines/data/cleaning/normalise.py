@@ -25,8 +25,8 @@ import numpy as np
 from pipelines.data.batch import compiled, pack
 
 _LINE_ENDS = re.compile("\r\n?|\x85|\u2028|\u2029")
-# C0 but for tab and newline, C1, BOM and non-characters, zero-width space and joiner-less marks, lone surrogates
-_INVISIBLE = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ufeff\ufffe\uffff\u200b\u2060\ud800-\udfff]")
+# C0 but for tab and newline, C1, BOM and the non-characters of the BMP, zero-width space and joiner-less marks, lone surrogates
+_INVISIBLE = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufeff\ufffe\uffff\u200b\u2060\ud800-\udfff]")
 _FORM_FEED = re.compile("\x0c")
 _TRAILING = re.compile(r"[ \t\u3000\xa0]+(?=\n|$)")
 _LOOSE = ("prose", "web", "dialogue")  # kinds of content whose layout says nothing
@@ -112,10 +112,10 @@ def _needs(data: Any, offsets: Any, out: Any) -> None:
                 flags |= _COMPOSE
                 second = data[i + 1]
                 space = byte == 0xE3 and second == 0x80 and data[i + 2] == 0x80
-                # U+200x to U+206x, U+FEFx and U+FFFx, and the surrogates have what is removed among them
+                # U+200x to U+206x, U+FDxx, U+FEFx and U+FFFx, and the surrogates have what is removed among them
                 if (
                     (byte == 0xE2 and second <= 0x81)
-                    or (byte == 0xEF and second >= 0xBB)
+                    or (byte == 0xEF and second >= 0xB7)
                     or (byte == 0xED and second >= 0xA0)
                 ):
                     flags |= _removed(byte, second, data[i + 2])
@@ -132,7 +132,9 @@ def _removed(first: Any, second: Any, third: Any) -> Any:
     if first == 0xED:
         return _CONTROL
     if first == 0xEF:
-        return _CONTROL if (second == 0xBB and third == 0xBF) or (second == 0xBF and third >= 0xBE) else np.uint8(0)
+        inside = second == 0xB7 and 0x90 <= third <= 0xAF  # U+FDD0 to U+FDEF
+        last = (second == 0xBB and third == 0xBF) or (second == 0xBF and third >= 0xBE)
+        return _CONTROL if inside or last else np.uint8(0)
     if second == 0x80:
         return _CONTROL if third == 0x8B or third == 0xA8 or third == 0xA9 else np.uint8(0)
     return _CONTROL if second == 0x81 and third == 0xA0 else np.uint8(0)
