@@ -57,6 +57,8 @@ def test_weights_become_budgets_and_epochs():
 def test_weights_that_do_not_sum_to_one_are_refused():
     with pytest.raises(ConfigError, match=r"mixture weights sum to 0\.93; expected 1\.0: edit conf/mixture/try\.yaml"):
         recipe(weights={"prose": 0.9, "code": 0.03})
+    with pytest.raises(ConfigError, match=r"mixture weights sum to 1\.000002; expected 1\.0: edit"):
+        recipe(weights={"prose": 1.0, "code": 2e-6})
     with pytest.raises(ConfigError, match=r"mixture\.weights\.code is -0\.1"):
         recipe(weights={"prose": 1.0, "maths": 0.1, "code": -0.1})
 

@@ -56,7 +56,7 @@ class MixtureRecipe:
                 )
         total = math.fsum(self.weights.values())
         if abs(total - 1) > _TOLERANCE:
-            raise ConfigError(f"mixture weights sum to {total:.6g}; expected 1.0: edit {file}")
+            raise ConfigError(f"mixture weights sum to {total:.9g}; expected 1.0: edit {file}")
         if unknown := [name for name in self.no_stand_in if name not in self.weights]:
             raise ConfigError(
                 f"mixture.no_stand_in names {', '.join(unknown)}, which has no weight; "
