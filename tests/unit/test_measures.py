@@ -54,7 +54,8 @@ WORD = re.compile(rf"\w(?:[\w'’{MARKS}-]|(?<=\d)[.,](?=[0-9]))*")
 TOKEN = re.compile(rf"{WORD.pattern}|[^\w\s{MARKS}]")
 # behind the end of a sentence: closing marks, references, and a signature after a dash; white space taken out
 _OPEN, _CLOSE, _DASH = (
-    re.escape(marks) for marks in ("[(［（【〔〈《<", "])］）】〕〉》>”’\"'」』*†‡§¹²³⁰⁴⁵⁶⁷⁸⁹①②③④⑤⑥⑦⑧⑨⑩⑪⑫⑬⑭⑮⑯⑰⑱⑲⑳", "—―–─-~～")
+    re.escape(marks)
+    for marks in ("[(［（【〔〈《<", "])］）】〕〉》>”’\"'」』*†‡§¹²³⁰⁴⁵⁶⁷⁸⁹①②③④⑤⑥⑦⑧⑨⑩⑪⑫⑬⑭⑮⑯⑰⑱⑲⑳", "—―–─-~～")
 )
 _BEHIND = (
     rf"(?:[{_CLOSE}]|[{_OPEN}][^{_CLOSE}]{{0,40}}[{_CLOSE}])*(?:[{_OPEN}][^{_CLOSE}]{{0,40}}|[{_DASH}].{{0,40}})?$"

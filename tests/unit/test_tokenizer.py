@@ -296,6 +296,7 @@ def test_the_template_gives_the_ids_and_the_mask_of_training(loaded, encoder, me
         ([*turns("a", "b"), *turns(system=["s"])], {}, "no question follows"),
         (turns("a", "b"), {"add_generation_prompt": True}, "add_generation_prompt asks for an answer where no question is open"),
         (turns("a"), {"tools": [{"type": "function", "function": {"name": "f"}}]}, "was not trained with tools"),
+        ([*turns("a"), {"role": "assistant", "content": "b", "tool_calls": [{"function": {"name": "f"}}]}], {}, "not trained to call tools"),
     ],
 )  # fmt: skip
 def test_the_template_refuses_what_training_never_saw(loaded, messages, options, why):

@@ -43,6 +43,8 @@ TEMPLATE = (
     "{%- set role = message['role'] -%}{%- set content = message['content'] -%}"
     "{%- if role not in ['system', 'user', 'assistant'] -%}"
     + _refuse("'this model was not trained with the role ' ~ role ~ ': expected system, user or assistant'")
+    + "{%- elif message['tool_calls'] -%}"
+    + _refuse("'this model was not trained to call tools: leave tool_calls out'")
     + "{%- elif content is not string or not content | trim -%}"
     + _refuse("'a message of ' ~ role ~ ' holds no text: every content is a string that says something'")
     + "{%- endif -%}"
