@@ -309,7 +309,12 @@ def _tail_after(tail: int, length: int, what: Any, code: Any, before: int) -> tu
         return (3, length + 1) if length < _SIGNATURE else (0, 0)
     if tail == 0 and before > _CITING_LINE:
         # [ ［ 【 〔
-        if code == np.uint32(0x5B) or code == np.uint32(0xFF3B) or code == np.uint32(0x3010) or code == np.uint32(0x3014):
+        if (
+            code == np.uint32(0x5B)
+            or code == np.uint32(0xFF3B)
+            or code == np.uint32(0x3010)
+            or code == np.uint32(0x3014)
+        ):
             return 4, 0
         return (1, 0) if np.uint32(0x2460) <= code <= np.uint32(0x2473) else (0, 0)  # ① to ⑳
     if tail == 0:
