@@ -142,6 +142,8 @@ LONG = turns("u:Q", "a:A", "u:R")
     [
         (pair("Q"), turns("u:Q")),
         (pair("Q", system="S"), turns("s:S", "u:Q")),
+        (pair("R", history=[["Q", "A"]]), LONG), (pair(turns("s:S", "u:R"), history=turns("u:Q", "a:A")), turns("s:S", "u:Q", "a:A", "u:R")),
+        (pair("R", [*LONG, *turns("a:good")], [*LONG, *turns("a:bad")], history=[["Q", "A"]]), LONG),
         (pair(turns("s:S", "u:Q")), turns("s:S", "u:Q")),
         (pair("Q", turns("a:good"), {"from": "gpt", "value": "bad"}), turns("u:Q")),
         (pair("Q", turns("u:Q", "a:good"), turns("u:Q", "a:bad")), turns("u:Q")),  # the whole conversation again
@@ -172,6 +174,8 @@ def test_pairs_in_every_shape(record: Any, prompt: Any) -> None:
         (pair("Q", turns("u:other", "a:good"), turns("u:other", "a:bad")), "records.prompt_differs"),
         (pair("Q", turns("s:S", "u:Q", "a:good"), turns("s:T", "u:Q", "a:bad")), "records.prompt_differs"),
         (pair("Q", "same", "same"), "records.same_answers"),
+        (pair("R", history="Q"), "records.not_a_list"), (pair("R", history=[["Q", None]]), "records.bad_history"),
+        (pair("R", turns("u:R", "a:good"), turns("u:R", "a:bad"), history=[["Q", "A"]]), "records.prompt_differs"),
         (pair(None, turns("u:Q", "a:A"), turns("u:Q", "a:A")), "records.same_answers"),
         (pair(None), "records.no_prompt"), (pair(turns("s:S")), "records.no_prompt"),
         (pair(None, turns("u:P", "a:good"), turns("u:Q", "a:bad")), "records.no_prompt"),

@@ -65,12 +65,16 @@ def instruction(record: Any, text_field: str) -> Content | None:
 def preference(record: Any, text_field: str) -> Content | None:
     """`{"prompt" | "conversations", "chosen", "rejected"}`; the prompt is a string or turns, the answers strings or turns.
 
+    `history`, as in `instruction`, precedes the prompt, and `system` both.
     Answers given as turns may go on from the prompt or hold it again. What both sides begin with belongs to the prompt, so without
     a prompt it is the turns that two whole conversations share. One answer of the assistant must then be left on either side.
     """
     record = object_of(record)
     asked = record.get("prompt") or record.get("conversations")
     prompt = _side(asked, "user") if asked else []
+    if history := _history(record.get("history")):
+        bare = _without_system(prompt)
+        prompt = [*prompt[: len(prompt) - len(bare)], *history, *bare]
     sides = [_side(record.get(name), "assistant") for name in ("chosen", "rejected")]
     if not all(sides):
         return None

@@ -142,7 +142,9 @@ RECORDS = {
     "chat_log": RecordKind("documents", chat_log, ("messages",)),
     "messages": RecordKind("conversations", messages, ("messages", "conversations", *SYSTEMS)),
     "instruction": RecordKind("conversations", instruction, (*QUESTIONS, "input", *ANSWERS, "history", *SYSTEMS)),
-    "preference": RecordKind("preferences", preference, ("prompt", "conversations", "chosen", "rejected", *SYSTEMS)),
+    "preference": RecordKind(
+        "preferences", preference, ("prompt", "conversations", "history", "chosen", "rejected", *SYSTEMS)
+    ),
 }
 
 
