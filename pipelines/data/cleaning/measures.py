@@ -55,8 +55,8 @@ _HAN_AND_KANA = (
     (0x3005, 0x3007), (0x3021, 0x3029), (0x3031, 0x3035), (0x3038, 0x303B), (0x3041, 0x3096), (0x3099, 0x309F), (0x30A1, 0x30FA), (0x30FC, 0x3100),
     (0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0xFF66, 0xFF9F), (0x1AFF0, 0x1B16F),
 )  # fmt: skip
-# Thai, Lao, Tibetan, Burmese (with its extensions), Khmer
-_ALPHABETS_WITHOUT_SPACES = ((0x0E00, 0x0E7F), (0x0E80, 0x0EFF), (0x0F00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0xA9E0, 0xA9FF), (0xAA60, 0xAA7F))  # fmt: skip
+# Thai, Lao, Tibetan, Burmese (with its extensions), Khmer, Javanese
+_ALPHABETS_WITHOUT_SPACES = ((0x0E00, 0x0E7F), (0x0E80, 0x0EFF), (0x0F00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0xA980, 0xA9FF), (0xAA60, 0xAA7F))  # fmt: skip
 _WORD_MARKS = (0x0F0B, 0x0F0C, 0x1361)  # that stand between syllables in Tibetan, between words in older Ethiopic
 # what may stand behind the full stop of a line: closing marks, references, a dash and who wrote it
 _OPENS, _CLOSES, _DASHES = "[(［（【〔〈《<", "])］）】〕〉》>”’\"'」』*†‡§¹²³⁰⁴⁵⁶⁷⁸⁹①②③④⑤⑥⑦⑧⑨⑩⑪⑫⑬⑭⑮⑯⑰⑱⑲⑳", "—―–─-~～"
@@ -478,6 +478,8 @@ def _measure(data: Any, offsets: Any, classes: Any, stop_keys: Any, mode: int, s
             if code != np.uint32(10):
                 raw_line += 1
                 newlines = 0
+                if code == np.uint32(0x1361) and tail < 2:
+                    tail, tail_length = 1, 0  # at a line's end, as those have it who type it twice for a full stop
                 if line_at > 0:
                     line_at += 1
                     line_now = (line_now ^ np.uint64(code)) * _BASE

@@ -183,7 +183,7 @@ def without_lines(text: str, phrases: Sequence[str]) -> str:
 def _by_language(texts: Sequence[str], content: str, languages: Sequence[str], rules: QualityRules) -> list[str | None]:
     """Each text by the rules of its language."""
     reasons: list[str | None] = [None] * len(texts)
-    ruled = [rules_of(language) for language in languages]
+    ruled = [rules_of(language, text) for language, text in zip(languages, texts, strict=True)]
     for kind in dict.fromkeys(ruled):
         chosen = [i for i, one in enumerate(ruled) if one == kind]
         found = _prose_or_web([texts[i] for i in chosen], content, [languages[i] for i in chosen], kind, rules)

