@@ -42,7 +42,7 @@ from pipelines.data.dedup.report import publish_report
 from pipelines.data.dedup.settle import SPLITS
 from pipelines.data.profile import merged
 from pipelines.data.sources.fetch import fetch_all
-from pipelines.data.sources.readers import Piece, plan_pieces
+from pipelines.data.sources.readers import Piece, as_found, plan_pieces
 from pipelines.data.writing import plan_files, write_file
 from pipelines.errors import DataError
 from pipelines.progress import tally
@@ -71,10 +71,12 @@ def build(
     work = dataclasses.replace(draft, folder=f"{draft.folder}/work")
     fetch_all(s.reader.archive_package for s in sources.values() if s.reader.type == "package")
     aids = prepare(config, work, map_shards)
+    planned = {name: plan(name, source, recipe.piece_bytes) for name, source in sources.items()}
     tasks = [
         CleanTask(work, piece, source, recipe, aids)
-        for name, source in sources.items()
-        for piece in plan(name, source, recipe.piece_bytes)
+        for name, pieces in planned.items()
+        for source in [as_found(sources[name], pieces)]
+        for piece in pieces
     ]
     counts = tally({"records": "read", "documents": "kept"}, rate="raw_bytes", reasons="dropped")
     cleaned = map_shards(clean_piece, tasks, "clean", counts)

@@ -276,6 +276,20 @@ def test_half_a_character_stops_nothing(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "pii", "masked"), [("a.HTML", "auto", True), ("a.HTML", "keep", False), ("a.txt", "auto", False)]
+)
+def test_pages_in_a_folder_are_masked(tmp_path: Path, name: str, pii: str, masked: bool) -> None:
+    (tmp_path / "data").mkdir()
+    text = article(1) + "\nWrite to the captain at jane.doe@example.com for the story of the island."
+    page = f"<html><body><article><p>{text.replace(chr(10), '</p><p>')}</p></article></body></html>"
+    (tmp_path / "data" / name).write_text(page if name.endswith("HTML") else text)
+    reader = {"type": "files", "path": str(tmp_path / "data")}
+    corpus = make(tmp_path, config_of({"a": {"pii": pii, "heldout": 0, "reader": reader}}))
+    (row,) = rows(corpus, "train", "a")
+    assert ("jane.doe" in row["text"]) is not masked
+
+
 def test_samples_of_what_the_reader_drops_are_masked(tmp_path: Path) -> None:
     lines = [json.dumps({"text": article(i)}) for i in range(3)]
     lines += ['{"text": "write to jane@example.org', json.dumps({"body": "or call 13812345678"})]

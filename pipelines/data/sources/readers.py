@@ -29,7 +29,7 @@ from pipelines.data.corpus import ReaderConfig, SourceConfig
 from pipelines.data.document import Document, Dropped, utf8
 from pipelines.data.sources.columns import Wanted, table_records
 from pipelines.data.sources.fetch import Package, contents, fetch, members, resolve
-from pipelines.data.sources.formats import EXCERPT, can_be_cut, parse_file
+from pipelines.data.sources.formats import EXCERPT, can_be_cut, parse_file, told_format
 from pipelines.data.sources.generators import GENERATORS
 from pipelines.data.sources.listing import Listing, list_files
 from pipelines.data.sources.records import RECORDS, content_of
@@ -117,6 +117,12 @@ def plan_pieces(name: str, source: SourceConfig, piece_bytes: int, group: str = 
             f"   {name}: {len(large)} of {len(pieces)} tasks read up to {size}: compressed, WARC, JSON and text files are not cut"
         )
     return pieces
+
+
+def as_found(source: SourceConfig, pieces: Iterable[Piece]) -> SourceConfig:
+    """The source, masked where `pii: auto` and a file of it is web pages: a folder's path does not tell."""
+    formats = {source.reader.format or told_format(part.path) for piece in pieces for part in piece.stretches}
+    return replace(source, pii="mask") if source.pii == "auto" and formats & {"html", "warc"} else source
 
 
 def uncut(pieces: Iterable[Piece], piece_bytes: int) -> list[Piece]:
