@@ -203,8 +203,16 @@ class Session:
         return artifact
 
     def _in_experiment(self, command: str) -> str:
-        """The command within the experiment that this one ran in, where that has an overlay for it."""
+        """The command on this store, within the experiment that this one ran in where that has an overlay for it."""
         workflow = command.split()[2].removeprefix("workflows.") if command.startswith("python -m workflows.") else ""
+        if workflow and self.config.store != os.environ.get("TRUNKLINE_STORE", "store"):
+            path = (
+                self.config.store
+                if re.fullmatch(r"[\w/.:-]+", self.config.store, re.ASCII)
+                else repr(self.config.store)
+            )
+            store = shlex.quote(f"store={path}")
+            command = command.replace(f"workflows.{workflow}", f"workflows.{workflow} {store}", 1)
         if self.experiment is None or not (CONF / "experiment" / self.experiment / f"{workflow}.yaml").exists():
             return command
         return command.replace(f"workflows.{workflow}", f"workflows.{workflow} +experiment={self.experiment}", 1)

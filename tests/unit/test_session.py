@@ -9,6 +9,7 @@ import sys
 import pytest
 import yaml
 
+from pipelines.config import WorkflowConfig
 from pipelines.data.corpus import CorpusConfig
 from pipelines.train.stages import TrainConfig
 from tests.commands import run_here
@@ -149,3 +150,11 @@ def test_a_relative_store_inside_a_job_is_refused(monkeypatch: pytest.MonkeyPatc
     done = run_here("pretrain", "+experiment=demo", "store=store")
     assert done.code == 2
     assert "results would vanish with it; pass store=$PWD/store" in done.err
+
+
+def test_the_next_command_names_a_store_that_is_not_the_default(tmp_path, monkeypatch):
+    monkeypatch.delenv("TRUNKLINE_STORE", raising=False)
+    typed = "python -m workflows.evaluate parent=sft/t"
+    for store, given in (("store", ""), ("/a/b", "store=/a/b "), ("/a #b", "'store='\"'\"'/a #b'\"'\"'' ")):
+        session = Session(WorkflowConfig(name="t", store=store), uses_store=False)
+        assert session._in_experiment(typed) == f"python -m workflows.evaluate {given}parent=sft/t"
