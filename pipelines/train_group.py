@@ -130,6 +130,9 @@ class TrainGroup:
             raise ClusterError(
                 f"the training workers could not be started, and nothing was touched. Cause: {lost.cause}"
             ) from lost
+        except BaseException:
+            self.end()
+            raise
 
     def end(self) -> None:
         """End the processes and give their places back."""
