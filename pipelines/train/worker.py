@@ -38,6 +38,9 @@ def work(values: dict[str, Any], emit: Callable[[str], None]) -> None:
 
     start_distributed()
     train(parse(TrainSpec, values), emit)
+    if torch.cuda.is_available():
+        # this process stays for the next stage; an evaluation in between has the same GPU to itself
+        torch.cuda.empty_cache()
 
 
 def main(arguments: list[str]) -> None:

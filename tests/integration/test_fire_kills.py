@@ -25,5 +25,5 @@ def test_killed_builds_go_on_from_what_is_committed(tmp_path: Path, times: int) 
     )
     outcome = trial(command(source, store, 400_000), store, reference, kills, rng)
     assert outcome.good, (outcome, kills)
-    # on a busy machine the last ones may come after the commit, and find nothing to kill
+    # on a busy machine a kill may find nothing: its build is over before it is due
     assert sum(kill.processes > 0 for kill in kills) >= times / 2, kills
