@@ -84,3 +84,11 @@ def test_one_machine_defaults_are_refused_on_two_nodes(head: RayCluster, environ
     assert refused.returncode != 0
     assert "this cluster has 2 nodes, and tracking.uri=None is a SQLite file" in refused.stdout + refused.stderr
     assert accepted.returncode == 0, (accepted.stdout + accepted.stderr)[-4000:]
+
+
+def test_a_node_that_has_just_died_stops_no_job(head: RayCluster, environment: dict[str, str]) -> None:
+    tiny.build(environment["TRUNKLINE_STORE"])
+    head.add_node(cpus=1).kill()  # Ray lists it as alive for some ten seconds more
+    done = submit(environment, *TINY, "name=after", "tracking.enabled=false")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    assert "was lost: the work goes on without it" in done.stdout + done.stderr
