@@ -10,6 +10,7 @@ this machine and stopped at the end. Token authentication stays on either way. A
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -43,6 +44,7 @@ _GRACE_SECONDS = 20.0  # for the driver to notice by itself that Ray is gone, an
 _SOCKET_BYTES = 107  # of the path of an AF_UNIX socket; Linux's sun_path has 108 with its end
 _SHORT = "/tmp"
 _LONGEST_SOCKET = "ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
+_SHOWN_CHARACTERS = 300  # of a shard that has no words of its own
 _SIZE_SECONDS = 5.0  # how long the cluster's size is taken as known: an autoscaler adds machines while shards run
 
 
@@ -142,9 +144,10 @@ class Cluster:
         """The `ShardMap` over Ray tasks: retried when a worker is lost, failed at once when the function raises.
 
         A few shards per CPU are submitted at a time, so the driver's work per shard does not grow with their number. A
-        shard that says how much memory its task takes (`memory_bytes`) is started where so much is free.
+        shard that says how much memory its task takes (`memory_bytes`) is started where so much is free. One that says what
+        it reads (`in_words`) is named by that when its workers are lost, and one that can be split (`parts`) by the part that loses them.
 
-        Raises: whatever TrunklineError the function raised; ClusterError when workers were lost too often.
+        Raises: whatever TrunklineError the function raised; ClusterError, which names the shard, when its workers were lost too often.
         """
         self._end_group()  # its processes hold the CPUs that tasks need
         import ray
@@ -152,7 +155,8 @@ class Cluster:
 
         task = ray.remote(num_cpus=1, max_retries=self.config.shard_retries)(naming_disk_errors(function))
         waiting = iter(enumerate(shards))
-        pending: dict[Any, int] = {}
+        pending: dict[Any, tuple[int, Any]] = {}
+        latest: tuple[int, Any] | None = None
         results: list[Any] = [None] * len(shards)
         progress = Progress(label, len(shards))
         size = _ClusterSize()
@@ -160,13 +164,13 @@ class Cluster:
             while True:
                 self._check_alive(label)
                 for i, shard in itertools.islice(waiting, max(0, size.window() - len(pending))):
-                    pending[_submit(task, shard, size)] = i
+                    pending[_submit(task, shard, size)] = (i, shard)
                 if not pending:
                     break
                 ray.wait(list(pending), num_returns=1, timeout=_ALIVE_SECONDS)
                 ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0)
                 for reference in ready:
-                    i = pending.pop(reference)
+                    latest = i, _ = pending.pop(reference)
                     results[i] = ray.get(reference)
                     progress.update(**(describe(results[i]) if describe else {}))
         except RayTaskError as error:
@@ -175,11 +179,16 @@ class Cluster:
             raise
         except RayError as error:
             self._check_alive(label)
-            lost = isinstance(error, (WorkerCrashedError, OutOfMemoryError, NodeDiedError))
-            what = f"a shard's worker was lost {self.config.shard_retries + 1} times" if lost else "Ray failed"
-            raise ClusterError(
-                f"{label}: {what} ({error}); finished shards are kept: run the same command again"
-            ) from error
+            if latest is None or not isinstance(error, (WorkerCrashedError, OutOfMemoryError, NodeDiedError)):
+                what = f"Ray failed ({error}); "
+            else:
+                i, shard = latest
+                what = (
+                    f"a shard's worker was lost {self.config.shard_retries + 1} times ({error}): shard {i + 1:,} of {len(shards):,}, "
+                    f"{shard_in_words(_losing_part(task, shard))}: its process was killed or ended itself; look at what it reads, leave out a file "
+                    "that is damaged, or free memory; "
+                )
+            raise ClusterError(f"{label}: {what}finished shards are kept: run the same command again") from error
         finally:
             for reference in pending:
                 ray.cancel(reference, force=True)
@@ -411,6 +420,33 @@ def _submit(task: Any, shard: Any, size: _ClusterSize) -> Any:
     return (
         task.remote(shard) if not wanted else task.options(memory=min(wanted, size.largest_memory_bytes)).remote(shard)
     )
+
+
+def shard_in_words(shard: Any) -> str:
+    """What a shard is, for an error: its own words (`in_words`), or those of its fields that are plain."""
+    if words := getattr(shard, "in_words", ""):
+        return str(words)
+    if not dataclasses.is_dataclass(shard):
+        return repr(shard)[:_SHOWN_CHARACTERS]
+    values = ((field.name, getattr(shard, field.name)) for field in dataclasses.fields(shard))
+    keyed = ((name, getattr(value, "key", value)) for name, value in values)
+    plain = ", ".join(f"{name}={value}" for name, value in keyed if isinstance(value, (str, int)))
+    return f"{type(shard).__name__} {plain[:_SHOWN_CHARACTERS]}".rstrip()
+
+
+def _losing_part(task: Any, shard: Any) -> Any:
+    """The first part of a shard that loses its worker by itself; the shard, where it has no parts or none does."""
+    import ray
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, WorkerCrashedError
+
+    for part in getattr(shard, "parts", ()):
+        try:
+            ray.get(task.options(max_retries=0).remote(part))
+        except (WorkerCrashedError, OutOfMemoryError, NodeDiedError):
+            return part
+        except RayError:  # what the function raises for a part is not what is looked for
+            continue
+    return shard
 
 
 def _alive_nodes() -> list[dict[str, Any]]:

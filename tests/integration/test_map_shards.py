@@ -39,6 +39,28 @@ def die(shard: Shard) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@dataclass(frozen=True)
+class Files:
+    names: tuple[str, ...]
+
+    @property
+    def in_words(self) -> str:
+        return f"the files {', '.join(self.names)}"
+
+    @property
+    def parts(self) -> tuple[Files, ...]:
+        return tuple(Files((name,)) for name in self.names)
+
+
+def read(shard: Files) -> int:
+    """A library ends the process at some file; another part raises."""
+    if "damaged" in shard.names:
+        os.abort()
+    if shard.names == ("refused",):
+        raise DataError("refused")
+    return len(shard.names)
+
+
 def refuse(shard: int) -> int:
     if shard == 20:
         raise DataError(f"shard {shard} is bad")
@@ -80,8 +102,16 @@ def test_results_keep_the_order_and_few_shards_are_under_way(cluster: Cluster) -
 def test_a_killed_worker_costs_its_shard_alone(cluster: Cluster, tmp_path: Path) -> None:
     shards = [Shard(number, str(tmp_path)) for number in range(9)]
     assert cluster.map_shards(die_once, shards, "dies") == list(range(9))
-    with pytest.raises(ClusterError, match="lost 4 times .*finished shards are kept"):
-        cluster.map_shards(die, shards[:1], "dies")
+    with pytest.raises(
+        ClusterError, match=r"lost 4 times .*shard 1 of 1, Shard number=7, folder=/.*damaged.*finished shards are kept"
+    ):
+        cluster.map_shards(die, shards[7:8], "dies")
+
+
+def test_the_file_that_ends_processes_is_named(cluster: Cluster) -> None:
+    shards = [Files(("a", "b")), Files(("c", "refused", "damaged", "e"))]
+    with pytest.raises(ClusterError, match="shard 2 of 2, the files damaged: its process .*leave out a file"):
+        cluster.map_shards(read, shards, "read")
 
 
 def test_a_shard_that_wants_more_memory_than_there_is_still_runs(cluster: Cluster, tmp_path: Path) -> None:

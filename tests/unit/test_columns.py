@@ -6,6 +6,8 @@ import datetime
 import io
 import json
 import struct
+import subprocess
+import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -239,3 +241,25 @@ def test_no_damage_ends_the_job(tmp_path: Path, compression: str) -> None:
             data[place] ^= 1 << int(random.integers(8))
         for wanted in (Wanted(("text",)), Wanted(("messages",), plain_beside=False)):
             assert list(parquet_records(io.BytesIO(bytes(data)), "a", 0, None, wanted))
+
+
+def test_a_footer_that_contradicts_itself_ends_no_process(tmp_path: Path) -> None:
+    table = pa.table({"text": ["one", None] * 40})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=30)
+    data = (tmp_path / "a.parquet").read_bytes()
+    # the column's text is said to be there in every row: Arrow aborts when it is asked what the column's statistics are
+    assert data.count(b"\x25\x02\x18\x04text") == 1
+    (tmp_path / "b.parquet").write_bytes(data.replace(b"\x25\x02\x18\x04text", b"\x25\x00\x18\x04text"))
+    code = (
+        "import sys; from pipelines.data.sources.columns import Wanted, parquet_records\n"
+        f"for start, stop in ((0, {len(data) // 2}), ({len(data) // 2}, None)):\n"
+        "    print(len(list(parquet_records(open(sys.argv[1], 'rb'), 'x', start, stop, Wanted(('text',))))))\n"
+    )
+    counts = []
+    for name in ("a", "b"):
+        command = [sys.executable, "-c", code, str(tmp_path / f"{name}.parquet")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        counts.append([int(line) for line in done.stdout.split()])
+    assert sum(counts[0]) == 80
+    assert sum(counts[1]) > 0  # rows, or under a name that they could not be read

@@ -49,6 +49,11 @@ class TrainTask:
     config: QualityModelConfig
     sources: Mapping[str, SourceConfig]
 
+    @property
+    def in_words(self) -> str:
+        """The examples that it reads, for an error."""
+        return "; ".join(f"source {name}: {', '.join(source.reader.paths)}" for name, source in self.sources.items())
+
 
 def prepare(config: CorpusConfig, work: Draft, map_shards: ShardMap) -> Aids:
     """Make what is not there yet.

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -51,6 +51,16 @@ class CleanTask:
     def key(self) -> str:
         """The piece's own key."""
         return self.piece.key
+
+    @property
+    def in_words(self) -> str:
+        """The files that it reads, for an error."""
+        return self.piece.in_words
+
+    @property
+    def parts(self) -> tuple[CleanTask, ...]:
+        """A task for each of its files, to find the one that ends the process."""
+        return tuple(replace(self, piece=piece) for piece in self.piece.parts)
 
 
 def clean_piece(task: CleanTask) -> dict[str, Any]:

@@ -57,14 +57,14 @@ def parquet_records(
         return
     lacking = wanted.fields and not set(columns) & set(wanted.fields)
     first = 0
-    for group in range(file.num_row_groups):
-        facts = file.metadata.row_group(group)
-        if _begins_within(facts, start, stop):
+    for group, begin in enumerate(_begins(file, stream.seek(0, io.SEEK_END))):
+        rows = file.metadata.row_group(group).num_rows
+        if begin >= start and (stop is None or begin < stop):
             if lacking or not columns:
-                yield from _without_column(file, path, first, facts.num_rows, wanted)
+                yield from _without_column(file, path, first, rows, wanted)
             else:
                 yield from _group(stream, file, group, path, first, columns, wanted)
-        first += facts.num_rows
+        first += rows
 
 
 def table_records(batch: Any, wanted: Wanted) -> Iterator[Any]:
@@ -169,17 +169,16 @@ def _row(batch: Any, row: int, wanted: Wanted, decoders: Mapping[str, Callable[[
     return {**record, UNREADABLE: ", ".join(unreadable)} if unreadable else record
 
 
-def _begins_within(group: Any, start: int, stop: int | None) -> bool:
-    """Whether a row group begins in the stretch; one without columns belongs to the first."""
-    if not start and stop is None:
-        return True  # not asked, since Arrow aborts the process where what a damaged file says of a column contradicts itself
-    if not group.num_columns:
-        return not start
-    column = group.column(0)
-    # some writers give a dictionary page at byte 0 where there is none
-    places = (column.dictionary_page_offset, column.data_page_offset)
-    begin = min((int(place) for place in places if place), default=0)
-    return begin >= start and (stop is None or begin < stop)
+def _begins(file: pq.ParquetFile, size: int) -> Iterator[int]:
+    """Where each row group of a file of `size` bytes is taken to begin: as far in as its first row is among the rows.
+
+    What the footer says of columns is not asked: where a damaged one contradicts itself, Arrow aborts the process.
+    """
+    rows = [max(0, file.metadata.row_group(group).num_rows) for group in range(file.num_row_groups)]
+    first = 0
+    for count in rows:
+        yield min(size * first // max(1, sum(rows)), size - 1)
+        first += count
 
 
 _PLAIN = ("string", "large_string", "string_view", "null", "integer", "floating", "boolean")

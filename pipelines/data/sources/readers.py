@@ -38,6 +38,7 @@ from pipelines.errors import DataError
 from pipelines.progress import human, say
 
 _GENERATED_PER_PIECE = 4_000
+_NAMED = 8  # files of a piece, in words
 _BUFFER_BYTES = 1 << 20
 _ROWS_AT_ONCE = 1_000  # of a dataset
 _AHEAD_BYTES = 8 << 20  # of one range request: a few requests for a piece, and no more memory than that
@@ -52,6 +53,12 @@ class Stretch:
     size: int  # of the stretch, in bytes
     start: int = 0
     stop: int | None = None  # None: to the end
+
+    @property
+    def in_words(self) -> str:
+        """The file and which bytes of it, for an error."""
+        end = "its end" if self.stop is None else f"{self.stop:,}"
+        return self.path if not self.start and self.stop is None else f"{self.path} from byte {self.start:,} to {end}"
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,20 @@ class Piece:
         """Names the piece by its input, so a rerun finds its receipt whatever the number of workers."""
         facts = [[(part.label, part.size, part.start) for part in self.stretches], self.start, self.stop]
         return f"{self.source}-{self.index:05d}-{fingerprint(facts)[:8]}"
+
+    @property
+    def in_words(self) -> str:
+        """The files that it reads, for an error."""
+        read = [part.in_words for part in self.stretches[:_NAMED]] or [
+            f"part {self.start:,} to {self.stop or self.start + 1:,}"
+        ]
+        more = len(self.stretches) - _NAMED
+        return f"source {self.source}: {', '.join(read)}{f' and {more:,} files more' if more > 0 else ''}"
+
+    @property
+    def parts(self) -> tuple[Piece, ...]:
+        """A piece for each of its files; none where it has one."""
+        return tuple(replace(self, stretches=(part,)) for part in self.stretches) if len(self.stretches) > 1 else ()
 
 
 def plan_pieces(name: str, source: SourceConfig, piece_bytes: int, group: str = "corpus.sources") -> list[Piece]:

@@ -46,6 +46,11 @@ class EncodeShard:
     split: str
 
     @property
+    def in_words(self) -> str:
+        """The file that it reads, for an error."""
+        return f"{self.corpus.folder}/{self.file}"
+
+    @property
     def prefix(self) -> str:
         """Name of the token shard inside the artifact, and of its receipt."""
         return self.file.removesuffix(".parquet")
