@@ -31,6 +31,10 @@ class _Watch:
     def __init__(self) -> None:
         self.values: dict[str, list[float]] = {}
 
+    def saving(self, step: int) -> None: ...
+
+    def saved(self, step: int, problem: str) -> None: ...
+
     def warning(self, message: str) -> None:
         print(f"   WARNING {message}", flush=True)
 

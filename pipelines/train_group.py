@@ -23,12 +23,12 @@ from pipelines.config import ClusterConfig
 from pipelines.errors import ClusterError, StorageError, TrunklineError
 from pipelines.progress import say
 from pipelines.timeline import reached
-from pipelines.train_group_lines import Channel, Listener
+from pipelines.train_group_lines import Channel, Listener, finish_save
 from pipelines.train_group_rank import Place, TrainWorker, Worker, seats
 from pipelines.train_group_room import check_kinds, check_size, lacking
 
 _QUIET_SECONDS = 10.0  # without ranks, before it is looked whether machines are missing
-_LOOK_SECONDS = 0.5  # how long the channel waits for a line before it answers that there is none
+_LOOK_SECONDS = 0.5  # between two looks whether processes have their places
 _GRACE_SECONDS = 5.0  # after an error that may be the echo of another rank's end: for that end to be known
 # how a rank is told that another one is gone; gloo raises plain RuntimeErrors
 _PEER_IS_GONE = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "NCCL", "uncorrectable ECC")
@@ -87,11 +87,13 @@ class TrainGroup:
         """Run `worker(spec, emit)` on every rank, until all return.
 
         A lost process restarts the whole group, and the worker goes on from its last checkpoint, at most `max_failures` times.
+        Ctrl-C (or SIGTERM, of which Ray makes a SystemExit) ends the processes once the checkpoint that is being written is committed.
         Args: begin, called once, when the ranks have met: what must not happen for a group that never forms.
         Raises: the TrunklineError that a worker raised, or whatever else it raised that would repeat itself;
             ClusterError when processes were lost too often.
         """
         failures, restarts, begun = 0, 0, False
+        running: list[Any] = []
         listener = Listener(self._channel)
         try:
             while True:
@@ -101,9 +103,12 @@ class TrainGroup:
                         begin()
                         begun = True
                     self._tell_of_ranks(len(ranks))
-                    _gather([actor.run.remote(worker, spec, self._channel) for actor in ranks])
+                    self._channel.saving.remote(None)  # what ranks that are lost were writing
+                    running[:] = [actor.run.remote(worker, spec, self._channel) for actor in ranks]
+                    _gather(running)
                     return
                 except _LostError as lost:
+                    running.clear()
                     self._clear()
                     failures += not lost.preempted
                     restarts += 1
@@ -114,6 +119,14 @@ class TrainGroup:
                         ) from lost
                     listener.say(f"   {lost}: the group restarts from the last checkpoint (restart {restarts})")
                     self._forming = self._pool.submit(self._form)
+        except (KeyboardInterrupt, SystemExit):
+            try:
+                listener.stop()
+                if running:
+                    finish_save(self._channel, running[0])
+            finally:
+                self.end()
+            raise
         except BaseException:
             listener.stop()
             self.end()

@@ -1,4 +1,4 @@
-"""What rank processes say, carried to the driver and printed there as it comes.
+"""What rank processes say, carried to the driver and printed there as it comes; and which checkpoint is being written.
 
 The channel is an actor beside the driver, so that lines outlive the processes and machines that said them.
 """
@@ -6,23 +6,27 @@ The channel is an actor beside the driver, so that lines outlive the processes a
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 from pipelines.progress import say
 
 _ANSWER_SECONDS = 10.0  # for the channel's answer; more on a machine with much to do
 _PATIENCE = 12  # times that, until the channel is taken for lost
-_LOOK_SECONDS = 0.5  # how long the channel waits for a line before it answers that there is none
+_SAVE_SECONDS = 300.0  # for the checkpoint that is being written when a command is interrupted
+_LOOK_SECONDS = 0.5  # between two looks whether a save is over, and how long the channel waits for a line before it answers that there is none
 
 
 class Channel:
-    """An actor that carries lines from rank processes to the driver, and outlives both ranks and their machines."""
+    """An actor that carries what rank processes say to the driver, and outlives both ranks and their machines."""
 
     def __init__(self) -> None:
         import asyncio
 
         self.lines: list[str] = []
         self.come = asyncio.Event()
+        self.under_way: int | None = None  # the step whose checkpoint is being written
+        self.ended: dict[int, str] = {}  # of each save that ended, why it failed; empty where it was committed
 
     async def put(self, line: str) -> None:
         self.lines.append(line)
@@ -38,6 +42,48 @@ class Channel:
         self.come.clear()
         lines, self.lines = self.lines, []
         return lines
+
+    async def saving(self, step: int | None) -> None:
+        """The checkpoint of `step` is being written; None: nothing is, and what was said of saves before is void."""
+        self.under_way = step
+        self.ended = self.ended if step is not None else {}
+
+    async def saved(self, step: int, problem: str) -> None:
+        self.ended[step] = problem
+        self.under_way = None if self.under_way == step else self.under_way
+
+    async def save_under_way(self) -> int | None:
+        return self.under_way
+
+    async def save_ended(self, step: int) -> str | None:
+        """None while the checkpoint of `step` is being written, else why that failed, which is empty where it did not."""
+        return self.ended.get(step)
+
+
+class Voice:
+    """A rank's way to the driver: called with a line for people; `saving` and `saved` tell of a checkpoint's save."""
+
+    def __init__(self, channel: Any):
+        self._channel = channel
+        self._latest: Any = None  # one process's calls arrive in order, so the last stands for all
+
+    def __call__(self, line: str) -> None:
+        self._latest = self._channel.put.remote(line)
+
+    def saving(self, step: int) -> None:
+        """The checkpoint of `step` is being written: whoever ends this process should wait for `saved`."""
+        self._latest = self._channel.saving.remote(step)
+
+    def saved(self, step: int, problem: str) -> None:
+        """It is committed, or has failed. Args: problem, why it failed, else empty."""
+        self._latest = self._channel.saved.remote(step, problem)
+
+    def wait(self, seconds: float) -> None:
+        """Until all that was said has arrived, but no longer than `seconds`."""
+        import ray
+
+        if self._latest is not None:
+            ray.wait([self._latest], timeout=seconds)
 
 
 class Listener:
@@ -78,3 +124,32 @@ class Listener:
                 say(line)
             if last:
                 return
+
+
+def finish_save(channel: Any, first: Any) -> None:
+    """Wait for the checkpoint that is being written, if one is; meanwhile the ranks go on, with steps that will be lost.
+
+    Args: first, the reference of rank zero's answer: that rank commits.
+    """
+    import ray
+    from ray.exceptions import GetTimeoutError, RayError
+
+    problem: str | None = None
+    try:
+        step = ray.get(channel.save_under_way.remote(), timeout=_ANSWER_SECONDS)
+        if step is None:
+            return
+        say(
+            f"   finishing the checkpoint of step {step} ({_SAVE_SECONDS / 60:g} min at most); Ctrl-C again ends at once"
+        )
+        until, over = time.monotonic() + _SAVE_SECONDS, False
+        while problem is None and not over:
+            over = bool(ray.wait([first], timeout=_LOOK_SECONDS)[0]) or time.monotonic() > until
+            problem = ray.get(channel.save_ended.remote(step), timeout=_ANSWER_SECONDS)
+    except (GetTimeoutError, RayError) as error:
+        say(f"   whether a checkpoint was being written is not known: {type(error).__name__}")
+        return
+    if problem == "":
+        say(f"   the checkpoint of step {step} is committed")
+    else:
+        say(f"   the checkpoint of step {step} was not finished: {problem or 'its time ran out, or its process ended'}")

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from pipelines.train_group_lines import Voice
+
 Worker = Callable[[dict[str, Any], Callable[[str], None]], None]
 
 _LINE_SECONDS = 10.0  # for a line to come through: more on a machine with much to do
@@ -104,19 +106,12 @@ class TrainWorker:
 
     def run(self, worker: Worker, spec: dict[str, Any], channel: Any) -> None:
         """Run the worker; nothing of this run is left behind for the next, and all its lines are with the channel."""
-        import ray
-
-        said: list[Any] = []  # the latest line alone: one process's lines arrive in order
-
-        def emit(line: str) -> None:
-            said[:] = [channel.put.remote(line)]
-
+        voice = Voice(channel)
         try:
-            worker(spec, emit)
+            worker(spec, voice)
         finally:
             gc.collect()
-            if said:
-                ray.wait(said, timeout=_LINE_SECONDS)
+            voice.wait(_LINE_SECONDS)
 
 
 def _name_interface() -> None:

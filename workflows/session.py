@@ -188,7 +188,7 @@ class Session:
                     meanwhile()
                 yield opening.result()
                 status = "FINISHED"
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, SystemExit):  # Ctrl-C; SIGTERM, of which Ray makes a SystemExit
                 status = "KILLED"
                 raise
             finally:

@@ -23,6 +23,10 @@ def _save(engine: Any, step: int, folder: Path) -> None:
     from pipelines.train.checkpoint import Saver
 
     class Watch:
+        def saving(self, step: int) -> None: ...
+
+        def saved(self, step: int, problem: str) -> None: ...
+
         def warning(self, message: str) -> None:
             print(message)
 

@@ -43,6 +43,10 @@ class Told:
         self.alarms: list[str] = []
         self.values: list[dict[str, float]] = []
 
+    def saving(self, step: int) -> None: ...
+
+    def saved(self, step: int, problem: str) -> None: ...
+
     def warning(self, message: str) -> None:
         self.warnings.append(message)
 

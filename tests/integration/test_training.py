@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,8 @@ from pipelines.cluster import Cluster
 from pipelines.errors import CheckpointError, ConfigError
 from pipelines.train.checkpoint import committed_steps, open_checkpoint, read_weights, set_aside_after
 from pipelines.train.run.loop import read_metrics
-from tests.integration.conftest import run_stage, train_config
+from pipelines.train.worker import ready, work
+from tests.integration.conftest import claimed_spec, run_stage, train_config
 from tests.integration.test_torchrun import losses
 from tests.waits import wait_until
 
@@ -47,6 +50,57 @@ def test_a_killed_worker_costs_nothing_but_time(
     ends = [read_weights(open_checkpoint(store.storage, f"pretrain/{name}")) for name in ("straight", "killed")]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     assert losses(store, "pretrain/straight")[-1] < 0.6 * losses(store, "pretrain/straight")[0]
+
+
+def work_with_a_gate(values: dict[str, Any], emit: Any) -> None:
+    """The worker, whose checkpoints after the first are committed once the file `go` is there."""
+    from pipelines.train.checkpoint.saver import Saver
+
+    commit, gate = Saver._commit, Path(values["store"]) / "go"
+
+    def commit_later(saver: Saver, folder: str, recorded: dict[str, Any]) -> None:
+        if recorded["step"] > 4:
+            (gate.parent / "waiting").touch()
+            wait_until(gate.exists, "the gate to open")
+        commit(saver, folder, recorded)
+
+    Saver._commit = commit_later  # type: ignore[method-assign]
+    work(values, emit)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_interrupt_waits_for_the_checkpoint_that_is_being_written_and_a_second_does_not(
+    cluster: Cluster, store: Any, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    root, lines = store.storage.root, []
+    spec = claimed_spec("pretrain", train_config(name="stopped", steps=4000), store)
+
+    def hear(line: str) -> None:
+        lines.append(line.strip())
+        if line.strip().startswith("finishing the checkpoint of step 8 "):
+            if times == 1:
+                (root / "go").touch()
+            else:
+                signal.raise_signal(signal.SIGINT)
+
+    def interrupt() -> None:
+        wait_until((root / "waiting").exists, "a checkpoint to be written")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("pipelines.train_group_lines.say", hear)
+    cluster.map_shards(len, ["a"], "no group of an earlier test")
+    # tests that were started in the background have inherited an ignored SIGINT
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            cluster.train(work_with_a_gate, spec, ready)
+    finally:
+        thread.join()
+        signal.signal(signal.SIGINT, before)
+    assert (8 in committed_steps(store.storage, "pretrain/stopped")) == (times == 1)
+    assert ("the checkpoint of step 8 is committed" in lines) == (times == 1)
 
 
 def test_stages_inherit_what_the_table_says(cluster: Cluster, store: Any) -> None:

@@ -31,7 +31,12 @@ _WRITER_NICENESS = 10  # where cores are short, training goes first
 
 
 class Watch(Protocol):
-    """Who is told, on rank zero, on the training thread."""
+    """Who is told, on rank zero; on the training thread but for `saved`."""
+
+    def saving(self, step: int) -> None: ...
+
+    def saved(self, step: int, problem: str) -> None:
+        """Called by the writing thread. Args: problem, why the save failed; empty when the checkpoint is committed."""
 
     def warning(self, message: str) -> None: ...
 
@@ -98,15 +103,17 @@ class Saver:
             self._metrics = metrics = self._carried + metrics
         self._written, self._abandon, self._error, self._step = threading.Event(), threading.Event(), None, step
         recorded = {**state, **facts(engine), "step": step, "world": self.world, "attempt": self.attempt}
+        if self.rank == 0:
+            self.watch.saving(step)
         try:
             layout, copied = self._snapshot(engine)
         except (MemoryError, RuntimeError) as error:  # no room beside the training state
             self._error = StorageError(f"the snapshot does not fit in host memory: {error}")
             self._written.set()
-            self._thread = threading.Thread(target=lambda: None)
+            self._thread = threading.Thread(target=self._tell_of_end)
         else:
             arguments = (step, layout, copied, recorded, metrics)
-            self._thread = threading.Thread(target=self._write, args=arguments, name="checkpoint-writer")
+            self._thread = threading.Thread(target=self._write_and_tell, args=arguments, name="checkpoint-writer")
         self._thread.start()
         stalled = time.perf_counter() - began
         self.stall_seconds += stalled
@@ -202,6 +209,16 @@ class Saver:
         training.wait_event(copied)  # on the GPU: the next update must not overtake the copy; the host goes on
         return self._layout, copied
 
+    def _write_and_tell(self, *arguments: Any) -> None:
+        self._write(*arguments)
+        self._tell_of_end()
+        if self.rank == 0 and self._error is None:
+            self._prune()
+
+    def _tell_of_end(self) -> None:
+        if self.rank == 0:
+            self.watch.saved(self._step, "" if self._error is None else str(self._error) or repr(self._error))
+
     def _write(self, step: int, layout: Layout, copied: Any, recorded: dict[str, Any], metrics: bytes | None) -> None:
         began = time.perf_counter()
         folder = folder_of(self.run, step)
@@ -226,8 +243,6 @@ class Saver:
                 self._commit(folder, recorded)
             except Exception as error:
                 self._error = error
-            else:
-                self._prune()
         self._write_seconds = time.perf_counter() - began
 
     def _prune(self) -> None:

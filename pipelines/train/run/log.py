@@ -24,6 +24,7 @@ from pipelines.train.run.monitor import NoiseScale, Readings
 from pipelines.train.run.stream import Stream
 from pipelines.train.stages import TrainSpec
 from pipelines.train.update.step import Moment, StepResult
+from pipelines.train_group_lines import Voice
 
 _POINTS = ("tokens", "samples", "loss", "learning_rate", "gradient_norm", "step_duration_s", "data_wait_s")
 _TAG = 4000  # characters; MLflow takes 5,000 to 8,000, by version
@@ -106,6 +107,16 @@ class StepLog:
         if kind is not None:  # the last step is still told of, where the device is able to tell
             with contextlib.suppress(Exception):
                 self.catch_up()
+
+    def saving(self, step: int) -> None:
+        """Tell the driver that the checkpoint of a step is being written, where there is a driver."""
+        if isinstance(self.emit, Voice):
+            self.emit.saving(step)
+
+    def saved(self, step: int, problem: str) -> None:
+        """Tell the driver that it is committed, or why it failed."""
+        if isinstance(self.emit, Voice):
+            self.emit.saved(step, problem)
 
     def warning(self, message: str) -> None:
         """Say what training survives without harm."""
