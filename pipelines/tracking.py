@@ -29,6 +29,7 @@ from pipelines.spool import Spool, leftovers
 from pipelines.storage import FolderStorage, Storage, open_storage
 from pipelines.tracking_errors import (
     Deleted,
+    NotMLflow,
     experiment_deleted,
     first_line,
     is_gone,
@@ -206,12 +207,12 @@ def open_tracker(
         _client_of(run).update_run(run["run_id"], status="RUNNING")
     except Exception as error:
         run["told"] = kind_of(error)
-        if run["told"] == "away":
-            say(
-                f"   MLflow at {run['uri']} cannot be reached ({first_line(error)}); points are kept and sent when it answers, to this command or a later one"
-            )
-        else:
-            say(f"   {told(run['uri'], error)}; until then this run's points are kept")
+        kept = (
+            "points are kept and sent when it answers, to this command or a later one"
+            if run["told"] == "away"
+            else "until then this run's points are kept"
+        )
+        say(f"   {told(run['uri'], error)}; {kept}")
     return Tracker(run)
 
 
@@ -396,6 +397,8 @@ def _check_alive(client: Any, run: Mapping[str, Any], run_id: str) -> bool:
         if is_gone(error, run_id):
             raise run_gone(run, run_id) from error
         raise
+    if found.info.run_id != run_id:
+        raise NotMLflow(f"it was asked for run {run_id}, and gave {found.info.run_id!r}")
     if found.info.lifecycle_stage != "active":
         experiment = client.get_experiment(found.info.experiment_id)
         if experiment.lifecycle_stage != "active":
@@ -437,7 +440,8 @@ def _create_run(client: Any, run: Mapping[str, Any], storage: Storage) -> str:
                 # MLflow folds children under their parent. A trunk stays at the top, so that trunks over the same data
                 # stand side by side; its link to the mixture is the tag above
                 tags["mlflow.parentRunId"] = parent
-                _check_parent(client, run, parent_folder, parent)
+                if _recorded(storage, parent_folder, run["uri"]):  # else the parent was tracked elsewhere
+                    _check_parent(client, run, parent_folder, parent)
     return str(client.create_run(experiment_id, start_time=run["began"], tags=tags).info.run_id)
 
 
@@ -457,6 +461,8 @@ def _experiment(client: Any, run: Mapping[str, Any]) -> str:
             found = client.get_experiment_by_name(run["experiment"])
             if found is None:  # else another command has just made it
                 raise
+    if found.name != run["experiment"]:
+        raise NotMLflow(f"it was asked for experiment {run['experiment']!r}, and gave {found.name!r}")
     if found.lifecycle_stage != "active":
         raise experiment_deleted(run, found.name, found.experiment_id, None)
     return str(found.experiment_id)
@@ -469,7 +475,8 @@ def _check_parent(client: Any, run: Mapping[str, Any], folder: str, parent: str)
     except Deleted as error:
         if parent not in _told:
             _told.add(parent)
-            say(f"   {run['folder']} stands alone in MLflow: {error}")
+            gone = f"MLflow's run {parent} of {folder}, under which it would stand, was removed for good"
+            say(f"   {run['folder']} stands alone in MLflow: {gone if error.gone else error.what}")
 
 
 def _describe(client: Any, run: Mapping[str, Any], run_id: str) -> None:

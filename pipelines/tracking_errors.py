@@ -11,6 +11,7 @@ Knows MLflow's exceptions by their attributes only: nothing is imported.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -18,12 +19,22 @@ from typing import Any, Literal
 Kind = Literal["away", "refused", "deleted", "invalid"]
 _INVALID = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "RESOURCE_ALREADY_EXISTS", "ENDPOINT_NOT_FOUND"}
 _REFUSED = {"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"}
+# the end of what urllib3 says when it has tried often enough
+_CAUSE = re.compile(r"\(Caused by \w+\(['\"]?(.+?)['\"]?\)+$")
 
 
 class Deleted(Exception):
     """A run that somebody deleted in MLflow, or whose experiment was deleted. The message names the way back."""
 
-    gone = False  # for good: MLflow has no such run at all
+    def __init__(self, what: str, other: str = "", gone: bool = False):
+        """Args: what was deleted and how it comes back; other, what the one who makes that run can do instead; gone, for good:
+        MLflow has no such run at all."""
+        super().__init__(f"{what}; or {other}" if other else what)
+        self.what, self.gone = what, gone
+
+
+class NotMLflow(ConnectionError):
+    """A server that answers anything that it is asked, but not with what it was asked for."""
 
 
 def kind_of(error: BaseException) -> Kind:
@@ -52,8 +63,10 @@ def is_gone(error: BaseException, run_id: str) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """The beginning of an exception's message."""
-    return (str(error) or repr(error)).splitlines()[0][:160]
+    """The beginning of an exception's message, or the cause that it names."""
+    line = (str(error) or repr(error)).splitlines()[0]
+    cause = _CAUSE.search(line)
+    return (cause[1] if cause else line)[:160]
 
 
 def told(uri: str, error: BaseException) -> str:
@@ -66,7 +79,7 @@ def told(uri: str, error: BaseException) -> str:
             f"MLflow at {uri} refuses this user ({first_line(error)}): are MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD "
             "(or MLFLOW_TRACKING_TOKEN) set and right, and may they write?"
         )
-    if status_of(error) == 404:
+    if status_of(error) == 404 or isinstance(error, NotMLflow):
         return f"what answers at {uri} is no MLflow ({first_line(error)}): is tracking.uri right?"
     if kind == "invalid":
         return f"MLflow at {uri} does not take this run ({first_line(error)})"
@@ -76,19 +89,18 @@ def told(uri: str, error: BaseException) -> str:
 def run_deleted(run: Mapping[str, Any], run_id: str) -> Deleted:
     """Somebody deleted the run, which MLflow still has."""
     return Deleted(
-        f"MLflow's run {run_id} of {run['folder']} was deleted: `{_command(run['uri'], 'runs restore --run-id', run_id)}` brings it "
-        f"back; or remove {run['store']}/{run['folder']}/mlflow.json, and the same command makes a new run"
+        f"MLflow's run {run_id} of {run['folder']} was deleted: `{_command(run['uri'], 'runs restore --run-id', run_id)}` brings it back",
+        f"remove {run['store']}/{run['folder']}/mlflow.json, and the same command makes a new run",
     )
 
 
 def run_gone(run: Mapping[str, Any], run_id: str) -> Deleted:
     """The run is not there any more."""
-    error = Deleted(
+    return Deleted(
         f"MLflow's run {run_id} of {run['folder']} is not at {run['uri']} any more (deleted, then removed for good?): remove "
-        f"{run['store']}/{run['folder']}/mlflow.json, which names it, and the same command makes a new run"
+        f"{run['store']}/{run['folder']}/mlflow.json, which names it, and the same command makes a new run",
+        gone=True,
     )
-    error.gone = True
-    return error
 
 
 def experiment_deleted(run: Mapping[str, Any], name: str, experiment_id: str, run_id: str | None) -> Deleted:

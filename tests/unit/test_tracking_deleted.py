@@ -14,6 +14,7 @@ from pipelines import tracking
 from pipelines.artifacts import Artifact, ArtifactStore
 from pipelines.config import TrackingConfig
 from pipelines.tracking import delivering, open_tracker
+from pipelines.tracking_errors import NotMLflow, kind_of, told
 from pipelines.tracking_place import own_uri
 
 pytestmark = pytest.mark.slow
@@ -165,6 +166,7 @@ def test_a_child_of_a_deleted_run_is_tracked_and_says_so(desk: Desk, capsys: pyt
     child = desk.command("anneal/b", inputs={"pretrain/a": artifact})
     said = capsys.readouterr().out
     assert f"anneal/b stands alone in MLflow: MLflow's run {parent} of pretrain/a was deleted" in said
+    assert "the same command" not in said  # makes the child, never its parent
     assert desk.steps(child) == [0]
 
 
@@ -188,6 +190,35 @@ def test_a_point_that_mlflow_cannot_store_holds_up_no_other(desk: Desk, capsys: 
     assert desk.spooled() == []
 
 
+def test_a_parent_that_was_tracked_elsewhere_is_not_told_as_deleted(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk.command("pretrain/a")
+    draft = desk.store.begin("pretrain", "a", {"x": 1})
+    artifact = draft if isinstance(draft, Artifact) else draft.commit({}, {})
+    elsewhere = desk.root.parent / "elsewhere.db"
+    elsewhere.write_bytes((desk.root / "mlflow.db").read_bytes())
+    with sqlite3.connect(elsewhere) as link:
+        for table in ("tags", "params", "metrics", "latest_metrics", "runs"):
+            link.execute(f"DELETE FROM {table}")
+    desk.config = TrackingConfig(uri=f"sqlite:///{elsewhere}")
+    desk.command("anneal/b", inputs={"pretrain/a": artifact})
+    assert "stands alone" not in capsys.readouterr().out
+
+
+def test_a_server_that_gives_something_else_is_no_mlflow(
+    desk: Desk, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.entities import Experiment
+
+    empty = Experiment("", "", "", "")  # what MLflow's client makes of a page that is empty
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", lambda *_: empty)
+    desk.command("pretrain/a")
+    said = capsys.readouterr().out
+    assert "is no MLflow (it was asked for experiment 'trunkline', and gave '')" in said
+    assert "deleted" not in said
+
+
 class Away(Exception):
     """MLflow's exception, as far as it is looked at."""
 
@@ -209,12 +240,20 @@ class Away(Exception):
         (Away("RESOURCE_DOES_NOT_EXIST", 404), "away", "is no MLflow"),
         (Away("INVALID_PARAMETER_VALUE", 400), "invalid", "does not take this run"),
         (ConnectionError("refused"), "away", "does not answer"),
+        (
+            Away(
+                "INTERNAL_ERROR",
+                500,
+                f"{'long ' * 50}: Max retries exceeded (Caused by ResponseError('too many 500 error responses'))",
+            ),
+            "away",
+            "does not answer (too many 500 error responses)",
+        ),
+        (NotMLflow("it gave ''"), "away", "is no MLflow"),
         (json.JSONDecodeError("a page", "<html>", 0), "away", "does not answer"),
         (OverflowError("64 bits"), "invalid", "does not take this run"),
     ],
 )
 def test_failures_are_told_apart(error: Any, kind: str, words: str) -> None:
-    from pipelines.tracking_errors import kind_of, told
-
     assert kind_of(error) == kind
     assert words in told("http://mlflow:5000", error)
