@@ -25,7 +25,8 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +34,7 @@ import pipelines
 from pipelines.config import difference, fingerprint
 from pipelines.errors import ArtifactError, ConfigError, StorageError
 from pipelines.sealed import sealed, unsealed
-from pipelines.storage import Storage, disk_errors, open_storage, remembered_sha256, sha256
+from pipelines.storage import REQUESTS_AT_ONCE, Storage, disk_errors, open_storage, remembered_sha256, sha256
 
 OnChange = Literal["refuse", "rebuild", "keep"]
 # what claims, receipts and manifests held before they were sealed
@@ -133,6 +134,27 @@ class Artifact:
 
     verified = path
 
+    def parts(self, files: int = 16) -> list[Artifact]:
+        """The data that others read of it, cut into artifacts of few files each: shards for `compare_files`."""
+        kind = self.folder.split("/")[0]
+        names = [name for name in self.manifest["files"] if kind != "corpus" or name.startswith(("train/", "heldout/"))]
+        told: dict[str, Any] = {key: self.manifest[key] for key in ("created", "command") if key in self.manifest}
+        return [
+            replace(self, manifest={**told, "files": {name: self.manifest["files"][name] for name in some}})
+            for some in (names[i : i + files] for i in range(0, len(names), files))
+        ]
+
+    def compare_sizes(self) -> None:
+        """Raises: ArtifactError for a file that is missing or of another size; nothing is downloaded."""
+        names = list(self.manifest.get("files", ()))
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+            sizes = pool.map(lambda name: self.storage.size(f"{self.folder}/{name}"), names)
+            for name, size in zip(names, sizes, strict=True):
+                if size != (expected := self.manifest["files"][name]["bytes"]):
+                    raise self.damage(
+                        name, "is missing" if size is None else f"has {size} bytes, its manifest says {expected}"
+                    )
+
     def sized_path(self, file: str) -> Path:
         """A local path to a file of which only ranges will be read, each compared by its reader; its size is compared here."""
         entry = self.manifest["files"].get(file)
@@ -165,6 +187,12 @@ class Artifact:
         return json.loads(self.path(file).read_bytes())
 
 
+def compare_files(artifact: Artifact) -> None:
+    """A shard function: every file of an artifact, compared with its checksum. Raises: ArtifactError."""
+    for name in artifact.manifest["files"]:
+        artifact.path(name)
+
+
 @dataclass(frozen=True)
 class Draft:
     """An artifact being made. Picklable: shard functions on other machines publish into it."""
@@ -172,22 +200,33 @@ class Draft:
     storage: Storage
     folder: str
     claim: dict[str, Any]
-    replaces: bool = False  # `start` deletes what lies under this name first
+    replaces: bool = False  # `start` sets aside what lies under this name first
 
     def start(self) -> None:
-        """Take the name just before the work: delete what a rebuild replaces, then write the claim.
+        """Take the name just before the work: set aside what a rebuild replaces, then write the claim.
 
-        A deletion that is interrupted is known by its claim, and finished by whichever command comes next.
+        What is set aside goes with the commit, or comes back (`ArtifactStore.restore`). A store that cannot rename folders
+        deletes it now; a deletion that is interrupted is known by its claim, and finished by whichever command comes next.
         """
         claim = f"{self.folder}/claim.json"
         named = dict(zip(("kind", "name"), self.folder.split("/"), strict=True))
-        if self.replaces:
+        if self.replaces and not self._set_aside():
             self.storage.delete(f"{self.folder}/manifest.json")  # first: half a deletion must not look finished
             self.storage.write(claim, sealed({**named, **self.claim, "deleting": True}))
             for entry in sorted({key.split("/")[2] for key in self.storage.keys(self.folder)} - {"claim.json"}):
                 self.storage.delete(f"{self.folder}/{entry}")
             self.storage.sweep(self.folder)
         self.storage.write(claim, sealed({**named, **self.claim}))
+
+    def _set_aside(self) -> bool:
+        """Move what lies under this name; False where it is to be deleted: half of an artifact, or of less worth than what is there."""
+        kept = aside(self.folder)
+        if not self.storage.moves or b'"deleting"' in (self.storage.find(f"{self.folder}/claim.json") or b""):
+            return False
+        if self.storage.exists(f"{kept}/manifest.json") and not self.storage.exists(f"{self.folder}/manifest.json"):
+            return False
+        self.storage.delete(kept)
+        return self.storage.move(self.folder, kept)
 
     def scratch(self, file: str) -> Path:
         """A local path to write `file` to, before `publish`."""
@@ -264,6 +303,8 @@ class Draft:
         }
         self.storage.write(f"{self.folder}/manifest.json", sealed(manifest))
         self.storage.sweep(self.folder)
+        if self.storage.moves:
+            self.storage.delete(aside(self.folder))
         return Artifact(self.storage, self.folder, manifest)
 
 
@@ -315,7 +356,7 @@ class ArtifactStore:
             inputs: artifacts that are read.
             code: dotted names of the modules that make the result.
             on_change: when the name is taken by another fingerprint: "refuse", or "keep", which goes on with what is there
-                and records that it did. "rebuild" deletes what is there, whatever its fingerprint, and starts over; one
+                and records that it did. "rebuild" replaces what is there, whatever its fingerprint, and starts over; one
                 that was interrupted goes on.
             made_with: the command, for whoever has to make it anew.
             start: False leaves everything as it is until `Draft.start`, which the caller calls just before the work.
@@ -333,10 +374,26 @@ class ArtifactStore:
         claim["read"] = {artifact.folder: artifact.contents for artifact in inputs if artifact.contents is not None}
         if made_with is not None:
             claim["command"] = made_with
+        self.restore(folder)  # of a rebuild that was killed
         draft = self._rebuilt(folder, claim) if on_change == "rebuild" else self._continued(folder, claim, on_change)
         if isinstance(draft, Draft) and start:
             draft.start()
         return draft
+
+    def restore(self, folder: str, refused: bool = False) -> bool:
+        """Put back what a rebuild set aside; whether that was done.
+
+        It is not where the rebuild can go on from something: a checkpoint, or any piece that it has published.
+        Args: refused, the rebuild ended with an error that the same command would meet again: pieces then do not count.
+        """
+        kept = aside(folder)
+        if not self.storage.moves or not self.storage.keys(kept):
+            return False
+        held = self.storage.keys(folder)
+        if any(key.endswith("/manifest.json") or ("/receipts/" in key and not refused) for key in held):
+            return False
+        self.storage.delete(folder)
+        return self.storage.move(kept, folder)
 
     def _rebuilt(self, folder: str, claim: dict[str, Any]) -> Draft:
         """A draft that replaces what is there; one that goes on, where this very rebuild was interrupted."""
@@ -346,7 +403,7 @@ class ArtifactStore:
                 begun = self.find_claim(folder)
             except ArtifactError:  # damaged: it goes with the rest
                 return Draft(self.storage, folder, claim, replaces=True)
-            same = begun is not None and begun["fingerprint"] == claim["fingerprint"]
+            same = begun is not None and all(begun.get(fact) == claim[fact] for fact in ("fingerprint", "read"))
             if begun is not None and same and "rebuild" in begun and "deleting" not in begun:
                 return Draft(self.storage, folder, begun)
         return Draft(self.storage, folder, claim, replaces=bool(self.storage.keys(folder)))
@@ -371,7 +428,7 @@ class ArtifactStore:
                 raise ArtifactError(
                     f"{folder} in {self.storage.uri} was made by another configuration. What changed:\n  "
                     + "\n  ".join(changes)
-                    + "\nUse another name (name=...), or on_change=rebuild to delete it and start over, or on_change=keep to go on with what is there."
+                    + "\nUse another name (name=...), or on_change=rebuild to replace it and start over, or on_change=keep to go on with what is there."
                 )
             held = {**held, "kept_despite": [*held.get("kept_despite", []), *changes]}
         return finished or Draft(self.storage, folder, held)
@@ -435,6 +492,11 @@ class ArtifactStore:
             }
         )
         return f"{kind}/{{{', '.join(names)}}}" if names else f"no finished {kind}"
+
+
+def aside(folder: str) -> str:
+    """Where a rebuild keeps what it replaces until it is committed."""
+    return f".replaced/{folder}"
 
 
 def command(kind: str) -> str:

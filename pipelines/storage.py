@@ -30,6 +30,7 @@ class Storage(ABC):
     """Objects under one root. Instances are small and picklable: they travel to Ray workers."""
 
     uri: str
+    moves = False  # whether a folder can be given another name at once
 
     @abstractmethod
     def check(self) -> None:
@@ -97,6 +98,10 @@ class Storage(ABC):
     def delete(self, prefix: str) -> None:
         """Remove the object or folder `prefix`; removing nothing is no error."""
 
+    def move(self, prefix: str, target: str) -> bool:
+        """Give the folder `prefix` another name, at once; whether that was possible. An object of S3 can only be copied."""
+        return False
+
     @abstractmethod
     def sweep(self, prefix: str) -> None:
         """Remove what killed writers left unfinished below the folder `prefix`."""
@@ -104,6 +109,8 @@ class Storage(ABC):
 
 class FolderStorage(Storage):
     """A folder on a local or shared file system."""
+
+    moves = True
 
     def __init__(self, root: str | Path):
         self.root = Path(root).expanduser().resolve()
@@ -210,6 +217,18 @@ class FolderStorage(Storage):
                 shutil.rmtree(gone)
             else:
                 path.unlink(missing_ok=True)
+
+    def move(self, prefix: str, target: str) -> bool:
+        path = self.root / target
+        with disk_errors("write", path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                (self.root / prefix).rename(path)
+            except OSError as error:
+                if error.errno != errno.EXDEV:  # another file system, where that would be a copy
+                    raise
+                return False
+        return True
 
     def sweep(self, prefix: str) -> None:
         for path in (self.root / prefix).rglob(".partial-*"):

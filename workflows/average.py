@@ -25,7 +25,13 @@ def run(config: AverageConfig, session: Session) -> Artifact:
     held = session.begin("average", config, planned.facts, inputs, CODE, what=planned.identity)
     if isinstance(held, Artifact):
         return held
-    with session.track(held, config, inputs) as tracker:
+
+    def reach() -> None:
+        """What may fail before a rebuild takes anything down."""
+        for run in planned.runs:
+            run.checkpoint.verify()
+
+    with session.track(held, config, inputs, reach if held.replaces else None) as tracker:
         made, distance = average(session.store, config.name, held.claim["fingerprint"], planned)
         say(f"   the average lies {distance:.2%} of the last checkpoint's norm away from it")
         tracker.metrics({"tokens": made.state["tokens"], "distance_from_last": distance}, made.step)

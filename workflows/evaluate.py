@@ -31,7 +31,8 @@ def run(config: EvaluateConfig, session: Session) -> Artifact:
     held = session.begin("evaluate", config, planned.facts, inputs, CODE, what=planned.identity)
     if isinstance(held, Artifact):
         return held
-    with session.track(held, config, inputs) as tracker:
+    reach = planned.run.checkpoint.verify if held.replaces else None
+    with session.track(held, config, inputs, reach) as tracker:
         results = evaluate(config, planned)
         show(results)
         path = held.scratch("results.json")

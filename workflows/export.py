@@ -54,7 +54,8 @@ def run(config: ExportConfig, session: Session) -> Artifact:
     if isinstance(held, Artifact):
         return held
 
-    with session.track(held, config, [*inputs, *([evaluation] if evaluation else [])]) as tracker:
+    reach = source.checkpoint.verify if held.replaces else None
+    with session.track(held, config, [*inputs, *([evaluation] if evaluation else [])], reach) as tracker:
         # ── write, check, then publish ──
         folder = held.scratch("model")
         folder.mkdir(parents=True)

@@ -18,11 +18,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from pipelines.artifacts import Artifact, ArtifactStore, Draft
+from pipelines.artifacts import Artifact, ArtifactStore, Draft, aside, compare_files
 from pipelines.cluster import Cluster, ShardMap, inside_job
 from pipelines.config import WorkflowConfig, identity, parse, plain, without_secrets
 from pipelines.disk import disk_error, temporary_folder
-from pipelines.errors import ConfigError, TrunklineError
+from pipelines.errors import ArtifactError, CheckpointError, ConfigError, DataError, TrunklineError
 from pipelines.lease import Lease
 from pipelines.progress import announce, duration, end_live_line, say
 from pipelines.tracking import Tracker, artifact_of_run, delivering, open_tracker
@@ -125,11 +125,11 @@ class Session:
         """
         self.began = time.monotonic()
         folder = f"{kind}/{config.name}"
+        inputs = list(inputs)
+        if any(artifact.folder == folder for artifact in inputs):
+            raise ConfigError(f"{folder} would be made from itself: give the new one another name=")
         if config.on_change == "rebuild" and (files := len(self.store.storage.keys(folder))):
-            facts = {
-                **facts,
-                "rebuild": f"deletes the {files:,} files of {folder} when its work begins, and makes it anew",
-            }
+            facts = {**facts, "rebuild": f"replaces the {files:,} files of {folder} when its work begins"}
         announce(folder, {**facts, "store": self.store.uri})
         if config.dry_run:
             raise DryRun
@@ -148,7 +148,7 @@ class Session:
         return held
 
     def start(self, draft: Draft) -> None:
-        """What `begin` put off: delete what a rebuild replaces, and write the claim. `track` does it, just before the work."""
+        """What `begin` put off: take down what a rebuild replaces, and write the claim. `track` does it, just before the work."""
         if draft.folder in self._unstarted:
             self._unstarted.remove(draft.folder)
             draft.start()
@@ -177,11 +177,14 @@ class Session:
         """
         parents = {artifact.folder: artifact for artifact in inputs}
         status = "FAILED"
-        if draft.replaces and meanwhile is not None:
-            meanwhile()
-            meanwhile = None
-        self.start(draft)
-        with ThreadPoolExecutor(1, "mlflow-open") as pool:
+        if draft.replaces:
+            for artifact in parents.values():
+                artifact.compare_sizes()
+            if meanwhile is not None:
+                meanwhile()
+                meanwhile = None
+        with self._replacing(draft), ThreadPoolExecutor(1, "mlflow-open") as pool:
+            self.start(draft)
             opening = pool.submit(open_tracker, self.config.tracking, self.store, draft.folder, plain(config), parents)
             try:
                 if meanwhile is not None:
@@ -193,6 +196,33 @@ class Session:
                 raise
             finally:
                 opening.result().end(status)
+
+    @contextlib.contextmanager
+    def _replacing(self, draft: Draft) -> Iterator[None]:
+        """A rebuild that is refused, or ended before it has published anything, puts back what it was to replace."""
+        try:
+            yield
+        except BaseException as error:
+            storage, kept = self.store.storage, aside(draft.folder)
+            refused = isinstance(error, (ConfigError, DataError, ArtifactError, CheckpointError))
+            if self.store.restore(draft.folder, refused):
+                say(f"   {draft.folder} stands as it was before the rebuild")
+            elif storage.moves and storage.keys(kept):
+                say(
+                    f"   the {draft.folder} of before is kept as {storage.uri}/{kept} until the new one is finished; "
+                    "delete that folder where its room is needed"
+                )
+            raise
+
+    def compare(self, inputs: Iterable[Artifact]) -> None:
+        """Start Ray; where a rebuild will delete what it replaces, compare what it reads with its checksums first.
+
+        A store whose folders can be moved keeps the old artifact until the new one is finished, and needs no pass of its own.
+        """
+        parts = [part for artifact in inputs for part in artifact.parts()]
+        map_shards = self.map_shards
+        if not self.store.storage.moves:
+            map_shards(compare_files, parts, "compare checksums of what is read")
 
     def done(self, artifact: Artifact, *next_commands: str) -> Artifact:
         """Say what was committed and what to run next; other commands may have the name again."""

@@ -70,8 +70,9 @@ def run(config: TokenizeConfig, session: Session) -> Artifact:
     if text_bytes == 0:
         raise DataError(f"{corpus.folder} holds no text: rebuild it with other filters or sources")
 
-    # a rebuild deletes nothing before the cluster is there
-    with session.track(held, config, inputs, (lambda: session.cluster) if held.replaces else None) as tracker:
+    # a rebuild takes nothing down before the cluster is there
+    reach = (lambda: session.compare(inputs)) if held.replaces else None
+    with session.track(held, config, inputs, reach) as tracker:
         # ── tokenizer ──
         encoder = Encoder(_make_tokenizer(held, config, corpus, reused, shares))
         if encoder.reason:

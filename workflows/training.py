@@ -85,7 +85,7 @@ def train_stage(stage: StageName, config: TrainConfig, session: Session) -> Arti
         )
         raise SystemExit(0)
     reached("plan")
-    # a rebuild deletes what is there once `meanwhile` is done: for workers that have met, and not before
+    # a rebuild sets aside what is there once `meanwhile` is done: for workers that have met, and not before
     with session.track(
         held, config, planned.inputs, meanwhile=lambda: session.cluster.prepare(ready, wait=held.replaces)
     ) as tracker:

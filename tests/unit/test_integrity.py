@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from pipelines.artifacts import Artifact, ArtifactStore, Draft
-from pipelines.config import TrackingConfig
-from pipelines.errors import ArtifactError, CheckpointError, ClusterError, ConfigError
+from pipelines.cluster import serial_map
+from pipelines.config import TrackingConfig, WorkflowConfig
+from pipelines.errors import ArtifactError, CheckpointError, ClusterError, ConfigError, DataError
 from pipelines.sealed import sealed, sealed_lines, unsealed, unsealed_lines
 from pipelines.storage import FolderStorage
 from pipelines.train.checkpoint import committed_steps, open_checkpoint
@@ -215,6 +216,8 @@ def test_an_interrupted_rebuild_goes_on(tmp_path: Path) -> None:
 def test_a_deletion_that_was_interrupted_is_finished_by_the_next_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In a store that cannot give a folder another name, as S3."""
+    monkeypatch.setattr(FolderStorage, "moves", False)
     store = ArtifactStore(str(tmp_path))
     make(store)
     delete, gone = store.storage.delete, []
@@ -228,7 +231,7 @@ def test_a_deletion_that_was_interrupted_is_finished_by_the_next_command(
     monkeypatch.setattr(store.storage, "delete", once)
     with pytest.raises(KeyboardInterrupt):
         store.begin("corpus", "a", {"size": 2}, on_change="rebuild")
-    monkeypatch.undo()
+    monkeypatch.setattr(store.storage, "delete", delete)
     assert (tmp_path / "corpus/a/receipts/part.json").exists()  # of the old one: nobody may take it for done
     again = store.begin("corpus", "a", {"size": 3})
     assert isinstance(again, Draft)
@@ -243,6 +246,140 @@ def test_nothing_is_deleted_before_the_work_begins(tmp_path: Path) -> None:
     assert store.get("corpus/a").path("part.txt").read_text() == "hello"
     draft.start()
     assert store.storage.keys("corpus/a") == ["corpus/a/claim.json"]
+
+
+def replace_a(tmp_path: Path, error: BaseException | None, publishes: str | None) -> ArtifactStore:
+    """A rebuild of a finished corpus/a, in a session as the workflows use it, that ends with an error or is finished."""
+    store = ArtifactStore(str(tmp_path))
+    if store.find_claim("corpus/a") is None:
+        make(store)
+    config = WorkflowConfig(name="a", store=str(tmp_path), on_change="rebuild", tracking=TrackingConfig(enabled=False))
+    with Session(config) as session:
+        held = session.begin("corpus", config, {}, what={"size": 1})
+        assert isinstance(held, Draft)
+        with session.track(held, config):
+            if publishes:
+                path = held.scratch("part.txt")
+                path.write_text("anew")
+                held.publish(publishes, {"part.txt": path})
+            if error is not None:
+                raise error
+            held.commit({"size": 1}, {})
+    return store
+
+
+@pytest.mark.parametrize(
+    ("error", "publishes", "stands"),
+    [
+        (DataError("nothing is left"), None, True),
+        (DataError("nothing is left"), "part", True),  # the same command would meet it again
+        (KeyboardInterrupt(), None, True),
+        (ClusterError("a worker was lost"), None, True),
+        (KeyboardInterrupt(), "part", False),  # the same command goes on
+        (SystemExit(15), "part", False),
+    ],
+)
+def test_a_rebuild_that_ends_early_leaves_the_old_artifact(
+    error: BaseException, publishes: str | None, stands: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(type(error)):
+        replace_a(tmp_path, error, publishes)
+    store, said = ArtifactStore(str(tmp_path)), capsys.readouterr().out
+    assert ("corpus/a stands as it was before the rebuild" in said) == stands
+    if stands:
+        assert store.get("corpus/a").path("part.txt").read_text() == "hello"
+        assert not (tmp_path / ".replaced/corpus/a").exists()
+    else:
+        assert f"is kept as {tmp_path}/.replaced/corpus/a until the new one is finished" in said
+        assert (tmp_path / ".replaced/corpus/a/part.txt").read_text() == "hello"
+        replace_a(tmp_path, None, None)
+        assert store.get("corpus/a").path("part.txt").read_text() == "anew"
+    replace_a(tmp_path, None, "part")
+    assert store.get("corpus/a").path("part.txt").read_text() == "anew"
+    assert not store.storage.keys(".replaced")
+
+
+def test_what_a_killed_rebuild_has_set_aside_is_put_back_by_the_next_command(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    make(store)
+    assert isinstance(store.begin("corpus", "a", {"size": 2}, on_change="rebuild"), Draft)
+    assert store.find("corpus/a") is None  # and the command is killed here
+    again = store.begin("corpus", "a", {"size": 1})
+    assert isinstance(again, Artifact)
+    assert again.path("part.txt").read_text() == "hello"
+
+
+def test_an_unfinished_artifact_never_takes_the_place_of_a_finished_one_that_is_kept(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    make(store)
+    for size in (2, 3):
+        draft = store.begin("corpus", "a", {"size": size}, on_change="rebuild")
+        assert isinstance(draft, Draft)
+        assert draft.receipt("part") is None
+        path = draft.scratch("part.txt")
+        path.write_text(f"half of {size}")
+        draft.publish("part", {"part.txt": path})
+    assert (tmp_path / ".replaced/corpus/a/part.txt").read_text() == "hello"
+
+
+def test_a_rebuild_goes_on_only_from_pieces_of_the_same_data(tmp_path: Path) -> None:
+    """Its input was made anew under the same fingerprint, with other content, while it was interrupted."""
+    store = ArtifactStore(str(tmp_path))
+
+    def input_of(text: str) -> Artifact:
+        draft = store.begin("corpus", "a", {"size": 1}, on_change="rebuild")
+        assert isinstance(draft, Draft)
+        path = draft.scratch("train/a/0.parquet")
+        path.write_text(text)
+        draft.publish("part", {"train/a/0.parquet": path})
+        return draft.commit({}, {})
+
+    for text, goes_on in (("one", False), ("one", True), ("two", False)):
+        draft = store.begin("tokens", "t", {}, [input_of(text)], on_change="rebuild")
+        assert isinstance(draft, Draft)
+        assert (draft.receipt("piece") is not None) == goes_on
+        path = draft.scratch("0.bin")
+        path.write_text(text)
+        draft.publish("piece", {"0.bin": path})
+
+
+def test_a_rebuild_that_deletes_compares_what_it_reads_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FolderStorage, "moves", False)  # as S3
+    monkeypatch.setattr(Session, "map_shards", staticmethod(serial_map))
+    store = ArtifactStore(str(tmp_path))
+    config = WorkflowConfig(name="t", store=str(tmp_path), on_change="rebuild", tracking=TrackingConfig(enabled=False))
+    draft = store.begin("corpus", "a", {})
+    assert isinstance(draft, Draft)
+    path = draft.scratch("train/a/0.parquet")
+    path.write_text("text")
+    draft.publish("part", {"train/a/0.parquet": path})
+    corpus = draft.commit({}, {})
+    made = store.begin("tokens", "t", {}, [corpus])
+    assert isinstance(made, Draft)
+    made.commit({}, {})
+
+    def rebuild() -> None:
+        with Session(config) as session:
+            held = session.begin("tokens", config, {}, [corpus], what={})
+            assert isinstance(held, Draft)
+            with session.track(held, config, [corpus], lambda: session.compare([corpus])):
+                pass
+
+    flip(tmp_path / "corpus/a/train/a/0.parquet", 3)
+    with pytest.raises(ArtifactError, match="does not match its checksum"):
+        rebuild()
+    (tmp_path / "corpus/a/train/a/0.parquet").unlink()
+    with pytest.raises(ArtifactError, match="is missing"):
+        rebuild()
+    assert store.find("tokens/t") is not None
+
+
+def test_an_artifact_is_not_made_from_itself(tmp_path: Path) -> None:
+    made = make(ArtifactStore(str(tmp_path)))
+    config = WorkflowConfig(name="a", store=str(tmp_path), on_change="rebuild")
+    with pytest.raises(ConfigError, match="corpus/a would be made from itself"), Session(config) as session:
+        session.begin("corpus", config, {}, [made], what={"size": 1})
+    assert made.path("part.txt").read_text() == "hello"
 
 
 def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: type[BaseException]) -> tuple[ArtifactStore, Any]:
@@ -292,6 +429,37 @@ def test_a_finished_run_stays_finished_until_training_really_starts(
         train_stage("pretrain", config, session)
     assert state_of(tmp_path / "store/pretrain") == before
     assert store.get("pretrain/t").statistics == {"steps": 8, "loss": {"last": 1.5}}
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_rebuild_that_a_worker_refuses_gives_the_old_run_back(
+    committed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless it has a checkpoint of its own by then, from which it goes on."""
+    store, _ = finished(tmp_path, monkeypatch, ClusterError)
+    before = state_of(tmp_path / "store/pretrain")
+
+    class Workers:
+        def prepare(self, ready: Any, wait: bool) -> None: ...
+
+        def train(self, work: Any, spec: Any, ready: Any, begin: Any) -> None:
+            begin()
+            assert committed_steps(store.storage, "pretrain/t") == []
+            if committed:
+                shutil.copytree(
+                    tmp_path / "store/.replaced/pretrain/t/checkpoints", tmp_path / "store/pretrain/t/checkpoints"
+                )
+            raise ArtifactError("tokens/tiny/train/walks/00000.bin does not match its checksum")
+
+    monkeypatch.setattr(Session, "cluster", property(lambda self: Workers()))
+    config = train_config(name="t", steps=8, store=str(tmp_path / "store"), on_change="rebuild")
+    with pytest.raises(ArtifactError, match="does not match"), Session(config) as session:
+        train_stage("pretrain", config, session)
+    if committed:
+        assert store.find("pretrain/t") is None
+        assert state_of(tmp_path / "store/.replaced/pretrain") == before
+    else:
+        assert state_of(tmp_path / "store/pretrain") == before
 
 
 def test_a_refusal_leaves_a_finished_run_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

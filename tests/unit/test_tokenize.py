@@ -12,6 +12,7 @@ import pytest
 import pipelines.data.tokens.tokenizer
 from pipelines.artifacts import ArtifactStore
 from pipelines.cluster import serial_map
+from pipelines.config import TrackingConfig
 from pipelines.data.stream.loader import Loader, Segment
 from pipelines.data.stream.mixture import MixtureRecipe, plan_conversations, plan_mixture
 from pipelines.data.stream.preferences import PreferenceLoader, open_preferences
@@ -25,8 +26,9 @@ from pipelines.data.tokens.tokenize import (
     statistics,
 )
 from pipelines.data.tokens.tokenizer import Encoder, TokenizerConfig, load_encoder, tokenizer_files, train_tokenizer
-from pipelines.errors import ConfigError, DataError
-from workflows.tokenize import _with_shares
+from pipelines.errors import ArtifactError, ConfigError, DataError
+from workflows.session import Session
+from workflows.tokenize import TokenizeConfig, _with_shares, run
 
 CONFIG = TokenizerConfig(vocabulary_size=300, sample_bytes=20_000)
 SIDES = ("chosen", "rejected")
@@ -224,3 +226,27 @@ def test_the_sample_follows_a_mixture_by_name(corpus, tmp_path):
     sizes = {name: corpus.statistics["sources"][name]["train"]["bytes"] for name in weights}
     assert {name: taken[name] * sizes[name] / 400 for name in weights} == pytest.approx(weights)
     assert list(sample_texts(corpus, config)) == list(sample_texts(corpus, config))
+
+
+def test_a_rebuild_over_a_damaged_corpus_keeps_the_old_tokens(corpus, tmp_path, monkeypatch):
+    """Its tokenizer is trained and published by then."""
+    monkeypatch.setattr(Session, "cluster", property(lambda self: None))
+    monkeypatch.setattr(Session, "map_shards", staticmethod(serial_map))
+
+    def make(on_change):
+        config = TokenizeConfig(
+            name="t", store=str(tmp_path), on_change=on_change, data="corpus/c", tokenizer=CONFIG,
+            tracking=TrackingConfig(enabled=False),
+        )  # fmt: skip
+        with Session(config) as session:
+            return run(config, session)
+
+    make("refuse")
+    before = {path: path.read_bytes() for path in (tmp_path / "tokens").rglob("*") if path.is_file()}
+    (damaged,) = (tmp_path / "corpus/c/heldout/pairs").iterdir()  # no sample of the tokenizer reads it
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    with pytest.raises(ArtifactError, match="heldout/pairs/00000.parquet does not match its checksum"):
+        make("rebuild")
+    assert {path: path.read_bytes() for path in (tmp_path / "tokens").rglob("*") if path.is_file()} == before
