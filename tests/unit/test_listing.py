@@ -222,6 +222,16 @@ def test_several_paths_list_no_file_twice(tmp_path: Path) -> None:
     assert labels(f"{tmp_path}/*.jsonl", tmp_path / "b.jsonl", tmp_path) == ["0/a.jsonl", "0/b.jsonl"]
 
 
+def test_a_folder_that_two_paths_lead_to_is_read_once(tmp_path: Path) -> None:
+    fill(tmp_path, "real/a.jsonl", "real/deep/b.jsonl")
+    (tmp_path / "real too").symlink_to("real")
+    (tmp_path / "real/deep/hard.jsonl").hardlink_to(tmp_path / "real/deep/b.jsonl")  # another file, to whoever made it
+    for paths in ([tmp_path / "real*"], [tmp_path / "real", tmp_path / "real too"]):
+        found = listed(*paths)
+        assert [file.label.split("/", 1)[1] for file in found.files] == ["a.jsonl", "deep/b.jsonl", "deep/hard.jsonl"]
+        assert len(found.passed_over["the same file under another name"]) == 3
+
+
 def test_a_listing_does_not_depend_on_the_order_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path, *(f"{i}/{j}.jsonl" for i in range(3) for j in range(3)))
     before, listdir = listed(tmp_path), os.listdir

@@ -96,14 +96,13 @@ def list_files(where: str, paths: Iterable[str], form: str | None = None) -> Lis
     patterns = list(paths)
     files: dict[str, InputFile] = {}
     passed_over: dict[str, list[str]] = {}
-    nodes: set[tuple[int, int]] = set()  # of the files of this machine
+    nodes: dict[tuple[int, int], list[str]] = {}  # of the files of this machine, their names
     for number, pattern in enumerate(patterns):
         found = match(where, pattern)
         prefix = f"{number}/" if len(patterns) > 1 else ""
         for entry, reason in _judged(where, found, form):
             path, label = found.scheme + entry.path, prefix + entry.path.removeprefix(found.base)
-            other = entry.link or (told_format(path) is None and entry.node != (0, 0))
-            if not reason and other and entry.node in nodes and path not in files:
+            if not reason and path not in files and _listed(entry, nodes):
                 reason = "the same file under another name"
             if reason:
                 passed_over.setdefault(reason, []).append(label)
@@ -112,12 +111,25 @@ def list_files(where: str, paths: Iterable[str], form: str | None = None) -> Lis
                     f"{source_of(where)}: cannot read {path}: permission denied; change its mode or its owner"
                 )
             else:
-                nodes.add(entry.node)
+                if entry.node != (0, 0):
+                    nodes.setdefault(entry.node, []).append(entry.path)
                 files.setdefault(path, InputFile(path, label, entry.size))
     listing = Listing(tuple(sorted(files.values(), key=lambda file: file.label)), passed_over)
     if not files:
         raise DataError(_nothing(where, patterns, listing, form))
     return listing
+
+
+def _listed(entry: Entry, nodes: Mapping[tuple[int, int], list[str]]) -> bool:
+    """Whether the file is among those listed: by a link to it or to a folder above it, or by a name that tells no format.
+
+    A hard link whose name tells a format is a file of its own.
+    """
+    if entry.node not in nodes:
+        return False
+    if entry.link or told_format(entry.path) is None:
+        return True
+    return os.path.realpath(entry.path) in map(os.path.realpath, nodes[entry.node])
 
 
 def _judged(where: str, found: Match, form: str | None) -> Iterator[tuple[Entry, str]]:
