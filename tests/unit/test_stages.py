@@ -32,7 +32,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ("pretrain", {"model.vocabulary": 100}, "model.vocabulary is 100, but the tokenizer of tokens/tiny has 128 ids"),
         ("pretrain", {"batch.global_batch": 6}, "batch.global_batch 6 does not divide into micro-batches of 2 on 2 workers: set batch.micro_batch to one of 1, 3"),
         ("pretrain", {"batch.global_batch": 7}, "set batch.global_batch to a multiple of 2"),
-        ("pretrain", {"batch.sequence_length": 128}, "batch.sequence_length 128 exceeds model.max_positions 64"),
+        ("pretrain", {"batch.sequence_length": 128}, "batch.sequence_length 128 exceeds model.max_positions 64: lower it, or raise max_positions"),
         ("pretrain", {"epochs": 1.0}, "got steps=12 and epochs=1.0; expected exactly one"),
         ("pretrain", {"steps": 0}, "steps is 0; expected a whole number of at least 1"),
         ("pretrain", {"zero.stage": 0, "zero.precision": "bfloat16"}, "set zero.stage=1"),
@@ -84,6 +84,14 @@ def test_a_parent_that_is_suggested_is_one_that_the_same_command_takes(tmp_path:
     message = said("anneal", data="mixture/tiny_decay", schedule={"decay": "linear", "decay_fraction": 1.0})
     assert "e.g." not in message
     assert "with parent=pretrain/other: parent pretrain/other@step-8 is of another architecture" in message
+
+
+def test_a_window_beyond_the_parents_positions_is_told_how_they_are_extended(tmp_path: Path) -> None:
+    store = tiny.build(str(tmp_path / "store"))
+    trunk(store, "short")
+    config = train_config(name="x", data="tokens/tiny", model=None, steps=2, schedule={}, **{"batch.sequence_length": 65})
+    with pytest.raises(ConfigError, match=r"lower it, or take a parent .*workflows.anneal batch.sequence_length=65"):
+        plan("sft", config, store, "pretrain/short@latest", 2)
 
 
 def test_a_mixture_over_other_tokens_is_refused(tmp_path: Path) -> None:

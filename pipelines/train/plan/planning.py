@@ -71,7 +71,7 @@ def plan(name: StageName, config: TrainConfig, store: ArtifactStore, parent: str
     rows_of_stage = _open_rows(config, plan_, tokens)
     steps, per_epoch = _steps(config, rows_of_stage)
     rates = _schedule(stage, config, ancestor, steps)
-    _check_batch(config, architecture, workers)
+    _check_batch(config, architecture, workers, ancestor)
     engine.check(config.zero)
     devices.check(config.compute, config.zero, _device(config))
     carried = _carried(stage, config, ancestor, plan_, tokens)
@@ -412,12 +412,17 @@ def check_division(batch: BatchConfig, workers: int) -> None:
         )
 
 
-def _check_batch(config: TrainConfig, architecture: ModelConfig, workers: int) -> None:
+def _check_batch(config: TrainConfig, architecture: ModelConfig, workers: int, ancestor: _Ancestor | None) -> None:
     batch = config.batch
     check_division(batch, workers)
     if batch.sequence_length > architecture.max_positions:
+        raised = (
+            "raise max_positions"
+            if ancestor is None
+            else f"take a parent that an anneal extended (workflows.anneal batch.sequence_length={batch.sequence_length})"
+        )
         raise ConfigError(
-            f"batch.sequence_length {batch.sequence_length} exceeds model.max_positions {architecture.max_positions}: lower it or raise max_positions"
+            f"batch.sequence_length {batch.sequence_length} exceeds model.max_positions {architecture.max_positions}: lower it, or {raised}"
         )
 
 
