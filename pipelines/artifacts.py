@@ -465,7 +465,7 @@ class ArtifactStore:
             document = unsealed(text, _PLAIN_MANIFEST if file == "manifest.json" else _PLAIN_CLAIM)
         except ValueError as error:
             raise ArtifactError(
-                f"{place} {error}: it was changed or damaged after it was written; {how_anew(folder, self._other(folder, file), self.storage.uri)}"
+                f"{place} {error}: it was changed or damaged after it was written; {self._way_out(folder, file)}"
             ) from error
         own = f"{document['kind']}/{document['name']}" if "kind" in document else folder
         if own != folder:
@@ -475,13 +475,13 @@ class ArtifactStore:
             )
         return document
 
-    def _other(self, folder: str, damaged: str) -> Mapping[str, Any]:
-        """Of claim and manifest the one that is not damaged, for the command that it names; nothing where both are."""
-        file = "claim.json" if damaged == "manifest.json" else "manifest.json"
-        try:
-            return unsealed(self.storage.find(f"{folder}/{file}") or b"{}", _PLAIN_MANIFEST)
-        except (ValueError, StorageError):
-            return {}
+    def _way_out(self, folder: str, damaged: str) -> str:
+        """Advice for a damaged claim or manifest: checkpoints have manifests of their own, and need not go with that of their run."""
+        made = recorded(self.storage, folder)
+        if made and damaged == "manifest.json" and self.storage.keys(f"{folder}/checkpoints"):
+            again = typed_again(folder, made, self.storage.uri)
+            return f"its checkpoints do not depend on it: delete this file, and it is written anew by {again}"
+        return how_anew(folder, made, self.storage.uri)
 
     def _siblings(self, kind: str) -> str:
         names = sorted(
@@ -509,12 +509,29 @@ def how_anew(folder: str, made: Mapping[str, Any], store: str, unfinished: bool 
 
     Args: made, its claim or manifest; store, that store's URI: the one of the recorded command may be another, of which this is a copy.
     """
-    kind, name = folder.split("/")
-    typed = _with_store(made.get("command") or f"python -m workflows.{command(kind)} name={name}", store)
+    typed = typed_again(folder, made, store)
     if unfinished and "rebuild" in made:  # the same command again would go on with it
         return f"delete {store}/{folder} and make it anew: {typed}"
     choices = "" if "command" in made else ", with the choices that it was made with (`config` in its manifest.json)"
     return f"make it anew: {typed} on_change=rebuild{choices}"
+
+
+def typed_again(folder: str, made: Mapping[str, Any], store: str) -> str:
+    """The command that made an artifact. Args: as of `how_anew`."""
+    kind, name = folder.split("/")
+    return _with_store(made.get("command") or f"python -m workflows.{command(kind)} name={name}", store)
+
+
+def recorded(storage: Storage, folder: str) -> dict[str, Any]:
+    """The manifest of an artifact, or its claim, whichever is whole and names its command; nothing where neither does."""
+    for file in ("manifest.json", "claim.json"):
+        try:
+            document = unsealed(storage.find(f"{folder}/{file}") or b"{}", _PLAIN_MANIFEST)
+        except (ValueError, StorageError):
+            continue
+        if document:
+            return document
+    return {}
 
 
 def _with_store(typed: str, store: str) -> str:

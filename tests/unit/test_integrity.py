@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -86,6 +87,41 @@ def test_damage_in_a_copied_store_is_mended_in_the_copy(tmp_path: Path, typed: s
     words = shlex.split(str(caught.value).partition("make it anew: ")[2])
     escaped = str(copy).replace("'", "\\'")
     assert words == ["python", "-m", "workflows.corpus", "name=a", f"store='{escaped}'", "on_change=rebuild"]
+
+
+def test_a_damaged_manifest_of_a_run_does_not_cost_its_checkpoints(tmp_path: Path) -> None:
+    storage = trunk(tmp_path)
+    store = ArtifactStore(str(tmp_path))
+    draft = store.begin("pretrain", "x", {}, on_change="keep", made_with="python -m workflows.pretrain name=x")
+    assert isinstance(draft, Draft)
+    draft.commit({}, {})
+    flip(tmp_path / "pretrain/x/manifest.json", 900)
+    with pytest.raises(ArtifactError) as caught:
+        store.get("pretrain/x")
+    assert f"delete this file, and it is written anew by python -m workflows.pretrain name=x store={tmp_path}" in str(
+        caught.value
+    )
+    assert "rebuild" not in str(caught.value)
+    assert committed_steps(storage, "pretrain/x")
+
+
+def test_a_damaged_checkpoint_names_the_command_that_makes_it_anew(tmp_path: Path) -> None:
+    """Whoever meets it may run another stage: that stage's `on_change=rebuild` would mend nothing."""
+    storage = trunk(tmp_path)
+    store, made = ArtifactStore(str(tmp_path)), f"python -m workflows.pretrain name=x store={tmp_path}"
+    store.begin("pretrain", "x", {}, made_with=made)
+    first, *_, last = committed_steps(storage, "pretrain/x")
+    for step in (first, last):
+        flip(tmp_path / f"pretrain/x/checkpoints/step-{step:06d}/manifest.json", 70)
+    with pytest.raises(CheckpointError, match=re.escape(f"make this one anew from it: {made} checkpoint.resume=step-")):
+        open_checkpoint(storage, "pretrain/x", f"step-{last}")
+    with pytest.raises(CheckpointError, match=re.escape(f"make it anew: {made} on_change=rebuild")):
+        open_checkpoint(storage, "pretrain/x", f"step-{first}")
+    assert isinstance(store.begin("pretrain", "x", {}, on_change="rebuild", made_with=made), Draft)
+    trunk(tmp_path)  # it has begun anew, and the same command would go on with it
+    flip(tmp_path / f"pretrain/x/checkpoints/step-{first:06d}/manifest.json", 70)
+    with pytest.raises(CheckpointError, match=re.escape(f"delete {tmp_path}/pretrain/x and make it anew: {made}")):
+        open_checkpoint(storage, "pretrain/x", f"step-{first}")
 
 
 def test_damage_in_an_unfinished_artifact_is_refused_by_name(tmp_path: Path) -> None:

@@ -89,7 +89,9 @@ def test_a_parent_that_is_suggested_is_one_that_the_same_command_takes(tmp_path:
 def test_a_window_beyond_the_parents_positions_is_told_how_they_are_extended(tmp_path: Path) -> None:
     store = tiny.build(str(tmp_path / "store"))
     trunk(store, "short")
-    config = train_config(name="x", data="tokens/tiny", model=None, steps=2, schedule={}, **{"batch.sequence_length": 65})
+    config = train_config(
+        name="x", data="tokens/tiny", model=None, steps=2, schedule={}, **{"batch.sequence_length": 65}
+    )
     with pytest.raises(ConfigError, match=r"lower it, or take a parent .*workflows.anneal batch.sequence_length=65"):
         plan("sft", config, store, "pretrain/short@latest", 2)
 

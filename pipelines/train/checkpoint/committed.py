@@ -21,6 +21,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from pipelines.artifacts import how_anew, recorded, typed_again
 from pipelines.errors import CheckpointError, StorageError
 from pipelines.sealed import sealed, unsealed
 from pipelines.storage import FolderStorage, Storage, sha256
@@ -221,11 +222,13 @@ def header_problem(storage: Storage, key: str, size: int) -> str:
 def _before(storage: Storage, run: str, step: int) -> str:
     """Advice: which committed checkpoint comes before a damaged one."""
     earlier = [found for found in committed_steps(storage, run) if found < step]
+    made = recorded(storage, run)
     if not earlier:
-        return "there is none before it: start over with on_change=rebuild"
+        unfinished = not storage.exists(f"{run}/manifest.json")
+        return f"there is none before it: {how_anew(run, made, storage.uri, unfinished)}"
     return (
-        f"the one before it is {run}@step-{earlier[-1]}: name that one "
-        f"(checkpoint.resume=step-{earlier[-1]} to go on from it)"
+        f"the one before it is {run}@step-{earlier[-1]}: name that one, or make this one anew from it: "
+        f"{typed_again(run, made, storage.uri)} checkpoint.resume=step-{earlier[-1]}"
     )
 
 
