@@ -95,6 +95,7 @@ def bring_home(root: Path) -> None:
                 f"file:%/{FILES}",
             ),  # and MLflow's own `Default`, which it puts into the working folder, while it is empty
         ).fetchall()
+        told: dict[str, str] = {}  # by where the store was: several experiments may have been there
         for experiment, there in strangers:
             link.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (home, experiment))
             if not there.endswith(f"/{FILES}"):
@@ -105,7 +106,11 @@ def bring_home(root: Path) -> None:
             )
             before = unquote(there.removeprefix("file://")).removesuffix(f"/{FILES}")
             link.execute("UPDATE tags SET value = ? WHERE key = 'trunkline.store' AND value = ?", (str(root), before))
-            say(f"   MLflow's files of this store are in {root / FILES} now: it was copied or moved from {before}")
+            told[before] = (
+                f"   MLflow's files of this store are in {root / FILES} now: it was copied or moved from {before}"
+            )
+    for line in told.values():
+        say(line)
 
 
 def came_along(uri: str, storage: Storage, record_uri: str) -> bool:

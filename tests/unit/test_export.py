@@ -184,3 +184,14 @@ def test_an_evaluation_made_later_does_not_make_the_export_stale(store, capsys):
         evaluating.run(measure, session)
     assert exported(store).manifest == first.manifest
     assert "finished already" in capsys.readouterr().out
+
+
+def test_a_finished_export_is_compared_before_it_is_reused(store):
+    path = store.storage.root / exported(store).folder / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(ArtifactError, match=r"model.safetensors does not match its checksum .*make it anew"):
+        exported(store)
+    exported(store, on_change="rebuild")
+    exported(store)
