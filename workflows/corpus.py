@@ -41,7 +41,7 @@ CODE = tuple(
     for module in (
         "corpus", "assemble", "document", "batch", "licences", "words", "profile", "samples", "writing",
         "sources.records", "sources.conversations", "sources.shape", "sources.listing", "sources.paths", "sources.columns", "sources.formats", "sources.web", "sources.readers", "sources.fetch", "sources.problem", "sources.problems_en", "sources.problems_zh", "sources.generators",
-        "cleaning.measures", "cleaning.normalise", "cleaning.language", "cleaning.passes", "cleaning.origins", "cleaning.pii", "cleaning.decontaminate", "cleaning.classifier", "cleaning.aids", "cleaning.ruled", "cleaning.quality", "cleaning.pieces",
+        "cleaning.measures", "cleaning.normalise", "cleaning.language", "cleaning.passes", "cleaning.origins", "cleaning.pii", "cleaning.decontaminate", "cleaning.classifier", "cleaning.aids", "cleaning.ruled", "cleaning.forms", "cleaning.quality", "cleaning.pieces",
         "dedup.exact", "dedup.minhash", "dedup.holdout", "dedup.facts", "dedup.shuffle", "dedup.census", "dedup.boilerplate", "dedup.pairs", "dedup.components", "dedup.members", "dedup.leaders", "dedup.resolve", "dedup.settle", "dedup.deduplicate", "dedup.report", "dedup.duplicates",
     )
 )  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.short_texts import BAD, GOOD
+from benchmarks.short_text_samples import BAD, GOOD
 from pipelines.data.cleaning.quality import NOTICES, UNSPACED, ProseRules, QualityRules, judge, without_lines
 from pipelines.data.cleaning.ruled import rules_of
 
@@ -113,6 +113,29 @@ def test_short_texts_that_are_good_stay(language: str, text: str) -> None:
 @pytest.mark.parametrize(("language", "text", "reason"), BAD)
 def test_short_texts_that_are_bad_go(language: str, text: str, reason: str) -> None:
     assert judge([text], "prose", [language], RULES) == [f"quality.{reason}"]
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("ja", "古池や蛙飛びこむ水の音"),
+        ("zh", "我是天空里的一片云\n偶尔投影在你的波心\n你不必讶异\n更无须欢喜"),
+        ("es", "Volverán las oscuras golondrinas\nen tu balcón sus nidos a colgar"),
+        ("en", "Row, row, row your boat,\nGently down the stream,\n" * 2),
+    ],
+)
+def test_verse_that_looks_like_headlines_stays_where_the_source_says_so(language: str, text: str) -> None:
+    assert judge([text, text.split("\n")[0] + "\n", "\n".join([text] * 9)], "verse", [language] * 3, RULES)[::2] == [
+        None,
+        "quality.repeated_lines",
+    ]
+    assert judge([text], "prose", [language], RULES) != [None]
+
+
+def test_no_text_makes_the_look_at_its_form_slow() -> None:
+    # each would take hours if a form were looked for at every place anew
+    texts = ["在的和" * 200 + "=" * 400_000, "一二三，" + ")" * 400_000, "a,\n" * 100_000, "一二三四五 " * 60_000]
+    assert None not in judge(texts, "prose", ["zh"] * 4, RULES)
 
 
 def test_chinese_of_any_length_repeats_nothing_when_nothing_occurs_twice() -> None:

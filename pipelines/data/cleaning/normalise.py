@@ -29,7 +29,7 @@ _LINE_ENDS = re.compile("\r\n?|\x85|\u2028|\u2029")
 _INVISIBLE = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufeff\ufffe\uffff\u200b\u2060\ud800-\udfff]")
 _FORM_FEED = re.compile("\x0c")
 _TRAILING = re.compile(r"[ \t\u3000\xa0]+(?=\n|$)")
-_LOOSE = ("prose", "web", "dialogue")  # kinds of content whose layout says nothing
+_LOOSE = ("prose", "web", "dialogue", "verse")  # kinds of content whose layout says nothing
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 
@@ -64,7 +64,7 @@ def normalise(text: str, content: str = "prose") -> str:
 
     Args:
         text: any string; a lone surrogate (JSON can hold one) is removed because UTF-8 cannot.
-        content: "prose", "web" and "dialogue" also lose layout noise; "math" and "code" keep their layout, and "code" its
+        content: "prose", "web", "dialogue" and "verse" also lose layout noise; "math" and "code" keep their layout, and "code" its
             characters as they are.
     """
     text = _INVISIBLE.sub("", _LINE_ENDS.sub("\n", text))

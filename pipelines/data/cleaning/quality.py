@@ -15,6 +15,7 @@ Rules for one kind of text are wrong for another, so each kind has its own:
                      short lines, repeated lines and lists
     code             generated and minified files, data dumped as code, files of nothing but markup
     math, dialogue   short by nature: only emptiness and repetition are judged
+    verse            likewise: lines without a full stop, and refrains, are what verse is made of (see `forms` for verse among prose)
 
 datatrove's filter classes call spaCy's tokenizer, which would cost more than the rest of the pass; words here are runs of
 letters, digits, apostrophes and hyphens, which moves the ratios by less than their thresholds' own arbitrariness.
@@ -24,7 +25,7 @@ Everything is counted in `measures`, so a rule is one comparison over the batch.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -33,21 +34,21 @@ import numpy.typing as npt
 
 from pipelines.config import Amount, Share, Whole
 from pipelines.data.batch import pack
+from pipelines.data.cleaning.forms import goes_on, has_refrain, is_chinese_with_terms, is_verse, without_formulas
 from pipelines.data.cleaning.measures import Measures, Units, measure
 from pipelines.data.cleaning.origins import Skipped
 from pipelines.data.cleaning.ruled import ENGLISH, UNSPACED, Ruled, mean_word, rules_of
 
 _GENERATED = re.compile(r"do not edit|automatically generated|auto-?generated|generated (by|from)", re.IGNORECASE)
-# four lines or more of five or of seven characters: verse written without punctuation, under a title and an author or over one
-_VERSE = re.compile(
-    r"(?:.{1,20}\n+){0,3}?(?:(?:[\u3400-\u9fff]{5}\n+){3,}[\u3400-\u9fff]{5}|(?:[\u3400-\u9fff]{7}\n+){3,}[\u3400-\u9fff]{7})(?:\n+.{1,20})?"
-)
 _LOREM_IPSUM = re.compile(r"lorem ipsum", re.IGNORECASE)
 _TOP_NGRAMS = (0.20, 0.18, 0.16)  # Gopher's shares of the text, for 2-, 3- and 4-grams
 _DUPLICATE_NGRAMS = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)  # for 5- to 10-grams
 # of characters twice as much: a quarter of the chapters of Chinese statutes have more than the above, and what really repeats itself
 # has five times as much (benchmarks/short_texts.py)
 _DUPLICATE_CHARACTERS = 2.0
+# of texts so short (words) that a phrase of eight words which comes twice is a tenth of them: 1.1 % of 272 stretches of licences had more than
+# Gopher's, none has half as much again
+_SHORT, _DUPLICATE_SHORT = 200, 1.5
 _DUPLICATE_PARTS, _DUPLICATE_PART_CHARACTERS = 0.3, 0.2  # of lines and of paragraphs
 # C4's, as datatrove has them, and FineWeb's: what sites say about themselves in the middle of a text
 NOTICES = (
@@ -135,7 +136,7 @@ class CodeRules:
 
 @dataclass(frozen=True, kw_only=True)
 class ShortRules:
-    """Worked problems and dialogues."""
+    """Worked problems, dialogues, verse."""
 
     min_characters: Whole = 20
     max_repeated_lines: Share = 0.5
@@ -154,20 +155,22 @@ class QualityRules:
     code: CodeRules = field(default_factory=CodeRules)
     math: ShortRules = field(default_factory=ShortRules)
     dialogue: ShortRules = field(default_factory=lambda: ShortRules(min_characters=60))
+    verse: ShortRules = field(default_factory=lambda: ShortRules(min_characters=10, max_repeated_lines=0.7))
 
 
 def judge(texts: Sequence[str], content: str, languages: Sequence[str], rules: QualityRules) -> list[str | None]:
     """Why each document of a batch is dropped, or None.
 
     Args:
-        texts: normalised. content: "prose", "web", "code", "math" or "dialogue". languages: ISO codes, which pick the prose rules.
+        texts: normalised. content: "prose", "web", "code", "math", "dialogue" or "verse". languages: ISO codes, which pick the prose rules.
     """
     if content in ("prose", "web"):
         return _by_language(texts, content, languages, rules)
     measured = measure(pack(texts), "none")
     if content == "code":
         return _first(measured, _code(measured, texts, rules.code))
-    return _first(measured, _short(measured, rules.math if content == "math" else rules.dialogue))
+    short = {"math": rules.math, "dialogue": rules.dialogue, "verse": rules.verse}
+    return _first(measured, _short(measured, short[content]))
 
 
 def without_lines(text: str, phrases: Sequence[str]) -> str:
@@ -205,7 +208,7 @@ def _prose_or_web(
     measured = measure(pack(texts), units, CHARACTERS_PER_WORD.get(kind, 1))
     broken: dict[str, Mask] = {}
     if kind == "spaced":
-        broken = _prose(measured, languages, rules.prose)
+        broken = _prose(measured, texts, languages, rules.prose)
     elif kind == "chinese":
         broken = _chinese(measured, texts, rules.chinese)
     elif kind == "unspaced":
@@ -213,13 +216,13 @@ def _prose_or_web(
     elif rules.without_rules == "drop":
         broken = {"no_rules": np.ones(len(texts), bool)}
     if repetition:
-        broken |= _repetition(measured, units == "characters")
+        broken |= _repetition(measured, texts, units == "characters")
     if content == "web":
         broken |= _web(measured, texts, kind == "spaced", rules.web)
     return _first(measured, broken)
 
 
-def _prose(m: Measures, languages: Sequence[str], rules: ProseRules) -> dict[str, Mask]:
+def _prose(m: Measures, texts: Sequence[str], languages: Sequence[str], rules: ProseRules) -> dict[str, Mask]:
     mean = _share(m.word_characters, m.words) * np.array([ENGLISH / mean_word(one) for one in languages])
     english = np.array([language == "en" for language in languages])
     return {
@@ -232,21 +235,28 @@ def _prose(m: Measures, languages: Sequence[str], rules: ProseRules) -> dict[str
         "alphabetic_ratio": (_share(m.alphabetic_words, m.tokens - m.figures) < rules.min_alphabetic_words)
         | (_share(m.words - m.alphabetic_words, m.words) > rules.max_number_words),
         "stop_words": english & (m.stop_words < rules.min_stop_words),
-        "line_punctuation": _share(m.ended_lines, m.lines) < rules.min_punctuated_lines,
+        "line_punctuation": _unless(
+            _share(m.ended_lines, m.lines) < rules.min_punctuated_lines,
+            texts,
+            lambda text: goes_on(text, chinese=False),
+        ),
     }
 
 
 def _chinese(m: Measures, texts: Sequence[str], rules: ChineseRules) -> dict[str, Mask]:
     unended = _share(m.chinese_ended_lines, m.lines) < rules.min_punctuated_lines
-    for i in np.flatnonzero(unended).tolist():
-        unended[i] = _VERSE.fullmatch(texts[i]) is None
+    foreign = _share(m.han, m.dense - m.digits) < rules.min_han_share
     return {
         "too_short": m.dense < rules.min_characters,
         "too_long": m.dense > rules.max_characters,
-        "alphabetic_ratio": (_share(m.han, m.dense - m.digits) < rules.min_han_share)
+        "alphabetic_ratio": _unless(foreign, texts, is_chinese_with_terms)
         | (_share(m.digits, m.dense) > rules.max_digit_share),
-        "symbol_ratio": _share(m.dense - m.alphanumeric, m.dense) > rules.max_symbol_share,
-        "line_punctuation": unended,
+        "symbol_ratio": _unless(
+            _share(m.dense - m.alphanumeric, m.dense) > rules.max_symbol_share,
+            texts,
+            lambda text: is_chinese_with_terms(text) and _symbols(without_formulas(text)) <= rules.max_symbol_share,
+        ),
+        "line_punctuation": _unless(unended, texts, lambda text: is_verse(text) or goes_on(text, chinese=True)),
     }
 
 
@@ -259,17 +269,18 @@ def _unspaced(m: Measures, rules: UnspacedRules) -> dict[str, Mask]:
     }
 
 
-def _repetition(m: Measures, characters: bool) -> dict[str, Mask]:
+def _repetition(m: Measures, texts: Sequence[str], characters: bool) -> dict[str, Mask]:
     paragraphs = _share(m.duplicate_paragraphs, m.paragraphs), _share(m.duplicate_paragraph_characters, m.characters)
     lines = _share(m.duplicate_lines, m.lines), _share(m.duplicate_line_characters, m.characters)
     over = [_share(m.top_ngrams, m.characters[:, None]) > np.array(_TOP_NGRAMS)]
-    most = np.array(_DUPLICATE_NGRAMS) * (_DUPLICATE_CHARACTERS if characters else 1)
-    over.append(_share(m.duplicate_ngrams, m.characters[:, None]) > most)
-    return {
+    times = np.full(len(m), _DUPLICATE_CHARACTERS) if characters else np.where(m.words < _SHORT, _DUPLICATE_SHORT, 1.0)
+    over.append(_share(m.duplicate_ngrams, m.characters[:, None]) > np.array(_DUPLICATE_NGRAMS) * times[:, None])
+    broken = {
         "repeated_paragraphs": (paragraphs[0] > _DUPLICATE_PARTS) | (paragraphs[1] > _DUPLICATE_PART_CHARACTERS),
         "repeated_lines": (lines[0] > _DUPLICATE_PARTS) | (lines[1] > _DUPLICATE_PART_CHARACTERS),
         "repeated_ngrams": np.concatenate(over, axis=1).sum(axis=1) > 0,
     }
+    return {name: _unless(mask, texts, has_refrain) for name, mask in broken.items()}
 
 
 def _web(m: Measures, texts: Sequence[str], spaced: bool, rules: WebRules) -> dict[str, Mask]:
@@ -302,6 +313,20 @@ def _short(m: Measures, rules: ShortRules) -> dict[str, Mask]:
         "too_short": m.stripped < rules.min_characters,
         "repeated_lines": _share(m.duplicate_lines, m.lines) > rules.max_repeated_lines,
     }
+
+
+def _symbols(text: str) -> float:
+    """The share of characters that are neither letter nor digit."""
+    dense = "".join(text.split())
+    return sum(not character.isalnum() for character in dense) / max(1, len(dense))
+
+
+def _unless(broken: Mask, texts: Sequence[str], explained: Callable[[str], bool]) -> Mask:
+    """The documents that break a rule, without those whose form explains it."""
+    kept = broken.copy()
+    for i in np.flatnonzero(broken).tolist():
+        kept[i] = not explained(texts[i])
+    return kept
 
 
 def _first(m: Measures, broken: Mapping[str, Mask]) -> list[str | None]:
