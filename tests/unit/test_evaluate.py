@@ -253,7 +253,7 @@ def test_refusals_say_what_exists(store):
         plan(dataclasses.replace(CONFIG, prompts=(Prompt(text="hello"),)), store, "pretrain/a")
     with pytest.raises(ConfigError, match="positions for 1 to 64"):
         plan(dataclasses.replace(CONFIG, sequence_length=65), store, "pretrain/a")
-    with pytest.raises(ConfigError, match="is a mixture; expected tokens"):
+    with pytest.raises(ConfigError, match="is of kind mixture; expected tokens"):
         plan(dataclasses.replace(CONFIG, tokens="mixture/tiny_decay"), store, "pretrain/a")
     with pytest.raises(ConfigError, match=r"prompts\[1\].text is empty"):
         dataclasses.replace(CONFIG, prompts=(Prompt(text="hello"), Prompt(text=" ", chat=True)))

@@ -1,4 +1,7 @@
-"""Every config key that a message names exists: `set schedule.decay_steps=0` must be something that can be set."""
+"""Every config key that a message names exists: `set schedule.decay_steps=0` must be something that can be set.
+
+And no article stands before what is filled in: "is a evaluate" would be read one day.
+"""
 
 from __future__ import annotations
 
@@ -111,4 +114,24 @@ def test_every_key_that_a_message_names_exists() -> None:
                     continue
                 if unknown := unknown_in(text):
                     wrong[f"{name}:{line}"] = unknown
+    assert not wrong
+
+
+_FILLED = re.compile(r"\b[Aa]n? \{\}")
+_BEFORE_VOWEL = re.compile(r"\b[Aa] (?!one\b|once\b|u[nst]|eu)[aeio][a-z]+", re.ASCII)
+
+
+@pytest.mark.parametrize("text", ["parent={} is a {}", "an {} of", "it is a evaluate", "A export that"])
+def test_a_wrong_article_is_seen(text: str) -> None:
+    assert _FILLED.search(text) or _BEFORE_VOWEL.search(text)
+
+
+def test_no_message_has_an_article_that_may_be_wrong() -> None:
+    wrong = {
+        f"{path.relative_to(ROOT)}:{line}": text
+        for folder in ("pipelines", "workflows")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for line, text in messages(path)
+        if _FILLED.search(text) or (_BEFORE_VOWEL.search(text) and " " in text and "import " not in text)
+    }
     assert not wrong

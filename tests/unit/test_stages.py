@@ -25,7 +25,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Any:
     ("stage", "changes", "message"),
     [
         ("pretrain", {"data": "mixture/none"}, "mixture/none does not exist"),
-        ("pretrain", {"data": "tokens/tiny"}, "data=tokens/tiny is a tokens; pretrain reads mixture"),
+        ("pretrain", {"data": "tokens/tiny"}, "data=tokens/tiny is of kind tokens; pretrain reads mixture"),
         ("pretrain", {"parent": "pretrain/x"}, "pretrain starts fresh"),
         ("pretrain", {"model": None}, "model is null"),
         ("pretrain", {"model.heads": 5}, "model.d_model 32 is not divisible by model.heads 5"),
@@ -51,7 +51,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ("pretrain", {"schedule.peak_lr": None}, "no parent to inherit it from"),
         ("pretrain", {"schedule.warmup_steps": 20}, "exceed steps 12"),
         ("anneal", {}, "anneal needs a parent: pass parent=<pretrain|anneal>"),
-        ("anneal", {"parent": "sft/x"}, "parent=sft/x is a sft; anneal takes pretrain or anneal"),
+        ("anneal", {"parent": "sft/x"}, "parent=sft/x is of kind sft; anneal takes pretrain or anneal"),
         ("anneal", {"parent": "pretrain/none"}, "pretrain/none does not exist"),
         ("dpo", {"parent": "pretrain/x", "data": "tokens/tiny"}, "dpo takes average or anneal or sft or dpo"),
         ("anneal", {"parent": "average/x"}, "parent=average/x holds weights alone, and anneal goes on with its parent's optimizer state"),

@@ -86,7 +86,7 @@ def test_a_machine_without_gpu_is_refused_for_a_gpu_recipe() -> None:
         (["cluster.cpus_per_worker=64"], "p5.48xlarge", 4, r"takes 54 × p5.48xlarge"),
         (["cluster.gpus_per_worker=2", "cluster.workers=8"], "g6.xlarge", None, "a worker takes 2 GPUs and 8 CPUs"),
         (["cluster.accelerator=A100"], "p5.48xlarge", None, "cluster.accelerator=A100, but instance_type=p5.48xlarge has H100"),
-        (["cluster.workers=8", "cluster.cpus_per_worker=4"], "g6.48xlarge", None, r"does not fit: .* it has 21.2 GiB \(a L4 of g6.48xlarge\)"),
+        (["cluster.workers=8", "cluster.cpus_per_worker=4"], "g6.48xlarge", None, r"does not fit: .* it has 21.2 GiB \(the L4 of g6.48xlarge\)"),
     ],
 )  # fmt: skip
 def test_more_than_the_plan_or_the_cluster_holds_is_refused(
@@ -99,7 +99,7 @@ def test_what_fits_says_how_many_machines_and_how_much_memory() -> None:
     ((stage, config),) = stages_of(compose_target([*RECIPE, "cluster.workers=32"]))
     facts = machines.check_stage(stage, config, instance_named("p5.48xlarge"), 4)
     assert facts["machines"].startswith("32 workers on 4 × p5.48xlarge (192 vCPUs, 8 H100 of 80 GiB), about $220.16")
-    assert "of 76 (a H100 of p5.48xlarge)" in facts["memory"]
+    assert "of 76 (the H100 of p5.48xlarge)" in facts["memory"]
 
 
 def test_the_machines_are_those_of_terraform() -> None:

@@ -266,4 +266,7 @@ def _whole(plain: _Plain, path: str, form: str, wanted: Wanted) -> Iterator[tupl
     elif isinstance(value, list):
         yield from ((f"{path}:{i}", record) for i, record in enumerate(value))
     else:
-        yield path, Dropped("read.not_json", path, f"a {type(value).__name__}, expected a list or an object of records")
+        yield (
+            path,
+            Dropped("read.not_json", path, f"one {type(value).__name__}, expected a list or an object of records"),
+        )

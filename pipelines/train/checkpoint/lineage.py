@@ -48,7 +48,9 @@ def open_run(store: ArtifactStore, reference: str) -> Run:
     """
     parsed = Reference.parse(reference)
     if parsed.kind not in TRAINED:
-        raise ConfigError(f"parent={reference} is a {parsed.kind}; expected a trained model: {', '.join(TRAINED)}")
+        raise ConfigError(
+            f"parent={reference} is of kind {parsed.kind}; expected a trained model: {', '.join(TRAINED)}"
+        )
     artifact = store.find(parsed.folder)
     if artifact is None:
         if parsed.at is None or not committed_steps(store.storage, parsed.folder):

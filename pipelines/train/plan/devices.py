@@ -46,7 +46,7 @@ def budget(compute: ComputeConfig, device: DeviceKind, workers_here: int, index:
         return compute.memory_gib * GIB, f"compute.memory_gib={compute.memory_gib:g}"
     if device == "cuda":
         gpu = torch.cuda.get_device_properties(index)
-        return memory.usable_bytes(device, gpu.total_memory), f"a {gpu.name} of {gpu.total_memory / GIB:.0f} GiB"
+        return memory.usable_bytes(device, gpu.total_memory), f"the {gpu.name} of {gpu.total_memory / GIB:.0f} GiB"
     total = machine_bytes()
     shared = "this machine" if workers_here == 1 else f"each of the {workers_here} workers on this machine"
     return memory.usable_bytes(device, total, workers_here), f"{shared} of {total / GIB:.0f} GiB"

@@ -81,7 +81,7 @@ def check_stage(stage: str, config: TrainConfig, instance: Instance | None, max_
         limit = memory.usable_bytes("cuda", instance.gpu_gib * GIB)
         if config.compute.memory_gib is not None:
             limit = min(limit, config.compute.memory_gib * GIB)
-        whose = f"a {instance.accelerator} of {instance.type}"
+        whose = f"the {instance.accelerator} of {instance.type}"
         predicted = memory.check(setup, limit, whose, each, batch.global_batch // cluster.workers)
         facts["memory"] = predicted.of(limit, whose)
     return facts

@@ -196,7 +196,7 @@ def _check_fields(stage: Stage, config: TrainConfig, parent: str | None) -> None
     kind = Reference.parse(config.data).kind
     if kind not in takes:
         raise ConfigError(
-            f"data={config.data} is a {kind}; {stage.name} reads {' or '.join(takes)}: set data={takes[0]}/<name>"
+            f"data={config.data} is of kind {kind}; {stage.name} reads {' or '.join(takes)}: set data={takes[0]}/<name>"
         )
     if (config.steps is None) == (config.epochs is None):
         raise ConfigError(f"got steps={config.steps} and epochs={config.epochs}; expected exactly one of them")
@@ -227,7 +227,9 @@ def _parent(stage: Stage, store: ArtifactStore, reference: str) -> _Ancestor:
             "from one of the checkpoints that were averaged (pretrain/<name>@step-N), or go on to sft or dpo"
         )
     if parsed.kind not in stage.parents:
-        raise ConfigError(f"parent={reference} is a {parsed.kind}; {stage.name} takes {' or '.join(stage.parents)}")
+        raise ConfigError(
+            f"parent={reference} is of kind {parsed.kind}; {stage.name} takes {' or '.join(stage.parents)}"
+        )
     # a trunk that goes on has no manifest yet, but its committed checkpoints can be branched from
     artifact = store.find(parsed.folder)
     if artifact is None:

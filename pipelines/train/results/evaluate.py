@@ -245,7 +245,7 @@ def _tokens(config: EvaluateConfig, store: ArtifactStore, run: Run) -> Artifact:
         return tokens_of(store, run)
     named = store.get(config.tokens)
     if named.manifest["kind"] != "tokens":
-        raise ConfigError(f"tokens={config.tokens} is a {named.manifest['kind']}; expected tokens/<name>")
+        raise ConfigError(f"tokens={config.tokens} is of kind {named.manifest['kind']}; expected tokens/<name>")
     size = max(
         named.statistics.get("vocabulary_size", 0), named.statistics.get("tokenizer", {}).get("vocabulary_size", 0)
     )

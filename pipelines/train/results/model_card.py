@@ -40,7 +40,7 @@ def model_card(
     counts = parameter_counts(model)
     parts = [
         _front(tokens),
-        f"# {name}\n\nA {counts['total']:,}-parameter language model ({counts['non_embedding']:,} without embeddings), "
+        f"# {name}\n\nA language model of {counts['total']:,} parameters ({counts['non_embedding']:,} without embeddings), "
         f"trained with Trunkline after the MiniCPM recipe (arXiv 2404.06395) on {run.checkpoint.state['tokens']:,} tokens. "
         f"Exported from `{run}` in the Llama format, weights in {dtype}. MiniCPM's scalings are folded into the weights; "
         f"logits agree with the training model to {difference:.1e} in float32.",
