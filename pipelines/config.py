@@ -59,6 +59,7 @@ Count = Annotated[int, Range(1)]
 Whole = Annotated[int, Range(0)]
 Seed = Annotated[int, Range(0, 2**63 - 1)]
 Rows = Annotated[int, Range(1, 2**24)]  # of a batch: a refusal looks for its divisors one by one
+Window = Annotated[int, Range(1, 2**31 - 1)]  # tokens; numpy and torch count them, with room for sums
 Positive = Annotated[float, Range(above=0)]
 Amount = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
@@ -72,6 +73,8 @@ _SECRET_ENDS = (
 _SECRET_NAMES = {"pass", "pwd", "key", "sig", "auth"}
 _CREDENTIALS = re.compile(r"(?<=\w://)[^/\s@]*:?[^\s@]*@(?=[\w\[])")
 _URI_WITH_PASSWORD = re.compile(r"\w://[^/\s@:]*:[^\s@]+@")
+_URI = re.compile(r"\w[\w+.-]*://\S+")
+_HOST = re.compile(r"(\[[^]]*\]|[^:]*)(:\d*)?")  # and its port
 
 
 def holds_secret(uri: str) -> bool:
@@ -79,20 +82,28 @@ def holds_secret(uri: str) -> bool:
 
     A database's URI may name its user alone: that is no secret. Of a file's path nothing is looked at but its options.
     """
-    scheme, separator, rest = uri.partition("://")
-    if not separator:
-        scheme, rest = "", uri
-    place, _, options = re.sub("#", "?", rest, count=1).partition("?")
-    names = [
-        re.sub("[^a-z]", "", urllib.parse.unquote(option.partition("=")[0]).lower())
-        for option in re.split("[&;?#]", options)
-    ]
-    if any(name.endswith(_SECRET_ENDS) or name in _SECRET_NAMES for name in names):
+    if _secret_option(uri):
         return True
+    scheme, separator, rest = uri.removeprefix("//").partition("://")
+    if not separator:
+        scheme, rest = "", uri.removeprefix("//")
+    place = re.split("[?#]", rest, maxsplit=1)[0]
+    if not place.startswith("/") and "@" in rest and "@" not in place and not _HOST.fullmatch(place.split("/")[0]):
+        return True  # a password with a ? or # in it, as it is typed
     if place.startswith("/") or "@" not in place:  # a path: no host, so no user
         return False
     user = place.rpartition("@")[0]
     return ":" in urllib.parse.unquote(user) or scheme.lower() in ("http", "https")
+
+
+def _secret_option(uri: str) -> bool:
+    """Whether one of the options behind `?` or `#` is a secret by its name."""
+    options = re.split("[?#]", uri, maxsplit=1)[1:]
+    names = [
+        re.sub("[^a-z]", "", urllib.parse.unquote(option.partition("=")[0]).lower())
+        for option in re.split("[&;?#]", "".join(options))
+    ]
+    return any(name.endswith(_SECRET_ENDS) or name in _SECRET_NAMES for name in names)
 
 
 def without_secrets(text: str) -> str:
@@ -321,7 +332,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     elif hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)  # name=2024 on a command line
     elif isinstance(value, hint):
-        if isinstance(value, str) and not where.startswith("tracking.") and _URI_WITH_PASSWORD.search(value):
+        if (
+            isinstance(value, str)
+            and where != "tracking.uri"  # has a refusal of its own
+            and (_URI_WITH_PASSWORD.search(value) or (_URI.fullmatch(value) and _secret_option(value)))
+        ):
             raise ConfigError(
                 f"{where} holds a password in a URI, and what is in a config is written into logs and artifacts: give the URI without it, "
                 "and the password where its program looks for it (for s3:// that is AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"

@@ -32,7 +32,11 @@ def explain(error: Exception, config_class: type, names: Names = lambda where: (
     text = str(error.__cause__ or error).strip().splitlines()[0]
     first = str(error).strip().splitlines()[0]
     if "Could not find '" in first:
-        group, _, choice = first.split("Could not find '")[1].split("'")[0].rpartition("/")
+        wanted = first.split("Could not find '")[1].split("'")[0].split("/")
+        depth = 1
+        while depth < len(wanted) - 1 and (CONF / "/".join(wanted[: depth + 1])).is_dir():
+            depth += 1
+        group, choice = "/".join(wanted[:depth]), "/".join(wanted[depth:])
         choices = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
         return f"{group}={choice}: no such choice; there are {', '.join(choices)} (conf/{group})"
     if "override_grammar" in str(error):  # Hydra's link for what it cannot read

@@ -13,7 +13,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipelines.config import Count, Positive, Rows, Seed, Whole, WorkflowConfig, runtime
+from pipelines.config import Count, Positive, Rows, Seed, Whole, Window, WorkflowConfig, runtime
 from pipelines.train.checkpoint.retention import Rule
 from pipelines.train.network.compute import ComputeConfig
 from pipelines.train.network.model import ModelConfig
@@ -60,7 +60,7 @@ TRAINED = (*STAGES, "average")  # kinds of artifacts that hold checkpoints; an a
 class BatchConfig:
     """`global_batch = micro_batch × accumulation × workers`; accumulation follows."""
 
-    sequence_length: Count  # tokens a row feeds to the model
+    sequence_length: Window  # tokens a row feeds to the model
     global_batch: Rows  # rows (DPO: pairs) per optimizer step, over all workers
     micro_batch: Rows = runtime(1)  # rows (DPO: pairs) per forward on one worker
 

@@ -121,3 +121,12 @@ def test_a_number_out_of_range_is_told_by_its_path_and_what_is_accepted() -> Non
 def test_what_lies_within_is_taken() -> None:
     found = parse(Example, {"parts": {"a": 0, "b": "1e-3"}, "count": None, "seed": 2**63 - 1, "base": 0})
     assert found == Example(parts={"a": 0.0, "b": 1e-3}, seed=2**63 - 1, base=0.0)
+
+
+def test_what_is_counted_one_by_one_has_an_end() -> None:
+    """The largest whole number kept a plan busy for ever, or overflowed in it."""
+    for name in ("layers", "sequence_length"):
+        found = [cls for cls, field, *_ in FIELDS if field == name]
+        assert found
+        for cls in found:
+            refused(cls, name, 2**63 - 1)

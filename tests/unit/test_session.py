@@ -59,6 +59,10 @@ def test_a_sweep_runs_each_choice_wherever_the_option_stands(place: int, monkeyp
         ("zero.ofload=cpu", r"unknown key zero.ofload; accepted there: stage, .*: did you mean zero.offload\?"),
         ("profile=maybe", r"profile is 'maybe' \(str\); expected true or false"),
         ("compute=fast", "compute=fast: no such choice; there are auto"),
+        (
+            "tracking=http://me:hunter2@mlflow",
+            r"tracking=http://\*\*\*@mlflow: no such choice; there are local \(conf/tracking\)",
+        ),
         ("steps=[1,2", r"expected key=value, in quotes where the shell would change it"),
         ("demo", "'demo': expected key=value"),
         ("name=a,b", r"several values are a list, 'key=\[a,b\]', or a sweep, with -m"),

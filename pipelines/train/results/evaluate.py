@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from pipelines.artifacts import Artifact, ArtifactStore
-from pipelines.config import Amount, Count, Seed, WorkflowConfig, plain
+from pipelines.config import Amount, Count, Seed, Window, WorkflowConfig, plain
 from pipelines.data.stream.preferences import NothingFits, PreferenceLoader, open_preferences
 from pipelines.data.tokens.chat import EOS_ID
 from pipelines.data.tokens.token_shards import open_sources
@@ -55,7 +55,7 @@ class EvaluateConfig(WorkflowConfig):
 
     parent: str  # e.g. anneal/demo, pretrain/demo@step-240
     tokens: str | None = None  # null: the tokens that the parent was trained on
-    sequence_length: Count | None = None  # window T; null: that of its trunk, or of the last anneal
+    sequence_length: Window | None = None  # window T; null: that of its trunk, or of the last anneal
     max_tokens: Count = 4000  # per source of documents or conversations
     max_pairs: Count = 200  # per source of preferences
     prompts: tuple[Prompt, ...] = ()  # sample completions; empty: none, and no tokenizer is needed
