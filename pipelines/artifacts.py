@@ -336,6 +336,13 @@ class ArtifactStore:
             f"make it with `python -m workflows.{command(parsed.kind)} name={parsed.name}` and the choices it needs"
         )
 
+    def get_kind(self, key: str, kind: str, reference: str) -> Artifact:
+        """`get` for a config key that takes artifacts of one kind. Raises: ConfigError for another kind, besides."""
+        named = Reference.parse(reference).kind
+        if named != kind:
+            raise ConfigError(f"{key}={reference} is of kind {named}; expected {kind}/<name>")
+        return self.get(reference)
+
     def begin(
         self,
         kind: str,
@@ -374,7 +381,6 @@ class ArtifactStore:
         claim["read"] = {artifact.folder: artifact.contents for artifact in inputs if artifact.contents is not None}
         if made_with is not None:
             claim["command"] = made_with
-        self.restore(folder)  # of a rebuild that was killed
         draft = self._rebuilt(folder, claim) if on_change == "rebuild" else self._continued(folder, claim, on_change)
         if isinstance(draft, Draft) and start:
             draft.start()

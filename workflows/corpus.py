@@ -53,6 +53,7 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
         return _show_dropped(session.store.get(f"corpus/{config.name}"), config.show_dropped)
     if config.show_clusters is not None:
         return _show_clusters(session.store.get(f"corpus/{config.name}"), config.show_clusters)
+    known = [session.store.get_kind("known", "corpus", session.resolve(reference)) for reference in config.known]
     # ── announce ──
     listed = _listed(config)
     what = {**identity(config), "inventory": inventory(config.chosen, listed)}
@@ -60,7 +61,6 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
         what["examples"] = inventory(config.corpus.example_sources, listed)
     if config.corpus.decontaminate.sets:
         what["evaluation sets"] = contents(config.corpus.decontaminate)
-    known = [session.store.get(session.resolve(reference)) for reference in config.known]
     refuse_other_keys(config, known)
     try:
         held = session.begin("corpus", config, _plan(config, listed), known, CODE, what)

@@ -32,13 +32,11 @@ class MixtureConfig(WorkflowConfig):
 def run(config: MixtureConfig, session: Session) -> Artifact:
     """Make `mixture/<name>`, or find it finished."""
     try:
-        tokens = session.store.get(session.resolve(config.tokens))
+        tokens = session.store.get_kind("tokens", "tokens", session.resolve(config.tokens))
     except ArtifactError as error:
         if config.dry_run:
             _foresee(config, str(error))
         raise
-    if tokens.manifest["kind"] != "tokens":
-        raise ArtifactError(f"tokens={config.tokens} is of kind {tokens.manifest['kind']}; expected tokens/<name>")
     plan = plan_mixture(config.mixture, tokens.folder, tokens.fingerprint, tokens.statistics)
     facts = {
         "tokens": f"{tokens.folder}  {len(tokens.statistics['sources'])} sources",

@@ -34,7 +34,14 @@ _HYDRA = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none
 
 
 class DryRun(Exception):
-    """Raised after the announcement when `dry_run=true`: nothing was started."""
+    """Raised after the announcement when `dry_run=true`: nothing was started.
+
+    Attributes: held, what the command would have got: the finished artifact, or a draft; None where that is not known.
+    """
+
+    def __init__(self, held: Artifact | Draft | None = None):
+        super().__init__()
+        self.held = held
 
 
 class Session:
@@ -131,13 +138,22 @@ class Session:
         if config.on_change == "rebuild" and (files := len(self.store.storage.keys(folder))):
             facts = {**facts, "rebuild": f"replaces the {files:,} files of {folder} when its work begins"}
         announce(folder, {**facts, "store": self.store.uri})
+        claim = (
+            kind,
+            config.name,
+            identity(config) if what is None else what,
+            inputs,
+            code,
+            config.on_change,
+            self.made_with,
+        )
         if config.dry_run:
-            raise DryRun
+            raise DryRun(self._foresee(*claim))
         if config.on_change == "rebuild" or self.store.find(folder) is None:  # one that is finished may be read by many
             self.hold(folder)
-        held = self.store.begin(
-            kind, config.name, identity(config) if what is None else what, inputs, code, config.on_change, self.made_with, start=False
-        )  # fmt: skip
+        if folder in self._leases:
+            self.store.restore(folder)  # what a rebuild that was killed has set aside
+        held = self.store.begin(*claim, start=False)
         if isinstance(held, Draft):
             self._unstarted.add(folder)
             if "rebuild" in held.claim and not held.replaces and self.store.storage.exists(f"{folder}/claim.json"):
@@ -145,6 +161,17 @@ class Session:
         else:
             say(f"   finished already ({held.manifest['created']}, fingerprint {held.fingerprint}): reused")
             self._release(folder)
+        return held
+
+    def _foresee(self, *claim: Any) -> Artifact | Draft | None:
+        """What a command that only plans would get, said in a line; the plan is worth seeing also where the name is taken."""
+        try:
+            held = self.store.begin(*claim, start=False)
+        except ArtifactError as error:
+            say(f"   without dry_run this is refused: {error}")
+            return None
+        if isinstance(held, Artifact):
+            say(f"   {held.folder} is finished already ({held.manifest['created']}, fingerprint {held.fingerprint})")
         return held
 
     def start(self, draft: Draft) -> None:

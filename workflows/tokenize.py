@@ -54,9 +54,10 @@ class TokenizeConfig(WorkflowConfig):
 
 def run(config: TokenizeConfig, session: Session) -> Artifact:
     """Make `tokens/<name>`, or find it finished."""
-    corpus = session.store.get(session.resolve(config.data))
+    corpus = session.store.get_kind("data", "corpus", session.resolve(config.data))
     config = dataclasses.replace(config, tokenizer=_with_shares(config.tokenizer))
-    reused = session.store.get(session.resolve(config.tokenizer.reuse)) if config.tokenizer.reuse else None
+    reuse = config.tokenizer.reuse and session.resolve(config.tokenizer.reuse)
+    reused = session.store.get_kind("tokenizer.reuse", "tokens", reuse) if reuse else None
     inputs = [corpus, reused] if reused else [corpus]
 
     shares = {} if reused else sample_shares(corpus, config.tokenizer)
@@ -64,11 +65,11 @@ def run(config: TokenizeConfig, session: Session) -> Artifact:
     sources = corpus.statistics["sources"]
     text_bytes = sum(facts[split]["bytes"] for facts in sources.values() for split in ("train", "heldout"))
     files = sum(len(corpus_files(corpus, split, name)) for name in sources for split in ("train", "heldout"))
+    if text_bytes == 0:
+        raise DataError(f"{corpus.folder} holds no text: rebuild it with other filters or sources")
     held = session.begin("tokens", config, _plan(config, corpus, reused, text_bytes, files), inputs, CODE)
     if isinstance(held, Artifact):
         return held
-    if text_bytes == 0:
-        raise DataError(f"{corpus.folder} holds no text: rebuild it with other filters or sources")
 
     # a rebuild takes nothing down before the cluster is there
     reach = (lambda: session.compare(inputs)) if held.replaces else None

@@ -17,7 +17,7 @@ from pipelines.train.checkpoint.retention import readers_of
 from pipelines.train.plan.planning import plan
 from pipelines.train.stages import StageName, Start, TrainConfig
 from pipelines.train.worker import ready, work
-from workflows.session import Session
+from workflows.session import DryRun, Session
 
 # the modules that decide a run's numbers; changing one changes its fingerprint
 CODE = (
@@ -49,16 +49,20 @@ def train_stage(stage: StageName, config: TrainConfig, session: Session) -> Arti
     planned = plan(stage, config, session.store, parent, config.cluster.workers)
     storage, back_to = session.store.storage, _back_to(config)
     facts = {**planned.facts, **_losses(storage, f"{stage}/{config.name}", config.on_change)}
-    held = session.begin(stage, config, facts, planned.inputs, CODE, what=planned.identity)
+    if back_to is not None:
+        open_checkpoint(storage, f"{stage}/{config.name}", f"step-{back_to}")  # raises: there is no such step
+    _check_place(config.write_spec)
+    try:
+        held = session.begin(stage, config, facts, planned.inputs, CODE, what=planned.identity)
+    except DryRun as dry:
+        run = dry.held
+        if run is not None and not _is_done(run, planned.spec.steps, back_to) and config.on_change != "rebuild":
+            refuse_fewer_steps(storage, run.folder, planned.spec.steps, back_to)
+        raise
     if isinstance(held, Artifact):
-        stands = held.statistics["steps"]
-        if back_to is not None:
-            open_checkpoint(
-                storage, held.folder, f"step-{back_to}"
-            )  # raises: a step that is not there is no reason to do nothing
-        if (back_to is None or back_to >= stands) and stands >= planned.spec.steps:
+        if _is_done(held, planned.spec.steps, back_to):
             return held
-        stands = max([stands, *committed_steps(storage, held.folder)])
+        stands = max([held.statistics["steps"], *committed_steps(storage, held.folder)])
         goes_on = f"goes back to step {back_to} and on" if back_to is not None and back_to < stands else "goes on"
         say(f"   the run stands at step {stands} and {goes_on} to {planned.spec.steps}")
         session.hold(held.folder)
@@ -119,6 +123,26 @@ def _losses(storage: Storage, run: str, on_change: str) -> dict[str, str]:
 def _back_to(config: TrainConfig) -> int | None:
     """The step of `checkpoint.resume`, or None for the latest."""
     return None if config.checkpoint.resume == "latest" else int(config.checkpoint.resume.removeprefix("step-"))
+
+
+def _is_done(held: Artifact | Draft, steps: int, back_to: int | None) -> bool:
+    """Whether there is nothing left to do: the run is finished, no earlier step was asked for, and no later one."""
+    if not isinstance(held, Artifact):
+        return False
+    stands = held.statistics["steps"]
+    return bool(stands >= steps and (back_to is None or back_to >= stands))
+
+
+def _check_place(write_spec: str | None) -> None:
+    """Raises: ConfigError where the spec could not be written, which would be known only when the run has begun."""
+    if write_spec is None:
+        return
+    path = Path(write_spec)
+    if not path.parent.is_dir() or path.is_dir():
+        raise ConfigError(
+            f"write_spec={write_spec} cannot be written: {path if path.is_dir() else path.parent} is "
+            f"{'a folder' if path.is_dir() else 'no folder'}; expected a file in a folder that exists, e.g. write_spec=spec.json"
+        )
 
 
 def go_back(storage: Storage, run: str, step: int) -> None:

@@ -23,12 +23,13 @@ from pipelines.train.checkpoint import committed_steps, open_checkpoint
 from pipelines.train.checkpoint.retention import readers_of
 from pipelines.train.network.model import ModelConfig
 from tests import tiny
+from tests.commands import run_here
 from tests.integration.conftest import TINY_MODEL, train_config
 from tests.unit.test_checkpoint import flip, trunk
 from tests.untrained import commit_run
 from workflows.checkpoints import CheckpointsConfig
 from workflows.checkpoints import run as checkpoints
-from workflows.session import Session
+from workflows.session import DryRun, Session
 from workflows.training import train_stage
 
 
@@ -340,7 +341,9 @@ def test_what_a_killed_rebuild_has_set_aside_is_put_back_by_the_next_command(tmp
     make(store)
     assert isinstance(store.begin("corpus", "a", {"size": 2}, on_change="rebuild"), Draft)
     assert store.find("corpus/a") is None  # and the command is killed here
-    again = store.begin("corpus", "a", {"size": 1})
+    config = WorkflowConfig(name="a", store=str(tmp_path), dry_run=False)
+    with Session(config) as session:
+        again = session.begin("corpus", config, {}, what={"size": 1})
     assert isinstance(again, Artifact)
     assert again.path("part.txt").read_text() == "hello"
 
@@ -754,3 +757,69 @@ def test_a_damaged_run_can_be_made_anew(tmp_path: Path, monkeypatch: pytest.Monk
     anew = train_config(name="t", steps=8, store=str(tmp_path / "store"), on_change="rebuild")
     with pytest.raises(ClusterError), Session(anew) as session:  # as far as Ray
         train_stage("pretrain", anew, session)
+
+
+# ── A dry run refuses what the command would ──────────────────────────────────────────────────────────────────────────
+
+
+def dry(tmp_path: Path, **changes: Any) -> None:
+    config = train_config(name="t", store=str(tmp_path / "store"), dry_run=True, **changes)
+    with pytest.raises(DryRun), Session(config) as session:
+        train_stage("pretrain", config, session)
+
+
+def test_a_dry_run_refuses_a_step_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, _ = finished(tmp_path, monkeypatch, ClusterError)
+    before = state_of(tmp_path / "store")
+    for is_unfinished in (False, True):
+        for step in (6, 16):
+            with pytest.raises(CheckpointError, match=rf"step-{step} does not exist; committed steps: 4, 8"):
+                dry(tmp_path, steps=16, **{"checkpoint.resume": f"step-{step}"})
+        dry(tmp_path, steps=16, **{"checkpoint.resume": "step-4"})
+        if not is_unfinished:
+            assert state_of(tmp_path / "store") == before
+            (tmp_path / "store/pretrain/t/manifest.json").unlink()
+    with pytest.raises(ConfigError, match="steps is 6, but pretrain/t stands at step 8"):
+        dry(tmp_path, steps=6)
+    store.storage.delete("pretrain/t")
+    with pytest.raises(CheckpointError, match="pretrain/t"):
+        dry(tmp_path, steps=16, **{"checkpoint.resume": "step-4"})
+
+
+def test_a_dry_run_says_what_is_under_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished(tmp_path, monkeypatch, ClusterError)
+    dry(tmp_path, steps=8)
+    assert "pretrain/t is finished already (" in capsys.readouterr().out
+    dry(tmp_path, steps=8, seed=5)
+    said = capsys.readouterr().out
+    assert "without dry_run this is refused: pretrain/t in" in said
+    assert "config.seed: 1 -> 5" in said
+
+
+@pytest.mark.parametrize("place", ["nowhere/spec.json", "store"])
+def test_a_dry_run_refuses_a_spec_that_cannot_be_written(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished(tmp_path, monkeypatch, ClusterError)
+    with pytest.raises(ConfigError, match=f"write_spec={place} cannot be written: (nowhere is no|store is a) folder"):
+        dry(tmp_path, steps=16, write_spec=place)
+
+
+@pytest.mark.parametrize(
+    ("workflow", "arguments", "words"),
+    [
+        ("tokenize", ["data=tokens/tiny"], "data=tokens/tiny is of kind tokens; expected corpus/<name>"),
+        ("tokenize", ["data=mixture/x"], "data=mixture/x is of kind mixture; expected corpus/<name>"),
+        ("mixture", ["tokens=corpus/c", "mixture=demo_stable"], "tokens=corpus/c is of kind corpus; expected tokens/<name>"),
+        ("corpus", ["corpus=own_data", "known=[tokens/tiny]"], "known=tokens/tiny is of kind tokens; expected corpus/<name>"),
+    ],
+)  # fmt: skip
+def test_a_dry_run_refuses_an_input_of_another_kind(
+    workflow: str, arguments: list[str], words: str, tmp_path: Path
+) -> None:
+    tiny.build(str(tmp_path))
+    done = run_here(workflow, *arguments, "name=x", f"store={tmp_path}", "dry_run=true")
+    assert done.code == 2, done.output
+    assert words in done.err

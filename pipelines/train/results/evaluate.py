@@ -243,9 +243,7 @@ def overall(text: Mapping[str, TextScore], preferences: Mapping[str, PreferenceS
 def _tokens(config: EvaluateConfig, store: ArtifactStore, run: Run) -> Artifact:
     if config.tokens is None:
         return tokens_of(store, run)
-    named = store.get(config.tokens)
-    if named.manifest["kind"] != "tokens":
-        raise ConfigError(f"tokens={config.tokens} is of kind {named.manifest['kind']}; expected tokens/<name>")
+    named = store.get_kind("tokens", "tokens", config.tokens)
     size = max(
         named.statistics.get("vocabulary_size", 0), named.statistics.get("tokenizer", {}).get("vocabulary_size", 0)
     )
