@@ -23,17 +23,11 @@ import boto3
 
 from tests.infra.aws_command import AwsCommand
 from tests.infra.tools import need
+from tests.ports import free_port
 from tests.waits import PATIENCE_SECONDS, wait_until
 
 REGION = "us-east-1"
 HERE = Path(__file__).parent
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens to now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Cloud:
@@ -92,7 +86,8 @@ def cloud() -> Iterator[Cloud]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_until(lambda: _listens(port), "moto's server to listen")
+        wait_until(lambda: server.poll() is not None or _listens(port), "moto's server to listen")
+        assert server.poll() is None, f"moto's server ended with {server.returncode}"
         made = Cloud(f"http://127.0.0.1:{port}")
         yield made
         made.command.close()

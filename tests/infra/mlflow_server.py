@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from tests.infra.postgres import Postgres
 from tests.integration.s3_server import S3Server
+from tests.ports import free_port
 from tests.waits import PATIENCE_SECONDS, wait_until
 
 
@@ -21,8 +21,7 @@ class MlflowServer:
     """`mlflow server` at `uri`; it may be killed and started again."""
 
     def __init__(self, folder: Path, address: str, database: Postgres, storage: S3Server):
-        with socket.create_server((address, 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.folder, self.address, self.database, self.storage = folder, address, database, storage
         self.uri = f"http://{address}:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None

@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.infra.cloud import REGION, Cloud, free_port, render
+from tests.infra.cloud import REGION, Cloud, render
 from tests.infra.machine import RAY, SCRIPTS, STOPPED, Machine
 from tests.infra.test_boot_identity import new_secret
 from tests.infra.tools import PROJECT, need
+from tests.ports import free_port
 from tests.waits import PATIENCE_SECONDS
 
 

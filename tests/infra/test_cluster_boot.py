@@ -24,8 +24,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.infra.cloud import REGION, Cloud, Metadata, bootstrap, cloud, commands, free_port, render
+from tests.infra.cloud import REGION, Cloud, Metadata, bootstrap, cloud, commands, render
 from tests.infra.tools import TERRAFORM, need
+from tests.ports import free_port
 from tests.waits import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.slow

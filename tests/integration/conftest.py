@@ -50,7 +50,11 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
     folder = tmp_path_factory.mktemp("head")
     (folder / "secrets").mkdir()
     (folder / "secrets" / "HF_TOKEN").write_text(SECRET + "\n")
-    variables = {"TRUNKLINE_STORE": str(folder / "store"), "TRUNKLINE_SECRETS_DIR": str(folder / "secrets")}
+    variables = {
+        "TRUNKLINE_STORE": str(folder / "store"), "TRUNKLINE_SECRETS_DIR": str(folder / "secrets"),
+        # a node that does not answer, as on a machine with much to do, is none that died: that refuses connections
+        "RAY_health_check_timeout_ms": "60000",
+    }  # fmt: skip
     with ray_cluster(folder, **variables) as running:
         yield running
 

@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.ports import free_port, free_ports
 from tests.waits import PATIENCE_SECONDS
 
 BIN = Path(sys.executable).parent
@@ -38,16 +38,21 @@ class Node:
 
     def kill(self) -> None:
         """SIGKILL to everything at once: no process is left that could notice and tidy up."""
+        for process in self.stop():  # a parent that sees its child die would act
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait()
+
+    def stop(self) -> list[psutil.Process]:
+        """SIGSTOP to everything: a machine that is there and does not answer. Returns: its processes."""
+        everything: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
             top = psutil.Process(self.process.pid)
             everything = [*top.children(recursive=True), top]
-            for process in everything:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.suspend()  # a parent that sees its child die would act
-            for process in everything:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-        self.process.wait()
+        for process in everything:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+        return everything
 
 
 @dataclass
@@ -75,7 +80,7 @@ class RayCluster:
 
     def add_node(self, cpus: int = 2, resources: Mapping[str, float] | None = None) -> Node:
         """A further node on this machine."""
-        where = [f"--address=127.0.0.1:{self.ports['port']}", f"--dashboard-agent-listen-port={free_ports(1)[0]}"]
+        where = [f"--address=127.0.0.1:{self.ports['port']}", f"--dashboard-agent-listen-port={free_port()}"]
         node = _start([*where, f"--num-cpus={cpus}", f"--resources={json.dumps(resources or {})}"], self)
         self.nodes.append(node)
         return node
@@ -116,20 +121,6 @@ def ray_cluster(folder: Path, cpus: int = 2, **variables: str) -> Iterator[RayCl
         yield cluster
     finally:
         cluster.stop()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on now, outside of the range that Ray gives to its workers (10002 to 19999)."""
-    held: list[socket.socket] = []
-    while len(held) < count:
-        connection = socket.socket()
-        connection.bind(("127.0.0.1", 0))
-        if connection.getsockname()[1] > 20000:
-            held.append(connection)
-    ports = [int(connection.getsockname()[1]) for connection in held]
-    for connection in held:
-        connection.close()
-    return ports
 
 
 def _start(arguments: list[str], cluster: RayCluster, again: int = 2) -> Node:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.ports import free_ports
 from tests.programs import need
 from tests.waits import wait_until
 
@@ -90,7 +90,7 @@ def s3_server(folder: Path, bucket: str = "bucket", address: str = "127.0.0.1") 
         "s3.port.iceberg",  # fixed ports unless given, so that a second server on the machine would not come up
         "s3.port.lance",
     )
-    ports = dict(zip(names, _free_ports(len(names)), strict=True))
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
     command = [
         weed, f"-logdir={folder}", "server", f"-ip={address}", f"-ip.bind={address}", f"-dir={folder}", "-master.volumeSizeLimitMB=64",
         "-volume.max=20", "-s3", f"-s3.config={folder / 's3.json'}", *(f"-{name}={port}" for name, port in ports.items()),
@@ -125,14 +125,3 @@ def _wait(server: S3Server, log: Path) -> None:
         return True
 
     wait_until(ready, "the S3 server", lambda: f"{trouble}\n{log.read_text()[-2000:]}")
-
-
-def _free_ports(count: int) -> list[int]:
-    held = [socket.socket() for _ in range(count)]
-    try:
-        for connection in held:
-            connection.bind(("127.0.0.1", 0))
-        return [connection.getsockname()[1] for connection in held]
-    finally:
-        for connection in held:
-            connection.close()

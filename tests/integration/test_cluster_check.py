@@ -21,7 +21,8 @@ from pipelines import aws
 from pipelines.aws import Finding
 from pipelines.errors import ConfigError
 from pipelines.instances import known
-from tests.integration.ray_cluster import RayCluster, free_ports, ray_cluster
+from tests.integration.ray_cluster import RayCluster, ray_cluster
+from tests.ports import free_port
 from tests.waits import PATIENCE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +33,7 @@ BLOCKED = dict.fromkeys(("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPoli
 @pytest.fixture(scope="module")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A moto server; gives its address."""
-    port = free_ports(1)[0]
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     log = tmp_path_factory.mktemp("moto") / "log"
     with log.open("wb") as output:

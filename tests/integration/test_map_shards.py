@@ -123,5 +123,5 @@ def test_the_first_refusal_ends_the_pass(cluster: Cluster) -> None:
     shards = Counted(100_000)
     with pytest.raises(DataError, match="shard 20 is bad"):
         cluster.map_shards(refuse, shards, "refuse")
-    assert shards.taken < 100
+    assert shards.taken < 10_000  # on a busy machine the other worker may do many while one has the shard that is bad
     assert cluster.map_shards(double, [1, 2], "next") == [{"doubled": 2}, {"doubled": 4}]
