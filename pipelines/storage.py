@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import os
 import shutil
@@ -17,6 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from pipelines.cache import HeldPath
 from pipelines.disk import room, writes_in
@@ -210,13 +212,15 @@ class FolderStorage(Storage):
 
     def delete(self, prefix: str) -> None:
         path = self.root / prefix
-        with disk_errors("delete", path), contextlib.suppress(FileNotFoundError):  # somebody else deletes it too
-            if path.is_dir():
-                gone = path.with_name(f".partial-{uuid.uuid4().hex[:8]}-{path.name}")
-                path.replace(gone)  # at once, whoever still writes into it
-                shutil.rmtree(gone)
-            else:
+        with disk_errors("delete", path):
+            if path.is_file():
                 path.unlink(missing_ok=True)
+                return
+            with contextlib.suppress(FileNotFoundError):  # there is none, or somebody else deletes it too
+                path.replace(path.with_name(f".partial-{uuid.uuid4().hex[:8]}-{path.name}"))  # at once, whoever writes
+            for gone in path.parent.glob(f".partial-*-{glob.escape(path.name)}"):
+                if gone.is_dir():  # also what a deletion of this folder that was killed has left
+                    _remove(gone)
 
     def move(self, prefix: str, target: str) -> bool:
         path = self.root / target
@@ -233,7 +237,17 @@ class FolderStorage(Storage):
     def sweep(self, prefix: str) -> None:
         for path in (self.root / prefix).rglob(".partial-*"):
             with disk_errors("delete", path):
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                _remove(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder, whoever else deletes it at the same time."""
+
+    def pass_over(function: object, path: str, raised: Any) -> None:
+        if not isinstance(raised[1], FileNotFoundError):
+            raise raised[1]
+
+    shutil.rmtree(folder, onerror=pass_over)
 
 
 def open_storage(uri: str) -> Storage:

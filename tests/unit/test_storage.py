@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +37,29 @@ def test_what_killed_writers_left_is_no_key_and_is_swept(tmp_path: Path) -> None
     storage.delete("a")
     storage.delete("a")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_deletion_that_was_interrupted_is_finished_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = FolderStorage(tmp_path)
+    storage.write("a/work/b.bin", b"whole")
+    writing = storage.scratch("a/work/b.bin")
+    storage.write("a/work.bin", b"stays")
+
+    def killed(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            storage.delete("a/work")
+    other = storage.scratch("a/work")  # a file of that name, which somebody is writing
+    other.write_bytes(b"half")
+    assert storage.keys("a") == ["a/work.bin"]
+    storage.delete("a/work")
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == sorted([other.name, "work.bin"])
+    assert not writing.exists()
 
 
 def test_a_file_where_the_store_should_be_is_refused(tmp_path: Path) -> None:
