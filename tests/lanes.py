@@ -58,5 +58,27 @@ def scheduler(config: Any, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             return group(nodeid)
 
+        def remove_node(self, node: Any) -> str | None:
+            """What a lane leaves when its process ends: the test that ended it, if any; the rest goes to the others.
+
+            xdist would try that test again in one new process after the other, 20 minutes each for one that hangs, and hand
+            out what is done already, with which a lane waits for ever.
+            """
+            left = {scope: tests for scope, tests in self.assigned_work.pop(node).items() if not all(tests.values())}
+            crashed = next((test for tests in left.values() for test, done in tests.items() if not done), None)
+            if crashed is not None:
+                left[group(crashed)][crashed] = True
+            self.workqueue.update({scope: tests for scope, tests in left.items() if not all(tests.values())})
+            for other in self.assigned_work:
+                self._reschedule(other)
+            return crashed
+
+        def _reschedule(self, node: Any) -> None:
+            """Hand out what a lane needs: it begins a test only when it knows what follows, another one or its end."""
+            if node in self.registered_collections:  # one that replaces another is still collecting
+                super()._reschedule(node)
+                while not node.shutting_down and self._pending_of(self.assigned_work[node]) < 2:
+                    super()._reschedule(node)
+
     config.option.loadscopereorder = False  # it would sort by the number of tests, which says little of their time
     return Lanes(config, log)
