@@ -471,7 +471,7 @@ class ArtifactStore:
             document = unsealed(text, _PLAIN_MANIFEST if file == "manifest.json" else _PLAIN_CLAIM)
         except ValueError as error:
             raise ArtifactError(
-                f"{place} {error}: it was changed or damaged after it was written; {self._way_out(folder, file)}"
+                f"{place} {error}: it was changed or damaged after it was written; {way_out(self.storage, folder, file)}"
             ) from error
         own = f"{document['kind']}/{document['name']}" if "kind" in document else folder
         if own != folder:
@@ -480,14 +480,6 @@ class ArtifactStore:
                 f"{own}, or delete it and make {folder} by its own command"
             )
         return document
-
-    def _way_out(self, folder: str, damaged: str) -> str:
-        """Advice for a damaged claim or manifest: checkpoints have manifests of their own, and need not go with that of their run."""
-        made = recorded(self.storage, folder)
-        if made and damaged == "manifest.json" and self.storage.keys(f"{folder}/checkpoints"):
-            again = typed_again(folder, made, self.storage.uri)
-            return f"its checkpoints do not depend on it: delete this file, and it is written anew by {again}"
-        return how_anew(folder, made, self.storage.uri)
 
     def _siblings(self, kind: str) -> str:
         names = sorted(
@@ -520,6 +512,15 @@ def how_anew(folder: str, made: Mapping[str, Any], store: str, unfinished: bool 
         return f"delete {store}/{folder} and make it anew: {typed}"
     choices = "" if "command" in made else ", with the choices that it was made with (`config` in its manifest.json)"
     return f"make it anew: {typed} on_change=rebuild{choices}"
+
+
+def way_out(storage: Storage, folder: str, file: str) -> str:
+    """Advice for a damaged claim or manifest: checkpoints have manifests of their own, and need not go with that of their run."""
+    made = recorded(storage, folder)
+    if made and file == "manifest.json" and storage.keys(f"{folder}/checkpoints"):
+        again = typed_again(folder, made, storage.uri)
+        return f"its checkpoints do not depend on it: delete this file, and it is written anew by {again}"
+    return how_anew(folder, made, storage.uri)
 
 
 def typed_again(folder: str, made: Mapping[str, Any], store: str) -> str:

@@ -22,6 +22,7 @@ from pipelines.errors import CheckpointError, ConfigError
 from pipelines.progress import human, say, table
 from pipelines.storage import Storage
 from pipelines.train.checkpoint import Checkpoint, Rule, committed_steps, open_checkpoint, recorded_steps
+from pipelines.train.checkpoint.committed import passed_over
 from pipelines.train.checkpoint.retention import prune, readers_of
 from pipelines.train.stages import STAGES
 from workflows.session import Session, entry
@@ -61,7 +62,9 @@ def run(config: CheckpointsConfig, session: Session) -> None:
         raise ConfigError(f"run={config.run} names one checkpoint; {config.action} takes a run: run={folder}")
     steps = committed_steps(storage, folder)
     if not steps:
-        raise CheckpointError(f"{folder} has no committed checkpoint in {storage.uri}; `list` shows the runs that have")
+        raise CheckpointError(
+            f"{folder} has no committed checkpoint in {storage.uri}{passed_over(storage, folder)}; `list` shows the runs that have"
+        )
     if config.action == "verify":
         verify(storage, folder, _chosen(reference, steps))
     elif config.action == "list":
@@ -93,8 +96,8 @@ def show_runs(storage: Storage) -> None:
             key.split("/")[1] for key in storage.keys(kind) if key.endswith("/manifest.json") and "/checkpoints/" in key
         }
         for name in sorted(names):
-            steps = committed_steps(storage, f"{kind}/{name}")
-            rows.append([f"{kind}/{name}", len(steps), steps[0], steps[-1]])
+            if steps := committed_steps(storage, f"{kind}/{name}"):
+                rows.append([f"{kind}/{name}", len(steps), steps[0], steps[-1]])
     if not rows:
         raise CheckpointError(f"there is no checkpoint in {storage.uri}: `python -m workflows.pretrain` makes some")
     say(table(("run", "checkpoints", "first step", "last step"), rows))
@@ -124,7 +127,7 @@ def show(storage: Storage, run: str, rule: Rule) -> None:
             ]
         )
     say(table(("step", "saved (UTC)", "size", "LR", "tokens", "stays because"), rows))
-    say(f"   {len(steps)} checkpoints, {human(total, 'B')}")
+    say(f"   {len(steps)} checkpoints, {human(total, 'B')}{passed_over(storage, run)}")
     if gone := sorted({*recorded_steps(storage, run)} - {*steps}):
         say(f"   deleted by a rule: {len(gone)}, of steps {gone[0]} to {gone[-1]}")
 

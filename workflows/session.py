@@ -346,14 +346,15 @@ def entry(
 def _typed(workflow: str) -> str:
     """The command that Hydra composed, of a sweep this turn's: what makes the same artifact again, but for `on_change=`.
 
-    Nothing of `tracking.` is in it: an address may hold a password, and it decides nothing of the artifact.
+    Nothing of `tracking.` is in it: an address may hold a password, and it decides nothing of the artifact. Nor is where a run
+    once went back to: who makes it anew does not go there.
     """
     from hydra.core.hydra_config import HydraConfig
 
     given = [
         re.sub(r"^(\+?experiment=[^/]+)/.*", r"\1", override)
         for override in HydraConfig.get().overrides.task
-        if not override.lstrip("+~").startswith(("on_change=", "dry_run=", "tracking."))
+        if not override.lstrip("+~").startswith(("on_change=", "dry_run=", "tracking.", "checkpoint.resume="))
     ]
     return shlex.join(["python", "-m", f"workflows.{workflow}", *given])
 

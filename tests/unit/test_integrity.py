@@ -195,6 +195,30 @@ def test_a_checkpoint_under_another_step_or_run_is_refused_everywhere(
     assert committed_steps(storage, "pretrain/x")[-2:] == [90, 100]
 
 
+def test_a_checkpoints_folder_under_a_name_that_is_no_steps_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = trunk(tmp_path)
+    steps = tmp_path / "pretrain/x/checkpoints"
+    (steps / "old").mkdir()
+    for step, name in ((70, "step-70"), (80, "step-0000080"), (90, "old/step-000090")):
+        (steps / f"step-{step:06d}").rename(steps / name)
+    said = "passed over, since no step is named so: old/step-000090, step-0000080, step-70"
+    assert not {70, 80, 90} & set(committed_steps(storage, "pretrain/x"))
+    with pytest.raises(CheckpointError, match=f"step-90 does not exist; .*{said}"):
+        open_checkpoint(storage, "pretrain/x", "step-90")
+    listed = CheckpointsConfig(name="checkpoints", store=str(tmp_path), action="list", run="pretrain/x")
+    checkpoints(listed, Session(listed))
+    assert said in capsys.readouterr().out
+    for folder in (*steps.glob("step-0000??"), steps / "step-000100"):
+        shutil.rmtree(folder)
+    with pytest.raises(CheckpointError, match=f"no committed checkpoint .*{said}"):
+        open_checkpoint(storage, "pretrain/x")
+    everything = CheckpointsConfig(name="checkpoints", store=str(tmp_path), action="list")
+    with pytest.raises(CheckpointError, match="there is no checkpoint in"):
+        checkpoints(everything, Session(everything))
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     store = tiny.build(str(tmp_path))
     commit_run(store, "pretrain/a", ModelConfig(**TINY_MODEL), store.get("tokens/tiny"))

@@ -29,7 +29,7 @@ from pipelines.train.checkpoint.snapshot import Layout
 
 DELETED = "manifest.deleted.json"  # what a rule of retention leaves of a checkpoint
 SUPERSEDED = "manifest.superseded.json"  # what going on from an earlier checkpoint leaves of it
-_FOLDER = re.compile(r"step-(\d{6,})")
+_FOLDER = re.compile(r"step-(\d{6}|[1-9]\d{6,})")
 _PLAIN = ("step", "files", "state")  # what manifests held before they carried a checksum
 # a checkpoint of so many bytes is read whole by the driver before Ray starts: a second or two at 1 GB/s; of a remote store,
 # from which the driver's machine would download it, a tenth
@@ -122,8 +122,24 @@ def committed_steps(storage: Storage, run: str) -> list[int]:
 
 def steps_with(keys: list[str], file: str) -> list[int]:
     """The steps, ascending, whose folder holds `file`, from a listing of a run's checkpoints; other folders are none's."""
-    folders = (key.split("/")[-2] for key in keys if key.endswith(f"/{file}"))
-    return sorted(int(match[1]) for folder in folders if (match := _FOLDER.fullmatch(folder)))
+    return sorted(int(match[1]) for folder in _holding(keys, file) if (match := _FOLDER.fullmatch(folder)))
+
+
+def strays(storage: Storage, run: str) -> list[str]:
+    """Folders among the checkpoints of `kind/name` that hold a manifest under a name that is no step's: moved, or renamed by hand."""
+    held = _holding(storage.keys(f"{run}/checkpoints"), "manifest.json")
+    return sorted(folder for folder in held if not _FOLDER.fullmatch(folder))
+
+
+def passed_over(storage: Storage, run: str) -> str:
+    """A clause that names the strays of a run; "" where there are none."""
+    found = strays(storage, run)
+    return f"; passed over, since no step is named so: {', '.join(found)} (step 10 is step-000010)" if found else ""
+
+
+def _holding(keys: Iterable[str], file: str) -> list[str]:
+    """Which folders below `<kind>/<name>/checkpoints/` hold `file`."""
+    return [key.split("/", 3)[3].removesuffix(f"/{file}") for key in keys if key.endswith(f"/{file}")]
 
 
 def recorded_steps(storage: Storage, run: str) -> list[int]:
@@ -155,13 +171,15 @@ def open_checkpoint(storage: Storage, run: str, at: str | None = "latest") -> Ch
     """
     steps = committed_steps(storage, run)
     if not steps:
-        raise CheckpointError(f"{run} has no committed checkpoint in {storage.uri}: run its workflow first")
+        raise CheckpointError(
+            f"{run} has no committed checkpoint in {storage.uri}{passed_over(storage, run)}: run its workflow first"
+        )
     step = steps[-1] if at in (None, "latest") else int(str(at).removeprefix("step-"))
     if step not in steps:
         gone = storage.exists(f"{folder_of(run, step)}/{DELETED}")
         raise CheckpointError(
             f"{run}@step-{step} {'was deleted by a rule of retention' if gone else 'does not exist'}; "
-            f"committed steps: {', '.join(map(str, steps))}"
+            f"committed steps: {', '.join(map(str, steps))}{passed_over(storage, run)}"
         )
     folder = folder_of(run, step)
     try:
@@ -199,7 +217,9 @@ def _refuse_moved(manifest: Mapping[str, Any], run: str, step: int) -> None:
     its_run = f"{state['kind']}/{state['name']}" if "kind" in state and "name" in state else run
     for its_step in (manifest["step"], state.get("step", step)):
         if (its_run, its_step) != (run, step):
-            raise ValueError(f"is that of {its_run}@step-{its_step}: the folder was copied or renamed")
+            raise ValueError(
+                f"is that of {its_run}@step-{its_step}: the folder was copied or renamed (move it back, or delete it)"
+            )
 
 
 def header_problem(storage: Storage, key: str, size: int) -> str:

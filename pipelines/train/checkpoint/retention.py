@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipelines.artifacts import way_out
 from pipelines.errors import ArtifactError, ConfigError
 from pipelines.sealed import unsealed
 from pipelines.storage import Storage
@@ -85,9 +86,10 @@ def _refuse_damaged(storage: Storage, key: str, text: bytes) -> None:
     try:
         unsealed(text, None)
     except ValueError as error:
+        folder, _, file = key.rpartition("/")
         raise ArtifactError(
             f"{storage.uri}/{key} {error}: it was changed or damaged after it was written, so it is not known which checkpoints "
-            f"it names, and none is deleted: make {key.rpartition('/')[0]} anew (on_change=rebuild), or delete its folder"
+            f"it names, and none is deleted: {way_out(storage, folder, file)}"
         ) from error
 
 
