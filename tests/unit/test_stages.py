@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pipelines.artifacts import Draft
+from pipelines.data.stream.mixture import plan_conversations
 from pipelines.errors import ArtifactError, CheckpointError, ConfigError, DataError
 from pipelines.sealed import sealed
-from pipelines.train.plan.planning import plan
+from pipelines.train.plan.planning import _uneven, plan
 from pipelines.train.stages import STAGES
 from tests import tiny
 from tests.integration.conftest import TINY_MODEL, train_config
@@ -317,6 +319,19 @@ def test_what_a_window_cuts_off_is_announced_by_source_and_refused_where_nothing
             planned(stage, 7, data) if stage == "sft" else plan(
                 "anneal", branch(parent, data=data, **{"batch.sequence_length": 7}), store, parent, 2
             )
+
+
+def test_sources_that_are_read_unevenly_since_their_rows_are_cut_are_announced() -> None:
+    facts = {name: {"kind": "conversations", "train": {"tokens": 1000}} for name in ("long", "short")}
+    mixture = plan_conversations("tokens/x", "f", {"sources": facts})
+
+    def told(**rows: int) -> str:
+        return _uneven(mixture, SimpleNamespace(epoch_samples=rows.__getitem__), 110)  # type: ignore[arg-type]
+
+    assert told(long=10, short=100).startswith(
+        "times that each source is read, since cut rows count whole in its weight: short 0.55, long 5.5;"
+    )
+    assert told(long=100, short=110) == ""
 
 
 def test_pairs_that_do_not_fit_are_announced_and_refused_where_none_does(store: Any) -> None:

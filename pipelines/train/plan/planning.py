@@ -32,6 +32,7 @@ from pipelines.train.stages import STAGES, BatchConfig, Stage, StageName, Start,
 from pipelines.train.update import engine
 
 _MOST_PADDING = 2  # times as many embeddings as ids: beyond that it is another tokenizer's model, not padding
+_UNEVEN = 1.25  # times as often as another source: packing alone makes small sources differ by some percent
 _TRIED = 8  # runs of the store that are looked at for one that can be a parent
 
 
@@ -121,6 +122,8 @@ def plan(name: StageName, config: TrainConfig, store: ArtifactStore, parent: str
             facts["stream"] = context.describe_stream([each for each in carried if each.source in read])
     if cuts := _cuts(rows_of_stage, tokens):
         facts["cut"] = "; ".join(cuts)
+    if config.data.startswith("tokens/") and (uneven := _uneven(plan_, rows_of_stage, steps * rows)):
+        facts["read unevenly"] = uneven
     if notes := _notes(config, architecture, tokens, workers) + _never_read(plan_, steps * rows):
         facts["note"] = "; ".join(notes)
     return Plan(spec, inputs, what, facts)
@@ -147,6 +150,20 @@ def _never_read(mixture: MixturePlan | None, samples: int) -> list[str]:
     """Sources whose weight is so small that this run is too short to read of them."""
     named = [source for source in mixture.sources if source.weight * samples < 1] if mixture else []
     return [f"{s.name} has the weight {s.weight:.2g}, less than one of this run's {samples:,} samples" for s in named]
+
+
+def _uneven(mixture: MixturePlan | None, rows: Loader | PreferenceLoader, samples: int) -> str:
+    """How often each source of conversations is read, where that differs; "" where it hardly does.
+
+    Their weights are their shares of the tokens, so that all are read equally often; what a window cuts off counts in the share.
+    """
+    if mixture is None or isinstance(rows, PreferenceLoader):
+        return ""
+    epochs = {source.name: source.weight * samples / rows.epoch_samples(source.name) for source in mixture.sources}
+    if max(epochs.values()) <= _UNEVEN * min(epochs.values()):
+        return ""
+    told = ", ".join(f"{name} {count:.2g}" for name, count in sorted(epochs.items(), key=lambda item: item[1]))
+    return f"times that each source is read, since cut rows count whole in its weight: {told}; a mixture sets other weights (data=mixture/<name>)"
 
 
 def _parents_here(name: StageName, config: TrainConfig, store: ArtifactStore, workers: int) -> str:
