@@ -20,6 +20,10 @@ from pipelines.config import type_name
 CONF = Path(__file__).parent.parent / "conf"
 _ADDED = re.compile(r"Could not append to config. An item is already at '(?P<key>[^']*)'")
 _REMOVED = re.compile(r"Could not delete from config. '(?P<key>[^']*)' does not exist")
+_CHOSEN = re.compile(
+    r"Multiple values for (?P<group>[^.\s]+)\. To override a value use 'override [^:]*: (?P<choice>[^']*)'"
+)
+_NOT_CHOSEN = re.compile(r"Could not delete '(?P<key>[^']*)'\. No match in the defaults list")
 _MERGED = re.compile(r"Error merging override (?P<key>[^=\s]+)=")
 Names = Callable[[str], Iterable[str]]
 
@@ -38,7 +42,9 @@ def explain(error: Exception, config_class: type, names: Names = lambda where: (
             depth += 1
         group, choice = "/".join(wanted[:depth]), "/".join(wanted[depth:])
         choices = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-        return f"{group}={choice}: no such choice; there are {', '.join(choices)} (conf/{group})"
+        close = difflib.get_close_matches(choice, choices, n=1)
+        meant = f": did you mean {group}={close[0]}?" if close else ""
+        return f"{group}={choice}: no such choice; there are {', '.join(choices)} (conf/{group}){meant}"
     if "override_grammar" in str(error):  # Hydra's link for what it cannot read
         return f"{first}: expected key=value, in quotes where the shell would change it, e.g. 'key=[1,2]'"
     if first.startswith("Config group override must be"):
@@ -49,6 +55,12 @@ def explain(error: Exception, config_class: type, names: Names = lambda where: (
         return f"{match['key']} is set already: write {match['key']}=… without the +, or ++{match['key']}=… for either"
     if match := _REMOVED.search(first):
         return follow(config_class, match["key"]) or f"~{match['key']}: it is not set, so there is nothing to leave out"
+    if match := _CHOSEN.search(first):
+        if match["group"] == "experiment":
+            return "experiment is given twice; a command takes one: leave one of them out"
+        return f"{match['group']} is chosen already: write {match['group']}={match['choice']} without the +"
+    if match := _NOT_CHOSEN.search(first):
+        return f"~{match['key']}: it is not chosen, so there is nothing to leave out"
     if match := _MERGED.search(first):
         return follow(config_class, match["key"]) or _whole(match["key"], text)
     if not first.startswith("Could not override '"):
@@ -57,8 +69,8 @@ def explain(error: Exception, config_class: type, names: Names = lambda where: (
     return follow(config_class, key) or _missing(key, str(error.__cause__), config_class, names)
 
 
-def follow(config_class: type, key: str) -> str | None:
-    """Why the config has no such key; None when its types have a place for it."""
+def follow(config_class: type, key: str, value: str = "<name>") -> str | None:
+    """Why the config has no such key; None when its types have a place for it. Args: value, what it was to be set to."""
     hint: Any = config_class
     parts = re.sub(r"\[(\w+)\]", r".\1", key).split(".")
     for depth, part in enumerate(parts):
@@ -75,6 +87,8 @@ def follow(config_class: type, key: str) -> str | None:
             hint = lists[0]
         elif Any in options:
             return None
+        elif fields and not depth:
+            return _unknown_first(parts, fields, value)
         elif fields:
             close = difflib.get_close_matches(part, fields, n=1)
             hint_text = f": did you mean {'.'.join([*parts[:depth], close[0], *parts[depth + 1 :]])}?" if close else ""
@@ -86,13 +100,31 @@ def follow(config_class: type, key: str) -> str | None:
     return None
 
 
+def _unknown_first(parts: list[str], fields: Iterable[str], value: str) -> str:
+    """What is said of a key whose first part is no field: fields, `+experiment`, and groups of other workflows are looked at."""
+    part, fields = parts[0], list(fields)
+    accepted = [*fields, *(() if "experiment" in fields else ("+experiment",))]
+    said = f"unknown key {part}; accepted there: {', '.join(accepted)}"
+    if (CONF / part).is_dir():
+        named = next(
+            (f": to read {part}/<name>, write {key}={part}/<name>" for key in ("data", "tokens") if key in fields), ""
+        )
+        return f"{said}; conf/{part} holds choices of other workflows{named}"
+    close = difflib.get_close_matches(part, [*fields, "experiment"], n=1)
+    if not close:
+        return f"{said}: remove it"
+    if close[0] not in fields:
+        return f"{said}: did you mean +experiment={value}?"
+    return f"{said}: did you mean {'.'.join([close[0], *parts[1:]])}?"
+
+
 def follow_all(config_class: type, overrides: Iterable[str]) -> str | None:
     """`follow` for the first of some overrides that the config has no place for; of a config group nothing is known here."""
-    keys = (override.lstrip("+~").partition("=")[0] for override in overrides)
+    given = (override.lstrip("+~").partition("=") for override in overrides if "=" in override or override[0:1] == "~")
     said = (
-        follow(config_class, key)
-        for key in keys
-        if key and "/" not in key and not key.startswith(("hydra.", "experiment", "-"))
+        follow(config_class, key, value)
+        for key, _, value in given
+        if key and "/" not in key and not key.startswith(("hydra", "-")) and key != "experiment"
     )
     return next((line for line in said if line), None)
 

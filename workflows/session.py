@@ -6,6 +6,8 @@ An entry script reads: compose → validate → announce → find a finished out
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import difflib
 import itertools
 import os
 import re
@@ -309,7 +311,7 @@ def entry(
         def composed(choices: DictConfig) -> None:
             begun.append(True)
             try:
-                config = parse(config_class, OmegaConf.to_container(choices, resolve=True))  # type: ignore[arg-type]
+                config = _parsed(config_class, OmegaConf.to_container(choices, resolve=True), sys.argv[1:])
                 with Session(config, experiment, uses_store, _typed(config_name)) as session:
                     run(config, session)
             except DryRun:
@@ -324,6 +326,7 @@ def entry(
                 _complain(str(told))
 
         try:
+            _refuse_dashes(config_class, sys.argv[1:])
             sys.argv[1:] = _arguments([_experiment(argument, config_name) for argument in sys.argv[1:]])
             composed()
             if failures:
@@ -331,7 +334,8 @@ def entry(
         except TrunklineError as error:
             _fail(str(error), error.exit_code)
         except (HydraException, OmegaConfBaseException) as error:
-            _fail(explain(error, config_class, lambda where: _names(config_name, sys.argv[1:], where)), 2)
+            mistyped = follow_all(config_class, sys.argv[1:])
+            _fail(mistyped or explain(error, config_class, lambda where: _names(config_name, sys.argv[1:], where)), 2)
         except KeyboardInterrupt:
             _fail("interrupted; committed work is kept: run the same command to go on", 130)
         except Exception as error:
@@ -341,6 +345,26 @@ def entry(
             _fail("this is a fault in Trunkline, not in your input; committed work is kept", 1)
 
     return main
+
+
+def _parsed(config_class: type[C], values: Any, overrides: Sequence[str]) -> C:
+    """The config; an unknown first key of an override is told with groups and experiments beside the config's own keys."""
+    try:
+        return parse(config_class, values)
+    except ConfigError as error:
+        first = re.match(r"unknown key [^.;]+;", str(error))
+        raise ConfigError((first and follow_all(config_class, overrides)) or str(error)) from error
+
+
+def _refuse_dashes(config_class: type, typed: Sequence[str]) -> None:
+    """Raises: ConfigError for a key that is written as an option, `--dry-run` or `--name=x`."""
+    fields = {field.name for field in dataclasses.fields(config_class)}
+    for argument in typed:
+        key, _, value = argument.partition("=")
+        name = key.lstrip("-").replace("-", "_")
+        # `--run` by itself is an option of Hydra's
+        if key.startswith("--") and name.split(".")[0] in fields and argument != "--run":
+            raise ConfigError(f"{argument}: keys are written without dashes: {name}={value or 'true'}")
 
 
 def _typed(workflow: str) -> str:
@@ -395,7 +419,7 @@ def compose_config(workflow: str, config_class: type[C], overrides: Sequence[str
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base=None):
         choices = compose(workflow, [_experiment(override, workflow) for override in overrides])
-    return parse(config_class, OmegaConf.to_container(choices, resolve=True))  # type: ignore[arg-type]
+    return _parsed(config_class, OmegaConf.to_container(choices, resolve=True), overrides)
 
 
 def _register_resolvers() -> None:
@@ -411,9 +435,12 @@ def _experiment(argument: str, workflow: str) -> str:
     folder = CONF / "experiment" / name
     if key.lstrip("+") != "experiment" or "/" in name or "," in name:
         return argument
-    if not folder.is_dir():
+    if not name or not folder.is_dir():
+        there = sorted(path.name for path in (CONF / "experiment").iterdir())
+        close = difflib.get_close_matches(name, there, n=1)
         raise ConfigError(
-            f"{argument}: no such experiment; there are {', '.join(sorted(path.name for path in folder.parent.iterdir()))}"
+            f"{argument}: no such experiment; there are {', '.join(there)}"
+            + (f": did you mean {key}={close[0]}?" if close else "")
         )
     if not (folder / f"{workflow}.yaml").exists():
         raise ConfigError(

@@ -11,9 +11,10 @@ import yaml
 
 from pipelines.config import WorkflowConfig
 from pipelines.data.corpus import CorpusConfig
+from pipelines.errors import ConfigError
 from pipelines.train.stages import TrainConfig
 from tests.commands import run_here
-from workflows.session import Session, entry
+from workflows.session import Session, compose_config, entry
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[str]:
@@ -70,6 +71,22 @@ def test_a_sweep_runs_each_choice_wherever_the_option_stands(place: int, monkeyp
         ("+seed=3", r"seed is set already: write seed=… without the \+"),
         ("~sed", r"unknown key sed; .*: did you mean seed\?"),
         ("profile_steps.first=3", r"profile_steps is a list: give the whole of it, 'profile_steps=\[…\]'"),
+        ("+experment=demo", r"unknown key experment; accepted there: .*\+experiment: did you mean \+experiment=demo\?"),
+        ("experiments=demo", r"did you mean \+experiment=demo\?"),
+        ("+experiment=minicpm_2", r"there are demo, minicpm_2b, smoke: did you mean \+experiment=minicpm_2b\?"),
+        ("+experiment=", r"no such experiment; there are demo"),
+        ("++foo.bar=1", r"unknown key foo; accepted there: name, .*: remove it"),
+        ("++batch.global_bach=8", r"unknown key batch.global_bach; .*: did you mean batch.global_batch\?"),
+        ("+modle=demo", r"unknown key modle; .*: did you mean model\?"),
+        ("cluster=gpuu", r"there are aws, gpu, local \(conf/cluster\): did you mean cluster=gpu\?"),
+        ("+cluster=gpu", r"cluster is chosen already: write cluster=gpu without the \+"),
+        ("~experiment", "~experiment: it is not chosen"),
+        (
+            "mixture=demo_stable",
+            r"conf/mixture holds choices of other workflows: to read mixture/<name>, write data=mixture/<name>",
+        ),
+        ("--name=mine", "keys are written without dashes: name=mine"),
+        ("--dry-run", "keys are written without dashes: dry_run=true"),
         ("tracking.uri=http://me:hunter2@mlflow", "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
         ("tracking.uri=http://me:hunter2{@mlflow", "expected key=value"),
     ],
@@ -162,3 +179,9 @@ def test_the_next_command_names_a_store_that_is_not_the_default(tmp_path, monkey
     for store, given in (("store", ""), ("/a/b", "store=/a/b "), ("/a #b", "'store='\"'\"'/a #b'\"'\"'' ")):
         session = Session(WorkflowConfig(name="t", store=store), uses_store=False)
         assert session._in_experiment(typed) == f"python -m workflows.evaluate {given}parent=sft/t"
+
+
+def test_a_mistyped_key_of_a_composed_command_is_explained_alike() -> None:
+    """Of a recipe's stage, or of a command that is submitted."""
+    with pytest.raises(ConfigError, match=r"did you mean \+experiment=demo\?"):
+        compose_config("pretrain", TrainConfig, ["+experment=demo", "name=x"])
