@@ -53,6 +53,19 @@ def end_live_line() -> None:
         _write(stream, "\n")
 
 
+def reopen_closed_streams() -> None:
+    """Have the standard streams go nowhere that were closed when the command started (`>&-`): Ray needs them, and the next file
+    that is opened would take their place, and what a library prints."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = open(os.devnull, "w" if number else "r", encoding="utf-8")  # noqa: SIM115, as long as the process
+            if nowhere.fileno() != number:
+                os.dup2(nowhere.fileno(), number)
+            setattr(sys, name, nowhere)
+
+
 def shown(text: str, stream: TextIO) -> str:
     """The text as `stream` can write it."""
     encoding = getattr(stream, "encoding", None) or "utf-8"

@@ -26,7 +26,7 @@ from pipelines.config import WorkflowConfig, identity, parse, plain, without_sec
 from pipelines.disk import disk_error, temporary_folder
 from pipelines.errors import ArtifactError, CheckpointError, ConfigError, DataError, TrunklineError
 from pipelines.lease import Lease
-from pipelines.progress import announce, duration, end_live_line, say
+from pipelines.progress import announce, duration, end_live_line, reopen_closed_streams, say
 from pipelines.tracking import Tracker, artifact_of_run, delivering, open_tracker
 from workflows.explain import CONF, explain, follow_all
 
@@ -292,8 +292,12 @@ def entry(
     """
 
     def main() -> None:
+        reopen_closed_streams()
         if {"-h", "--help"} & set(sys.argv[1:]):
-            _help(config_name)
+            try:
+                _help(config_name)
+            except TrunklineError as error:  # of a full disk that the help goes to
+                _fail(str(error), error.exit_code)
             return
         import hydra
         from hydra.errors import HydraException
@@ -468,7 +472,8 @@ def _names(workflow: str, arguments: Sequence[str], where: str) -> list[str]:
 
 def _complain(message: str) -> None:
     end_live_line()
-    print(f"error: {without_secrets(message)}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # nobody can read it; the exit code tells
+        print(f"error: {without_secrets(message)}", file=sys.stderr, flush=True)
 
 
 def _fail(message: str, code: int) -> NoReturn:

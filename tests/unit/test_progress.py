@@ -156,6 +156,25 @@ def test_a_command_without_an_output_works(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
+def test_closed_streams_go_nowhere_and_no_file_takes_their_place(tmp_path: Path) -> None:
+    code = """
+import os, sys
+from pipelines.progress import reopen_closed_streams
+reopen_closed_streams()
+with open(sys.argv[0] + ".data", "w", encoding="utf-8") as file:
+    os.write(1, b"of a library")
+    print("an error", file=sys.stderr)
+    sys.exit(0 if file.fileno() > 2 and sys.stderr.fileno() == 2 and sys.stdin.read() == "" else 9)
+"""
+    assert run_with(tmp_path, code, redirect="<&- >&- 2>&-").returncode == 0
+    assert (tmp_path / "says.py.data").read_bytes() == b""
+
+
+def test_a_complaint_that_cannot_be_written_keeps_its_exit_code(tmp_path: Path) -> None:
+    code = "from workflows.session import _fail; _fail('a mistake', 2)"
+    assert run_with(tmp_path, code, redirect="2> /dev/full").returncode == 2
+
+
 def test_an_output_that_takes_no_more_is_named(tmp_path: Path) -> None:
     done = run_with(tmp_path, "from pipelines.progress import say; say()", redirect="> /dev/full")
     assert b"StorageError: cannot write to the standard output: No space left on device" in done.stderr

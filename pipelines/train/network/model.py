@@ -35,7 +35,7 @@ from pipelines.train.network.compute import BlockPolicy, ComputeConfig, choose_a
 class ModelConfig:
     """One architecture; `conf/model/` holds the published sizes."""
 
-    layers: Annotated[int, Range(1, 2**16)]  # a plan adds them up one by one
+    layers: Annotated[int, Range(1, 2**10)]  # a plan tries each split of them in three
     d_model: Count
     d_ff: Count
     heads: Count
