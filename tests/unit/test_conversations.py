@@ -41,6 +41,7 @@ GPT = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
         ({"messages": [{"role": "developer", "content": "S"}, *turns("u:Q", "a:A")]}, turns("s:S", "u:Q", "a:A")),
         ({"messages": [{"role": None, "from": "human", "value": "Q"}, *turns("a:A")]}, turns("u:Q", "a:A")),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Q"}]}, *turns("a:A")]}, turns("u:Q", "a:A")),
+        ({"messages": [{"role": "user", "content": [{"type": "input_text", "text": "Q"}]}, {"role": "assistant", "content": [{"type": "output_text", "text": "A"}]}]}, turns("u:Q", "a:A")),
         (
             {"messages": [{"role": "user", "content": [{"type": "text", "text": t} for t in "PQ"]}, *turns("a:A")]},
             turns("u:P\nQ", "a:A"),

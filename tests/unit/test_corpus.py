@@ -306,7 +306,7 @@ def test_samples_of_what_the_reader_drops_are_masked(tmp_path: Path) -> None:
 
 
 def test_a_source_that_leaves_nothing_is_named(tmp_path: Path, write: Any) -> None:
-    with pytest.raises(DataError, match=r"source empty leaves no document \(it holds no record at all\)"):
+    with pytest.raises(DataError, match=r"source empty leaves no document \(read.empty_file 1\)"):
         make(tmp_path / "s", config_of({"web": write("web", [article(0)]), "empty": write("empty", [])}))
     (tmp_path / "latin.txt").write_bytes("été".encode("latin-1"))
     with pytest.raises(DataError, match=r"source latin leaves no document \(read.not_utf8 1\)"):

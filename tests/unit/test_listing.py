@@ -266,3 +266,14 @@ def test_a_tree_of_code_or_documentation_is_read_for_its_texts(tmp_path: Path) -
     assert labels(tmp_path) == [
         "docs/_meta.json", "docs/guide.md", "package.json", "setup.py", "src/a.py", "tests/b.py", "tests/data/rows.jsonl",
     ]  # fmt: skip
+
+
+def test_a_name_in_another_unicode_form_is_told(tmp_path: Path) -> None:
+    fill(tmp_path, "cafe\u0301.jsonl")
+    with pytest.raises(DataError, match=r"does not exist; 'cafe\\u0301.jsonl' does, which looks the same"):
+        listed(tmp_path / "caf\u00e9.jsonl")
+
+
+def test_an_archive_is_no_manual_page(tmp_path: Path) -> None:
+    fill(tmp_path, "a.7z", "b.3gp", "c.1", "d.3perl")
+    assert labels(tmp_path) == ["c.1", "d.3perl"]

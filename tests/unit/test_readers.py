@@ -108,6 +108,62 @@ def test_a_truncated_gzip_keeps_what_precedes_the_cut(tmp_path: Path) -> None:
     assert dropped[0].where == f"{tmp_path}/a.jsonl.gz@{len(given)}"
 
 
+def zstd(data: bytes) -> bytes:
+    return bytes(pa.compress(data, codec="zstd", asbytes=True))
+
+
+@pytest.mark.parametrize("suffix", ["zst", "bz2", "gz"])
+@pytest.mark.parametrize("count", [1, 30_000])
+def test_all_that_precedes_damage_is_given(tmp_path: Path, suffix: str, count: int) -> None:
+    squeeze = {"zst": zstd, "bz2": bz2.compress, "gz": gzip.compress}[suffix]
+    texts = [f"document number {i} {i * 7919}" for i in range(count)]
+    (tmp_path / f"a.jsonl.{suffix}").write_bytes(squeeze(lines(*texts)) + squeeze(lines("more")) + b"garbage!")
+    documents, dropped = read(source(tmp_path))
+    assert [d.text for d in documents] == [*texts, "more"]
+    kind = {"zst": "zstd", "bz2": "bz2", "gz": "gzip"}[suffix]
+    given = len(lines(*texts, "more"))
+    assert [(d.reason, d.where) for d in dropped] == [(f"read.corrupt_{kind}", f"{tmp_path}/a.jsonl.{suffix}@{given}")]
+
+
+def test_a_truncated_bzip2_keeps_its_whole_blocks(tmp_path: Path) -> None:
+    texts = [f"document number {i} {i * 7919 % 1_000_003}" for i in range(60_000)]
+    whole = bz2.compress(lines(*texts))
+    (tmp_path / "a.jsonl.bz2").write_bytes(whole[: len(whole) * 3 // 4])
+    documents, dropped = read(source(tmp_path))
+    assert len(documents) > 20_000
+    assert [d.text for d in documents] == texts[: len(documents)]
+    assert [d.reason for d in dropped] == ["read.truncated_bz2"]
+
+
+def test_a_file_without_a_record_is_counted(tmp_path: Path) -> None:
+    empty = {
+        "a.jsonl": b"",
+        "b.jsonl": b"\n\n",
+        "c.jsonl.gz": b"",
+        "d.jsonl.zst": b"",
+        "e.jsonl.bz2": b"",
+        "f.json": b"[]",
+        "g.warc": b"",
+    }
+    for name, data in empty.items():
+        (tmp_path / name).write_bytes(data)
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "h.parquet")
+    (tmp_path / "i.jsonl").write_bytes(lines("one"))
+    documents, dropped = read(source(tmp_path))
+    assert [d.text for d in documents] == ["one"]
+    assert [(d.reason, Path(d.where).name) for d in dropped] == [
+        ("read.empty_file", name) for name in (*empty, "h.parquet")
+    ]
+    assert read(source(tmp_path / "i.jsonl"), piece_bytes=4)[1] == []
+
+
+def test_a_number_that_python_does_not_take_is_no_bad_json(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "a", "n": ' + b"9" * 5_000 + b"}\n" + lines("b"))
+    documents, dropped = read(source(tmp_path))
+    assert [d.text for d in documents] == ["b"]
+    assert [d.reason for d in dropped] == ["read.bad_value"]
+
+
 def test_damage_inside_a_gzip_and_a_file_that_is_none(tmp_path: Path) -> None:
     whole = bytearray(gzip.compress(lines(*(f"document {i * 7919}" for i in range(5_000)))))
     whole[len(whole) // 2 : len(whole) // 2 + 200] = bytes(200)
@@ -321,7 +377,7 @@ def test_lines_of_any_json_cost_themselves_alone(tmp_path: Path) -> None:
     documents, dropped = read(source(tmp_path / "a.jsonl"))
     assert [d.text for d in documents] == ["one", "of a file that was put behind it", "two"]
     assert len(dropped) == len(odd)
-    assert {d.reason for d in dropped} == {"read.no_text", "read.not_json"}
+    assert {d.reason for d in dropped} == {"read.no_text", "read.not_json", "read.bad_value"}
 
 
 @pytest.mark.parametrize(

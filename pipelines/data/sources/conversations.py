@@ -28,6 +28,7 @@ _ROLES = {
     "system": "system", "developer": "system",
 }  # fmt: skip
 _TOOL_ROLES = ("tool", "function", "ipython", "observation", "function_call", "tool_call", "tool_response")
+_TEXT_PARTS = ("text", "input_text", "output_text")
 _CALLS = ("tool_calls", "function_call")  # in a turn
 SYSTEMS = ("system", "system_prompt")  # beside the turns
 QUESTIONS = ("instruction", "question", "problem")
@@ -139,7 +140,7 @@ def _given(turn: Mapping[str, Any], *names: str) -> Any:
 def _content(value: Any) -> str:
     """A turn's text: a string, or a list of parts that are all of type text, which become paragraphs."""
     if isinstance(value, list):
-        if not all(isinstance(part, Mapping) and part.get("type") == "text" for part in value):
+        if not all(isinstance(part, Mapping) and part.get("type") in _TEXT_PARTS for part in value):
             raise Unfit("records.not_text")
         value = "\n".join(text_of(part.get("text")) for part in value)
     return text_of(value)

@@ -2,7 +2,7 @@
 
 Enters: a file's bytes and its name. Leaves: records with the place they came from; in place of each that cannot be read a
 `Dropped` with a reason: `read.not_utf8`, `read.not_json`, `read.truncated_gzip`, `read.corrupt_gzip`, `read.corrupt_parquet`,
-`read.no_column`, `read.bad_value`, `read.not_html`, `read.no_main_text`, `read.corrupt_warc`. What precedes the damage is always
+`read.no_column`, `read.bad_value`, `read.empty_file`, `read.not_html`, `read.no_main_text`, `read.corrupt_warc`. What precedes the damage is always
 given. Whatever else a file makes a reader raise ends that file, dropped under the name of the exception: `read.RuntimeError`.
 
 A large file is read in stretches, by whoever has time: JSON Lines by the line ends next to two byte offsets, Parquet by the row
@@ -13,6 +13,7 @@ such), the number of a row in a Parquet file. Neither depends on where the file 
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
@@ -45,8 +46,9 @@ _FORMATS = {
     ".xhtml": "html",
     ".warc": "warc",
 }
-_MANUAL_PAGE = re.compile(r"\.[1-9][a-z]*")  # ls.1, printf.3perl
+_MANUAL_PAGE = re.compile(r"\.(?!7z$|3gp|3ds$|2bit$)[1-9][a-z]*")  # ls.1, printf.3perl; no archive, film or model
 _SQUEEZED = {".gz": "gzip", ".dz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+_SQUEEZED_BYTES = 1 << 16  # read at once
 _CUTTABLE = ("jsonl", "parquet")
 
 
@@ -113,8 +115,13 @@ def parse_file(
     Raises: DataError for a name that tells no format; OSError and StorageError when the file cannot be read from its disk or server.
     """
     form, squeezed = form_of(path, form)
+    empty = not start and stop is None
     try:
-        yield from _parsed(stream, path, form, squeezed, (start, stop), document_bytes, wanted or Wanted())
+        for item in _parsed(stream, path, form, squeezed, (start, stop), document_bytes, wanted or Wanted()):
+            empty = False
+            yield item
+        if empty:
+            yield path, Dropped("read.empty_file", path, "no record in it")
     except (TrunklineError, OSError, MemoryError):  # not what the file holds
         raise
     except Exception as error:
@@ -147,6 +154,77 @@ def _parsed(
         yield path, Dropped(plain.broken, f"{path}@{plain.offset}", plain.error)
 
 
+class _Squeezed(io.RawIOBase):
+    """What Zstandard or bzip2 data hold, several streams of it one behind the other, up to the very byte where damage begins."""
+
+    def __init__(self, stream: BinaryIO, squeezed: str):
+        self._raw, self._squeezed = stream, squeezed
+        self._given = 0
+        self._damage: Exception | None = None
+        self._opened: list[Any] = []  # kept, since Arrow closes the file of a stream that is forgotten
+        self._open()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self._damage is not None:
+            raise self._damage
+        try:
+            data = self._opened[-1].read(len(buffer))
+        except (EOFError, OSError, pa.ArrowException) as error:
+            self._damage = error
+            data = self._before_damage(len(buffer))
+            if not data:
+                raise
+        self._given += len(data)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _open(self) -> None:
+        arrow = self._squeezed == "zstd"
+        self._opened.append(
+            pa.CompressedInputStream(pa.PythonFile(self._raw, "r"), "zstd") if arrow else _Bz2(self._raw)
+        )
+
+    def _before_damage(self, most: int) -> bytes:
+        """What a read that failed had in its hands: read once more from the beginning, and from where it began byte by byte."""
+        self._raw.seek(0)
+        self._open()
+        left = self._given
+        while left:
+            left -= len(self._opened[-1].read(min(left, _SQUEEZED_BYTES)))
+        found = bytearray()
+        try:
+            while len(found) < most and (byte := self._opened[-1].read(1)):
+                found += byte
+        except (EOFError, OSError, pa.ArrowException):
+            pass  # the same again
+        return bytes(found)
+
+
+class _Bz2:
+    """A file of bzip2 streams; unlike `bz2.BZ2File` it does not pass over what lies behind them in silence."""
+
+    def __init__(self, stream: BinaryIO):
+        self._raw, self._decompressor, self._waiting, self._begun = stream, bz2.BZ2Decompressor(), b"", False
+
+    def read(self, size: int) -> bytes:
+        while True:
+            if self._decompressor.eof:
+                self._waiting, self._begun = self._decompressor.unused_data, False
+                self._decompressor = bz2.BZ2Decompressor()
+            if self._decompressor.needs_input and not self._waiting:
+                self._waiting = self._raw.read(_SQUEEZED_BYTES)
+                if not self._waiting:
+                    if self._begun:
+                        raise EOFError("the file ends in the middle of a bzip2 stream")
+                    return b""
+            given, self._waiting, self._begun = self._waiting, b"", True
+            if data := self._decompressor.decompress(given, size):
+                return data
+
+
 class _Plain(io.RawIOBase):
     """A possibly compressed stream, decompressed. Damage ends it as a file ends: what precedes is given, and `broken` says why."""
 
@@ -156,7 +234,7 @@ class _Plain(io.RawIOBase):
         if squeezed == "gzip":
             self._stream: Any = gzip.GzipFile(fileobj=stream)
         elif squeezed:
-            self._stream = io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(stream, "r"), squeezed))
+            self._stream = io.BufferedReader(_Squeezed(stream, squeezed), _SQUEEZED_BYTES)
         else:
             self._stream = stream
 
@@ -205,8 +283,12 @@ def _jsonl(lines: Iterator[tuple[int, bytes]], path: str, stop: int | None) -> I
             yield where, json.loads(raw.decode("utf-8-sig"))
         except UnicodeDecodeError as error:
             yield where, Dropped("read.not_utf8", where, f"{error.reason} at byte {error.start}: {raw[:EXCERPT]!r}")
-        except (ValueError, RecursionError):
-            yield where, Dropped("read.not_json", where, raw[:EXCERPT].decode("utf-8", "replace"))
+        except (ValueError, RecursionError) as error:
+            json_itself = isinstance(
+                error, (json.JSONDecodeError, RecursionError)
+            )  # or an integer of over 4,300 digits
+            reason = "read.not_json" if json_itself else "read.bad_value"
+            yield where, Dropped(reason, where, raw[:EXCERPT].decode("utf-8", "replace"))
 
 
 def _passages(lines: Iterator[tuple[int, bytes]], path: str, size: int) -> Iterator[tuple[str, Any]]:

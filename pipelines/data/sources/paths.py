@@ -13,6 +13,7 @@ import fnmatch
 import os
 import re
 import stat
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -88,12 +89,20 @@ def _expand(files: Any, path: str) -> Match:
     if not rest:
         entry = files.entry(base)
         if entry is None:
-            raise FileNotFoundError(f"{base} does not exist")
+            raise FileNotFoundError(f"{base} does not exist{_written_otherwise(files, base)}")
         if entry != "folder":
             return Match(base[: base.rfind("/") + 1], named=True, entries=[entry])
         return Match(base.rstrip("/") + "/", entries=list(files.below(base)))
     entries = {entry.path: entry for entry in _matching(files, base, rest)}
     return Match(base.rstrip("/") + "/", wildcard="/".join(rest), entries=list(entries.values()))
+
+
+def _written_otherwise(files: Any, path: str) -> str:
+    """For an error: that the folder has a name which only looks the same, its accents being marks of their own or not."""
+    folder, _, name = path.rpartition("/")
+    same = unicodedata.normalize("NFC", name)
+    alike = [other for other in files.names(folder) if unicodedata.normalize("NFC", other) == same]
+    return f"; {alike[0]!a} does, which looks the same in other characters" if alike else ""
 
 
 def _matching(files: Any, base: str, parts: list[str]) -> Iterator[Entry]:
