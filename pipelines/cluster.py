@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from pipelines.config import ClusterConfig
 from pipelines.disk import disk_error, naming_disk_errors, room, temporary_folder
 from pipelines.errors import ClusterError, ConfigError, TrunklineError
+from pipelines.nodes import alive_nodes, answering_nodes, ask_nodes
 from pipelines.progress import Progress, say
 from pipelines.ray_token import ensure_private_token
 from pipelines.storage import FolderStorage, Storage
@@ -242,46 +243,17 @@ class Cluster:
     def check_reach(self, storage: Storage) -> None:
         """Refuse a store that other nodes of this cluster cannot see: their work would be lost in their own folders.
 
-        A node that died stays listed until Ray has missed its heartbeats for some seconds; it is waited for, named, and no
-        reason to refuse: it will do no work.
-
         Raises: ConfigError naming a node that does not see it; ClusterError when a node that is alive could not be asked.
         """
-        import ray
-        from ray.exceptions import RayError, RayTaskError
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in _alive_nodes()}
-        if len(nodes) < 2 or not isinstance(storage, FolderStorage):
+        if len(alive_nodes()) < 2 or not isinstance(storage, FolderStorage):
             return
         probe = f".reach-{uuid.uuid4().hex[:8]}"
         storage.write(probe, b"")
-        look = ray.remote(num_cpus=0)(_sees)
         try:
-            asked = {
-                node: look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-                    storage, probe
-                )
-                for node in nodes
-            }
-            for node, answer in asked.items():
-                if not ray.wait([answer], timeout=_ALIVE_SECONDS)[0]:
-                    say(f"   waiting for node {nodes[node]} to say whether it sees the store")
-                try:
-                    seen = ray.get(answer)
-                except RayTaskError:
-                    raise
-                except RayError as error:
-                    if node in {other["NodeID"] for other in _alive_nodes()}:
-                        raise ClusterError(
-                            f"node {nodes[node]} of this cluster could not be asked whether it sees store {storage.uri} ({error}); "
-                            "nothing has begun: run the same command again"
-                        ) from error
-                    say(f"   node {nodes[node]} was lost: the work goes on without it")
-                    continue
+            for node, seen in ask_nodes("it sees the store", _sees, storage, probe):
                 if not seen:
                     raise ConfigError(
-                        f"store {storage.uri} is a folder that node {nodes[node]} of this cluster does not see: "
+                        f"store {storage.uri} is a folder that node {node['NodeManagerAddress']} of this cluster does not see: "
                         "use a shared file system at the same path, or store=s3://bucket/prefix"
                     )
         finally:
@@ -293,8 +265,9 @@ class Cluster:
             raise ClusterError(f"{label}: {self._watch.lost}")
 
     def nodes(self) -> int:
-        """How many machines this cluster has now."""
-        return len(_alive_nodes())
+        """How many machines this cluster has now. Several are asked: one that has just died does not count."""
+        listed = len(alive_nodes())
+        return listed if listed < 2 else len(answering_nodes())
 
 
 def _start_private_ray(cpus: int, path: str, folder: str | None) -> None:
@@ -407,7 +380,7 @@ class _ClusterSize:
     def window(self) -> int:
         """How many shards may be submitted and not yet done."""
         if time.monotonic() - self._asked > _SIZE_SECONDS:
-            machines = [node["Resources"] for node in _alive_nodes()]
+            machines = [node["Resources"] for node in alive_nodes()]
             self.cpus = sum(machine.get("CPU", 0) for machine in machines)
             self.largest_memory_bytes = max((machine.get("memory", 0) for machine in machines), default=0)
             self._asked = time.monotonic()
@@ -447,13 +420,6 @@ def _losing_part(task: Any, shard: Any) -> Any:
         except RayError:  # what the function raises for a part is not what is looked for
             continue
     return shard
-
-
-def _alive_nodes() -> list[dict[str, Any]]:
-    """The machines that Ray takes for alive; one that has just died is among them until its heartbeats are missed."""
-    import ray
-
-    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def _sees(storage: Storage, key: str) -> bool:

@@ -20,7 +20,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from pipelines.config import ClusterConfig
-from pipelines.errors import ClusterError, StorageError, TrunklineError
+from pipelines.errors import ClusterError, ConfigError, StorageError, TrunklineError
+from pipelines.nodes import alive_nodes, answering_nodes
 from pipelines.progress import say
 from pipelines.timeline import reached
 from pipelines.train_group_lines import Channel, Listener, finish_save
@@ -47,7 +48,7 @@ class TrainGroup:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         check_size(config)
-        check_kinds(config, ray.nodes())
+        check_kinds_here(config)
         self.config, self.ready = config, ready
         # beside the driver, so that a lost worker node cannot take it along
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -238,6 +239,14 @@ class TrainGroup:
         if self._room is not None:
             remove_placement_group(self._room)
             self._room = None
+
+
+def check_kinds_here(config: ClusterConfig) -> None:
+    """`check_kinds` of the nodes that are alive; before it refuses, without those that have just died."""
+    try:
+        check_kinds(config, alive_nodes())
+    except ConfigError:
+        check_kinds(config, answering_nodes())
 
 
 def _shape(config: ClusterConfig) -> tuple[Any, ...]:

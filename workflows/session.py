@@ -95,9 +95,10 @@ class Session:
             self._cluster = self._stack.enter_context(Cluster(self.config.cluster))
             self._cluster.check_reach(self.store.storage)
             tracking = self.config.tracking
-            if self._cluster.nodes() > 1 and tracking.enabled and (tracking.uri or "sqlite").startswith("sqlite"):
+            sqlite = tracking.enabled and (tracking.uri or "sqlite").startswith("sqlite")
+            if sqlite and (nodes := self._cluster.nodes()) > 1:
                 raise ConfigError(
-                    f"this cluster has {self._cluster.nodes()} nodes, and tracking.uri={tracking.uri} is a SQLite file that only "
+                    f"this cluster has {nodes} nodes, and tracking.uri={tracking.uri} is a SQLite file that only "
                     "one machine may write: set tracking.uri=http://your-mlflow:5000, or tracking.enabled=false"
                 )
         return self._cluster

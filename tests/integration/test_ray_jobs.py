@@ -77,6 +77,32 @@ def test_one_machine_defaults_are_refused_on_two_nodes(head: RayCluster, environ
     assert accepted.returncode == 0, (accepted.stdout + accepted.stderr)[-4000:]
 
 
+# on one line, and without double quotes: it passes through Ray's command line
+_COUNT = "import pipelines.cluster as c, pipelines.config as f; k = c.Cluster(f.ClusterConfig()); k.__enter__(); print(k.nodes(), 'machines')"
+
+
+def test_a_node_that_has_just_died_is_not_counted(
+    head: RayCluster, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Where the store is on S3, nobody has asked the nodes before it is decided whether SQLite will do."""
+    node, said = head.add_node(cpus=1), tmp_path / "said"
+    try:
+        node.stop()
+        with said.open("w") as output:
+            job = subprocess.Popen(
+                [*SUBMIT[: SUBMIT.index("-m")], "-c", _COUNT], cwd=ROOT, env=environment, stdout=output, stderr=output
+            )
+        wait_until(
+            lambda: "waiting for node" in said.read_text() or job.poll() is not None,
+            "the node to be asked",
+            said.read_text,
+        )
+    finally:
+        node.kill()
+    wait_until(lambda: job.poll() is not None, "the job's end", said.read_text)
+    assert "1 machines" in said.read_text()
+
+
 def test_a_node_that_has_just_died_stops_no_job(head: RayCluster, environment: dict[str, str], tmp_path: Path) -> None:
     """Ray lists a node for some ten seconds after its death, and for minutes while it only does not answer, as this one does first."""
     tiny.build(environment["TRUNKLINE_STORE"])

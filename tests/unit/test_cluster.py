@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipelines import cluster
-from pipelines.cluster import _ray_advice, _short_folder
+from pipelines import cluster, train_group
+from pipelines.cluster import Cluster, _ray_advice, _short_folder
+from pipelines.config import ClusterConfig
 from pipelines.errors import ConfigError
 
 
@@ -49,3 +51,27 @@ def test_a_failed_start_is_told_by_its_cause(error: Exception, embedded: bool, w
     advice = _ray_advice(error, embedded)
     assert words in advice
     assert ("RAY_AUTH_MODE" in advice) == ("token" in str(error))
+
+
+def test_a_node_that_does_not_answer_counts_neither_for_sqlite_nor_for_kinds_of_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has just died, and Ray does not know yet."""
+
+    def node(kind: str) -> dict[str, Any]:
+        resources = {"CPU": 8.0, "GPU": 8.0, f"accelerator_type:{kind}": 1.0}
+        return {"Alive": True, "NodeID": kind, "NodeManagerAddress": kind, "Resources": resources}
+
+    here, dead = node("H100"), node("A100")
+    monkeypatch.setattr(cluster, "alive_nodes", lambda: [here, dead])
+    monkeypatch.setattr(train_group, "alive_nodes", lambda: [here, dead])
+    for answering, counted in (([here], 1), ([here, dead], 2)):
+        monkeypatch.setattr(cluster, "answering_nodes", lambda answering=answering: answering)
+        monkeypatch.setattr(train_group, "answering_nodes", lambda answering=answering: answering)
+        assert Cluster(ClusterConfig()).nodes() == counted
+        asked = ClusterConfig(workers=2, gpus_per_worker=1)
+        if counted == 1:
+            train_group.check_kinds_here(asked)
+        else:
+            with pytest.raises(ConfigError, match="GPUs of 2 kinds"):
+                train_group.check_kinds_here(asked)
