@@ -182,6 +182,11 @@ class Artifact:
             + how_anew(self.folder, self.manifest, self.storage.uri)
         )
 
+    def compare(self) -> None:
+        """Compare every file with its checksum, for whoever reads them without us. Raises: ArtifactError, as `path` does."""
+        for file in self.manifest["files"]:
+            self.path(file)
+
     def json(self, file: str) -> Any:
         """The parsed content of a JSON file of this artifact."""
         return json.loads(self.path(file).read_bytes())
@@ -508,7 +513,8 @@ def how_anew(folder: str, made: Mapping[str, Any], store: str, unfinished: bool 
     Args: made, its claim or manifest; store, that store's URI: the one of the recorded command may be another, of which this is a copy.
     """
     typed = typed_again(folder, made, store)
-    if unfinished and "rebuild" in made:  # the same command again would go on with it
+    # the same command again would go on with a rebuild; and a recipe's would make every stage anew, where only its report is damaged
+    if folder.startswith("recipe/") or (unfinished and "rebuild" in made):
         return f"delete {store}/{folder} and make it anew: {typed}"
     choices = "" if "command" in made else ", with the choices that it was made with (`config` in its manifest.json)"
     return f"make it anew: {typed} on_change=rebuild{choices}"

@@ -88,7 +88,9 @@ def run(config: RecipeConfig, session: Session) -> Artifact:
     }
     held = session.begin("recipe", config, facts, _unique(artifacts), CODE)
     results = stage_results(session, artifacts)
-    if not isinstance(held, Artifact):
+    if isinstance(held, Artifact):
+        held.compare()
+    else:
         with session.track(held, config, artifacts[-1:]) as tracker:
             corpus = next((artifact for artifact in artifacts if artifact.manifest["kind"] == "corpus"), None)
             page, numbers = held.scratch("report.html"), held.scratch("results.json")

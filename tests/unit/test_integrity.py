@@ -125,6 +125,23 @@ def test_a_damaged_checkpoint_names_the_command_that_makes_it_anew(tmp_path: Pat
         open_checkpoint(storage, "pretrain/x", f"step-{first}")
 
 
+@pytest.mark.parametrize("file", ["report.html", "manifest.json"])
+def test_a_damaged_report_does_not_cost_the_stages_of_its_recipe(tmp_path: Path, file: str) -> None:
+    store = ArtifactStore(str(tmp_path))
+    draft = store.begin("recipe", "demo", {}, made_with="python -m workflows.recipe +experiment=demo")
+    assert isinstance(draft, Draft)
+    page = draft.scratch("report.html")
+    page.write_text("the report, long enough to flip a bit of it")
+    draft.publish("report", {"report.html": page})
+    draft.commit({}, {})
+    flip(tmp_path / "recipe/demo" / file, 300)
+    with pytest.raises(ArtifactError) as caught:
+        store.get("recipe/demo").compare()
+    assert str(caught.value).endswith(
+        f"delete {tmp_path}/recipe/demo and make it anew: python -m workflows.recipe +experiment=demo store={tmp_path}"
+    )
+
+
 def test_damage_in_an_unfinished_artifact_is_refused_by_name(tmp_path: Path) -> None:
     store = ArtifactStore(str(tmp_path))
     draft = store.begin("corpus", "a", {"size": 1})
