@@ -21,6 +21,8 @@ _INVALID = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "RESOURCE
 _REFUSED = {"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"}
 # the end of what urllib3 says when it has tried often enough
 _CAUSE = re.compile(r"\(Caused by \w+\(['\"]?(.+?)['\"]?\)+$")
+# what a database says, in a message of SQLAlchemy's: `(sqlite3.OperationalError) database or disk is full`
+_DATABASE = re.compile(r"^(?:.*: )?\([\w.]+Error\) (.+)$", re.MULTILINE)
 
 
 class Deleted(Exception):
@@ -65,7 +67,7 @@ def is_gone(error: BaseException, run_id: str) -> bool:
 def first_line(error: BaseException) -> str:
     """The beginning of an exception's message, or the cause that it names."""
     line = (str(error) or repr(error)).splitlines()[0]
-    cause = _CAUSE.search(line)
+    cause = _CAUSE.search(line) or _DATABASE.search(str(error))
     return (cause[1] if cause else line)[:160]
 
 

@@ -91,7 +91,7 @@ class TrainGroup:
         Ctrl-C (or SIGTERM, of which Ray makes a SystemExit) ends the processes once the checkpoint that is being written is committed.
         Args: begin, called once, when the ranks have met: what must not happen for a group that never forms.
         Raises: the TrunklineError that a worker raised, or whatever else it raised that would repeat itself;
-            ClusterError when processes were lost too often.
+            ClusterError when processes were lost too often, StorageError when it was the storage.
         """
         failures, restarts, begun = 0, 0, False
         running: list[Any] = []
@@ -114,7 +114,7 @@ class TrainGroup:
                     failures += not lost.preempted
                     restarts += 1
                     if failures > max_failures:
-                        raise ClusterError(
+                        raise lost.ends_as(
                             f"training workers failed more than {max_failures} times; what was committed is kept, run the same "
                             f"command to go on. Cause: {lost.cause}"
                         ) from lost
@@ -256,9 +256,12 @@ def _shape(config: ClusterConfig) -> tuple[Any, ...]:
 class _LostError(Exception):
     """Processes, a link or the storage went away: a new group can go on from the last checkpoint."""
 
-    def __init__(self, what: str, cause: str, preempted: bool = False):
+    def __init__(
+        self, what: str, cause: str, preempted: bool = False, ends_as: type[ClusterError | StorageError] = ClusterError
+    ):
+        """Args: ends_as, the kind of error when it happens too often."""
         super().__init__(what)
-        self.cause, self.preempted = cause, preempted
+        self.cause, self.preempted, self.ends_as = cause, preempted, ends_as
 
 
 def _gather(references: Sequence[Any]) -> list[Any]:
@@ -309,7 +312,9 @@ def _verdict(error: Exception) -> Exception:
     if isinstance(cause, TaskCancelledError):  # a signal to that process alone
         return _LostError("a worker was interrupted", _last_line(cause))
     if isinstance(cause, StorageError):  # storage may come back
-        return _LostError(f"a worker could not reach its storage ({_last_line(cause)})", str(cause))
+        return _LostError(
+            f"a worker could not reach its storage ({_last_line(cause)})", str(cause), ends_as=StorageError
+        )
     if not isinstance(cause, TrunklineError) and any(sign in str(cause) for sign in _PEER_IS_GONE):
         return _LostError("a worker lost the others", _last_line(cause))
     return cause if isinstance(cause, Exception) else error

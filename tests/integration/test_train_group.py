@@ -148,7 +148,7 @@ def test_what_may_pass_is_tried_again(
     assert "a worker was lost: the group restarts from the last checkpoint (restart 1)" in capfd.readouterr().out
     Path(spec["notes"]).unlink()
     with pytest.raises(
-        ClusterError, match=r"failed more than 3 times.*run the same command to go on\. Cause: no answer"
+        StorageError, match=r"failed more than 3 times.*run the same command to go on\. Cause: no answer"
     ):
         cluster.train(fail, {**spec, "error": StorageError("no answer")})
     assert len(notes(spec)) == 4

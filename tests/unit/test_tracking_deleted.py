@@ -250,6 +250,15 @@ class Away(Exception):
             "does not answer (too many 500 error responses)",
         ),
         (NotMLflow("it gave ''"), "away", "is no MLflow"),
+        (
+            Away(
+                "TEMPORARILY_UNAVAILABLE",
+                503,
+                "(raised as a result of Query-invoked autoflush)\n(sqlite3.OperationalError) database or disk is full\n[SQL: UPDATE]",
+            ),
+            "away",
+            "does not answer (database or disk is full)",
+        ),
         (json.JSONDecodeError("a page", "<html>", 0), "away", "does not answer"),
         (OverflowError("64 bits"), "invalid", "does not take this run"),
     ],

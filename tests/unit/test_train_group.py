@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipelines.errors import CheckpointError, StorageError, TrunklineError
+from pipelines.errors import CheckpointError, ClusterError, StorageError, TrunklineError
 from pipelines.train.update.adamw import AdamW
 from pipelines.train_group import _LostError, _verdict
 from pipelines.train_group_lines import Listener
@@ -53,6 +53,8 @@ def test_only_what_may_pass_restarts_a_group(cause: Exception, restarts: bool) -
     verdict = _verdict(RayTaskError("run", "Traceback …", cause))
     assert isinstance(verdict, _LostError) is restarts
     assert restarts or verdict is cause
+    if isinstance(verdict, _LostError):  # a disk that stays full ends the command as that, whatever it has tried
+        assert verdict.ends_as is (StorageError if isinstance(cause, StorageError) else ClusterError)
 
 
 def test_a_dead_process_restarts_a_group() -> None:
