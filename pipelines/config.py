@@ -241,7 +241,8 @@ def identity(value: Any) -> Any:
 def fingerprint(value: Any) -> str:
     """16 hexadecimal digits of SHA-256 over the canonical JSON of `value`."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    # names of files may hold bytes that are no UTF-8, which Python gives as lone surrogates
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def flatten(value: Any, where: str = "") -> dict[str, Any]:

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -434,3 +435,15 @@ def test_upper_case_and_linked_files_are_part_of_the_identity(tmp_path: Path) ->
     assert [d.text for d in read(sources["mine"])[0]] == ["one", "two"]
     (tmp_path / "blob").write_bytes(gzip.compress(lines("one", "two", "three")))
     assert inventory(sources, listings(sources)) != before
+
+
+def test_a_name_that_is_no_utf8_is_read_and_shown(tmp_path: Path) -> None:
+    for name, data in ((b"\xff.jsonl", lines("one")), (b"\xfe.7z", b"x")):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(data)
+    config = source(tmp_path)
+    listed = listings({"mine": config})
+    assert inventory({"mine": config}, listed)["mine"].startswith("1 files ")
+    assert json.dumps(listed["mine"].counts(), ensure_ascii=False).encode()
+    assert listed["mine"].in_words() == "1 file: ?.7z (its name tells no format)"
+    (document,), dropped = read(config)
+    assert (document.id, document.text, dropped) == ("mine/?.jsonl@0", "one", [])

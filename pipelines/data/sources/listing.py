@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from pipelines.data.document import utf8
 from pipelines.data.sources.formats import ACCEPTED_SUFFIXES, form_of, told_format, told_suffix
 from pipelines.data.sources.paths import Entry, Match, match, source_of
 from pipelines.errors import DataError
@@ -80,7 +81,7 @@ class Listing:
     def counts(self) -> dict[str, dict[str, Any]]:
         """The same for the statistics: by reason the number of files and the first names."""
         return {
-            reason: {"files": len(labels), "first": sorted(labels)[:_SHOWN]}
+            reason: {"files": len(labels), "first": [utf8(label) for label in sorted(labels)[:_SHOWN]]}
             for reason, labels in sorted(self.passed_over.items())
         }
 
@@ -166,7 +167,7 @@ def _nothing(where: str, patterns: list[str], listing: Listing, form: str | None
 def _names(labels: list[str]) -> str:
     first = sorted(labels)
     more = f" and {len(first) - _SHOWN:,} more" if len(first) > _SHOWN else ""
-    return ", ".join(first[:_SHOWN]) + more
+    return ", ".join(map(utf8, first[:_SHOWN])) + more
 
 
 def _check_named(where: str, entry: Entry, form: str | None) -> None:
