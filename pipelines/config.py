@@ -270,6 +270,11 @@ def difference(before: Any, after: Any) -> list[str]:
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    # a store's name has a refusal of its own
+    if isinstance(value, str) and where != "store" and any("\ud800" <= one <= "\udfff" for one in value):
+        raise _UnfitText(
+            f"{where} is {value!a}; expected text in UTF-8, which configs are kept in: name a file of another name by its folder or by a pattern (`?`, `*`)"
+        )
     if hint is Any:
         return value
     if origin is Annotated:
@@ -289,8 +294,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
                 return _convert(option, value, where)
             except ConfigError as error:
                 failures.append(error)
-        if len(failures) == 1:
-            raise failures[0]
+        unfit = [failure for failure in failures if len(failures) == 1 or isinstance(failure, _UnfitText)]
+        if unfit:
+            raise unfit[0]
         if any(isinstance(failure, _OutOfRange) for failure in failures):
             raise _OutOfRange(
                 f"{where} is {value}; expected {type_name(hint)}: change it in the YAML or on the command line"
@@ -338,7 +344,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             and where != "tracking.uri"  # has a refusal of its own
             and (_URI_WITH_PASSWORD.search(value) or (_URI.fullmatch(value) and _secret_option(value)))
         ):
-            raise ConfigError(
+            raise _UnfitText(
                 f"{where} holds a password in a URI, and what is in a config is written into logs and artifacts: give the URI without it, "
                 "and the password where its program looks for it (for s3:// that is AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
             )
@@ -363,6 +369,10 @@ def type_name(hint: Any) -> str:
     if origin is not None:
         return f"{origin.__name__} of {type_name(arguments[-1] if origin is dict else arguments[0])}"
     return getattr(hint, "__name__", str(hint))
+
+
+class _UnfitText(ConfigError):
+    """Text that no field takes: it is told, whatever else the field would take."""
 
 
 class _OutOfRange(ConfigError):

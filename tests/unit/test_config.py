@@ -105,3 +105,17 @@ def test_a_store_whose_name_is_no_text_is_refused() -> None:
     with pytest.raises(ConfigError, match="whose name is no UTF-8"):
         parse(WorkflowConfig, {"name": "x", "store": "/data/b\udcff"})
     assert parse(WorkflowConfig, {"name": "x", "store": "/data/ü 中"}).store == "/data/ü 中"
+
+
+@pytest.mark.parametrize("path", ["data/b\udcff.jsonl", ["data", "data/b\udcff.jsonl"]])
+def test_a_path_whose_name_is_no_text_is_refused_with_what_to_give(path: str | list[str]) -> None:
+    with pytest.raises(
+        ConfigError, match=r"path.* is 'data/b\\udcff.jsonl'; expected text in UTF-8.* by its folder or by a pattern"
+    ):
+        parse(ReaderConfig, {"type": "files", "path": path}, "reader")
+
+
+def test_a_password_in_a_list_of_paths_is_refused_and_not_shown() -> None:
+    with pytest.raises(ConfigError, match=r"reader.path\[1\] holds a password in a URI") as caught:
+        parse(ReaderConfig, {"type": "files", "path": ["data", "s3://anna:s3cr3t@host/b"]}, "reader")
+    assert "s3cr3t" not in str(caught.value)
