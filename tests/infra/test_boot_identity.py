@@ -132,6 +132,14 @@ def test_openssl_that_fails_stops_the_head(machine: Machine, aws: Cloud, step: s
     assert "no entropy" in machine.console
 
 
+def test_settings_that_cannot_be_written_stop_the_head(machine: Machine, aws: Cloud) -> None:
+    new_secret(machine, aws)
+    machine.wrap("grep", 'if [ "$1" = ^TRUNKLINE_ ]; then echo "no space" >&2; exit 2; fi')
+    ended = machine.run("head.sh", "run")
+    assert ended.returncode != 0
+    assert "ray start" not in ended.stdout
+
+
 def test_a_warning_of_the_aws_command_is_no_part_of_the_secret(machine: Machine, aws: Cloud) -> None:
     name = new_secret(machine, aws)
     machine.wrap("aws", 'echo "a newer version of the AWS CLI is available" >&2')

@@ -279,7 +279,7 @@ TRUNKLINE_STORE=$STORE_URI
 TRUNKLINE_CACHE=$SCRATCH/cache
 HF_HOME=$SCRATCH/cache/huggingface
 ENVIRONMENT
-  grep '^TRUNKLINE_' "$ETC/node.env" >> "$ETC/ray.env" || true
+  grep '^TRUNKLINE_' "$ETC/node.env" >> "$ETC/ray.env" || [ $? = 1 ] # 1: there are none; more: they could not be written
   [ -z "${TRUNKLINE_SECRETS_PREFIX:-}" ] || echo "TRUNKLINE_SECRETS_PREFIX=$TRUNKLINE_SECRETS_PREFIX" >> "$ETC/ray.env"
   [ -z "$TRACKING_URI" ] || echo "MLFLOW_TRACKING_URI=$TRACKING_URI" >> "$ETC/ray.env"
   if [ "$EFA" = true ]; then
