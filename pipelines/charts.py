@@ -86,7 +86,11 @@ def curves(
             path = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in one.points)
             parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         y = _LEGEND * (place + 1) - 4
-        parts.append(f'<circle cx="{_LEFT + 12}" cy="{y - 4}" r="4" fill="{colour}"/>')
+        parts.append(
+            f'<circle cx="{_LEFT + 12}" cy="{y - 4}" r="4" fill="{colour}"/>'
+            if one.dots
+            else f'<line x1="{_LEFT + 4}" y1="{y - 4}" x2="{_LEFT + 18}" y2="{y - 4}" stroke="{colour}" stroke-width="2"/>'
+        )
         parts.append(f'<text class="name" x="{_LEFT + 22}" y="{y}">{html.escape(one.name)}</text>')
     return _drawing(size, title, parts)
 

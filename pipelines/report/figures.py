@@ -127,7 +127,7 @@ def _draw_preference_training(results: Sequence[StageResult]) -> Figure | None:
     axes.axhline(math.log(2), color="#999", linewidth=1, linestyle=":", label="ln 2: no preference yet")
     axes.set_ylim(0, 1.05)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.legend(loc="lower left")
+    _legend_above(axes, 3)
     return figure
 
 
