@@ -77,36 +77,6 @@ def test_one_machine_defaults_are_refused_on_two_nodes(head: RayCluster, environ
     assert accepted.returncode == 0, (accepted.stdout + accepted.stderr)[-4000:]
 
 
-# connects, waits for a file, counts; on one line, and without double quotes: it passes through Ray's command line
-_COUNT = (
-    "import os, time, pipelines.cluster as c, pipelines.config as f; k = c.Cluster(f.ClusterConfig()); k.__enter__(); "
-    "print('connected', flush=True); [time.sleep(0.1) for _ in iter(lambda: os.path.exists('{go}'), True)]; print(k.nodes(), 'machines')"
-)
-
-
-def test_a_node_that_has_just_died_is_not_counted(
-    head: RayCluster, environment: dict[str, str], tmp_path: Path
-) -> None:
-    """Where the store is on S3, nobody has asked the nodes before it is decided whether SQLite will do."""
-    node, said = head.add_node(cpus=1), tmp_path / "said"
-    command = [*SUBMIT[: SUBMIT.index("-m")], "-c", _COUNT.format(go=tmp_path / "go")]
-
-    def says(line: str) -> bool:
-        return any(told.startswith(line) for told in said.read_text().splitlines()) or job.poll() is not None
-
-    try:
-        with said.open("w") as output:
-            job = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
-        wait_until(lambda: says("connected"), "the job to connect", said.read_text)
-        node.stop()
-        (tmp_path / "go").touch()
-        wait_until(lambda: says("   waiting for node"), "the node to be asked", said.read_text)
-    finally:
-        node.kill()
-    wait_until(lambda: job.poll() is not None, "the job's end", said.read_text)
-    assert "\n1 machines" in said.read_text(), said.read_text()[-4000:]
-
-
 def test_a_node_that_has_just_died_stops_no_job(head: RayCluster, environment: dict[str, str], tmp_path: Path) -> None:
     """Ray lists a node for some ten seconds after its death, and for minutes while it only does not answer, as this one does first."""
     tiny.build(environment["TRUNKLINE_STORE"])
