@@ -23,10 +23,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from pipelines.cluster_nodes import alive_nodes, answering_nodes, ask_nodes
 from pipelines.config import ClusterConfig
 from pipelines.disk import disk_error, naming_disk_errors, room, temporary_folder
 from pipelines.errors import ClusterError, ConfigError, TrunklineError
-from pipelines.nodes import alive_nodes, answering_nodes, ask_nodes
 from pipelines.progress import Progress, say
 from pipelines.ray_token import ensure_private_token
 from pipelines.storage import FolderStorage, Storage

@@ -19,9 +19,9 @@ from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from pipelines.cluster_nodes import alive_nodes, answering_nodes
 from pipelines.config import ClusterConfig
 from pipelines.errors import ClusterError, ConfigError, StorageError, TrunklineError
-from pipelines.nodes import alive_nodes, answering_nodes
 from pipelines.progress import say
 from pipelines.timeline import reached
 from pipelines.train_group_lines import Channel, Listener, finish_save

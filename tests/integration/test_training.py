@@ -28,7 +28,8 @@ def kill_a_worker_when(ready: Any) -> threading.Thread:
 
     def wait_and_kill() -> None:
         wait_until(ready, "the moment at which a worker is to be killed")
-        for process in psutil.Process().children(recursive=True):  # of this session's Ray, not of a neighbour's
+        # of the Ray that these tests started, not of a neighbour's
+        for process in psutil.Process().children(recursive=True):
             if "TrainWorker" in " ".join(process.cmdline()):
                 process.send_signal(signal.SIGKILL)
                 return

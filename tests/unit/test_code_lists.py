@@ -24,7 +24,7 @@ ANYWHERE = {
     "pipelines.config": "its values are in the fingerprint", "pipelines.errors": "messages", "pipelines.disk": "messages about full disks", "pipelines.progress": "messages",
     "pipelines.timeline": "times of a start, for a benchmark", "pipelines.ray_token": "authentication of Ray",
     "pipelines.cluster": "where tasks run; results do not depend on it (tests/integration/test_map_shards.py)",
-    "pipelines.nodes": "asks machines", "pipelines.train_group": "where workers run", "pipelines.train_group_rank": "likewise", "pipelines.train_group_lines": "messages", "pipelines.train_group_room": "refuses", "pipelines.markup": "pages about results", "pipelines.charts": "pages about results",
+    "pipelines.cluster_nodes": "asks machines", "pipelines.train_group": "where workers run", "pipelines.train_group_rank": "likewise", "pipelines.train_group_lines": "messages", "pipelines.train_group_room": "refuses", "pipelines.markup": "pages about results", "pipelines.charts": "pages about results",
     "pipelines.tracking": "what MLflow is told", "pipelines.tracking_errors": "messages", "pipelines.tracking_place": "where MLflow keeps it",
     "pipelines.data.stream.prefetch": "when shards are downloaded, not which", "pipelines.data.tokens.blocks": "compares blocks with their checksums",
     "pipelines.train.network.compute": "runtime(): equal up to rounding (tests/unit/test_attention.py)",
