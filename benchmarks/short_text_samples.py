@@ -1108,4 +1108,47 @@ BAD = (
         "ノートパソコン DELL Inspiron HP Pavilion Lenovo ThinkPad ASUS ZenBook Apple MacBook Air SSD 256GB 512GB 送料無料 在庫あり。",
         'alphabetic_ratio',
     ),
+    # a text twice
+    (
+        'en',
+        'The committee met on Tuesday to talk about the budget,\n'
+        'and the members of the board were all there in time.\n'
+        'They said that the road would be built in the spring.\n'
+        '\n'
+        'The committee met on Tuesday to talk about the budget,\n'
+        'and the members of the board were all there in time.\n'
+        'They said that the road would be built in the spring.',
+        'repeated_paragraphs',
+    ),
+    (
+        'zh',
+        '今天的会议在北京举行，\n大家都说这个计划是很好的。\n他们将在春天开始修路，\n没有人知道剩下的钱怎么办。\n'
+        '\n'
+        '今天的会议在北京举行，\n大家都说这个计划是很好的。\n他们将在春天开始修路，\n没有人知道剩下的钱怎么办。',
+        'repeated_paragraphs',
+    ),
+    # goods by number
+    (
+        'en',
+        'Buy the best cheap watches that we have for you online now, number 1.\n'
+        'Buy the best cheap watches that we have for you online now, number 2.\n'
+        'Buy the best cheap watches that we have for you online now, number 3.\n'
+        '\n'
+        'Buy the best cheap watches that we have for you online now, number 4.\n'
+        'Buy the best cheap watches that we have for you online now, number 5.\n'
+        'Buy the best cheap watches that we have for you online now, number 6.',
+        'repeated_ngrams',
+    ),
+    # a template, filled in
+    (
+        'en',
+        'The best plumber in Leeds is here to help you today.\n'
+        'Call us for a quote in Leeds and all of the towns.\n'
+        'We have been the plumber of Leeds for thirty years.\n'
+        '\n'
+        'The best plumber in York is here to help you today.\n'
+        'Call us for a quote in York and all of the towns.\n'
+        'We have been the plumber of York for thirty years.',
+        'repeated_ngrams',
+    ),
 )  # fmt: skip

@@ -8,7 +8,7 @@ Enters: a text that broke a rule. Leaves: whether its form explains it. Only suc
 | | half of the lines end a clause, and clauses are as long as sentences have them | lists of keywords, a comma behind each |
 | `alphabetic_ratio` | Chinese or Japanese grammar around foreign terms | goods, tags, code, English with a Chinese word |
 | `symbol_ratio` | the signs of formulas, in such Chinese | rows of signs |
-| `repeated_…` | stanzas whose lines end clauses, about half of them heard before | comments and goods: a short line or a whole block again and again |
+| `repeated_…` | stanzas whose lines end clauses, some heard before, up to about half | comments and goods: a short line or a block again and again, a text twice, a form filled in |
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ _FIGURE = re.compile("[A-Za-z0-9]")
 _LEAST_STANZAS, _LEAST_STANZA_LINES, _LONGEST_LINE = 2, 3, 80
 _MOST_HEARD = 0.55  # of the lines; three stanzas of which eight lines of ten are the same have 0.53
 _SHORTEST_REFRAIN = 0.6  # of the mean line
+_NUMBER = re.compile(r"\d+")  # a line that differs in its numbers alone has been heard
 # classical verse, whose stanzas are lines here, and whose lines are clauses
 _CLASSICAL = re.compile("[之其于以也矣兮乎者哉焉彼曰]")
 _VERNACULAR = re.compile("[的了是很这這们們]")
@@ -103,12 +104,15 @@ def _sings(stanzas: list[list[str]]) -> bool:
     lines = [line for stanza in stanzas for line in stanza]
     if len(stanzas) < _LEAST_STANZAS or len(lines) < _LEAST_STANZA_LINES * len(stanzas):
         return False
+    half = len(lines) // 2
+    if lines[:half] == lines[half:]:  # the same text twice
+        return False
     heard, met = list[str](), set[str]()
-    for line in lines:
+    for line in (_NUMBER.sub("", line) for line in lines):
         (heard.append if line in met else met.add)(line)
     return (
         max(map(len, lines)) <= _LONGEST_LINE
-        and len(heard) <= _MOST_HEARD * len(lines)
+        and 0 < len(heard) <= _MOST_HEARD * len(lines)
         and len("".join(heard)) * len(lines) >= _SHORTEST_REFRAIN * len(heard) * len("".join(lines))
         and sum(_CLAUSE_END.search(line) is not None for line in met) >= _LEAST_CLAUSE_LINES * len(met)
     )
