@@ -71,8 +71,9 @@ _SECRET_ENDS = (
     "password", "passwd", "passphrase", "secret", "token", "apikey", "accesskey", "secretkey", "credential", "credentials", "signature",
 )  # fmt: skip
 _SECRET_NAMES = {"pass", "pwd", "key", "sig", "auth"}
-_CREDENTIALS = re.compile(r"(?<=\w://)[^/\s@]*:?[^\s@]*@(?=[\w\[])")
-_URI_WITH_PASSWORD = re.compile(r"\w://[^/\s@:]*:[^\s@]+@")
+# both take all that is no space up to the @, which may be missing: what begins later in it need not be tried
+_CREDENTIALS = re.compile(r"(?<=\w://)[^\s@]*(@(?=[\w\[]))?")
+_USER_AND_PASSWORD = re.compile(r"\w://[^/\s@:]*:(?!\d+[/?#])[^\s@]+(@)?")  # digits before a path are a port
 _URI = re.compile(r"\w[\w+.-]*://\S+")
 _HOST = re.compile(r"(\[[^]]*\]|[^:]*)(:\d*)?")  # and its port
 
@@ -102,13 +103,14 @@ def _secret_option(uri: str) -> bool:
     names = [
         re.sub("[^a-z]", "", urllib.parse.unquote(option.partition("=")[0]).lower())
         for option in re.split("[&;?#]", "".join(options))
+        if "=" in option  # else it is a place in a page
     ]
     return any(name.endswith(_SECRET_ENDS) or name in _SECRET_NAMES for name in names)
 
 
 def without_secrets(text: str) -> str:
     """A text for people, with the users and passwords of URIs in it replaced by `***`."""
-    return _CREDENTIALS.sub("***@", text)
+    return _CREDENTIALS.sub(lambda found: "***@" if found[1] else found[0], text)
 
 
 def runtime(default: Any = dataclasses.MISSING, *, default_factory: Any = dataclasses.MISSING) -> Any:
@@ -342,7 +344,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if (
             isinstance(value, str)
             and where != "tracking.uri"  # has a refusal of its own
-            and (_URI_WITH_PASSWORD.search(value) or (_URI.fullmatch(value) and _secret_option(value)))
+            and (
+                any(found[1] for found in _USER_AND_PASSWORD.finditer(value))
+                or (_URI.fullmatch(value) and _secret_option(value))
+            )
         ):
             raise _UnfitText(
                 f"{where} holds a password in a URI, and what is in a config is written into logs and artifacts: give the URI without it, "

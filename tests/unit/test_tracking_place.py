@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pipelines.artifacts import ArtifactStore
-from pipelines.config import TrackingConfig, WorkflowConfig, parse
+from pipelines.config import TrackingConfig, WorkflowConfig, parse, without_secrets
 from pipelines.errors import ConfigError
 from pipelines.tracking import delivering, open_tracker
 from pipelines.tracking_place import database_of, own_uri, tracking_uri
@@ -161,7 +161,7 @@ def test_a_password_in_the_tracking_uri_is_refused_and_not_said(uri: str) -> Non
 @pytest.mark.parametrize(
     "uri",
     [
-        "http://mlflow:5000", "postgresql://db:5432/mlflow?user=me@cloud", "http://[::1]:5000/?x=a@b", "https://mlflow/base/path", "postgresql://me@db/mlflow", "postgresql://db:5432/mlflow?sslmode=require",
+        "http://mlflow:5000", "https://mlflow/docs#access-token", "postgresql://db:5432/mlflow?user=me@cloud", "http://[::1]:5000/?x=a@b", "https://mlflow/base/path", "postgresql://me@db/mlflow", "postgresql://db:5432/mlflow?sslmode=require",
         "postgresql://db/mlflow?sslkey=/etc/client.pem&sslmode=verify-full", "sqlite:////home/a:b@c/mlflow.db", "sqlite:///mlflow.db?timeout=30", "databricks://profile", "databricks", "./mlruns",
     ],
 )  # fmt: skip
@@ -177,3 +177,19 @@ def test_a_password_anywhere_in_a_config_is_refused_and_not_said() -> None:
         assert "ter2" not in str(refused.value)
     with pytest.raises(ConfigError, match="experiment holds a password"):
         parse(TrackingConfig, {"experiment": "http://me:hunter2@mlflow"}, "tracking")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["http://host:8000/data@v1", "http://host:8000?x=a@b", "s3://bucket/a:b@c", "hf://datasets/x@main", "https://x/docs#access-token"],
+)  # fmt: skip
+def test_a_port_and_a_place_in_a_page_are_no_password(text: str) -> None:
+    assert parse(TrackingConfig, {"experiment": text}, "tracking").experiment == text
+
+
+def test_many_uris_without_a_password_are_looked_through_at_once() -> None:
+    """A megabyte took over an hour: from each `://` on, the whole rest was read."""
+    for text in ("a://" * 250_000, "a://b:" * 160_000, "a://" + "b" * 1_000_000):
+        assert parse(TrackingConfig, {"experiment": text}, "tracking").experiment == text
+        assert without_secrets(text) == text
+    assert without_secrets("a://b a://c:d@e a://@f") == "a://b a://***@e a://***@f"
