@@ -25,6 +25,8 @@ _CHOSEN = re.compile(
 )
 _NOT_CHOSEN = re.compile(r"Could not delete '(?P<key>[^']*)'\. No match in the defaults list")
 _MERGED = re.compile(r"Error merging override (?P<key>[^=\s]+)=")
+# by kind of artifact: a field that those configs have which read it as `data`
+_READERS = {"corpus": "tokenizer", "mixture": "schedule"}
 Names = Callable[[str], Iterable[str]]
 
 
@@ -48,7 +50,7 @@ def explain(error: Exception, config_class: type, names: Names = lambda where: (
     if "override_grammar" in str(error):  # Hydra's link for what it cannot read
         return f"{first}: expected key=value, in quotes where the shell would change it, e.g. 'key=[1,2]'"
     if first.startswith("Config group override must be"):
-        return f"{first}: expected key=value"
+        return f"{first}: expected group=choice, or ~group to do without it"
     if first.startswith("Ambiguous value"):
         return f"{first}: several values are a list, 'key=[a,b]', or a sweep, with -m"
     if match := _ADDED.search(first):
@@ -106,10 +108,8 @@ def _unknown_first(parts: list[str], fields: Iterable[str], value: str) -> str:
     accepted = [*fields, *(() if "experiment" in fields else ("+experiment",))]
     said = f"unknown key {part}; accepted there: {', '.join(accepted)}"
     if (CONF / part).is_dir():
-        named = next(
-            (f": to read {part}/<name>, write {key}={part}/<name>" for key in ("data", "tokens") if key in fields), ""
-        )
-        return f"{said}; conf/{part} holds choices of other workflows{named}"
+        read = f": to read {part}/<name>, write data={part}/<name>" if _READERS.get(part) in fields else ""
+        return f"{said}; conf/{part} holds choices of other workflows{read}"
     close = difflib.get_close_matches(part, [*fields, "experiment"], n=1)
     if not close:
         return f"{said}: remove it"

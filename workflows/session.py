@@ -331,7 +331,7 @@ def entry(
                 _complain(str(told))
 
         try:
-            _refuse_dashes(config_class, sys.argv[1:])
+            _check_keys(config_class, sys.argv[1:])
             sys.argv[1:] = _arguments([_experiment(argument, config_name) for argument in sys.argv[1:]])
             composed()
             if failures:
@@ -361,15 +361,18 @@ def _parsed(config_class: type[C], values: Any, overrides: Sequence[str]) -> C:
         raise ConfigError((first and follow_all(config_class, overrides)) or str(error)) from error
 
 
-def _refuse_dashes(config_class: type, typed: Sequence[str]) -> None:
-    """Raises: ConfigError for a key that is written as an option, `--dry-run` or `--name=x`."""
-    fields = {field.name for field in dataclasses.fields(config_class)}
+def _check_keys(config_class: type, typed: Sequence[str]) -> None:
+    """Raises: ConfigError for a key that is written as an option, `--dry-run` or `--name=x`, and for none, as in `name =x`."""
+    fields = {field.name: field.type for field in dataclasses.fields(config_class)}
     for argument in typed:
         key, _, value = argument.partition("=")
+        if not key.strip("+~. "):
+            raise ConfigError(f"{argument!r}: expected key=value, without spaces around the =")
         name = key.lstrip("-").replace("-", "_")
         # `--run` by itself is an option of Hydra's
         if key.startswith("--") and name.split(".")[0] in fields and argument != "--run":
-            raise ConfigError(f"{argument}: keys are written without dashes: {name}={value or 'true'}")
+            value = value or ("true" if fields[name.split(".")[0]] in (bool, "bool") else "…")
+            raise ConfigError(f"{argument}: keys are written without dashes: {name}={value}")
 
 
 def _typed(workflow: str) -> str:
