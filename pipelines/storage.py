@@ -32,7 +32,7 @@ class Storage(ABC):
     """Objects under one root. Instances are small and picklable: they travel to Ray workers."""
 
     uri: str
-    moves = False  # whether a folder can be given another name at once
+    moves = False  # whether folders can be given another name at once
 
     @abstractmethod
     def check(self) -> None:
@@ -99,6 +99,10 @@ class Storage(ABC):
     @abstractmethod
     def delete(self, prefix: str) -> None:
         """Remove the object or folder `prefix`; removing nothing is no error."""
+
+    def movable(self, prefix: str) -> bool:
+        """Whether `move` can give the folder `prefix` another name."""
+        return False
 
     def move(self, prefix: str, target: str) -> bool:
         """Give the folder `prefix` another name, at once; whether that was possible. An object of S3 can only be copied."""
@@ -218,18 +222,30 @@ class FolderStorage(Storage):
                 return
             with contextlib.suppress(FileNotFoundError):  # there is none, or somebody else deletes it too
                 path.replace(path.with_name(f".partial-{uuid.uuid4().hex[:8]}-{path.name}"))  # at once, whoever writes
-            for gone in path.parent.glob(f".partial-*-{glob.escape(path.name)}"):
-                if gone.is_dir():  # also what a deletion of this folder that was killed has left
+            # eight signs, or what is left of `b-a` would be taken for what is left of `a`
+            for gone in path.parent.glob(f".partial-????????-{glob.escape(path.name)}"):
+                if gone.is_symlink() or gone.is_dir():  # also what a deletion of this folder that was killed has left
                     _remove(gone)
+
+    def movable(self, prefix: str) -> bool:
+        path = self.root / prefix
+        if not self.moves or path.is_symlink():  # a link that somebody made to another disk stays where it is
+            return False
+        with contextlib.suppress(FileNotFoundError):
+            return path.stat().st_dev == self.root.stat().st_dev
+        return True
 
     def move(self, prefix: str, target: str) -> bool:
         path = self.root / target
+        if not self.movable(prefix):
+            return False
         with disk_errors("write", path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 (self.root / prefix).rename(path)
             except OSError as error:
-                if error.errno != errno.EXDEV:  # another file system, where that would be a copy
+                # another file system, where that would be a copy, or a folder on which one is mounted
+                if error.errno not in (errno.EXDEV, errno.EBUSY):
                     raise
                 return False
         return True
@@ -241,7 +257,10 @@ class FolderStorage(Storage):
 
 
 def _remove(folder: Path) -> None:
-    """Delete a folder, whoever else deletes it at the same time."""
+    """Delete a folder, whoever else deletes it at the same time; of a link to one, the link."""
+    if folder.is_symlink():
+        folder.unlink(missing_ok=True)
+        return
 
     def pass_over(function: object, path: str, raised: Any) -> None:
         if not isinstance(raised[1], FileNotFoundError):

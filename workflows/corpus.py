@@ -75,7 +75,7 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
     def reach() -> None:
         """What may fail before a rebuild takes anything down."""
         fetch_all(s.reader.archive_package for s in config.chosen.values() if s.reader.type == "package")
-        session.compare(known)
+        session.compare(known, held.folder)
 
     with session.track(held, config, known, reach if held.replaces else None) as tracker:
         # Ray starts at the first pass, after everything that could be wrong with the sources has been fetched and listed

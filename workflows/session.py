@@ -244,14 +244,14 @@ class Session:
                 )
             raise
 
-    def compare(self, inputs: Iterable[Artifact]) -> None:
-        """Start Ray; where a rebuild will delete what it replaces, compare what it reads with its checksums first.
+    def compare(self, inputs: Iterable[Artifact], folder: str) -> None:
+        """Start Ray; where the rebuild of `folder` will delete what it replaces, compare what it reads with its checksums first.
 
-        A store whose folders can be moved keeps the old artifact until the new one is finished, and needs no pass of its own.
+        Where it can be moved the old artifact is kept until the new one is finished, and that needs no pass of its own.
         """
         parts = [part for artifact in inputs for part in artifact.parts()]
         map_shards = self.map_shards
-        if not self.store.storage.moves:
+        if not self.store.storage.movable(folder):
             map_shards(compare_files, parts, "compare checksums of what is read")
 
     def done(self, artifact: Artifact, *next_commands: str) -> Artifact:

@@ -72,7 +72,7 @@ def run(config: TokenizeConfig, session: Session) -> Artifact:
         return held
 
     # a rebuild takes nothing down before the cluster is there
-    reach = (lambda: session.compare(inputs)) if held.replaces else None
+    reach = (lambda: session.compare(inputs, held.folder)) if held.replaces else None
     with session.track(held, config, inputs, reach) as tracker:
         # ── tokenizer ──
         encoder = Encoder(_make_tokenizer(held, config, corpus, reused, shares))

@@ -442,7 +442,7 @@ def test_a_rebuild_that_deletes_compares_what_it_reads_first(tmp_path: Path, mon
         with Session(config) as session:
             held = session.begin("tokens", config, {}, [corpus], what={})
             assert isinstance(held, Draft)
-            with session.track(held, config, [corpus], lambda: session.compare([corpus])):
+            with session.track(held, config, [corpus], lambda: session.compare([corpus], held.folder)):
                 pass
 
     flip(tmp_path / "corpus/a/train/a/0.parquet", 3)
@@ -452,6 +452,19 @@ def test_a_rebuild_that_deletes_compares_what_it_reads_first(tmp_path: Path, mon
     with pytest.raises(ArtifactError, match="is missing"):
         rebuild()
     assert store.find("tokens/t") is not None
+
+
+def test_a_rebuild_behind_a_link_deletes_what_it_replaces_and_leaves_the_link(tmp_path: Path) -> None:
+    """A relative link would lead elsewhere from `.replaced`, and the new artifact belongs where the user wanted the old one."""
+    store = ArtifactStore(str(tmp_path / "store"))
+    make(store)
+    (tmp_path / "store/corpus/a").rename(tmp_path / "large disk")
+    (tmp_path / "store/corpus/a").symlink_to("../../large disk")
+    assert not store.storage.movable("corpus/a")  # so what is read is compared first
+    make(store, text="anew", on_change="rebuild")
+    assert store.get("corpus/a").path("part.txt").read_text() == "anew"
+    assert (tmp_path / "large disk/part.txt").read_text() == "anew"
+    assert not (tmp_path / "store/.replaced").exists()
 
 
 def test_an_artifact_is_not_made_from_itself(tmp_path: Path) -> None:

@@ -62,6 +62,27 @@ def test_a_deletion_that_was_interrupted_is_finished_by_the_next_one(
     assert not writing.exists()
 
 
+def test_a_deletion_leaves_alone_what_ends_in_the_same_name(tmp_path: Path) -> None:
+    """What is left of `b-a` is that deletion's own; and somebody may be writing there."""
+    storage = FolderStorage(tmp_path)
+    other = storage.scratch("corpus/b-a")
+    other.mkdir()
+    storage.write("corpus/a/x", b"")
+    storage.delete("corpus/a")
+    assert [path.name for path in (tmp_path / "corpus").iterdir()] == [other.name]
+
+
+def test_of_a_link_to_a_folder_the_link_is_deleted(tmp_path: Path) -> None:
+    storage = FolderStorage(tmp_path / "store")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/x").touch()
+    storage.write("a/y", b"")
+    (tmp_path / "store/a/work").symlink_to(tmp_path / "elsewhere")
+    storage.delete("a/work")
+    assert [path.name for path in (tmp_path / "store/a").iterdir()] == ["y"]
+    assert (tmp_path / "elsewhere/x").exists()
+
+
 def test_a_file_where_the_store_should_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "store").write_bytes(b"")
     with pytest.raises(StorageError, match="is a file; expected a folder"):
