@@ -16,6 +16,7 @@ own (`pipelines/sealed.py`). Only token shards are read by ranges: their blocks 
 from __future__ import annotations
 
 import ast
+import contextlib
 import datetime
 import functools
 import hashlib
@@ -216,6 +217,7 @@ class Draft:
         claim = f"{self.folder}/claim.json"
         named = dict(zip(("kind", "name"), self.folder.split("/"), strict=True))
         if self.replaces and not self._set_aside():
+            self.forget_rebuild()
             self.storage.delete(f"{self.folder}/manifest.json")  # first: half a deletion must not look finished
             self.storage.write(claim, sealed({**named, **self.claim, "deleting": True}))
             for entry in sorted({key.split("/")[2] for key in self.storage.keys(self.folder)} - {"claim.json"}):
@@ -228,10 +230,26 @@ class Draft:
         kept = aside(self.folder)
         if not self.storage.moves or b'"deleting"' in (self.storage.find(f"{self.folder}/claim.json") or b""):
             return False
-        if self.storage.exists(f"{kept}/manifest.json") and not self.storage.exists(f"{self.folder}/manifest.json"):
+        if not self.storage.exists(f"{self.folder}/manifest.json") and self._worth(kept) > self._worth(self.folder):
             return False
         self.storage.delete(kept)
         return self.storage.move(self.folder, kept)
+
+    def forget_rebuild(self) -> None:
+        """Have the claim of a finished artifact not say that a rebuild made it, before its manifest goes.
+
+        A rebuild that comes then would take what is left for its own work, and go on with it.
+        """
+        key = f"{self.folder}/claim.json"
+        with contextlib.suppress(ValueError):  # a damaged claim is nobody's
+            held = unsealed(self.storage.find(key) or b"{}", _PLAIN_CLAIM)
+            if held.pop("rebuild", None):
+                self.storage.write(key, sealed(held))
+
+    def _worth(self, folder: str) -> tuple[bool, int]:
+        """Whether it is finished, and how many checkpoints it has."""
+        manifests = [key for key in self.storage.keys(folder) if key.endswith("/manifest.json")]
+        return f"{folder}/manifest.json" in manifests, len(manifests)
 
     def scratch(self, file: str) -> Path:
         """A local path to write `file` to, before `publish`."""
@@ -339,6 +357,7 @@ class ArtifactStore:
         raise ArtifactError(
             f"{parsed.folder} {state} in {self.storage.uri}; there is {self._siblings(parsed.kind)}: "
             f"make it with `python -m workflows.{command(parsed.kind)} name={parsed.name}` and the choices it needs"
+            + self.kept(parsed.folder)
         )
 
     def get_kind(self, key: str, kind: str, reference: str) -> Artifact:
@@ -406,6 +425,17 @@ class ArtifactStore:
         self.storage.delete(folder)
         return self.storage.move(kept, folder)
 
+    def kept(self, folder: str) -> str:
+        """A clause that names what a rebuild has set aside and not replaced yet; "" where there is nothing."""
+        place = aside(folder)
+        if not self.storage.moves or not self.storage.keys(place):
+            return ""
+        finished = "finished " if self.storage.exists(f"{place}/manifest.json") else ""
+        return (
+            f"; the {finished}{folder} that its rebuild replaces is kept as {self.uri}/{place}: to have it again, move that folder "
+            f"to {self.uri}/{folder}"
+        )
+
     def _rebuilt(self, folder: str, claim: dict[str, Any]) -> Draft:
         """A draft that replaces what is there; one that goes on, where this very rebuild was interrupted."""
         claim = {**claim, "rebuild": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
@@ -439,7 +469,8 @@ class ArtifactStore:
                 raise ArtifactError(
                     f"{folder} in {self.storage.uri} was made by another configuration. What changed:\n  "
                     + "\n  ".join(changes)
-                    + "\nUse another name (name=...), or on_change=rebuild to replace it and start over, or on_change=keep to go on with what is there."
+                    + "\nUse another name (name=...), or on_change=rebuild to replace it and start over, or on_change=keep to go on with what is there"
+                    + (self.kept(folder) or ".")
                 )
             held = {**held, "kept_despite": [*held.get("kept_despite", []), *changes]}
         return finished or Draft(self.storage, folder, held)

@@ -24,7 +24,7 @@ from pipelines.artifacts import Artifact, ArtifactStore, Draft, aside, compare_f
 from pipelines.cluster import Cluster, ShardMap, inside_job
 from pipelines.config import WorkflowConfig, identity, parse, plain, without_secrets
 from pipelines.disk import disk_error, temporary_folder
-from pipelines.errors import ArtifactError, CheckpointError, ConfigError, DataError, TrunklineError
+from pipelines.errors import ArtifactError, CheckpointError, ConfigError, DataError, StorageError, TrunklineError
 from pipelines.lease import Lease
 from pipelines.progress import announce, duration, end_live_line, reopen_closed_streams, say
 from pipelines.tracking import Tracker, artifact_of_run, delivering, open_tracker
@@ -154,8 +154,8 @@ class Session:
             raise DryRun(self._foresee(*claim))
         if config.on_change == "rebuild" or self.store.find(folder) is None:  # one that is finished may be read by many
             self.hold(folder)
-        if folder in self._leases:
-            self.store.restore(folder)  # what a rebuild that was killed has set aside
+        if folder in self._leases and self.store.restore(folder):
+            say(f"   the rebuild of {folder} was killed before it had made anything: what it had set aside is back")
         held = self.store.begin(*claim, start=False)
         if isinstance(held, Draft):
             self._unstarted.add(folder)
@@ -163,8 +163,19 @@ class Session:
                 say(f"   the rebuild that began at {held.claim['rebuild']} was interrupted: it goes on")
         else:
             say(f"   finished already ({held.manifest['created']}, fingerprint {held.fingerprint}): reused")
+            self._forget_replaced(folder)
             self._release(folder)
         return held
+
+    def _forget_replaced(self, folder: str) -> None:
+        """Delete what a rebuild has replaced, where it was killed right after its commit."""
+        storage = self.store.storage
+        if not storage.moves or not storage.keys(aside(folder)):
+            return
+        with contextlib.suppress(ArtifactError):  # another command is making it anew just now: that one needs it
+            self.hold(folder)
+            if self.store.find(folder) is not None:
+                storage.delete(aside(folder))
 
     def _foresee(self, *claim: Any) -> Artifact | Draft | None:
         """What a command that only plans would get, said in a line; the plan is worth seeing also where the name is taken."""
@@ -229,20 +240,30 @@ class Session:
 
     @contextlib.contextmanager
     def _replacing(self, draft: Draft) -> Iterator[None]:
-        """A rebuild that is refused, or ended before it has published anything, puts back what it was to replace."""
+        """A rebuild that is refused, or ended before it has published anything, puts back what it was to replace.
+
+        The pieces of an earlier command, with which this one goes on, stay also then: what was refused may be mended.
+        """
         try:
             yield
         except BaseException as error:
-            storage, kept = self.store.storage, aside(draft.folder)
-            refused = isinstance(error, (ConfigError, DataError, ArtifactError, CheckpointError))
-            if self.store.restore(draft.folder, refused):
-                say(f"   {draft.folder} stands as it was before the rebuild")
-            elif storage.moves and storage.keys(kept):
-                say(
-                    f"   the {draft.folder} of before is kept as {storage.uri}/{kept} until the new one is finished; "
-                    "delete that folder where its room is needed"
-                )
+            refused = draft.replaces and isinstance(error, (ConfigError, DataError, ArtifactError, CheckpointError))
+            # the error that is on its way says more than one of the store, and the next command puts it back as well
+            with contextlib.suppress(StorageError):
+                if self.store.restore(draft.folder, refused):
+                    say(f"   {draft.folder} stands as it was before the rebuild")
+                else:
+                    self.tell_of_kept(draft.folder)
             raise
+
+    def tell_of_kept(self, folder: str) -> None:
+        """Say where the artifact lies that a rebuild under way has set aside, if it has."""
+        storage, kept = self.store.storage, aside(folder)
+        if storage.moves and storage.keys(kept) and not storage.exists(f"{folder}/manifest.json"):
+            say(
+                f"   the {folder} of before is kept as {storage.uri}/{kept} until the new one is finished; move it back to have "
+                "it again, or delete it where its room is needed"
+            )
 
     def compare(self, inputs: Iterable[Artifact], folder: str) -> None:
         """Start Ray; where the rebuild of `folder` will delete what it replaces, compare what it reads with its checksums first.

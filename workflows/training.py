@@ -83,6 +83,11 @@ def train_stage(stage: StageName, config: TrainConfig, session: Session) -> Arti
 
     if config.write_spec:
         take_down()
+        if session.store.kept(held.folder):
+            held.publish(
+                "spec", {}
+            )  # a piece: until the first checkpoint, another command would put back what was replaced
+            session.tell_of_kept(held.folder)
         Path(config.write_spec).write_text(json.dumps(plain(spec), indent=1), encoding="utf-8")
         say(
             f"   wrote {config.write_spec}; run it with: torchrun --nproc_per_node={config.cluster.workers} -m pipelines.train.worker {config.write_spec}"
@@ -148,7 +153,8 @@ def _check_place(write_spec: str | None) -> None:
 def go_back(storage: Storage, run: str, step: int) -> None:
     """Have a run go on from an earlier checkpoint: the later ones are set aside, and its manifest goes if it is of a later step."""
     later = [found for found in committed_steps(storage, run) if found > step]
-    if later:
+    if later and storage.exists(f"{run}/manifest.json"):
+        Draft(storage, run, {}).forget_rebuild()
         storage.delete(f"{run}/manifest.json")  # first: its statistics are those of a checkpoint that will not be there
     for found in set_aside_after(storage, run, step):
         say(f"   set aside the checkpoint at step {found}: the run goes on from step {step}")

@@ -30,7 +30,7 @@ from tests.untrained import commit_run
 from workflows.checkpoints import CheckpointsConfig
 from workflows.checkpoints import run as checkpoints
 from workflows.session import DryRun, Session
-from workflows.training import train_stage
+from workflows.training import go_back, train_stage
 
 
 def make(store: ArtifactStore, name: str = "a", text: str = "hello", **options: Any) -> Artifact:
@@ -402,6 +402,124 @@ def test_an_unfinished_artifact_never_takes_the_place_of_a_finished_one_that_is_
     assert (tmp_path / ".replaced/corpus/a/part.txt").read_text() == "hello"
 
 
+def test_a_refusal_of_a_rebuild_that_goes_on_costs_no_piece_of_the_command_before(tmp_path: Path) -> None:
+    """A mistyped key must not cost hours of work; the old artifact stays kept."""
+    with pytest.raises(KeyboardInterrupt):
+        replace_a(tmp_path, KeyboardInterrupt(), "part")
+    for error in (ConfigError("no such cluster"), ArtifactError("an input is damaged")):
+        with pytest.raises(type(error)):
+            replace_a(tmp_path, error, None)
+        assert (tmp_path / "corpus/a/part.txt").read_text() == "anew"
+        assert (tmp_path / ".replaced/corpus/a/part.txt").read_text() == "hello"
+
+
+def plainly(tmp_path: Path, **options: Any) -> Artifact | Draft:
+    """The command of corpus/a as a session begins it, without a rebuild."""
+    config = WorkflowConfig(name="a", store=str(tmp_path), tracking=TrackingConfig(enabled=False), **options)
+    with Session(config) as session:
+        return session.begin("corpus", config, {}, what={"size": 1})
+
+
+def test_what_a_rebuild_replaced_goes_also_when_it_was_killed_right_after_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete = FolderStorage.delete
+
+    def killed(storage: FolderStorage, prefix: str) -> None:
+        if prefix.startswith(".replaced/") and storage.exists("corpus/a/manifest.json"):
+            raise KeyboardInterrupt
+        delete(storage, prefix)
+
+    make(ArtifactStore(str(tmp_path)))
+    with monkeypatch.context() as patch:
+        draft = ArtifactStore(str(tmp_path)).begin("corpus", "a", {"size": 1}, on_change="rebuild")
+        assert isinstance(draft, Draft)
+        patch.setattr(FolderStorage, "delete", killed)
+        with pytest.raises(KeyboardInterrupt):
+            draft.commit({"size": 1}, {})
+    assert ArtifactStore(str(tmp_path)).storage.keys(".replaced")
+    with Session(WorkflowConfig(name="a", store=str(tmp_path), tracking=TrackingConfig(enabled=False))) as other:
+        other.hold("corpus/a")  # a command that makes it anew just now may have set it aside a moment ago
+        assert isinstance(plainly(tmp_path), Artifact)
+        assert ArtifactStore(str(tmp_path)).storage.keys(".replaced")
+    assert isinstance(plainly(tmp_path), Artifact)
+    assert not ArtifactStore(str(tmp_path)).storage.keys(".replaced")
+
+
+def test_what_a_rebuild_that_was_killed_keeps_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """To whoever reads the artifact, and to whoever makes it by another configuration."""
+    store = ArtifactStore(str(tmp_path))
+    make(store)
+    draft = store.begin("corpus", "a", {"size": 2}, on_change="rebuild")
+    assert isinstance(draft, Draft)
+    (path := draft.scratch("part.txt")).write_text("half")
+    draft.publish("part", {"part.txt": path})  # and it is killed here
+    where = re.escape(
+        f"finished corpus/a that its rebuild replaces is kept as {tmp_path}/.replaced/corpus/a: to have it again"
+    )
+    for attempt in (lambda: store.get("corpus/a"), lambda: plainly(tmp_path)):
+        with pytest.raises(ArtifactError, match=where):
+            attempt()
+    (tmp_path / "corpus/a/receipts/part.json").unlink()
+    assert isinstance(plainly(tmp_path), Artifact)
+    assert "the rebuild of corpus/a was killed before it had made anything: what it had set aside is back" in (
+        capsys.readouterr().out
+    )
+
+
+def test_checkpoints_that_a_set_aside_artifact_names_stay(tmp_path: Path) -> None:
+    """Its rebuild from another parent may end early, and it comes back."""
+    storage, store = trunk(tmp_path), ArtifactStore(str(tmp_path))
+    first, *_, last = committed_steps(storage, "pretrain/x")
+    for step in (first, last):
+        store.begin("sft", "s", {"parent": f"pretrain/x@step-{step}"}, on_change="rebuild")
+    assert ".replaced/sft/s" in readers_of(storage, "pretrain/x")[first]
+    flip(tmp_path / ".replaced/sft/s/claim.json", 70)
+    with pytest.raises(
+        ArtifactError, match="none is deleted: it goes when the rebuild of sft/s is finished; or delete"
+    ):
+        readers_of(storage, "pretrain/x")
+
+
+def test_of_two_unfinished_artifacts_the_one_with_more_checkpoints_is_kept(tmp_path: Path) -> None:
+    storage, store = trunk(tmp_path), ArtifactStore(str(tmp_path))
+    steps = committed_steps(storage, "pretrain/x")
+    assert len(steps) > 1
+    store.begin("pretrain", "x", {"size": 1}, on_change="rebuild")
+    for size in (2, 3):
+        draft = store.begin("pretrain", "x", {"size": size}, on_change="rebuild")
+        assert isinstance(draft, Draft)
+        assert committed_steps(storage, "pretrain/x") == []
+        storage.write(f"pretrain/x/checkpoints/step-{steps[0]:06d}/manifest.json", b"{}")
+    kept = storage.keys(".replaced/pretrain/x/checkpoints")
+    assert [key for key in kept if key.endswith("/manifest.json")] == [
+        f".replaced/pretrain/x/checkpoints/step-{step:06d}/manifest.json" for step in steps
+    ]
+
+
+def test_a_deletion_that_was_killed_at_its_first_step_is_taken_for_no_rebuild_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it was to delete was made by a rebuild itself, so its claim and its pieces look like those of this one."""
+    monkeypatch.setattr(FolderStorage, "moves", False)  # as S3
+    store = ArtifactStore(str(tmp_path))
+    make(store, on_change="rebuild", text="damaged")
+    write = FolderStorage.write
+
+    def killed(storage: FolderStorage, key: str, data: bytes) -> None:
+        if not storage.exists("corpus/a/manifest.json"):
+            raise KeyboardInterrupt
+        write(storage, key, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderStorage, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.begin("corpus", "a", {"size": 1}, on_change="rebuild")
+    draft = store.begin("corpus", "a", {"size": 1}, on_change="rebuild")
+    assert isinstance(draft, Draft)
+    assert draft.receipt("part") is None
+
+
 def test_a_rebuild_goes_on_only_from_pieces_of_the_same_data(tmp_path: Path) -> None:
     """Its input was made anew under the same fingerprint, with other content, while it was interrupted."""
     store = ArtifactStore(str(tmp_path))
@@ -553,6 +671,34 @@ def test_a_rebuild_that_a_worker_refuses_gives_the_old_run_back(
         assert state_of(tmp_path / "store/.replaced/pretrain") == before
     else:
         assert state_of(tmp_path / "store/pretrain") == before
+
+
+def test_what_a_written_spec_rebuilds_is_not_put_back_under_its_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torchrun trains from it, unseen by other commands, and has no checkpoint yet: old and new would mix under one name."""
+    store, _ = finished(tmp_path, monkeypatch, ClusterError)
+    before = state_of(tmp_path / "store/pretrain")
+    changes: dict[str, Any] = {"name": "t", "steps": 8, "store": str(tmp_path / "store")}
+    spec = str(tmp_path / "spec.json")
+    config = train_config(**changes, on_change="rebuild", write_spec=spec)
+    with pytest.raises(SystemExit), Session(config) as session:
+        train_stage("pretrain", config, session)
+    assert f"is kept as {tmp_path}/store/.replaced/pretrain/t until the new one is finished" in capsys.readouterr().out
+    with pytest.raises(ClusterError), Session(train_config(**changes)) as session:
+        train_stage("pretrain", train_config(**changes), session)
+    assert store.find("pretrain/t") is None
+    assert state_of(tmp_path / "store/.replaced/pretrain") == before
+
+
+def test_a_run_that_went_back_is_no_rebuild_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was made by a rebuild once, and that was finished: another one starts over."""
+    store, _ = finished(tmp_path, monkeypatch, ClusterError)
+    claim = store.claim("pretrain/t")
+    named = {"kind": "pretrain", "name": "t", **claim, "rebuild": "2026-01-01"}
+    store.storage.write("pretrain/t/claim.json", sealed(named))
+    go_back(store.storage, "pretrain/t", 4)
+    assert store.claim("pretrain/t") == claim
 
 
 def test_a_refusal_leaves_a_finished_run_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipelines.artifacts import way_out
+from pipelines.artifacts import aside, way_out
 from pipelines.errors import ArtifactError, ConfigError
 from pipelines.sealed import unsealed
 from pipelines.storage import Storage
@@ -61,11 +61,15 @@ class Rule:
 
 
 def readers_of(storage: Storage, run: str) -> dict[int, list[str]]:
-    """The artifacts of the store, finished or begun, whose claims name a checkpoint of `run`, by its step."""
+    """The artifacts of the store, finished, begun or set aside by a rebuild, whose claims name a checkpoint of `run`, by its step."""
     named = re.compile(rf'"{re.escape(run)}@step-(\d+)"'.encode())
     found: dict[int, list[str]] = {}
+    folders = [f"{place}{kind}" for place in ("", aside("")) for kind in _READERS]
     claims = [
-        key for kind in _READERS for key in storage.keys(kind) if key.endswith("/claim.json") and key.count("/") == 2
+        key
+        for folder in folders
+        for key in storage.keys(folder)
+        if key.endswith("/claim.json") and key.removeprefix(f"{folder}/").count("/") == 1
     ]
     for key, claim in zip(claims, storage.read_all(claims), strict=True):
         _refuse_damaged(storage, key, claim)
@@ -87,9 +91,15 @@ def _refuse_damaged(storage: Storage, key: str, text: bytes) -> None:
         unsealed(text, None)
     except ValueError as error:
         folder, _, file = key.rpartition("/")
+        set_aside = folder.removeprefix(aside(""))
+        mend = (
+            way_out(storage, folder, file)
+            if set_aside == folder
+            else f"it goes when the rebuild of {set_aside} is finished; or delete {storage.uri}/{folder}"
+        )
         raise ArtifactError(
             f"{storage.uri}/{key} {error}: it was changed or damaged after it was written, so it is not known which checkpoints "
-            f"it names, and none is deleted: {way_out(storage, folder, file)}"
+            f"it names, and none is deleted: {mend}"
         ) from error
 
 
