@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,28 @@ def test_all_that_precedes_damage_is_given(tmp_path: Path, suffix: str, count: i
     kind = {"zst": "zstd", "bz2": "bz2", "gz": "gzip"}[suffix]
     given = len(lines(*texts, "more"))
     assert [(d.reason, d.where) for d in dropped] == [(f"read.corrupt_{kind}", f"{tmp_path}/a.jsonl.{suffix}@{given}")]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_flipped_bit_in_zstandard_costs_nothing_before_its_block(tmp_path: Path, seed: int) -> None:
+    """Arrow gives out a megabyte at once, and nothing of it where damage follows."""
+    texts = [f"line {i}" for i in range(50_000)]
+    damaged = bytearray(zstd(lines(*texts)))
+    rng, where = random.Random(seed), -1
+    while where < 0:  # most flips give other text, not an error: this frame has no checksum
+        place = rng.randrange(len(damaged) // 2, len(damaged))
+        damaged[place] ^= 1
+        try:
+            pa.decompress(bytes(damaged), len(lines(*texts)), codec="zstd")
+        except OSError:
+            where = place
+        else:
+            damaged[place] ^= 1
+    (tmp_path / "a.jsonl.zst").write_bytes(damaged)
+    documents, dropped = read(source(tmp_path))
+    assert len(documents) > 10_000
+    assert [d.text for d in documents] == texts[: len(documents)]
+    assert [d.reason for d in dropped] == ["read.corrupt_zstd"]
 
 
 def test_a_truncated_bzip2_keeps_its_whole_blocks(tmp_path: Path) -> None:

@@ -175,9 +175,9 @@ def _begins(file: pq.ParquetFile, size: int) -> Iterator[int]:
     What the footer says of columns is not asked: where a damaged one contradicts itself, Arrow aborts the process.
     """
     rows = [max(0, file.metadata.row_group(group).num_rows) for group in range(file.num_row_groups)]
-    first = 0
+    first, total = 0, max(1, sum(rows))
     for count in rows:
-        yield min(size * first // max(1, sum(rows)), size - 1)
+        yield min(size * first // total, size - 1)
         first += count
 
 

@@ -48,7 +48,8 @@ _FORMATS = {
 }
 _MANUAL_PAGE = re.compile(r"\.(?!7z$|3gp|3ds$|2bit$)[1-9][a-z]*")  # ls.1, printf.3perl; no archive, film or model
 _SQUEEZED = {".gz": "gzip", ".dz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
-_SQUEEZED_BYTES = 1 << 16  # read at once
+_SQUEEZED_BYTES = 1 << 16  # read at once, also by Arrow
+_DAMAGED = (EOFError, OSError, pa.ArrowException)
 _CUTTABLE = ("jsonl", "parquet")
 
 
@@ -155,52 +156,72 @@ def _parsed(
 
 
 class _Squeezed(io.RawIOBase):
-    """What Zstandard or bzip2 data hold, several streams of it one behind the other, up to the very byte where damage begins."""
+    """What Zstandard or bzip2 data hold, several streams of it one behind the other, up to the very byte where damage begins.
+
+    A decompressor that meets damage keeps what it had in its hands, of Zstandard up to a megabyte. So the data are then read once
+    more: those already given at once, and the rest byte by byte, until the damage is met again.
+    """
 
     def __init__(self, stream: BinaryIO, squeezed: str):
         self._raw, self._squeezed = stream, squeezed
         self._given = 0
+        self._is_slow = False
         self._damage: Exception | None = None
         self._opened: list[Any] = []  # kept, since Arrow closes the file of a stream that is forgotten
-        self._open()
+        self._open(stream)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        if self._damage is not None:
-            raise self._damage
-        try:
-            data = self._opened[-1].read(len(buffer))
-        except (EOFError, OSError, pa.ArrowException) as error:
-            self._damage = error
-            data = self._before_damage(len(buffer))
-            if not data:
-                raise
+        if not self._is_slow:
+            try:
+                data = self._opened[-1].read(len(buffer))
+            except _DAMAGED:
+                self._begin_again()
+        if self._is_slow:
+            data = self._byte_by_byte(len(buffer))
         self._given += len(data)
         buffer[: len(data)] = data
         return len(data)
 
-    def _open(self) -> None:
+    def _open(self, stream: Any) -> None:
         arrow = self._squeezed == "zstd"
-        self._opened.append(
-            pa.CompressedInputStream(pa.PythonFile(self._raw, "r"), "zstd") if arrow else _Bz2(self._raw)
-        )
+        self._opened.append(pa.CompressedInputStream(pa.PythonFile(stream, "r"), "zstd") if arrow else _Bz2(stream))
 
-    def _before_damage(self, most: int) -> bytes:
-        """What a read that failed had in its hands: read once more from the beginning, and from where it began byte by byte."""
+    def _begin_again(self) -> None:
+        """Read once more up to what was given last."""
+        last = max(0, self._raw.tell() - _SQUEEZED_BYTES)
         self._raw.seek(0)
-        self._open()
+        self._open(_Dripping(self._raw, last))
+        self._is_slow = True
         left = self._given
-        while left:
-            left -= len(self._opened[-1].read(min(left, _SQUEEZED_BYTES)))
+        while left and (again := self._opened[-1].read(min(left, _SQUEEZED_BYTES))):
+            left -= len(again)
+
+    def _byte_by_byte(self, most: int) -> bytes:
         found = bytearray()
         try:
-            while len(found) < most and (byte := self._opened[-1].read(1)):
+            while len(found) < most and self._damage is None and (byte := self._opened[-1].read(1)):
                 found += byte
-        except (EOFError, OSError, pa.ArrowException):
-            pass  # the same again
+        except _DAMAGED as error:
+            self._damage = error
+        if self._damage is not None and not found:
+            raise self._damage
         return bytes(found)
+
+
+class _Dripping(io.RawIOBase):
+    """A stream that gives one byte at a time from `place` on, so that a decompressor gives all it can before the next one."""
+
+    def __init__(self, stream: BinaryIO, place: int):
+        self._raw, self._place = stream, place
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        return self._raw.read(size if self._raw.tell() + size <= self._place else min(size, 1))
 
 
 class _Bz2:
