@@ -41,6 +41,7 @@ R = TypeVar("R")
 _PROJECT = Path(__file__).parent.parent
 _WINDOW_PER_CPU = 4  # shards submitted at a time: one runs, the others hide the driver's delay
 _ALIVE_SECONDS = 2.0  # between looks whether Ray itself still runs
+_END_SECONDS = 10.0  # for tasks that were cancelled to be gone; one on a node that does not answer is not waited for
 _GRACE_SECONDS = 20.0  # for the driver to notice by itself that Ray is gone, and to end in order
 _SOCKET_BYTES = 107  # of the path of an AF_UNIX socket; Linux's sun_path has 108 with its end
 _SHORT = "/tmp"
@@ -193,6 +194,8 @@ class Cluster:
         finally:
             for reference in pending:
                 ray.cancel(reference, force=True)
+            if pending:  # else they publish over what a refused rebuild puts back
+                ray.wait(list(pending), num_returns=len(pending), timeout=_END_SECONDS, fetch_local=False)
         return results
 
     def prepare(self, ready: Callable[[], None], wait: bool = False) -> None:

@@ -25,11 +25,12 @@ from pipelines.errors import ClusterError, ConfigError, StorageError, TrunklineE
 from pipelines.progress import say
 from pipelines.timeline import reached
 from pipelines.train_group_lines import Channel, Listener, finish_save
-from pipelines.train_group_rank import Place, TrainWorker, Worker, seats
+from pipelines.train_group_rank import Place, TrainWorker, Worker, seats, until_gone
 from pipelines.train_group_room import check_kinds, check_size, lacking
 
 _QUIET_SECONDS = 10.0  # without ranks, before it is looked whether machines are missing
 _LOOK_SECONDS = 0.5  # between two looks whether processes have their places
+_END_SECONDS = 10.0  # for ranks that were killed to be gone; one on a node that does not answer is not waited for
 _GRACE_SECONDS = 5.0  # after an error that may be the echo of another rank's end: for that end to be known
 # how a rank is told that another one is gone; gloo raises plain RuntimeErrors
 _PEER_IS_GONE = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "NCCL", "uncorrectable ECC")
@@ -56,6 +57,7 @@ class TrainGroup:
         self._pool = ThreadPoolExecutor(1, "train-group")
         self._ended = threading.Event()
         self._actors: list[Any] = []
+        self._places: list[Place] = []
         self._room: Any = None
         self._formed_seconds: float | None = None  # what forming took, until that was told
         self._forming: Future[list[Any]] = self._pool.submit(self._form)
@@ -127,10 +129,12 @@ class TrainGroup:
                     finish_save(self._channel, running[0])
             finally:
                 self.end()
+                _await_ends(self._places)
             raise
         except BaseException:
             listener.stop()
             self.end()
+            _await_ends(self._places)
             raise
         finally:
             listener.stop()
@@ -182,7 +186,7 @@ class TrainGroup:
             ).remote()
             for i in range(config.workers)
         ]  # fmt: skip
-        places = self._wait_for_places([each.place.remote() for each in self._actors])
+        self._places = places = self._wait_for_places([each.place.remote() for each in self._actors])
         reached("processes")
         seated = seats(places)
         backend = "nccl" if config.gpus_per_worker else "gloo"
@@ -290,6 +294,26 @@ def _gather(references: Sequence[Any]) -> list[Any]:
     if failed:
         raise _verdict(failed[0]) from failed[0]
     return list(ray.get(list(references)))
+
+
+def _await_ends(places: Sequence[Place]) -> None:
+    """Wait for ranks that were killed to be gone: Ray answers before that, and what they still write would be mixed with what is
+    put back in its place."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here, by_node = ray.get_runtime_context().get_node_id(), dict[str, list[int]]()
+    for place in places:
+        by_node.setdefault(place.node, []).append(place.process)
+    own = by_node.pop(here, [])
+    task = ray.remote(num_cpus=0, max_retries=0)(until_gone)
+    elsewhere = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(found, _END_SECONDS)
+        for node, found in by_node.items()
+    ]
+    until_gone(own, _END_SECONDS)
+    if elsewhere:
+        ray.wait(elsewhere, num_returns=len(elsewhere), timeout=_END_SECONDS, fetch_local=False)
 
 
 def _explains(error: Exception) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import socket
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ class Place:
     address: str
     gpus: tuple[str, ...]
     port: int
+    process: int = 0  # its number on that node
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ class TrainWorker:
 
         context = ray.get_runtime_context()
         gpus = tuple(str(number) for number in context.get_accelerator_ids().get("GPU", []))
-        return Place(context.get_node_id(), ray.util.get_node_ip_address(), gpus, self._listening.getsockname()[1])
+        return Place(
+            context.get_node_id(), ray.util.get_node_ip_address(), gpus, self._listening.getsockname()[1], os.getpid()
+        )
 
     def join(self, seat: Seat, backend: str, ready: Callable[[], None]) -> None:
         """Take the seat: the environment, then the process group, while `ready` imports what training needs."""
@@ -112,6 +116,21 @@ class TrainWorker:
         finally:
             gc.collect()
             voice.wait(_LINE_SECONDS)
+
+
+def until_gone(processes: Sequence[int], seconds: float) -> None:
+    """Wait until processes of this node have ended, but no longer than `seconds`."""
+    import psutil
+
+    def lives(process: int) -> bool:
+        try:
+            return bool(psutil.Process(process).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD))
+        except psutil.Error:
+            return False
+
+    until = time.monotonic() + seconds
+    while any(map(lives, processes)) and time.monotonic() < until:
+        time.sleep(0.02)
 
 
 def _name_interface() -> None:

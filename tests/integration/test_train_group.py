@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 
 from pipelines.cluster import Cluster
-from pipelines.errors import ClusterError, ConfigError, StorageError
+from pipelines.errors import ClusterError, ConfigError, DataError, StorageError
+from pipelines.lease import _started as started
 from pipelines.train.worker import ready
 from tests.integration.conftest import run_stage, train_config
 from tests.waits import wait_until
@@ -43,6 +45,15 @@ def fail(spec: dict[str, Any], emit: Emit) -> None:
         note(spec, "tried")
         raise spec["error"]
     dist.barrier()
+
+
+def refuse_beside(spec: dict[str, Any], emit: Emit) -> None:
+    """Rank one refuses its data while rank zero is at work."""
+    if os.environ["RANK"] == "1":
+        wait_until(lambda: Path(spec["notes"]).exists(), "rank zero to work")
+        raise DataError("nothing is left")
+    note(spec, os.getpid())
+    time.sleep(600)
 
 
 def end_at_first(spec: dict[str, Any], emit: Emit) -> None:
@@ -138,6 +149,13 @@ def test_what_would_repeat_itself_is_raised_once(cluster: Cluster, spec: dict[st
     with pytest.raises(type(error), match=str(error)):
         cluster.train(fail, {**spec, "error": error})
     assert notes(spec) == ["tried"]
+
+
+def test_no_rank_works_on_once_one_has_refused(cluster: Cluster, spec: dict[str, Any]) -> None:
+    """What a refused rebuild had set aside comes back, and a checkpoint that is committed then would be mixed with it."""
+    with pytest.raises(DataError, match="nothing is left"):
+        cluster.train(refuse_beside, spec)
+    assert started(int(notes(spec)[0])) == 0
 
 
 def test_what_may_pass_is_tried_again(
