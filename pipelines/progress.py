@@ -63,6 +63,7 @@ def reopen_closed_streams() -> None:
             nowhere = open(os.devnull, "w" if number else "r", encoding="utf-8")  # noqa: SIM115, as long as the process
             if nowhere.fileno() != number:
                 os.dup2(nowhere.fileno(), number)
+            os.set_inheritable(number, True)  # Ray's processes need them too
             setattr(sys, name, nowhere)
 
 

@@ -444,6 +444,7 @@ def compose_config(workflow: str, config_class: type[C], overrides: Sequence[str
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
+    _check_keys(config_class, overrides)
     _register_resolvers()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base=None):

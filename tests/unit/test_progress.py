@@ -158,9 +158,10 @@ def test_a_command_without_an_output_works(tmp_path: Path) -> None:
 
 def test_closed_streams_go_nowhere_and_no_file_takes_their_place(tmp_path: Path) -> None:
     code = """
-import os, sys
+import os, subprocess, sys
 from pipelines.progress import reopen_closed_streams
 reopen_closed_streams()
+subprocess.run([sys.executable, "-c", "import os; [os.fstat(number) for number in range(3)]"], check=True)
 with open(sys.argv[0] + ".data", "w", encoding="utf-8") as file:
     os.write(1, b"of a library")
     print("an error", file=sys.stderr)

@@ -191,3 +191,5 @@ def test_a_mistyped_key_of_a_composed_command_is_explained_alike() -> None:
     """Of a recipe's stage, or of a command that is submitted."""
     with pytest.raises(ConfigError, match=r"did you mean \+experiment=demo\?"):
         compose_config("pretrain", TrainConfig, ["+experment=demo", "name=x"])
+    with pytest.raises(ConfigError, match="'=x': expected key=value"):
+        compose_config("pretrain", TrainConfig, ["name", "=x"])
