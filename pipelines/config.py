@@ -71,8 +71,8 @@ _SECRET_ENDS = (
     "password", "passwd", "passphrase", "secret", "token", "apikey", "accesskey", "secretkey", "credential", "credentials", "signature",
 )  # fmt: skip
 _SECRET_NAMES = {"pass", "pwd", "key", "sig", "auth"}
-# both take all that is no space up to the @, which may be missing: what begins later in it need not be tried
-_CREDENTIALS = re.compile(r"(?<=\w://)[^\s@]*(@(?=[\w\[]))?")
+# both take what follows up to a space or an @, also where the @ is missing: what begins later in it need not be tried
+_CREDENTIALS = re.compile(r"(?<=\w://)((?:[^\s@]*+@)*+)(\S*)")  # to the last @: a password may have one in it
 _USER_AND_PASSWORD = re.compile(r"\w://[^/\s@:]*:(?!\d+[/?#])[^\s@]+(@)?")  # digits before a path are a port
 _URI = re.compile(r"\w[\w+.-]*://\S+")
 _HOST = re.compile(r"(\[[^]]*\]|[^:]*)(:\d*)?")  # and its port
@@ -110,7 +110,7 @@ def _secret_option(uri: str) -> bool:
 
 def without_secrets(text: str) -> str:
     """A text for people, with the users and passwords of URIs in it replaced by `***`."""
-    return _CREDENTIALS.sub(lambda found: "***@" if found[1] else found[0], text)
+    return _CREDENTIALS.sub(lambda found: f"***@{found[2]}" if found[1] else found[0], text)
 
 
 def runtime(default: Any = dataclasses.MISSING, *, default_factory: Any = dataclasses.MISSING) -> Any:

@@ -193,3 +193,5 @@ def test_many_uris_without_a_password_are_looked_through_at_once() -> None:
         assert parse(TrackingConfig, {"experiment": text}, "tracking").experiment == text
         assert without_secrets(text) == text
     assert without_secrets("a://b a://c:d@e a://@f") == "a://b a://***@e a://***@f"
+    assert without_secrets("no answer from db://me:hun@ter2@host/x") == "no answer from db://***@host/x"
+    assert without_secrets("db://me:hunter2@host(x@)") == "db://***@)"
