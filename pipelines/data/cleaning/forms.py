@@ -27,9 +27,8 @@ _VERSE = re.compile(
 _COMMAS = ",，、،;；؛"  # colons stand behind the labels of a form
 _COMMA = re.compile(f"[{_COMMAS}]")
 _CLAUSE_END = re.compile(f"[{_COMMAS}.。．!！?？؟।॥…—–~～][”’\"'」』）)\\]]*$")
-_LEAST_CLAUSE_CHARACTERS = (
-    5.5  # of Chinese, its comma with it: lines of verse have six, the names in a menu three to five
-)
+# mean length of a clause in Chinese, its comma included: lines of verse have six characters, the names in a menu three to five
+_LEAST_CLAUSE_CHARACTERS = 5.5
 _LEAST_CLAUSE_WORDS = 4.0
 _LEAST_RUNNING_LINE = 30  # characters of spaced text
 _LEAST_CLAUSE_LINES = 0.5
@@ -41,9 +40,11 @@ _ENGLISH_GRAMMAR = re.compile(r"\b(?:the|of|and|to|that|with|is|are|this|for|you
 _HAN_OR_KANA = re.compile("[\u3005-\u3007\u3041-\u30ff\u3400-\u9fff]")
 _LETTER = re.compile(r"[^\W\d_]")
 _HAN_LETTERS = 3  # Latin letters that a Han character or a kana stands for, as in `language`
-# kinds of such characters, or of one kind so many times; English words, likewise; Chinese and kana, of the letters
+# a text is Chinese or Japanese that has two different characters of grammar, or three of them at all, at most one English word
+# of grammar, and 15 % of its letters in its own script
 _LEAST_GRAMMAR, _LEAST_TIMES, _MOST_ENGLISH, _LEAST_SHARE = 2, 3, 1, 0.15
-_FORMULA = re.compile(r"[!-~±·×÷′″√∑∏∫∂∞≈≠≤≥→↓↑∈∉⊂∪∩∀∃∇Α-ω²³₀-₉]+")  # or a row of signs, or a word
+# a formula; rows of signs and foreign words match too
+_FORMULA = re.compile(r"[!-~±·×÷′″√∑∏∫∂∞≈≠≤≥→↓↑∈∉⊂∪∩∀∃∇Α-ω²³₀-₉]+")
 _FIGURE = re.compile("[A-Za-z0-9]")
 
 _LEAST_STANZAS, _LEAST_STANZA_LINES, _LONGEST_LINE = 2, 3, 80

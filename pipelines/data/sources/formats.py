@@ -305,10 +305,9 @@ def _jsonl(lines: Iterator[tuple[int, bytes]], path: str, stop: int | None) -> I
         except UnicodeDecodeError as error:
             yield where, Dropped("read.not_utf8", where, f"{error.reason} at byte {error.start}: {raw[:EXCERPT]!r}")
         except (ValueError, RecursionError) as error:
-            json_itself = isinstance(
-                error, (json.JSONDecodeError, RecursionError)
-            )  # or an integer of over 4,300 digits
-            reason = "read.not_json" if json_itself else "read.bad_value"
+            # a ValueError of another kind is an integer of over 4,300 digits, which Python does not take
+            is_bad_json = isinstance(error, (json.JSONDecodeError, RecursionError))
+            reason = "read.not_json" if is_bad_json else "read.bad_value"
             yield where, Dropped(reason, where, raw[:EXCERPT].decode("utf-8", "replace"))
 
 
