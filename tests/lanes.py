@@ -61,7 +61,7 @@ def scheduler(config: Any, log: Any) -> Any:
         def remove_node(self, node: Any) -> str | None:
             """What a lane leaves when its process ends: the test that ended it, if any; the rest goes to the others.
 
-            xdist would try that test again in one new process after the other, 20 minutes each for one that hangs, and hand
+            xdist would try that test again in one new process after the other, 40 minutes each for one that hangs, and hand
             out what is done already, with which a lane waits for ever.
             """
             left = {scope: tests for scope, tests in self.assigned_work.pop(node).items() if not all(tests.values())}

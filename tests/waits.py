@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-# a quiet machine takes a minute for the longest single wait (a whole recipe); below the 20 minutes after which pytest ends a hang
+# a quiet machine takes a minute for the longest single wait (a whole recipe); below the 40 minutes after which pytest ends a hang
 PATIENCE_SECONDS = 1000
 
 

@@ -8,7 +8,6 @@ with, 3 s without). `budget` alone is checked by providers that Terraform finds 
 """
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -38,17 +37,15 @@ class Ended:
 
 def terraform(folder: Path, *arguments: str) -> Ended:
     """Runs Terraform in `folder` and waits for it."""
-    environment = os.environ | {"TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1"}
-    if folder.name == "budget":
-        environment.pop("TF_REATTACH_PROVIDERS", None)
+    # by `env`, and no copy of os.environ: pytest changes that while the threads of `runs` are here
+    own = ["-u", "TF_REATTACH_PROVIDERS"] if folder.name == "budget" else []
     done = subprocess.run(
-        ["terraform", *arguments],
+        ["env", *own, "TF_IN_AUTOMATION=1", "CHECKPOINT_DISABLE=1", "terraform", *arguments],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         timeout=PATIENCE_SECONDS,
-        env=environment,
     )
     return Ended(done.returncode, done.stdout)
 

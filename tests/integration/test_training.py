@@ -42,9 +42,9 @@ def kill_a_worker_when(ready: Any) -> threading.Thread:
 def test_a_killed_worker_costs_nothing_but_time(
     cluster: Cluster, store: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run_stage(cluster, "pretrain", train_config(name="straight", steps=60), store)
+    run_stage(cluster, "pretrain", train_config(name="straight", steps=32), store)
     killer = kill_a_worker_when(lambda: committed_steps(store.storage, "pretrain/killed"))
-    run_stage(cluster, "pretrain", train_config(name="killed", steps=60), store)
+    run_stage(cluster, "pretrain", train_config(name="killed", steps=32), store)
     killer.join()
     assert "restarts from the last checkpoint" in capfd.readouterr().out
     assert losses(store, "pretrain/killed") == losses(store, "pretrain/straight")
