@@ -74,6 +74,7 @@ _SECRET_NAMES = {"pass", "pwd", "key", "sig", "auth"}
 # both take what follows up to a space or an @, also where the @ is missing: what begins later in it need not be tried
 _CREDENTIALS = re.compile(r"(?<=\w://)((?:[^\s@]*+@)*+)(\S*)")  # to the last @: a password may have one in it
 _USER_AND_PASSWORD = re.compile(r"\w://[^/\s@:]*:(?!\d+[/?#])[^\s@]+(@)?")  # digits before a path are a port
+_LONGEST_EXPERIMENT = 256  # the column in MLflow's database
 _URI = re.compile(r"\w[\w+.-]*://\S+")
 _HOST = re.compile(r"(\[[^]]*\]|[^:]*)(:\d*)?")  # and its port
 
@@ -185,6 +186,10 @@ class TrackingConfig:
             )
         if not self.experiment.strip():
             raise ConfigError("tracking.experiment is empty; expected the name of an MLflow experiment, e.g. trunkline")
+        if len(self.experiment) > _LONGEST_EXPERIMENT:
+            raise ConfigError(
+                f"tracking.experiment has {len(self.experiment):,} characters; MLflow keeps {_LONGEST_EXPERIMENT}: shorten it"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

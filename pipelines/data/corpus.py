@@ -350,7 +350,7 @@ def _check_package(where: str, reader: ReaderConfig) -> None:
     ):
         if not pattern.fullmatch(value):
             raise ConfigError(
-                f"{where}.{key} is {value!r}; expected the {key} as the index of {reader.archive} has it: correct it"
+                f"{where}.{key} is {value!r}; expected the {key} of the {reader.archive} as its index has it: correct it"
             )
 
 

@@ -501,7 +501,7 @@ GENERATED = {"reader": {"type": "generated", "generator": "english_problems", "c
                     }
                 },
                 {},
-                f"reader.{key} is .*; expected the {key} as the index of {archive} has it",
+                f"reader.{key} is .*; expected the {key} of the {archive} as its index has it",
             )
             for name, version, archive, key in (
                 ("--pre", "1", "wheel", "package"),

@@ -190,8 +190,15 @@ def test_a_port_and_a_place_in_a_page_are_no_password(text: str) -> None:
 def test_many_uris_without_a_password_are_looked_through_at_once() -> None:
     """A megabyte took over an hour: from each `://` on, the whole rest was read."""
     for text in ("a://" * 250_000, "a://b:" * 160_000, "a://" + "b" * 1_000_000):
-        assert parse(TrackingConfig, {"experiment": text}, "tracking").experiment == text
+        assert parse(TrackingConfig, {"uri": text + " /x"}, "tracking").uri == text + " /x"
+        assert parse(WorkflowConfig, {"name": "x", "store": text}).store == text
         assert without_secrets(text) == text
     assert without_secrets("a://b a://c:d@e a://@f") == "a://b a://***@e a://***@f"
     assert without_secrets("no answer from db://me:hun@ter2@host/x") == "no answer from db://***@host/x"
     assert without_secrets("db://me:hunter2@host(x@)") == "db://***@)"
+
+
+def test_an_experiment_whose_name_mlflow_cannot_keep_is_refused() -> None:
+    assert parse(TrackingConfig, {"experiment": "x" * 256}, "tracking")
+    with pytest.raises(ConfigError, match=r"tracking.experiment has 257 characters; MLflow keeps 256: shorten it"):
+        parse(TrackingConfig, {"experiment": "x" * 257}, "tracking")
