@@ -170,7 +170,10 @@ class Session:
     def _forget_replaced(self, folder: str) -> None:
         """Delete what a rebuild has replaced, where it was killed right after its commit."""
         storage = self.store.storage
-        if not storage.moves or not storage.keys(aside(folder)):
+        if not storage.moves:
+            return
+        storage.sweep(aside(folder.split("/")[0]))  # of deletions that were killed
+        if not storage.keys(aside(folder)):
             return
         with contextlib.suppress(ArtifactError):  # another command is making it anew just now: that one needs it
             self.hold(folder)

@@ -420,13 +420,17 @@ def plainly(tmp_path: Path, **options: Any) -> Artifact | Draft:
         return session.begin("corpus", config, {}, what={"size": 1})
 
 
+@pytest.mark.parametrize("amid", [False, True])
 def test_what_a_rebuild_replaced_goes_also_when_it_was_killed_right_after_its_commit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    amid: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Before its deletion began, or amid that."""
     delete = FolderStorage.delete
 
     def killed(storage: FolderStorage, prefix: str) -> None:
         if prefix.startswith(".replaced/") and storage.exists("corpus/a/manifest.json"):
+            if amid:
+                (tmp_path / prefix).rename(tmp_path / ".replaced/corpus/.partial-01234567-a")
             raise KeyboardInterrupt
         delete(storage, prefix)
 
@@ -437,13 +441,13 @@ def test_what_a_rebuild_replaced_goes_also_when_it_was_killed_right_after_its_co
         patch.setattr(FolderStorage, "delete", killed)
         with pytest.raises(KeyboardInterrupt):
             draft.commit({"size": 1}, {})
-    assert ArtifactStore(str(tmp_path)).storage.keys(".replaced")
+    assert bool(ArtifactStore(str(tmp_path)).storage.keys(".replaced")) != amid
     with Session(WorkflowConfig(name="a", store=str(tmp_path), tracking=TrackingConfig(enabled=False))) as other:
         other.hold("corpus/a")  # a command that makes it anew just now may have set it aside a moment ago
         assert isinstance(plainly(tmp_path), Artifact)
-        assert ArtifactStore(str(tmp_path)).storage.keys(".replaced")
+        assert bool(ArtifactStore(str(tmp_path)).storage.keys(".replaced")) != amid
     assert isinstance(plainly(tmp_path), Artifact)
-    assert not ArtifactStore(str(tmp_path)).storage.keys(".replaced")
+    assert not list((tmp_path / ".replaced/corpus").iterdir())
 
 
 def test_what_a_rebuild_that_was_killed_keeps_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
