@@ -227,13 +227,13 @@ class Draft:
 
     def _set_aside(self) -> bool:
         """Move what lies under this name; False where it is to be deleted: half of an artifact, or of less worth than what is there."""
-        kept = aside(self.folder)
+        place = aside(self.folder)
         if not self.storage.moves or b'"deleting"' in (self.storage.find(f"{self.folder}/claim.json") or b""):
             return False
-        if not self.storage.exists(f"{self.folder}/manifest.json") and self._worth(kept) > self._worth(self.folder):
+        if not self.storage.exists(f"{self.folder}/manifest.json") and self._worth(place) > self._worth(self.folder):
             return False
-        self.storage.delete(kept)
-        return self.storage.move(self.folder, kept)
+        self.storage.delete(place)
+        return self.storage.move(self.folder, place)
 
     def forget_rebuild(self) -> None:
         """Have the claim of a finished artifact not say that a rebuild made it, before its manifest goes.
@@ -357,7 +357,7 @@ class ArtifactStore:
         raise ArtifactError(
             f"{parsed.folder} {state} in {self.storage.uri}; there is {self._siblings(parsed.kind)}: "
             f"make it with `python -m workflows.{command(parsed.kind)} name={parsed.name}` and the choices it needs"
-            + self.kept(parsed.folder)
+            + kept(self.storage, parsed.folder)
         )
 
     def get_kind(self, key: str, kind: str, reference: str) -> Artifact:
@@ -416,25 +416,14 @@ class ArtifactStore:
         It is not where the rebuild can go on from something: a checkpoint, or any piece that it has published.
         Args: refused, the rebuild ended with an error that the same command would meet again: pieces then do not count.
         """
-        kept = aside(folder)
-        if not self.storage.moves or not self.storage.keys(kept):
+        place = aside(folder)
+        if not self.storage.moves or not self.storage.keys(place):
             return False
         held = self.storage.keys(folder)
         if any(key.endswith("/manifest.json") or ("/receipts/" in key and not refused) for key in held):
             return False
         self.storage.delete(folder)
-        return self.storage.move(kept, folder)
-
-    def kept(self, folder: str) -> str:
-        """A clause that names what a rebuild has set aside and not replaced yet; "" where there is nothing."""
-        place = aside(folder)
-        if not self.storage.moves or not self.storage.keys(place):
-            return ""
-        finished = "finished " if self.storage.exists(f"{place}/manifest.json") else ""
-        return (
-            f"; the {finished}{folder} that its rebuild replaces is kept as {self.uri}/{place}: to have it again, move that folder "
-            f"to {self.uri}/{folder}"
-        )
+        return self.storage.move(place, folder)
 
     def _rebuilt(self, folder: str, claim: dict[str, Any]) -> Draft:
         """A draft that replaces what is there; one that goes on, where this very rebuild was interrupted."""
@@ -470,7 +459,7 @@ class ArtifactStore:
                     f"{folder} in {self.storage.uri} was made by another configuration. What changed:\n  "
                     + "\n  ".join(changes)
                     + "\nUse another name (name=...), or on_change=rebuild to replace it and start over, or on_change=keep to go on with what is there"
-                    + (self.kept(folder) or ".")
+                    + (kept(self.storage, folder) or ".")
                 )
             held = {**held, "kept_despite": [*held.get("kept_despite", []), *changes]}
         return finished or Draft(self.storage, folder, held)
@@ -531,6 +520,18 @@ class ArtifactStore:
 def aside(folder: str) -> str:
     """Where a rebuild keeps what it replaces until it is committed."""
     return f".replaced/{folder}"
+
+
+def kept(storage: Storage, folder: str) -> str:
+    """A clause that names what a rebuild of `folder` has set aside and not replaced yet; "" where there is nothing."""
+    place = aside(folder)
+    if not storage.moves or not storage.keys(place):
+        return ""
+    finished = "finished " if storage.exists(f"{place}/manifest.json") else ""
+    return (
+        f"; the {finished}{folder} that its rebuild replaces is kept as {storage.uri}/{place}: to have it again, move that folder "
+        f"to {storage.uri}/{folder}"
+    )
 
 
 def command(kind: str) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from pipelines.artifacts import Artifact, ArtifactStore, Draft, Reference
+from pipelines.artifacts import Artifact, ArtifactStore, Draft, Reference, kept
 from pipelines.config import plain
 from pipelines.errors import ArtifactError, ConfigError
 from pipelines.progress import human, say
@@ -83,7 +83,7 @@ def train_stage(stage: StageName, config: TrainConfig, session: Session) -> Arti
 
     if config.write_spec:
         take_down()
-        if session.store.kept(held.folder):
+        if kept(storage, held.folder):
             held.publish(
                 "spec", {}
             )  # a piece: until the first checkpoint, another command would put back what was replaced

@@ -471,6 +471,20 @@ def test_what_a_rebuild_that_was_killed_keeps_is_named(tmp_path: Path, capsys: p
     )
 
 
+def test_a_checkpoint_that_a_rebuild_has_set_aside_is_named_with_its_place(tmp_path: Path) -> None:
+    storage, store = trunk(tmp_path), ArtifactStore(str(tmp_path))
+    store.begin("pretrain", "x", {}, on_change="rebuild")  # and it is killed here
+    with pytest.raises(
+        CheckpointError, match=f"; the pretrain/x that its rebuild replaces is kept as {tmp_path}/.repl"
+    ):
+        open_checkpoint(storage, "pretrain/x", "step-10")
+    with (
+        pytest.raises(CheckpointError, match="is kept as"),
+        Session(CheckpointsConfig(name="x", store=str(tmp_path))) as session,
+    ):
+        checkpoints(CheckpointsConfig(name="x", store=str(tmp_path), run="pretrain/x"), session)
+
+
 def test_checkpoints_that_a_set_aside_artifact_names_stay(tmp_path: Path) -> None:
     """Its rebuild from another parent may end early, and it comes back."""
     storage, store = trunk(tmp_path), ArtifactStore(str(tmp_path))

@@ -21,7 +21,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from pipelines.artifacts import how_anew, recorded, typed_again
+from pipelines.artifacts import how_anew, kept, recorded, typed_again
 from pipelines.errors import CheckpointError, StorageError
 from pipelines.sealed import sealed, unsealed
 from pipelines.storage import FolderStorage, Storage, sha256
@@ -132,9 +132,10 @@ def strays(storage: Storage, run: str) -> list[str]:
 
 
 def passed_over(storage: Storage, run: str) -> str:
-    """A clause that names the strays of a run; "" where there are none."""
+    """A clause that names the strays of a run, and the run that a rebuild has set aside; "" where there are none."""
     found = strays(storage, run)
-    return f"; passed over, since no step is named so: {', '.join(found)} (step 10 is step-000010)" if found else ""
+    named = f"; passed over, since no step is named so: {', '.join(found)} (step 10 is step-000010)" if found else ""
+    return named + kept(storage, run)
 
 
 def _holding(keys: Iterable[str], file: str) -> list[str]:
@@ -172,7 +173,7 @@ def open_checkpoint(storage: Storage, run: str, at: str | None = "latest") -> Ch
     steps = committed_steps(storage, run)
     if not steps:
         raise CheckpointError(
-            f"{run} has no committed checkpoint in {storage.uri}{passed_over(storage, run)}: run its workflow first"
+            f"{run} has no committed checkpoint in {storage.uri}: run its workflow first{passed_over(storage, run)}"
         )
     step = steps[-1] if at in (None, "latest") else int(str(at).removeprefix("step-"))
     if step not in steps:
