@@ -329,7 +329,7 @@ def test_sources_that_are_read_unevenly_since_their_rows_are_cut_are_announced()
         return _uneven(mixture, SimpleNamespace(epoch_samples=rows.__getitem__), 110)  # type: ignore[arg-type]
 
     assert told(long=10, short=100).startswith(
-        "times that each source is read, since cut rows count whole in its weight: short 0.55, long 5.5;"
+        "short 0.55 times, long 5.5 times: a source's weight counts also the tokens that the window cuts off;"
     )
     assert told(long=100, short=110) == ""
 

@@ -162,8 +162,8 @@ def _uneven(mixture: MixturePlan | None, rows: Loader | PreferenceLoader, sample
     epochs = {source.name: source.weight * samples / rows.epoch_samples(source.name) for source in mixture.sources}
     if max(epochs.values()) <= _UNEVEN * min(epochs.values()):
         return ""
-    told = ", ".join(f"{name} {count:.2g}" for name, count in sorted(epochs.items(), key=lambda item: item[1]))
-    return f"times that each source is read, since cut rows count whole in its weight: {told}; a mixture sets other weights (data=mixture/<name>)"
+    told = ", ".join(f"{name} {count:.2g} times" for name, count in sorted(epochs.items(), key=lambda item: item[1]))
+    return f"{told}: a source's weight counts also the tokens that the window cuts off; a mixture sets other weights (data=mixture/<name>)"
 
 
 def _parents_here(name: StageName, config: TrainConfig, store: ArtifactStore, workers: int) -> str:
