@@ -3,7 +3,7 @@
 Enters: a file's bytes and its name. Leaves: records with the place they came from; in place of each that cannot be read a
 `Dropped` with a reason: `read.not_utf8`, `read.not_json`, `read.truncated_gzip`, `read.corrupt_gzip`, `read.corrupt_parquet`,
 `read.no_column`, `read.bad_value`, `read.empty_file`, `read.not_html`, `read.no_main_text`, `read.corrupt_warc`. What precedes the damage is always
-given. Whatever else a file makes a reader raise ends that file, dropped under the name of the exception: `read.RuntimeError`.
+given, and so is what stands between a changed byte and the checksum that tells of it. Whatever else a file makes a reader raise ends that file, dropped under the name of the exception: `read.RuntimeError`.
 
 A large file is read in stretches, by whoever has time: JSON Lines by the line ends next to two byte offsets, Parquet by the row
 groups that begin between them. Nobody has to read the file to cut it. So a place is named by what every stretch knows: the
