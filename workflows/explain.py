@@ -48,7 +48,10 @@ def explain(error: Exception, config_class: type, names: Names = lambda where: (
         meant = f": did you mean {group}={close[0]}?" if close else ""
         return f"{group}={choice}: no such choice; there are {', '.join(choices)} (conf/{group}){meant}"
     if "override_grammar" in str(error):  # Hydra's link for what it cannot read
-        return f"{first}: expected key=value, in quotes where the shell would change it, e.g. 'key=[1,2]'"
+        return (
+            f"{first}: expected key=value, in quotes where the shell would change it, e.g. 'key=[1,2]'; "
+            "a value with = , { [ ~ or an accent in it takes quotes of its own: 'key=\"a=b\"'"
+        )
     if first.startswith("Config group override must be"):
         return f"{first}: expected group=choice, or ~group to do without it"
     if first.startswith("Ambiguous value"):

@@ -89,6 +89,7 @@ def test_a_sweep_runs_each_choice_wherever_the_option_stands(place: int, monkeyp
         ("corpus=demo", r"\+experiment; conf/corpus holds choices of other workflows$"),
         ("model=null", "expected group=choice, or ~group to do without it"),
         ("--name", "keys are written without dashes: name=…"),
+        ("tracking.uri=postgresql://host/db?sslmode=require", "takes quotes of its own: 'key=\"a=b\"'"),
         ("=x", "'=x': expected key=value, without spaces around the ="),
         ("+=x", "'\\+=x': expected key=value, without spaces"),
         ("~", "'~': expected key=value"),
