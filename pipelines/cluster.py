@@ -194,7 +194,8 @@ class Cluster:
         finally:
             for reference in pending:
                 ray.cancel(reference, force=True)
-            if pending:  # else they publish over what a refused rebuild puts back
+            # or they publish over what a refused rebuild puts back; on a busy machine Ray may answer too soon
+            if pending:
                 ray.wait(list(pending), num_returns=len(pending), timeout=_END_SECONDS, fetch_local=False)
         return results
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ import pytest
 
 from pipelines.cluster import Cluster
 from pipelines.errors import ClusterError, DataError
-from pipelines.lease import _started as started
 
 
 @dataclass(frozen=True)
@@ -67,17 +65,6 @@ def refuse(shard: int) -> int:
     if shard == 20:
         raise DataError(f"shard {shard} is bad")
     return shard
-
-
-def write_on(shard: Shard) -> None:
-    """The last refuses what it got, while the others are at work."""
-    if shard.number == 1:
-        while not (Path(shard.folder) / "pid").exists():
-            time.sleep(0.05)
-        raise DataError("shard 1 is bad")
-    (Path(shard.folder) / "half").write_text(str(os.getpid()))
-    (Path(shard.folder) / "half").rename(Path(shard.folder) / "pid")
-    time.sleep(600)
 
 
 class Counted(Sequence[int]):
@@ -138,10 +125,3 @@ def test_the_first_refusal_ends_the_pass(cluster: Cluster) -> None:
         cluster.map_shards(refuse, shards, "refuse")
     assert shards.taken < 10_000  # on a busy machine the other worker may do many while one has the shard that is bad
     assert cluster.map_shards(double, [1, 2], "next") == [{"doubled": 2}, {"doubled": 4}]
-
-
-def test_nobody_works_on_once_a_pass_has_ended(cluster: Cluster, tmp_path: Path) -> None:
-    """What a refused rebuild had set aside comes back, and a piece that is published then would be written over it."""
-    with pytest.raises(DataError, match="shard 1 is bad"):
-        cluster.map_shards(write_on, [Shard(number, str(tmp_path)) for number in range(2)], "write")
-    assert started(int((tmp_path / "pid").read_text())) == 0
