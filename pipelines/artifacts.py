@@ -195,8 +195,7 @@ class Artifact:
 
 def compare_files(artifact: Artifact) -> None:
     """A shard function: every file of an artifact, compared with its checksum. Raises: ArtifactError."""
-    for name in artifact.manifest["files"]:
-        artifact.path(name)
+    artifact.compare()
 
 
 @dataclass(frozen=True)
