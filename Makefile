@@ -63,7 +63,7 @@ lock: setup ## requirements.lock, by whose checksums the nodes of a cluster inst
 ui: setup ## MLflow on this project's runs
 	@echo "runs:        http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
 	@echo "evaluations: http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&searchFilter=tags.trunkline.kind%20%3D%20%22evaluate%22&orderByKey=metrics.%60bits_per_byte%60&orderByAsc=true"
-	@uri=$$($(BIN)/python -m pipelines.tracking_place "$${TRUNKLINE_STORE:-$(CURDIR)/store}") && \
+	@uri=$$($(BIN)/python -m pipelines.tracking.place "$${TRUNKLINE_STORE:-$(CURDIR)/store}") && \
 	$(BIN)/mlflow ui --backend-store-uri "$$uri" --host 127.0.0.1 --port 5000
 
 clean: ## remove .venv and caches; the store stays

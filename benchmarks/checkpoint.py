@@ -51,7 +51,7 @@ def measure(stage: int, rounds: int, steps: int, folder: Path) -> list[Any]:
     import torch
     import torch.distributed as dist
 
-    from pipelines.storage import FolderStorage
+    from pipelines.store.storage import FolderStorage
     from pipelines.train.checkpoint import Saver, load, open_checkpoint
     from pipelines.train.network.losses import Batch, LanguageModelling
     from pipelines.train.network.model import ModelConfig, Transformer

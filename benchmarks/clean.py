@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.texts import documents
-from pipelines.artifacts import ArtifactStore, Draft
 from pipelines.config import parse
 from pipelines.data.batch import pack
 from pipelines.data.cleaning.aids import Aids
@@ -37,7 +36,8 @@ from pipelines.data.cleaning.quality import judge
 from pipelines.data.corpus import CorpusRecipe, DecontaminationConfig
 from pipelines.data.document import Document
 from pipelines.data.sources.readers import plan_pieces, read_piece
-from pipelines.progress import table
+from pipelines.display.progress import table
+from pipelines.store.artifacts import ArtifactStore, Draft
 
 ROUNDS = 3
 DOCUMENT = 6_000  # characters: long texts are cut, so that every language has documents of one size

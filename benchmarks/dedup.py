@@ -35,15 +35,15 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.texts import Planted, documents, plant
-from pipelines.artifacts import ArtifactStore, Draft
-from pipelines.cluster import serial_map
+from pipelines.cluster.cluster import serial_map
 from pipelines.config import identity, parse
 from pipelines.data.assemble import build
 from pipelines.data.corpus import CorpusConfig
 from pipelines.data.dedup.components import contract
 from pipelines.data.dedup.minhash import MinHashConfig, band_keys, jaccard, shingles, signatures
 from pipelines.data.dedup.pairs import candidates
-from pipelines.progress import table
+from pipelines.display.progress import table
+from pipelines.store.artifacts import ArtifactStore, Draft
 
 
 def kernels(source: Path, target: Path) -> set[int]:

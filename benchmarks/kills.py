@@ -29,7 +29,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.texts import documents, plant
-from pipelines.progress import say, table
+from pipelines.display.progress import say, table
 
 TARGETS = ("worker", "driver", "ray", "all")
 _PROJECT = Path(__file__).parent.parent

@@ -28,7 +28,7 @@ from benchmarks import stream
 from pipelines.data.stream.loader import Loader, Segment
 from pipelines.data.stream.mixture import MixturePlan, MixtureRecipe, plan_mixture
 from pipelines.data.tokens.token_shards import TokenShardWriter, TokenSource, shard_paths
-from pipelines.progress import table
+from pipelines.display.progress import table
 
 
 def main() -> None:

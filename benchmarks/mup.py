@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pipelines.progress import table
+from pipelines.display.progress import table
 from pipelines.train.network.model import ModelConfig, Transformer
 from pipelines.train.plan.schedule import Schedule, learning_rate
 from pipelines.train.update.optimizer import OptimizerConfig, build, set_learning_rate

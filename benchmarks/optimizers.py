@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.mup import VOCABULARY, WINDOW, library_bytes, mean_loss
-from pipelines.progress import table
+from pipelines.display.progress import table
 from pipelines.train.checkpoint.slices import Slice
 from pipelines.train.network.model import ModelConfig, Transformer
 from pipelines.train.plan.schedule import Schedule, learning_rate

@@ -33,8 +33,8 @@ from typing import Any
 import psutil
 
 from benchmarks.tokens import VOCABULARY, commit_tokens
-from pipelines.artifacts import ArtifactStore
-from pipelines.progress import table
+from pipelines.display.progress import table
+from pipelines.store.artifacts import ArtifactStore
 
 ROOT = Path(__file__).parents[1]
 _MOMENTS = {

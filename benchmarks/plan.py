@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.texts import documents, plant
-from pipelines.artifacts import ArtifactStore, Draft
-from pipelines.cluster import Cluster
+from pipelines.cluster.cluster import Cluster
 from pipelines.config import identity, parse
 from pipelines.data.assemble import build
 from pipelines.data.corpus import CorpusConfig
 from pipelines.data.estimate import estimate, show
 from pipelines.data.metering import Meter
-from pipelines.progress import table
+from pipelines.display.progress import table
+from pipelines.store.artifacts import ArtifactStore, Draft
 
 _FILE_BYTES = 32_000_000
 

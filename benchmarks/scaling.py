@@ -30,7 +30,6 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.artifacts import ArtifactStore, Draft
 from pipelines.data.corpus import DedupConfig
 from pipelines.data.dedup import sizing
 from pipelines.data.dedup.census import Census, Party, Placed, open_job
@@ -40,7 +39,8 @@ from pipelines.data.dedup.facts import KEY
 from pipelines.data.dedup.pairs import PairTask, pair_range
 from pipelines.data.dedup.shuffle import blocks_of_hashes, mixed, read_all, write_shuffled
 from pipelines.data.metering import Meter
-from pipelines.progress import human
+from pipelines.display.progress import human
+from pipelines.store.artifacts import ArtifactStore, Draft
 
 WHOLE = 1_500_000_000  # documents: 4 TB of text, 1T tokens
 PIECE_DOCUMENTS = 100_000  # 270 MB of text

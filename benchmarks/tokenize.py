@@ -19,10 +19,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.texts import documents
-from pipelines.artifacts import Artifact, ArtifactStore, Draft
 from pipelines.data.tokens.tokenize import encode_shard, plan_shards
 from pipelines.data.tokens.tokenizer import Encoder, TokenizerConfig, load_encoder, train_tokenizer
-from pipelines.progress import table
+from pipelines.display.progress import table
+from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
 
 
 def main() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.artifacts import Artifact, ArtifactStore, Draft
 from pipelines.data.stream.mixture import MixtureRecipe, plan_mixture
 from pipelines.data.tokens.token_shards import TokenShardWriter
+from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
 
 VOCABULARY = 4096
 

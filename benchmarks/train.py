@@ -40,7 +40,7 @@ import torch.nn.functional as F
 import yaml
 
 from pipelines.config import parse
-from pipelines.progress import table
+from pipelines.display.progress import table
 from pipelines.train.network.compute import ComputeConfig
 from pipelines.train.network.losses import Batch, LanguageModelling
 from pipelines.train.network.model import ModelConfig, Transformer, parameter_counts

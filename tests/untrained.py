@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipelines.artifacts import Artifact, ArtifactStore, Draft
-from pipelines.cluster import serial_map
+from pipelines.cluster.cluster import serial_map
 from pipelines.config import plain
 from pipelines.data.tokens.tokenize import encode_shard, plan_shards, sample_texts, statistics
 from pipelines.data.tokens.tokenizer import TokenizerConfig, tokenizer_files, train_tokenizer
-from pipelines.sealed import sealed
-from pipelines.storage import sha256
+from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
+from pipelines.store.sealed import sealed
+from pipelines.store.storage import sha256
 from pipelines.train.network.model import ModelConfig, Transformer
 from pipelines.train.plan.planning import tokenizer_of
 

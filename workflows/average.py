@@ -10,8 +10,8 @@ Leaves weights alone: evaluate, export, sft and dpo take `parent=average/<name>`
 
 from __future__ import annotations
 
-from pipelines.artifacts import Artifact
-from pipelines.progress import say
+from pipelines.display.progress import say
+from pipelines.store.artifacts import Artifact
 from pipelines.train.checkpoint.average import AverageConfig, average, plan
 from workflows.session import Session, entry
 

@@ -16,11 +16,11 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.artifacts import Reference
 from pipelines.config import Count, WorkflowConfig
+from pipelines.display.progress import human, say, table
 from pipelines.errors import CheckpointError, ConfigError
-from pipelines.progress import human, say, table
-from pipelines.storage import Storage
+from pipelines.store.artifacts import Reference
+from pipelines.store.storage import Storage
 from pipelines.train.checkpoint import Checkpoint, Rule, committed_steps, open_checkpoint, recorded_steps
 from pipelines.train.checkpoint.committed import passed_over
 from pipelines.train.checkpoint.retention import prune, readers_of

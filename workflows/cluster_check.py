@@ -24,14 +24,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines import aws
-from pipelines.aws import Finding
+from pipelines.cluster.outside import aws
+from pipelines.cluster.outside.aws import Finding
+from pipelines.cluster.outside.instances import known
+from pipelines.cluster.outside.jobs import Jobs
+from pipelines.cluster.ray_token import read_by_others, token_source
 from pipelines.config import Whole, WorkflowConfig
+from pipelines.display.progress import announce, say, width
 from pipelines.errors import TrunklineError
-from pipelines.instances import known
-from pipelines.jobs import Jobs
-from pipelines.progress import announce, say, width
-from pipelines.ray_token import read_by_others, token_source
 from pipelines.train.plan import machines
 from workflows.session import Session, entry
 from workflows.submit import token_command

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.artifacts import Artifact
 from pipelines.config import identity
 from pipelines.data import browse, data_card
 from pipelines.data.assemble import build, dropped_examples
@@ -32,8 +31,9 @@ from pipelines.data.estimate import estimate, show
 from pipelines.data.sources.fetch import fetch_all, to_fetch
 from pipelines.data.sources.listing import Listing
 from pipelines.data.sources.readers import inventory, listings
+from pipelines.display.progress import human, say, table
 from pipelines.errors import ConfigError, DataError
-from pipelines.progress import human, say, table
+from pipelines.store.artifacts import Artifact
 from workflows.session import DryRun, Session, entry
 
 CODE = tuple(

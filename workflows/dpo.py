@@ -5,7 +5,7 @@ python -m workflows.dpo +experiment=demo
 
 from __future__ import annotations
 
-from pipelines.artifacts import Artifact
+from pipelines.store.artifacts import Artifact
 from pipelines.train.stages import TrainConfig
 from workflows.session import Session, entry
 from workflows.training import train_stage

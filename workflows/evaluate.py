@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 
-from pipelines.artifacts import Artifact
-from pipelines.progress import duration, say, table
+from pipelines.display.progress import duration, say, table
+from pipelines.store.artifacts import Artifact
 from pipelines.train.results.evaluate import EvaluateConfig, Results, evaluate, plan
 from workflows.session import Session, entry
 

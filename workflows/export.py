@@ -11,10 +11,10 @@ from __future__ import annotations
 import shutil
 from dataclasses import asdict
 
-from pipelines.artifacts import Artifact
 from pipelines.config import identity
-from pipelines.progress import human, say
-from pipelines.storage import FolderStorage
+from pipelines.display.progress import human, say
+from pipelines.store.artifacts import Artifact
+from pipelines.store.storage import FolderStorage
 from pipelines.train.checkpoint.lineage import lineage, open_run, tokens_of
 from pipelines.train.network.model import ModelConfig, parameter_counts
 from pipelines.train.results.export import ExportConfig, tokenizer_settings, verify, write_model

@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from pipelines.artifacts import Artifact
 from pipelines.config import WorkflowConfig
 from pipelines.data.stream.mixture import HEADER, MixtureRecipe, foreseen, plan_mixture, rows
+from pipelines.display.progress import announce, human, say, table
 from pipelines.errors import ArtifactError
-from pipelines.progress import announce, human, say, table
+from pipelines.store.artifacts import Artifact
 from workflows.session import DryRun, Session, entry
 
 CODE = ("pipelines.data.stream.mixture",)

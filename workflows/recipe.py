@@ -22,15 +22,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipelines.artifacts import Artifact
 from pipelines.config import WorkflowConfig, fingerprint, flatten, plain
+from pipelines.display.progress import announce, duration, say, table
+from pipelines.display.report import StageResult, claims, figures, stage_table, write_report
 from pipelines.errors import ConfigError
-from pipelines.progress import announce, duration, say, table
-from pipelines.report import StageResult, claims, figures, stage_table, write_report
-from pipelines.sealed import sealed, unsealed
+from pipelines.store.artifacts import Artifact
+from pipelines.store.sealed import sealed, unsealed
 from workflows.session import DryRun, Session, compose_config, entry
 
-CODE = ("pipelines.report.results", "pipelines.report.figures", "pipelines.report.page")
+CODE = ("pipelines.display.report.results", "pipelines.display.report.figures", "pipelines.display.report.page")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,14 +20,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from pipelines.artifacts import Artifact, ArtifactStore, Draft, aside, compare_files
-from pipelines.cluster import Cluster, ShardMap, inside_job
+from pipelines.cluster.cluster import Cluster, ShardMap, inside_job
 from pipelines.config import WorkflowConfig, identity, parse, plain, without_secrets
-from pipelines.disk import disk_error, temporary_folder
+from pipelines.display.progress import announce, duration, end_live_line, reopen_closed_streams, say
 from pipelines.errors import ArtifactError, CheckpointError, ConfigError, DataError, StorageError, TrunklineError
-from pipelines.lease import Lease
-from pipelines.progress import announce, duration, end_live_line, reopen_closed_streams, say
-from pipelines.tracking import Tracker, artifact_of_run, delivering, open_tracker
+from pipelines.store.artifacts import Artifact, ArtifactStore, Draft, aside, compare_files
+from pipelines.store.disk import disk_error, temporary_folder
+from pipelines.store.lease import Lease
+from pipelines.tracking.tracker import Tracker, artifact_of_run, delivering, open_tracker
 from workflows.explain import CONF, explain, follow_all
 
 C = TypeVar("C", bound=WorkflowConfig)

@@ -32,14 +32,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pipelines.cluster.outside.instances import Instance, known
+from pipelines.cluster.outside.jobs import Jobs
+from pipelines.cluster.outside.package import collect, pack
+from pipelines.cluster.outside.secrets import check_names
+from pipelines.cluster.outside.submission import Submission, see_through
 from pipelines.config import Amount, Positive, Whole, WorkflowConfig, runtime
+from pipelines.display.progress import announce, duration, human, say, table
 from pipelines.errors import ConfigError
-from pipelines.instances import Instance, known
-from pipelines.jobs import Jobs
-from pipelines.package import collect, pack
-from pipelines.progress import announce, duration, human, say, table
-from pipelines.secrets import check_names
-from pipelines.submission import Submission, see_through
 from pipelines.train.plan import machines
 from pipelines.train.stages import TrainConfig
 from workflows.session import CONF, DryRun, Session, compose_config, entry, explain
@@ -183,7 +183,7 @@ def instance_named(instance_type: str | None) -> Instance | None:
         return None
     found = known(instance_type)
     if found is None:
-        from pipelines.aws import describe_instance
+        from pipelines.cluster.outside.aws import describe_instance
 
         return describe_instance(instance_type)
     return found
@@ -223,7 +223,7 @@ def _name(config: SubmitConfig, target: Target) -> str:
 
 def _entrypoint(target: Target, names: Sequence[str]) -> str:
     """What the driver runs: exactly what plain `ray job submit` would, unless there are secrets to look up first."""
-    words = ["pipelines.secrets", *names, "--", *target.command] if names else target.command
+    words = ["pipelines.cluster.outside.secrets", *names, "--", *target.command] if names else target.command
     return shlex.join(["python", "-m", *words])
 
 

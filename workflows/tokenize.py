@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.artifacts import Artifact, Draft
 from pipelines.config import WorkflowConfig, parse
 from pipelines.data.stream.mixture import MixtureRecipe, foreseen
 from pipelines.data.tokens.tokenize import (
@@ -27,8 +26,9 @@ from pipelines.data.tokens.tokenize import (
     statistics,
 )
 from pipelines.data.tokens.tokenizer import Encoder, LongRuns, TokenizerConfig, tokenizer_files, train_tokenizer
+from pipelines.display.progress import duration, human, say, table
 from pipelines.errors import ConfigError, DataError
-from pipelines.progress import duration, human, say, table
+from pipelines.store.artifacts import Artifact, Draft
 from workflows.session import CONF, Session, entry
 
 CODE = tuple(

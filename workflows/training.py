@@ -6,12 +6,12 @@ import dataclasses
 import json
 from pathlib import Path
 
-from pipelines.artifacts import Artifact, ArtifactStore, Draft, Reference, kept
 from pipelines.config import plain
+from pipelines.display.progress import human, say
+from pipelines.display.timeline import reached
 from pipelines.errors import ArtifactError, ConfigError
-from pipelines.progress import human, say
-from pipelines.storage import Storage
-from pipelines.timeline import reached
+from pipelines.store.artifacts import Artifact, ArtifactStore, Draft, Reference, kept
+from pipelines.store.storage import Storage
 from pipelines.train.checkpoint import committed_steps, open_checkpoint, set_aside_after
 from pipelines.train.checkpoint.retention import readers_of
 from pipelines.train.plan.planning import plan

@@ -28,11 +28,11 @@ from typing import Annotated, Any
 
 import torch
 
-from pipelines.artifacts import Artifact, ArtifactStore, Draft
 from pipelines.config import Count, Range, WorkflowConfig, identity, plain
+from pipelines.display.progress import duration, say, table
 from pipelines.errors import ArtifactError, ConfigError, TrunklineError
-from pipelines.progress import duration, say, table
-from pipelines.storage import FolderStorage
+from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
+from pipelines.store.storage import FolderStorage
 from pipelines.train.checkpoint import committed_steps, open_checkpoint
 from pipelines.train.checkpoint.committed import Index
 from pipelines.train.plan.planning import plan

@@ -26,8 +26,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.artifacts import Artifact, Draft
-from pipelines.cluster import ShardMap
+from pipelines.cluster.cluster import ShardMap
 from pipelines.data.cleaning.aids import model_report, prepare, unread_items
 from pipelines.data.cleaning.classifier import publish_model
 from pipelines.data.cleaning.decontaminate import publish_hits
@@ -44,8 +43,9 @@ from pipelines.data.profile import merged
 from pipelines.data.sources.fetch import fetch_all
 from pipelines.data.sources.readers import Piece, as_found, plan_pieces
 from pipelines.data.writing import plan_files, write_file
+from pipelines.display.progress import tally
 from pipelines.errors import DataError
-from pipelines.progress import tally
+from pipelines.store.artifacts import Artifact, Draft
 
 _DROPPED = pa.schema([(name, pa.string()) for name in ("id", "reason", "text", "where")])
 

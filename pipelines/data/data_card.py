@@ -18,9 +18,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import markup
-from pipelines.artifacts import Draft
-from pipelines.charts import columns
 from pipelines.config import identity
 from pipelines.data import browse
 from pipelines.data.cleaning import classifier
@@ -30,7 +27,10 @@ from pipelines.data.dedup import report as dedup_report
 from pipelines.data.samples import excerpt
 from pipelines.data.sources.fetch import resolve
 from pipelines.data.sources.readers import standard_library_name
-from pipelines.progress import human
+from pipelines.display import markup
+from pipelines.display.charts import columns
+from pipelines.display.progress import human
+from pipelines.store.artifacts import Draft
 
 FILE = "data_card.html"
 _EXAMPLES = 10  # of each reason

@@ -21,8 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.artifacts import ArtifactStore, Draft
-from pipelines.cluster import inside_job, serial_map
+from pipelines.cluster.cluster import inside_job, serial_map
 from pipelines.config import identity
 from pipelines.data.assemble import build
 from pipelines.data.corpus import CorpusConfig, SourceConfig
@@ -33,8 +32,9 @@ from pipelines.data.extrapolate import NORMAL_PIECE, CorpusPlan, Sample, extrapo
 from pipelines.data.metering import Meter
 from pipelines.data.sources.fetch import is_cached
 from pipelines.data.sources.readers import Piece, plan_pieces
+from pipelines.display.progress import duration, human, say, table
 from pipelines.errors import ConfigError, DataError
-from pipelines.progress import duration, human, say, table
+from pipelines.store.artifacts import ArtifactStore, Draft
 
 SAMPLE_BYTES, SAMPLE_SECONDS = 20_000_000, 20.0
 

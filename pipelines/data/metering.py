@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipelines.cluster import ShardMap
+from pipelines.cluster.cluster import ShardMap
 
 R = TypeVar("R")
 

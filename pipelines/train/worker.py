@@ -47,9 +47,9 @@ def main(arguments: list[str]) -> None:
     """Entry point under torchrun."""
     if len(arguments) != 1 or not Path(arguments[0]).is_file():
         sys.exit(f"usage: torchrun --nproc_per_node=N -m pipelines.train.worker SPEC.json (got {arguments})")
-    from pipelines.disk import disk_error
+    from pipelines.display.progress import say
     from pipelines.errors import TrunklineError
-    from pipelines.progress import say
+    from pipelines.store.disk import disk_error
 
     try:
         work(json.loads(Path(arguments[0]).read_text(encoding="utf-8")), say)

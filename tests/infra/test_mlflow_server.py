@@ -20,7 +20,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.artifacts import ArtifactStore
+from pipelines.store.artifacts import ArtifactStore
 from pipelines.train.run.loop import read_metrics
 from tests import tiny
 from tests.infra.mlflow_server import MlflowServer, mlflow_server

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.artifacts import ArtifactStore
+from pipelines.store.artifacts import ArtifactStore
 from pipelines.train.checkpoint import committed_steps, open_checkpoint, read_weights
 from pipelines.train.run.loop import read_metrics
 from tests import tiny

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.cluster import Cluster
+from pipelines.cluster.cluster import Cluster
 from pipelines.config import ClusterConfig, parse, plain
 from pipelines.train.plan.planning import plan
 from pipelines.train.stages import StageName, TrainConfig

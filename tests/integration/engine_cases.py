@@ -19,7 +19,7 @@ def run_cases(cases: dict[str, dict[str, Any]], folder: Path) -> dict[str, dict[
 
 
 def _save(engine: Any, step: int, folder: Path) -> None:
-    from pipelines.storage import FolderStorage
+    from pipelines.store.storage import FolderStorage
     from pipelines.train.checkpoint import Saver
 
     class Watch:
@@ -57,7 +57,7 @@ def _run(case: dict[str, Any], folder: Path) -> dict[str, np.ndarray]:
     from deepspeed.runtime.zero.parameter_offload import ZeROOrderedDict
 
     from pipelines.config import parse
-    from pipelines.storage import FolderStorage
+    from pipelines.store.storage import FolderStorage
     from pipelines.train.checkpoint import load, open_checkpoint
     from pipelines.train.network.losses import LanguageModelling, Preference
     from pipelines.train.network.model import ModelConfig, Transformer

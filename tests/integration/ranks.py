@@ -131,7 +131,7 @@ def _serve(room: Path, starter: int) -> None:
 
 def train(spec: dict[str, Any]) -> None:
     """A run, as `torchrun -m pipelines.train.worker` does it."""
-    from pipelines.progress import say
+    from pipelines.display.progress import say
     from pipelines.train.worker import work
 
     work(spec, say)

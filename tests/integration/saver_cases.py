@@ -14,10 +14,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipelines.artifacts import ArtifactStore
 from pipelines.config import parse
 from pipelines.errors import CheckpointError, StorageError, TrainingError
-from pipelines.storage import FolderStorage
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.storage import FolderStorage
 from pipelines.train.checkpoint import Rule, Saver, committed_steps, load, open_checkpoint, read_weights
 from pipelines.train.checkpoint.saver import _give_way
 from pipelines.train.network.losses import Batch, LanguageModelling

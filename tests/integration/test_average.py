@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pipelines.cluster import Cluster
+from pipelines.cluster.cluster import Cluster
 from pipelines.config import TrackingConfig
 from pipelines.train.checkpoint import open_checkpoint, read_weights
 from pipelines.train.checkpoint.average import AverageConfig

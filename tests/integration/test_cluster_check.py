@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from pipelines import aws
-from pipelines.aws import Finding
+from pipelines.cluster.outside import aws
+from pipelines.cluster.outside.aws import Finding
+from pipelines.cluster.outside.instances import known
 from pipelines.errors import ConfigError
-from pipelines.instances import known
 from tests.integration.ray_cluster import RayCluster, ray_cluster
 from tests.ports import free_port
 from tests.waits import PATIENCE_SECONDS, wait_until
@@ -117,7 +117,7 @@ def test_machines_are_those_that_aws_describes(account: Any) -> None:
 
 
 def test_a_secret_of_aws_is_read_by_name(account: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines import secrets
+    from pipelines.cluster.outside import secrets
 
     aws.client("secretsmanager").create_secret(Name="mine/jobs/HF_TOKEN", SecretString="from AWS")
     monkeypatch.setenv("TRUNKLINE_SECRETS_PREFIX", "mine/jobs/")

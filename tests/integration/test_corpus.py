@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from pipelines.artifacts import Artifact, ArtifactStore, Draft
-from pipelines.cluster import Cluster, serial_map
+from pipelines.cluster.cluster import Cluster, serial_map
 from pipelines.config import identity, parse
 from pipelines.data.assemble import build
 from pipelines.data.corpus import CorpusConfig
 from pipelines.errors import DataError
+from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
 from tests.unit.test_corpus import planted
 from tests.waits import PATIENCE_SECONDS
 
@@ -45,7 +45,7 @@ def test_ray_and_one_process_write_the_same_bytes(cluster: Cluster, tmp_path: Pa
 _EIGHT = """
 import json, sys
 from pathlib import Path
-from pipelines.cluster import Cluster
+from pipelines.cluster.cluster import Cluster
 from pipelines.config import ClusterConfig
 from tests.integration.test_corpus import planted_corpus
 

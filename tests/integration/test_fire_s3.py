@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipelines.errors import StorageError, TrunklineError
-from pipelines.s3 import S3Storage
+from pipelines.store.s3 import S3Storage
 from tests.integration.faulty_s3 import Fault, FaultyS3, Kind, faulty_s3
 from tests.integration.s3_server import S3Server
 from tests.integration.test_s3_readers import make, raw, upload

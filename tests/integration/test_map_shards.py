@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.cluster import Cluster
+from pipelines.cluster.cluster import Cluster
 from pipelines.errors import ClusterError, DataError
 
 

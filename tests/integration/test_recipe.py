@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.artifacts import ArtifactStore
+from pipelines.store.artifacts import ArtifactStore
 from tests.commands import run_here
 from tests.waits import PATIENCE_SECONDS, wait_until
 

@@ -13,8 +13,8 @@ import pytest
 
 from pipelines.data.sources.remote import RemoteFile
 from pipelines.errors import ArtifactError, StorageError
-from pipelines.lease import Lease
-from pipelines.s3 import S3Storage
+from pipelines.store.lease import Lease
+from pipelines.store.s3 import S3Storage
 from tests.integration.faulty_s3 import Fault, FaultyS3, Kind, faulty_s3
 from tests.integration.s3_server import S3Server
 
@@ -126,7 +126,7 @@ def test_what_could_not_be_sent_does_not_stay_on_local_disk(
 
 
 def test_many_objects_go_in_few_requests(storage: S3Storage, proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.s3._DELETED_AT_ONCE", 100)  # a thousand would take ten seconds to write
+    monkeypatch.setattr("pipelines.store.s3._DELETED_AT_ONCE", 100)  # a thousand would take ten seconds to write
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda number: storage.write(f"many/{number:04d}", b"%d" % number), range(250)))
     storage.write("manyfold", b"stays")

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from benchmarks.tokens import commit_tokens
-from pipelines.artifacts import ArtifactStore
-from pipelines.cache import Cache
 from pipelines.data.stream.loader import Loader, Segment
 from pipelines.data.stream.mixture import MixturePlan
 from pipelines.data.stream.prefetch import Prefetcher, WorkingSet
 from pipelines.data.tokens.token_shards import open_sources
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.cache import Cache
 from tests.integration.faulty_s3 import faulty_s3
 from tests.integration.s3_server import S3Server
 

@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.artifacts import Artifact, ArtifactStore, Draft
-from pipelines.cluster import serial_map
+from pipelines.cluster.cluster import serial_map
 from pipelines.config import identity, parse
 from pipelines.data.assemble import build
 from pipelines.data.cleaning.decontaminate import contents
@@ -21,6 +20,7 @@ from pipelines.data.corpus import CorpusConfig, DecontaminationConfig, Evaluatio
 from pipelines.data.sources.listing import list_files
 from pipelines.data.sources.readers import plan_pieces, read_piece
 from pipelines.errors import DataError
+from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
 from tests.integration.s3_server import S3Server
 
 

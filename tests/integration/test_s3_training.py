@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.artifacts import ArtifactStore
 from pipelines.errors import StorageError
-from pipelines.s3 import S3Storage
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.s3 import S3Storage
 from pipelines.train.checkpoint import committed_steps, open_checkpoint, read_weights
 from pipelines.train.run.loop import read_metrics
 from tests import tiny

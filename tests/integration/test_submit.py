@@ -31,7 +31,7 @@ import hashlib, os, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 from pipelines.config import WorkflowConfig
-from pipelines.progress import say
+from pipelines.display.progress import say
 from workflows.session import Session, entry
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.cluster import Cluster
+from pipelines.cluster.cluster import Cluster
 from pipelines.errors import ClusterError, ConfigError, DataError, StorageError
-from pipelines.lease import _started as started
+from pipelines.store.lease import _started as started
 from pipelines.train.worker import ready
 from tests.integration.conftest import run_stage, train_config
 from tests.waits import wait_until

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import torch
 
-from pipelines.cluster import Cluster
+from pipelines.cluster.cluster import Cluster
 from pipelines.errors import CheckpointError, ConfigError
 from pipelines.train.checkpoint import committed_steps, open_checkpoint, read_weights, set_aside_after
 from pipelines.train.run.loop import read_metrics
@@ -88,7 +88,7 @@ def test_an_interrupt_waits_for_the_checkpoint_that_is_being_written_and_a_secon
         wait_until((root / "waiting").exists, "a checkpoint to be written")
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr("pipelines.train_group_lines.say", hear)
+    monkeypatch.setattr("pipelines.cluster.train_group_lines.say", hear)
     cluster.map_shards(len, ["a"], "no group of an earlier test")
     # tests that were started in the background have inherited an ignored SIGINT
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

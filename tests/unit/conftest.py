@@ -12,7 +12,7 @@ def mlflow_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database without a run, to be copied: making its tables takes MLflow seconds."""
     from mlflow import MlflowClient
 
-    from pipelines.tracking_place import own_uri
+    from pipelines.tracking.place import own_uri
 
     root = tmp_path_factory.mktemp("tables")
     MlflowClient(own_uri(root)).search_experiments()

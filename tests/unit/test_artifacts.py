@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.artifacts import Artifact, ArtifactStore, Draft, Reference, source_fingerprint
 from pipelines.errors import ArtifactError, ConfigError
-from pipelines.storage import FolderStorage
+from pipelines.store.artifacts import Artifact, ArtifactStore, Draft, Reference, source_fingerprint
+from pipelines.store.storage import FolderStorage
 
 
 def make(store: ArtifactStore, name: str = "a", config: object = None, **options: object) -> Artifact:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.artifacts import Artifact, ArtifactStore
 from pipelines.config import TrackingConfig
 from pipelines.errors import CheckpointError, ConfigError
+from pipelines.store.artifacts import Artifact, ArtifactStore
 from pipelines.train.checkpoint import open_checkpoint, read_weights, write_weights
 from pipelines.train.checkpoint.average import AverageConfig, choose, means
 from pipelines.train.network.model import ModelConfig

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.artifacts import ArtifactStore
 from pipelines.data.stream.loader import Loader, Segment
 from pipelines.data.stream.mixture import MixtureRecipe, plan_mixture
 from pipelines.data.stream.preferences import PreferenceLoader, open_preferences
 from pipelines.data.tokens import blocks
 from pipelines.data.tokens.token_shards import TokenShard, TokenShardWriter, open_sources, shard_paths
 from pipelines.errors import ArtifactError, DataError, TrunklineError
+from pipelines.store.artifacts import ArtifactStore
 from pipelines.train.results.scoring import windows
 from tests import tiny
 from tests.unit.test_checkpoint import flip

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cache import Cache, cache_limit
 from pipelines.errors import ConfigError, StorageError
+from pipelines.store.cache import Cache, cache_limit
 from tests.waits import PATIENCE_SECONDS
 
 FORK = multiprocessing.get_context("fork")

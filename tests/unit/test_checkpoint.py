@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipelines.errors import CheckpointError, ConfigError
-from pipelines.storage import FolderStorage, sha256
+from pipelines.store.storage import FolderStorage, sha256
 from pipelines.train.checkpoint import (
     Checkpoint,
     Rule,

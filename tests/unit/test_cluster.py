@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipelines import cluster, train_group
-from pipelines.cluster import Cluster, _ray_advice, _short_folder
+from pipelines.cluster import cluster, train_group
+from pipelines.cluster.cluster import Cluster, _ray_advice, _short_folder
 from pipelines.config import ClusterConfig
 from pipelines.errors import ConfigError
 

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.artifacts import ArtifactStore, Draft
-from pipelines.cluster import serial_map
+from pipelines.cluster.cluster import serial_map
 from pipelines.data.corpus import DedupConfig
 from pipelines.data.dedup.census import Census, Job, Party, Placed, open_job
 from pipelines.data.dedup.components import (
@@ -24,6 +23,7 @@ from pipelines.data.dedup.components import (
 )
 from pipelines.data.dedup.pairs import candidates
 from pipelines.data.dedup.shuffle import read_all, span, write_shuffled
+from pipelines.store.artifacts import ArtifactStore, Draft
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.artifacts import Artifact, ArtifactStore, Draft
-from pipelines.cluster import serial_map
+from pipelines.cluster.cluster import serial_map
 from pipelines.config import identity, parse, plain
 from pipelines.data.assemble import build, dropped_examples
 from pipelines.data.cleaning import decontaminate, pieces
 from pipelines.data.corpus import CorpusConfig
 from pipelines.errors import ConfigError, DataError
+from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
 from workflows import corpus as corpus_workflow
 
 VOCABULARY = [

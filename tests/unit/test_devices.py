@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from pipelines.cluster.train_group_room import check_kinds
 from pipelines.config import ClusterConfig
 from pipelines.errors import ConfigError
 from pipelines.train.plan import devices
-from pipelines.train_group_room import check_kinds
 
 
 def test_gpus_of_different_kinds_are_refused_with_where_each_is() -> None:

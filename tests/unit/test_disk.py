@@ -20,9 +20,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipelines import disk
-from pipelines.disk import disk_error, naming_disk_errors, writes_in
 from pipelines.errors import ConfigError, StorageError
+from pipelines.store import disk
+from pipelines.store.disk import disk_error, naming_disk_errors, writes_in
 
 BIG = np.random.default_rng(0).integers(0, 2**62, 500_000)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.cluster import serial_map
+from pipelines.cluster.cluster import serial_map
 from pipelines.config import parse
 from pipelines.data import estimate as module
 from pipelines.data.corpus import CorpusConfig

@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipelines.artifacts import ArtifactStore, Draft
 from pipelines.config import TrackingConfig
 from pipelines.data.tokens.token_shards import TokenShard, TokenSource, open_sources
 from pipelines.errors import ArtifactError, CheckpointError, ConfigError
-from pipelines.sealed import sealed
+from pipelines.store.artifacts import ArtifactStore, Draft
+from pipelines.store.sealed import sealed
 from pipelines.train.network.model import ModelConfig, Transformer
 from pipelines.train.results.evaluate import EvaluateConfig, Prompt, evaluate, overall, plan
 from pipelines.train.results.scoring import (

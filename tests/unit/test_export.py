@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipelines.artifacts import ArtifactStore
 from pipelines.config import TrackingConfig
 from pipelines.data.tokens.tokenizer import Encoder
 from pipelines.errors import ArtifactError, CheckpointError
+from pipelines.store.artifacts import ArtifactStore
 from pipelines.train.checkpoint.lineage import lineage, open_run
 from pipelines.train.network.model import ModelConfig, Transformer
 from pipelines.train.results import export

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.artifacts import ArtifactStore
-from pipelines.cluster import serial_map
+from pipelines.cluster.cluster import serial_map
 from pipelines.config import TrackingConfig
 from pipelines.data.stream.mixture import MixtureRecipe
 from pipelines.data.tokens.tokenizer import TokenizerConfig
 from pipelines.errors import TrunklineError
+from pipelines.store.artifacts import ArtifactStore
 from pipelines.train.checkpoint.average import AverageConfig
 from pipelines.train.network.model import ModelConfig, Transformer
 from pipelines.train.results.evaluate import EvaluateConfig, Prompt

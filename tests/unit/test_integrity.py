@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.artifacts import Artifact, ArtifactStore, Draft
-from pipelines.cluster import serial_map
+from pipelines.cluster.cluster import serial_map
 from pipelines.config import TrackingConfig, WorkflowConfig
 from pipelines.errors import ArtifactError, CheckpointError, ClusterError, ConfigError, DataError
-from pipelines.sealed import sealed, sealed_lines, unsealed, unsealed_lines
-from pipelines.storage import FolderStorage
+from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
+from pipelines.store.sealed import sealed, sealed_lines, unsealed, unsealed_lines
+from pipelines.store.storage import FolderStorage
 from pipelines.train.checkpoint import committed_steps, open_checkpoint
 from pipelines.train.checkpoint.retention import readers_of
 from pipelines.train.network.model import ModelConfig
@@ -929,7 +929,7 @@ def test_a_recipe_makes_each_artifact_anew_once_also_when_interrupted(
 
 @pytest.mark.parametrize("content", [b'{"uri": "sqlite:', b"[1, 2]", b'{"uri": "x"}', b"\xff"])
 def test_a_damaged_record_of_the_mlflow_run_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
-    from pipelines.tracking import _record
+    from pipelines.tracking.tracker import _record
 
     storage = FolderStorage(tmp_path)
     assert _record(storage, "corpus/a") == {}

@@ -9,13 +9,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.artifacts import ArtifactStore, Draft
-from pipelines.cluster import serial_map
+from pipelines.cluster.cluster import serial_map
 from pipelines.config import identity
 from pipelines.data.assemble import build
 from pipelines.data.corpus import CorpusConfig
 from pipelines.data.dedup.census import refuse_other_keys
 from pipelines.errors import ArtifactError, ConfigError
+from pipelines.store.artifacts import ArtifactStore, Draft
 from tests.unit.test_corpus import article, config_of, near_copy, rows, write
 
 __all__ = ["write"]  # the fixture

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import ArtifactError
-from pipelines.lease import Lease
-from pipelines.storage import FolderStorage
+from pipelines.store.lease import Lease
+from pipelines.store.storage import FolderStorage
 
 HOLD = """
 import sys, time
-from pipelines.lease import Lease
-from pipelines.storage import FolderStorage
+from pipelines.store.lease import Lease
+from pipelines.store.storage import FolderStorage
 Lease(FolderStorage(sys.argv[1]), "corpus/a")
 print("held", flush=True)
 time.sleep(600)

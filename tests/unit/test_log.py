@@ -12,8 +12,8 @@ import torch
 
 from pipelines.data.stream.cuts import Cut
 from pipelines.errors import TrainingError
-from pipelines.storage import FolderStorage
-from pipelines.tracking import Tracker
+from pipelines.store.storage import FolderStorage
+from pipelines.tracking.tracker import Tracker
 from pipelines.train.network.model import ModelConfig
 from pipelines.train.plan.planning import plan
 from pipelines.train.run.log import Efficiency, Launched, StepLog

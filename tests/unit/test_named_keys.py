@@ -29,7 +29,7 @@ _OTHERS = {
     "hydra.run.dir": "Hydra's own", "hydra.sweep.dir": "Hydra's own", "hydra.output_subdir": "Hydra's own",
 }  # fmt: skip
 # modules whose strings are texts to test with, code to show, or HTML
-_TEXTS = ("pipelines/data/tokens/tokenizer.py", "pipelines/data/tokens/chat.py", "pipelines/train/results/model_card.py", "pipelines/charts.py")  # fmt: skip
+_TEXTS = ("pipelines/data/tokens/tokenizer.py", "pipelines/data/tokens/chat.py", "pipelines/train/results/model_card.py", "pipelines/display/charts.py")  # fmt: skip
 
 
 def accepted() -> tuple[set[str], set[str]]:

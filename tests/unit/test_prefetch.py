@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.cache import Cache
 from pipelines.data.stream.loader import Loader, Segment
 from pipelines.data.stream.mixture import MixturePlan, PlannedSource
 from pipelines.data.stream.prefetch import Prefetcher, WorkingSet
 from pipelines.data.tokens.token_shards import TokenShardWriter, TokenSource, shard_paths
 from pipelines.errors import ConfigError
+from pipelines.store.cache import Cache
 from tests.waits import wait_until
 
 WEIGHTS = {"a": 0.6, "b": 0.4}

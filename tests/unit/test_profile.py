@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.profiler import record_function
 
-from pipelines.storage import open_storage
-from pipelines.tracking import Tracker
+from pipelines.store.storage import open_storage
+from pipelines.tracking.tracker import Tracker
 from pipelines.train.run.profile import StepProfiler, device_parts, step_parts, table_text
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import progress
-from pipelines.progress import Progress, duration, human, say, table, tally
+from pipelines.display import progress
+from pipelines.display.progress import Progress, duration, human, say, table, tally
 
 
 class Terminal(io.StringIO):
@@ -109,7 +109,7 @@ def test_numbers_and_tables_line_up() -> None:
 
 SAYS = """
 import sys
-from pipelines.progress import Progress, announce, say, table
+from pipelines.display.progress import Progress, announce, say, table
 announce("pretrain/démo", {"tokens": "1.3M → 2M ≥ 中", "bad name": "\\udce9"})
 say(table(("a", "b"), [[1, None], [2, "x…"]]))
 line = Progress("clean ─", 2)
@@ -145,7 +145,7 @@ def test_any_terminal_can_be_written_to(tmp_path: Path, environment: dict[str, s
 
 
 def test_a_closed_output_ends_the_command_as_a_shell_expects(tmp_path: Path) -> None:
-    endless = 'from pipelines.progress import say\nwhile True: say("x" * 1000)'
+    endless = 'from pipelines.display.progress import say\nwhile True: say("x" * 1000)'
     done = run_with(tmp_path, endless, redirect="| head -1; exit ${PIPESTATUS[0]}")
     assert done.returncode == 141
     assert done.stderr == b""
@@ -159,7 +159,7 @@ def test_a_command_without_an_output_works(tmp_path: Path) -> None:
 def test_closed_streams_go_nowhere_and_no_file_takes_their_place(tmp_path: Path) -> None:
     code = """
 import os, subprocess, sys
-from pipelines.progress import reopen_closed_streams
+from pipelines.display.progress import reopen_closed_streams
 reopen_closed_streams()
 subprocess.run([sys.executable, "-c", "import os; [os.fstat(number) for number in range(3)]"], check=True)
 with open(sys.argv[0] + ".data", "w", encoding="utf-8") as file:
@@ -177,7 +177,7 @@ def test_a_complaint_that_cannot_be_written_keeps_its_exit_code(tmp_path: Path) 
 
 
 def test_an_output_that_takes_no_more_is_named(tmp_path: Path) -> None:
-    done = run_with(tmp_path, "from pipelines.progress import say; say()", redirect="> /dev/full")
+    done = run_with(tmp_path, "from pipelines.display.progress import say; say()", redirect="> /dev/full")
     assert b"StorageError: cannot write to the standard output: No space left on device" in done.stderr
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.ray_token import ensure_private_token, read_by_others, token_file, token_source
+from pipelines.cluster.ray_token import ensure_private_token, read_by_others, token_file, token_source
 from workflows.submit import token_command
 
 TOKEN = "0123456789abcdef" * 4

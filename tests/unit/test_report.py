@@ -6,9 +6,9 @@ import warnings
 
 import pytest
 
-from pipelines.report import StageResult, claims, figures, stage_table, write_report
-from pipelines.report.figures import smooth
-from pipelines.report.results import given_over_tokens
+from pipelines.display.report import StageResult, claims, figures, stage_table, write_report
+from pipelines.display.report.figures import smooth
+from pipelines.display.report.results import given_over_tokens
 
 
 def evaluation(bits, loss, accuracy, source="prose"):

@@ -11,8 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.artifacts import ArtifactStore, Draft
-from pipelines.cluster import serial_map
+from pipelines.cluster.cluster import serial_map
 from pipelines.data.corpus import DedupConfig, ReaderConfig, SourceConfig
 from pipelines.data.dedup.census import Census, open_job, take_census
 from pipelines.data.dedup.deduplicate import deduplicate
@@ -23,6 +22,7 @@ from pipelines.data.dedup.minhash import MinHashConfig
 from pipelines.data.dedup.resolve import REASONS
 from pipelines.data.document import Document, rows_to_table, to_row
 from pipelines.errors import ConfigError
+from pipelines.store.artifacts import ArtifactStore, Draft
 
 SURE = MinHashConfig(bands=40, rows=2)  # whatever is alike becomes a candidate
 FATES = {0: "train", 1: "heldout", **{fate: reason.removeprefix("dedup.") for fate, reason in REASONS.items()}}

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pipelines.artifacts import Draft
 from pipelines.data.stream.mixture import plan_conversations
 from pipelines.errors import ArtifactError, CheckpointError, ConfigError, DataError
-from pipelines.sealed import sealed
+from pipelines.store.artifacts import Draft
+from pipelines.store.sealed import sealed
 from pipelines.train.plan.planning import _uneven, plan
 from pipelines.train.stages import STAGES
 from tests import tiny

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipelines.errors import StorageError
-from pipelines.storage import FolderStorage
+from pipelines.store.storage import FolderStorage
 
 
 def test_a_range_is_read_alone_and_a_short_one_is_refused(tmp_path: Path) -> None:

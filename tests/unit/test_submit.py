@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from pipelines import instances, secrets
+from pipelines.cluster.outside import instances, secrets
+from pipelines.cluster.outside.jobs import Job, _Log, upload_limit
+from pipelines.cluster.outside.package import collect, pack
+from pipelines.cluster.outside.submission import Submission
 from pipelines.errors import ConfigError
-from pipelines.jobs import Job, _Log, upload_limit
-from pipelines.package import collect, pack
-from pipelines.submission import Submission
 from pipelines.train.plan import machines
 from tests.commands import run_here
 from tests.waits import PATIENCE_SECONDS
@@ -130,7 +130,7 @@ def test_a_machine_counts_in_the_quota_of_its_family(instance_type: str, spot: b
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TRUNKLINE_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "project"
-    for name in ("workflows/pretrain.py", "pipelines/jobs.py", "store/tokens.bin", ".git/objects/ab", ".venv/bin/python", "notes/a.md", ".env", "data/x.tmp"):  # fmt: skip
+    for name in ("workflows/pretrain.py", "pipelines/cluster/outside/jobs.py", "store/tokens.bin", ".git/objects/ab", ".venv/bin/python", "notes/a.md", ".env", "data/x.tmp"):  # fmt: skip
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
     (folder / ".gitignore").write_text("/store/\n")
@@ -146,7 +146,13 @@ def sparse(path: Path, size: int) -> None:
 
 
 def test_what_is_ignored_stays_here(project: Path) -> None:
-    names = {".gitignore", ".rayignore", "data/.gitignore", "pipelines/jobs.py", "workflows/pretrain.py"}
+    names = {
+        ".gitignore",
+        ".rayignore",
+        "data/.gitignore",
+        "pipelines/cluster/outside/jobs.py",
+        "workflows/pretrain.py",
+    }
     assert set(collect(project, ["/notes"]).sizes) == names
     assert set(collect(project, []).sizes) == {*names, "notes/a.md"}
 

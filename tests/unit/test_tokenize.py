@@ -10,8 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipelines.data.tokens.tokenizer
-from pipelines.artifacts import ArtifactStore
-from pipelines.cluster import serial_map
+from pipelines.cluster.cluster import serial_map
 from pipelines.config import TrackingConfig
 from pipelines.data.stream.loader import Loader, Segment
 from pipelines.data.stream.mixture import MixtureRecipe, plan_conversations, plan_mixture
@@ -27,6 +26,7 @@ from pipelines.data.tokens.tokenize import (
 )
 from pipelines.data.tokens.tokenizer import Encoder, TokenizerConfig, load_encoder, tokenizer_files, train_tokenizer
 from pipelines.errors import ArtifactError, ConfigError, DataError
+from pipelines.store.artifacts import ArtifactStore
 from workflows.session import Session
 from workflows.tokenize import TokenizeConfig, _with_shares, run
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from pipelines import tracking
-from pipelines.artifacts import Artifact, ArtifactStore
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConfigError
-from pipelines.spool import leftovers
-from pipelines.tracking import artifact_of_run, delivering, open_tracker, tracking_uri
+from pipelines.store.artifacts import Artifact, ArtifactStore
+from pipelines.tracking import tracker as tracking
+from pipelines.tracking.spool import leftovers
+from pipelines.tracking.tracker import artifact_of_run, delivering, open_tracker, tracking_uri
 from tests.waits import PATIENCE_SECONDS
 
 
@@ -173,7 +173,7 @@ def test_a_remote_store_needs_a_server() -> None:
 
 @pytest.mark.slow
 def test_two_commands_that_begin_at_once_are_both_tracked(tmp_path: Path) -> None:
-    code = "import sys; from pipelines.tracking import _client; _client(sys.argv[1]).search_experiments()"
+    code = "import sys; from pipelines.tracking.tracker import _client; _client(sys.argv[1]).search_experiments()"
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     begun = [
         subprocess.Popen([sys.executable, "-c", code, uri], stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])

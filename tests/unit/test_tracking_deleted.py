@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from pipelines import tracking
-from pipelines.artifacts import Artifact, ArtifactStore
 from pipelines.config import TrackingConfig
-from pipelines.tracking import delivering, open_tracker
-from pipelines.tracking_errors import NotMLflow, kind_of, told
-from pipelines.tracking_place import own_uri
+from pipelines.store.artifacts import Artifact, ArtifactStore
+from pipelines.tracking import tracker as tracking
+from pipelines.tracking.errors import NotMLflow, kind_of, told
+from pipelines.tracking.place import own_uri
+from pipelines.tracking.tracker import delivering, open_tracker
 
 pytestmark = pytest.mark.slow
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.artifacts import ArtifactStore
 from pipelines.config import TrackingConfig, WorkflowConfig, parse, without_secrets
 from pipelines.errors import ConfigError
-from pipelines.tracking import delivering, open_tracker
-from pipelines.tracking_place import database_of, own_uri, tracking_uri
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.tracking.place import database_of, own_uri, tracking_uri
+from pipelines.tracking.tracker import delivering, open_tracker
 
 NAMES = ["s q?x=1", "s%20p", "a%3Fb", "?", "%", "a#b", "a;b", "a&b=c", "ü 中", "quo'te\"s", "a@b:c", "[x]"]
 
@@ -110,7 +110,7 @@ def test_what_is_served_from_a_copy_is_brought_home_first(tmp_path: Path, origin
     run_id = logged(original, "pretrain/a", report)
     shutil.move(tmp_path / "original ü", tmp_path / "mo%ved")
     served = subprocess.run(
-        [sys.executable, "-m", "pipelines.tracking_place", str(tmp_path / "mo%ved")],
+        [sys.executable, "-m", "pipelines.tracking.place", str(tmp_path / "mo%ved")],
         cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert served.stdout.strip() == own_uri(tmp_path / "mo%ved")

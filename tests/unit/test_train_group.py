@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from pipelines.cluster.train_group import _LostError, _verdict
+from pipelines.cluster.train_group_lines import Listener
+from pipelines.cluster.train_group_rank import Place, Seat, seats
 from pipelines.errors import CheckpointError, ClusterError, StorageError, TrunklineError
 from pipelines.train.update.adamw import AdamW
-from pipelines.train_group import _LostError, _verdict
-from pipelines.train_group_lines import Listener
-from pipelines.train_group_rank import Place, Seat, seats
 from tests.waits import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]

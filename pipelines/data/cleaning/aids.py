@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.artifacts import Draft
-from pipelines.cluster import ShardMap
+from pipelines.cluster.cluster import ShardMap
 from pipelines.data.cleaning import classifier, decontaminate
 from pipelines.data.cleaning.classifier import Weights
 from pipelines.data.cleaning.decontaminate import Lookup
 from pipelines.data.corpus import CorpusConfig, QualityModelConfig, SourceConfig
+from pipelines.store.artifacts import Draft
 
 _GRAMS, _WEIGHTS = "aids/evaluation-sets.npz", "aids/quality-model.npy"
 

@@ -25,8 +25,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.artifacts import Draft
-from pipelines.charts import Series, curves
 from pipelines.data.batch import Packed, compiled, pack
 from pipelines.data.cleaning.normalise import normalise_all
 from pipelines.data.corpus import QualityModelConfig, SourceConfig
@@ -34,7 +32,9 @@ from pipelines.data.dedup.minhash import characters
 from pipelines.data.document import Document, Dropped
 from pipelines.data.sources.readers import plan_pieces, read_piece
 from pipelines.data.words import mixed, words_of
+from pipelines.display.charts import Series, curves
 from pipelines.errors import DataError
+from pipelines.store.artifacts import Draft
 
 FILE = "quality_model.json"
 LEAST_DOCUMENTS = 3  # that fill a bucket, of the examples

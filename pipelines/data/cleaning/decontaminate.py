@@ -28,7 +28,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.artifacts import Draft
 from pipelines.data.batch import compiled, pack
 from pipelines.data.cleaning.normalise import normalise_all
 from pipelines.data.corpus import DecontaminationConfig, EvaluationSet
@@ -37,8 +36,9 @@ from pipelines.data.document import Dropped
 from pipelines.data.samples import passage
 from pipelines.data.sources.readers import Stretch, open_stretch, plan_pieces, read_piece
 from pipelines.data.words import mixed, words_of
+from pipelines.display.progress import say
 from pipelines.errors import DataError
-from pipelines.progress import say
+from pipelines.store.artifacts import Draft
 
 SETS = "corpus.decontaminate.sets"  # the config group of the sets
 OVERLAP = 1_000  # characters of a shared text that are kept

@@ -28,8 +28,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 import xxhash
 
-from pipelines.artifacts import Draft
-from pipelines.cluster import ShardMap
+from pipelines.cluster.cluster import ShardMap
 from pipelines.data.cleaning.aids import Aids
 from pipelines.data.cleaning.classifier import histogram
 from pipelines.data.cleaning.decontaminate import HITS, Contaminated
@@ -52,6 +51,7 @@ from pipelines.data.dedup.shuffle import (
 )
 from pipelines.data.document import Document, Dropped, rows_to_table, utf8
 from pipelines.data.samples import excerpt, name_shown
+from pipelines.store.artifacts import Draft
 
 LINE = np.dtype([("hash", "<u8"), ("row", "<u4")])
 REMOVED = np.dtype([("node", "<i8"), ("hash", "<u8")])

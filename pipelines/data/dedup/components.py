@@ -25,7 +25,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.cluster import ShardMap
+from pipelines.cluster.cluster import ShardMap
 from pipelines.data.dedup.census import Job
 from pipelines.data.dedup.shuffle import (
     Blocks,

@@ -20,8 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.artifacts import Draft
-from pipelines.cluster import ShardMap
+from pipelines.cluster.cluster import ShardMap
 from pipelines.data.corpus import DedupConfig
 from pipelines.data.dedup import sizing
 from pipelines.data.dedup.census import Census, Job, Placed, open_job
@@ -32,8 +31,9 @@ from pipelines.data.dedup.pairs import PairTask, pair_range
 from pipelines.data.dedup.resolve import ResolveTask, members_key, resolve_part
 from pipelines.data.dedup.settle import SettleTask, settle_piece
 from pipelines.data.dedup.shuffle import parts_for
+from pipelines.display.progress import tally
 from pipelines.errors import DataError
-from pipelines.progress import tally
+from pipelines.store.artifacts import Draft
 
 
 @dataclass(frozen=True)

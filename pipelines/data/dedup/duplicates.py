@@ -15,14 +15,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.artifacts import Draft
-from pipelines.cluster import ShardMap
+from pipelines.cluster.cluster import ShardMap
 from pipelines.data.dedup.census import Job, Placed
 from pipelines.data.dedup.resolve import CLUSTER, LARGEST, REASONS, SAMPLED
 from pipelines.data.dedup.shuffle import mixed
 from pipelines.data.document import text_of_row
 from pipelines.data.samples import excerpt, name_shown
 from pipelines.data.writing import take_rows
+from pipelines.store.artifacts import Draft
 
 FILE = "duplicates/clusters.parquet"
 CLUSTERS = pa.schema(

@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.artifacts import Draft
-from pipelines.charts import Series, curves
-from pipelines.cluster import ShardMap
+from pipelines.cluster.cluster import ShardMap
 from pipelines.data.dedup.census import Job, Placed
 from pipelines.data.dedup.deduplicate import Settled
 from pipelines.data.dedup.members import read_texts, removes_near
 from pipelines.data.dedup.minhash import MinHashConfig, keys_and_samples, shingles
 from pipelines.data.dedup.resolve import HELDOUT
+from pipelines.display.charts import Series, curves
+from pipelines.store.artifacts import Draft
 
 FILE = "dedup_quality.json"
 FROM, WIDTH = 0.3, 0.05  # the bins of similarity: [0.3, 0.35) ... [0.95, 1]

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.errors import ConfigError
-from pipelines.storage import REQUESTS_AT_ONCE, Storage
+from pipelines.store.storage import REQUESTS_AT_ONCE, Storage
 
 BLOCKS = 4096
 _HEADER_BYTES = 8 * (BLOCKS + 1)

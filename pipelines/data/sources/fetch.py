@@ -33,10 +33,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.cache import cache_folder, replace_durably
+from pipelines.display.progress import human, say
 from pipelines.errors import DataError
-from pipelines.progress import human, say
-from pipelines.storage import sha256
+from pipelines.store.cache import cache_folder, replace_durably
+from pipelines.store.storage import sha256
 
 _PARALLEL = 4
 _TIMEOUT_SECONDS = 600

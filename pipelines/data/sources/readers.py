@@ -34,8 +34,8 @@ from pipelines.data.sources.generators import GENERATORS
 from pipelines.data.sources.listing import Listing, list_files
 from pipelines.data.sources.records import RECORDS, content_of
 from pipelines.data.sources.remote import RemoteFile
+from pipelines.display.progress import human, say
 from pipelines.errors import DataError
-from pipelines.progress import human, say
 
 _GENERATED_PER_PIECE = 4_000
 _NAMED = 8  # files of a piece, in words

@@ -16,12 +16,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.artifacts import Artifact
 from pipelines.data.stream.cuts import Cut
 from pipelines.data.stream.loader import Batch, Rows
 from pipelines.data.stream.order import permute, stream_key
 from pipelines.data.tokens.token_shards import TokenShard, TokenSource, open_sources
 from pipelines.errors import DataError
+from pipelines.store.artifacts import Artifact
 
 Side = Literal["chosen", "rejected"]
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 from pipelines.data.stream.loader import Loader, Use
 from pipelines.data.tokens.token_shards import TokenSource
+from pipelines.display.progress import human
 from pipelines.errors import ConfigError, StorageError
-from pipelines.progress import human
 
 _STRIDE_SAMPLES = 1024  # looked ahead at once: 0.3 ms
 _AHEAD_SAMPLES = 1 << 20  # looked ahead at most; a million windows of 4,096 are 8 GB of tokens

@@ -33,9 +33,9 @@ from typing import IO, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.artifacts import Artifact
 from pipelines.data.tokens.blocks import SUMMED, BlockSums, ComparedArray, read_sums, write_sums
 from pipelines.errors import DataError, StorageError, TrunklineError
+from pipelines.store.artifacts import Artifact
 
 MAGIC = b"MMIDIDX\x00\x00"
 DTYPE_CODES: dict[int, type[np.generic]] = {

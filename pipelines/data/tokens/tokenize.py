@@ -22,11 +22,11 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipelines.artifacts import Artifact, Draft
 from pipelines.data.tokens.chat import EOS_ID, assemble, ends_open, exchanges
 from pipelines.data.tokens.token_shards import TokenShardWriter
 from pipelines.data.tokens.tokenizer import MINICPM_BYTES_PER_TOKEN, Encoder, TokenizerConfig, load_encoder
 from pipelines.errors import DataError
+from pipelines.store.artifacts import Artifact, Draft
 
 SPLITS = ("train", "heldout")
 _ROWS = 1024  # rows encoded at once: a few MB of text

@@ -29,10 +29,10 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from pipelines.artifacts import ArtifactStore, Reference
 from pipelines.config import Count, Range, Whole, WorkflowConfig, identity
+from pipelines.display.progress import Progress, human
 from pipelines.errors import CheckpointError, ConfigError
-from pipelines.progress import Progress, human
+from pipelines.store.artifacts import ArtifactStore, Reference
 from pipelines.train.checkpoint import Checkpoint, committed_steps, write_weights
 from pipelines.train.checkpoint.committed import Index, first_difference
 from pipelines.train.checkpoint.lineage import Run, open_run

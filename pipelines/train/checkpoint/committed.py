@@ -21,10 +21,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from pipelines.artifacts import how_anew, kept, recorded, typed_again
 from pipelines.errors import CheckpointError, StorageError
-from pipelines.sealed import sealed, unsealed
-from pipelines.storage import FolderStorage, Storage, sha256
+from pipelines.store.artifacts import how_anew, kept, recorded, typed_again
+from pipelines.store.sealed import sealed, unsealed
+from pipelines.store.storage import FolderStorage, Storage, sha256
 from pipelines.train.checkpoint.snapshot import Layout
 
 DELETED = "manifest.deleted.json"  # what a rule of retention leaves of a checkpoint

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.artifacts import Artifact, ArtifactStore, Reference
 from pipelines.errors import ArtifactError, ConfigError
+from pipelines.store.artifacts import Artifact, ArtifactStore, Reference
 from pipelines.train.checkpoint import Checkpoint, committed_steps, open_checkpoint
 from pipelines.train.stages import TRAINED
 

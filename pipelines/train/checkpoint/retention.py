@@ -15,10 +15,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipelines.artifacts import aside, way_out
 from pipelines.errors import ArtifactError, ConfigError
-from pipelines.sealed import unsealed
-from pipelines.storage import Storage
+from pipelines.store.artifacts import aside, way_out
+from pipelines.store.sealed import unsealed
+from pipelines.store.storage import Storage
 from pipelines.train.checkpoint.committed import DELETED, committed_steps, folder_of, steps_with
 
 # kinds of artifacts that can name a checkpoint

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from pipelines.errors import StorageError
-from pipelines.storage import Storage
+from pipelines.store.storage import Storage
 from pipelines.train.checkpoint.committed import commit, folder_of, sweep
 from pipelines.train.checkpoint.retention import Rule, prune
 from pipelines.train.checkpoint.slices import facts, snapshot

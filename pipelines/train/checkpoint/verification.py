@@ -26,10 +26,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipelines.artifacts import ArtifactStore
 from pipelines.config import parse
 from pipelines.data.stream.loader import rank_indices
-from pipelines.progress import say
+from pipelines.display.progress import say
+from pipelines.store.artifacts import ArtifactStore
 from pipelines.train.checkpoint import Checkpoint, committed_steps, load, open_checkpoint
 from pipelines.train.checkpoint.committed import Index
 from pipelines.train.checkpoint.slices import base, random_states

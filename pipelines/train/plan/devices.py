@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from pipelines.cluster import inside_job
+from pipelines.cluster.cluster import inside_job
 from pipelines.config import ClusterConfig
 from pipelines.errors import ConfigError
 from pipelines.train.network.compute import ComputeConfig

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 
+from pipelines.cluster.outside.instances import Instance, with_gpus
 from pipelines.config import ClusterConfig
 from pipelines.errors import ConfigError
-from pipelines.instances import Instance, with_gpus
 from pipelines.train.plan import memory
 from pipelines.train.plan.memory import GIB, Setup
 from pipelines.train.plan.planning import check_division

@@ -21,13 +21,13 @@ from typing import Any
 
 import torch
 
-from pipelines.artifacts import Artifact, ArtifactStore
 from pipelines.config import Amount, Count, Seed, Window, WorkflowConfig, plain
 from pipelines.data.stream.preferences import NothingFits, PreferenceLoader, open_preferences
 from pipelines.data.tokens.chat import EOS_ID
 from pipelines.data.tokens.token_shards import open_sources
 from pipelines.data.tokens.tokenizer import Encoder
 from pipelines.errors import ArtifactError, ConfigError
+from pipelines.store.artifacts import Artifact, ArtifactStore
 from pipelines.train.checkpoint import read_weights
 from pipelines.train.checkpoint.lineage import Run, open_run, tokens_of, trained_length
 from pipelines.train.network.model import ModelConfig, Transformer

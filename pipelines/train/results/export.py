@@ -27,12 +27,12 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipelines.artifacts import Artifact
 from pipelines.config import WorkflowConfig
 from pipelines.data.tokens.chat import ASSISTANT_ID, EOS_ID, TEMPLATE, USER_ID
 from pipelines.data.tokens.token_shards import open_sources
 from pipelines.data.tokens.tokenizer import Encoder, guarded
 from pipelines.errors import ArtifactError, StorageError
+from pipelines.store.artifacts import Artifact
 from pipelines.train.checkpoint import read_weights
 from pipelines.train.checkpoint.lineage import Run
 from pipelines.train.network.model import ModelConfig, split_projections

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipelines.artifacts import Artifact, ArtifactStore, command
+from pipelines.store.artifacts import Artifact, ArtifactStore, command
 from pipelines.train.checkpoint.lineage import Link, Run
 from pipelines.train.network.model import ModelConfig, parameter_counts
 from pipelines.train.stages import STAGES

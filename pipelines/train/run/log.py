@@ -16,15 +16,15 @@ from typing import Any
 
 import torch
 
+from pipelines.cluster.train_group_lines import Voice
+from pipelines.display.progress import duration
 from pipelines.errors import TrainingError
-from pipelines.progress import duration
-from pipelines.tracking import Tracker
+from pipelines.tracking.tracker import Tracker
 from pipelines.train.network.model import ModelConfig, flops_per_token
 from pipelines.train.run.monitor import NoiseScale, Readings
 from pipelines.train.run.stream import Stream
 from pipelines.train.stages import TrainSpec
 from pipelines.train.update.step import Moment, StepResult
-from pipelines.train_group_lines import Voice
 
 _POINTS = ("tokens", "samples", "loss", "learning_rate", "gradient_norm", "step_duration_s", "data_wait_s")
 _TAG = 4000  # characters; MLflow takes 5,000 to 8,000, by version

@@ -20,13 +20,13 @@ import torch
 import torch.distributed as dist
 from torch.profiler import record_function
 
-from pipelines.artifacts import ArtifactStore, Draft, how_anew
 from pipelines.config import plain
+from pipelines.display.timeline import reached
 from pipelines.errors import CheckpointError, TrainingError, TrunklineError
-from pipelines.sealed import sealed_lines, unsealed_lines
-from pipelines.storage import Storage
-from pipelines.timeline import reached
-from pipelines.tracking import Tracker
+from pipelines.store.artifacts import ArtifactStore, Draft, how_anew
+from pipelines.store.sealed import sealed_lines, unsealed_lines
+from pipelines.store.storage import Storage
+from pipelines.tracking.tracker import Tracker
 from pipelines.train import checkpoint as checkpoints
 from pipelines.train.network.compute import for_shapes
 from pipelines.train.network.losses import LanguageModelling, Preference

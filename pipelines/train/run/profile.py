@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from pipelines.storage import Storage
-from pipelines.tracking import Tracker
+from pipelines.store.storage import Storage
+from pipelines.tracking.tracker import Tracker
 
 _RANGES = {
     "step/data": "data wait",

@@ -15,10 +15,10 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from pipelines.artifacts import Draft, how_anew
 from pipelines.data.stream.preferences import PreferenceLoader
 from pipelines.errors import ArtifactError, CheckpointError
-from pipelines.storage import Storage
+from pipelines.store.artifacts import Draft, how_anew
+from pipelines.store.storage import Storage
 from pipelines.train.run.stream import to_batch, trimmed
 from pipelines.train.stages import TrainSpec
 from pipelines.train.update.engine import Engine, device

@@ -21,14 +21,14 @@ import numpy as np
 import torch
 from torch.profiler import record_function
 
-from pipelines.artifacts import ArtifactStore
-from pipelines.cache import cache_limit
 from pipelines.data.stream.loader import Loader, Segment, rank_indices
 from pipelines.data.stream.mixture import MixturePlan
 from pipelines.data.stream.preferences import PreferenceLoader, open_preferences
 from pipelines.data.stream.prefetch import Prefetcher, WorkingSet
 from pipelines.data.tokens.token_shards import open_sources
-from pipelines.storage import FolderStorage
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.cache import cache_limit
+from pipelines.store.storage import FolderStorage
 from pipelines.train.network.attention import Documents
 from pipelines.train.network.losses import Batch
 from pipelines.train.stages import TrainSpec

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from pipelines import secrets
+from pipelines.cluster.outside import secrets
+from pipelines.cluster.outside.jobs import Job, Jobs, UnknownJob, Unreachable
+from pipelines.cluster.outside.package import package_path
+from pipelines.display.progress import duration, say
 from pipelines.errors import ClusterError, ConfigError
-from pipelines.jobs import Job, Jobs, UnknownJob, Unreachable
-from pipelines.package import package_path
-from pipelines.progress import duration, say
 
 R = TypeVar("R")
 _INTERRUPTED = 130

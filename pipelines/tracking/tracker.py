@@ -20,14 +20,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines.artifacts import Artifact, ArtifactStore
 from pipelines.config import TrackingConfig, flatten
-from pipelines.disk import disk_error
+from pipelines.display.progress import say
 from pipelines.errors import ArtifactError, ConfigError, StorageError
-from pipelines.progress import say
-from pipelines.spool import Spool, leftovers
-from pipelines.storage import FolderStorage, Storage, open_storage
-from pipelines.tracking_errors import (
+from pipelines.store.artifacts import Artifact, ArtifactStore
+from pipelines.store.disk import disk_error
+from pipelines.store.storage import FolderStorage, Storage, open_storage
+from pipelines.tracking.errors import (
     Deleted,
     NotMLflow,
     experiment_deleted,
@@ -38,7 +37,8 @@ from pipelines.tracking_errors import (
     run_gone,
     told,
 )
-from pipelines.tracking_place import alone_at, bring_home, came_along, database_of, files_uri, tracking_uri
+from pipelines.tracking.place import alone_at, bring_home, came_along, database_of, files_uri, tracking_uri
+from pipelines.tracking.spool import Spool, leftovers
 
 _RETRY_SECONDS = 5.0
 _LAST_TRY_SECONDS = 20.0

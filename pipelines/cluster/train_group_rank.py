@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from pipelines.train_group_lines import Voice
+from pipelines.cluster.train_group_lines import Voice
 
 Worker = Callable[[dict[str, Any], Callable[[str], None]], None]
 

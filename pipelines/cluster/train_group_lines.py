@@ -9,7 +9,7 @@ import threading
 import time
 from typing import Any
 
-from pipelines.progress import say
+from pipelines.display.progress import say
 
 _ANSWER_SECONDS = 10.0  # for the channel's answer; more on a machine with much to do
 _PATIENCE = 12  # times that, until the channel is taken for lost

@@ -23,9 +23,9 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from pipelines.display.progress import say
 from pipelines.errors import ArtifactError, StorageError
-from pipelines.progress import say
-from pipelines.storage import Storage
+from pipelines.store.storage import Storage
 
 BEAT_SECONDS = 20.0
 SILENT_SECONDS = 90.0  # more than four beats

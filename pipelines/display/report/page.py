@@ -16,8 +16,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from pipelines.report.figures import COLOURS, figures
-from pipelines.report.results import Claim, StageResult, claims, runs, stage_table
+from pipelines.display.report.figures import COLOURS, figures
+from pipelines.display.report.results import Claim, StageResult, claims, runs, stage_table
 
 _CAPTIONS = {
     "loss": "Faint: each step. Bold: smoothed. A dot marks where a branch leaves its parent; the trunk goes on at its stable rate. Losses of different mixtures are not comparable: held-out bits per byte are.",

@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.cache import cache_folder
+from pipelines.cluster.outside.jobs import upload_limit, uploaded
+from pipelines.display.progress import human
 from pipelines.errors import ConfigError
-from pipelines.jobs import upload_limit, uploaded
-from pipelines.progress import human
+from pipelines.store.cache import cache_folder
 
 _NAMED = 10  # files and folders in the refusal
 

@@ -1,7 +1,7 @@
 """Questions to AWS that create and cost nothing: who am I, what may I start, are the buckets ours and closed, what is a secret's value.
 
 Enters: credentials, region and endpoint from the environment, as for every AWS tool. Leaves: a `Finding` for each question, with
-the way out where something is wrong; a question that could not be asked is no ✓. Storage itself is `pipelines/s3.py`'s.
+the way out where something is wrong; a question that could not be asked is no ✓. Storage itself is `pipelines/store/s3.py`'s.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipelines.cluster.outside.instances import Instance, quota_of
 from pipelines.errors import ConfigError
-from pipelines.instances import Instance, quota_of
 
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
 _WRONG = {"InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch", "InvalidAccessKeyId", "AuthFailure"}  # fmt: skip

@@ -10,7 +10,7 @@ import secrets
 import stat
 from pathlib import Path
 
-from pipelines.progress import say
+from pipelines.display.progress import say
 
 
 def token_file() -> Path:

@@ -1,6 +1,6 @@
 """Secrets of a job, which travel by name only: each node looks their values up where it runs.
 
-    python -m pipelines.secrets HF_TOKEN OTHER -- workflows.pretrain +experiment=demo
+    python -m pipelines.cluster.outside.secrets HF_TOKEN OTHER -- workflows.pretrain +experiment=demo
 
 Enters: names. Leaves: environment variables of those names, in the driver and in every worker process. A value comes from the
 first of: the node's environment; the file `$TRUNKLINE_SECRETS_DIR/<name>` (default /run/secrets); the AWS secret
@@ -16,11 +16,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipelines.display.progress import say
 from pipelines.errors import ConfigError, TrunklineError
-from pipelines.progress import say
 
 NAMES = "TRUNKLINE_SECRETS"  # the variable that tells a worker process which names to look up
-HOOK = "pipelines.secrets.load"
+HOOK = "pipelines.cluster.outside.secrets.load"
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -43,7 +43,7 @@ def find(name: str) -> str | None:
         return file.read_text(encoding="utf-8").strip()
     prefix = os.environ.get("TRUNKLINE_SECRETS_PREFIX")
     if prefix:
-        from pipelines.aws import secret_value
+        from pipelines.cluster.outside.aws import secret_value
 
         return secret_value(prefix + name)
     return None

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pipelines.display.progress import say
 from pipelines.errors import ClusterError
-from pipelines.progress import say
 
 _QUIET_SECONDS = 2.0  # without an answer, before it is said that one is waited for
 

@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipelines.cache import cache_folder
 from pipelines.errors import StorageError, TrunklineError
+from pipelines.store.cache import cache_folder
 
 R = TypeVar("R")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -76,7 +76,7 @@ def naming_disk_errors(function: Callable[[Any], R]) -> Callable[[Any], R]:
 
 def room(folder: Path) -> str:
     """`0 B of 1.05 MB free` on the disk of a folder, which need not exist yet."""
-    from pipelines.progress import human
+    from pipelines.display.progress import human
 
     usage = shutil.disk_usage(_existing(folder))
     return f"{human(usage.free, 'B')} of {human(usage.total, 'B')} free"

@@ -19,14 +19,14 @@ from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from pipelines.cluster_nodes import alive_nodes, answering_nodes
+from pipelines.cluster.nodes import alive_nodes, answering_nodes
+from pipelines.cluster.train_group_lines import Channel, Listener, finish_save
+from pipelines.cluster.train_group_rank import Place, TrainWorker, Worker, seats, until_gone
+from pipelines.cluster.train_group_room import check_kinds, check_size, lacking
 from pipelines.config import ClusterConfig
+from pipelines.display.progress import say
+from pipelines.display.timeline import reached
 from pipelines.errors import ClusterError, ConfigError, StorageError, TrunklineError
-from pipelines.progress import say
-from pipelines.timeline import reached
-from pipelines.train_group_lines import Channel, Listener, finish_save
-from pipelines.train_group_rank import Place, TrainWorker, Worker, seats, until_gone
-from pipelines.train_group_room import check_kinds, check_size, lacking
 
 _QUIET_SECONDS = 10.0  # without ranks, before it is looked whether machines are missing
 _LOOK_SECONDS = 0.5  # between two looks whether processes have their places

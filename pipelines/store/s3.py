@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipelines.cache import Cache, cache_folder
-from pipelines.disk import writes_in
 from pipelines.errors import ConfigError, StorageError
-from pipelines.storage import REQUESTS_AT_ONCE, Storage, disk_errors, sha256, whole_range
+from pipelines.store.cache import Cache, cache_folder
+from pipelines.store.disk import writes_in
+from pipelines.store.storage import REQUESTS_AT_ONCE, Storage, disk_errors, sha256, whole_range
 
 T = TypeVar("T")
 _DELETED_AT_ONCE = 1_000  # the most that one S3 request deletes
@@ -36,7 +36,7 @@ _DAMAGED_UPLOAD = {
 
 
 class S3Storage(Storage):
-    """A prefix in an S3 bucket; downloads are kept in the cache (`pipelines/cache.py`)."""
+    """A prefix in an S3 bucket; downloads are kept in the cache (`pipelines/store/cache.py`)."""
 
     def __init__(self, uri: str):
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")

@@ -10,7 +10,7 @@ The fingerprint covers the config that changes the result, the inputs' fingerpri
 name with another fingerprint is refused with a diff: nothing stale is served silently and no name is re-addressed.
 
 Every file that is read through an artifact is compared with its checksum first, and claim, receipts and manifest with their
-own (`pipelines/sealed.py`). Only token shards are read by ranges: their blocks have sums of their own.
+own (`pipelines/store/sealed.py`). Only token shards are read by ranges: their blocks have sums of their own.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from typing import Any, Literal
 import pipelines
 from pipelines.config import difference, fingerprint
 from pipelines.errors import ArtifactError, ConfigError, StorageError
-from pipelines.sealed import sealed, unsealed
-from pipelines.storage import REQUESTS_AT_ONCE, Storage, disk_errors, open_storage, remembered_sha256, sha256
+from pipelines.store.sealed import sealed, unsealed
+from pipelines.store.storage import REQUESTS_AT_ONCE, Storage, disk_errors, open_storage, remembered_sha256, sha256
 
 OnChange = Literal["refuse", "rebuild", "keep"]
 # what claims, receipts and manifests held before they were sealed
@@ -620,7 +620,7 @@ def _skeleton(node: Any) -> str:
 def code_version() -> str:
     """`0.1.0+1a2b3c4d5e6f` from git, with `.dirty` when files differ; the version alone outside a checkout."""
     try:
-        root = Path(__file__).parent.parent
+        root = Path(__file__).parents[2]
         said = subprocess.run(
             ["git", "describe", "--always", "--dirty=.dirty", "--abbrev=12", "--exclude=*"],
             cwd=root,

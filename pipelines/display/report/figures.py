@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from pipelines.progress import human
-from pipelines.report.results import StageResult, bits, given_over_tokens, last, run_of, runs, sources
+from pipelines.display.progress import human
+from pipelines.display.report.results import StageResult, bits, given_over_tokens, last, run_of, runs, sources
 
 COLOURS = {"pretrain": "#33658a", "anneal": "#e07a2f", "sft": "#3a9a5b", "dpo": "#8e4fa8"}
 _SOURCE_COLOURS = (

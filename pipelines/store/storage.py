@@ -1,7 +1,7 @@
 """One small interface over a folder and an S3 bucket.
 
 Enters: a store URI (`./store`, `/data/store`, `s3://bucket/prefix`) and keys relative to it. Leaves: whole objects. A key either
-holds all of what was put there or does not exist: a folder gets a file by write, fsync and rename, S3 as `pipelines/s3.py` says.
+holds all of what was put there or does not exist: a folder gets a file by write, fsync and rename, S3 as `pipelines/store/s3.py` says.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pipelines.cache import HeldPath
-from pipelines.disk import room, writes_in
 from pipelines.errors import ConfigError, StorageError
+from pipelines.store.cache import HeldPath
+from pipelines.store.disk import room, writes_in
 
 REQUESTS_AT_ONCE = 32  # an S3 request takes some 20 ms to answer, however little it asks for
 _CHUNK_BYTES = 1 << 20
@@ -272,7 +272,7 @@ def _remove(folder: Path) -> None:
 def open_storage(uri: str) -> Storage:
     """The storage behind a folder path or an `s3://bucket/prefix` URI."""
     if uri.startswith("s3://"):
-        from pipelines.s3 import S3Storage
+        from pipelines.store.s3 import S3Storage
 
         return S3Storage(uri)
     if "://" in uri:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.progress import human
+from pipelines.display.progress import human
 
 Floats = NDArray[np.float64]
 

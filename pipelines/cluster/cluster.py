@@ -1,4 +1,4 @@
-"""Ray for data: shards mapped over tasks. Training workers are `pipelines/train_group.py`'s; nothing else imports Ray.
+"""Ray for data: shards mapped over tasks. Training workers are `pipelines/cluster/train_group.py`'s; nothing else imports Ray.
 
     with Cluster(config.cluster) as cluster:
         receipts = cluster.map_shards(function, shards, label="clean")
@@ -23,22 +23,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from pipelines.cluster_nodes import alive_nodes, answering_nodes, ask_nodes
+from pipelines.cluster.nodes import alive_nodes, answering_nodes, ask_nodes
+from pipelines.cluster.ray_token import ensure_private_token
 from pipelines.config import ClusterConfig
-from pipelines.disk import disk_error, naming_disk_errors, room, temporary_folder
+from pipelines.display.progress import Progress, say
+from pipelines.display.timeline import reached
 from pipelines.errors import ClusterError, ConfigError, TrunklineError
-from pipelines.progress import Progress, say
-from pipelines.ray_token import ensure_private_token
-from pipelines.storage import FolderStorage, Storage
-from pipelines.timeline import reached
+from pipelines.store.disk import disk_error, naming_disk_errors, room, temporary_folder
+from pipelines.store.storage import FolderStorage, Storage
 
 if TYPE_CHECKING:
-    from pipelines.train_group import TrainGroup
-    from pipelines.train_group_rank import Worker
+    from pipelines.cluster.train_group import TrainGroup
+    from pipelines.cluster.train_group_rank import Worker
 
 S = TypeVar("S")
 R = TypeVar("R")
-_PROJECT = Path(__file__).parent.parent
+_PROJECT = Path(__file__).parents[2]
 _WINDOW_PER_CPU = 4  # shards submitted at a time: one runs, the others hide the driver's delay
 _ALIVE_SECONDS = 2.0  # between looks whether Ray itself still runs
 _END_SECONDS = 10.0  # for tasks that were cancelled to be gone; one on a node that does not answer is not waited for
@@ -206,7 +206,7 @@ class Cluster:
             has formed, rather than returning at once.
         Raises: ConfigError when the cluster is smaller than what was asked for; ClusterError when processes end while it waits.
         """
-        from pipelines.train_group import TrainGroup
+        from pipelines.cluster.train_group import TrainGroup
 
         if self._group is not None and not (self._group.alive and self._group.fits(self.config)):
             self._end_group()

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.cache import cache_folder
-from pipelines.storage import Storage
-from pipelines.tracking_place import header_here
+from pipelines.store.cache import cache_folder
+from pipelines.store.storage import Storage
+from pipelines.tracking.place import header_here
 
 _KEPT = ".spool"
 

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.cluster.ray_token import token_source
+from pipelines.display.progress import say
 from pipelines.errors import ClusterError, ConfigError
-from pipelines.progress import say
-from pipelines.ray_token import token_source
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"  # where the tunnel ends
 _ANSWER_SECONDS = (10.0, 120.0)  # to connect, and between two bytes of an answer: Ray's own client would wait for ever

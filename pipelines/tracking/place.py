@@ -4,7 +4,7 @@ Enters: a store, or a tracking URI of the user's own. Leaves: the URI that MLflo
 beside it. MLflow writes absolute paths into its database, so that the copy of a store would go on writing into its original:
 `bring_home` rewrites them in the copy.
 
-    python -m pipelines.tracking_place STORE      the URI of the store's database, brought home (what `make ui` serves)
+    python -m pipelines.tracking.place STORE      the URI of the store's database, brought home (what `make ui` serves)
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 from urllib.parse import unquote
 
 from pipelines.config import TrackingConfig
+from pipelines.display.progress import say
 from pipelines.errors import ConfigError, TrunklineError
-from pipelines.progress import say
-from pipelines.storage import FolderStorage, Storage, open_storage
+from pipelines.store.storage import FolderStorage, Storage, open_storage
 
 DATABASE, FILES = "mlflow.db", "mlflow-artifacts"
 _BUSY_SECONDS = 30.0
