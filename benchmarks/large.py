@@ -1,9 +1,14 @@
-"""The steps of the large corpus that are no configuration: HTML packages as WARC, the text multiplied, memory watched, answers checked.
+"""The steps of the large corpus that are no configuration: HTML packages as WARC, the text multiplied, memory watched,
+answers checked.
 
-python -m benchmarks.large warc                      documentation packages → WARC files, as a crawler would have left them
-python -m benchmarks.large multiply --megabytes 3000 corpus/large → JSON Lines with planted near-copies, and their answers
-python -m benchmarks.large watch ARGUMENTS…          python -m workflows.corpus ARGUMENTS…, and the peak memory of each of its processes
-python -m benchmarks.large check --name copies-300   recall and precision of corpus/NAME against the answers and the detection curve
+python -m benchmarks.large warc                      documentation packages → WARC files, as a crawler would have left
+                                                     them
+python -m benchmarks.large multiply --megabytes 3000 corpus/large → JSON Lines with planted near-copies, and their
+answers
+python -m benchmarks.large watch ARGUMENTS…          python -m workflows.corpus ARGUMENTS…, and the peak memory of each
+                                                     of its processes
+python -m benchmarks.large check --name copies-300   recall and precision of corpus/NAME against the answers and the
+                                                     detection curve
 
 `make corpus-large` runs all of them. Files lie in `<store>/raw/`; nothing of them is kept in the repository.
 """
@@ -34,13 +39,32 @@ from pipelines.data.corpus import DedupConfig
 from pipelines.data.dedup.minhash import jaccard, shingles
 from pipelines.data.sources.fetch import Package, contents, fetch, members
 
-# A WARC file of each: the packages it is made of and their pages. Licences are stated beside the sources in conf/corpus/large.yaml.
+# A WARC file of each: the packages it is made of and their pages. Licences are stated beside the sources in
+# conf/corpus/large.yaml.
 CRAWLS: dict[str, list[tuple[str, list[str]]]] = {
     "python": [("python3.11-doc", ["*/python3.11/html/*.html"])],
     "postgresql": [("postgresql-doc-15", ["*.html"])],
     "sqlite": [("sqlite3-doc", ["*.html"])],
     "django": [("python-django-doc", ["*.html"])],
-    "rust": [("rust-doc", [f"*/html/{part}/*.html" for part in ("book", "cargo", "reference", "nomicon", "rust-by-example", "rustc", "rustdoc", "edition-guide", "embedded-book")])],
+    "rust": [
+        (
+            "rust-doc",
+            [
+                f"*/html/{part}/*.html"
+                for part in (
+                    "book",
+                    "cargo",
+                    "reference",
+                    "nomicon",
+                    "rust-by-example",
+                    "rustc",
+                    "rustdoc",
+                    "edition-guide",
+                    "embedded-book",
+                )
+            ],
+        )
+    ],
     "libreoffice-en": [("libreoffice-help-en-us", ["*/text/*.html"])],
     "libreoffice-zh": [("libreoffice-help-zh-cn", ["*/text/*.html"])],
     "debian": [
@@ -50,7 +74,7 @@ CRAWLS: dict[str, list[tuple[str, list[str]]]] = {
         ("debian-faq-zh-cn", ["*.html"]),
         ("maint-guide-zh-cn", ["*.html"]),
     ],
-}  # fmt: skip
+}
 _CRAWLED = "2026-01-01T00:00:00Z"  # of every page: the same packages give the same bytes
 
 
@@ -98,11 +122,14 @@ class Pair:
 
 
 def multiply(corpus: Path, folder: Path, megabytes: float, every: int = 16, seed: int = 0) -> None:
-    """Text of a finished corpus over and over until there are `megabytes`, with planted near-copies; and the answers beside it.
+    """Text of a finished corpus over and over until there are `megabytes`, with planted near-copies; and the answers
+    beside it.
 
-    Round k writes every document in another alphabet: each letter, digit and Chinese character moved on by k within its own kind.
-    So a round has the lengths, repetitions and vocabulary growth of real text and shares no shingle with another round. Every
-    `every`-th document gets a near-copy of which 0, 1, 2, 5 or 10 % of the words are another word of the same document.
+    Round k writes every document in another alphabet: each letter, digit and Chinese character moved on by k within its
+    own kind.
+    So a round has the lengths, repetitions and vocabulary growth of real text and shares no shingle with another round.
+    Every `every`-th document gets a near-copy of which 0, 1, 2, 5 or 10 % of the words are another word of the same
+    document.
     """
     if (folder / "answers.parquet").exists():
         print(f"{folder} is there already")
@@ -197,7 +224,9 @@ class _Parts:
 
 
 def watch(arguments: list[str]) -> int:
-    """Run the workflow; print the most memory any one process of each kind took, a Ray worker under the name of its task."""
+    """Run the workflow; print the most memory any one process of each kind took, a Ray worker under the name of its
+    task.
+    """
     started = time.monotonic()
     running = psutil.Popen([sys.executable, "-m", "workflows.corpus", *arguments])
     peak: dict[str, tuple[int, int]] = {}
@@ -219,7 +248,8 @@ def watch(arguments: list[str]) -> int:
                 peak[kind] = (max(held[0], found.get("RssAnon", 0)), max(held[1], found.get("VmRSS", 0)))
         time.sleep(0.3)
     print(
-        f"\n{time.monotonic() - started:.0f} s; peak memory of one process, MB: its own (anonymous), and with mapped files"
+        f"\n{time.monotonic() - started:.0f} s; peak memory of one process, MB: its own (anonymous), and with mapped "
+        "files"
     )
     for kind, (own, everything) in sorted(peak.items()):
         print(f"   {kind:32} {own / 1e3:8,.0f} {everything / 1e3:8,.0f}")

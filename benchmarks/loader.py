@@ -1,13 +1,16 @@
 """The loader from page cache: tokens per second of one process, in order and after a jump to any sample.
 
     python -m benchmarks.loader --sequence-length 256
-    python -m benchmarks.loader --s3 [--latency 0.02 ...]     waits per step of a stream from S3: see benchmarks/stream.py
+    python -m benchmarks.loader --s3 [--latency 0.02 ...]     waits per step of a stream from S3: see
+    benchmarks/stream.py
 
     python -m benchmarks.loader --shuffle       how well the block shuffle mixes a source
 
 Named peer: a plain `numpy.memmap` reader that slices random windows without mixing, order, positions or masks, i.e. the
-least that any loader has to do. Printed: million tokens per second of CPU time, medians over `--rounds` turns, and the ratio.
-A second table: a whole epoch from newly opened shards, in which every block is compared with its sum, beside one without sums.
+least that any loader has to do. Printed: million tokens per second of CPU time, medians over `--rounds` turns, and the
+ratio.
+A second table: a whole epoch from newly opened shards, in which every block is compared with its sum, beside one
+without sums.
 """
 
 from __future__ import annotations
@@ -139,8 +142,9 @@ def first_reads(
 def shuffle_quality(shards: int = 256, windows: int = 500) -> tuple[list[str], list[list[object]]]:
     """How much a window's place in its source tells of the next one's, by the number of shards shuffled together.
 
-    Position is the window's place in the source as it was written, from 0 to 1. Serial correlation at lag 1 over one epoch: 1
-    in order, 0 after a full shuffle. Groups of g among S shards leave (1/g - 1/S) of the variance between groups, and no
+    Position is the window's place in the source as it was written, from 0 to 1. Serial correlation at lag 1 over one
+    epoch: 1 in order, 0 after a full shuffle. Groups of g among S shards leave (1/g - 1/S) of the variance between
+        groups, and no
     correlation inside a group: both are shown. Neighbours: the next window is one of the 16 around this one.
     """
     plan = plan_mixture(

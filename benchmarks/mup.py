@@ -1,19 +1,22 @@
-"""Is muP at work? How much a step changes each part of the model at several widths, and where the best learning rate lies.
+"""Is muP at work? How much a step changes each part of the model at several widths, and where the best learning rate
+lies.
 
     python -m benchmarks.mup coordinates                       # 20 seconds: changes after a few steps, widths 64 to 512
     python -m benchmarks.mup coordinates --widths 128 --layers 2 4 8 16
-    python -m benchmarks.mup sweep --widths 64 256             # minutes: held-out loss over learning rates in factors of two
+    python -m benchmarks.mup sweep --widths 64 256             # minutes: held-out loss over learning rates in factors
+    of two
 
 Three ways to grow a model from `--base` (at that width they are one and the same model):
 
     muP      the recipe: logits from h/m, hidden matrices N(0, 0.01/m) at a rate of η/m        m = width / base
     one LR   its initialisation and logits, but η for every parameter (`optimizer.mup_lr=false`)
-    off      one initialisation, one rate, no division by m, at every width                    (dim_model_base = d_model)
+    off      one initialisation, one rate, no division by m, at every width                    (dim_model_base =
+    d_model)
 
-*Coordinates*: the root mean square, over all tokens and components, of how far a value moved on one fixed batch of random ids since
-initialisation; then the slope of its logarithm over that of the width, which is 0 where a value moves alike at every width
-(Yang et al., arXiv 2203.03466, appendix D.1). *Sweep*: the bytes of Python's standard library, a tenth of them held out. Each
-prints a table and writes a PNG.
+*Coordinates*: the root mean square, over all tokens and components, of how far a value moved on one fixed batch of
+random ids since initialisation; then the slope of its logarithm over that of the width, which is 0 where a value moves
+alike at every width (Yang et al., arXiv 2203.03466, appendix D.1). *Sweep*: the bytes of Python's standard library, a
+tenth of them held out. Each prints a table and writes a PNG.
 """
 
 from __future__ import annotations
@@ -81,7 +84,9 @@ def mean_loss(logits: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
 
 
 def changes(config: ModelConfig, arm: str, seed: int, steps: int, lr: float) -> list[dict[str, float]]:
-    """How far each of `PARTS` has moved after 1, 2, … `steps` updates on one batch. The target's logit has a sign: it rises."""
+    """How far each of `PARTS` has moved after 1, 2, … `steps` updates on one batch. The target's logit has a sign: it
+    rises.
+    """
     windows = torch.randint(0, VOCABULARY, (4, 33), generator=torch.Generator().manual_seed(99))
     trainer, seen = Trainer(config, arm, seed), dict[str, list[torch.Tensor]]()
 
@@ -141,8 +146,14 @@ def coordinates(options: argparse.Namespace) -> None:
             [part, *(f"{slope(x, moved[:, step]):+.2f}" for step in range(options.steps)), *moved[:, -1].round(3)]
             for part, moved in found[arm].items()
         ]
-        header = [f"slope over {name}, step {step + 1}" if not step else f"step {step + 1}" for step in range(options.steps)]  # fmt: skip
-        print(table(["part", *header, *(f"change at {name} {value}" if value == x[0] else str(value) for value in x)], rows))  # fmt: skip
+        header = [
+            f"slope over {name}, step {step + 1}" if not step else f"step {step + 1}" for step in range(options.steps)
+        ]
+        print(
+            table(
+                ["part", *header, *(f"change at {name} {value}" if value == x[0] else str(value) for value in x)], rows
+            )
+        )
     figure = Figure(figsize=(2.6 * len(PARTS), 2.6 * len(found)), layout="constrained")
     axes = figure.subplots(len(found), len(PARTS), squeeze=False, sharex=True)
     for row, (arm, moved) in zip(axes, found.items(), strict=True):
@@ -168,7 +179,9 @@ def coordinates(options: argparse.Namespace) -> None:
 
 
 def library_bytes(megabytes: float = 2.0) -> torch.Tensor:
-    """The modules of Python's standard library as ids below 128 (bytes beyond ASCII are 127): what every machine has."""
+    """The modules of Python's standard library as ids below 128 (bytes beyond ASCII are 127): what every machine
+    has.
+    """
     files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     order = np.random.default_rng(0).permutation(len(files))
     held = b"".join(files[i].read_bytes() for i in order)[: int(megabytes * 1e6)]
@@ -197,7 +210,9 @@ def _draw(ids: torch.Tensor, count: int, window: int, random: torch.Generator) -
 
 
 def best_exponent(exponents: Sequence[int], losses: Sequence[float]) -> float:
-    """Where the parabola through the losses within 0.15 of the lowest has its minimum: less noisy than the lowest itself."""
+    """Where the parabola through the losses within 0.15 of the lowest has its minimum: less noisy than the lowest
+    itself.
+    """
     near = [(e, loss) for e, loss in zip(exponents, losses, strict=True) if loss < min(losses) + 0.15]
     lowest = exponents[int(np.argmin(losses))]
     if len(near) < 3:
@@ -229,9 +244,16 @@ def sweep(options: argparse.Namespace) -> None:
             print(
                 f"{arm}, width {width}: best at {rows[-1][2]}{edge}, {time.perf_counter() - started:.0f} s", flush=True
             )
-    print("\n" + table(["scalings", "width", "best η", *(f"η 2^{e}" if e == exponents[0] else f"2^{e}" for e in exponents)], rows))  # fmt: skip
+    print(
+        "\n"
+        + table(
+            ["scalings", "width", "best η", *(f"η 2^{e}" if e == exponents[0] else f"2^{e}" for e in exponents)], rows
+        )
+    )
     figure = Figure(figsize=(4.4 * len(options.arms), 3.6), layout="constrained")
-    for axis, arm in zip(figure.subplots(1, len(options.arms), squeeze=False, sharey=True)[0], options.arms, strict=True):  # fmt: skip
+    for axis, arm in zip(
+        figure.subplots(1, len(options.arms), squeeze=False, sharey=True)[0], options.arms, strict=True
+    ):
         for _, width, _, *losses in (row for row in rows if row[0] == arm):
             line = axis.plot([2.0**e for e in exponents], losses, "o-", ms=3, label=f"width {width}")[0]
             axis.plot(2.0 ** exponents[int(np.argmin(losses))], min(losses), "*", ms=13, color=line.get_color())
@@ -258,10 +280,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check = commands.add_parser("coordinates", help="changes of each part of the model over width or depth")
     check.add_argument("--layers", type=int, nargs="+", default=[2], help="several of them with one width: over depth")
     check.add_argument("--lr", type=float, default=0.01, help="η")
-    check.set_defaults(command=coordinates, arms=ARMS, widths=[64, 128, 256, 512], seeds=3, steps=4, plot=Path("outputs/mup-coordinates.png"))  # fmt: skip
+    check.set_defaults(
+        command=coordinates,
+        arms=ARMS,
+        widths=[64, 128, 256, 512],
+        seeds=3,
+        steps=4,
+        plot=Path("outputs/mup-coordinates.png"),
+    )
     best = commands.add_parser("sweep", help="the best learning rate at several widths")
     best.add_argument("--grid", type=int, nargs=2, default=[-8, -3], help="first and last power of two of η")
-    best.set_defaults(command=sweep, arms=("muP", "off"), widths=[64, 256], seeds=1, steps=100, plot=Path("outputs/mup-sweep.png"))  # fmt: skip
+    best.set_defaults(
+        command=sweep, arms=("muP", "off"), widths=[64, 256], seeds=1, steps=100, plot=Path("outputs/mup-sweep.png")
+    )
     for command in (check, best):
         command.add_argument("--widths", type=int, nargs="+", help=f"multiples of {HEAD_WIDTH}")
         command.add_argument("--base", type=int, default=64, help="dim_model_base: the width at which m is 1")

@@ -1,11 +1,12 @@
 """AdamW or Muon? Held-out loss of a model of the demo's size over learning rates, each optimizer at its own best.
 
-    python -m benchmarks.optimizers                                    # fifteen runs of 200 steps, each some 15 seconds of a core
-    python -m benchmarks.optimizers --steps 400 --rates 0.005 0.01 0.02 --seeds 3
+    python -m benchmarks.optimizers                                    # fifteen runs of 200 steps, each some 15 seconds
+    of a core python -m benchmarks.optimizers --steps 400 --rates 0.005 0.01 0.02 --seeds 3
 
-Text: the bytes of Python's standard library, a tenth held out (as `benchmarks.mup sweep`). All arms see the same windows in the same
-order, with 5 % warmup and the last fifth linear to a tenth. "muon, fused" orthogonalises query, key and value (gate and up) as
-one matrix: what parting them is worth. A comparison is only as fair as its grid: look whether each best lies inside it.
+Text: the bytes of Python's standard library, a tenth held out (as `benchmarks.mup sweep`). All arms see the same
+windows in the same order, with 5 % warmup and the last fifth linear to a tenth. "muon, fused" orthogonalises query, key
+and value (gate and up) as one matrix: what parting them is worth. A comparison is only as fair as its grid: look
+whether each best lies inside it.
 """
 
 from __future__ import annotations
@@ -41,9 +42,15 @@ def bind_whole(optimizer: torch.optim.Optimizer, model: Transformer) -> None:
 def train(ids: torch.Tensor, arm: str, rate: float, options: argparse.Namespace, seed: int) -> tuple[float, float]:
     """Held-out loss in nats per byte, and milliseconds per step, of one run."""
     config = ModelConfig(
-        layers=options.layers, d_model=options.width, d_ff=5 * options.width // 2, heads=options.width // 32, kv_heads=options.width // 64,
-        vocabulary=VOCABULARY, max_positions=WINDOW, dim_model_base=64,
-    )  # fmt: skip
+        layers=options.layers,
+        d_model=options.width,
+        d_ff=5 * options.width // 2,
+        heads=options.width // 32,
+        kv_heads=options.width // 64,
+        vocabulary=VOCABULARY,
+        max_positions=WINDOW,
+        dim_model_base=64,
+    )
     model = Transformer(config).initialise(seed)
     optimizer = build(model, config, OptimizerConfig(kind="adamw" if arm == "adamw" else "muon"))
     bind_whole(optimizer, model)
@@ -89,8 +96,14 @@ def main() -> None:
         losses, speed = np.array(found)[..., 0], np.array(found)[..., 1]
         best = int(losses.mean(axis=1).argmin())
         spread = f" ± {losses[best].std():.4f}" if options.seeds > 1 else ""
-        rows.append([arm, *(f"{loss:.4f}" for loss in losses.mean(axis=1)),
-                     f"{losses.mean(axis=1)[best]:.4f}{spread} at {options.rates[best]:g}", f"{np.median(speed):.0f}"])  # fmt: skip
+        rows.append(
+            [
+                arm,
+                *(f"{loss:.4f}" for loss in losses.mean(axis=1)),
+                f"{losses.mean(axis=1)[best]:.4f}{spread} at {options.rates[best]:g}",
+                f"{np.median(speed):.0f}",
+            ]
+        )
         print("  ".join(map(str, rows[-1])), flush=True)
     print()
     print(table(["nats per byte at LR", *(f"{rate:g}" for rate in options.rates), "best", "ms per step"], rows))

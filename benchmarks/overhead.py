@@ -3,15 +3,17 @@
     python -m benchmarks.overhead                 # the demo's model and batch, two processes
     python -m benchmarks.overhead --startup       # only the time from the command to the first step, warm
 
-Ours is `python -m workflows.pretrain` as a user runs it, with tracking, the monitor at its default, and a line every 10 steps. The bare
-loop is the same model, engine and number of processes under `torchrun`: batches that lie in memory, a `for` loop, nothing
-printed. The two run one after the other, `--rounds` times; of each run the steps after the first ten count. Two ratios are printed:
-of the median step's wall time, and of the CPU time that the ranks took for a step, which other work on the machine moves less; and what
-Ray, driver and tracking took beside the ranks, in CPU time as a share of that. The goal is 1.02 on cores that nothing else uses: on
-shared ones the spread between rounds says how little a single figure means.
+Ours is `python -m workflows.pretrain` as a user runs it, with tracking, the monitor at its default, and a line every 10
+steps. The bare loop is the same model, engine and number of processes under `torchrun`: batches that lie in memory, a
+`for` loop, nothing printed. The two run one after the other, `--rounds` times; of each run the steps after the first
+ten count. Two ratios are printed: of the median step's wall time, and of the CPU time that the ranks took for a step,
+which other work on the machine moves less; and what
+Ray, driver and tracking took beside the ranks, in CPU time as a share of that. The goal is 1.02 on cores that nothing
+else uses: on shared ones the spread between rounds says how little a single figure means.
 
-Start-up is timed from outside: from starting `python` until the line of step 1 is printed, which is when step 2 is done, with the moments
-that the command's processes note on the way. The first run of a machine (cold file cache) is left out.
+Start-up is timed from outside: from starting `python` until the line of step 1 is printed, which is when step 2 is
+done, with the moments that the command's processes note on the way. The first run of a machine (cold file cache) is
+left out.
 """
 
 from __future__ import annotations
@@ -102,20 +104,34 @@ def _overhead(options: argparse.Namespace, store: Path) -> None:
     ))  # fmt: skip
     for what, ratios in (("wall time", wall), ("CPU time of the ranks", cpu)):
         print(
-            f"{what}: median ratio {statistics.median(ratios):.3f}, from {min(ratios):.3f} to {max(ratios):.3f}; the goal is 1.02"
+            f"{what}: median ratio {statistics.median(ratios):.3f}, from {min(ratios):.3f} to {max(ratios):.3f}; the "
+            "goal is 1.02"
         )
 
 
 def _startup(options: argparse.Namespace, store: Path) -> None:
     runs = [_ours(options, store, f"start{i}", 2) for i in range(options.rounds + 1)][1:]
     moments = list(dict.fromkeys(moment for run in runs for moment in run.moments))
-    print(table(
-        ["seconds from the command", *(f"round {i + 1}" for i in range(len(runs))), "median"],
-        [[_MOMENTS.get(moment, moment), *(f"{run.moments[moment]:.1f}" for run in runs),
-          f"{statistics.median(run.moments[moment] for run in runs):.1f}"] for moment in moments]
-        + [[f"CPU seconds of {what}", *(f"{value:.1f}" for value in values), f"{statistics.median(values):.1f}"]
-           for what, values in (("the ranks", [run.ranks_cpu_s for run in runs]), ("everything else", [run.others_cpu_s for run in runs]))],
-    ))  # fmt: skip
+    print(
+        table(
+            ["seconds from the command", *(f"round {i + 1}" for i in range(len(runs))), "median"],
+            [
+                [
+                    _MOMENTS.get(moment, moment),
+                    *(f"{run.moments[moment]:.1f}" for run in runs),
+                    f"{statistics.median(run.moments[moment] for run in runs):.1f}",
+                ]
+                for moment in moments
+            ]
+            + [
+                [f"CPU seconds of {what}", *(f"{value:.1f}" for value in values), f"{statistics.median(values):.1f}"]
+                for what, values in (
+                    ("the ranks", [run.ranks_cpu_s for run in runs]),
+                    ("everything else", [run.others_cpu_s for run in runs]),
+                )
+            ],
+        )
+    )
     times = [run.first_s for run in runs]
     goal = 6 if options.attach else 10
     print(f"command to first line, warm: median {statistics.median(times):.1f} s; the goal is {goal} s")
@@ -150,12 +166,25 @@ def _cpu(root: int) -> tuple[float, float]:
 def _ours(options: argparse.Namespace, store: Path, name: str, steps: int) -> Run:
     """The command as a user gives it."""
     command = [
-        sys.executable, "-m", "workflows.pretrain", f"name={name}", f"store={store}", "data=mixture/bench", f"model={options.model}",
-        f"model.vocabulary={VOCABULARY}", "zero=zero2", "zero.precision=float32", f"steps={steps}", "schedule.warmup_steps=1",
-        f"batch.sequence_length={options.sequence_length}", f"batch.global_batch={options.global_batch}",
-        f"batch.micro_batch={options.micro_batch}", f"cluster.workers={options.workers}", "checkpoint.every_steps=1000000",
+        sys.executable,
+        "-m",
+        "workflows.pretrain",
+        f"name={name}",
+        f"store={store}",
+        "data=mixture/bench",
+        f"model={options.model}",
+        f"model.vocabulary={VOCABULARY}",
+        "zero=zero2",
+        "zero.precision=float32",
+        f"steps={steps}",
+        "schedule.warmup_steps=1",
+        f"batch.sequence_length={options.sequence_length}",
+        f"batch.global_batch={options.global_batch}",
+        f"batch.micro_batch={options.micro_batch}",
+        f"cluster.workers={options.workers}",
+        "checkpoint.every_steps=1000000",
         f"log_every_steps={1 if steps == 2 else 10}",
-    ]  # fmt: skip
+    ]
     began, first, looks = time.monotonic(), 0.0, []
     timeline = store.parent / f"timeline-{name}"
     environment = {**os.environ, "TRUNKLINE_TIMELINE": str(timeline)}
@@ -205,8 +234,13 @@ def _torchrun(options: argparse.Namespace, store: Path, name: str) -> Run:
     ]  # fmt: skip
     looks = []
     with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    ) as process:  # fmt: skip
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("look"):

@@ -2,10 +2,10 @@
 
     python -m benchmarks.plan --megabytes 1000
 
-Text: installed documentation, taken again and again with some letters exchanged, so that each round has the statistics of real
-text and shares next to no shingle with another; and near-copies planted of every eighth document. Two sources, one under the
-rules for prose, which drop most of it, and one under those for dialogue. Printed: predicted, actual and their ratio, stage by
-stage and in all. Actual core seconds are those of the tasks on `--workers` Ray workers.
+Text: installed documentation, taken again and again with some letters exchanged, so that each round has the statistics
+of real text and shares next to no shingle with another; and near-copies planted of every eighth document. Two sources,
+one under the rules for prose, which drop most of it, and one under those for dialogue. Printed: predicted, actual and
+their ratio, stage by stage and in all. Actual core seconds are those of the tasks on `--workers` Ray workers.
 """
 
 from __future__ import annotations
@@ -136,8 +136,11 @@ def main() -> None:
     ]
     print()
     print(
-        table(["predicted / actual", "tasks", "", "core s", "", "leaves, MB", "", "memory, MB", "(added to the process)"], stages)
-    )  # fmt: skip
+        table(
+            ["predicted / actual", "tasks", "", "core s", "", "leaves, MB", "", "memory, MB", "(added to the process)"],
+            stages,
+        )
+    )
 
 
 if __name__ == "__main__":

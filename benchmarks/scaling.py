@@ -1,17 +1,22 @@
-"""The ranges of keys and the components of a trillion-token corpus, at their true size per task, with synthetic signatures.
+"""The ranges of keys and the components of a trillion-token corpus, at their true size per task, with synthetic
+signatures.
 
-python -m benchmarks.scaling                        1/128 of 1.5 billion documents: 32 of 4,096 key ranges; about 3 GB of disk
+python -m benchmarks.scaling                        1/128 of 1.5 billion documents: 32 of 4,096 key ranges; about 3 GB
+                                                    of disk
 python -m benchmarks.scaling --share 0.25           another fraction of these; memory per task should not change
 
-A corpus is cut into ranges until a task fits `dedup.task_memory`, so a larger one has more tasks and no larger ones. This makes the
-key files that cleaning would leave for a fraction of the corpus, of such a size that every range holds as many records as it would of
-the whole, and runs the real tasks of `pairs` and `components` on them, each in a process of its own. Nothing of it needs text.
+A corpus is cut into ranges until a task fits `dedup.task_memory`, so a larger one has more tasks and no larger ones.
+This makes the key files that cleaning would leave for a fraction of the corpus, of such a size that every range holds
+as many records as it would of the whole, and runs the real tasks of `pairs` and `components` on them, each in a process
+of its own. Nothing of it needs text.
 
-The law of the copies, from what is published: half of the documents have copies (SlimPajama dropped 49.6 % of the bytes of
-RedPajama; FineWeb's MinHash, dump by dump, kept 20 of 36 trillion tokens), the sizes of their clusters follow a power law (a straight
-line in Zyphra's log-log histograms of DCLM and FineWeb-Edu; the largest cluster there held about a million documents), and copies lie
-anywhere, as in dumps of different years. A third of them are exact; the others have a Jaccard similarity of 0.95, 0.9, 0.85 or 0.8
-to what they are copies of, and share a band with it with probability J^8.
+The law of the copies, from what is published: half of the documents have copies (SlimPajama dropped 49.6 % of the bytes
+of
+RedPajama; FineWeb's MinHash, dump by dump, kept 20 of 36 trillion tokens), the sizes of their clusters follow a power
+law (a straight line in Zyphra's log-log histograms of DCLM and FineWeb-Edu; the largest cluster there held about a
+million documents), and copies lie anywhere, as in dumps of different years. A third of them are exact; the others have
+a Jaccard similarity of 0.95, 0.9, 0.85 or 0.8 to what they are copies of, and share a band with it with probability
+J^8.
 """
 
 from __future__ import annotations
@@ -69,7 +74,9 @@ def clusters_of(documents: int, seed: int = 0) -> npt.NDArray[np.int32]:
 
 
 def keys_of(first: int, clusters: npt.NDArray[np.int32], bands: int, rows: int) -> npt.NDArray[np.void]:
-    """The records that cleaning would leave for these documents: `bands` keys each, one of the text and one of the id."""
+    """The records that cleaning would leave for these documents: `bands` keys each, one of the text and one of the
+    id.
+    """
     count = len(clusters)
     nodes = np.arange(first, first + count, dtype=np.uint64)
     luck = mixed(nodes, 1) / np.float64(1 << 64)
@@ -95,7 +102,8 @@ def prepare(work: Draft, documents: int, dedup: DedupConfig) -> Census:
     """Key files of all pieces, and the census over them."""
     clusters = clusters_of(documents)
     print(
-        f"{documents:,} documents, {(clusters >= 0).mean():.1%} with copies, in {clusters.max() + 1:,} clusters, the largest of {np.bincount(clusters[clusters >= 0]).max():,}"
+        f"{documents:,} documents, {(clusters >= 0).mean():.1%} with copies, in {clusters.max() + 1:,} clusters, the "
+        f"largest of {np.bincount(clusters[clusters >= 0]).max():,}"
     )
     places = []
     for number, first in enumerate(range(0, documents, PIECE_DOCUMENTS)):
@@ -115,7 +123,9 @@ def in_processes(
     label: str,
     describe: Callable[[R], dict[str, Any]] | None = None,
 ) -> list[R]:
-    """A `ShardMap` that gives each shard a process of its own, one after another: memory is not reused from task to task."""
+    """A `ShardMap` that gives each shard a process of its own, one after another: memory is not reused from task to
+    task.
+    """
     found = []
     context = multiprocessing.get_context("fork")
     for shard in shards:
@@ -151,7 +161,8 @@ def _run(documents: int, folder: Path) -> None:
     census = prepare(work, documents, dedup)
     records = sum(place.records for place in census.places)
     print(
-        f"{records:,} keys in {len(census.places)} files made in {time.monotonic() - began:.0f} s; dedup.task_memory {human(dedup.task_memory, 'B')}\n"
+        f"{records:,} keys in {len(census.places)} files made in {time.monotonic() - began:.0f} s; dedup.task_memory "
+        f"{human(dedup.task_memory, 'B')}\n"
     )
     job = open_job(work, census, dedup)
     contract(np.arange(1, 2), np.arange(1))  # compiled once, before there are processes to count its memory
@@ -163,14 +174,16 @@ def _run(documents: int, folder: Path) -> None:
     labels, rounds = label_components(job, [done["file"] for done in paired], node_ranges, meter)
     linked = sum(len(read_all(work.storage, f"{work.folder}/{file}", LABEL)) for file in labels)
     print(
-        f"\n{links:,} links from {sum(done['shared'] for done in paired):,} shared keys; {linked:,} documents linked; {rounds} rounds over {node_ranges} ranges"
+        f"\n{links:,} links from {sum(done['shared'] for done in paired):,} shared keys; {linked:,} documents linked; "
+        f"{rounds} rounds over {node_ranges} ranges"
     )
     print(f"\n{'stage':28} {'tasks':>6} {'memory of a task':>18} {'predicted':>10} {'core s':>8} {'M records/s':>12}")
     for name, stage in meter.stages.items():
         count, each = (records, sizing.PAIR_BYTES) if name == "pairs" else (links, sizing.LINK_BYTES)
         predicted = human(count * each / (ranges if name == "pairs" else node_ranges), "B")
         print(
-            f"{name:28} {stage.tasks:6} {human(stage.memory_bytes, 'B'):>18} {predicted:>10} {stage.core_seconds:8.1f} {count / 1e6 / stage.core_seconds:12.1f}"
+            f"{name:28} {stage.tasks:6} {human(stage.memory_bytes, 'B'):>18} {predicted:>10} "
+            f"{stage.core_seconds:8.1f} {count / 1e6 / stage.core_seconds:12.1f}"
         )
 
 

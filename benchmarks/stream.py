@@ -1,11 +1,12 @@
-"""Training's stream from a real S3 server with latency: how long steps wait for their batches, with and without prefetch.
+"""Training's stream from a real S3 server with latency: how long steps wait for their batches, with and without
+prefetch.
 
     python -m benchmarks.stream --latency 0.02 --step 0.05
 
-Tokens of three sources are committed to SeaweedFS behind a proxy that adds `--latency` seconds to every request. The stream of
-a training stage (`pipelines.train.run.stream`, as every rank runs it) is read by a step that takes `--step` seconds and
-computes nothing. The cache holds `--cache` times the ample working set, and starts empty. Printed for each way: waits per
-step after the first five, downloads, and the most that the cache held.
+Tokens of three sources are committed to SeaweedFS behind a proxy that adds `--latency` seconds to every request. The
+stream of a training stage (`pipelines.train.run.stream`, as every rank runs it) is read by a step that takes `--step`
+seconds and computes nothing. The cache holds `--cache` times the ample working set, and starts empty. Printed for each
+way: waits per step after the first five, downloads, and the most that the cache held.
 """
 
 from __future__ import annotations
@@ -57,17 +58,46 @@ def main(arguments: Sequence[str] | None = None) -> None:
         commit_tokens(store, {"a": 0.5, "b": 0.3, "c": 0.2}, options.shards, options.shard_tokens)
         proxy.latency_seconds = options.latency
         rows = [_measure(store, proxy, folder / f"cache{ahead}", ahead, options) for ahead in (True, False)]
-    header = ["shards fetched", "first step s", "mean wait ms", "p99 ms", "longest ms", "steps that waited > 1 ms", "waited of all", "shards read", "GETs a shard", "cache held", "of"]  # fmt: skip
+    header = [
+        "shards fetched",
+        "first step s",
+        "mean wait ms",
+        "p99 ms",
+        "longest ms",
+        "steps that waited > 1 ms",
+        "waited of all",
+        "shards read",
+        "GETs a shard",
+        "cache held",
+        "of",
+    ]
     print(table(header, rows))
 
 
 def _measure(store: ArtifactStore, proxy: FaultyS3, cache: Path, ahead: bool, options: argparse.Namespace) -> list[Any]:
     os.environ["TRUNKLINE_CACHE"] = str(cache)
-    config = parse(TrainConfig, {
-        "name": "run", "data": "mixture/bench", "steps": options.steps, "seed": 1, "schedule": {"warmup_steps": 1, "peak_lr": 0.01}, "tracking": {"enabled": False},
-        "model": {"layers": 1, "d_model": 32, "d_ff": 80, "heads": 4, "kv_heads": 2, "vocabulary": 4096, "max_positions": 1024, "dim_model_base": 16},
-        "batch": {"sequence_length": 1024, "global_batch": 64, "micro_batch": 8},
-    })  # fmt: skip
+    config = parse(
+        TrainConfig,
+        {
+            "name": "run",
+            "data": "mixture/bench",
+            "steps": options.steps,
+            "seed": 1,
+            "schedule": {"warmup_steps": 1, "peak_lr": 0.01},
+            "tracking": {"enabled": False},
+            "model": {
+                "layers": 1,
+                "d_model": 32,
+                "d_ff": 80,
+                "heads": 4,
+                "kv_heads": 2,
+                "vocabulary": 4096,
+                "max_positions": 1024,
+                "dim_model_base": 16,
+            },
+            "batch": {"sequence_length": 1024, "global_batch": 64, "micro_batch": 8},
+        },
+    )
     spec = plan("pretrain", config, store, None, 1).spec
     os.environ["TRUNKLINE_CACHE_BYTES"] = "1TB"
     working = WorkingSet.of(Stream(spec, store).loader)
@@ -92,10 +122,18 @@ def _measure(store: ArtifactStore, proxy: FaultyS3, cache: Path, ahead: bool, op
         p.split("train/")[-1] for p in read
     }
     return [
-        "ahead" if ahead else "when read", round(waits[0], 2), round(float(after.mean()), 2), round(float(np.quantile(after, 0.99)), 2),
-        round(float(after.max()), 1), f"{int((after > 1).sum())} of {len(after)}", f"{after.sum() / 1000 / (options.steps * options.step):.2%}",
-        len(read), round(sum(gets.values()) / len(read), 2), human(held, "B"), human(limit, "B"),
-    ]  # fmt: skip
+        "ahead" if ahead else "when read",
+        round(waits[0], 2),
+        round(float(after.mean()), 2),
+        round(float(np.quantile(after, 0.99)), 2),
+        round(float(after.max()), 1),
+        f"{int((after > 1).sum())} of {len(after)}",
+        f"{after.sum() / 1000 / (options.steps * options.step):.2%}",
+        len(read),
+        round(sum(gets.values()) / len(read), 2),
+        human(held, "B"),
+        human(limit, "B"),
+    ]
 
 
 if __name__ == "__main__":

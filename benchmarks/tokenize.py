@@ -1,9 +1,11 @@
 """Encoding against Hugging Face tokenizers, on the same text and the same tokenizer, in one run; ids compared.
 
     python -m benchmarks.tokenize --megabytes 20
-    python -m benchmarks.tokenize --store store --tokens tokens/demo      every text of a finished corpus, with its own tokenizer
+    python -m benchmarks.tokenize --store store --tokens tokens/demo      every text of a finished corpus, with its own
+    tokenizer
 
-Without a store: trains a 4,096-id byte-level BPE on one part of the installed packages' prose and encodes another. Printed:
+Without a store: trains a 4,096-id byte-level BPE on one part of the installed packages' prose and encodes another.
+Printed:
 MB/s of CPU time, medians over `--rounds` turns, and their ratio; whether the ids are equal; and the speed of a whole
 shard, Parquet read to token shard committed.
 """

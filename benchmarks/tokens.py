@@ -1,4 +1,6 @@
-"""Token artifacts to measure on: random ids in documents of realistic lengths, committed as the tokenize workflow would."""
+"""Token artifacts to measure on: random ids in documents of realistic lengths, committed as the tokenize workflow
+would.
+"""
 
 from __future__ import annotations
 

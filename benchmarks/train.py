@@ -7,16 +7,20 @@
 Three arms in one process, in turns, on the same shapes, data, precision and optimizer settings:
 
     ours          this package's model and engine (DeepSpeed ZeRO), blocks compiled
-    transformers  its Llama of the same shape, with DeepSpeed and the settings people use: SDPA, AdamW fused, the same ZeRO stage
+    transformers  its Llama of the same shape, with DeepSpeed and the settings people use: SDPA, AdamW fused, the same
+    ZeRO stage
     eager         our model as plain PyTorch: no DeepSpeed, no compilation, dense mask, all logits at once
 
-Each turn builds an arm, takes two steps to warm up (compiled code is kept from the turn before), times `--steps` steps, and
-frees everything. Neither Ray nor MLflow is needed. The default data has one document a row, so that every arm computes the same
-attention; `--document-tokens 700` packs documents, between which ours does not attend and the peer does.
+Each turn builds an arm, takes two steps to warm up (compiled code is kept from the turn before), times `--steps` steps,
+and frees everything. Neither Ray nor MLflow is needed. The default data has one document a row, so that every arm
+computes the same attention; `--document-tokens 700` packs documents, between which ours does not attend and the peer
+does.
 
-MFU = FLOPs per token · tokens/s per process / peak, where P counts all parameters once (the tied embedding as output projection):
+MFU = FLOPs per token · tokens/s per process / peak, where P counts all parameters once (the tied embedding as output
+projection):
     causal   6·P + 6·L·D·T      what must be computed          full   6·P + 12·L·D·T      what many tables count
-The peak is the GPU's published dense bfloat16 figure; on a CPU, what a 2048³ product in the same precision reaches here.
+The peak is the GPU's published dense bfloat16 figure; on a CPU, what a 2048³ product in the same precision reaches
+here.
 """
 
 from __future__ import annotations
@@ -48,9 +52,16 @@ from pipelines.train.update import optimizer as optimizers
 from pipelines.train.update.engine import Engine, ZeroConfig, device, start_distributed
 
 MODELS = {
-    "demo": "demo", "9m": "wind_tunnel_9m", "30m": "wind_tunnel_30m", "70m": "wind_tunnel_70m", "0.1b": "wind_tunnel_0.1b",
-    "0.2b": "wind_tunnel_0.2b", "0.5b": "wind_tunnel_0.5b", "1.2b": "minicpm_1b", "2.4b": "minicpm_2b",
-}  # fmt: skip
+    "demo": "demo",
+    "9m": "wind_tunnel_9m",
+    "30m": "wind_tunnel_30m",
+    "70m": "wind_tunnel_70m",
+    "0.1b": "wind_tunnel_0.1b",
+    "0.2b": "wind_tunnel_0.2b",
+    "0.5b": "wind_tunnel_0.5b",
+    "1.2b": "minicpm_1b",
+    "2.4b": "minicpm_2b",
+}
 PEAKS = {"A100": 312e12, "H100": 989.4e12, "H200": 989.4e12, "B200": 2250e12}
 RATE = 1e-3
 
@@ -91,9 +102,10 @@ def main() -> None:
     peak = peak_flops(options.precision)
     counts = parameter_counts(model)
     report(
-        f"{options.model}: {counts['non_embedding']:,} + {counts['embedding']:,} parameters, {options.micro_batch} × {options.sequence} tokens × "
-        f"{options.accumulation} accumulation, {options.precision}, ZeRO-{options.zero}, {dist.get_world_size()} process(es) on {device()}, "
-        f"{torch.get_num_threads()} threads, peak {peak / 1e12:.3g} TFLOP/s"
+        f"{options.model}: {counts['non_embedding']:,} + {counts['embedding']:,} parameters, {options.micro_batch} × "
+        f"{options.sequence} tokens × {options.accumulation} accumulation, {options.precision}, ZeRO-{options.zero}, "
+        f"{dist.get_world_size()} process(es) on {device()}, {torch.get_num_threads()} threads, peak "
+        f"{peak / 1e12:.3g} TFLOP/s"
     )
     turns: dict[str, list[Turn]] = {name: [] for name in options.arms}
     for number in range(options.rounds):
@@ -101,7 +113,8 @@ def main() -> None:
             turn = take_turn(options, model, arms[name])
             turns[name].append(turn)
             report(
-                f"   round {number + 1}/{options.rounds} {name:<13} {turn.tokens_per_s:>10,.0f} tok/s  {turn.peak_gib:6.2f} GiB  loss {turn.loss:.4f}"
+                f"   round {number + 1}/{options.rounds} {name:<13} {turn.tokens_per_s:>10,.0f} tok/s  "
+                f"{turn.peak_gib:6.2f} GiB  loss {turn.loss:.4f}"
             )
     report("\n" + table(*summary(turns, model, options.sequence, peak)))
 
@@ -123,7 +136,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--keep", choices=("all", "products", "input"), default="all", help="for our backward pass")
     parser.add_argument("--steps", type=int, default=3, help="timed steps a turn")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--arms", nargs="+", choices=("ours", "transformers", "eager"), default=["ours", "transformers", "eager"])  # fmt: skip
+    parser.add_argument(
+        "--arms", nargs="+", choices=("ours", "transformers", "eager"), default=["ours", "transformers", "eager"]
+    )
     options = parser.parse_args()
     cuda = options.device == "cuda"
     options.precision = options.precision or ("bfloat16" if cuda else "float32")
@@ -204,10 +219,17 @@ def transformers_with_deepspeed(options: argparse.Namespace, model: ModelConfig)
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=model.vocabulary, hidden_size=model.d_model, intermediate_size=model.d_ff, num_hidden_layers=model.layers,
-        num_attention_heads=model.heads, num_key_value_heads=model.kv_heads, max_position_embeddings=model.max_positions,
-        tie_word_embeddings=True, use_cache=False, attn_implementation="sdpa",
-    )  # fmt: skip
+        vocab_size=model.vocabulary,
+        hidden_size=model.d_model,
+        intermediate_size=model.d_ff,
+        num_hidden_layers=model.layers,
+        num_attention_heads=model.heads,
+        num_key_value_heads=model.kv_heads,
+        max_position_embeddings=model.max_positions,
+        tie_word_embeddings=True,
+        use_cache=False,
+        attn_implementation="sdpa",
+    )
     network = LlamaForCausalLM(config).to(device()).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     engine: Any = deepspeed.initialize(
@@ -217,12 +239,16 @@ def transformers_with_deepspeed(options: argparse.Namespace, model: ModelConfig)
             "train_micro_batch_size_per_gpu": options.micro_batch,
             "gradient_accumulation_steps": options.accumulation,
             "gradient_clipping": 1.0,
-            "zero_optimization": {"stage": options.zero, "overlap_comm": torch.cuda.is_available(), "contiguous_gradients": True},
+            "zero_optimization": {
+                "stage": options.zero,
+                "overlap_comm": torch.cuda.is_available(),
+                "contiguous_gradients": True,
+            },
             "bf16": {"enabled": options.precision == "bfloat16"},
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 10**9,
         },
-    )[0]  # fmt: skip
+    )[0]
     held: dict[str, Any] = {}
 
     def step(made: list[Batch]) -> None:
@@ -272,15 +298,19 @@ def summary(
     for name, found in turns.items():
         speed = statistics.median(turn.tokens_per_s for turn in found)
         ratios = [
-            turn.tokens_per_s / other.tokens_per_s for turn, other in zip(found, turns.get("transformers", []), strict=False)
-        ]  # fmt: skip
+            turn.tokens_per_s / other.tokens_per_s
+            for turn, other in zip(found, turns.get("transformers", []), strict=False)
+        ]
         rows.append(
             [
-                name, f"{speed:,.0f}", f"{speed * (products + attention) / peak:.1%}", f"{speed * (products + 2 * attention) / peak:.1%}",
+                name,
+                f"{speed:,.0f}",
+                f"{speed * (products + attention) / peak:.1%}",
+                f"{speed * (products + 2 * attention) / peak:.1%}",
                 f"{max(turn.peak_gib for turn in found):.2f}",
                 f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})" if ratios else "-",
             ]
-        )  # fmt: skip
+        )
     return ["arm", "tok/s/process", "MFU causal", "MFU full", "peak GiB", "× transformers + DeepSpeed"], rows
 
 

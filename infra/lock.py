@@ -1,14 +1,15 @@
-"""Writes requirements.lock: each package that a node of a cluster installs, at constraints.txt's version, with its files' checksums.
+"""Writes requirements.lock: each package that a node of a cluster installs, at constraints.txt's version, with its
+files' checksums.
 
     make lock
 
-Enters: the requirements of pyproject.toml with `server`, constraints.txt, and what uv learns from the package index. Leaves: one line
-a package, which `pip install --require-hashes` reads. A node installs as root, so what an index answers years later must be, byte
-for byte, what it answers today; constraints.txt pins versions and not bytes. It also names what torch's CUDA build brings along and
-constraints.txt does not (NVIDIA's libraries, Triton).
+Enters: the requirements of pyproject.toml with `server`, constraints.txt, and what uv learns from the package index.
+Leaves: one line a package, which `pip install --require-hashes` reads. A node installs as root, so what an index
+answers years later must be, byte for byte, what it answers today; constraints.txt pins versions and not bytes. It also
+names what torch's CUDA build brings along and constraints.txt does not (NVIDIA's libraries, Triton).
 
-Kept are the wheels for the two Pythons on Linux x86_64, and the source archive of a package that has no such wheel: 60 kB instead of
-the 360 kB that every platform's files would take.
+Kept are the wheels for the two Pythons on Linux x86_64, and the source archive of a package that has no such wheel: 60
+kB instead of the 360 kB that every platform's files would take.
 """
 
 from __future__ import annotations
@@ -29,7 +30,13 @@ PROJECT = Path(__file__).parent.parent
 LOCK = PROJECT / "requirements.lock"
 PYTHONS = ((3, 11), (3, 12))
 # glibc 2.17 (manylinux2014) up to one newer than that of any image a node has
-PLATFORMS = [*(f"manylinux_2_{minor}_x86_64" for minor in range(40, 4, -1)), "manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64"]  # fmt: skip
+PLATFORMS = [
+    *(f"manylinux_2_{minor}_x86_64" for minor in range(40, 4, -1)),
+    "manylinux2014_x86_64",
+    "manylinux2010_x86_64",
+    "manylinux1_x86_64",
+    "linux_x86_64",
+]
 HEAD = "# What a node installs (pip install --require-hashes). Made from constraints.txt by `make lock`; do not edit.\n"
 
 
@@ -58,7 +65,9 @@ def wanted_by(package: dict[str, Any]) -> list[tuple[int, int]]:
 
 
 def checksums(package: dict[str, Any], pythons: list[tuple[int, int]]) -> set[str]:
-    """SHA-256 of the files of a package that these Pythons may install: wheels, and the source archive where one has no wheel."""
+    """SHA-256 of the files of a package that these Pythons may install: wheels, and the source archive where one has no
+    wheel.
+    """
     kept, without = set[str](), False
     for python in pythons:
         taken = tags(python)

@@ -271,7 +271,7 @@ def _tried(name: str, question: Callable[[], Any]) -> Any:
 
 def _show(findings: list[Finding]) -> list[Finding]:
     for finding in findings:
-        say(f"   {finding.mark} {finding.name}{' ' * max(1, _COLUMN - width(finding.name))} {finding.found}")
+        say(f"   {finding.mark} {finding.name}{' ' * max(1, _COLUMN - width(finding.name))} {finding.answer}")
         if finding.todo:
             say(f"     {' ' * _COLUMN} → {finding.todo}")
     return findings

@@ -1,11 +1,12 @@
-"""Ray for data: shards mapped over tasks. Training workers are `pipelines/cluster/train_group.py`'s; nothing else imports Ray.
+"""Ray for data: shards mapped over tasks. Training workers are `train_group.py`'s; Ray is imported in this room alone.
 
     with Cluster(config.cluster) as cluster:
         receipts = cluster.map_shards(function, shards, label="clean")
         cluster.train(worker, spec, ready)
 
-Inside a Ray job (`ray job submit`) or with `cluster.address` the cluster is joined; otherwise a private Ray is started in
-this machine and stopped at the end. Token authentication stays on either way. A lost worker costs its shard, not the job.
+Inside a Ray job (`ray job submit`) or with `cluster.address` the cluster is joined; otherwise a private Ray is started
+in this machine and stopped at the end. Token authentication stays on either way. A lost worker costs its shard, not the
+job.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ class ShardMap(Protocol):
         label: str,
         describe: Callable[[R], dict[str, Any]] | None = None,
     ) -> list[R]:
-        """Args: function (picklable, one shard in, its result out); shards; label for the progress line; describe, facts of the latest result to show there."""
+        """Args: function, picklable, one shard in, its result out; label, of the progress line; describe, values of the
+        latest result that stand there.
+        """
         ...
 
 
@@ -146,10 +149,12 @@ class Cluster:
         """The `ShardMap` over Ray tasks: retried when a worker is lost, failed at once when the function raises.
 
         A few shards per CPU are submitted at a time, so the driver's work per shard does not grow with their number. A
-        shard that says how much memory its task takes (`memory_bytes`) is started where so much is free. One that says what
-        it reads (`in_words`) is named by that when its workers are lost, and one that can be split (`parts`) by the part that loses them.
+        shard that says how much memory its task takes (`memory_bytes`) is started where so much is free. One that says
+        what it reads (`in_words`) is named by that when its workers are lost, and one that can be split (`parts`) by
+        the part that loses them.
 
-        Raises: whatever TrunklineError the function raised; ClusterError, which names the shard, when its workers were lost too often.
+        Raises: whatever TrunklineError the function raised; ClusterError, which names the shard, when its workers were
+            lost too often.
         """
         self._end_group()  # its processes hold the CPUs that tasks need
         import ray
@@ -182,15 +187,15 @@ class Cluster:
         except RayError as error:
             self._check_alive(label)
             if latest is None or not isinstance(error, (WorkerCrashedError, OutOfMemoryError, NodeDiedError)):
-                what = f"Ray failed ({error}); "
+                cause = f"Ray failed ({error}); "
             else:
                 i, shard = latest
-                what = (
-                    f"a shard's worker was lost {self.config.shard_retries + 1} times ({error}): shard {i + 1:,} of {len(shards):,}, "
-                    f"{shard_in_words(_losing_part(task, shard))}: its process was killed or ended itself; look at what it reads, leave out a file "
-                    "that is damaged, or free memory; "
+                cause = (
+                    f"a shard's worker was lost {self.config.shard_retries + 1} times ({error}): shard {i + 1:,} of "
+                    f"{len(shards):,}, {shard_in_words(_losing_part(task, shard))}: its process was killed or ended "
+                    "itself; look at what it reads, leave out a file that is damaged, or free memory; "
                 )
-            raise ClusterError(f"{label}: {what}finished shards are kept: run the same command again") from error
+            raise ClusterError(f"{label}: {cause}finished shards are kept: run the same command again") from error
         finally:
             for reference in pending:
                 ray.cancel(reference, force=True)
@@ -202,9 +207,10 @@ class Cluster:
     def prepare(self, ready: Callable[[], None], wait: bool = False) -> None:
         """Begin to form the group of training processes, unless one of the same shape is there from the stage before.
 
-        Args: ready, importable function that each process calls once: imports what `train` will need; wait, until the group
-            has formed, rather than returning at once.
-        Raises: ConfigError when the cluster is smaller than what was asked for; ClusterError when processes end while it waits.
+        Args: ready, importable function that each process calls once: imports what `train` will need; wait, until the
+            group has formed, rather than returning at once.
+        Raises: ConfigError when the cluster is smaller than what was asked for; ClusterError when processes end while
+            it waits.
         """
         from pipelines.cluster.train_group import TrainGroup
 
@@ -227,13 +233,13 @@ class Cluster:
     ) -> None:
         """Run `worker(spec, emit)` on `config.workers` processes joined in a torch process group, until all return.
 
-        A lost worker restarts the whole group, which goes on from its last checkpoint; at most `max_failures` times. The
-        processes stay for the next stage, until shards are mapped or the cluster is left.
+        A lost worker restarts the whole group, which goes on from its last checkpoint; at most `max_failures` times.
+        The processes stay for the next stage, until shards are mapped or the cluster is left.
 
-        Args: worker, importable function; spec, plain data; ready, as for `prepare`; begin, called once, when the processes
-            have met and just before they work.
-        Raises: the TrunklineError that a worker raised; ClusterError when workers were lost too often; ConfigError when the
-            cluster is smaller than what was asked for.
+        Args: worker, importable function; spec, plain data; ready, as for `prepare`; begin, called once, when the
+            processes have met and just before they work.
+        Raises: the TrunklineError that a worker raised; ClusterError when workers were lost too often; ConfigError when
+            the cluster is smaller than what was asked for.
         """
         self.prepare(ready)
         assert self._group is not None
@@ -247,7 +253,8 @@ class Cluster:
     def check_reach(self, storage: Storage) -> None:
         """Refuse a store that other nodes of this cluster cannot see: their work would be lost in their own folders.
 
-        Raises: ConfigError naming a node that does not see it; ClusterError when a node that is alive could not be asked.
+        Raises: ConfigError naming a node that does not see it; ClusterError when a node that is alive could not be
+            asked.
         """
         if len(alive_nodes()) < 2 or not isinstance(storage, FolderStorage):
             return
@@ -257,8 +264,8 @@ class Cluster:
             for node, seen in ask_nodes("it sees the store", _sees, storage, probe):
                 if not seen:
                     raise ConfigError(
-                        f"store {storage.uri} is a folder that node {node['NodeManagerAddress']} of this cluster does not see: "
-                        "use a shared file system at the same path, or store=s3://bucket/prefix"
+                        f"store {storage.uri} is a folder that node {node['NodeManagerAddress']} of this cluster does "
+                        "not see: use a shared file system at the same path, or store=s3://bucket/prefix"
                     )
         finally:
             storage.delete(probe)
@@ -275,9 +282,10 @@ class Cluster:
 
 
 def _start_private_ray(cpus: int, path: str, folder: str | None) -> None:
-    """Ray on this machine for this process alone, not the cluster that somebody may have started here; its session in `folder`.
+    """Ray on this machine for this process alone, not a cluster that somebody has started here. Its session is in
+    `folder`.
 
-    Its processes inherit PYTHONPATH: with a `runtime_env` of its own each worker would be made by way of two further processes.
+    Its processes inherit PYTHONPATH: with a `runtime_env` each worker would be made by way of two further processes.
     Nor is there an autoscaler or a monitor of logs, which nobody asks, nor are there workers before they are needed.
     Measured with three actors: 4.3 instead of 8.0 s of CPU.
     """
@@ -306,7 +314,7 @@ def _start_private_ray(cpus: int, path: str, folder: str | None) -> None:
 
 
 def _short_folder() -> str | None:
-    """Where a private Ray keeps its session when the folder for temporary files has too long a path for sockets; None: there.
+    """Where a private Ray keeps its session if the path of the folder for temporary files is too long; None: there.
 
     Raises: ConfigError when there is no shorter place.
     """
@@ -317,11 +325,13 @@ def _short_folder() -> str | None:
         return None
     if own or not os.access(_SHORT, os.W_OK):
         raise ConfigError(
-            f"{'RAY_TMPDIR' if own else 'TMPDIR'}={folder} is too long for Ray's sockets: Linux takes paths of {_SOCKET_BYTES} bytes, "
-            f"and they would have {longest}: set RAY_TMPDIR to a folder of at most {_SOCKET_BYTES - len(_LONGEST_SOCKET) - 1} bytes, e.g. {_SHORT}"
+            f"{'RAY_TMPDIR' if own else 'TMPDIR'}={folder} is too long for Ray's sockets: Linux takes paths of "
+            f"{_SOCKET_BYTES} bytes, and they would have {longest}: set RAY_TMPDIR to a folder of at most "
+            f"{_SOCKET_BYTES - len(_LONGEST_SOCKET) - 1} bytes, e.g. {_SHORT}"
         )
     say(
-        f"   Ray's session is in {_SHORT}/ray: TMPDIR={folder} is too long for its sockets ({longest} bytes of {_SOCKET_BYTES})"
+        f"   Ray's session is in {_SHORT}/ray: TMPDIR={folder} is too long for its sockets ({longest} bytes of "
+        f"{_SOCKET_BYTES})"
     )
     return f"{_SHORT}/ray"
 
@@ -340,9 +350,10 @@ def _ray_advice(error: Exception, embedded: bool) -> str:
 
 
 class _RayWatch:
-    """Looks after the private Ray: when it is killed, its client would block for a minute and then end this process unexplained.
+    """Looks after the private Ray.
 
-    The driver raises a `ClusterError` if it gets to it; where it is stuck in a call of Ray, the process ends with that error.
+    When Ray is killed, its client blocks for a minute and then ends this process without a reason. The driver raises a
+    `ClusterError` if it gets to it; where it is stuck in a call of Ray, the process ends with that error.
     """
 
     def __init__(self) -> None:

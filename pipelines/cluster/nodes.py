@@ -1,7 +1,7 @@
 """The machines of a Ray cluster: those that it lists as alive, and those that answer.
 
-A node that died stays listed until Ray has missed its heartbeats for some seconds, and one whose link is cut for longer. Who would
-refuse a cluster for what a node is or has asks the node first.
+A node that died stays listed until Ray has missed its heartbeats for some seconds, and one whose link is cut for
+longer. Who would refuse a cluster for what a node is or has asks the node first.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def alive_nodes() -> list[dict[str, Any]]:
 
 
 def ask_nodes(why: str, function: Callable[..., Any], *arguments: Any) -> list[tuple[dict[str, Any], Any]]:
-    """What `function(*arguments)` returns on each node. One that died is waited for, named, and left out: it will do no work.
+    """What `function(*arguments)` returns on each node. One that died is waited for, named, and left out: it will do no
+    work.
 
     Args: why, what is asked for, a clause that follows "whether".
     Raises: ClusterError when a node that is alive could not be asked; whatever the function raised.

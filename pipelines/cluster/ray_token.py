@@ -1,6 +1,8 @@
-"""Where Ray's token lies, and that nobody else on this machine can read it: whoever has it runs code as the owner of that Ray.
+"""Where Ray's token lies, and that nobody else on this machine can read it: whoever has it runs code as the owner of
+that Ray.
 
-Ray 2.60 itself writes ~/.ray/auth_token with whatever rights the shell's umask leaves, which is "for all to read" on most machines.
+Ray 2.60 itself writes ~/.ray/auth_token with whatever rights the shell's umask leaves, which is "for all to read" on
+most machines.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ def read_by_others() -> Path | None:
 def ensure_private_token() -> None:
     """Before a private Ray starts: a token for it where there is none, and the file for its owner alone.
 
-    Ray reads the same file afterwards, and makes none of its own. A file that others could read is closed, with a word about it.
+    Ray reads the same file afterwards, and makes none of its own. A file that others could read is closed, with a word
+    about it.
     """
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         return

@@ -1,13 +1,16 @@
-"""The rank processes of training: Ray actors with torch and DeepSpeed ready, joined in a process group, kept for the next stage.
+"""The rank processes of training: Ray actors with torch and DeepSpeed ready, joined in a process group, kept for the
+next stage.
 
     group = TrainGroup(config, ready)       # begins to form at once, beside whatever its maker does next
     group.run(worker, spec)                 # the same processes again and again; a lost one restarts the whole group
     group.end()
 
-Enters: an importable worker and a plain spec. Leaves: nothing but what the worker committed; its lines are printed as they come.
+Enters: an importable worker and a plain spec. Leaves: nothing but what the worker committed; its lines are printed as
+they come.
 
-Ray Train would start new processes for every run, and a controller beside them. What a training group needs of it is little, and stands here:
-places in a placement group, ranks that lie together on a node, the address where they meet, and a restart when one is lost.
+Ray Train would start new processes for every run, and a controller beside them. What a training group needs of it is
+little, and stands here: places in a placement group, ranks that lie together on a node, the address where they meet,
+and a restart when one is lost.
 """
 
 from __future__ import annotations
@@ -42,7 +45,8 @@ class TrainGroup:
     def __init__(self, config: ClusterConfig, ready: Callable[[], None]):
         """Begin to form the group in the Ray that this process is connected to.
 
-        Args: ready, importable function that each rank calls once, beside the forming of the group: imports what will be needed.
+        Args: ready, importable function that each rank calls once, beside the forming of the group: imports what will
+            be needed.
         Raises: ConfigError for a group that this cluster cannot hold, or that would mix kinds of GPU.
         """
         import ray
@@ -52,8 +56,8 @@ class TrainGroup:
         check_kinds_here(config)
         self.config, self.ready = config, ready
         # beside the driver, so that a lost worker node cannot take it along
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._channel = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Channel).remote()
+        beside_driver = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._channel = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=beside_driver)(Channel).remote()
         self._pool = ThreadPoolExecutor(1, "train-group")
         self._ended = threading.Event()
         self._actors: list[Any] = []
@@ -89,8 +93,10 @@ class TrainGroup:
     ) -> None:
         """Run `worker(spec, emit)` on every rank, until all return.
 
-        A lost process restarts the whole group, and the worker goes on from its last checkpoint, at most `max_failures` times.
-        Ctrl-C (or SIGTERM, of which Ray makes a SystemExit) ends the processes once the checkpoint that is being written is committed.
+        A lost process restarts the whole group, and the worker goes on from its last checkpoint, at most `max_failures`
+        times.
+        Ctrl-C (or SIGTERM, of which Ray makes a SystemExit) ends the processes once the checkpoint that is being
+        written is committed.
         Args: begin, called once, when the ranks have met: what must not happen for a group that never forms.
         Raises: the TrunklineError that a worker raised, or whatever else it raised that would repeat itself;
             ClusterError when processes were lost too often, StorageError when it was the storage.
@@ -117,8 +123,8 @@ class TrainGroup:
                     restarts += 1
                     if failures > max_failures:
                         raise lost.ends_as(
-                            f"training workers failed more than {max_failures} times; what was committed is kept, run the same "
-                            f"command to go on. Cause: {lost.cause}"
+                            f"training workers failed more than {max_failures} times; what was committed is kept, run "
+                            f"the same command to go on. Cause: {lost.cause}"
                         ) from lost
                     listener.say(f"   {lost}: the group restarts from the last checkpoint (restart {restarts})")
                     self._forming = self._pool.submit(self._form)
@@ -176,9 +182,9 @@ class TrainGroup:
             )
         bundle = {resource: amount for resource, amount in bundle.items() if amount}
         self._room = placement_group([bundle] * config.workers, strategy="PACK")
-        own = {resource: amount for resource, amount in bundle.items() if resource not in ("CPU", "GPU")}
+        other_resources = {resource: amount for resource, amount in bundle.items() if resource not in ("CPU", "GPU")}
         actor = ray.remote(
-            num_cpus=config.cpus_per_worker, num_gpus=config.gpus_per_worker, resources=own, max_restarts=0
+            num_cpus=config.cpus_per_worker, num_gpus=config.gpus_per_worker, resources=other_resources, max_restarts=0
         )
         self._actors = [
             actor(TrainWorker).options(
@@ -186,7 +192,7 @@ class TrainGroup:
             ).remote()
             for i in range(config.workers)
         ]  # fmt: skip
-        self._places = places = self._wait_for_places([each.place.remote() for each in self._actors])
+        self._places = places = self._wait_for_places([actor.place.remote() for actor in self._actors])
         reached("processes")
         seated = seats(places)
         backend = "nccl" if config.gpus_per_worker else "gloo"
@@ -197,7 +203,9 @@ class TrainGroup:
         return [self._actors[i] for i in sorted(range(len(seated)), key=lambda i: seated[i].rank)]
 
     def _wait_for_places(self, asked: list[Any]) -> list[Place]:
-        """The actors' places, once there is room for all; what is missing is told once, since Ray waits without a word."""
+        """The actors' places, once there is room for all; what is missing is told once, since Ray waits without a
+        word.
+        """
         import ray
 
         quiet_since: float | None = time.monotonic()
@@ -215,7 +223,8 @@ class TrainGroup:
         if not missing:
             return time.monotonic()
         say(
-            f"   waiting for machines: the workers need {' and '.join(missing)}; training goes on by itself once they are there"
+            f"   waiting for machines: the workers need {' and '.join(missing)}; training goes on by itself once they "
+            "are there"
         )
         return None
 
@@ -261,18 +270,22 @@ class _LostError(Exception):
     """Processes, a link or the storage went away: a new group can go on from the last checkpoint."""
 
     def __init__(
-        self, what: str, cause: str, preempted: bool = False, ends_as: type[ClusterError | StorageError] = ClusterError
+        self,
+        message: str,
+        cause: str,
+        preempted: bool = False,
+        ends_as: type[ClusterError | StorageError] = ClusterError,
     ):
         """Args: ends_as, the kind of error when it happens too often."""
-        super().__init__(what)
+        super().__init__(message)
         self.cause, self.preempted, self.ends_as = cause, preempted, ends_as
 
 
 def _gather(references: Sequence[Any]) -> list[Any]:
     """All results; or the error that explains the others, as soon as it is known.
 
-    When a rank fails, the others wait for it in a collective or fail in its wake. So an error that may be an echo waits a
-    moment for the end of another process; a mistake of the user's or the end of a process waits for nobody.
+    When a rank fails, the others wait for it in a collective or fail in its wake. So an error that may be an echo waits
+    a moment for the end of another process; a mistake of the user's or the end of a process waits for nobody.
     Raises: _LostError, a TrunklineError, or the exception of a rank.
     """
     import ray
@@ -297,21 +310,23 @@ def _gather(references: Sequence[Any]) -> list[Any]:
 
 
 def _await_ends(places: Sequence[Place]) -> None:
-    """Wait for ranks that were killed to be gone: Ray answers before that, and what they still write would be mixed with what is
-    put back in its place."""
+    """Wait for ranks that were killed to be gone: Ray answers before that, and what they still write would be mixed
+    with what is put back in its place."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here, by_node = ray.get_runtime_context().get_node_id(), dict[str, list[int]]()
+    this_node, by_node = ray.get_runtime_context().get_node_id(), dict[str, list[int]]()
     for place in places:
         by_node.setdefault(place.node, []).append(place.process)
-    own = by_node.pop(here, [])
+    processes_here = by_node.pop(this_node, [])
     task = ray.remote(num_cpus=0, max_retries=0)(until_gone)
     elsewhere = [
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(found, _END_SECONDS)
-        for node, found in by_node.items()
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+            processes, _END_SECONDS
+        )
+        for node, processes in by_node.items()
     ]
-    until_gone(own, _END_SECONDS)
+    until_gone(processes_here, _END_SECONDS)
     if elsewhere:
         ray.wait(elsewhere, num_returns=len(elsewhere), timeout=_END_SECONDS, fetch_local=False)
 

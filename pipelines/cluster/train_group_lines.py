@@ -14,7 +14,9 @@ from pipelines.display.progress import say
 _ANSWER_SECONDS = 10.0  # for the channel's answer; more on a machine with much to do
 _PATIENCE = 12  # times that, until the channel is taken for lost
 _SAVE_SECONDS = 300.0  # for the checkpoint that is being written when a command is interrupted
-_LOOK_SECONDS = 0.5  # between two looks whether a save is over, and how long the channel waits for a line before it answers that there is none
+# between two looks whether a save is over, and how long the channel waits for a line before it answers that there is
+# none
+_LOOK_SECONDS = 0.5
 
 
 class Channel:
@@ -56,7 +58,9 @@ class Channel:
         return self.under_way
 
     async def save_ended(self, step: int) -> str | None:
-        """None while the checkpoint of `step` is being written, else why that failed, which is empty where it did not."""
+        """None while the checkpoint of `step` is being written, else why that failed, which is empty where it did
+        not.
+        """
         return self.ended.get(step)
 
 
@@ -127,7 +131,8 @@ class Listener:
 
 
 def finish_save(channel: Any, first: Any) -> None:
-    """Wait for the checkpoint that is being written, if one is; meanwhile the ranks go on, with steps that will be lost.
+    """Wait for the checkpoint that is being written, if one is; meanwhile the ranks go on, with steps that will be
+    lost.
 
     Args: first, the reference of rank zero's answer: that rank commits.
     """
@@ -140,7 +145,8 @@ def finish_save(channel: Any, first: Any) -> None:
         if step is None:
             return
         say(
-            f"   finishing the checkpoint of step {step} ({_SAVE_SECONDS / 60:g} min at most); Ctrl-C again ends at once"
+            f"   finishing the checkpoint of step {step} ({_SAVE_SECONDS / 60:g} min at most); Ctrl-C again ends at "
+            "once"
         )
         until, over = time.monotonic() + _SAVE_SECONDS, False
         while problem is None and not over:

@@ -49,15 +49,21 @@ class Seat:
     def environment(self) -> dict[str, str]:
         """RANK and its companions, as torchrun sets them; GPUs by LOCAL_RANK."""
         values = {
-            "RANK": self.rank, "WORLD_SIZE": self.world, "LOCAL_RANK": self.local_rank, "LOCAL_WORLD_SIZE": self.local_world,
-            "MASTER_ADDR": self.address, "MASTER_PORT": self.port,
-        }  # fmt: skip
+            "RANK": self.rank,
+            "WORLD_SIZE": self.world,
+            "LOCAL_RANK": self.local_rank,
+            "LOCAL_WORLD_SIZE": self.local_world,
+            "MASTER_ADDR": self.address,
+            "MASTER_PORT": self.port,
+        }
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(self.visible_gpus)} if self.visible_gpus else {}
         return {name: str(value) for name, value in values.items()} | visible
 
 
 def seats(places: Sequence[Place]) -> list[Seat]:
-    """One seat for each place, in the order of the places: ranks of a node follow one another, by the number of their GPU."""
+    """One seat for each place, in the order of the places: ranks of a node follow one another, by the number of their
+    GPU.
+    """
     order = sorted(
         range(len(places)), key=lambda i: (places[i].node, [int(gpu) for gpu in places[i].gpus if gpu.isdigit()], i)
     )
@@ -136,13 +142,14 @@ def until_gone(processes: Sequence[int], seconds: float) -> None:
 def _name_interface() -> None:
     """Let gloo use the interface that has this node's address in Ray, unless GLOO_SOCKET_IFNAME says another.
 
-    Left alone, gloo listens where the host's own name resolves to. On many machines that is the loopback (`127.0.1.1 myhost` in
+    Left alone, gloo listens where the host's own name resolves to. On many machines that is the loopback (`127.0.1.1
+    myhost` in
     /etc/hosts), and ranks on two machines would never meet.
     """
     import psutil
     import ray
 
-    here = ray.util.get_node_ip_address()
+    address_here = ray.util.get_node_ip_address()
     for interface, addresses in psutil.net_if_addrs().items():
-        if any(address.address == here for address in addresses):
+        if any(address.address == address_here for address in addresses):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)

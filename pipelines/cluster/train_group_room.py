@@ -10,21 +10,28 @@ from pipelines.errors import ConfigError
 
 
 def check_size(config: ClusterConfig) -> None:
-    """Refuse a group that this cluster cannot hold; one that grows by itself is asked for it by the group's own demand."""
-    for resource, each, need, have in () if config.grows else lacking(config):
+    """Refuse a group that this cluster cannot hold; one that grows by itself is asked for it by the group's own
+    demand.
+    """
+    for resource, of_worker, need, have in () if config.grows else lacking(config):
         raise ConfigError(
-            f"cluster.workers={config.workers} × {each:g} {resource} needs {need:g} {resource}; this Ray cluster has {have:g}: "
-            f"lower cluster.workers or cluster.{resource.lower()}s_per_worker, add machines, or set cluster.grows=true where an autoscaler does"
+            f"cluster.workers={config.workers} × {of_worker:g} {resource} needs {need:g} {resource}; this Ray cluster "
+            f"has {have:g}: lower cluster.workers or cluster.{resource.lower()}s_per_worker, add machines, or set "
+            "cluster.grows=true where an autoscaler does"
         )
 
 
 def lacking(config: ClusterConfig) -> list[tuple[str, float, float, float]]:
-    """Each resource of which the cluster has too little now: its name, what a worker takes, what all take, what there is."""
+    """Each resource of which the cluster has too little now: its name, what a worker takes, what all take, what there
+    is.
+    """
     import ray
 
     have = ray.cluster_resources()
     asked = (("CPU", config.cpus_per_worker), ("GPU", config.gpus_per_worker))
-    needs = [(resource, each, each * config.workers, have.get(resource, 0.0)) for resource, each in asked]
+    needs = [
+        (resource, of_worker, of_worker * config.workers, have.get(resource, 0.0)) for resource, of_worker in asked
+    ]
     return [need for need in needs if need[2] > need[3]]
 
 
@@ -44,11 +51,12 @@ def check_kinds(config: ClusterConfig, nodes: Sequence[Mapping[str, Any]]) -> No
     if config.accelerator is not None:
         if kinds and config.accelerator not in kinds:
             raise ConfigError(
-                f"cluster.accelerator={config.accelerator}; this Ray cluster has {', '.join(sorted(kinds))}: choose one of them"
+                f"cluster.accelerator={config.accelerator}; this Ray cluster has {', '.join(sorted(kinds))}: choose "
+                "one of them"
             )
     elif len(kinds) > 1:
         listed = "; ".join(f"{kind}: {', '.join(where)}" for kind, where in sorted(kinds.items()))
         raise ConfigError(
-            f"this Ray cluster has GPUs of {len(kinds)} kinds ({listed}); a group trains on one, since its slowest sets the pace: "
-            f"set cluster.accelerator={' or '.join(sorted(kinds))}"
+            f"this Ray cluster has GPUs of {len(kinds)} kinds ({listed}); a group trains on one, since its slowest "
+            f"sets the pace: set cluster.accelerator={' or '.join(sorted(kinds))}"
         )

@@ -89,18 +89,18 @@ def test_a_bucket_that_is_open_or_not_encrypted_is_found(account: Any) -> None:
     found = aws.ask("bucket", lambda: aws.bucket("open", "", "us-east-1"))
     assert marks(found) == {"bucket open": "✓", "encrypted": "⚠", "closed to the public": "✗", "may be written": "✓"}
     closed = next(finding for finding in found if "closed" in finding.name)
-    assert closed.found == "BlockPublicPolicy off"
+    assert closed.answer == "BlockPublicPolicy off"
     assert "put-public-access-block --bucket open" in closed.todo
 
 
 def test_a_bucket_that_is_not_there_or_in_another_region(account: Any) -> None:
     (found,) = aws.ask("bucket", lambda: aws.bucket("nowhere", "", "us-east-1"))
-    assert (found.mark, found.found) == ("✗", "does not exist")
+    assert (found.mark, found.answer) == ("✗", "does not exist")
     europe = aws.client("s3", "eu-west-1")
     europe.create_bucket(Bucket="far", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
     (found,) = aws.ask("bucket", lambda: aws.bucket("far", "", "us-east-1"))
     assert found.mark == "✗"
-    assert "is in eu-west-1" in found.found
+    assert "is in eu-west-1" in found.answer
 
 
 def test_machines_are_those_that_aws_describes(account: Any) -> None:
@@ -178,7 +178,7 @@ def xml(code: str) -> str:
 def test_credentials_that_are_not_taken(answering: Callable[[Answer], None], code: str, found: str, todo: str) -> None:
     answering((403, {"Content-Type": "text/xml"}, xml(code)))
     (finding,) = aws.ask("AWS credentials", aws.credentials, "✗")
-    assert (finding.mark, finding.found) == ("✗", found)
+    assert (finding.mark, finding.answer) == ("✗", found)
     assert todo in finding.todo
 
 
@@ -192,7 +192,7 @@ def test_credentials_that_are_not_taken(answering: Callable[[Answer], None], cod
 def test_a_bucket_of_somebody_else(answering: Callable[[Answer], None], answer: Answer, found: str) -> None:
     answering(answer)
     (finding,) = aws.ask("bucket theirs", lambda: aws.bucket("theirs", "", "us-east-1"))
-    assert (finding.mark, finding.found) == ("✗", found)
+    assert (finding.mark, finding.answer) == ("✗", found)
 
 
 @pytest.mark.parametrize(("value", "mark"), [(0.0, "✗"), (191.0, "✗"), (192.0, "✓")])
@@ -202,7 +202,7 @@ def test_a_quota_is_compared_in_vcpus(answering: Callable[[Answer], None], value
     assert instance is not None
     finding = aws.quota(instance, 1, False, "us-east-1")
     assert finding.mark == mark
-    assert finding.found == f"Running On-Demand P instances: {value:g} vCPUs; 1 × p5.48xlarge take 192"
+    assert finding.answer == f"Running On-Demand P instances: {value:g} vCPUs; 1 × p5.48xlarge take 192"
     assert ("--quota-code L-417A185B --desired-value 192" in finding.todo) is (mark == "✗")
 
 

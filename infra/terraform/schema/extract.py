@@ -1,13 +1,16 @@
-"""Rebuilds the part of the AWS provider's schema that this folder's Terraform uses, from the provider's public JavaScript bindings.
+"""Rebuilds the part of the AWS provider's schema that this folder's Terraform uses, from the provider's public
+JavaScript bindings.
 
-Enters: the wheel `cdktn-provider-aws` (generated from provider 6.69.1) and the resource types named in `modules/` and `examples/`.
+Enters: the wheel `cdktn-provider-aws` (generated from provider 6.69.1) and the resource types named in `modules/` and
+`examples/`.
 Leaves: `aws.json`, in the form of `terraform providers schema -json`, which `provider.py` serves to a stock Terraform.
 
     pip download --no-deps -d /tmp/bindings cdktn-provider-aws==25.8.1
     python infra/terraform/schema/extract.py /tmp/bindings/cdktn_provider_aws-25.8.1-py3-none-any.whl
 
-The bindings keep every argument's name, type, nesting and whether it is required, optional or computed. They do not keep which
-values an argument takes, which arguments exclude each other, what is deprecated, or how often a block may repeat when more than
+The bindings keep every argument's name, type, nesting and whether it is required, optional or computed. They do not
+keep which values an argument takes, which arguments exclude each other, what is deprecated, or how often a block may
+repeat when more than
 once: those stay unchecked. Needs the standard library only.
 """
 
@@ -28,7 +31,8 @@ HERE = Path(__file__).parent
 _PRIMITIVE = {"string": "string", "number": "number", "boolean": "bool", "any": "dynamic"}
 _WRAPPER = {"Map": "map", "List": "list", "Set": "set"}
 _CLASS = re.compile(
-    r"^class (\w+) extends cdktn\.(TerraformResource|TerraformDataSource|TerraformProvider|ComplexObject|ComplexList|ComplexMap)",
+    r"^class (\w+) extends "
+    r"cdktn\.(TerraformResource|TerraformDataSource|TerraformProvider|ComplexObject|ComplexList|ComplexMap)",
     re.M,
 )
 _MEMBER = re.compile(r"^    // (\w+) - computed: (\w+), optional: (\w+), required: (\w+)$", re.M)
@@ -284,7 +288,8 @@ def main() -> None:
     text = json.dumps(result, separators=(",", ":"), sort_keys=True)
     arguments.out.write_text(re.sub(r'("aws_\w+":\{"block")', r"\n\1", text) + "\n")
     print(
-        f"{arguments.out}: {len(used)} types of provider {result['x_rebuilt_from']['provider_version']}, {arguments.out.stat().st_size / 1e3:.0f} kB"
+        f"{arguments.out}: {len(used)} types of provider {result['x_rebuilt_from']['provider_version']}, "
+        f"{arguments.out.stat().st_size / 1e3:.0f} kB"
     )
 
 

@@ -1,13 +1,16 @@
-"""A Terraform provider that knows a schema and nothing else: Terraform checks arguments against it, and no cloud is ever called.
+"""A Terraform provider that knows a schema and nothing else: Terraform checks arguments against it, and no cloud is
+ever called.
 
-Enters: a schema file as `extract.py` writes it, and the handshake that Terraform makes with every provider (go-plugin: a line on
-standard output, then gRPC over a Unix socket with the certificate named in that line). Leaves: answers to `validate`, to plans, and
-to `terraform test` with a mocked provider. Whatever would need the cloud (data sources, creating anything) is refused by name.
+Enters: a schema file as `extract.py` writes it, and the handshake that Terraform makes with every provider (go-plugin:
+a line on standard output, then gRPC over a Unix socket with the certificate named in that line). Leaves: answers to
+`validate`, to plans, and to `terraform test` with a mocked provider. Whatever would need the cloud (data sources,
+creating anything) is refused by name.
 
     python infra/terraform/schema/provider.py --install DIRECTORY
 
-makes a filesystem mirror under DIRECTORY and a CLI configuration that uses it; `TF_CLI_CONFIG_FILE=DIRECTORY/terraformrc terraform init`
-then takes this file for hashicorp/aws. Needs the `infra` extra (pip install -e '.[infra]').
+makes a filesystem mirror under DIRECTORY and a CLI configuration that uses it;
+`TF_CLI_CONFIG_FILE=DIRECTORY/terraformrc terraform init` then takes this file for hashicorp/aws. Needs the `infra`
+extra (pip install -e '.[infra]').
 """
 
 from __future__ import annotations
@@ -61,7 +64,9 @@ def schema_block(block: dict[str, Any]) -> Any:
 
 
 def planned(block: dict[str, Any], value: dict[str, Any], prior: dict[str, Any] | None) -> dict[str, Any]:
-    """What a plan says: what is configured, and for computed attributes what was there before or that it will be known later."""
+    """What a plan says: what is configured, and for computed attributes what was there before or that it will be known
+    later.
+    """
     for name, attribute in block.get("attributes", {}).items():
         if value.get(name) is None and attribute.get("computed"):
             before = (prior or {}).get(name)
@@ -140,7 +145,8 @@ class SchemaProvider(service.ProviderServicer):
     def _refuse(self, context: Any, what: str) -> None:
         context.abort(
             grpc.StatusCode.UNIMPLEMENTED,
-            f'{what} needs the real AWS provider; this one only knows the schema. In tests, mock it: mock_provider "aws" {{}}',
+            f"{what} needs the real AWS provider; this one only knows the schema. In tests, mock it: mock_provider "
+            f'"aws" {{}}',
         )
 
 
@@ -168,7 +174,8 @@ def certificate() -> tuple[bytes, bytes, bytes]:
 
 def serve(schema_path: Path, kept: bool = False) -> None:
     """Serves until Terraform says that it is done; `kept`, until it is killed, for any number of runs that find it by
-    TF_REATTACH_PROVIDERS: starting anew takes a second or two of a processor, and `terraform test` does so for every run of a test.
+    TF_REATTACH_PROVIDERS: starting anew takes a second or two of a processor, and `terraform test` does so for every
+    run of a test.
     """
     schema = next(iter(json.loads(schema_path.read_text())["provider_schemas"].values()))
     stopped = threading.Event()
@@ -220,7 +227,8 @@ def install(directory: Path, schema_path: Path = SCHEMA) -> Path:
     binary.chmod(0o755)
     configuration = directory / "terraformrc"
     configuration.write_text(
-        f'provider_installation {{\n  filesystem_mirror {{\n    path = "{mirror}"\n    include = ["registry.terraform.io/*/*"]\n  }}\n}}\n'
+        f'provider_installation {{\n  filesystem_mirror {{\n    path = "{mirror}"\n    include = '
+        f'["registry.terraform.io/*/*"]\n  }}\n}}\n'
     )
     return configuration
 

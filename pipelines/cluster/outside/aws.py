@@ -1,7 +1,9 @@
-"""Questions to AWS that create and cost nothing: who am I, what may I start, are the buckets ours and closed, what is a secret's value.
+"""Questions to AWS that create and cost nothing: who am I, what may I start, are the buckets ours and closed, what is a
+secret's value.
 
-Enters: credentials, region and endpoint from the environment, as for every AWS tool. Leaves: a `Finding` for each question, with
-the way out where something is wrong; a question that could not be asked is no ✓. Storage itself is `pipelines/store/s3.py`'s.
+Enters: credentials, region and endpoint from the environment, as for every AWS tool. Leaves: a `Finding` for each
+question, with the way out where something is wrong; a question that could not be asked is no ✓. Storage itself is
+`pipelines/store/s3.py`'s.
 """
 
 from __future__ import annotations
@@ -16,9 +18,18 @@ from pipelines.cluster.outside.instances import Instance, quota_of
 from pipelines.errors import ConfigError
 
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
-_WRONG = {"InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch", "InvalidAccessKeyId", "AuthFailure"}  # fmt: skip
+_WRONG = {
+    "InvalidClientTokenId",
+    "UnrecognizedClientException",
+    "SignatureDoesNotMatch",
+    "InvalidAccessKeyId",
+    "AuthFailure",
+}
 _DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "Forbidden", "403"}
-_LOGIN = "`aws sso login`, `aws configure`, or AWS_PROFILE / AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN)"
+_LOGIN = (
+    "`aws sso login`, `aws configure`, or AWS_PROFILE / AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and "
+    "AWS_SESSION_TOKEN)"
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,7 @@ class Finding:
 
     mark: Literal["✓", "✗", "⚠"]  # as it should be; in the way; not known, or to be looked at
     name: str
-    found: str
+    answer: str
     todo: str = ""
 
 
@@ -68,8 +79,8 @@ def ask(name: str, question: Callable[[], Finding | list[Finding]], unknown: Lit
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        found = question()
-        return found if isinstance(found, list) else [found]
+        findings = question()
+        return findings if isinstance(findings, list) else [findings]
     except (BotoCoreError, ClientError) as error:
         return [Finding(unknown, name, *explain(error))]
 
@@ -107,11 +118,12 @@ def describe_instance(instance_type: str, region: str | None = None) -> Instance
     except (BotoCoreError, ClientError) as error:
         if isinstance(error, ClientError) and error.response["Error"]["Code"] == "InvalidInstanceType":
             raise ConfigError(
-                f"instance_type={instance_type} is no type of EC2 in {region or 'this region'}: look at infra/terraform/README.md"
+                f"instance_type={instance_type} is no type of EC2 in {region or 'this region'}: look at "
+                "infra/terraform/README.md"
             ) from error
-        what, todo = explain(error)
+        meaning, todo = explain(error)
         raise ConfigError(
-            f"instance_type={instance_type} is not among those known here, and {what}: {todo}, or leave it null"
+            f"instance_type={instance_type} is not among those known here, and {meaning}: {todo}, or leave it null"
         ) from error
     gpus = answer.get("GpuInfo", {}).get("Gpus", [])
     return Instance(
@@ -130,12 +142,15 @@ def offered(instance_type: str, region: str) -> Finding:
         .get_paginator("describe_instance_type_offerings")
         .paginate(LocationType="availability-zone", Filters=[{"Name": "instance-type", "Values": [instance_type]}])
     )
-    zones = sorted(each["Location"] for page in pages for each in page["InstanceTypeOfferings"])
+    zones = sorted(offer["Location"] for page in pages for offer in page["InstanceTypeOfferings"])
     if zones:
         return Finding("✓", "machines", f"{instance_type} is offered in {', '.join(zones)}")
     return Finding(
-        "✗", "machines", f"{instance_type} is not offered in {region}", "choose another type or region in terraform.tfvars"
-    )  # fmt: skip
+        "✗",
+        "machines",
+        f"{instance_type} is not offered in {region}",
+        "choose another type or region in terraform.tfvars",
+    )
 
 
 def quota(instance: Instance, nodes: int, spot: bool, region: str) -> Finding:
@@ -155,11 +170,14 @@ def quota(instance: Instance, nodes: int, spot: bool, region: str) -> Finding:
         if error.response["Error"]["Code"] != "NoSuchResourceException":
             raise
         value = quotas.get_aws_default_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]["Value"]
-    found = f"{title}: {value:g} vCPUs; {nodes} × {instance.type} take {need}"
+    compared = f"{title}: {value:g} vCPUs; {nodes} × {instance.type} take {need}"
     if value >= need:
-        return Finding("✓", "quota", found)
-    more = f"aws service-quotas request-service-quota-increase --region {region} --service-code ec2 --quota-code {code} --desired-value {need}"
-    return Finding("✗", "quota", found, f"ask for more, which takes AWS hours to days: {more}")
+        return Finding("✓", "quota", compared)
+    more = (
+        f"aws service-quotas request-service-quota-increase --region {region} --service-code ec2 --quota-code "
+        f"{code} --desired-value {need}"
+    )
+    return Finding("✗", "quota", compared, f"ask for more, which takes AWS hours to days: {more}")
 
 
 def bucket(name: str, prefix: str, region: str) -> list[Finding]:
@@ -199,9 +217,12 @@ def _no_bucket(title: str, name: str, region: str, error: Any) -> Finding:
         return Finding("✗", title, f"is in {there}, not in {region}", "take a bucket in the cluster's region")
     if code in _DENIED:
         return Finding(
-            "✗", title, "exists, and is closed to these credentials: most likely it belongs to another account",
-            f"names of buckets are shared by everybody: take yours from `terraform output -raw store_uri`, or allow s3:ListBucket on {name}",
-        )  # fmt: skip
+            "✗",
+            title,
+            "exists, and is closed to these credentials: most likely it belongs to another account",
+            "names of buckets are shared by everybody: take yours from `terraform output -raw store_uri`, or allow "
+            f"s3:ListBucket on {name}",
+        )
     return Finding("✗", title, *explain(error))
 
 
@@ -214,12 +235,15 @@ def _encrypted(s3: Any, name: str) -> Finding:
         if error.response["Error"]["Code"] != "ServerSideEncryptionConfigurationNotFoundError":
             raise
         rules = []
-    found = [rule["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] for rule in rules]
-    if "aws:kms" in found or "aws:kms:dsse" in found:
+    algorithms = [rule["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] for rule in rules]
+    if "aws:kms" in algorithms or "aws:kms:dsse" in algorithms:
         return Finding("✓", "  encrypted", "with a key of KMS")
     return Finding(
-        "⚠", "  encrypted", f"with {found[0] if found else 'no key of its own'}", "infra/terraform/modules/storage sets a key of KMS"
-    )  # fmt: skip
+        "⚠",
+        "  encrypted",
+        f"with {algorithms[0] if algorithms else 'no key of its own'}",
+        "infra/terraform/modules/storage sets a key of KMS",
+    )
 
 
 def _closed(s3: Any, name: str) -> Finding:

@@ -1,7 +1,8 @@
 """EC2 machines with GPUs, as far as planning needs them without asking AWS.
 
-The same facts as `infra/terraform/modules/ray/instances.tf` (a test compares them), with the GPU's memory and the quota that
-counts the machine. `workflows.cluster_check` asks AWS itself; prices are for a first idea, of us-east-1, on demand.
+The same facts as `infra/terraform/modules/ray/instances.tf` (a test compares them), with the GPU's memory and the quota
+that counts the machine. `workflows.cluster_check` asks AWS itself; prices are for a first idea, of us-east-1, on
+demand.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# Service Quotas of EC2, in vCPUs: (family, spot) -> code. Every kind of P machine shares one on demand, and has two on spot.
+# Service Quotas of EC2, in vCPUs: (family, spot) -> code. Every kind of P machine shares one on demand, and has two on
+# spot.
 _QUOTAS = {
     ("g", False): ("L-DB2E81BA", "Running On-Demand G and VT instances"),
     ("g", True): ("L-3819A6DF", "All G and VT Spot Instance Requests"),
@@ -77,8 +79,8 @@ def with_gpus() -> list[Instance]:
 
 def family_of(instance_type: str) -> str:
     """`g`, `p` or `standard`; another family under its own letters."""
-    found = re.match(r"[a-z]+", instance_type)
-    letters = found.group() if found else ""
+    leading = re.match(r"[a-z]+", instance_type)
+    letters = leading.group() if leading else ""
     if letters in _OTHERS or not letters:
         return letters
     return "standard" if letters[0] in _STANDARD else "g" if letters == "vt" else letters[0]

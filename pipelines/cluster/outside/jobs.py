@@ -1,10 +1,12 @@
 """Ray's Jobs API from outside the cluster: submit a command, follow its log, learn how it ended.
 
-Enters: an address (the head's dashboard, mostly through a tunnel), a package and a command. Leaves: the job's lines, printed
-once each whatever happens to the connection, and an `End` that tells a command that failed from one that was lost.
+Enters: an address (the head's dashboard, mostly through a tunnel), a package and a command. Leaves: the job's lines,
+printed once each whatever happens to the connection, and an `End` that tells a command that failed from one that was
+lost.
 
-Ray runs a job once. Its driver sits on the head unless it asks for resources; one that dies with its node is FAILED without an
-exit code, and a head that was replaced does not know the job any more: both are `lost`, and only those are worth another try.
+Ray runs a job once. Its driver sits on the head unless it asks for resources; one that dies with its node is FAILED
+without an exit code, and a head that was replaced does not know the job any more: both are `lost`, and only those are
+worth another try.
 """
 
 from __future__ import annotations
@@ -79,8 +81,8 @@ class Jobs:
     def __init__(self, address: str | None = None, renew: str = ""):
         """Connect, and see that the token is taken.
 
-        Args: address, of the Jobs API; None takes RAY_API_SERVER_ADDRESS or RAY_ADDRESS, else 127.0.0.1:8265. renew, the command that
-            gets the token anew, for messages.
+        Args: address, of the Jobs API; None takes RAY_API_SERVER_ADDRESS or RAY_ADDRESS, else 127.0.0.1:8265. renew,
+            the command that gets the token anew, for messages.
         Raises: Unreachable, Refused.
         """
         if address is not None:
@@ -106,9 +108,9 @@ class Jobs:
     ) -> None:  # fmt: skip
         """Upload the package where the cluster does not have it, and start the command.
 
-        Args: job, its id; package, a zip whose content becomes the working directory; environment, for all processes of the job
-            (anybody with the token can read it back); hook, importable function that every worker process calls first;
-            resources, what the driver takes: with any, Ray may place it on a worker node.
+        Args: job, its id; package, a zip whose content becomes the working directory; environment, for all processes of
+            the job (anybody with the token can read it back); hook, importable function that every worker process calls
+            first; resources, what the driver takes: with any, Ray may place it on a worker node.
         Raises: Unreachable, Refused; ConfigError when the cluster does not take it.
         """
         runtime: dict[str, Any] = {"env_vars": dict(environment)}
@@ -119,9 +121,14 @@ class Jobs:
         wanted = dict(resources or {})
         with self._answers():
             self._client.submit_job(
-                entrypoint=command, submission_id=job, runtime_env=runtime, metadata=dict(metadata),
-                entrypoint_num_cpus=wanted.pop("CPU", None), entrypoint_num_gpus=wanted.pop("GPU", None), entrypoint_resources=wanted or None,
-            )  # fmt: skip
+                entrypoint=command,
+                submission_id=job,
+                runtime_env=runtime,
+                metadata=dict(metadata),
+                entrypoint_num_cpus=wanted.pop("CPU", None),
+                entrypoint_num_gpus=wanted.pop("GPU", None),
+                entrypoint_resources=wanted or None,
+            )
 
     def info(self, job: str) -> Job:
         """Raises: UnknownJob, Unreachable, Refused."""
@@ -131,8 +138,8 @@ class Jobs:
     def all(self) -> list[Job]:
         """Every job that was submitted, the newest first."""
         with self._answers():
-            found = [_job(each) for each in self._client.list_jobs() if each.submission_id]
-        return sorted(found, key=lambda job: job.began or 0, reverse=True)
+            jobs = [_job(job) for job in self._client.list_jobs() if job.submission_id]
+        return sorted(jobs, key=lambda job: job.began or 0, reverse=True)
 
     def stop(self, job: str) -> bool:
         """Ask a job to end; False when it had ended. Raises: UnknownJob."""
@@ -176,17 +183,20 @@ class Jobs:
                 if gone_since is None:
                     gone_since = time.monotonic()
                     say(
-                        f"   … the connection to {self.address} is lost; the job goes on, and the connection is tried again"
+                        f"   … the connection to {self.address} is lost; the job goes on, and the connection is tried "
+                        "again"
                     )
                 if gone_since + patience_seconds < time.monotonic():
                     raise Unreachable(
-                        f"{error} Nothing was heard for {patience_seconds:.0f} seconds; the job goes on as long as its cluster does: "
-                        f"python -m workflows.submit follow={job}"
+                        f"{error} Nothing was heard for {patience_seconds:.0f} seconds; the job goes on as long as "
+                        f"its cluster does: python -m workflows.submit follow={job}"
                     ) from error
             time.sleep(_PAUSE_SECONDS)
 
     async def _listen(self, job: str, log: _Log, bound: float | None) -> bool:
-        """Take the log from its beginning, for at most `bound` seconds. Returns: whether the server closed it, having no more."""
+        """Take the log from its beginning, for at most `bound` seconds. Returns: whether the server closed it, having
+        no more.
+        """
         import aiohttp
 
         log.rewind()
@@ -204,7 +214,8 @@ class Jobs:
                         if now.status == "PENDING" and not self._waits:
                             self._waits = True
                             say(
-                                f"   … {job} has not begun: a node is found for it and the code unpacked; a new machine takes minutes"
+                                f"   … {job} has not begun: a node is found for it and the code unpacked; a new "
+                                "machine takes minutes"
                             )
                     log.take(following.result())
                 finally:
@@ -230,15 +241,17 @@ class Jobs:
             raise Refused(self._about_token(str(error))) from error
         except (requests.exceptions.RequestException, ConnectionError) as error:
             raise Unreachable(
-                f"no Ray answers at {self.address} ({_short(error)}): is the cluster up, and the tunnel to its head open "
-                "(`terraform output -raw tunnel_command` prints the command that opens it)?"
+                f"no Ray answers at {self.address} ({_short(error)}): is the cluster up, and the tunnel to its head "
+                "open (`terraform output -raw tunnel_command` prints the command that opens it)?"
             ) from error
         except RuntimeError as error:
             text = str(error)
             if "status code 404" in text:
                 raise UnknownJob(f"the cluster at {self.address} has no such job ({_short(error)})") from error
             if "already exists" in text:
-                raise ConfigError(f"the cluster has a job of that name already: {_short(error)}; choose another name=…") from error  # fmt: skip
+                raise ConfigError(
+                    f"the cluster has a job of that name already: {_short(error)}; choose another name=…"
+                ) from error
             if "EntityTooLarge" in text:
                 raise ConfigError(
                     f"the package is larger than this cluster takes: {_short(error)}; exclude more"
@@ -247,7 +260,7 @@ class Jobs:
 
     def _about_token(self, complaint: str) -> str:
         source = token_source()
-        what = (
+        refusal = (
             f"refuses the token from {source}: it is of another cluster, or the cluster has a new one"
             if source is not None and "Authentication required" not in complaint
             else "wants a token, and there is none in RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
@@ -255,7 +268,7 @@ class Jobs:
             else f"wants a token, and that from {source} was not sent: set RAY_AUTH_MODE=token"
         )
         first = "unset RAY_AUTH_TOKEN; " if source == "RAY_AUTH_TOKEN" else ""
-        return f"the cluster at {self.address} {what}: get it with `{first}{self._renew}`"
+        return f"the cluster at {self.address} {refusal}: get it with `{first}{self._renew}`"
 
 
 class _Log:
@@ -287,28 +300,31 @@ class _Log:
 
 
 def uploaded(folder: Path, excludes: Sequence[str]) -> list[Path]:
-    """The files of a folder that Ray would upload: without what .gitignore, .rayignore and `excludes` (gitignore patterns) name.
+    """The files of a folder that Ray would upload: without what .gitignore, .rayignore and `excludes` (gitignore
+    patterns) name.
 
     Asked of Ray itself, so that plain `ray job submit` sends the same.
     """
     from ray._private.ray_constants import get_runtime_env_default_excludes
     from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
 
-    folder, found = folder.absolute(), list[Path]()
+    folder, files = folder.absolute(), list[Path]()
     patterns = [*get_runtime_env_default_excludes(), *excludes]
     quiet = logging.getLogger(__name__)  # Ray's own would name every ignore file that it comes by
     _dir_travel(
         folder,
         [_get_excludes(folder, patterns)],
-        lambda path: found.append(path) if path.is_file() else None,
+        lambda path: files.append(path) if path.is_file() else None,
         include_gitignore=True,
         logger=quiet,
     )
-    return sorted(found)
+    return sorted(files)
 
 
 def upload_limit() -> int:
-    """Bytes that the Jobs API takes at once: the dashboard's limit on a request, and that of the cluster's own store."""
+    """Bytes that the Jobs API takes at once: the dashboard's limit on a request, and that of the cluster's own
+    store.
+    """
     from ray._private.ray_constants import DASHBOARD_CLIENT_MAX_SIZE
     from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
 

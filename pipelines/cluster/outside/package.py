@@ -1,10 +1,10 @@
 """What travels to the cluster with a job: the project's folder without what is ignored, as one zip.
 
-Enters: a folder and patterns. Leaves: a zip whose bytes depend on the files' paths and contents alone, so that a cluster which
-has it already is sent nothing, and a retry days later runs the same code, whatever was edited meanwhile.
+Enters: a folder and patterns. Leaves: a zip whose bytes depend on the files' paths and contents alone, so that a
+cluster which has it already is sent nothing, and a retry days later runs the same code, whatever was edited meanwhile.
 
-The limit is compared with the files' sizes before they are compressed: Ray's own upload compresses nothing, and what fits
-here should fit there.
+The limit is compared with the files' sizes before they are compressed: Ray's own upload compresses nothing, and what
+fits here should fit there.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ class Package:
         return sum(self.sizes.values())
 
     def largest(self, count: int) -> list[tuple[str, int]]:
-        """The largest files, and the largest folders (with a closing /), where a folder adds to what its largest entry says."""
+        """The largest files, and the largest folders (with a closing /), where a folder adds to what its largest entry
+        says.
+        """
         folders = Counter[str]()
         for path, size in self.sizes.items():
             for parent in Path(path).parents:
@@ -55,12 +57,15 @@ class Package:
 
 
 def collect(folder: Path, excludes: Sequence[str]) -> Package:
-    """List what would be uploaded. Raises: ConfigError for a folder that is not there, is not this project or is too large."""
+    """List what would be uploaded. Raises: ConfigError for a folder that is not there, is not this project or is too
+    large.
+    """
     if not folder.is_dir():
         raise ConfigError(f"working_dir={folder} is no folder; expected this project's, e.g. working_dir=.")
     if not (folder / "workflows").is_dir():
         raise ConfigError(
-            f"working_dir={folder} has no workflows/, which the job runs; expected this project's folder: go there, or name it"
+            f"working_dir={folder} has no workflows/, which the job runs; expected this project's folder: go there, "
+            "or name it"
         )
     package = Package(
         folder, {str(path.relative_to(folder.absolute())): path.stat().st_size for path in uploaded(folder, excludes)}
@@ -68,9 +73,10 @@ def collect(folder: Path, excludes: Sequence[str]) -> Package:
     if package.bytes >= upload_limit():
         listed = "\n".join(f"     {human(size, 'B'):>8}  {name}" for name, size in package.largest(_NAMED))
         raise ConfigError(
-            f"working_dir={folder} holds {human(package.bytes, 'B')} in {len(package.sizes):,} files; the Jobs API takes less than "
-            f"{human(upload_limit(), 'B')}. The largest:\n{listed}\n   Leave out what the cluster does not need: a line in .rayignore "
-            "(as in .gitignore; also obeyed by `ray job submit`), or 'excludes=[/folder,*.bin]'"
+            f"working_dir={folder} holds {human(package.bytes, 'B')} in {len(package.sizes):,} files; the Jobs API "
+            f"takes less than {human(upload_limit(), 'B')}. The largest:\n{listed}\n   Leave out what the cluster "
+            "does not need: a line in .rayignore (as in .gitignore; also obeyed by `ray job submit`), or "
+            "'excludes=[/folder,*.bin]'"
         )
     return package
 

@@ -2,10 +2,10 @@
 
     python -m pipelines.cluster.outside.secrets HF_TOKEN OTHER -- workflows.pretrain +experiment=demo
 
-Enters: names. Leaves: environment variables of those names, in the driver and in every worker process. A value comes from the
-first of: the node's environment; the file `$TRUNKLINE_SECRETS_DIR/<name>` (default /run/secrets); the AWS secret
-`$TRUNKLINE_SECRETS_PREFIX<name>`, where a prefix is set. So no value is on a command line, in a job's metadata or runtime
-environment, or in a log.
+Enters: names. Leaves: environment variables of those names, in the driver and in every worker process. A value comes
+from the first of: the node's environment; the file `$TRUNKLINE_SECRETS_DIR/<name>` (default /run/secrets); the AWS
+secret `$TRUNKLINE_SECRETS_PREFIX<name>`, where a prefix is set. So no value is on a command line, in a job's metadata
+or runtime environment, or in a log.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ def check_names(names: Sequence[str]) -> None:
         if not re.fullmatch(r"[A-Za-z_]\w*", name):
             shown = re.split(r"\W", name)[0] or "…"
             raise ConfigError(
-                f"secrets=[{shown}…] is no name of a secret; expected names alone, as of environment variables, e.g. secrets=[HF_TOKEN]: "
-                "the value is looked up on the cluster, and must not be typed here"
+                f"secrets=[{shown}…] is no name of a secret; expected names alone, as of environment variables, e.g. "
+                "secrets=[HF_TOKEN]: the value is looked up on the cluster, and must not be typed here"
             )
 
 
 def find(name: str) -> str | None:
-    """The value of a secret on this node, or None. Raises: ConfigError when the AWS secret is there and may not be read."""
+    """The value of a secret on this node, or None. Raises: ConfigError when the AWS secret is there and may not be
+    read.
+    """
     if value := os.environ.get(name):
         return value
     file = Path(os.environ.get("TRUNKLINE_SECRETS_DIR", "/run/secrets")) / name
@@ -51,8 +53,8 @@ def find(name: str) -> str | None:
 
 def resolve(names: Sequence[str]) -> dict[str, str]:
     """The values of all names. Raises: ConfigError naming those that this node does not have, and where it looked."""
-    found = {name: find(name) for name in names}
-    if missing := [name for name, value in found.items() if not value]:
+    values = {name: find(name) for name in names}
+    if missing := [name for name, value in values.items() if not value]:
         prefix = os.environ.get("TRUNKLINE_SECRETS_PREFIX")
         example = missing[0]
         where = [
@@ -70,14 +72,14 @@ def resolve(names: Sequence[str]) -> dict[str, str]:
         raise ConfigError(
             f"this node has no secret {', '.join(missing)}; looked at {', '.join(where)}: put it in one of them{create}"
         )
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in values.items() if value}
 
 
 def load() -> None:
     """What every worker process of the job calls first: its own node's values into its environment.
 
-    A name without a value is left out, since a hook that fails would have Ray start the process again and again; the driver
-    has refused such a job, and a node that lacks what the driver's has says so in its worker's log.
+    A name without a value is left out, since a hook that fails would have Ray start the process again and again; the
+    driver has refused such a job, and a node that lacks what the driver's has says so in its worker's log.
     """
     for name in filter(None, os.environ.get(NAMES, "").split(",")):
         try:

@@ -1,8 +1,9 @@
 """One command on a cluster from its submission to its end, started anew when its driver went with a node.
 
-Enters: a `Submission`: command, package, retries. Leaves: an exit code. Ray itself never starts a job a second time; a workflow may
-be, since it goes on from what it committed. Only a driver that was lost is started again: one that ended by itself would end
-so again. What a retry needs stands in the job's metadata, so another shell can follow and retry as well.
+Enters: a `Submission`: command, package, retries. Leaves: an exit code. Ray itself never starts a job a second time; a
+workflow may be, since it goes on from what it committed. Only a driver that was lost is started again: one that ended
+by itself would end so again. What a retry needs stands in the job's metadata, so another shell can follow and retry as
+well.
 """
 
 from __future__ import annotations
@@ -42,12 +43,14 @@ class Submission:
         return f"{self.name}-retry-{attempt}" if attempt else self.name
 
     def start(self, jobs: Jobs, attempt: int = 0) -> None:
-        """Upload and start an attempt. Raises: Unreachable, Refused; ConfigError when the package is gone from this machine."""
+        """Upload and start an attempt. Raises: Unreachable, Refused; ConfigError when the package is gone from this
+        machine.
+        """
         package = package_path(self.package)
         if not package.exists():
             raise ConfigError(
-                f"the package of {self.name} is not on this machine any more ({package}): submit it from here anew; it goes on from "
-                "what it committed"
+                f"the package of {self.name} is not on this machine any more ({package}): submit it from here anew; "
+                "it goes on from what it committed"
             )
         environment = {secrets.NAMES: ",".join(self.secrets)} if self.secrets else {}
         hook = secrets.HOOK if self.secrets else None
@@ -56,7 +59,9 @@ class Submission:
 
     @classmethod
     def of(cls, job: Job) -> tuple[Submission, int]:
-        """The submission that a job is an attempt of, and which; of a job that came another way, itself without retries."""
+        """The submission that a job is an attempt of, and which; of a job that came another way, itself without
+        retries.
+        """
         if _KEY not in job.metadata:
             return cls(name=job.id, command=job.command, package=""), 0
         values = json.loads(job.metadata[_KEY])
@@ -67,7 +72,8 @@ def see_through(jobs: Jobs, submission: Submission, attempt: int, patience_secon
     """Follow a job to its end, starting it anew when its driver is lost.
 
     Returns: the command's own exit code; 130 when somebody stopped the job, or Ctrl-C the following.
-    Raises: ClusterError when it was lost once more than it may be retried, could not start, or the cluster is out of reach.
+    Raises: ClusterError when it was lost once more than it may be retried, could not start, or the cluster is out of
+        reach.
     """
     while True:
         name = submission.job(attempt)
@@ -84,13 +90,14 @@ def see_through(jobs: Jobs, submission: Submission, attempt: int, patience_secon
         why = "its head was replaced and does not know it" if end is None else _first_line(end.message)
         if attempt >= submission.retries:
             raise ClusterError(
-                f"{name} was lost with its node ({why}), for the {_times(attempt + 1)} time; retries={submission.retries}: submit it again, "
-                "it goes on from what it committed"
+                f"{name} was lost with its node ({why}), for the {_times(attempt + 1)} time; "
+                f"retries={submission.retries}: submit it again, it goes on from what it committed"
             )
         attempt += 1
         say(f"\n   {name} was lost with its node: {why}")
         say(
-            f"   retry {attempt} of {submission.retries} as {submission.job(attempt)}: the same code, going on from what is committed\n"
+            f"   retry {attempt} of {submission.retries} as {submission.job(attempt)}: the same code, going on from "
+            "what is committed\n"
         )
         _patiently(lambda: _start_once(jobs, submission, attempt), patience_seconds)  # noqa: B023 (called at once)
 
