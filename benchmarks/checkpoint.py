@@ -54,8 +54,9 @@ def measure(stage: int, rounds: int, steps: int, folder: Path) -> list[Any]:
 
     from pipelines.store.storage import FolderStorage
     from pipelines.train.checkpoint import Saver, load, open_checkpoint
+    from pipelines.train.network.architecture import ModelConfig
     from pipelines.train.network.losses import Batch, LanguageModelling
-    from pipelines.train.network.model import ModelConfig, Transformer
+    from pipelines.train.network.model import Transformer
     from pipelines.train.update.engine import Engine, ZeroConfig, device
     from pipelines.train.update.optimizer import OptimizerConfig
 

@@ -36,7 +36,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pipelines.display.progress import table
-from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.network.model import Transformer
 from pipelines.train.plan.schedule import Schedule, learning_rate
 from pipelines.train.update.optimizer import OptimizerConfig, build, set_learning_rate
 

@@ -21,7 +21,8 @@ import torch
 from benchmarks.mup import VOCABULARY, WINDOW, library_bytes, mean_loss
 from pipelines.display.progress import table
 from pipelines.train.checkpoint.slices import Slice
-from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.network.model import Transformer
 from pipelines.train.plan.schedule import Schedule, learning_rate
 from pipelines.train.update import muon
 from pipelines.train.update.muon import Muon

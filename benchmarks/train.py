@@ -45,9 +45,10 @@ import yaml
 
 from pipelines.config import parse
 from pipelines.display.progress import table
+from pipelines.train.network.architecture import ModelConfig, parameter_counts
 from pipelines.train.network.compute import ComputeConfig
 from pipelines.train.network.losses import Batch, LanguageModelling
-from pipelines.train.network.model import ModelConfig, Transformer, parameter_counts
+from pipelines.train.network.model import Transformer
 from pipelines.train.update import optimizer as optimizers
 from pipelines.train.update.engine import Engine, ZeroConfig, device, start_distributed
 

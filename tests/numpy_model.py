@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.train.network.model import ModelConfig
+from pipelines.train.network.architecture import ModelConfig
 
 Array = NDArray[np.float64]
 Weights = dict[str, Array]

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.losses import Batch
-from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.network.model import Transformer
 
 Arrays = dict[str, np.ndarray]
 

@@ -16,14 +16,14 @@ from pipelines.display.progress import human, say
 from pipelines.store.artifacts import Artifact
 from pipelines.store.storage import FolderStorage
 from pipelines.train.checkpoint.lineage import lineage, open_run, tokens_of
-from pipelines.train.network.model import ModelConfig, parameter_counts
+from pipelines.train.network.architecture import ModelConfig, parameter_counts
 from pipelines.train.results.export import ExportConfig, tokenizer_settings, verify, write_model
 from pipelines.train.results.model_card import find_evaluation, licence_note, model_card, snippet, unclear_licences
 from workflows.session import Session, entry
 
 CODE = (
     *(f"pipelines.train.results.{module}" for module in ("export", "model_card", "evaluate")),
-    "pipelines.train.network.model",
+    *(f"pipelines.train.network.{module}" for module in ("architecture", "roles", "model")),
     *(f"pipelines.data.tokens.{module}" for module in ("tokenizer", "chat")),
 )
 

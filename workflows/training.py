@@ -21,7 +21,10 @@ from workflows.session import DryRun, Session
 
 # the modules that decide a run's numbers; changing one changes its fingerprint
 CODE = (
-    *(f"pipelines.train.network.{module}" for module in ("model", "attention", "losses", "linear_cross_entropy")),
+    *(
+        f"pipelines.train.network.{module}"
+        for module in ("architecture", "roles", "model", "attention", "losses", "linear_cross_entropy")
+    ),
     *(f"pipelines.train.update.{module}" for module in ("optimizer", "adamw", "muon", "engine", "step")),
     "pipelines.train.plan.schedule",
     "pipelines.train.checkpoint.slices",

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from pipelines.config import Count, Positive, Rows, Seed, Whole, Window, WorkflowConfig, runtime
 from pipelines.train.checkpoint.retention import Rule
+from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.compute import ComputeConfig
-from pipelines.train.network.model import ModelConfig
 from pipelines.train.plan.context import RopeBase
 from pipelines.train.plan.schedule import Schedule, ScheduleConfig
 from pipelines.train.update.engine import ZeroConfig

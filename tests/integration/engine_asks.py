@@ -18,8 +18,9 @@ import torch.distributed as dist
 
 from pipelines.config import parse
 from pipelines.train.checkpoint.slices import base, held
+from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.losses import LanguageModelling
-from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.network.model import Transformer
 from pipelines.train.update.engine import Engine, TrainingModule, ZeroConfig
 from pipelines.train.update.optimizer import OptimizerConfig
 from tests.reference_training import global_batch, micro_batch

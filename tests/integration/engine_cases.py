@@ -59,8 +59,9 @@ def _run(case: dict[str, Any], folder: Path) -> dict[str, np.ndarray]:
     from pipelines.config import parse
     from pipelines.store.storage import FolderStorage
     from pipelines.train.checkpoint import load, open_checkpoint
+    from pipelines.train.network.architecture import ModelConfig
     from pipelines.train.network.losses import LanguageModelling, Preference
-    from pipelines.train.network.model import ModelConfig, Transformer
+    from pipelines.train.network.model import Transformer
     from pipelines.train.update import engine as engines
     from pipelines.train.update.engine import Engine, ZeroConfig
     from pipelines.train.update.optimizer import OptimizerConfig

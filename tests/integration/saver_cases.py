@@ -20,8 +20,9 @@ from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.storage import FolderStorage
 from pipelines.train.checkpoint import Rule, Saver, committed_steps, load, open_checkpoint, read_weights
 from pipelines.train.checkpoint.saver import _give_way
+from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.losses import Batch, LanguageModelling
-from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.network.model import Transformer
 from pipelines.train.run.loop import read_metrics, train
 from pipelines.train.stages import TrainSpec
 from pipelines.train.update.engine import Engine, ZeroConfig

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.losses import LanguageModelling
-from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.network.model import Transformer
 from tests.integration.ranks import Ranks
 from tests.reference_training import global_batch, micro_batch
 

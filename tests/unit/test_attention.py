@@ -7,10 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.attention import _SEGMENT, attend, locate
 from pipelines.train.network.compute import BlockPolicy, ComputeConfig, compiles, for_shapes
 from pipelines.train.network.losses import Batch, LanguageModelling
-from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.network.model import Transformer
 
 MODEL = ModelConfig(
     layers=4, d_model=32, d_ff=80, heads=4, kv_heads=2, vocabulary=50, max_positions=512, dim_model_base=16

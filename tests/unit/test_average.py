@@ -15,7 +15,7 @@ from pipelines.errors import CheckpointError, ConfigError
 from pipelines.store.artifacts import Artifact, ArtifactStore
 from pipelines.train.checkpoint import open_checkpoint, read_weights, write_weights
 from pipelines.train.checkpoint.average import AverageConfig, choose, means
-from pipelines.train.network.model import ModelConfig
+from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.results.evaluate import EvaluateConfig
 from tests.untrained import commit_run, commit_tokens
 from workflows import average as workflow

@@ -7,7 +7,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from pipelines.errors import ConfigError
-from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.network.model import Transformer
 from pipelines.train.plan import context
 from pipelines.train.results.export import fold, llama_config
 

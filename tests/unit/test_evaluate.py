@@ -14,7 +14,8 @@ from pipelines.data.tokens.token_shards import TokenShard, TokenSource, open_sou
 from pipelines.errors import ArtifactError, CheckpointError, ConfigError
 from pipelines.store.artifacts import ArtifactStore, Draft
 from pipelines.store.sealed import sealed
-from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.network.model import Transformer
 from pipelines.train.results.evaluate import EvaluateConfig, Prompt, evaluate, overall, plan
 from pipelines.train.results.scoring import (
     PreferenceScore,

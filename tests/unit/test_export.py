@@ -11,7 +11,8 @@ from pipelines.data.tokens.tokenizer import Encoder
 from pipelines.errors import ArtifactError, CheckpointError
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.train.checkpoint.lineage import lineage, open_run
-from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.network.model import Transformer
 from pipelines.train.results import export
 from pipelines.train.results.evaluate import EvaluateConfig
 from pipelines.train.results.export import ExportConfig, fold, llama_config, split, verify_tokenizer

@@ -18,7 +18,8 @@ from pipelines.data.tokens.tokenizer import TokenizerConfig
 from pipelines.errors import TrunklineError
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.train.checkpoint.average import AverageConfig
-from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.network.model import Transformer
 from pipelines.train.results.evaluate import EvaluateConfig, Prompt
 from pipelines.train.results.export import ExportConfig
 from tests.unit.test_checkpoint import flip

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.network.model import Transformer
 from pipelines.train.results.generate import complete
 
 MODEL = ModelConfig(

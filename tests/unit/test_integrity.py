@@ -21,7 +21,7 @@ from pipelines.store.sealed import sealed, sealed_lines, unsealed, unsealed_line
 from pipelines.store.storage import FolderStorage
 from pipelines.train.checkpoint import committed_steps, open_checkpoint
 from pipelines.train.checkpoint.retention import readers_of
-from pipelines.train.network.model import ModelConfig
+from pipelines.train.network.architecture import ModelConfig
 from tests import tiny
 from tests.commands import run_here
 from tests.integration.conftest import TINY_MODEL, train_config

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.network.model import Transformer
 from pipelines.train.results.export import fold, llama_config
 
 COMMON = {

@@ -14,7 +14,7 @@ from pipelines.data.stream.cuts import Cut
 from pipelines.errors import TrainingError
 from pipelines.store.storage import FolderStorage
 from pipelines.tracking.tracker import Tracker
-from pipelines.train.network.model import ModelConfig
+from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.plan.planning import plan
 from pipelines.train.run.log import Efficiency, Launched, StepLog
 from pipelines.train.run.loop import _garbage_left_lying, _last_checkpoint_committed

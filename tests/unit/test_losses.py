@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.losses import Batch, LanguageModelling, Preference, preference_loss, row_logps
-from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.network.model import Transformer
 
 CONFIG = ModelConfig(
     layers=1, d_model=16, d_ff=40, heads=2, kv_heads=1, vocabulary=30, max_positions=32, dim_model_base=8

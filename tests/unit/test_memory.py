@@ -11,9 +11,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from pipelines.errors import ConfigError
+from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.compute import BlockPolicy, ComputeConfig
 from pipelines.train.network.losses import Batch, LanguageModelling
-from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.network.model import Transformer
 from pipelines.train.plan import memory
 from pipelines.train.plan.memory import GIB, Setup
 from pipelines.train.update.engine import ZeroConfig

@@ -9,7 +9,8 @@ import yaml
 
 from pipelines.config import parse
 from pipelines.errors import ConfigError
-from pipelines.train.network.model import ModelConfig, Transformer, parameter_counts
+from pipelines.train.network.architecture import ModelConfig, parameter_counts
+from pipelines.train.network.model import Transformer
 from pipelines.train.update.optimizer import OptimizerConfig, parameter_groups
 
 CONF = Path(__file__).parents[2] / "conf" / "model"

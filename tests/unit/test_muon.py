@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from pipelines.train.checkpoint.slices import Slice
-from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.network.model import Transformer
 from pipelines.train.update.muon import Muon, maps, orthogonal, update_scale
 from pipelines.train.update.optimizer import OptimizerConfig, build, group_of, learning_rate_factors, set_learning_rate
 from tests.reference_training import newton_schulz, reference_run

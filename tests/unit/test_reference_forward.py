@@ -12,9 +12,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.compute import BlockPolicy, ComputeConfig
 from pipelines.train.network.losses import Batch, LanguageModelling
-from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.network.model import Transformer
 from tests.numpy_model import NumpyModel
 
 # every constant differs from its default, so that one left out or taken from elsewhere shows

@@ -125,7 +125,8 @@ import torch
 from pipelines.train.update.engine import start_distributed
 start_distributed()
 from pipelines.train.network.losses import Batch, LanguageModelling
-from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.network.model import Transformer
 from pipelines.train.update.engine import Engine, ZeroConfig
 from pipelines.train.update.optimizer import OptimizerConfig
 config = ModelConfig(layers=1, d_model=32, d_ff=48, heads=2, kv_heads=2, vocabulary=64, max_positions=16, dim_model_base=16)

@@ -15,89 +15,18 @@ Source: MiniCPM (arXiv 2404.06395), Tables 2 and 7; the author's published BMTra
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
-from pipelines.config import Count, Positive, Range
-from pipelines.errors import ConfigError
+from pipelines.train.network.architecture import ModelConfig, check_shapes
 from pipelines.train.network.attention import Documents, attend, locate
 from pipelines.train.network.compute import BlockPolicy, ComputeConfig, choose_attention, compiles
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """One architecture; `conf/model/` holds the published sizes."""
-
-    layers: Annotated[int, Range(1, 2**10)]  # a plan tries each split of them in three
-    d_model: Count
-    d_ff: Count
-    heads: Count
-    kv_heads: Count
-    vocabulary: Count
-    max_positions: Count
-    scale_emb: Positive = 12.0
-    scale_depth: Positive = 1.4
-    dim_model_base: Count = 256
-    init_std: Positive = 0.1
-    rope_base: Annotated[float, Range(above=1)] = 10_000.0
-    norm_eps: Positive = 1e-5
-    document_masking: bool = True  # documents in one window do not attend to each other
-
-    @property
-    def d_head(self) -> int:
-        return self.d_model // self.heads
-
-    @property
-    def width_multiplier(self) -> float:
-        return self.d_model / self.dim_model_base
-
-    @property
-    def residual_scale(self) -> float:
-        return self.scale_depth / math.sqrt(self.layers)
-
-
-def check(config: ModelConfig) -> None:
-    """Refuse shapes that do not divide. Raises: ConfigError."""
-    for name in ("layers", "d_model", "d_ff", "heads", "kv_heads", "vocabulary", "max_positions", "dim_model_base"):
-        if getattr(config, name) <= 0:
-            raise ConfigError(f"model.{name} is {getattr(config, name)}; expected a positive whole number")
-    if config.d_model % config.heads:
-        raise ConfigError(
-            f"model.d_model {config.d_model} is not divisible by model.heads {config.heads}: change one of them"
-        )
-    if config.heads % config.kv_heads:
-        raise ConfigError(
-            f"model.heads {config.heads} is not divisible by model.kv_heads {config.kv_heads}: change one of them"
-        )
-    if config.d_head % 2:
-        raise ConfigError(
-            f"head width {config.d_head} (model.d_model / model.heads) is odd; rotary positions need an even one"
-        )
-
-
-def parameter_counts(config: ModelConfig) -> dict[str, int]:
-    """Parameters without building the model: `non_embedding` as the paper counts it, `embedding` (tied), `total`.
-
-    Per layer: q, o D·D; k, v D·G·K; gate, up, down D·F; two norms; plus the final norm.
-    """
-    attention = 2 * config.d_model**2 + 2 * config.d_model * config.kv_heads * config.d_head
-    layer = attention + 3 * config.d_model * config.d_ff + 2 * config.d_model
-    non_embedding = config.layers * layer + config.d_model
-    embedding = config.vocabulary * config.d_model
-    return {"non_embedding": non_embedding, "embedding": embedding, "total": non_embedding + embedding}
-
-
-def flops_per_token(config: ModelConfig, sequence_length: int) -> float:
-    """Training FLOPs per token: 6 · (non-embedding + output projection) + 12·L·D·T/2, i.e. causal attention counted once."""
-    counts = parameter_counts(config)
-    return 6.0 * counts["total"] + 6.0 * config.layers * config.d_model * sequence_length
+from pipelines.train.network.roles import roles
 
 
 class Attention(nn.Module):
@@ -170,7 +99,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        check(config)
+        check_shapes(config)
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocabulary, config.d_model)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
@@ -209,15 +138,12 @@ class Transformer(nn.Module):
     def initialise(self, seed: int) -> Transformer:
         """Draw the weights from `seed` alone, in parameter order: the same on every rank and any device."""
         generator = torch.Generator().manual_seed(seed)
-        for name, parameter in self.named_parameters():
-            if parameter.dim() < 2:
+        for parameter, role in zip(self.parameters(), roles(self.config).values(), strict=True):
+            if role.init_std is None:
                 nn.init.ones_(parameter)
-                continue
-            std = self.config.init_std
-            if not name.startswith("embed_tokens"):
-                std /= math.sqrt(self.config.width_multiplier)
-            drawn = torch.empty(parameter.shape).normal_(0.0, std, generator=generator)
-            parameter.data.copy_(drawn)
+            else:
+                drawn = torch.empty(parameter.shape).normal_(0.0, role.init_std, generator=generator)
+                parameter.data.copy_(drawn)
         return self
 
     def forward(self, tokens_BT: Tensor, positions_BT: Tensor, documents: Documents | None = None) -> Tensor:
@@ -277,23 +203,14 @@ def rotate(x_BTHK: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
 
 def split_projections(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """Weights under Llama's names: the fused products are cut into q, k, v and gate, up (views)."""
-    kv_width = config.kv_heads * config.d_head
-    parts = {
-        "self_attn.qkv_proj": (("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), (config.d_model, kv_width, kv_width)),
-        "mlp.gate_up_proj": (("mlp.gate_proj", "mlp.up_proj"), (config.d_ff, config.d_ff)),
-    }  # fmt: skip
-    found: dict[str, Tensor] = {}
-    for name, value in weights.items():
-        fused = next((key for key in parts if f".{key}." in name), None)
-        if fused is None:
-            found[name] = value
-            continue
-        names, heights = parts[fused]
-        found.update(
-            (name.replace(fused, part), piece)
-            for part, piece in zip(names, torch.split(value, list(heights)), strict=True)
-        )
-    return found
+    split: dict[str, Tensor] = {}
+    for name, role in roles(config).items():
+        if role.parts:
+            maps = torch.split(weights[name], list(role.maps))
+            split.update((part, value) for (part, _), value in zip(role.parts, maps, strict=True))
+        else:
+            split[name] = weights[name]
+    return split
 
 
 def _products_kept(_context: Any, operation: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:

@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 from pipelines.config import Range
 from pipelines.data.stream.loader import Carried
 from pipelines.errors import ConfigError
-from pipelines.train.network.model import ModelConfig
+from pipelines.train.network.architecture import ModelConfig
 
 RopeBase = Literal["keep", "ntk"] | Annotated[float, Range(above=1)]
 POSITIONAL = frozenset({"max_positions", "rope_base"})  # what a branch may change of its parent's architecture

@@ -26,8 +26,8 @@ from typing import Literal
 
 from pipelines.errors import ConfigError
 from pipelines.train.network import linear_cross_entropy
+from pipelines.train.network.architecture import ModelConfig, parameter_counts
 from pipelines.train.network.compute import BlockPolicy, ComputeConfig, Keep, choose_attention
-from pipelines.train.network.model import ModelConfig, parameter_counts
 from pipelines.train.update.engine import ZeroConfig
 
 GIB = 2**30

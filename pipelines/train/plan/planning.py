@@ -24,8 +24,7 @@ from pipelines.store.artifacts import Artifact, ArtifactStore, Reference
 from pipelines.train.checkpoint import Checkpoint, committed_steps, open_checkpoint
 from pipelines.train.checkpoint.lineage import named_step
 from pipelines.train.checkpoint.slices import check_optimizer
-from pipelines.train.network import model
-from pipelines.train.network.model import ModelConfig
+from pipelines.train.network.architecture import ModelConfig, check_shapes, parameter_counts
 from pipelines.train.plan import context, devices, memory, schedule
 from pipelines.train.plan.schedule import Schedule, learning_rate
 from pipelines.train.stages import STAGES, BatchConfig, Stage, StageName, Start, TrainConfig, TrainSpec
@@ -99,7 +98,7 @@ def plan(name: StageName, config: TrainConfig, store: ArtifactStore, parent: str
         tokens=tokens.folder, tokenizer=tokenizer_of(tokens), segments=segments, start=start, checkpoint=config.checkpoint, log_every_steps=config.log_every_steps,
         monitor_every_steps=config.monitor_every_steps, profile=config.profile, profile_steps=config.profile_steps, tracking={},
     )  # fmt: skip
-    counts = model.parameter_counts(architecture)
+    counts = parameter_counts(architecture)
     rows = config.batch.global_batch
     facts = {
         "weights": f"{stage.weights}" + (f": {ancestor}" if ancestor else ""),
@@ -261,7 +260,7 @@ def _architecture(stage: Stage, config: TrainConfig, ancestor: _Ancestor | None)
     if ancestor is None:
         if config.model is None:
             raise ConfigError("model is null; a fresh run needs one: choose model=<name in conf/model>")
-        model.check(config.model)
+        check_shapes(config.model)
         if config.rope_base != "keep":
             raise ConfigError(f"rope_base={config.rope_base}; a fresh run's is model.rope_base: leave rope_base=keep")
         return config.model

@@ -30,7 +30,8 @@ from pipelines.errors import ArtifactError, ConfigError
 from pipelines.store.artifacts import Artifact, ArtifactStore
 from pipelines.train.checkpoint import read_weights
 from pipelines.train.checkpoint.lineage import Run, open_run, tokens_of, trained_length
-from pipelines.train.network.model import ModelConfig, Transformer
+from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.network.model import Transformer
 from pipelines.train.plan.planning import tokenizer_of
 from pipelines.train.results.generate import complete
 from pipelines.train.results.scoring import PreferenceScore, TextScore, byte_lengths, score_preferences, score_text

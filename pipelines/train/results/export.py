@@ -35,7 +35,8 @@ from pipelines.errors import ArtifactError, StorageError
 from pipelines.store.artifacts import Artifact
 from pipelines.train.checkpoint import read_weights
 from pipelines.train.checkpoint.lineage import Run
-from pipelines.train.network.model import ModelConfig, split_projections
+from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.network.model import split_projections
 from pipelines.train.results.evaluate import TOKENIZER, load_model
 
 LIMIT = 1e-4  # largest difference of a logit, float32 against float32

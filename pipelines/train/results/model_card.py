@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines.store.artifacts import Artifact, ArtifactStore, command
 from pipelines.train.checkpoint.lineage import Link, Run
-from pipelines.train.network.model import ModelConfig, parameter_counts
+from pipelines.train.network.architecture import ModelConfig, parameter_counts
 from pipelines.train.stages import STAGES
 
 _UNCLEAR = re.compile(r"unclear|unknown|unstated|not stated|^\s*(none|null)?\s*$", re.IGNORECASE)

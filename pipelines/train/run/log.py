@@ -20,7 +20,7 @@ from pipelines.cluster.train_group_lines import Voice
 from pipelines.display.progress import duration
 from pipelines.errors import TrainingError
 from pipelines.tracking.tracker import Tracker
-from pipelines.train.network.model import ModelConfig, flops_per_token
+from pipelines.train.network.architecture import ModelConfig, flops_per_token
 from pipelines.train.run.monitor import NoiseScale, Readings
 from pipelines.train.run.stream import Stream
 from pipelines.train.stages import TrainSpec

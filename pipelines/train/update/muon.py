@@ -30,7 +30,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipelines.train.network.model import ModelConfig
+from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.update.adamw import AdamW
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from torch import nn
 
 from pipelines.config import Amount, Momentum, Positive
 from pipelines.errors import ConfigError
-from pipelines.train.network.model import ModelConfig
+from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.update.adamw import AdamW
 from pipelines.train.update.muon import Muon
 
