@@ -24,10 +24,8 @@ from pipelines.store.storage import Storage
 from pipelines.train.checkpoint import Checkpoint, Rule, committed_steps, open_checkpoint, recorded_steps
 from pipelines.train.checkpoint.committed import passed_over
 from pipelines.train.checkpoint.retention import prune, readers_of
-from pipelines.train.stages import STAGES
+from pipelines.train.stages import TRAINED
 from workflows.session import Session, entry
-
-_KINDS = (*STAGES, "average")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +54,8 @@ def run(config: CheckpointsConfig, session: Session) -> None:
         return
     reference = Reference.parse(session.resolve(config.run))
     folder = reference.folder
-    if reference.kind not in _KINDS:
-        raise ConfigError(f"run={config.run} is of kind {reference.kind}; checkpoints are in {', '.join(_KINDS)}")
+    if reference.kind not in TRAINED:
+        raise ConfigError(f"run={config.run} is of kind {reference.kind}; checkpoints are in {', '.join(TRAINED)}")
     if reference.at is not None and config.action != "verify":
         raise ConfigError(f"run={config.run} names one checkpoint; {config.action} takes a run: run={folder}")
     steps = committed_steps(storage, folder)
@@ -91,7 +89,7 @@ def _chosen(reference: Reference, steps: list[int]) -> list[int]:
 def show_runs(storage: Storage) -> None:
     """One line for each run of the store that has checkpoints."""
     rows = []
-    for kind in _KINDS:
+    for kind in TRAINED:
         names = {
             key.split("/")[1] for key in storage.keys(kind) if key.endswith("/manifest.json") and "/checkpoints/" in key
         }

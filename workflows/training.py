@@ -1,4 +1,4 @@
-"""What pretrain, anneal, sft and dpo share: plan the stage, claim it, run its workers, commit."""
+"""What all training stages share: plan the stage, claim it, run its workers, commit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipelines.store.storage import Storage
 from pipelines.train.checkpoint import committed_steps, open_checkpoint, set_aside_after
 from pipelines.train.checkpoint.retention import readers_of
 from pipelines.train.plan.planning import plan
-from pipelines.train.stages import StageName, Start, TrainConfig
+from pipelines.train.stages import Start, TrainConfig, stage_named
 from pipelines.train.worker import ready, work
 from workflows.session import DryRun, Session
 
@@ -43,7 +43,7 @@ CODE = (
 )
 
 
-def train_stage(stage: StageName, config: TrainConfig, session: Session) -> Artifact:
+def train_stage(stage: str, config: TrainConfig, session: Session) -> Artifact:
     """Run one stage to its end, or return it finished; a trunk asked for more steps goes on from its last checkpoint."""
     parent = session.resolve(config.parent) if config.parent else None
     if config.on_change != "rebuild":
@@ -105,7 +105,7 @@ def train_stage(stage: StageName, config: TrainConfig, session: Session) -> Arti
         spec = dataclasses.replace(spec, tracking=tracker.run or {})
         session.cluster.train(work, plain(spec), ready, begin=take_down)
     artifact = session.store.get(Reference(stage, config.name).folder)
-    return session.done(artifact, *_next(stage, config))
+    return session.done(artifact, *_next_commands(stage, config))
 
 
 def begun_from(store: ArtifactStore, folder: str, parent: str | None) -> str | None:
@@ -206,11 +206,11 @@ def refuse_fewer_steps(storage: Storage, run: str, steps: int, back_to: int | No
         )
 
 
-def _next(stage: StageName, config: TrainConfig) -> list[str]:
-    here = f"{stage}/{config.name}"
-    following = {"pretrain": "anneal", "anneal": "sft", "sft": "dpo", "dpo": "export"}[stage]
-    at = "@latest" if stage == "pretrain" else ""
+def _next_commands(stage: str, config: TrainConfig) -> list[str]:
+    run, row = f"{stage}/{config.name}", stage_named(stage)
+    # the last step of a run that goes on for ever is another one tomorrow, and a branch says which it means
+    parent = f"{run}@latest" if row.endless else run
     return [
-        f"python -m workflows.evaluate parent={here}",
-        f"python -m workflows.{following} parent={here}{at} name={config.name}",
+        f"python -m workflows.evaluate parent={run}",
+        f"python -m workflows.{row.followed_by or 'export'} parent={parent} name={config.name}",
     ]

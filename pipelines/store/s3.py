@@ -183,15 +183,26 @@ class S3Storage(Storage):
             return [prefix]
         return sorted(key[cut:] for key in found)
 
+    def folders(self, prefix: str = "") -> list[str]:
+        folder = self._full(prefix) + "/" if self._full(prefix) else ""
+        listed = self._attempts("list", prefix, lambda: self._listed(folder, folders=True))
+        return sorted(name.removeprefix(folder).rstrip("/") for name in listed)
+
     def sweep(self, prefix: str) -> None:
         """Nothing: an unfinished upload is no object. The bucket's lifecycle rule removes parts of multipart uploads."""
 
-    def _listed(self, folder: str) -> list[str]:
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=folder)
-        found = [item["Key"] for page in pages for item in page.get("Contents", [])]
-        if strange := [key for key in found if not key.startswith(folder)]:
+    def _listed(self, folder: str, folders: bool = False) -> list[str]:
+        """Every key below a folder, or, asked for `folders`, the ones directly in it."""
+        pages = self.client.get_paginator("list_objects_v2")
+        if folders:
+            asked = pages.paginate(Bucket=self.bucket, Prefix=folder, Delimiter="/")
+            listed = [item["Prefix"] for page in asked for item in page.get("CommonPrefixes", [])]
+        else:
+            asked = pages.paginate(Bucket=self.bucket, Prefix=folder)
+            listed = [item["Key"] for page in asked for item in page.get("Contents", [])]
+        if strange := [key for key in listed if not key.startswith(folder)]:
             raise _Damaged(f"asked for what begins with {folder}, the server listed {strange[0]}")
-        return found
+        return listed
 
     def delete(self, prefix: str) -> None:
         keys = [{"Key": self._full(key)} for key in self.keys(prefix)]

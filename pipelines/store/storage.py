@@ -51,6 +51,11 @@ class Storage(ABC):
         with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
             return list(pool.map(self.read, keys))
 
+    def find_all(self, keys: Sequence[str]) -> list[bytes | None]:
+        """`read_all`, with None for an object that is not there."""
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+            return list(pool.map(self.find, keys))
+
     @abstractmethod
     def read_range(self, key: str, start: int, stop: int) -> bytes:
         """Bytes `start` to `stop` (exclusive) of an object, without fetching the rest of it.
@@ -95,6 +100,10 @@ class Storage(ABC):
     @abstractmethod
     def keys(self, prefix: str = "") -> list[str]:
         """Every key that begins with the folder `prefix`, sorted; scratch files are not listed."""
+
+    @abstractmethod
+    def folders(self, prefix: str = "") -> list[str]:
+        """Names of the folders directly in the folder `prefix`, sorted; what is in them is not asked."""
 
     @abstractmethod
     def delete(self, prefix: str) -> None:
@@ -213,6 +222,14 @@ class FolderStorage(Storage):
             return [prefix]
         found = (path.relative_to(self.root) for path in base.rglob("*") if path.is_file())
         return sorted(path.as_posix() for path in found if not any(part.startswith(".partial-") for part in path.parts))
+
+    def folders(self, prefix: str = "") -> list[str]:
+        with disk_errors("read", self.root / prefix):
+            try:
+                inside = [entry.name for entry in os.scandir(self.root / prefix) if entry.is_dir()]
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        return sorted(name for name in inside if not name.startswith(".partial-"))
 
     def delete(self, prefix: str) -> None:
         path = self.root / prefix

@@ -436,9 +436,9 @@ def _create_run(client: Any, run: Mapping[str, Any], storage: Storage) -> str:
         tags[f"trunkline.input.{reference.split('/')[0]}"] = reference
         if parent and i == 0:
             tags["trunkline.parent_run"] = parent
-            if kind != "pretrain":
-                # MLflow folds children under their parent. A trunk stays at the top, so that trunks over the same data
-                # stand side by side; its link to the mixture is the tag above
+            if run["settings"].get("parent", parent) is not None:
+                # MLflow folds children under their parent. A run that takes one and has none, a trunk, stays at the top, so
+                # that trunks over the same data stand side by side; its link to the mixture is the tag above
                 tags["mlflow.parentRunId"] = parent
                 if _recorded(storage, parent_folder, run["uri"]):  # else the parent was tracked elsewhere
                     _check_parent(client, run, parent_folder, parent)

@@ -1,8 +1,9 @@
-"""What each stage inherits: one table, the config of a stage, and the spec that its workers get.
+"""The table of training stages, the config that all of them take, and the spec that their workers get.
 
 Three words are never mixed up: *resume* (the same run goes on), *branch* (a new run from selected parent state) and
-*initialise* (weights only). A `TrainSpec` is plain data that says everything a worker needs, so the same worker runs under
-Ray and under torchrun; `planning.py` makes it.
+*initialise* (weights only). A row of `STAGES` says what a stage means; planning, lineage, retention, averaging and the
+commands read it there, so that another stage is one more row. A `TrainSpec` is plain data that says everything a worker
+needs, so the same worker runs under Ray and under torchrun; `planning.py` makes it.
 
 Source of the table: MiniCPM (arXiv 2404.06395 §6) and its author's answers; see docs/recipe.md.
 """
@@ -10,10 +11,12 @@ Source of the table: MiniCPM (arXiv 2404.06395 §6) and its author's answers; se
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipelines.config import Count, Positive, Rows, Seed, Whole, Window, WorkflowConfig, runtime
+from pipelines.errors import ConfigError
 from pipelines.train.checkpoint.retention import Rule
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.compute import ComputeConfig
@@ -22,38 +25,150 @@ from pipelines.train.plan.schedule import Schedule, ScheduleConfig
 from pipelines.train.update.engine import ZeroConfig
 from pipelines.train.update.optimizer import OptimizerConfig
 
-StageName = Literal["pretrain", "anneal", "sft", "dpo"]
+StartMode = Literal["fresh", "branch", "initialise"]
+RateOrigin = Literal["own", "parent", "trunk"]
+AVERAGE = "average"  # the kind of artifact that `workflows.average` makes: weights alone, and a parent like a run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One row of the table."""
+    """One row of the table. A row states every entry: one that misses an entry fails at import, with the entry's name."""
 
-    name: StageName
-    weights: str
-    optimizer_state: str
-    begins_at: str
-    data: str
-    optimizer_from_parent: bool = False
-    parents: tuple[str, ...] = ()
+    # fresh: new weights. branch: weights, optimizer state, LR and place in the data of the parent. initialise: its weights
+    starts: StartMode
+    # kinds that `parent=` may name; the likeliest last, and first the one to make where the store has none
+    parents: tuple[str, ...]
+    # kinds of artifacts that `data=` may name
+    data: tuple[str, ...]
+    # how the announcement calls what is read
+    reads: str
+    # the objective of a config that names none
+    objective: str
+    # kinds of roles whose parameters train; None: all
+    trains: tuple[str, ...] | None
+    # where the LR begins. own: at a peak of its own. parent: at the parent's last. trunk: at the trunk's stable one,
+    # compared with it before the first step
+    learning_rate: RateOrigin
+    # whether the run goes on for ever, as a trunk does: more steps are then the same run
+    endless: bool
+    # whether checkpoints along a run may be averaged
+    averaged: bool
+    # the stage that usually follows; None: the model is finished, and is exported
+    followed_by: str | None
+    # of its curves in a report
+    colour: str
+
+    @property
+    def branches(self) -> bool:
+        """Whether a run goes on in its parent's line: its optimizer state, its LR and its place in the data."""
+        return self.starts == "branch"
+
+    @property
+    def weights(self) -> str:
+        """Where weights come from, for the announcement."""
+        return {"fresh": "own resume, or fresh", "branch": "parent trunk", "initialise": "parent"}[self.starts]
+
+    @property
+    def optimizer_state(self) -> str:
+        """Where the optimizer's state comes from, for the announcement."""
+        return {"fresh": "own resume", "branch": "parent's", "initialise": "fresh"}[self.starts]
+
+    @property
+    def rate_begins_at(self) -> str:
+        """Where the LR begins, for the announcement."""
+        return {
+            "own": "a peak of its own",
+            "parent": "the parent's last LR",
+            "trunk": "the trunk's stable LR, checked equal before step 1",
+        }[self.learning_rate]
 
 
-STAGES: dict[StageName, Stage] = {
-    stage.name: stage
-    for stage in (
-        Stage("pretrain", "own resume, or fresh", "own resume", "warmup", "stable mixture"),
-        Stage(
-            "anneal", "parent trunk", "parent's", "the trunk's stable LR, checked equal before step 1",
-            "decay mixture (SFT data in it)", True, ("pretrain", "anneal"),
-        ),
-        Stage("sft", "parent", "fresh", "the parent's last LR", "conversations, assistant tokens only", False, ("pretrain", "average", "anneal", "sft")),
-        Stage(
-            "dpo", "parent, and the same frozen as reference", "fresh", "its own peak, cosine, no muP scaling",
-            "preference pairs", False, ("average", "anneal", "sft", "dpo"),
-        ),
-    )
-}  # fmt: skip
-TRAINED = (*STAGES, "average")  # kinds of artifacts that hold checkpoints; an average has weights alone (average.py)
+STAGES: dict[str, Stage] = {
+    "pretrain": Stage(
+        starts="fresh",
+        parents=(),
+        data=("mixture",),
+        reads="stable mixture",
+        objective="next_token",
+        trains=None,
+        learning_rate="own",
+        endless=True,
+        averaged=True,
+        followed_by="anneal",
+        colour="#33658a",
+    ),
+    "anneal": Stage(
+        starts="branch",
+        parents=("pretrain", "anneal"),
+        data=("mixture",),
+        reads="decay mixture (SFT data in it)",
+        objective="next_token",
+        trains=None,
+        learning_rate="trunk",
+        endless=False,
+        averaged=True,
+        followed_by="sft",
+        colour="#e07a2f",
+    ),
+    "sft": Stage(
+        starts="initialise",
+        parents=("pretrain", AVERAGE, "anneal", "sft"),
+        data=("tokens", "mixture"),
+        reads="conversations, assistant tokens only",
+        objective="next_token",
+        trains=None,
+        learning_rate="parent",
+        endless=False,
+        averaged=True,
+        followed_by="dpo",
+        colour="#3a9a5b",
+    ),
+    "dpo": Stage(
+        starts="initialise",
+        parents=(AVERAGE, "anneal", "sft", "dpo"),
+        data=("tokens",),
+        reads="preference pairs",
+        objective="dpo",
+        trains=None,
+        learning_rate="own",
+        endless=False,
+        averaged=False,  # pairs are compared with a reference that an average would blur
+        followed_by=None,
+        colour="#8e4fa8",
+    ),
+}
+
+
+def check_table(stages: Mapping[str, Stage]) -> None:
+    """Refuse rows that name what there is not, or contradict themselves. Raises: ConfigError naming row and entry."""
+    for name, stage in stages.items():
+        for entry, named, known in (
+            ("starts", (stage.starts,), ("fresh", "branch", "initialise")),
+            ("learning_rate", (stage.learning_rate,), ("own", "parent", "trunk")),
+            ("parents", stage.parents, (*stages, AVERAGE)),
+            ("followed_by", (stage.followed_by,), (*stages, None)),
+        ):
+            if unknown := [str(value) for value in named if value not in known]:
+                raise ConfigError(
+                    f"STAGES[{name!r}].{entry} names {', '.join(unknown)}; there are {', '.join(map(str, known))}"
+                )
+        if (stage.starts == "fresh") == bool(stage.parents):
+            raise ConfigError(
+                f"STAGES[{name!r}] starts {stage.starts} with parents {stage.parents}; a fresh run has none, any other does"
+            )
+        if stage.branches and AVERAGE in stage.parents:
+            raise ConfigError(f"STAGES[{name!r}].parents has {AVERAGE}, which keeps no optimizer state to branch from")
+
+
+check_table(STAGES)
+TRAINED = (*STAGES, AVERAGE)  # kinds of artifacts that hold checkpoints
+
+
+def stage_named(name: str) -> Stage:
+    """A stage's row. Raises: ConfigError for an unknown name, with the known ones."""
+    if name not in STAGES:
+        raise ConfigError(f"{name} is no training stage; there are {', '.join(STAGES)}")
+    return STAGES[name]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +200,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(WorkflowConfig):
-    """All four training stages; which fields a stage takes is checked by `plan`."""
+    """What all training stages take; which fields a stage takes is checked by `plan`."""
 
     parent: str | None = None  # anneal, sft, dpo: e.g. pretrain/demo@step-200; not for pretrain
     data: str  # a mixture (mixture/demo_stable); sft and dpo may take every fitting source of tokens/demo
@@ -112,7 +227,7 @@ class TrainConfig(WorkflowConfig):
 class Start:
     """Where weights come from, when this run has no checkpoint of its own."""
 
-    mode: Literal["fresh", "branch", "initialise"]
+    mode: StartMode
     run: str | None = None
     step: int | None = None
     samples: int = 0  # of the stream, read by the parent before this run's first step
@@ -123,7 +238,7 @@ class Start:
 class TrainSpec:
     """Everything a worker needs; plain data all through (`config.plain` / `config.parse`)."""
 
-    kind: StageName
+    kind: str  # name of the stage
     name: str
     store: str
     claim: dict[str, Any]

@@ -15,7 +15,7 @@ import pytest
 from pipelines.cluster.cluster import Cluster
 from pipelines.config import ClusterConfig, parse, plain
 from pipelines.train.plan.planning import plan
-from pipelines.train.stages import StageName, TrainConfig
+from pipelines.train.stages import TrainConfig
 from pipelines.train.worker import ready, work
 from tests import tiny
 from tests.integration.ranks import Ranks
@@ -100,7 +100,7 @@ def train_config(**changes: Any) -> TrainConfig:
     return parse(TrainConfig, values)
 
 
-def claimed_spec(stage: StageName, config: TrainConfig, store: Any, workers: int = 2) -> dict[str, Any]:
+def claimed_spec(stage: str, config: TrainConfig, store: Any, workers: int = 2) -> dict[str, Any]:
     """The plain spec of a stage, claimed in the store: what the workflows hand to workers."""
     import dataclasses
 
@@ -110,6 +110,6 @@ def claimed_spec(stage: StageName, config: TrainConfig, store: Any, workers: int
     return spec
 
 
-def run_stage(cluster: Cluster, stage: StageName, config: TrainConfig, store: Any) -> None:
+def run_stage(cluster: Cluster, stage: str, config: TrainConfig, store: Any) -> None:
     """Train a stage through Ray Train."""
     cluster.train(work, claimed_spec(stage, config, store), ready)

@@ -70,5 +70,13 @@ def test_keys_are_whole_names_not_prefixes(server: S3Server) -> None:
     assert not storage.exists("corpus/a")
     assert storage.keys("corpus/a") == []
     assert storage.keys("corpus/ab") == ["corpus/ab/manifest.json"]
+    storage.write("corpus/other/deep/file", b"x")
+    assert storage.folders() == ["corpus"]
+    assert storage.folders("corpus") == ["ab", "other"]
+    assert storage.folders("corpus/ab") == storage.folders("cor") == []
+    assert storage.find_all(["corpus/ab/manifest.json", "corpus/a/manifest.json"]) == [
+        storage.read("corpus/ab/manifest.json"),
+        None,
+    ]
     storage.delete("corpus/ab")
     assert storage.keys() == []

@@ -158,6 +158,7 @@ def trunk(root: Path) -> FolderStorage:
         ("evaluate/e", '{"identity": {"config": {"parent": "pretrain/x@step-50"}}}'),
         ("average/a", '{"identity": {"averaged": [{"checkpoint": "pretrain/x@step-10"}, {"checkpoint": "pretrain/x@step-20"}]}}'),
         ("anneal/other", '{"identity": {"config": {"parent": "pretrain/xy@step-60"}}}'),
+        ("corpus/c", '{"identity": {"config": {"name": "c"}}}'),
     ):  # fmt: skip
         storage.write(f"{reader}/claim.json", claim.encode())
     return storage
@@ -166,6 +167,9 @@ def trunk(root: Path) -> FolderStorage:
 def test_the_rule_keeps_the_last_every_nth_and_what_is_named(tmp_path: Path) -> None:
     storage = trunk(tmp_path)
     assert readers_of(storage, "pretrain/x") == {20: ["anneal/branch", "average/a"], 50: ["evaluate/e"], 10: ["average/a"]}  # fmt: skip
+    # a kind that nobody has heard of names one too
+    storage.write("quantize/q/claim.json", b'{"identity": {"config": {"parent": "pretrain/x@step-50"}}}')
+    assert readers_of(storage, "pretrain/x")[50] == ["evaluate/e", "quantize/q"]
     assert prune(storage, "pretrain/x", Rule()) == []
     assert committed_steps(storage, "pretrain/x") == STEPS
     assert prune(storage, "pretrain/x", Rule(keep_last=2, keep_every_steps=40)) == [30, 60, 70]

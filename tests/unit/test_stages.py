@@ -198,7 +198,7 @@ def test_an_anneal_goes_on_at_the_trunks_rate_and_place(store: Any) -> None:
     [
         ({}, {"schedule": {"peak_lr": 0.02, "decay": "linear", "decay_fraction": 1.0}}, "schedule.peak_lr is 0.02, but pretrain/odd0@step-8 stands at 0.01"),
         ({"learning_rate": 0.005}, {}, "was saved at LR 0.005, outside its stable phase (0.01): branch from a stable checkpoint"),
-        ({}, {"schedule": {"warmup_steps": 1}}, "an anneal goes on at the trunk's LR: set it to 0"),
+        ({}, {"schedule": {"warmup_steps": 1}}, "anneal goes on at the trunk's LR: set it to 0"),
         ({}, {"seed": 2}, "seed is 2, the trunk's is 1"),
         ({}, {"batch.sequence_length": 16, "rope_base": "ntk"}, "rope_base=ntk with batch.sequence_length=16, but the parent was trained on 32"),
         ({}, {"rope_base": 0.5}, "rope_base is 0.5; expected one of keep, ntk or a number above 1"),

@@ -24,6 +24,18 @@ def test_a_range_is_read_alone_and_a_short_one_is_refused(tmp_path: Path) -> Non
         storage.read_range("none.bin", 0, 1)
 
 
+def test_folders_are_listed_without_what_is_in_them(tmp_path: Path) -> None:
+    storage = FolderStorage(tmp_path)
+    storage.write("corpus/a/deep/file.bin", b"x")
+    storage.write("sft/b/claim.json", b"{}")
+    storage.write("note.txt", b"no folder")
+    (tmp_path / "corpus" / ".partial-1234-gone").mkdir()
+    assert storage.folders() == ["corpus", "sft"]
+    assert storage.folders("corpus") == ["a"]
+    assert storage.folders("none") == storage.folders("note.txt") == []
+    assert storage.find_all(["sft/b/claim.json", "corpus/a/claim.json"]) == [b"{}", None]
+
+
 def test_what_killed_writers_left_is_no_key_and_is_swept(tmp_path: Path) -> None:
     storage = FolderStorage(tmp_path)
     storage.write("a/b.bin", b"whole")

@@ -36,12 +36,9 @@ from pipelines.store.artifacts import ArtifactStore, Reference
 from pipelines.train.checkpoint import Checkpoint, committed_steps, write_weights
 from pipelines.train.checkpoint.committed import Index, first_difference
 from pipelines.train.checkpoint.lineage import Run, open_run
+from pipelines.train.stages import AVERAGE, STAGES
 
-AVERAGED = (
-    "pretrain",
-    "anneal",
-    "sft",
-)  # kinds of runs; pairs are compared with a reference that an average would blur
+AVERAGED = tuple(name for name, stage in STAGES.items() if stage.averaged)
 LAST = 5  # checkpoints, when none are chosen
 
 
@@ -109,7 +106,7 @@ def plan(config: AverageConfig, store: ArtifactStore, parent: str) -> Plan:
         "checkpoints": f"{len(steps)} of the {len(committed)} of {named.folder}",
         "weights": f"{config.kind}: " + ", ".join(f"step-{step} × {weight:.4g}" for step, weight in zip(steps, weights, strict=True)),
         "LR at them": " to ".join(f"{rate:g}" for rate in (rates if len(rates) < 2 else (rates[0], rates[-1]))),
-        "leaves": f"average/{config.name}@step-{steps[-1]}: weights alone, {human(4 * count, 'B')}, no optimizer state",
+        "leaves": f"{AVERAGE}/{config.name}@step-{steps[-1]}: weights alone, {human(4 * count, 'B')}, no optimizer state",
     }  # fmt: skip
     averaged = [{"checkpoint": str(run), "weight": weight, "files": _digests(run)} for run, weight in zip(runs, weights, strict=True)]  # fmt: skip
     return Plan(runs, weights, {**identity(config), "parent": named.folder, "averaged": averaged}, facts)
@@ -169,9 +166,9 @@ def average(store: ArtifactStore, name: str, fingerprint: str, planned: Plan) ->
 
     state = {key: value for key, value in checkpoints[-1].state.items() if key != "attempt"}
     shares = {str(run): weight for run, weight in zip(planned.runs, planned.weights, strict=True)}
-    state.update(kind="average", name=name, fingerprint=fingerprint, averaged=shares)
+    state.update(kind=AVERAGE, name=name, fingerprint=fingerprint, averaged=shares)
     shapes = state["shapes"]
-    written = write_weights(store.storage, f"average/{name}", checkpoints[-1].step, state, shapes, parameters())
+    written = write_weights(store.storage, f"{AVERAGE}/{name}", checkpoints[-1].step, state, shapes, parameters())
     return written, math.sqrt(moved / total) if total else 0.0
 
 
@@ -193,7 +190,7 @@ def _digests(run: Run) -> dict[str, str]:
 
 def _begun_with(config: AverageConfig, store: ArtifactStore, run: str) -> tuple[int, ...] | None:
     """The steps that this average was begun with, so that "the last five" stay those when its trunk goes on."""
-    folder = f"average/{config.name}"
+    folder = f"{AVERAGE}/{config.name}"
     if config.on_change == "rebuild" or not store.storage.exists(f"{folder}/claim.json"):
         return None
     held = store.claim(folder)["identity"]["config"]

@@ -13,7 +13,7 @@ from typing import Any
 from pipelines.errors import ArtifactError, ConfigError
 from pipelines.store.artifacts import Artifact, ArtifactStore, Reference
 from pipelines.train.checkpoint import Checkpoint, committed_steps, open_checkpoint
-from pipelines.train.stages import TRAINED
+from pipelines.train.stages import STAGES, TRAINED
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,12 @@ def tokens_of(store: ArtifactStore, run: Run) -> Artifact:
 
 def trained_length(store: ArtifactStore, run: Run) -> int:
     """Tokens per window that the run's trunk, or the last branch off it, was trained on; the run's own where neither is in the store."""
-    found: int | None = None
+    length = int(run.checkpoint.state["sequence_length"])
     for link in lineage(store, run.artifact):  # parents before children
-        if link.folder.startswith(("pretrain/", "anneal/")) and link.manifest is not None:
-            found = int(link.manifest["identity"]["config"]["batch"]["sequence_length"])
-    if found is not None:
-        return found
-    return int(run.checkpoint.state["sequence_length"])
+        stage = STAGES.get(link.folder.split("/")[0])
+        if stage is not None and stage.starts != "initialise" and link.manifest is not None:
+            length = int(link.manifest["identity"]["config"]["batch"]["sequence_length"])
+    return length
 
 
 def lineage(store: ArtifactStore, artifact: Artifact) -> list[Link]:

@@ -21,9 +21,6 @@ from pipelines.store.sealed import unsealed
 from pipelines.store.storage import Storage
 from pipelines.train.checkpoint.committed import DELETED, committed_steps, folder_of, steps_with
 
-# kinds of artifacts that can name a checkpoint
-_READERS = ("pretrain", "anneal", "sft", "dpo", "average", "evaluate", "export")
-
 
 @dataclass(frozen=True)
 class Rule:
@@ -47,7 +44,7 @@ class Rule:
 
         Args: readers, the artifacts that name a step (`readers_of`).
         """
-        found: dict[int, list[str]] = {}
+        reasons_by_step: dict[int, list[str]] = {}
         for place, step in enumerate(steps):
             reasons = [f"named by {reader}" for reader in readers.get(step, [])]
             if self.keep_last is None:
@@ -56,33 +53,46 @@ class Rule:
                 reasons.append(f"one of the last {self.keep_last}" if self.keep_last > 1 else "the last")
             if self.keep_every_steps is not None and step % self.keep_every_steps == 0:
                 reasons.append(f"every {self.keep_every_steps} steps")
-            found[step] = reasons
-        return found
+            reasons_by_step[step] = reasons
+        return reasons_by_step
 
 
 def readers_of(storage: Storage, run: str) -> dict[int, list[str]]:
-    """The artifacts of the store, finished, begun or set aside by a rebuild, whose claims name a checkpoint of `run`, by its step."""
-    named = re.compile(rf'"{re.escape(run)}@step-(\d+)"'.encode())
-    found: dict[int, list[str]] = {}
-    folders = [f"{place}{kind}" for place in ("", aside("")) for kind in _READERS]
-    claims = [
-        key
-        for folder in folders
-        for key in storage.keys(folder)
-        if key.endswith("/claim.json") and key.removeprefix(f"{folder}/").count("/") == 1
-    ]
-    for key, claim in zip(claims, storage.read_all(claims), strict=True):
-        _refuse_damaged(storage, key, claim)
-        for step in sorted({int(step) for step in named.findall(claim)}):
-            found.setdefault(step, []).append(key.removesuffix("/claim.json"))
+    """The artifacts of the store whose claims name a checkpoint of `run`, by its step.
+
+    Every kind of artifact is asked, whoever makes it, and whether it is finished, begun or set aside by a rebuild.
+
+    Raises: ArtifactError for a damaged claim, since it may name one.
+    """
+    named_step = re.compile(rf'"{re.escape(run)}@step-(\d+)"'.encode())
+    readers: dict[int, list[str]] = {}
+    artifacts = _artifacts(storage)
+    claims = storage.find_all([f"{artifact}/claim.json" for artifact in artifacts])
+    for artifact, claim in zip(artifacts, claims, strict=True):
+        if claim is None:
+            continue
+        _refuse_damaged(storage, f"{artifact}/claim.json", claim)
+        for step in sorted({int(step) for step in named_step.findall(claim)}):
+            readers.setdefault(step, []).append(artifact)
     # a finished trunk that is trained further: its manifest still names the step at which it stood
     manifest, committed = storage.find(f"{run}/manifest.json"), committed_steps(storage, run)
     if manifest is not None and committed:
         _refuse_damaged(storage, f"{run}/manifest.json", manifest)
         step = int(json.loads(manifest).get("statistics", {}).get("steps", committed[-1]))
         if step != committed[-1]:
-            found.setdefault(step, []).append(f"the manifest of {run}")
-    return found
+            readers.setdefault(step, []).append(f"the manifest of {run}")
+    return readers
+
+
+def _artifacts(storage: Storage) -> list[str]:
+    """The folder of every artifact, those that rebuilds have set aside last. What begins with a point is no kind."""
+    return [
+        f"{place}{kind}/{name}"
+        for place in ("", aside(""))
+        for kind in storage.folders(place)
+        if not kind.startswith(".")
+        for name in storage.folders(f"{place}{kind}")
+    ]
 
 
 def _refuse_damaged(storage: Storage, key: str, text: bytes) -> None:
@@ -108,7 +118,7 @@ def surplus(storage: Storage, run: str, rule: Rule) -> list[int]:
     if rule.keep_last is None:
         return []
     reasons = rule.reasons(committed_steps(storage, run), readers_of(storage, run))
-    return [step for step, why in reasons.items() if not why]
+    return [step for step, stays_because in reasons.items() if not stays_because]
 
 
 def delete(storage: Storage, run: str, step: int) -> None:
@@ -126,11 +136,11 @@ def prune(storage: Storage, run: str, rule: Rule) -> list[int]:
     """Delete what the rule lets go, and finish what an interrupted pass began. Returns: the steps deleted."""
     keys = storage.keys(f"{run}/checkpoints")
     committed, begun = steps_with(keys, "manifest.json"), steps_with(keys, DELETED)
-    left = [step for step in begun if step not in committed and _files_left(keys, run, step)]
-    going = surplus(storage, run, rule)
-    for step in [*left, *going]:
+    unfinished = [step for step in begun if step not in committed and _files_left(keys, run, step)]
+    let_go = surplus(storage, run, rule)
+    for step in [*unfinished, *let_go]:
         delete(storage, run, step)
-    return going
+    return let_go
 
 
 def _files_left(keys: list[str], run: str, step: int) -> bool:

@@ -14,7 +14,7 @@ from pipelines.errors import ConfigError
 from pipelines.train.plan import memory
 from pipelines.train.plan.memory import GIB, Setup
 from pipelines.train.plan.planning import check_division
-from pipelines.train.stages import TrainConfig
+from pipelines.train.stages import TrainConfig, stage_named
 
 
 def workers_per_machine(cluster: ClusterConfig, instance: Instance) -> int:
@@ -58,7 +58,7 @@ def check(cluster: ClusterConfig, instance: Instance | None, max_nodes: int | No
 def check_stage(stage: str, config: TrainConfig, instance: Instance | None, max_nodes: int | None) -> dict[str, str]:
     """`check`, and whether the stage's batch divides over its workers and its micro-batch fits into a GPU.
 
-    Args: stage, pretrain, anneal, sft or dpo.
+    Args: stage, a name in `STAGES`.
     Raises: ConfigError naming what to change.
     """
     cluster, batch = config.cluster, config.batch
@@ -72,7 +72,7 @@ def check_stage(stage: str, config: TrainConfig, instance: Instance | None, max_
     check_division(batch, cluster.workers)
     facts = check(cluster, instance, max_nodes)
     if instance is not None and cluster.gpus_per_worker and config.model is not None:  # children have their parent's
-        each = 2 if stage == "dpo" else 1  # rows of a pair
+        each = 2 if stage_named(stage).objective == "dpo" else 1  # rows of a pair
         setup = Setup(
             model=config.model, rows=batch.micro_batch * each, sequence_length=batch.sequence_length,
             accumulates=batch.global_batch > batch.micro_batch * cluster.workers, zero=config.zero, compute=config.compute,

@@ -27,7 +27,7 @@ from pipelines.train.checkpoint.slices import check_optimizer
 from pipelines.train.network.architecture import ModelConfig, check_shapes, parameter_counts
 from pipelines.train.plan import context, devices, memory, schedule
 from pipelines.train.plan.schedule import Schedule, learning_rate
-from pipelines.train.stages import STAGES, BatchConfig, Stage, StageName, Start, TrainConfig, TrainSpec
+from pipelines.train.stages import AVERAGE, STAGES, BatchConfig, Stage, Start, TrainConfig, TrainSpec, stage_named
 from pipelines.train.update import engine
 
 _MOST_PADDING = 2  # times as many embeddings as ids: beyond that it is another tokenizer's model, not padding
@@ -45,22 +45,22 @@ class Plan:
     facts: dict[str, Any]  # what the announcement shows
 
 
-def plan(name: StageName, config: TrainConfig, store: ArtifactStore, parent: str | None, workers: int) -> Plan:
+def plan(name: str, config: TrainConfig, store: ArtifactStore, parent: str | None, workers: int) -> Plan:
     """Resolve a stage's run, refusing everything that cannot work before anything starts.
 
     Args: parent, the resolved parent reference; workers, number of ranks.
     Raises: ConfigError, ArtifactError or CheckpointError, each saying what to change.
     """
-    stage = STAGES[name]
+    stage = stage_named(name)
     if not config.dry_run and not config.write_spec:
         devices.check_gpus(config.cluster)
     if stage.parents and not parent:
         raise ConfigError(
             f"{name} needs a parent: pass parent=<{'|'.join(stage.parents)}>/<name>[@step-N]; {_parents_here(name, config, store, workers)}"
         )
-    _check_fields(stage, config, parent)
-    ancestor = _parent(stage, store, parent) if parent else None
-    architecture = _architecture(stage, config, ancestor)
+    _check_fields(name, stage, config, parent)
+    ancestor = _parent(name, stage, store, parent) if parent else None
+    architecture = _architecture(name, stage, config, ancestor)
     tokens, plan_, inputs = _data(stage, config, store)
     if ancestor is not None and ancestor.state.get("tokenizer") != tokenizer_of(tokens):
         raise ConfigError(
@@ -70,7 +70,7 @@ def plan(name: StageName, config: TrainConfig, store: ArtifactStore, parent: str
     _check_vocabulary(architecture, tokens)
     rows_of_stage = _open_rows(config, plan_, tokens)
     steps, per_epoch = _steps(config, rows_of_stage)
-    rates = _schedule(stage, config, ancestor, steps)
+    rates = _schedule(name, stage, config, ancestor, steps)
     _check_batch(config, architecture, workers, ancestor)
     engine.check(config.zero)
     devices.check(config.compute, config.zero, _device(config))
@@ -85,12 +85,7 @@ def plan(name: StageName, config: TrainConfig, store: ArtifactStore, parent: str
     what.update(parent=parent and str(ancestor), model=plain(architecture), schedule=planned_rates, steps=steps)
     # what is decided here and not in a module whose hash is taken: what is inherited, and where in which stream the run reads
     what["start"] = {"mode": start.mode, "samples": start.samples, "segments": fingerprint(plain(segments))}
-    if (
-        name == "pretrain"
-        and rates.decay == "none"
-        and rates.kind != "cosine"
-        and config.schedule.warmup_fraction is None
-    ):
+    if stage.endless and rates.decay == "none" and rates.kind != "cosine" and config.schedule.warmup_fraction is None:
         del what["steps"]  # a trunk goes on: more steps do not change the steps before them
     spec = TrainSpec(
         kind=name, name=config.name, store=store.uri, claim={}, config=plain(config), model=architecture, schedule=rates,
@@ -103,16 +98,16 @@ def plan(name: StageName, config: TrainConfig, store: ArtifactStore, parent: str
     facts = {
         "weights": f"{stage.weights}" + (f": {ancestor}" if ancestor else ""),
         "optimizer state": stage.optimizer_state,
-        "LR begins at": f"{stage.begins_at}: {rates.peak_lr:.3g}; first step {learning_rate(rates, 0, steps):.3g}, last {learning_rate(rates, steps - 1, steps):.3g} ({_shape(rates)})",
-        "data": f"{stage.data}: {config.data}",
+        "LR begins at": f"{stage.rate_begins_at}: {rates.peak_lr:.3g}; first step {learning_rate(rates, 0, steps):.3g}, last {learning_rate(rates, steps - 1, steps):.3g} ({_shape(rates)})",
+        "data": f"{stage.reads}: {config.data}",
         "model": f"{counts['non_embedding']:,} non-embedding + {counts['embedding']:,} embedding parameters, width multiplier m = {architecture.width_multiplier:g}",
         "batch": f"{rows} × {config.batch.sequence_length} tokens = {config.batch.micro_batch} micro-batch × {rows // (config.batch.micro_batch * workers)} accumulation × {workers} workers",
-        "steps": f"{steps:,} = {'at most ' if name == 'dpo' else ''}{steps * rows * config.batch.sequence_length * (2 if name == 'dpo' else 1):,} tokens"
+        "steps": f"{steps:,} = {'at most ' if stage.objective == 'dpo' else ''}{steps * rows * config.batch.sequence_length * (2 if stage.objective == 'dpo' else 1):,} tokens"
         + (f", {steps * rows / per_epoch:.2f} epochs" if per_epoch else ""),
         "memory": _memory(spec, config, workers),
         "engine": f"DeepSpeed ZeRO-{config.zero.stage}, {config.zero.precision}, checkpoint every {config.checkpoint.every_steps} steps",
     }
-    if ancestor is not None and stage.optimizer_from_parent:
+    if ancestor is not None and stage.branches:
         before, length = ModelConfig(**ancestor.state["model"]), config.batch.sequence_length
         if length != ancestor.state["sequence_length"] or before != architecture:
             facts["context"] = context.describe(before, ancestor.state["sequence_length"], architecture, length)
@@ -165,7 +160,7 @@ def _uneven(mixture: MixturePlan | None, rows: Loader | PreferenceLoader, sample
     return f"{told}: a source's weight counts also the tokens that the window cuts off; a mixture sets other weights (data=mixture/<name>)"
 
 
-def _parents_here(name: StageName, config: TrainConfig, store: ArtifactStore, workers: int) -> str:
+def _parents_here(name: str, config: TrainConfig, store: ArtifactStore, workers: int) -> str:
     """Which runs of the store this very command would take as its parent: each is tried, up to `_TRIED` of them."""
     kinds = STAGES[name].parents
     runs = {"/".join(key.split("/")[:2]) for kind in kinds for key in store.storage.keys(kind)}
@@ -201,18 +196,16 @@ class _Ancestor:
         return f"{self.artifact.folder}@step-{self.checkpoint.step}"
 
 
-def _check_fields(stage: Stage, config: TrainConfig, parent: str | None) -> None:
+def _check_fields(name: str, stage: Stage, config: TrainConfig, parent: str | None) -> None:
     if not stage.parents and parent:
+        branching = " or ".join(f"workflows.{other}" for other in _branching())
         raise ConfigError(
-            f"pretrain starts fresh, but parent={parent} was given: use workflows.anneal to branch, or remove parent"
+            f"{name} starts fresh, but parent={parent} was given: use {branching} to branch, or remove parent"
         )
-    takes = {"pretrain": ("mixture",), "anneal": ("mixture",), "sft": ("tokens", "mixture"), "dpo": ("tokens",)}[
-        stage.name
-    ]
     kind = Reference.parse(config.data).kind
-    if kind not in takes:
+    if kind not in stage.data:
         raise ConfigError(
-            f"data={config.data} is of kind {kind}; {stage.name} reads {' or '.join(takes)}: set data={takes[0]}/<name>"
+            f"data={config.data} is of kind {kind}; {name} reads {' or '.join(stage.data)}: set data={stage.data[0]}/<name>"
         )
     if (config.steps is None) == (config.epochs is None):
         raise ConfigError(f"got steps={config.steps} and epochs={config.epochs}; expected exactly one of them")
@@ -235,17 +228,21 @@ def _check_fields(stage: Stage, config: TrainConfig, parent: str | None) -> None
         )
 
 
-def _parent(stage: Stage, store: ArtifactStore, reference: str) -> _Ancestor:
+def _branching() -> list[str]:
+    """The stages that go on in their parent's line."""
+    return [name for name, stage in STAGES.items() if stage.branches]
+
+
+def _parent(name: str, stage: Stage, store: ArtifactStore, reference: str) -> _Ancestor:
     parsed = Reference.parse(reference)
-    if parsed.kind == "average" and stage.optimizer_from_parent:
+    if parsed.kind == AVERAGE and stage.branches:
+        onward = " or ".join(other for other, row in STAGES.items() if AVERAGE in row.parents)
         raise ConfigError(
-            f"parent={reference} holds weights alone, and {stage.name} goes on with its parent's optimizer state and LR: branch "
-            "from one of the checkpoints that were averaged (pretrain/<name>@step-N), or go on to sft or dpo"
+            f"parent={reference} holds weights alone, and {name} goes on with its parent's optimizer state and LR: branch "
+            f"from one of the checkpoints that were averaged ({stage.parents[0]}/<name>@step-N), or go on to {onward}"
         )
     if parsed.kind not in stage.parents:
-        raise ConfigError(
-            f"parent={reference} is of kind {parsed.kind}; {stage.name} takes {' or '.join(stage.parents)}"
-        )
+        raise ConfigError(f"parent={reference} is of kind {parsed.kind}; {name} takes {' or '.join(stage.parents)}")
     # a trunk that goes on has no manifest yet, but its committed checkpoints can be branched from
     artifact = store.find(parsed.folder)
     if artifact is None:
@@ -256,7 +253,7 @@ def _parent(stage: Stage, store: ArtifactStore, reference: str) -> _Ancestor:
     return _Ancestor(artifact, open_checkpoint(store.storage, parsed.folder, named_step(artifact, parsed.at)))
 
 
-def _architecture(stage: Stage, config: TrainConfig, ancestor: _Ancestor | None) -> ModelConfig:
+def _architecture(name: str, stage: Stage, config: TrainConfig, ancestor: _Ancestor | None) -> ModelConfig:
     if ancestor is None:
         if config.model is None:
             raise ConfigError("model is null; a fresh run needs one: choose model=<name in conf/model>")
@@ -266,9 +263,11 @@ def _architecture(stage: Stage, config: TrainConfig, ancestor: _Ancestor | None)
         return config.model
     theirs = ModelConfig(**ancestor.state["model"])
     trained, length = ancestor.state["sequence_length"], config.batch.sequence_length
-    if not stage.optimizer_from_parent:
+    if not stage.branches:
         if config.rope_base != "keep":
-            raise ConfigError(f"rope_base={config.rope_base}; only anneal changes it: {stage.name} takes its parent's")
+            raise ConfigError(
+                f"rope_base={config.rope_base}; only {' or '.join(_branching())} changes it: {name} takes its parent's"
+            )
         expected = theirs
     else:
         expected = (
@@ -279,7 +278,7 @@ def _architecture(stage: Stage, config: TrainConfig, ancestor: _Ancestor | None)
     if config.model is not None and config.model not in (theirs, expected):
         raise ConfigError(
             f"parent {ancestor} is of another architecture ({'; '.join(difference(plain(theirs), plain(config.model)))}): leave model null to take the parent's"
-            + (", and change its positions with rope_base" if stage.optimizer_from_parent else "")
+            + (", and change its positions with rope_base" if stage.branches else "")
         )
     return expected
 
@@ -289,7 +288,7 @@ def _data(
 ) -> tuple[Artifact, MixturePlan | None, tuple[Artifact, ...]]:
     artifact = store.get(config.data)
     if artifact.folder.startswith("tokens/"):
-        if stage.name == "dpo":
+        if stage.objective == "dpo":
             return artifact, None, (artifact,)
         return (
             artifact,
@@ -374,23 +373,24 @@ def _steps(config: TrainConfig, rows: Loader | PreferenceLoader) -> tuple[int, f
     return max(1, math.ceil(config.epochs * per_epoch / config.batch.global_batch)), per_epoch
 
 
-def _schedule(stage: Stage, config: TrainConfig, ancestor: _Ancestor | None, steps: int) -> Schedule:
-    inherited = ancestor.state["learning_rate"] if ancestor is not None and stage.name != "dpo" else None
+def _schedule(name: str, stage: Stage, config: TrainConfig, ancestor: _Ancestor | None, steps: int) -> Schedule:
+    inherited = ancestor.state["learning_rate"] if ancestor is not None and stage.learning_rate != "own" else None
     rates = schedule.resolve(config.schedule, steps, inherited)
-    if stage.name == "anneal":
+    if stage.learning_rate == "trunk":
         assert ancestor is not None
         stable, reached = ancestor.state["schedule"]["peak_lr"], ancestor.state["learning_rate"]
-        if not math.isclose(stable, reached, rel_tol=1e-9) and ancestor.artifact.folder.startswith("pretrain/"):
+        parent = STAGES[Reference.parse(ancestor.artifact.folder).kind]
+        if parent.endless and not math.isclose(stable, reached, rel_tol=1e-9):
             raise ConfigError(
                 f"{ancestor} was saved at LR {reached:g}, outside its stable phase ({stable:g}): branch from a stable checkpoint"
             )
         if not math.isclose(rates.peak_lr, reached, rel_tol=1e-9):
             raise ConfigError(
-                f"schedule.peak_lr is {rates.peak_lr:g}, but {ancestor} stands at {reached:g}: an anneal goes on where the trunk is: set schedule.peak_lr=null"
+                f"schedule.peak_lr is {rates.peak_lr:g}, but {ancestor} stands at {reached:g}: {name} goes on where the trunk is: set schedule.peak_lr=null"
             )
         if rates.warmup_steps:
             raise ConfigError(
-                f"schedule.warmup_steps is {rates.warmup_steps}; an anneal goes on at the trunk's LR: set it to 0"
+                f"schedule.warmup_steps is {rates.warmup_steps}; {name} goes on at the trunk's LR: set it to 0"
             )
     return rates
 
@@ -437,7 +437,7 @@ def _check_batch(config: TrainConfig, architecture: ModelConfig, workers: int, a
         raised = (
             "raise max_positions"
             if ancestor is None
-            else f"take a parent that an anneal extended (workflows.anneal batch.sequence_length={batch.sequence_length})"
+            else f"take a parent that a branch extended (workflows.{_branching()[0]} batch.sequence_length={batch.sequence_length})"
         )
         raise ConfigError(
             f"batch.sequence_length {batch.sequence_length} exceeds model.max_positions {architecture.max_positions}: lower it, or {raised}"
@@ -455,7 +455,7 @@ def _start(
         assert mixture is not None
         return Start(mode="fresh"), ({"from_sample": 0, "plan": mixture.to_json()},)
     where = {"run": ancestor.artifact.folder, "step": ancestor.checkpoint.step, "tokens": ancestor.state["tokens"]}
-    if not stage.optimizer_from_parent:
+    if not stage.branches:
         return Start(mode="initialise", **where), ({"from_sample": 0, "plan": mixture.to_json()},) if mixture else ()
     assert mixture is not None
     check_optimizer(ancestor.checkpoint, config.optimizer.kind)
@@ -481,7 +481,7 @@ def _carried(
     stage: Stage, config: TrainConfig, ancestor: _Ancestor | None, mixture: MixturePlan | None, tokens: Artifact
 ) -> list[Carried]:
     """Where a branch with windows of another length goes on in the tokens that its parent reads; else nothing."""
-    if ancestor is None or mixture is None or not stage.optimizer_from_parent:
+    if ancestor is None or mixture is None or not stage.branches:
         return []
     state = ancestor.state
     segments = [Segment(each["from_sample"], MixturePlan.from_json(each["plan"])) for each in state["segments"]]
