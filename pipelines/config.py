@@ -19,12 +19,24 @@ import re
 import types
 import typing
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar, Union
 
 from pipelines.errors import ConfigError
 
 T = TypeVar("T")
+
+
+@typing.dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
+def config_class(cls: type[T]) -> type[T]:
+    """A frozen dataclass with keywords alone, whose values are kept in an artifact's identity.
+
+    Because its values are kept there, the hash of its module leaves its annotated fields out
+    (`pipelines/store/artifacts.py`): to add one changes no fingerprint.
+    """
+    made = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    made.__is_config_class__ = True  # type: ignore[attr-defined]
+    return made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +65,40 @@ class Range:
         )
         told = " and ".join(f"{words} {bound}" for words, bound in said)
         return told.replace("and of at most", "and at most")
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """One key of a mapping picks a row of a table, and the row's `Settings` is the config class of that mapping.
+
+    `optimizer: Annotated[OptimizerSettings, Chosen("kind", lambda: OPTIMIZERS)]`: with `optimizer.kind=muon` the mapping is
+    parsed as `OPTIMIZERS["muon"].Settings`. Each `Settings` says its own name, `kind: Literal["muon"] = "muon"`, and
+    extends the class in the annotation. Where the mapping has no `kind`, that of the field's default is taken.
+    """
+
+    key: str
+    table: Callable[[], Mapping[str, Any]]
+
+    def settings(self) -> dict[str, type]:
+        """The config class of each row, by the row's name."""
+        return {name: row.Settings for name, row in self.table().items()}
+
+    def pick(self, value: Mapping[str, Any], default: Any, where: str) -> type:
+        """The config class for a mapping. Raises: ConfigError for a name that is no row's, or for none at all."""
+        settings = self.settings()
+        accepted = "one of " + ", ".join(sorted(settings))
+        name = value.get(self.key, getattr(default, self.key, None))
+        if name is None and self.key not in value:
+            raise ConfigError(
+                f"missing key {_join(where, self.key)} ({accepted}): set it in the YAML or on the command line"
+            )
+        if not isinstance(name, str) or name not in settings:
+            raise ConfigError(f"{_join(where, self.key)} is {name!r}; expected {accepted}")
+        return settings[name]
+
+    def __str__(self) -> str:
+        """E.g. `a mapping whose kind is one of adamw, muon`."""
+        return f"a mapping whose {self.key} is one of {', '.join(sorted(self.table()))}"
 
 
 Count = Annotated[int, Range(1)]
@@ -142,18 +188,24 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
             hint = f"did you mean {_join(where, close[0])}?" if close else "remove it"
             raise ConfigError(f"unknown key {_join(where, str(key))}; accepted here: {_keys(cls)}: {hint}")
     hints = typing.get_type_hints(cls, include_extras=True)
-    found: dict[str, Any] = {}
+    parsed: dict[str, Any] = {}
     for name, field in fields.items():
+        default = default_of(field)
         if name in values:
-            found[name] = _convert(hints[name], values[name], _join(where, name))
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            parsed[name] = _convert(hints[name], values[name], _join(where, name), default)
+        elif default is dataclasses.MISSING:
             raise ConfigError(
                 f"missing key {_join(where, name)} ({type_name(hints[name])}): set it in the YAML or on the command line"
             )
-    return cls(**found)
+    return cls(**parsed)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """What a field is where nobody says otherwise, or MISSING."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+@config_class
 class ClusterConfig:
     """Where Ray runs and what a training worker gets."""
 
@@ -168,7 +220,7 @@ class ClusterConfig:
     price_per_core_hour: Amount | None = None  # in any currency: dry_run=true of a corpus then says what it costs
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@config_class
 class TrackingConfig:
     """Where MLflow keeps its runs."""
 
@@ -192,7 +244,7 @@ class TrackingConfig:
             )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@config_class
 class WorkflowConfig:
     """What every workflow takes; none of it changes the result."""
 
@@ -247,9 +299,12 @@ def identity(value: Any) -> Any:
 
 def fingerprint(value: Any) -> str:
     """16 hexadecimal digits of SHA-256 over the canonical JSON of `value`."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     # names of files may hold bytes that are no UTF-8, which Python gives as lone surrogates
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return hashlib.sha256(_canonical(value).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def flatten(value: Any, where: str = "") -> dict[str, Any]:
@@ -275,7 +330,7 @@ def difference(before: Any, after: Any) -> list[str]:
     ]
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
+def _convert(hint: Any, value: Any, where: str, default: Any = None) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     # a store's name has a refusal of its own
     if isinstance(value, str) and where != "store" and any("\ud800" <= one <= "\udfff" for one in value):
@@ -285,6 +340,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:
         return value
     if origin is Annotated:
+        if choice := next((mark for mark in arguments[1:] if isinstance(mark, Chosen)), None):
+            if value is None and type(None) in typing.get_args(arguments[0]):
+                return None
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{where} is {_describe(value)}; expected {type_name(hint)}")
+            return parse(choice.pick(value, default, where), value, where)
         whole = isinstance(value, int) and not isinstance(value, bool)
         number = value if whole else _convert(arguments[0], value, where)
         if all(bound.holds(number) for bound in arguments[1:] if isinstance(bound, Range)):
@@ -365,6 +426,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 def type_name(hint: Any) -> str:
     """A type of a config as a person says it: `int or null`, `one of refuse, keep`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated and (choice := next((mark for mark in arguments[1:] if isinstance(mark, Chosen)), None)):
+        return f"{choice} or null" if type(None) in typing.get_args(arguments[0]) else str(choice)
     if origin is Annotated:
         number = "a whole number" if arguments[0] is int else "a number"
         return " ".join([number, *(str(bound) for bound in arguments[1:] if isinstance(bound, Range))])

@@ -13,10 +13,9 @@ artifact names: a branch's parent, a step that was evaluated, exported or averag
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.config import Count, WorkflowConfig
+from pipelines.config import Count, WorkflowConfig, config_class
 from pipelines.display.progress import human, say, table
 from pipelines.errors import CheckpointError, ConfigError
 from pipelines.store.artifacts import Reference
@@ -28,7 +27,7 @@ from pipelines.train.stages import TRAINED
 from workflows.session import Session, entry
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class CheckpointsConfig(WorkflowConfig):
     """What to do with which run."""
 

@@ -21,7 +21,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from pipelines.cluster.outside import aws
@@ -29,7 +29,7 @@ from pipelines.cluster.outside.aws import Finding
 from pipelines.cluster.outside.instances import known
 from pipelines.cluster.outside.jobs import Jobs
 from pipelines.cluster.ray_token import read_by_others, token_source
-from pipelines.config import Whole, WorkflowConfig
+from pipelines.config import Whole, WorkflowConfig, config_class
 from pipelines.display.progress import announce, say, width
 from pipelines.errors import TrunklineError
 from pipelines.train.plan import machines
@@ -56,7 +56,7 @@ print("found:" + json.dumps(dict(
 """
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class ClusterCheckConfig(WorkflowConfig):
     """Which cluster, and what is meant to run on it."""
 

@@ -13,9 +13,9 @@ import types
 import typing
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Union
+from typing import Annotated, Any, Union
 
-from pipelines.config import type_name
+from pipelines.config import Chosen, type_name
 
 CONF = Path(__file__).parent.parent / "conf"
 _ADDED = re.compile(r"Could not append to config. An item is already at '(?P<key>[^']*)'")
@@ -101,7 +101,8 @@ def follow(config_class: type, key: str, value: str = "<name>") -> str | None:
         elif lists:
             return f"{key}: {here} is a list: give the whole of it, '{here}=[…]'"
         else:
-            return f"{key}: {here} is {type_name(hint)}, and nothing is inside it: write {here}=…"
+            taken = " or ".join(type_name(option) for option in options)
+            return f"{key}: {here} is {taken}, and nothing is inside it: write {here}=…"
     return None
 
 
@@ -158,9 +159,14 @@ def _is_mapping(config_class: type, where: str) -> bool:
 
 
 def _options(hint: Any) -> list[Any]:
-    """The types that a value of this hint may have, without null."""
+    """The types that a value of this hint may have, without null; all of a table, where a key of the value picks one of it."""
+    if typing.get_origin(hint) is Annotated:
+        base, *marks = typing.get_args(hint)
+        choice = next((mark for mark in marks if isinstance(mark, Chosen)), None)
+        return _options(base) if choice is None else list(choice.settings().values())
     if typing.get_origin(hint) in (Union, types.UnionType):
-        return [option for option in typing.get_args(hint) if option is not type(None)]
+        options = (option for option in typing.get_args(hint) if option is not type(None))
+        return [inner for option in options for inner in _options(option)]
     return [hint]
 
 
@@ -168,5 +174,5 @@ def _fields(option: Any) -> dict[str, Any]:
     """A dataclass's fields with their types; none for anything else."""
     if not dataclasses.is_dataclass(option):
         return {}
-    hints = typing.get_type_hints(option)
+    hints = typing.get_type_hints(option, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(option)}

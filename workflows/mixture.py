@@ -9,9 +9,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
-from pipelines.config import WorkflowConfig
+from pipelines.config import WorkflowConfig, config_class
 from pipelines.data.stream.mixture import HEADER, MixtureRecipe, foreseen, plan_mixture, rows
 from pipelines.display.progress import announce, human, say, table
 from pipelines.errors import ArtifactError
@@ -21,7 +20,7 @@ from workflows.session import DryRun, Session, entry
 CODE = ("pipelines.data.stream.mixture",)
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class MixtureConfig(WorkflowConfig):
     """Which tokens are mixed, and how."""
 

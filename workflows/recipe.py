@@ -19,10 +19,9 @@ import shlex
 import time
 import typing
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipelines.config import WorkflowConfig, fingerprint, flatten, plain
+from pipelines.config import WorkflowConfig, config_class, fingerprint, flatten, plain
 from pipelines.display.progress import announce, duration, say, table
 from pipelines.display.report import StageResult, claims, figures, stage_table, write_report
 from pipelines.errors import ConfigError
@@ -33,7 +32,7 @@ from workflows.session import DryRun, Session, compose_config, entry
 CODE = ("pipelines.display.report.results", "pipelines.display.report.figures", "pipelines.display.report.page")
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class RecipeStage:
     """One command of the recipe."""
 
@@ -42,7 +41,7 @@ class RecipeStage:
     overrides: list[str]
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class RecipeConfig(WorkflowConfig):
     """Which stages, in which order."""
 

@@ -37,7 +37,7 @@ from pipelines.cluster.outside.jobs import Jobs
 from pipelines.cluster.outside.package import collect, pack
 from pipelines.cluster.outside.secrets import check_names
 from pipelines.cluster.outside.submission import Submission, see_through
-from pipelines.config import Amount, Positive, Whole, WorkflowConfig, runtime
+from pipelines.config import Amount, Positive, Whole, WorkflowConfig, config_class, runtime
 from pipelines.display.progress import announce, duration, human, say, table
 from pipelines.errors import ConfigError
 from pipelines.train.plan import machines
@@ -48,7 +48,7 @@ _ELSEWHERE = ("submit", "cluster_check")
 _SHOWN = 80  # characters of a command in the list of jobs
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class SubmitConfig(WorkflowConfig):
     """How a workflow is sent, and what of an earlier job to look at."""
 

@@ -11,10 +11,9 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from pipelines.config import WorkflowConfig, parse
+from pipelines.config import WorkflowConfig, config_class, parse
 from pipelines.data.stream.mixture import MixtureRecipe, foreseen
 from pipelines.data.tokens.tokenize import (
     compression,
@@ -44,7 +43,7 @@ CODE = tuple(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class TokenizeConfig(WorkflowConfig):
     """Which corpus becomes tokens, and with which tokenizer."""
 

@@ -22,13 +22,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 
-from pipelines.config import Count, Range, WorkflowConfig, identity, plain
+from pipelines.config import Count, Range, WorkflowConfig, config_class, identity, plain
 from pipelines.display.progress import duration, say, table
 from pipelines.errors import ArtifactError, ConfigError, TrunklineError
 from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
@@ -50,7 +49,7 @@ _LOSS_TOLERANCE = {"float32": 1e-6, "bfloat16": 1e-4}  # relative, of the first 
 _JOB_SECONDS = 1800
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class VerifyResumeConfig(WorkflowConfig):
     """Whose pretraining, and how much of it."""
 

@@ -6,10 +6,10 @@ Enters: the resolved config. Leaves: frozen dataclasses that have been checked a
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Annotated, Literal
 
-from pipelines.config import Count, Range, Seed, Share, Whole, WorkflowConfig, runtime
+from pipelines.config import Count, Range, Seed, Share, Whole, WorkflowConfig, config_class, runtime
 from pipelines.data.cleaning.language import NAMED
 from pipelines.data.cleaning.origins import UrlConfig
 from pipelines.data.cleaning.pii import PiiConfig
@@ -32,7 +32,7 @@ _PACKAGE = {
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class ReaderConfig:
     """Where a source's documents come from; which keys are needed depends on `type` (see `_NEEDS`)."""
 
@@ -76,7 +76,7 @@ class ReaderConfig:
         return Package(self.package, self.version, self.sha256, self.archive, self.archive_bytes)
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class SourceConfig:
     """One source of documents, conversations or preference pairs."""
 
@@ -106,7 +106,7 @@ class SourceConfig:
         return is_permissive(re.sub(r"\(.*?\)", "", self.licence))  # what stands in brackets explains
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class EvaluationSet:
     """A set that no document of the corpus may share text with."""
 
@@ -121,7 +121,7 @@ class EvaluationSet:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class DecontaminationConfig:
     """Which evaluation sets are kept out, and what counts as an overlap."""
 
@@ -131,7 +131,7 @@ class DecontaminationConfig:
     max_items: Count = 10  # an n-gram that more items of a set share is their template and does not count
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class QualityModelConfig:
     """A linear classifier trained on two kinds of examples, which scores every document."""
 
@@ -153,14 +153,14 @@ class QualityModelConfig:
         return chosen and source.kind == "documents"
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class QualityConfig(QualityRules):
     """Thresholds by kind of content, and a trained model beside them."""
 
     model: QualityModelConfig | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class LanguageConfig:
     """Which languages stay."""
 
@@ -169,7 +169,7 @@ class LanguageConfig:
     max_other_score: Share = 0.65  # a document is dropped when the detector is surer than this of another language
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class LinesConfig:
     """Boilerplate: lines that many documents share (see `boilerplate`)."""
 
@@ -180,7 +180,7 @@ class LinesConfig:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class DedupConfig:
     """Near-duplicate removal."""
 
@@ -193,7 +193,7 @@ class DedupConfig:
     )  # bytes that one task may take for its records: decides the number of tasks
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class CorpusRecipe:
     """The group `corpus`: everything that decides what comes out."""
 
@@ -216,7 +216,7 @@ class CorpusRecipe:
         return {name: known[name] for name in (*self.quality.model.good, *self.quality.model.bad)}
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class CorpusConfig(WorkflowConfig):
     """Config of `workflows.corpus`."""
 

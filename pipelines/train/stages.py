@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipelines.config import Count, Positive, Rows, Seed, Whole, Window, WorkflowConfig, runtime
+from pipelines.config import Count, Positive, Rows, Seed, Whole, Window, WorkflowConfig, config_class, runtime
 from pipelines.errors import ConfigError
 from pipelines.train.checkpoint.retention import Rule
 from pipelines.train.network.architecture import ModelConfig
@@ -171,7 +171,7 @@ def stage_named(name: str) -> Stage:
     return STAGES[name]
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class BatchConfig:
     """`global_batch = micro_batch × accumulation × workers`; accumulation follows."""
 
@@ -180,7 +180,7 @@ class BatchConfig:
     micro_batch: Rows = runtime(1)  # rows (DPO: pairs) per forward on one worker
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class CheckpointConfig:
     """When to save, what stays, and where to go on."""
 
@@ -198,7 +198,7 @@ class CheckpointConfig:
         return Rule(self.keep_last, self.keep_every_steps)
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class TrainConfig(WorkflowConfig):
     """What all training stages take; which fields a stage takes is checked by `plan`."""
 

@@ -1,14 +1,29 @@
 """Typed configs: unknown keys, wrong types and what enters a fingerprint."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from types import SimpleNamespace
+from typing import Annotated, Any, Literal
 
 import pytest
 
-from pipelines.config import WorkflowConfig, difference, fingerprint, identity, parse, plain, runtime
+from pipelines.config import (
+    Chosen,
+    Positive,
+    WorkflowConfig,
+    config_class,
+    difference,
+    fingerprint,
+    identity,
+    parse,
+    plain,
+    runtime,
+    type_name,
+)
 from pipelines.data.corpus import ReaderConfig
 from pipelines.errors import ConfigError
 from pipelines.train.stages import BatchConfig
+from tests.unit.test_ranges import fields_of
+from workflows.explain import follow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,3 +134,86 @@ def test_a_password_in_a_list_of_paths_is_refused_and_not_shown() -> None:
     with pytest.raises(ConfigError, match=r"reader.path\[1\] holds a password in a URI") as caught:
         parse(ReaderConfig, {"type": "files", "path": ["data", "s3://anna:s3cr3t@host/b"]}, "reader")
     assert "s3cr3t" not in str(caught.value)
+
+
+@config_class
+class Shape:
+    """What every row's settings extend."""
+
+    kind: str
+    edge: Positive = 1.0
+
+
+@config_class
+class Square(Shape):
+    kind: Literal["square"] = "square"
+
+
+@config_class
+class Brick(Shape):
+    kind: Literal["brick"] = "brick"
+    height: Positive = 2.0
+
+
+SHAPES: dict[str, Any] = {"square": SimpleNamespace(Settings=Square), "brick": SimpleNamespace(Settings=Brick)}
+
+
+@config_class
+class Drawing:
+    shape: Annotated[Shape, Chosen("kind", lambda: SHAPES)] = field(default_factory=Square)
+    frame: Annotated[Shape | None, Chosen("kind", lambda: SHAPES)] = None
+
+
+@config_class
+class Album:
+    first: Drawing = field(default_factory=Drawing)
+    cover: Annotated[Shape, Chosen("kind", lambda: SHAPES)] = field(default_factory=lambda: Brick(height=9.0))
+
+
+def test_a_key_picks_the_class_of_its_mapping() -> None:
+    parsed = parse(Drawing, {"shape": {"kind": "brick", "height": 3}, "frame": {"kind": "square", "edge": 2}})
+    assert parsed == Drawing(shape=Brick(height=3.0), frame=Square(edge=2.0))
+    assert parse(Drawing, plain(parsed)) == parsed
+    assert parse(Drawing, {"frame": None}) == Drawing()
+
+
+def test_without_the_key_the_class_is_that_of_the_default() -> None:
+    assert parse(Drawing, {"shape": {"edge": 3}}).shape == Square(edge=3.0)
+    assert parse(Album, {"cover": {"edge": 3}}).cover == Brick(edge=3.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"shape": {"kind": "circle"}}, "first.shape.kind is 'circle'; expected one of brick, square"),
+        ({"shape": {"kind": None}}, "first.shape.kind is None; expected one of brick, square"),
+        ({"shape": {"kind": ["brick"]}}, "first.shape.kind is ['brick']; expected one of brick, square"),
+        ({"frame": {"edge": 1}}, "missing key first.frame.kind (one of brick, square)"),
+        ({"shape": {"height": 1}}, "unknown key first.shape.height; accepted here: kind, edge"),
+        ({"shape": {"kind": "brick", "edge": 0}}, "first.shape.edge is 0; expected a number above 0"),
+        ({"shape": 3}, "first.shape is 3 (int); expected a mapping whose kind is one of brick, square"),
+        ({"shape": None}, "first.shape is None (NoneType); expected a mapping whose kind is one of brick, square"),
+        ({"frame": 3}, "first.frame is 3 (int); expected a mapping whose kind is one of brick, square or null"),
+    ],
+)
+def test_what_does_not_fit_a_chosen_class_is_refused_by_its_full_path(values: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(Album, {"first": values})
+    assert str(caught.value).startswith(message)
+
+
+def test_a_table_is_said_as_its_names() -> None:
+    hint = Annotated[Shape, Chosen("kind", lambda: SHAPES)]
+    assert type_name(hint) == "a mapping whose kind is one of brick, square"
+
+
+def test_a_mistyped_key_is_followed_into_the_rows_of_a_table() -> None:
+    assert follow(Album, "first.shape.height") is None
+    assert follow(Album, "first.frame.edge") is None
+    said = follow(Album, "first.shape.hight")
+    assert said is not None
+    assert "accepted there: kind, edge, height: did you mean first.shape.height?" in said
+
+
+def test_the_rows_of_a_table_are_walked_for_their_numbers() -> None:
+    assert (Brick, "height", Positive) in list(fields_of(Album, set()))

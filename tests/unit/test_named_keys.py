@@ -42,7 +42,7 @@ def accepted() -> tuple[set[str], set[str]]:
 
 
 def walk(cls: type, where: str, paths: set[str], open_: set[str]) -> None:
-    for name, hint in typing.get_type_hints(cls).items():
+    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
         if name not in {field.name for field in dataclasses.fields(cls)}:  # type: ignore[arg-type]
             continue
         path = f"{where}{name}"

@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import pytest
 
-from pipelines.config import Amount, Count, Range, Seed, Share, parse
+from pipelines.config import Amount, Chosen, Count, Range, Seed, Share, parse
 from pipelines.errors import ConfigError
 
 WORKFLOWS = Path(__file__).parents[2] / "workflows"
@@ -36,6 +36,9 @@ def fields_of(cls: type, seen: set[type]) -> Iterator[tuple[type, str, Any]]:
 
 
 def classes_in(hint: Any) -> list[type]:
+    """The config classes that a value of this hint may hold, those of a table's rows included."""
+    if isinstance(hint, Chosen):
+        return list(hint.settings().values())
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return [hint]
     return [cls for part in get_args(hint) for cls in classes_in(part)]
@@ -69,6 +72,14 @@ FIELDS = numeric_fields()
 def test_every_workflow_is_looked_at() -> None:
     assert len({cls for cls, *_ in FIELDS}) > 20
     assert {"peak_lr", "workers", "min_words", "retries", "weights"} <= {name for _, name, *_ in FIELDS}
+
+
+def test_every_config_is_a_config_class() -> None:
+    """Else a field that is added to it would change the fingerprints of all that was made."""
+    seen: set[type] = set()
+    for config in config_classes():
+        list(fields_of(config, seen))
+    assert [cls.__name__ for cls in seen if "__is_config_class__" not in vars(cls)] == []
 
 
 @pytest.mark.parametrize(("cls", "name", "base", "range_"), FIELDS, ids=[f"{cls.__name__}.{name}" for cls, name, *_ in FIELDS])  # fmt: skip

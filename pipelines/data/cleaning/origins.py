@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 from urllib.parse import urlsplit
+
+from pipelines.config import config_class
 
 _HEAD = 3_000  # characters of a file that its header may take
 _PATH_FIELDS = ("path", "file_path", "max_stars_repo_path")
@@ -52,7 +54,7 @@ _RECORDS = re.compile(
 Skipped = Literal["vendored", "minified", "lock"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class UrlConfig:
     """Which addresses are not wanted."""
 

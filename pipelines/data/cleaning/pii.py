@@ -20,17 +20,18 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 import numpy as np
 
+from pipelines.config import config_class
 from pipelines.data.batch import compiled, pack
 
 Kind = Literal["email", "phone", "id", "ip", "card"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class PiiConfig:
     """What counts as personal; which sources it is masked in says their `pii`."""
 

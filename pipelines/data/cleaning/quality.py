@@ -26,13 +26,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.config import Amount, Share, Whole
+from pipelines.config import Amount, Share, Whole, config_class
 from pipelines.data.batch import pack
 from pipelines.data.cleaning.forms import goes_on, has_refrain, is_chinese_with_terms, is_verse, without_formulas
 from pipelines.data.cleaning.measures import Measures, Units, measure
@@ -61,7 +61,7 @@ __all__ = [
 Mask = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class ProseRules:
     """Spaced scripts; the defaults are Gopher's and FineWeb's. The mean length of a word is English's: another language's is taken as a share of its own."""
 
@@ -80,7 +80,7 @@ class ProseRules:
     repetition: bool = True  # duplicate lines, paragraphs and n-grams
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class ChineseRules:
     """Chinese and Japanese, in characters."""
 
@@ -93,7 +93,7 @@ class ChineseRules:
     repetition: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class UnspacedRules:
     """Thai, Lao, Khmer, Burmese, Tibetan, in characters, vowel signs and tone marks among them."""
 
@@ -104,7 +104,7 @@ class UnspacedRules:
     repetition: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class WebRules:
     """Pages of the web, beside the prose rules of their language. The word lists of C4 are not taken: they drop what minorities write."""
 
@@ -118,7 +118,7 @@ class WebRules:
     max_breaks_per_word: Share = 0.3  # lists
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class CodeRules:
     """Source code."""
 
@@ -134,7 +134,7 @@ class CodeRules:
     skip: list[Skipped] = field(default_factory=lambda: ["vendored", "minified", "lock"])  # by their paths
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class ShortRules:
     """Worked problems, dialogues, verse."""
 
@@ -142,7 +142,7 @@ class ShortRules:
     max_repeated_lines: Share = 0.5
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class QualityRules:
     """Thresholds by kind of content."""
 

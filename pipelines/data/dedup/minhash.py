@@ -17,14 +17,13 @@ from __future__ import annotations
 import functools
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.config import Count, Seed
+from pipelines.config import Count, Seed, config_class
 
 _FNV_OFFSET, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 _MIX = np.uint64(0xFF51AFD7ED558CCD)
@@ -34,7 +33,7 @@ _ALONE, _EXTENDS, _UNSEEN = 1 << 24, 1 << 25, 1 << 26
 Texts = Sequence[str] | Sequence[bytes]
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class MinHashConfig:
     """What counts as a near-copy; every field changes the result."""
 

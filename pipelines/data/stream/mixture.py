@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
-from pipelines.config import Count, Positive, Share, plain, runtime
+from pipelines.config import Count, Positive, Share, config_class, plain, runtime
 from pipelines.data.stream.interleave import SMALLEST_WEIGHT
 from pipelines.errors import ConfigError, DataError
 
@@ -24,7 +24,7 @@ Packing = Literal["windows", "documents"]
 _TOLERANCE = 1e-6
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class MixtureRecipe:
     """What is asked of a mixture."""
 

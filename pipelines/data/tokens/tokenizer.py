@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from pipelines.config import Amount, Count
+from pipelines.config import Amount, Count, config_class
 from pipelines.data.tokens.chat import (
     ASSISTANT_ID,
     EOS,
@@ -67,7 +67,7 @@ PROBES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class TokenizerConfig:
     """How the tokenizer is made."""
 

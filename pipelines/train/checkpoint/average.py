@@ -29,7 +29,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from pipelines.config import Count, Range, Whole, WorkflowConfig, identity
+from pipelines.config import Count, Range, Whole, WorkflowConfig, config_class, identity
 from pipelines.display.progress import Progress, human
 from pipelines.errors import CheckpointError, ConfigError
 from pipelines.store.artifacts import ArtifactStore, Reference
@@ -42,7 +42,7 @@ AVERAGED = tuple(name for name, stage in STAGES.items() if stage.averaged)
 LAST = 5  # checkpoints, when none are chosen
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class AverageConfig(WorkflowConfig):
     """Which checkpoints, and how much of each. `steps` names them; the four below it narrow down the committed ones."""
 

@@ -9,14 +9,13 @@ Source: MiniCPM (arXiv 2404.06395), Tables 2 and 7.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Annotated
 
-from pipelines.config import Count, Positive, Range
+from pipelines.config import Count, Positive, Range, config_class
 from pipelines.errors import ConfigError
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class ModelConfig:
     """One architecture; `conf/model/` holds the published sizes."""
 

@@ -9,13 +9,13 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.config import Count, Positive
+from pipelines.config import Count, Positive, config_class
 
 Attention = Literal["varlen", "flex", "blocks", "dense"]
 Keep = Literal["all", "products", "input"]  # what a block keeps for its backward pass; the rest is computed again
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class ComputeConfig:
     """The defaults choose by device; `conf/compute/` holds them."""
 

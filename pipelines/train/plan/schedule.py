@@ -14,12 +14,12 @@ import difflib
 from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.config import Positive, Share, Whole
+from pipelines.config import Positive, Share, Whole, config_class
 from pipelines.errors import ConfigError
 from pipelines.train.plan.decays import DECAYS
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class ScheduleConfig:
     """What a YAML may leave open until the run's length and parent are known; `resolve` closes it."""
 

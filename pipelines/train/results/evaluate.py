@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from pipelines.config import Amount, Count, Seed, Window, WorkflowConfig, plain
+from pipelines.config import Amount, Count, Seed, Window, WorkflowConfig, config_class, plain
 from pipelines.data.stream.preferences import NothingFits, PreferenceLoader, open_preferences
 from pipelines.data.tokens.chat import EOS_ID
 from pipelines.data.tokens.token_shards import open_sources
@@ -42,7 +42,7 @@ _NOTHING = "no token of its held-out documents counts"
 _SMALL = 50_000_000  # parameters, below which a second thread costs a token more than it gives
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class Prompt:
     """What a sample completion continues."""
 
@@ -50,7 +50,7 @@ class Prompt:
     chat: bool = False  # a question in the chat format, instead of text to go on with
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class EvaluateConfig(WorkflowConfig):
     """What is measured, and on how much."""
 

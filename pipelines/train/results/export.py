@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipelines.config import WorkflowConfig
+from pipelines.config import WorkflowConfig, config_class
 from pipelines.data.tokens.chat import ASSISTANT_ID, EOS_ID, TEMPLATE, USER_ID
 from pipelines.data.tokens.token_shards import open_sources
 from pipelines.data.tokens.tokenizer import Encoder, guarded
@@ -46,7 +46,7 @@ _CHECK_ROWS, _CHECK_TOKENS = 4, 256
 Weights = dict[str, Tensor]
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class ExportConfig(WorkflowConfig):
     """What is exported."""
 

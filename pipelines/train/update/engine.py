@@ -14,7 +14,6 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
 from torch.profiler import record_function
 
-from pipelines.config import Count
+from pipelines.config import Count, config_class
 from pipelines.errors import ConfigError
 from pipelines.train.network import linear_cross_entropy
 from pipelines.train.network.losses import Batch
@@ -33,7 +32,7 @@ from pipelines.train.update.muon import Muon
 from pipelines.train.update.step import StepResult
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class ZeroConfig:
     """How DeepSpeed splits the training state, and in which precision the model computes."""
 

@@ -9,20 +9,19 @@ Muon's matrices take η/√m instead: docs/recipe.md derives it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from pipelines.config import Amount, Momentum, Positive
+from pipelines.config import Amount, Momentum, Positive, config_class
 from pipelines.errors import ConfigError
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.update.adamw import AdamW
 from pipelines.train.update.muon import Muon
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class OptimizerConfig:
     """The defaults are the recipe's."""
 
