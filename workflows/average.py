@@ -15,7 +15,7 @@ from pipelines.store.artifacts import Artifact
 from pipelines.train.checkpoint.average import AverageConfig, average, plan
 from workflows.session import Session, entry
 
-CODE = ("pipelines.train.checkpoint.average", "pipelines.train.checkpoint.committed")
+CODE = tuple(f"pipelines.train.checkpoint.{module}" for module in ("average", "committed", "weights"))
 
 
 def run(config: AverageConfig, session: Session) -> Artifact:

@@ -23,6 +23,7 @@ from workflows.session import Session, entry
 
 CODE = (
     *(f"pipelines.train.results.{module}" for module in ("export", "model_card", "evaluate")),
+    "pipelines.train.checkpoint.weights",
     *(f"pipelines.train.network.{module}" for module in ("architecture", "roles", "model")),
     *(f"pipelines.data.tokens.{module}" for module in ("tokenizer", "chat")),
 )

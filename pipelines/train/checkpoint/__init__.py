@@ -6,7 +6,8 @@ rank zero when every rank's file is durable.
 
     checkpoints/step-000200/rank-00000-….safetensors  manifest.json (checksums of the files and of itself, the run's state)
 
-    committed.py    what exists: finding, verifying and reading checkpoints; writing one of whole weights, without an engine
+    committed.py    what exists: finding, verifying and reading checkpoints
+    weights.py      weights without an engine: one tensor after the other, averaged as asked; the whole model; writing them
     slices.py       which slices an engine holds, and filling an engine from a checkpoint
     snapshot.py     slices in host memory, and as a file
     saver.py        saving behind the training thread
@@ -20,14 +21,13 @@ from pipelines.train.checkpoint.committed import (
     Checkpoint,
     committed_steps,
     open_checkpoint,
-    read_weights,
     recorded_steps,
     set_aside_after,
-    write_weights,
 )
 from pipelines.train.checkpoint.retention import Rule
 from pipelines.train.checkpoint.saver import Saver
 from pipelines.train.checkpoint.slices import load, load_random_states, snapshot
+from pipelines.train.checkpoint.weights import read_weights, weights_of, whole_model, write_weights
 
 __all__ = [
     "Checkpoint",
@@ -41,5 +41,7 @@ __all__ = [
     "recorded_steps",
     "set_aside_after",
     "snapshot",
+    "weights_of",
+    "whole_model",
     "write_weights",
 ]

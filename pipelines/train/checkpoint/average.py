@@ -15,8 +15,8 @@ Sources: stochastic weight averaging, Izmailov et al. (arXiv 1803.05407); checkp
 Sanyal et al. (arXiv 2306.03241); beside cooldowns, Hägele et al. (arXiv 2405.18392); merging in the stable phase instead of
 annealing, Li et al. (arXiv 2505.12082) and WSM (arXiv 2507.17634).
 
-Memory: one copy of the result (4 bytes a parameter) and some 32 bytes for each value of the largest parameter, however many
-checkpoints there are: sums are float64, one parameter at a time, and rounded to float32 once.
+Memory: some 32 bytes for each value of the largest parameter, however many checkpoints there are: sums are float64, one parameter
+at a time, rounded to float32 once and written as they come.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import torch
 from torch import Tensor
 
 from pipelines.config import Count, Range, Whole, WorkflowConfig, config_class, identity
@@ -34,8 +33,9 @@ from pipelines.display.progress import Progress, human
 from pipelines.errors import CheckpointError, ConfigError
 from pipelines.store.artifacts import ArtifactStore, Reference
 from pipelines.train.checkpoint import Checkpoint, committed_steps, write_weights
-from pipelines.train.checkpoint.committed import Index, first_difference
+from pipelines.train.checkpoint.committed import first_difference
 from pipelines.train.checkpoint.lineage import Run, open_run
+from pipelines.train.checkpoint.weights import weighted_mean
 from pipelines.train.stages import AVERAGE, STAGES
 
 AVERAGED = tuple(name for name, stage in STAGES.items() if stage.averaged)
@@ -170,17 +170,6 @@ def average(store: ArtifactStore, name: str, fingerprint: str, planned: Plan) ->
     shapes = state["shapes"]
     written = write_weights(store.storage, f"{AVERAGE}/{name}", checkpoints[-1].step, state, shapes, parameters())
     return written, math.sqrt(moved / total) if total else 0.0
-
-
-def weighted_mean(checkpoints: Sequence[Checkpoint], weights: Sequence[float]) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Name, mean (float64) and the last checkpoint's value (float32) of one parameter after the other."""
-    indexes = [Index(checkpoint) for checkpoint in checkpoints]
-    for name, shape in checkpoints[-1].state["shapes"].items():
-        mean, value = torch.zeros(math.prod(shape), dtype=torch.float64), torch.empty(math.prod(shape))
-        for index, weight in zip(indexes, weights, strict=True):
-            index.fill(name, "fp32", 0, value)
-            mean.add_(value, alpha=weight)
-        yield name, mean.view(shape), value.view(shape)
 
 
 def _digests(run: Run) -> dict[str, str]:

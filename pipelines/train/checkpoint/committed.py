@@ -1,4 +1,4 @@
-"""Committed checkpoints: finding, verifying and reading them, and writing one of whole weights without an engine.
+"""Committed checkpoints: finding and verifying them, and reading ranges of the parameters that they hold.
 
 The manifest vouches for every file by size and SHA-256, for itself (its last key is the SHA-256 of the text before it), and for
 where it lies: a step's folder under the name of another step or run is refused.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from torch import Tensor
 
@@ -25,7 +23,6 @@ from pipelines.errors import CheckpointError, StorageError
 from pipelines.store.artifacts import how_anew, kept, recorded, typed_again
 from pipelines.store.sealed import sealed, unsealed
 from pipelines.store.storage import FolderStorage, Storage, sha256
-from pipelines.train.checkpoint.snapshot import Layout
 
 DELETED = "manifest.deleted.json"  # what a rule of retention leaves of a checkpoint
 SUPERSEDED = "manifest.superseded.json"  # what going on from an earlier checkpoint leaves of it
@@ -253,55 +250,7 @@ def _before(storage: Storage, run: str, step: int) -> str:
     )
 
 
-# ── Weights without an engine ─────────────────────────────────────────────────────────────────────────────────────────
-
-
-def read_weights(checkpoint: Checkpoint, names: dict[str, torch.Size] | None = None) -> dict[str, Tensor]:
-    """Whole float32 weights by parameter name, assembled on the CPU; checksums are verified first.
-
-    Args: names, the shapes expected; a difference is refused.
-    """
-    checkpoint.verify()
-    shapes = {name: torch.Size(shape) for name, shape in checkpoint.state["shapes"].items()}
-    if names is not None and shapes != names:
-        raise CheckpointError(f"{checkpoint.folder} is of another architecture: {first_difference(shapes, names)}")
-    index = Index(checkpoint)
-    weights = {}
-    for name, shape in shapes.items():
-        flat = torch.empty(shape.numel())
-        index.fill(name, "fp32", 0, flat)
-        weights[name] = flat.view(shape)
-    return weights
-
-
-def write_weights(
-    storage: Storage, run: str, step: int, state: Mapping[str, Any], shapes: Mapping[str, Sequence[int]],
-    weights: Iterable[tuple[str, Tensor]],
-) -> Checkpoint:  # fmt: skip
-    """Commit a checkpoint of whole weights, without an engine: an average of others, say. One file, no optimizer state.
-
-    It can be evaluated, exported, and started from with weights alone (sft, dpo); `load(…, optimizer_state=True)` refuses it.
-
-    Args:
-        run: `kind/name`; step: under which it is found as `run@step-N`.
-        state: facts as a training run records them (take those of `open_checkpoint(…).state` and change what differs);
-            `step`, `shapes`, `updates`, `optimizer`, `world` and `zero_stage` are set here.
-        shapes: of every parameter by name. weights: each parameter's name and value, one after the other, so that no more
-            than one needs to be in memory beside the file's own buffer (4 bytes a value).
-
-    Raises: StorageError when it cannot be written; nothing is committed then.
-    """
-    folder, name = folder_of(run, step), "weights.safetensors"
-    layout = Layout({f"{key}@fp32@0": torch.empty(math.prod(shape), device="meta") for key, shape in shapes.items()})
-    for _, (key, value) in zip(shapes, weights, strict=True):  # as many as there are places
-        layout.copy({f"{key}@fp32@0": value.float().reshape(-1)})
-    path = storage.scratch(f"{folder}/{name}")
-    entry = layout.write(path)
-    storage.put(path, f"{folder}/{name}")
-    own = {"step": step, "shapes": {key: list(shape) for key, shape in shapes.items()}, "updates": 0, "optimizer": None, "world": 1, "zero_stage": 0}  # fmt: skip
-    own.update(zip(("kind", "name"), run.split("/"), strict=True))
-    commit(storage, folder, {name: entry}, {**state, **own})
-    return open_checkpoint(storage, run, f"step-{step}")
+# ── Reading slices ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Index:

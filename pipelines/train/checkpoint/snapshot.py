@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from torch import Tensor
 from pipelines.errors import StorageError
 
 _PIECE_BYTES = 1 << 20
-_NAMES = {torch.float32: "F32", torch.int64: "I64", torch.uint8: "U8"}  # safetensors' names of what is stored
+# safetensors' names of what is stored
+_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int64: "I64", torch.uint8: "U8"}
 _HOST_DTYPES = {torch.int64: torch.int64, torch.uint8: torch.uint8}  # anything else is kept as float32
 
 
@@ -31,20 +33,10 @@ class Layout:
         self.shapes = {name: tuple(value.shape) for name, value in like.items()}
         held = {name: _HOST_DTYPES.get(value.dtype, torch.float32) for name, value in like.items()}
         ordered = sorted(like, key=lambda name: -held[name].itemsize)  # the widest first: every place is aligned
-        places, end = {}, 0
-        for name in ordered:
-            begin, end = end, end + like[name].numel() * held[name].itemsize
-            places[name] = (begin, end)
+        self._head, places = file_head({name: (held[name], tuple(like[name].shape)) for name in ordered})
         pinned = torch.cuda.is_available()
-        self._buffer = torch.empty(end, dtype=torch.uint8, pin_memory=pinned)
+        self._buffer = torch.empty(body_bytes(places), dtype=torch.uint8, pin_memory=pinned)
         self._views = {name: self._buffer[slice(*places[name])].view(held[name]) for name in ordered}
-        header = {
-            name: {"dtype": _NAMES[held[name]], "shape": list(like[name].shape), "data_offsets": list(places[name])}
-            for name in ordered
-        }
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        self._head = len(text).to_bytes(8, "little") + text
 
     @property
     def nbytes(self) -> int:
@@ -70,13 +62,39 @@ class Layout:
                 for first in range(0, len(body), _PIECE_BYTES):
                     piece = body[first : first + _PIECE_BYTES]
                     digest.update(piece)  # lets other threads run, as does the write
-                    _write_all(file, piece)
+                    write_all(file, piece)
         except OSError as error:
             path.unlink(missing_ok=True)
             raise StorageError(f"cannot write {path}: {error}; nothing was committed: free some space") from error
         return {"bytes": self.nbytes, "sha256": digest.hexdigest()}
 
 
-def _write_all(file: Any, piece: memoryview) -> None:
-    while len(piece):  # an unbuffered write may take less than it was given
+def file_head(
+    tensors: Mapping[str, tuple[torch.dtype, Sequence[int]]], metadata: Mapping[str, str] | None = None
+) -> tuple[bytes, dict[str, tuple[int, int]]]:
+    """How a safetensors file begins whose body holds `tensors` in their order.
+
+    Args: tensors, dtype and shape by name. Returns: the first bytes of the file, padded to a multiple of eight; where each tensor
+    begins and ends in the body behind them, in bytes.
+    """
+    places: dict[str, tuple[int, int]] = {}
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    end = 0
+    for name, (dtype, shape) in tensors.items():
+        begin, end = end, end + math.prod(shape) * dtype.itemsize
+        places[name] = (begin, end)
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, places
+
+
+def body_bytes(places: Mapping[str, tuple[int, int]]) -> int:
+    """Size of a file's body. Args: places, as `file_head` gives them."""
+    return max((end for _, end in places.values()), default=0)
+
+
+def write_all(file: Any, piece: memoryview) -> None:
+    """Write every byte: an unbuffered write may take less than it was given."""
+    while len(piece):
         piece = piece[file.write(piece) :]

@@ -13,7 +13,6 @@ What is counted, and how, is `scoring.py`'s. Everything is bounded: of each sour
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from pipelines.data.tokens.token_shards import open_sources
 from pipelines.data.tokens.tokenizer import Encoder
 from pipelines.errors import ArtifactError, ConfigError
 from pipelines.store.artifacts import Artifact, ArtifactStore
-from pipelines.train.checkpoint import read_weights
+from pipelines.train.checkpoint import whole_model
 from pipelines.train.checkpoint.lineage import Run, open_run, tokens_of, trained_length
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.model import Transformer
@@ -187,7 +186,7 @@ def evaluate(config: EvaluateConfig, planned: Plan) -> Results:
     Raises: CheckpointError when a file is damaged, naming the checkpoint before it.
     """
     began = time.monotonic()
-    model = load_model(planned.run)
+    model = whole_model(planned.run.checkpoint).to(device())
     held, sources = planned.tokens, planned.tokens.statistics["sources"]
     sizes = byte_lengths(held.path(TOKENIZER).read_text("utf-8")) if TOKENIZER in held.manifest["files"] else None
     text = {
@@ -210,16 +209,6 @@ def evaluate(config: EvaluateConfig, planned: Plan) -> Results:
         overall=overall(scored, compared), completions=_completions(model, planned.tokens, config),
         unmeasured=unmeasured, seconds=round(time.monotonic() - began, 2),
     )  # fmt: skip
-
-
-def load_model(run: Run) -> Transformer:
-    """The checkpoint's model in float32, for single documents (causal attention alone), on this process's device."""
-    config = ModelConfig(**run.checkpoint.state["model"])
-    with torch.device("meta"):
-        model = Transformer(dataclasses.replace(config, document_masking=False))
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    model.load_state_dict(read_weights(run.checkpoint, shapes), assign=True)
-    return model.to(device()).eval().requires_grad_(False)
 
 
 def overall(text: Mapping[str, TextScore], preferences: Mapping[str, PreferenceScore]) -> dict[str, float | None]:

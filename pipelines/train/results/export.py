@@ -33,11 +33,11 @@ from pipelines.data.tokens.token_shards import open_sources
 from pipelines.data.tokens.tokenizer import Encoder, guarded
 from pipelines.errors import ArtifactError, StorageError
 from pipelines.store.artifacts import Artifact
-from pipelines.train.checkpoint import read_weights
+from pipelines.train.checkpoint import read_weights, whole_model
 from pipelines.train.checkpoint.lineage import Run
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.model import split_projections
-from pipelines.train.results.evaluate import TOKENIZER, load_model
+from pipelines.train.results.evaluate import TOKENIZER
 
 LIMIT = 1e-4  # largest difference of a logit, float32 against float32
 SHARD_BYTES = 5_000_000_000
@@ -175,7 +175,7 @@ def verify(folder: Path, run: Run, tokens: Artifact, folded: Weights) -> Check:
     rows_BT = torch.from_numpy(heldout_rows(tokens, run))
     positions_BT = torch.arange(rows_BT.shape[1]).expand_as(rows_BT)
     with torch.no_grad():
-        own = load_model(run).cpu()
+        own = whole_model(run.checkpoint)
         expected = own.logits(own(rows_BT, positions_BT))
         del own
         model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True)
