@@ -34,23 +34,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-import yaml
 
-from pipelines.config import parse
 from pipelines.display.progress import table
 from pipelines.train.network.architecture import ModelConfig, parameter_counts
 from pipelines.train.network.compute import ComputeConfig
 from pipelines.train.network.losses import Batch, LanguageModelling
 from pipelines.train.network.model import Transformer
+from pipelines.train.stages import TrainConfig
 from pipelines.train.update import optimizer as optimizers
 from pipelines.train.update.engine import Engine, ZeroConfig, device, start_distributed
+from workflows.session import compose_config
 
 MODELS = {
     "demo": "demo",
@@ -150,8 +149,9 @@ def arguments() -> argparse.Namespace:
 
 def shape(name: str) -> ModelConfig:
     """A published size."""
-    path = Path(__file__).parent.parent / "conf" / "model" / f"{MODELS[name]}.yaml"
-    return parse(ModelConfig, yaml.safe_load(path.read_text(encoding="utf-8")))
+    model = compose_config("pretrain", TrainConfig, [f"model={MODELS[name]}"]).model
+    assert model is not None
+    return model
 
 
 def batches(options: argparse.Namespace, model: ModelConfig, number: int) -> list[Batch]:

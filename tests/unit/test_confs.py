@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import subprocess
 import sys
@@ -12,16 +13,17 @@ from typing import Any
 import pytest
 
 from pipelines.errors import ConfigError
+from pipelines.train.stages import STAGES, TrainConfig
 from tests.commands import run_here
 from tests.waits import PATIENCE_SECONDS
-from workflows.session import CONF, compose_config
+from workflows.session import CONF, _help, compose_config
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted(path.stem for path in CONF.glob("*.yaml"))
 GROUPS = sorted(
     (folder.name, path.stem)
     for folder in CONF.iterdir()
-    if folder.is_dir() and folder.name != "experiment"
+    if folder.is_dir() and folder.name not in ("experiment", "base")
     for path in folder.glob("*.yaml")
 )
 EXPERIMENTS = sorted((path.parent.name, path.stem) for path in CONF.glob("experiment/*/*.yaml"))
@@ -52,6 +54,15 @@ def test_every_workflow_has_its_root_config() -> None:
 @pytest.mark.parametrize("workflow", WORKFLOWS)
 def test_root_configs_compose(workflow: str) -> None:
     assert compose_config(workflow, config_class(workflow), []).name
+
+
+@pytest.mark.parametrize("workflow", STAGES)
+def test_the_help_of_a_stage_shows_every_key_once_though_stages_share_a_base(
+    workflow: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _help(workflow)
+    keys = [line.split(":")[0].split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
+    assert not [field.name for field in dataclasses.fields(TrainConfig) if keys.count(field.name) != 1]
 
 
 @pytest.mark.parametrize(("group", "choice"), GROUPS)

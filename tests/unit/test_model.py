@@ -1,26 +1,26 @@
 """The decoder: published sizes, initialisation, document masking."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
-from pipelines.config import parse
 from pipelines.errors import ConfigError
 from pipelines.train.network.architecture import ModelConfig, parameter_counts
 from pipelines.train.network.model import Transformer
+from pipelines.train.stages import TrainConfig
 from pipelines.train.update.optimizer import OptimizerConfig, parameter_groups
+from workflows.session import compose_config
 
-CONF = Path(__file__).parents[2] / "conf" / "model"
 TINY = ModelConfig(
     layers=2, d_model=32, d_ff=80, heads=4, kv_heads=2, vocabulary=50, max_positions=64, dim_model_base=16
 )
 
 
 def shipped(name: str) -> ModelConfig:
-    return parse(ModelConfig, yaml.safe_load((CONF / f"{name}.yaml").read_text()))
+    model = compose_config("pretrain", TrainConfig, [f"model={name}"]).model
+    assert model is not None
+    return model
 
 
 @pytest.mark.parametrize(
