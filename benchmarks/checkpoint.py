@@ -55,7 +55,8 @@ def measure(stage: int, rounds: int, steps: int, folder: Path) -> list[Any]:
     from pipelines.store.storage import FolderStorage
     from pipelines.train.checkpoint import Saver, load, open_checkpoint
     from pipelines.train.network.architecture import ModelConfig
-    from pipelines.train.network.losses import Batch, LanguageModelling
+    from pipelines.train.network.batch import Batch
+    from pipelines.train.network.losses import LanguageModelling
     from pipelines.train.network.model import Transformer
     from pipelines.train.update.engine import Engine, ZeroConfig, device
     from pipelines.train.update.optimizer import OptimizerConfig
@@ -70,7 +71,7 @@ def measure(stage: int, rounds: int, steps: int, folder: Path) -> list[Any]:
     )  # type: ignore[arg-type]
     tokens = torch.randint(VOCABULARY, (ROWS, LENGTH + 1), device=device())
     positions = torch.arange(LENGTH, device=device()).expand(ROWS, LENGTH).contiguous()
-    batch = Batch(
+    batch = Batch.shifted(
         tokens,
         positions,
         torch.ones(ROWS, LENGTH, device=device()),

@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 
 from pipelines.display.progress import table
 from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
 from pipelines.train.plan.schedule import Schedule, learning_rate
 from pipelines.train.update.optimizer import OptimizerConfig, build, set_learning_rate
@@ -64,7 +65,9 @@ class Trainer:
     def logits(self, windows: torch.Tensor) -> torch.Tensor:
         """(B, T+1) ids → (B, T, V)."""
         inputs = windows[:, :-1]
-        out: torch.Tensor = self.model.logits(self.model(inputs, torch.arange(inputs.shape[1]).expand_as(inputs)))
+        out: torch.Tensor = self.model.logits(
+            self.model(ModelInput(inputs=inputs, positions=torch.arange(inputs.shape[1]).expand_as(inputs)))
+        )
         return out
 
     def step(self, logits: torch.Tensor, windows: torch.Tensor, lr: float) -> None:

@@ -22,6 +22,7 @@ from benchmarks.mup import VOCABULARY, WINDOW, library_bytes, mean_loss
 from pipelines.display.progress import table
 from pipelines.train.checkpoint.slices import Slice
 from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
 from pipelines.train.plan.schedule import Schedule, learning_rate
 from pipelines.train.update import muon
@@ -60,7 +61,7 @@ def train(ids: torch.Tensor, arm: str, rate: float, options: argparse.Namespace,
     positions, began = torch.arange(WINDOW).repeat(options.batch, 1), time.perf_counter()
     for step in range(steps):
         windows = _windows(ids[:kept], options.batch, random)
-        loss = mean_loss(model.logits(model(windows[:, :-1], positions)), windows)
+        loss = mean_loss(model.logits(model(ModelInput(inputs=windows[:, :-1], positions=positions))), windows)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -69,7 +70,7 @@ def train(ids: torch.Tensor, arm: str, rate: float, options: argparse.Namespace,
     seconds = time.perf_counter() - began
     held = _windows(ids[kept:], 128, torch.Generator().manual_seed(5))
     with torch.no_grad():
-        logits = model.logits(model(held[:, :-1], torch.arange(WINDOW).repeat(128, 1)))
+        logits = model.logits(model(ModelInput(inputs=held[:, :-1], positions=torch.arange(WINDOW).repeat(128, 1))))
     return mean_loss(logits, held).item(), 1e3 * seconds / steps
 
 

@@ -256,7 +256,8 @@ def _bare(spec: dict[str, Any]) -> None:
     import torch.distributed as dist
 
     from pipelines.config import parse
-    from pipelines.train.network.losses import Batch, LanguageModelling
+    from pipelines.train.network.batch import Batch
+    from pipelines.train.network.losses import LanguageModelling
     from pipelines.train.network.model import Transformer
     from pipelines.train.stages import TrainConfig
     from pipelines.train.update.engine import Engine, device, start_distributed
@@ -282,7 +283,9 @@ def _bare(spec: dict[str, Any]) -> None:
         positions = (place_in_row - last).to(place)
         tokens = torch.randint(0, config.model.vocabulary, (shape[0], shape[1] + 1), generator=generator).to(place)
         mask, sources = torch.ones(shape, device=place), torch.zeros(shape[0], dtype=torch.int64, device=place)
-        steps.append([Batch(tokens, positions, mask, sources, documents=model.locate(positions))] * accumulation)
+        steps.append(
+            [Batch.shifted(tokens, positions, mask, sources, documents=model.locate(positions))] * accumulation
+        )
     ends = [Moment()]
     for step in range(spec["steps"]):
         ends.append(engine.step(steps[step % 10], 1e-3).ended)

@@ -43,8 +43,9 @@ import torch.nn.functional as F
 
 from pipelines.display.progress import table
 from pipelines.train.network.architecture import ModelConfig, parameter_counts
+from pipelines.train.network.batch import Batch
 from pipelines.train.network.compute import ComputeConfig
-from pipelines.train.network.losses import Batch, LanguageModelling
+from pipelines.train.network.losses import LanguageModelling
 from pipelines.train.network.model import Transformer
 from pipelines.train.stages import TrainConfig
 from pipelines.train.update import optimizer as optimizers
@@ -167,8 +168,8 @@ def batches(options: argparse.Namespace, model: ModelConfig, number: int) -> lis
             first[:, 0] = True
             starts = torch.where(first, positions, 0).cummax(dim=1).values
             positions = positions - starts
-        whole = Batch(ids, positions, torch.ones(B, T), torch.zeros(B, dtype=torch.int64))
-        made.append(Batch(*(x.to(device()) for x in (whole.tokens, whole.positions, whole.loss_mask, whole.sources))))
+        parts = (ids, positions, torch.ones(B, T), torch.zeros(B, dtype=torch.int64))
+        made.append(Batch.shifted(*(part.to(device()) for part in parts)))
     return made
 
 
@@ -255,7 +256,7 @@ def transformers_with_deepspeed(options: argparse.Namespace, model: ModelConfig)
     def step(made: list[Batch]) -> None:
         for batch in made:
             # labels as people pass them: the model shifts them by one itself
-            out = engine(input_ids=batch.tokens[:, :-1], labels=batch.tokens[:, :-1])
+            out = engine(input_ids=batch.inputs, labels=batch.inputs)
             engine.backward(out.loss)
             engine.step()
             held["loss"] = out.loss.detach()
@@ -274,7 +275,7 @@ def eager(options: argparse.Namespace, model: ModelConfig) -> tuple[Step, Callab
         optimizers.set_learning_rate(optimizer, RATE)
         for batch in made:
             with torch.autocast(device().type, torch.bfloat16, enabled=options.precision == "bfloat16"):
-                logits = network.logits(network(batch.inputs, batch.positions))
+                logits = network.logits(network(batch))
             loss = F.cross_entropy(logits.float().flatten(0, 1), batch.targets.flatten())
             (loss / options.accumulation).backward()  # type: ignore[no-untyped-call]
             held["loss"] = loss.detach()

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from pipelines.train.network.architecture import ModelConfig
-from pipelines.train.network.losses import Batch
+from pipelines.train.network.batch import Batch
 from pipelines.train.network.model import Transformer
 
 Arrays = dict[str, np.ndarray]
@@ -34,21 +34,23 @@ def global_batch(case: dict[str, Any], step: int) -> Batch:
     starts = torch.randint(1, length, (rows, 1), generator=random)
     positions = torch.arange(length).repeat(rows, 1)
     positions = torch.where(positions >= starts, positions - starts, positions)  # two documents a row
-    reference = -20 + torch.randn(rows, generator=random) if case.get("objective") == "dpo" else None
-    return Batch(
-        tokens=tokens, positions=positions, loss_mask=mask, sources=torch.arange(rows) % 2, reference=reference
-    )
+    dpo = case.get("objective") == "dpo"
+    sidecars = {"reference": -20 + torch.randn(rows, generator=random)} if dpo else {}
+    return Batch.shifted(tokens, positions, mask, torch.arange(rows) % 2, sidecars=sidecars)
 
 
 def micro_batch(whole: Batch, start: int, count: int) -> Batch:
     """Rows (pairs) [start, start + count) of a global batch."""
-    pair = 2 if whole.reference is not None else 1
+    pair = 2 if "reference" in whole.sidecars else 1
     rows = slice(start * pair, (start + count) * pair)
-    reference = whole.reference[rows] if whole.reference is not None else None
     return Batch(
-        tokens=whole.tokens[rows], positions=whole.positions[rows], loss_mask=whole.loss_mask[rows], sources=whole.sources[rows],
-        reference=reference,
-    )  # fmt: skip
+        inputs=whole.inputs[rows],
+        targets=whole.targets[rows],
+        positions=whole.positions[rows],
+        loss_mask=whole.loss_mask[rows],
+        sources=whole.sources[rows],
+        sidecars={name: sidecar[rows] for name, sidecar in whole.sidecars.items()},
+    )
 
 
 def reference_run(case: dict[str, Any]) -> Arrays:
@@ -130,14 +132,13 @@ def newton_schulz(g: np.ndarray) -> np.ndarray:
 
 def _mean_loss(model: Transformer, batch: Batch, objective: str) -> tuple[torch.Tensor, float]:
     """Mean over every target (pair) that counts, in float64."""
-    logits = model.logits(model(batch.inputs, batch.positions))
+    logits = model.logits(model(batch))
     assert logits.dtype == torch.float64
     losses = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="none").view(batch.targets.shape)
     losses = losses * batch.loss_mask.double()
     if objective == "lm":
         count = batch.loss_mask.sum().item()
         return losses.sum() / count, count
-    assert batch.reference is not None
-    margins = -losses.sum(dim=1) - batch.reference.double()
+    margins = -losses.sum(dim=1) - batch.sidecars["reference"].double()
     pairs = margins.shape[0] // 2
     return -F.logsigmoid(0.1 * (margins[0::2] - margins[1::2])).sum() / pairs, float(pairs)

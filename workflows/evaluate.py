@@ -18,7 +18,7 @@ from workflows.session import Session, entry
 # the modules that decide the numbers
 CODE = (
     *(f"pipelines.train.results.{module}" for module in ("evaluate", "scoring", "generate")),
-    *(f"pipelines.train.network.{module}" for module in ("architecture", "roles", "model", "attention")),
+    *(f"pipelines.train.network.{module}" for module in ("architecture", "roles", "batch", "model", "attention")),
     "pipelines.train.checkpoint.weights",
     "pipelines.data.stream.preferences",
     *(f"pipelines.data.tokens.{module}" for module in ("token_shards", "tokenizer", "chat")),

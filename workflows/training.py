@@ -23,7 +23,7 @@ from workflows.session import DryRun, Session
 CODE = (
     *(
         f"pipelines.train.network.{module}"
-        for module in ("architecture", "roles", "model", "attention", "losses", "linear_cross_entropy")
+        for module in ("architecture", "roles", "batch", "model", "attention", "losses", "linear_cross_entropy")
     ),
     *(f"pipelines.train.update.{module}" for module in ("optimizer", "adamw", "muon", "engine", "step")),
     "pipelines.train.plan.schedule",

@@ -66,6 +66,24 @@ def gradient(case: dict[str, Any]) -> Arrays:
     return {"distance": np.array([float((squares[0] / squares[1]).sqrt())])}
 
 
+def apart(case: dict[str, Any]) -> Arrays:
+    """Largest difference of `embed`, `blocks` and `head`, called apart, from the forward pass: inside a forward and outside of any."""
+    rank, micro = dist.get_rank(), case["micro_batch"]
+    batch = micro_batch(global_batch(case, 0), rank * micro, micro)
+
+    class Apart(LanguageModelling):
+        def sums(self, model: Transformer, hidden: torch.Tensor, batch: Any) -> Any:
+            return (model.head(model.blocks(model.embed(batch), batch)) - hidden).abs().max(), hidden
+
+    model, zero = Transformer(ModelConfig(**case["model"])).initialise(1), parse(ZeroConfig, case["zero"])
+    engine = Engine(model, Apart(), zero, OptimizerConfig(), micro, 1, sources=2)
+    with torch.no_grad():
+        inside, hidden = engine.deepspeed(batch)
+        outside = model.head(model.blocks(model.embed(batch), batch)) - hidden
+    engine.close()
+    return {"differences": np.array([float(inside), float(outside.abs().max())])}
+
+
 def leftovers(case: dict[str, Any]) -> Arrays:
     """After each of many engines in a row: how many of its parts still live, and how many tensors there are in the process."""
     alive, tensors = [], []

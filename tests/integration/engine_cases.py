@@ -44,7 +44,7 @@ def _answer(case: dict[str, Any], folder: Path) -> dict[str, np.ndarray]:
     """A curve, or what the case `asks` instead."""
     from tests.integration import engine_asks
 
-    asked = {"gradient": engine_asks.gradient, "leftovers": engine_asks.leftovers}
+    asked = {"gradient": engine_asks.gradient, "apart": engine_asks.apart, "leftovers": engine_asks.leftovers}
     if case.get("asks") == "runs":
         return engine_asks.runs(case, folder)
     return asked[case["asks"]](case) if "asks" in case else _run(case, folder)
@@ -69,9 +69,8 @@ def _run(case: dict[str, Any], folder: Path) -> dict[str, np.ndarray]:
 
     def scattered(*arguments: Any, **named: Any) -> dict[str, Any]:
         config = as_it_is(*arguments, **named)
-        config["zero_optimization"]["stage3_param_persistence_threshold"] = (
-            0  # else weights this small are never let go
-        )
+        # else weights this small are never let go
+        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
         return config
 
     as_it_is = engines._deepspeed_config

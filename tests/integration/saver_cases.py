@@ -21,7 +21,8 @@ from pipelines.store.storage import FolderStorage
 from pipelines.train.checkpoint import Rule, Saver, committed_steps, load, open_checkpoint, read_weights
 from pipelines.train.checkpoint.saver import _give_way
 from pipelines.train.network.architecture import ModelConfig
-from pipelines.train.network.losses import Batch, LanguageModelling
+from pipelines.train.network.batch import Batch
+from pipelines.train.network.losses import LanguageModelling
 from pipelines.train.network.model import Transformer
 from pipelines.train.run.loop import read_metrics, train
 from pipelines.train.stages import TrainSpec
@@ -132,7 +133,7 @@ def step(trained: Engine, seed: int) -> float:
     tokens = torch.randint(128, (2, 33), generator=generator)
     ones = torch.ones(2, 32)
     return trained.step(
-        [Batch(tokens, torch.arange(32).expand(2, 32), ones, torch.zeros(2, dtype=torch.int64))], 0.01
+        [Batch.shifted(tokens, torch.arange(32).expand(2, 32), ones, torch.zeros(2, dtype=torch.int64))], 0.01
     ).loss
 
 

@@ -76,6 +76,7 @@ CASES = {
     "bfloat16 zero2 4 offload": in_bfloat16(2, 2, "cpu"),
     **{f"lonely zero{stage}": case(stage, **LONELY) for stage in (0, 2)},
 }
+APART = {f"apart zero{stage}": {**case(stage), "asks": "apart"} for stage in (1, 3)}
 TRUNK = {"name": "trunk", "steps": 4, "zero.precision": "bfloat16"}
 BRANCH = {"schedule": {}, "checkpoint.every_steps": 2, "steps": 2}
 ALONE = {
@@ -104,7 +105,7 @@ ALONE = {
 
 @pytest.fixture(scope="module")
 def runs(two_ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.ndarray]]:
-    done = two_ranks.call(run_cases, {**CASES, **gradients(2)}, tmp_path_factory.mktemp("engine"))
+    done = two_ranks.call(run_cases, {**CASES, **gradients(2), **APART}, tmp_path_factory.mktemp("engine"))
     assert not done.error, done.error
     return done.result  # type: ignore[no-any-return]
 
@@ -168,6 +169,12 @@ def test_two_float32_runs_agree_closer_still(runs: Any) -> None:
 def test_the_optimizer_gets_the_sum_that_was_made_in_float32(name: str, workers: int, runs: Any, alone: Any) -> None:
     """A gradient that was rounded to bfloat16 on its way is 1.8e-3 of its norm off; float32 keeps 3e-8."""
     assert (runs if workers == 2 else alone)[name]["distance"][0] < 1e-6
+
+
+@pytest.mark.parametrize("name", APART)
+def test_embed_blocks_and_head_called_apart_are_the_forward_pass(name: str, runs: Any) -> None:
+    """Bit by bit, inside a forward and outside: at stage 3 each module gathers its weights by itself."""
+    assert not runs[name]["differences"].any()
 
 
 @pytest.mark.parametrize("name", [name for name in ALONE if name.startswith("leftovers")])

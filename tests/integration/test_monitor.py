@@ -42,7 +42,7 @@ def expected() -> dict[str, Any]:
     def squared_norm(start: int, rows: int) -> tuple[float, float]:
         batch = micro_batch(whole, start, rows)
         model.zero_grad()
-        total, _ = LanguageModelling().sums(model, model(batch.inputs, batch.positions), batch)
+        total, _ = LanguageModelling().sums(model, model(batch), batch)
         count = float(batch.loss_mask.sum())
         (total / count).backward()
         return sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None), count
@@ -60,7 +60,7 @@ def expected() -> dict[str, Any]:
             seen: list[Any] = []
             block.probe = lambda q, k, seen=seen: seen.append((q[0], k[0]))
             with torch.no_grad():
-                model(row.inputs, row.positions)
+                model(row)
             q_THK, k_TGK = seen[0]
             pairs = ((a, b) for a in range(len(documents)) for b in range(a + 1) if documents[a] == documents[b])
             best = max(float(q_THK[a, h] @ k_TGK[b, h // 2]) for a, b in pairs for h in range(4)) / math.sqrt(8)

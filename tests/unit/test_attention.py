@@ -9,8 +9,9 @@ import torch.nn.functional as F
 
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.attention import _SEGMENT, attend, locate
+from pipelines.train.network.batch import Batch
 from pipelines.train.network.compute import BlockPolicy, ComputeConfig, compiles, for_shapes
-from pipelines.train.network.losses import Batch, LanguageModelling
+from pipelines.train.network.losses import LanguageModelling
 from pipelines.train.network.model import Transformer
 
 MODEL = ModelConfig(
@@ -26,14 +27,14 @@ def packed() -> Batch:
     positions[2, :3] += 50
     tokens = torch.randint(0, 50, (3, 301), generator=random)
     counts = (torch.rand(3, 300, generator=random) > 0.3).float()
-    return Batch(tokens, positions, counts, torch.zeros(3, dtype=torch.int64))
+    return Batch.shifted(tokens, positions, counts, torch.zeros(3, dtype=torch.int64))
 
 
 def loss_and_gradients(
     compute: ComputeConfig, policy: BlockPolicy | None = None
 ) -> tuple[float, dict[str, torch.Tensor]]:
     model, batch = Transformer(MODEL).initialise(0).prepare(compute, policy), packed()
-    loss, _ = LanguageModelling().sums(model, model(batch.inputs, batch.positions), batch)
+    loss, _ = LanguageModelling().sums(model, model(batch), batch)
     loss.backward()
     return loss.item(), {name: parameter.grad for name, parameter in model.named_parameters()}  # type: ignore[misc]
 

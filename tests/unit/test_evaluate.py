@@ -15,6 +15,7 @@ from pipelines.errors import ArtifactError, CheckpointError, ConfigError
 from pipelines.store.artifacts import ArtifactStore, Draft
 from pipelines.store.sealed import sealed
 from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
 from pipelines.train.results.evaluate import EvaluateConfig, Prompt, evaluate, overall, plan
 from pipelines.train.results.scoring import (
@@ -67,7 +68,7 @@ def source(*documents, masks=None, sizes=None):
 def nats_of(network, ids, start=1):
     """Σ −log p of ids[start:], each given all before it: one plain forward."""
     ids = torch.tensor(np.asarray(ids, np.int64))[None]
-    logits = network.logits(network(ids[:, :-1], torch.arange(ids.shape[1] - 1)[None]))
+    logits = network.logits(network(ModelInput(inputs=ids[:, :-1], positions=torch.arange(ids.shape[1] - 1)[None])))
     return float(F.cross_entropy(logits[0], ids[0, 1:], reduction="none")[start - 1 :].double().sum())
 
 
@@ -104,7 +105,9 @@ def test_a_row_scores_alike_alone_padded_and_packed_under_document_masking():
         assert counts.tolist() == [2, 16, 8]
     packed = torch.tensor(np.concatenate(documents))[None]
     positions = torch.cat([torch.arange(len(ids)) for ids in documents])[None]
-    logits = network.logits(network(packed, positions))[0, 3:19]  # of the second document, in the same window
+    logits = network.logits(network(ModelInput(inputs=packed, positions=positions)))[
+        0, 3:19
+    ]  # of the second document, in the same window
     alone = F.cross_entropy(logits, torch.tensor(documents[1][1:]), reduction="sum")
     assert nats[1] == pytest.approx(float(alone), rel=1e-5)
 

@@ -12,6 +12,7 @@ from pipelines.errors import ArtifactError, CheckpointError
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.train.checkpoint.lineage import lineage, open_run
 from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
 from pipelines.train.results import export
 from pipelines.train.results.evaluate import EvaluateConfig
@@ -65,7 +66,7 @@ def our_logits(store, ids):
     network = Transformer(MODEL)
     network.load_state_dict({**export.read_weights(open_run(store, "dpo/d").checkpoint)})
     with torch.no_grad():
-        return network.logits(network(ids, torch.arange(ids.shape[1]).expand_as(ids)))
+        return network.logits(network(ModelInput(inputs=ids, positions=torch.arange(ids.shape[1]).expand_as(ids))))
 
 
 def test_transformers_loads_it_and_agrees_to_1e_4(store):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
 from pipelines.train.results.generate import complete
 
@@ -29,7 +30,7 @@ def slowly(network, prompt, count):
     """Greedy, one prompt, nothing padded."""
     ids = [int(i) for i in prompt]
     for _ in range(count):
-        hidden = network(torch.tensor([ids]), torch.arange(len(ids))[None])
+        hidden = network(ModelInput(inputs=torch.tensor([ids]), positions=torch.arange(len(ids))[None]))
         ids.append(int(network.logits(hidden[0, -1]).argmax()))
     return ids[len(prompt) :]
 

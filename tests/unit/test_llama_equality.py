@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
 from pipelines.train.results.export import fold, llama_config
 
@@ -29,7 +30,7 @@ def test_logits_and_every_gradient(kv_heads: int, documents: list[int]) -> None:
     positions = torch.cat([torch.arange(n) for n in documents])[None]
     tokens, targets = torch.randint(0, 97, (2, 1, 48), generator=random)
 
-    found = ours.logits(ours(tokens, positions))
+    found = ours.logits(ours(ModelInput(inputs=tokens, positions=positions)))
     found_gradients = torch.autograd.grad(summed(found, targets), list(ours.parameters()))
 
     llama = LlamaForCausalLM(LlamaConfig.from_dict(llama_config(config, "float32")))

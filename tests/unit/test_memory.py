@@ -12,8 +12,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from pipelines.errors import ConfigError
 from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.network.batch import Batch
 from pipelines.train.network.compute import BlockPolicy, ComputeConfig
-from pipelines.train.network.losses import Batch, LanguageModelling
+from pipelines.train.network.losses import LanguageModelling
 from pipelines.train.network.model import Transformer
 from pipelines.train.plan import memory
 from pipelines.train.plan.memory import GIB, Setup
@@ -49,7 +50,7 @@ def allocated(run: Callable[[], Any]) -> tuple[Any, int, int]:
 def batch(rows: int, length: int, documents: int = 4) -> Batch:
     tokens = torch.randint(0, MODEL.vocabulary, (rows, length + 1))
     positions = torch.arange(length // documents).repeat(rows, documents)
-    return Batch(tokens, positions, torch.ones(rows, length), torch.zeros(rows, dtype=torch.int64))
+    return Batch.shifted(tokens, positions, torch.ones(rows, length), torch.zeros(rows, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -63,8 +64,8 @@ def test_what_a_block_keeps_is_predicted_to_the_byte(keep: str, precision: Any) 
         model = Transformer(config).initialise(0).to(getattr(torch, precision))
         model.prepare(ComputeConfig(compile="off"), policy)
         one = batch(1, 256, 16)
-        model(one.inputs, one.positions)
-        left.append(allocated(lambda m=model, b=one: m(b.inputs, b.positions))[1])
+        model(one)
+        left.append(allocated(lambda m=model, b=one: m(b))[1])
     zero = ZeroConfig(stage=1, precision=precision)
     sizes = [
         memory.predict(
@@ -84,7 +85,7 @@ def test_the_peak_of_a_step_is_predicted_within_15_percent(keep: str) -> None:
 
     def step() -> None:
         for _ in range(2):  # the second is where gradients are summed
-            total, _rows = LanguageModelling().sums(model, model(one.inputs, one.positions), one)
+            total, _rows = LanguageModelling().sums(model, model(one), one)
             total.backward()  # type: ignore[no-untyped-call]
 
     step()

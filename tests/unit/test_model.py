@@ -7,6 +7,7 @@ import torch
 
 from pipelines.errors import ConfigError
 from pipelines.train.network.architecture import ModelConfig, parameter_counts
+from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
 from pipelines.train.stages import TrainConfig
 from pipelines.train.update.optimizer import OptimizerConfig, parameter_groups
@@ -92,10 +93,13 @@ def test_documents_in_one_window_do_not_see_each_other() -> None:
     model = Transformer(TINY).initialise(0)
     tokens = torch.randint(0, 50, (1, 20), generator=torch.Generator().manual_seed(1))
     positions = torch.cat([torch.arange(8), torch.arange(12)])[None]
-    packed = model(tokens, positions)
-    first, second = model(tokens[:, :8], torch.arange(8)[None]), model(tokens[:, 8:], torch.arange(12)[None])
+    packed = model(ModelInput(inputs=tokens, positions=positions))
+    first = model(ModelInput(inputs=tokens[:, :8], positions=torch.arange(8)[None]))
+    second = model(ModelInput(inputs=tokens[:, 8:], positions=torch.arange(12)[None]))
     assert torch.allclose(packed, torch.cat([first, second], dim=1), atol=1e-6)
-    unmasked = Transformer(ModelConfig(**{**TINY.__dict__, "document_masking": False})).initialise(0)(tokens, positions)
+    unmasked = Transformer(ModelConfig(**{**TINY.__dict__, "document_masking": False})).initialise(0)(
+        ModelInput(inputs=tokens, positions=positions)
+    )
     assert not torch.allclose(unmasked[:, 8:], second, atol=1e-3)
 
 
@@ -104,7 +108,7 @@ def test_attention_is_causal() -> None:
     tokens = torch.randint(0, 50, (1, 16), generator=torch.Generator().manual_seed(2))
     changed = tokens.clone()
     changed[0, 10] = (changed[0, 10] + 1) % 50
-    before, after = (model(ids, torch.arange(16)[None]) for ids in (tokens, changed))
+    before, after = (model(ModelInput(inputs=ids, positions=torch.arange(16)[None])) for ids in (tokens, changed))
     assert torch.allclose(before[:, :10], after[:, :10], atol=1e-6)
     assert not torch.allclose(before[:, 10:], after[:, 10:], atol=1e-3)
 

@@ -75,9 +75,9 @@ def test_looking_at_attention_keeps_nothing_for_the_backward_pass(keep: str, mon
         for layer in model.layers:
             block: Any = layer
             block.probe = look if watched else None
-        model(one.inputs, one.positions)
+        model(one)
         gc.collect()
-        _, now, peak = allocated(lambda: model(one.inputs, one.positions))
+        _, now, peak = allocated(lambda: model(one))
         left.append(now)
         peaks.append(peak)
     assert left[1] == pytest.approx(left[0], rel=0.01)

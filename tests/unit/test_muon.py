@@ -8,6 +8,7 @@ import torch
 
 from pipelines.train.checkpoint.slices import Slice
 from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
 from pipelines.train.update.muon import Muon, maps, orthogonal, update_scale
 from pipelines.train.update.optimizer import OptimizerConfig, build, group_of, learning_rate_factors, set_learning_rate
@@ -72,7 +73,7 @@ def test_several_steps_equal_numpy() -> None:
     for step, rate in enumerate(case["rates"]):
         batch = global_batch(case, step)
         set_learning_rate(optimizer, rate)
-        loss, _ = LanguageModelling().sums(model, model(batch.inputs, batch.positions), batch)
+        loss, _ = LanguageModelling().sums(model, model(batch), batch)
         optimizer.zero_grad()
         (loss / batch.loss_mask.sum()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.3)
@@ -112,7 +113,7 @@ def activation_changes(power: float) -> list[float]:
             lambda module, inputs, output, seen=seen: seen.append(output.detach())
         )
         for _ in range(4):
-            hidden = model(tokens[:, :-1], positions)
+            hidden = model(ModelInput(inputs=tokens[:, :-1], positions=positions))
             set_learning_rate(optimizer, 0.02)
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(model.logits(hidden).flatten(0, 1), tokens[:, 1:].flatten()).backward()

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 
 from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.network.batch import Batch
 from pipelines.train.network.compute import BlockPolicy, ComputeConfig
-from pipelines.train.network.losses import Batch, LanguageModelling
+from pipelines.train.network.losses import LanguageModelling
 from pipelines.train.network.model import Transformer
 from tests.numpy_model import NumpyModel
 
@@ -45,7 +46,7 @@ def batch() -> Batch:
     random = torch.Generator().manual_seed(7)
     positions = torch.stack([torch.cat([torch.arange(n) for n in row]) for row in DOCUMENTS])
     rows, length = positions.shape
-    return Batch(
+    return Batch.shifted(
         tokens=torch.randint(0, 97, (rows, length + 1), generator=random),
         positions=positions,
         loss_mask=(torch.rand(rows, length, generator=random) > 0.3).float(),
@@ -90,7 +91,7 @@ def errors(found: dict[str, torch.Tensor], wanted: dict[str, np.ndarray]) -> dic
 )
 def test_logits_and_gradients_in_float32(name: str, compute: str) -> None:
     model, data = network(name).prepare(*COMPUTE[compute]), batch()
-    hidden = model(data.inputs, data.positions)
+    hidden = model(data)
     loss, _ = LanguageModelling().sums(model, hidden, data)
     loss.backward()
     logits, loss_sum, gradients = expected(name)
@@ -103,7 +104,7 @@ def test_logits_and_gradients_in_float32(name: str, compute: str) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_logits_and_gradients_in_float64(name: str) -> None:
     model, data = network(name).double(), batch()
-    logits = model.logits(model(data.inputs, data.positions))
+    logits = model.logits(model(data))
     losses = F.cross_entropy(logits.transpose(1, 2), data.targets, reduction="none")  # the objective's is float32
     (losses * data.loss_mask).sum().backward()
     found = {"logits": logits, **{key: value.grad for key, value in model.named_parameters()}}

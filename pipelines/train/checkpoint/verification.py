@@ -33,7 +33,8 @@ from pipelines.store.artifacts import ArtifactStore
 from pipelines.train.checkpoint import Checkpoint, committed_steps, load, open_checkpoint
 from pipelines.train.checkpoint.committed import Index
 from pipelines.train.checkpoint.slices import base, random_states
-from pipelines.train.network.losses import Batch, LanguageModelling
+from pipelines.train.network.batch import Batch
+from pipelines.train.network.losses import LanguageModelling
 from pipelines.train.network.model import Transformer
 from pipelines.train.plan.schedule import learning_rate
 from pipelines.train.run import loop
@@ -86,7 +87,9 @@ def digests(spec: TrainSpec, step: int, batches: Sequence[Batch]) -> dict[int, s
         micro_batch=spec.batch.micro_batch,
     )
     return {
-        spec.start.samples + int(number): digest(batch.tokens[i], batch.positions[i], batch.loss_mask[i])
+        spec.start.samples + int(number): digest(
+            batch.inputs[i], batch.targets[i], batch.positions[i], batch.loss_mask[i]
+        )
         for micro, batch in zip(numbers, batches, strict=True)
         for i, number in enumerate(micro)
     }

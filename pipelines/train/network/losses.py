@@ -13,28 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipelines.train.network import linear_cross_entropy
-from pipelines.train.network.attention import Documents
+from pipelines.train.network.batch import Batch
 from pipelines.train.network.model import Transformer
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One micro-batch on the device; field for field what the loader delivers."""
-
-    tokens: Tensor  # (B, T+1) int64: inputs are [:, :-1], targets [:, 1:]
-    positions: Tensor  # (B, T) int64, 0 at each document's first token
-    loss_mask: Tensor  # (B, T) float32, 1 where the target counts
-    sources: Tensor  # (B,) int64, index of the row's source
-    reference: Tensor | None = None  # (B,) float32, the frozen reference's log-probability of each row (DPO)
-    documents: Documents | None = None  # where documents lie, found on the host; None: the model looks for itself
-
-    @property
-    def inputs(self) -> Tensor:
-        return self.tokens[:, :-1]
-
-    @property
-    def targets(self) -> Tensor:
-        return self.tokens[:, 1:]
 
 
 def token_losses(model: Transformer, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
@@ -85,19 +65,21 @@ class LanguageModelling:
 
 @dataclass(frozen=True)
 class Preference:
-    """DPO over pairs: rows 2i are chosen, rows 2i+1 rejected."""
+    """DPO over pairs: rows 2i are chosen, rows 2i+1 rejected.
+
+    The batch's sidecar `reference`, (B,) float32, is the frozen reference's log-probability of each row.
+    """
 
     beta: float
     unit = "pairs"
 
     def count(self, batch: Batch) -> Tensor:
-        return torch.tensor(float(batch.tokens.shape[0] // 2), device=batch.tokens.device)
+        return torch.tensor(float(len(batch.inputs) // 2), device=batch.inputs.device)
 
     def sums(self, model: Transformer, hidden: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        assert batch.reference is not None
-        logps = row_logps(model, hidden, batch)
+        logps, reference = row_logps(model, hidden, batch), batch.sidecars["reference"]
         chosen, rejected = logps[0::2], logps[1::2]
-        ref_chosen, ref_rejected = batch.reference[0::2], batch.reference[1::2]
+        ref_chosen, ref_rejected = reference[0::2], reference[1::2]
         losses = preference_loss(chosen, rejected, ref_chosen, ref_rejected, self.beta)
         margin = (chosen - rejected) - (ref_chosen - ref_rejected)
         return losses.sum(), {

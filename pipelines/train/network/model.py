@@ -25,6 +25,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from pipelines.train.network.architecture import ModelConfig, check_shapes
 from pipelines.train.network.attention import Documents, attend, locate
+from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.compute import BlockPolicy, ComputeConfig, choose_attention, compiles
 from pipelines.train.network.roles import roles
 
@@ -146,17 +147,22 @@ class Transformer(nn.Module):
                 parameter.data.copy_(drawn)
         return self
 
-    def forward(self, tokens_BT: Tensor, positions_BT: Tensor, documents: Documents | None = None) -> Tensor:
-        """Hidden states after the final norm, divided by m: (B, T) int → (B, T, D). `logits` turns them into logits.
+    def forward(self, batch: ModelInput) -> Tensor:
+        """Hidden states after the final norm, divided by m: (B, T, D). `logits` turns them into logits.
 
-        Args:
-            tokens_BT: token ids.
-            positions_BT: position inside its document; 0 marks a document's first token.
-            documents: what `locate` found in `positions_BT`, where that is known already.
+        The three calls may be made apart: each module gathers its own weights, under ZeRO-3 too.
         """
-        x_BTD = self.embed_tokens(tokens_BT) * self.config.scale_emb
-        rotary = rotary_tables(positions_BT, self.config.d_head, self.config.rope_base, x_BTD.dtype)
-        documents = documents or self.locate(positions_BT)
+        return self.head(self.blocks(self.embed(batch), batch))
+
+    def embed(self, batch: ModelInput) -> Tensor:
+        """What the first block reads: (B, T, D)."""
+        x_BTD: Tensor = self.embed_tokens(batch.inputs) * self.config.scale_emb
+        return x_BTD
+
+    def blocks(self, x_BTD: Tensor, batch: ModelInput) -> Tensor:
+        """All blocks, one after another: (B, T, D). Of `batch` they read where each token stands, never its id."""
+        rotary = rotary_tables(batch.positions, self.config.d_head, self.config.rope_base, x_BTD.dtype)
+        documents = batch.documents or self.locate(batch.positions)
         for number, block in enumerate(self.layers):
             keep = self.policy.keep(number) if torch.is_grad_enabled() else "all"
             # a compiled block keeps the products by itself: its compiler makes the rest again where that is cheap
@@ -167,6 +173,10 @@ class Transformer(nn.Module):
                 x_BTD = checkpoint(
                     block, x_BTD, rotary, documents, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
                 )
+        return x_BTD
+
+    def head(self, x_BTD: Tensor) -> Tensor:
+        """The final norm, divided by m: (B, T, D)."""
         out: Tensor = self.norm(x_BTD) / self.config.width_multiplier
         return out
 
@@ -180,7 +190,7 @@ class Transformer(nn.Module):
         return locate(positions_BT, kernel, self.config.document_masking)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(…, D) hidden states from `forward` → (…, V) logits, through the tied embedding."""
+        """(…, D) hidden states from `head` → (…, V) logits, through the tied embedding."""
         return F.linear(hidden, self.embed_tokens.weight)
 
 

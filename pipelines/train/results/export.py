@@ -36,6 +36,7 @@ from pipelines.store.artifacts import Artifact
 from pipelines.train.checkpoint import read_weights, whole_model
 from pipelines.train.checkpoint.lineage import Run
 from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import split_projections
 from pipelines.train.results.evaluate import TOKENIZER
 
@@ -176,7 +177,7 @@ def verify(folder: Path, run: Run, tokens: Artifact, folded: Weights) -> Check:
     positions_BT = torch.arange(rows_BT.shape[1]).expand_as(rows_BT)
     with torch.no_grad():
         own = whole_model(run.checkpoint)
-        expected = own.logits(own(rows_BT, positions_BT))
+        expected = own.logits(own(ModelInput(inputs=rows_BT, positions=positions_BT)))
         del own
         model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True)
         read = model.state_dict()

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
 
 Ids = NDArray[np.integer[Any]]
@@ -52,7 +53,7 @@ def complete(
     while going:
         width = max(lengths[row] for row in going)
         positions_BT = torch.arange(width, device=place).expand(len(going), width)
-        hidden_BTD = model(tokens_BT[going, :width], positions_BT)
+        hidden_BTD = model(ModelInput(inputs=tokens_BT[going, :width], positions=positions_BT))
         last_BD = hidden_BTD[range(len(going)), [lengths[row] - 1 for row in going]]
         logits_BV = model.logits(last_BD).float().cpu()
         for row, logits_V in zip(list(going), logits_BV, strict=True):

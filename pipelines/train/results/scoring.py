@@ -30,6 +30,7 @@ from torch import Tensor
 
 from pipelines.data.stream.preferences import fitting
 from pipelines.data.tokens.token_shards import TokenShard, TokenSource
+from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
 
 _MOST_SHARDS = 16  # of one source that are opened, evenly spaced
@@ -212,7 +213,7 @@ def _batch_nats(model: Transformer, rows: Sequence[tuple[Ids, NDArray[np.bool_]]
     nats_B = torch.zeros(len(rows), dtype=torch.float64)
     if not counted.any():
         return nats_B
-    hidden_ND = model(tokens_BT[:, :-1], positions_BT)[counted_BT]
+    hidden_ND = model(ModelInput(inputs=tokens_BT[:, :-1], positions=positions_BT))[counted_BT]
     targets_N, owners_N = tokens_BT[:, 1:][counted_BT], counted_BT.nonzero()[:, 0].cpu()
     step = max(1, _LOGITS // model.config.vocabulary)
     for at in range(0, len(targets_N), step):

@@ -25,7 +25,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipelines.train.checkpoint.slices import Slice, held
-from pipelines.train.network.losses import Batch
+from pipelines.train.network.batch import Batch
 from pipelines.train.update.engine import Engine
 from pipelines.train.update.step import Late
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from queue import Queue
@@ -30,7 +30,7 @@ from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.cache import cache_limit
 from pipelines.store.storage import FolderStorage
 from pipelines.train.network.attention import Documents
-from pipelines.train.network.losses import Batch
+from pipelines.train.network.batch import Batch
 from pipelines.train.stages import TrainSpec
 from pipelines.train.update.engine import device
 
@@ -157,7 +157,8 @@ class Stream:
             return to_batch(self.loader.batch(indices), locate=locate)
         assert self.reference is not None
         numbers = self.preferences.pairs(indices)
-        return to_batch(trimmed(self.preferences.stored(numbers)), self.reference[numbers].reshape(-1), locate)
+        sidecars = {"reference": self.reference[numbers].reshape(-1)}
+        return to_batch(trimmed(self.preferences.stored(numbers)), sidecars, locate)
 
 
 class _Copies:
@@ -191,25 +192,30 @@ class _Copied:
 
 
 def to_batch(
-    arrays: dict[str, Any], reference: Any = None, locate: Callable[[torch.Tensor], Documents] | None = None
+    arrays: dict[str, Any],
+    sidecars: Mapping[str, Any] | None = None,
+    locate: Callable[[torch.Tensor], Documents] | None = None,
 ) -> Batch:
     """A loader's arrays as tensors on this rank's device; to a GPU through pinned memory, without waiting for the copy.
 
-    Args: locate, finds the documents in positions on the host: on the device it would make the host wait.
+    Args:
+        sidecars: arrays that stand beside the tokens, as they are on the device, by name.
+        locate: finds the documents in positions on the host: on the device it would make the host wait.
     """
     place = device()
 
-    def tensor(array: Any, dtype: torch.dtype) -> torch.Tensor:
+    def tensor(array: Any, dtype: torch.dtype | None = None) -> torch.Tensor:
         here = torch.from_numpy(np.ascontiguousarray(array))
-        return (here.pin_memory() if place.type == "cuda" else here).to(place, non_blocking=True).to(dtype)
+        there = (here.pin_memory() if place.type == "cuda" else here).to(place, non_blocking=True)
+        return there if dtype is None else there.to(dtype)
 
-    return Batch(
+    return Batch.shifted(
         tokens=tensor(arrays["tokens"], torch.int64),
         positions=tensor(arrays["positions"], torch.int64),
         loss_mask=tensor(arrays["loss_mask"], torch.float32),
         sources=tensor(arrays["sources"], torch.int64),
-        reference=None if reference is None else tensor(reference, torch.float32),
         documents=None if locate is None else locate(torch.from_numpy(arrays["positions"])).to(place),
+        sidecars={name: tensor(array) for name, array in (sidecars or {}).items()},
     )
 
 

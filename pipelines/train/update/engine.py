@@ -25,7 +25,7 @@ from torch.profiler import record_function
 from pipelines.config import Count, config_class
 from pipelines.errors import ConfigError
 from pipelines.train.network import linear_cross_entropy
-from pipelines.train.network.losses import Batch
+from pipelines.train.network.batch import Batch
 from pipelines.train.network.model import Transformer
 from pipelines.train.update import optimizer as optimizers
 from pipelines.train.update.muon import Muon
@@ -62,7 +62,7 @@ class TrainingModule(nn.Module):
         self.objective = objective
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        hidden = self.model(batch.inputs, batch.positions, batch.documents)
+        hidden = self.model(batch)
         with record_function("step/loss"):
             return self.objective.sums(self.model, hidden, batch)
 
