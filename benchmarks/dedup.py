@@ -38,13 +38,14 @@ import pyarrow.parquet as pq
 
 from benchmarks.texts import Planted, documents, plant
 from pipelines.cluster.cluster import serial_map
-from pipelines.config import identity, parse
+from pipelines.config import parse
 from pipelines.data.assemble import build
 from pipelines.data.corpus import CorpusConfig
 from pipelines.data.dedup.components import contract
 from pipelines.data.dedup.minhash import MinHashConfig, band_keys, jaccard, shingles, signatures
 from pipelines.data.dedup.pairs import candidates
 from pipelines.display.progress import table
+from pipelines.identity import identity
 from pipelines.store.artifacts import ArtifactStore, Draft
 
 

@@ -20,12 +20,13 @@ from typing import Any
 
 from benchmarks.texts import documents, plant
 from pipelines.cluster.cluster import Cluster
-from pipelines.config import identity, parse
+from pipelines.config import parse
 from pipelines.data.assemble import build
 from pipelines.data.corpus import CorpusConfig
 from pipelines.data.estimate import estimate, show
 from pipelines.data.metering import Meter
 from pipelines.display.progress import table
+from pipelines.identity import identity
 from pipelines.store.artifacts import ArtifactStore, Draft
 
 _FILE_BYTES = 32_000_000

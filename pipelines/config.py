@@ -1,10 +1,10 @@
 """Typed configuration: YAML chooses, frozen dataclasses define, unknown keys fail.
 
 Enters: the plain dict that a workflow resolved (from Hydra, or from a JSON file under torchrun).
-Leaves: frozen dataclasses, and the fingerprint of what changes the result.
+Leaves: frozen dataclasses.
 
 A field that changes where or how fast a run goes but not its result (workers, store, logging) is declared with
-`runtime()`; it is left out of `identity()` and therefore of every fingerprint.
+`runtime()`; it is left out of the identity (`pipelines/identity.py`) and therefore of every fingerprint.
 """
 
 from __future__ import annotations
@@ -12,19 +12,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import hashlib
-import json
 import math
 import re
 import types
 import typing
-import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar, Union
 
 from pipelines.errors import ConfigError
+from pipelines.uris import gives_password, holds_secret
 
 T = TypeVar("T")
+_LONGEST_EXPERIMENT = 256  # the column in MLflow's database
 
 
 @typing.dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
@@ -110,54 +109,6 @@ Positive = Annotated[float, Range(above=0)]
 Amount = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
 Momentum = Annotated[float, Range(0, below=1)]  # what a running mean keeps of itself
-
-
-# names of options of a URI; these end so, those are so: `sslkey=/etc/client.pem` is a file's place and no secret
-_SECRET_ENDS = (
-    "password", "passwd", "passphrase", "secret", "token", "apikey", "accesskey", "secretkey", "credential", "credentials", "signature",
-)  # fmt: skip
-_SECRET_NAMES = {"pass", "pwd", "key", "sig", "auth"}
-# both take what follows up to a space or an @, also where the @ is missing: what begins later in it need not be tried
-_CREDENTIALS = re.compile(r"(?<=\w://)((?:[^\s@]*+@)*+)(\S*)")  # to the last @: a password may have one in it
-_USER_AND_PASSWORD = re.compile(r"\w://[^/\s@:]*:(?!\d+[/?#])[^\s@]+(@)?")  # digits before a path are a port
-_LONGEST_EXPERIMENT = 256  # the column in MLflow's database
-_URI = re.compile(r"\w[\w+.-]*://\S+")
-_HOST = re.compile(r"(\[[^]]*\]|[^:]*)(:\d*)?")  # and its port
-
-
-def holds_secret(uri: str) -> bool:
-    """Whether a URI has a password, a token or a user's name in it: `http://me:pw@host`, `postgresql://host/db?password=pw`.
-
-    A database's URI may name its user alone: that is no secret. Of a file's path nothing is looked at but its options.
-    """
-    if _secret_option(uri):
-        return True
-    scheme, separator, rest = uri.removeprefix("//").partition("://")
-    if not separator:
-        scheme, rest = "", uri.removeprefix("//")
-    place = re.split("[?#]", rest, maxsplit=1)[0]
-    if not place.startswith("/") and "@" in rest and "@" not in place and not _HOST.fullmatch(place.split("/")[0]):
-        return True  # a password with a ? or # in it, as it is typed
-    if place.startswith("/") or "@" not in place:  # a path: no host, so no user
-        return False
-    user = place.rpartition("@")[0]
-    return ":" in urllib.parse.unquote(user) or scheme.lower() in ("http", "https")
-
-
-def _secret_option(uri: str) -> bool:
-    """Whether one of the options behind `?` or `#` is a secret by its name."""
-    options = re.split("[?#]", uri, maxsplit=1)[1:]
-    names = [
-        re.sub("[^a-z]", "", urllib.parse.unquote(option.partition("=")[0]).lower())
-        for option in re.split("[&;?#]", "".join(options))
-        if "=" in option  # else it is a place in a page
-    ]
-    return any(name.endswith(_SECRET_ENDS) or name in _SECRET_NAMES for name in names)
-
-
-def without_secrets(text: str) -> str:
-    """A text for people, with the users and passwords of URIs in it replaced by `***`."""
-    return _CREDENTIALS.sub(lambda found: f"***@{found[2]}" if found[1] else found[0], text)
 
 
 def runtime(default: Any = dataclasses.MISSING, *, default_factory: Any = dataclasses.MISSING) -> Any:
@@ -282,54 +233,6 @@ def plain(value: Any) -> Any:
     return value
 
 
-def identity(value: Any) -> Any:
-    """`plain` without the `runtime()` fields: what decides the result of a run."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: identity(getattr(value, field.name))
-            for field in dataclasses.fields(value)
-            if not field.metadata.get("runtime")
-        }
-    if isinstance(value, Mapping):
-        return {str(key): identity(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [identity(item) for item in value]
-    return value
-
-
-def fingerprint(value: Any) -> str:
-    """16 hexadecimal digits of SHA-256 over the canonical JSON of `value`."""
-    # names of files may hold bytes that are no UTF-8, which Python gives as lone surrogates
-    return hashlib.sha256(_canonical(value).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-
-
-def flatten(value: Any, where: str = "") -> dict[str, Any]:
-    """Dotted paths to leaves: `{"model": {"layers": 4}}` becomes `{"model.layers": 4}`."""
-    if isinstance(value, Mapping) and (value or not where):
-        return {
-            path: leaf for key, item in value.items() for path, leaf in flatten(item, _join(where, str(key))).items()
-        }
-    if isinstance(value, list) and value:
-        return {path: leaf for i, item in enumerate(value) for path, leaf in flatten(item, f"{where}[{i}]").items()}
-    return {where: value}
-
-
-def difference(before: Any, after: Any) -> list[str]:
-    """One line per leaf that differs, `model.layers: 4 -> 6`, sorted by path."""
-    old, new = flatten(before), flatten(after)
-    absent = "(absent)"
-    return [
-        f"{path}: {json.dumps(old[path], ensure_ascii=False) if path in old else absent} -> "
-        f"{json.dumps(new[path], ensure_ascii=False) if path in new else absent}"
-        for path in sorted(set(old) | set(new))
-        if (path in old) != (path in new) or old.get(path) != new.get(path)
-    ]
-
-
 def _convert(hint: Any, value: Any, where: str, default: Any = None) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     # a store's name has a refusal of its own
@@ -407,14 +310,8 @@ def _convert(hint: Any, value: Any, where: str, default: Any = None) -> Any:
     elif hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)  # name=2024 on a command line
     elif isinstance(value, hint):
-        if (
-            isinstance(value, str)
-            and where != "tracking.uri"  # has a refusal of its own
-            and (
-                any(found[1] for found in _USER_AND_PASSWORD.finditer(value))
-                or (_URI.fullmatch(value) and _secret_option(value))
-            )
-        ):
+        # that one has a refusal of its own
+        if isinstance(value, str) and where != "tracking.uri" and gives_password(value):
             raise _UnfitText(
                 f"{where} holds a password in a URI, and what is in a config is written into logs and artifacts: give the URI without it, "
                 "and the password where its program looks for it (for s3:// that is AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"

@@ -22,7 +22,7 @@ def run(config: AverageConfig, session: Session) -> Artifact:
     """Make `average/<name>`, or find it finished."""
     planned = plan(config, session.store, session.resolve(config.parent))
     inputs = [planned.runs[-1].artifact]
-    held = session.begin("average", config, planned.facts, inputs, CODE, what=planned.identity)
+    held = session.begin("average", config, planned.facts, inputs, CODE, identity=planned.identity)
     if isinstance(held, Artifact):
         return held
 

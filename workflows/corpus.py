@@ -15,7 +15,6 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.config import identity
 from pipelines.data import browse, data_card
 from pipelines.data.assemble import build, dropped_examples
 from pipelines.data.cleaning.classifier import unread_words
@@ -33,6 +32,7 @@ from pipelines.data.sources.listing import Listing
 from pipelines.data.sources.readers import inventory, listings
 from pipelines.display.progress import human, say, table
 from pipelines.errors import ConfigError, DataError
+from pipelines.identity import identity
 from pipelines.store.artifacts import Artifact
 from workflows.session import DryRun, Session, entry
 

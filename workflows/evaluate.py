@@ -29,7 +29,7 @@ def run(config: EvaluateConfig, session: Session) -> Artifact:
     """Make `evaluate/<name>`, or find it finished; its numbers are in `results.json`."""
     planned = plan(config, session.store, session.resolve(config.parent))
     inputs = [planned.run.artifact, planned.tokens]
-    held = session.begin("evaluate", config, planned.facts, inputs, CODE, what=planned.identity)
+    held = session.begin("evaluate", config, planned.facts, inputs, CODE, identity=planned.identity)
     if isinstance(held, Artifact):
         return held
     reach = planned.run.checkpoint.verify if held.replaces else None

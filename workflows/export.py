@@ -11,8 +11,8 @@ from __future__ import annotations
 import shutil
 from dataclasses import asdict
 
-from pipelines.config import identity
 from pipelines.display.progress import human, say
+from pipelines.identity import identity
 from pipelines.store.artifacts import Artifact
 from pipelines.store.storage import FolderStorage
 from pipelines.train.checkpoint.lineage import lineage, open_run, tokens_of
@@ -51,7 +51,7 @@ def run(config: ExportConfig, session: Session) -> Artifact:
     # the evaluation is quoted in the model card and changes no weight, so a later one does not make this export stale
     inputs = [source.artifact, tokens]
     what = {**identity(config), "parent": str(source)}
-    held = session.begin("export", config, facts, inputs, CODE, what=what)
+    held = session.begin("export", config, facts, inputs, CODE, identity=what)
     if isinstance(held, Artifact):
         held.compare()
         return held

@@ -21,10 +21,11 @@ import typing
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pipelines.config import WorkflowConfig, config_class, fingerprint, flatten, plain
+from pipelines.config import WorkflowConfig, config_class, plain
 from pipelines.display.progress import announce, duration, say, table
 from pipelines.display.report import StageResult, claims, figures, stage_table, write_report
 from pipelines.errors import ConfigError
+from pipelines.identity import fingerprint, flatten
 from pipelines.store.artifacts import Artifact
 from pipelines.store.sealed import sealed, unsealed
 from workflows.session import DryRun, Session, compose_config, entry

@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from pipelines.cluster.cluster import Cluster, ShardMap, inside_job
-from pipelines.config import WorkflowConfig, identity, parse, plain, without_secrets
+from pipelines.config import WorkflowConfig, parse, plain
 from pipelines.display.progress import announce, duration, end_live_line, reopen_closed_streams, say
 from pipelines.errors import ArtifactError, CheckpointError, ConfigError, DataError, StorageError, TrunklineError
+from pipelines.identity import identity as identity_of
 from pipelines.store.artifacts import Artifact, ArtifactStore, Draft, aside, compare_files
 from pipelines.store.disk import disk_error, temporary_folder
 from pipelines.store.lease import Lease
 from pipelines.tracking.tracker import Tracker, artifact_of_run, delivering, open_tracker
+from pipelines.uris import without_secrets
 from workflows.explain import CONF, explain, follow_all
 
 C = TypeVar("C", bound=WorkflowConfig)
@@ -117,17 +119,17 @@ class Session:
         self,
         kind: str,
         config: WorkflowConfig,
-        facts: Mapping[str, Any],
+        announcement: Mapping[str, Any],
         inputs: Iterable[Artifact] = (),
         code: Iterable[str] = (),
-        what: Any = None,
+        identity: Any = None,
     ) -> Artifact | Draft:
         """Announce the plan, then claim the artifact or return it finished; nothing is written or deleted until `start`.
 
         Args:
             kind: kind of artifact; its name is `config.name`.
-            config: this workflow's config; `what` replaces its identity where that is not simply `identity(config)`.
-            facts: the plan, printed as aligned lines.
+            config: this workflow's config; `identity` replaces its own where that is not simply `identity(config)`.
+            announcement: the plan, printed as aligned lines, by their labels.
             inputs: artifacts read. code: modules whose source decides the result.
 
         Raises: DryRun when the config asks for one; ArtifactError when another command is making it now.
@@ -138,12 +140,12 @@ class Session:
         if any(artifact.folder == folder for artifact in inputs):
             raise ConfigError(f"{folder} would be made from itself: give the new one another name=")
         if config.on_change == "rebuild" and (files := len(self.store.storage.keys(folder))):
-            facts = {**facts, "rebuild": f"replaces the {files:,} files of {folder} when its work begins"}
-        announce(folder, {**facts, "store": self.store.uri})
+            announcement = {**announcement, "rebuild": f"replaces the {files:,} files of {folder} when its work begins"}
+        announce(folder, {**announcement, "store": self.store.uri})
         claim = (
             kind,
             config.name,
-            identity(config) if what is None else what,
+            identity_of(config) if identity is None else identity,
             inputs,
             code,
             config.on_change,
@@ -155,16 +157,16 @@ class Session:
             self.hold(folder)
         if folder in self._leases and self.store.restore(folder):
             say(f"   the rebuild of {folder} was killed before it had made anything: what it had set aside is back")
-        held = self.store.begin(*claim, start=False)
-        if isinstance(held, Draft):
+        draft = self.store.begin(*claim, start=False)
+        if isinstance(draft, Draft):
             self._unstarted.add(folder)
-            if "rebuild" in held.claim and not held.replaces and self.store.storage.exists(f"{folder}/claim.json"):
-                say(f"   the rebuild that began at {held.claim['rebuild']} was interrupted: it goes on")
+            if "rebuild" in draft.claim and not draft.replaces and self.store.storage.exists(f"{folder}/claim.json"):
+                say(f"   the rebuild that began at {draft.claim['rebuild']} was interrupted: it goes on")
         else:
-            say(f"   finished already ({held.manifest['created']}, fingerprint {held.fingerprint}): reused")
+            say(f"   finished already ({draft.manifest['created']}, fingerprint {draft.fingerprint}): reused")
             self._forget_replaced(folder)
             self._release(folder)
-        return held
+        return draft
 
     def _forget_replaced(self, folder: str) -> None:
         """Delete what a rebuild has replaced, where it was killed right after its commit."""

@@ -56,7 +56,7 @@ def train_stage(stage: str, config: TrainConfig, session: Session) -> Artifact:
         open_checkpoint(storage, f"{stage}/{config.name}", f"step-{back_to}")  # raises: there is no such step
     _check_place(config.write_spec)
     try:
-        held = session.begin(stage, config, facts, planned.inputs, CODE, what=planned.identity)
+        held = session.begin(stage, config, facts, planned.inputs, CODE, identity=planned.identity)
     except DryRun as dry:
         run = dry.held
         if run is not None and not _is_done(run, planned.spec.steps, back_to) and config.on_change != "rebuild":

@@ -27,9 +27,10 @@ from typing import Annotated, Any
 
 import torch
 
-from pipelines.config import Count, Range, WorkflowConfig, config_class, identity, plain
+from pipelines.config import Count, Range, WorkflowConfig, config_class, plain
 from pipelines.display.progress import duration, say, table
 from pipelines.errors import ArtifactError, ConfigError, TrunklineError
+from pipelines.identity import identity
 from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
 from pipelines.store.storage import FolderStorage
 from pipelines.train.checkpoint import committed_steps, open_checkpoint
@@ -96,7 +97,7 @@ def run(config: VerifyResumeConfig, session: Session) -> Artifact:
         "loaded elsewhere": f"each of {len(stages) * len(worlds)} checkpoints (ZeRO {_words(stages)} × {_words(worlds)} workers) into each of these",
         **{f"note {i + 1}": note for i, note in enumerate(notes)},
     }
-    held = session.begin("verify_resume", config, facts, planned.inputs, CODE, what=what)
+    held = session.begin("verify_resume", config, facts, planned.inputs, CODE, identity=what)
     if isinstance(held, Artifact):
         results = held.json("results.json")
         _show(results)

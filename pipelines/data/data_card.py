@@ -18,7 +18,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.config import identity
 from pipelines.data import browse
 from pipelines.data.cleaning import classifier
 from pipelines.data.corpus import CorpusConfig, SourceConfig
@@ -30,6 +29,7 @@ from pipelines.data.sources.readers import standard_library_name
 from pipelines.display import markup
 from pipelines.display.charts import columns
 from pipelines.display.progress import human
+from pipelines.identity import identity
 from pipelines.store.artifacts import Draft
 
 FILE = "data_card.html"

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 
 from pipelines.cluster.cluster import inside_job, serial_map
-from pipelines.config import identity
 from pipelines.data.assemble import build
 from pipelines.data.corpus import CorpusConfig, SourceConfig
 from pipelines.data.dedup.census import Census
@@ -34,6 +33,7 @@ from pipelines.data.sources.fetch import is_cached
 from pipelines.data.sources.readers import Piece, plan_pieces
 from pipelines.display.progress import duration, human, say, table
 from pipelines.errors import ConfigError, DataError
+from pipelines.identity import identity
 from pipelines.store.artifacts import ArtifactStore, Draft
 
 SAMPLE_BYTES, SAMPLE_SECONDS = 20_000_000, 20.0

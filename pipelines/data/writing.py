@@ -21,7 +21,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from pipelines.config import fingerprint
 from pipelines.data.corpus import SourceConfig
 from pipelines.data.dedup.census import Job, Placed
 from pipelines.data.dedup.facts import FACT, KEY
@@ -29,6 +28,7 @@ from pipelines.data.dedup.settle import SPLITS
 from pipelines.data.dedup.shuffle import blocks_of_hashes, concatenated, read_all, write_shuffled
 from pipelines.data.document import schema
 from pipelines.data.profile import profile
+from pipelines.identity import fingerprint
 from pipelines.store.artifacts import Draft
 
 _ROW_GROUP = 10_000

@@ -32,8 +32,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pipelines
-from pipelines.config import difference, fingerprint
 from pipelines.errors import ArtifactError, ConfigError, StorageError
+from pipelines.identity import difference, fingerprint
 from pipelines.store.sealed import sealed, unsealed
 from pipelines.store.storage import REQUESTS_AT_ONCE, Storage, disk_errors, open_storage, remembered_sha256, sha256
 

@@ -20,9 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import TrackingConfig, flatten
+from pipelines.config import TrackingConfig
 from pipelines.display.progress import say
 from pipelines.errors import ArtifactError, ConfigError, StorageError
+from pipelines.identity import flatten
 from pipelines.store.artifacts import Artifact, ArtifactStore
 from pipelines.store.disk import disk_error
 from pipelines.store.storage import FolderStorage, Storage, open_storage

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from pipelines.cluster.cluster import Cluster, serial_map
-from pipelines.config import identity, parse
+from pipelines.config import parse
 from pipelines.data.assemble import build
 from pipelines.data.corpus import CorpusConfig
 from pipelines.errors import DataError
+from pipelines.identity import identity
 from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
 from tests.unit.test_corpus import planted
 from tests.waits import PATIENCE_SECONDS

@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.cluster.cluster import serial_map
-from pipelines.config import identity, parse
+from pipelines.config import parse
 from pipelines.data.assemble import build
 from pipelines.data.cleaning.decontaminate import contents
 from pipelines.data.corpus import CorpusConfig, DecontaminationConfig, EvaluationSet, ReaderConfig, SourceConfig
 from pipelines.data.sources.listing import list_files
 from pipelines.data.sources.readers import plan_pieces, read_piece
 from pipelines.errors import DataError
+from pipelines.identity import identity
 from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
 from tests.integration.s3_server import S3Server
 

@@ -14,12 +14,13 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from pipelines.cluster.cluster import serial_map
-from pipelines.config import identity, parse
+from pipelines.config import parse
 from pipelines.data.assemble import build
 from pipelines.data.batch import pack
 from pipelines.data.cleaning.classifier import FILE, area, examples, histogram, roc, score, train, unread_words
 from pipelines.data.corpus import CorpusConfig, QualityModelConfig, ReaderConfig, SourceConfig
 from pipelines.errors import ConfigError, DataError
+from pipelines.identity import identity
 from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
 
 COMMON = ["the", "of", "and", "to", "in", "that", "with", "for", "it", "was", "on", "as"]

@@ -21,7 +21,7 @@ ANYWHERE = {
     "pipelines.store.artifacts": "keeps results under their fingerprint", "pipelines.store.sealed": "checksums of small files",
     "pipelines.store.storage": "bytes as they are", "pipelines.store.s3": "bytes as they are", "pipelines.store.cache": "copies of files, bytes as they are",
     "pipelines.tracking.spool": "measured points on their way to MLflow",
-    "pipelines.config": "its values are in the fingerprint", "pipelines.errors": "messages", "pipelines.store.disk": "messages about full disks", "pipelines.display.progress": "messages",
+    "pipelines.config": "its values are in the fingerprint", "pipelines.identity": "makes the fingerprint", "pipelines.uris": "messages", "pipelines.errors": "messages", "pipelines.store.disk": "messages about full disks", "pipelines.display.progress": "messages",
     "pipelines.display.timeline": "times of a start, for a benchmark", "pipelines.cluster.ray_token": "authentication of Ray",
     "pipelines.cluster.cluster": "where tasks run; results do not depend on it (tests/integration/test_map_shards.py)",
     "pipelines.cluster.nodes": "asks machines", "pipelines.cluster.train_group": "where workers run", "pipelines.cluster.train_group_rank": "likewise", "pipelines.cluster.train_group_lines": "messages", "pipelines.cluster.train_group_room": "refuses", "pipelines.display.markup": "pages about results", "pipelines.display.charts": "pages about results",

@@ -6,21 +6,10 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from pipelines.config import (
-    Chosen,
-    Positive,
-    WorkflowConfig,
-    config_class,
-    difference,
-    fingerprint,
-    identity,
-    parse,
-    plain,
-    runtime,
-    type_name,
-)
+from pipelines.config import Chosen, Positive, WorkflowConfig, config_class, parse, plain, runtime, type_name
 from pipelines.data.corpus import ReaderConfig
 from pipelines.errors import ConfigError
+from pipelines.identity import difference, fingerprint, identity
 from pipelines.train.stages import BatchConfig
 from tests.unit.test_ranges import fields_of
 from workflows.explain import follow

@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.cluster.cluster import serial_map
-from pipelines.config import identity, parse, plain
+from pipelines.config import parse, plain
 from pipelines.data.assemble import build, dropped_examples
 from pipelines.data.cleaning import decontaminate, pieces
 from pipelines.data.corpus import CorpusConfig
 from pipelines.errors import ConfigError, DataError
+from pipelines.identity import identity
 from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
 from workflows import corpus as corpus_workflow
 

@@ -333,7 +333,7 @@ def replace_a(tmp_path: Path, error: BaseException | None, publishes: str | None
         make(store)
     config = WorkflowConfig(name="a", store=str(tmp_path), on_change="rebuild", tracking=TrackingConfig(enabled=False))
     with Session(config) as session:
-        held = session.begin("corpus", config, {}, what={"size": 1})
+        held = session.begin("corpus", config, {}, identity={"size": 1})
         assert isinstance(held, Draft)
         with session.track(held, config):
             if publishes:
@@ -384,7 +384,7 @@ def test_what_a_killed_rebuild_has_set_aside_is_put_back_by_the_next_command(tmp
     assert store.find("corpus/a") is None  # and the command is killed here
     config = WorkflowConfig(name="a", store=str(tmp_path), dry_run=False)
     with Session(config) as session:
-        again = session.begin("corpus", config, {}, what={"size": 1})
+        again = session.begin("corpus", config, {}, identity={"size": 1})
     assert isinstance(again, Artifact)
     assert again.path("part.txt").read_text() == "hello"
 
@@ -417,7 +417,7 @@ def plainly(tmp_path: Path, **options: Any) -> Artifact | Draft:
     """The command of corpus/a as a session begins it, without a rebuild."""
     config = WorkflowConfig(name="a", store=str(tmp_path), tracking=TrackingConfig(enabled=False), **options)
     with Session(config) as session:
-        return session.begin("corpus", config, {}, what={"size": 1})
+        return session.begin("corpus", config, {}, identity={"size": 1})
 
 
 @pytest.mark.parametrize("amid", [False, True])
@@ -576,7 +576,7 @@ def test_a_rebuild_that_deletes_compares_what_it_reads_first(tmp_path: Path, mon
 
     def rebuild() -> None:
         with Session(config) as session:
-            held = session.begin("tokens", config, {}, [corpus], what={})
+            held = session.begin("tokens", config, {}, [corpus], identity={})
             assert isinstance(held, Draft)
             with session.track(held, config, [corpus], lambda: session.compare([corpus], held.folder)):
                 pass
@@ -607,7 +607,7 @@ def test_an_artifact_is_not_made_from_itself(tmp_path: Path) -> None:
     made = make(ArtifactStore(str(tmp_path)))
     config = WorkflowConfig(name="a", store=str(tmp_path), on_change="rebuild")
     with pytest.raises(ConfigError, match="corpus/a would be made from itself"), Session(config) as session:
-        session.begin("corpus", config, {}, [made], what={"size": 1})
+        session.begin("corpus", config, {}, [made], identity={"size": 1})
     assert made.path("part.txt").read_text() == "hello"
 
 

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.cluster.cluster import serial_map
-from pipelines.config import identity
 from pipelines.data.assemble import build
 from pipelines.data.corpus import CorpusConfig
 from pipelines.data.dedup.census import refuse_other_keys
 from pipelines.errors import ArtifactError, ConfigError
+from pipelines.identity import identity
 from pipelines.store.artifacts import ArtifactStore, Draft
 from tests.unit.test_corpus import article, config_of, near_copy, rows, write
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.config import WorkflowConfig, flatten, plain
+from pipelines.config import WorkflowConfig, plain
 from pipelines.errors import ConfigError
+from pipelines.identity import flatten
 from pipelines.train.plan.planning import plan
 from pipelines.train.stages import TrainConfig
 from tests import tiny

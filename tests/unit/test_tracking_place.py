@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.config import TrackingConfig, WorkflowConfig, parse, without_secrets
+from pipelines.config import TrackingConfig, WorkflowConfig, parse
 from pipelines.errors import ConfigError
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.tracking.place import database_of, own_uri, tracking_uri
 from pipelines.tracking.tracker import delivering, open_tracker
+from pipelines.uris import without_secrets
 
 NAMES = ["s q?x=1", "s%20p", "a%3Fb", "?", "%", "a#b", "a;b", "a&b=c", "ü 中", "quo'te\"s", "a@b:c", "[x]"]
 

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.config import fingerprint, plain
+from pipelines.config import plain
 from pipelines.data.corpus import CorpusConfig, DedupConfig, SourceConfig
 from pipelines.data.dedup.facts import KEY
 from pipelines.data.dedup.holdout import held_out_below
 from pipelines.errors import ConfigError, StorageError
+from pipelines.identity import fingerprint
 from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
 from pipelines.store.storage import Storage, remembered_sha256
 

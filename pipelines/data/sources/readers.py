@@ -24,7 +24,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipelines.config import fingerprint
 from pipelines.data.corpus import ReaderConfig, SourceConfig
 from pipelines.data.document import Document, Dropped, utf8
 from pipelines.data.sources.columns import Wanted, table_records
@@ -36,6 +35,7 @@ from pipelines.data.sources.records import RECORDS, content_of
 from pipelines.data.sources.remote import RemoteFile
 from pipelines.display.progress import human, say
 from pipelines.errors import DataError
+from pipelines.identity import fingerprint
 
 _GENERATED_PER_PIECE = 4_000
 _NAMED = 8  # files of a piece, in words

@@ -28,9 +28,10 @@ from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
-from pipelines.config import Count, Range, Whole, WorkflowConfig, config_class, identity
+from pipelines.config import Count, Range, Whole, WorkflowConfig, config_class
 from pipelines.display.progress import Progress, human
 from pipelines.errors import CheckpointError, ConfigError
+from pipelines.identity import identity
 from pipelines.store.artifacts import ArtifactStore, Reference
 from pipelines.train.checkpoint import Checkpoint, committed_steps, write_weights
 from pipelines.train.checkpoint.committed import first_difference

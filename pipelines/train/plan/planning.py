@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 
-from pipelines.config import difference, fingerprint, identity, plain
+from pipelines.config import plain
 from pipelines.data.stream.loader import Carried, Loader, Segment
 from pipelines.data.stream.mixture import MixturePlan, plan_conversations
 from pipelines.data.stream.preferences import PreferenceLoader, open_preferences
 from pipelines.data.tokens.token_shards import open_sources
 from pipelines.errors import ArtifactError, ConfigError, TrunklineError
+from pipelines.identity import difference, fingerprint, identity
 from pipelines.store.artifacts import Artifact, ArtifactStore, Reference
 from pipelines.train.checkpoint import Checkpoint, committed_steps, open_checkpoint
 from pipelines.train.checkpoint.lineage import named_step
