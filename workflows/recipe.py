@@ -25,11 +25,15 @@ from pipelines.config import WorkflowConfig, config_class, plain
 from pipelines.display.progress import announce, duration, say, table
 from pipelines.display.report import StageResult, claims, figures, stage_table, write_report
 from pipelines.errors import ConfigError
-from pipelines.identity import fingerprint, flatten
+from pipelines.identity import fingerprint
 from pipelines.store.artifacts import Artifact
 from pipelines.store.sealed import sealed, unsealed
 from workflows.session import DryRun, Session, compose_config, entry
 
+# what all stages have of the recipe, whole, whatever their own YAML says; a field that `WorkflowConfig` gains is shared too
+SHARED = tuple(
+    field.name for field in dataclasses.fields(WorkflowConfig) if field.name not in ("name", "dry_run", "on_change")
+)
 CODE = ("pipelines.display.report.results", "pipelines.display.report.figures", "pipelines.display.report.page")
 
 
@@ -207,38 +211,19 @@ def _command(stage: RecipeStage, config: RecipeConfig) -> str:
 
 
 def compose_stage(stage: RecipeStage, config: RecipeConfig) -> tuple[Any, Any]:
-    """A stage's config, as its own command line would compose it, and its module."""
+    """A stage's config and its module: what its own command line would compose, and whole what the recipe's stages share."""
     module = importlib.import_module(f"workflows.{stage.workflow}")
-    config_class = typing.get_type_hints(module.run)["config"]
+    class_of_stage = typing.get_type_hints(module.run)["config"]
     for override in stage.overrides:
-        group = re.split("[.=@]", override.lstrip("+~"))[0]
-        if group in (
-            "cluster",
-            "tracking",
-            "store",
-        ):  # there is one of each: what a stage said would be planned and not done
+        key = re.split("[.=@]", override.lstrip("+~"))[0]
+        if key in SHARED:  # there is one of each: what a stage said would be planned and not done
             raise ConfigError(
-                f"stage {stage.workflow} {stage.name} has the override {override}, but all stages of a recipe share one {group}: "
-                f"set it for the recipe ({override}), or run this stage by its own command"
+                f"stage {stage.workflow} {stage.name} has the override {override}, but all stages of a recipe share one "
+                f"{key}: set it for the recipe ({override}), or run this stage by its own command"
             )
-    shared = [f"+experiment={config.experiment}", f"name={stage.name}", *handed_on(config)]
-    return compose_config(stage.workflow, config_class, [*shared, *stage.overrides]), module
-
-
-def handed_on(config: WorkflowConfig) -> list[str]:
-    """What every workflow takes, as overrides for a stage: all fields of `WorkflowConfig` but the stage's own name and the dry run."""
-    own = ("name", "dry_run")
-    given = {field.name: plain(getattr(config, field.name)) for field in dataclasses.fields(WorkflowConfig)}
-    leaves = flatten({name: value for name, value in given.items() if name not in own})
-    return [f"++{key}={_hydra_value(value)}" for key, value in leaves.items()]
-
-
-def _hydra_value(value: Any) -> str:
-    """A plain value as Hydra reads it on a command line, whatever characters are in it."""
-    if isinstance(value, str):
-        escaped = re.sub(r"(\\*)(?='|$)", lambda slashes: slashes[1] * 2, value).replace("'", "\\'")
-        return f"'{escaped}'"
-    return json.dumps(value)
+    own = [f"+experiment={config.experiment}", f"name={stage.name}", f"on_change={config.on_change}", *stage.overrides]
+    composed = compose_config(stage.workflow, class_of_stage, own)
+    return dataclasses.replace(composed, **{name: getattr(config, name) for name in SHARED}), module
 
 
 def _unique(artifacts: Sequence[Artifact]) -> list[Artifact]:

@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 
-from pipelines.config import WorkflowConfig, plain
+from pipelines.config import WorkflowConfig
 from pipelines.errors import ConfigError
-from pipelines.identity import flatten
 from pipelines.train.plan.planning import plan
 from pipelines.train.stages import TrainConfig
 from tests import tiny
 from tests.integration.conftest import TINY_MODEL
-from workflows.recipe import RecipeConfig, RecipeStage, compose_stage, handed_on
+from workflows.recipe import SHARED, RecipeConfig, RecipeStage, compose_stage
 from workflows.session import compose_config
 
 GIVEN = [
@@ -40,13 +39,15 @@ def test_every_stage_gets_the_recipes_cluster_tracking_and_store(experiment: str
                 assert getattr(composed, field.name) == getattr(config, field.name), (stage.workflow, field.name)
 
 
-def test_what_is_handed_on_follows_the_config_classes() -> None:
-    """A field that is added to the cluster's or the tracking's class is in it by itself."""
-    config = recipe()
-    names = [override.removeprefix("++").partition("=")[0] for override in handed_on(config)]
-    shared = {name: value for name, value in flatten(plain(config)).items() if name.split(".")[0] in ("cluster", "tracking")}  # fmt: skip
-    assert set(names) == {*shared, "store", "on_change"}
-    assert {"cluster.gpus_per_worker", "cluster.address", "tracking.uri"} <= set(names)
+def test_what_stages_share_follows_the_config_class() -> None:
+    """A field that is added to what every workflow takes is in it by itself."""
+    assert {*SHARED, "name", "dry_run", "on_change"} == {field.name for field in dataclasses.fields(WorkflowConfig)}
+    assert {"cluster", "tracking", "store"} <= set(SHARED)
+
+
+def test_a_stage_may_have_its_own_answer_to_a_change() -> None:
+    stage = RecipeStage(workflow="mixture", name="smoke_stable", overrides=["on_change=rebuild"])
+    assert compose_stage(stage, recipe("on_change=keep"))[0].on_change == "rebuild"
 
 
 def test_training_stages_are_planned_for_gpus(tmp_path: Path) -> None:
