@@ -79,17 +79,17 @@ def tokens_of(store: ArtifactStore, run: Run) -> Artifact:
     else:  # preference pairs are read from the tokens directly
         reference = Reference.parse(identity["config"]["data"]).folder
         expected = identity["inputs"][reference]
-    found = store.get(reference)
-    if found.fingerprint != expected:
+    tokens = store.get(reference)
+    if tokens.fingerprint != expected:
         raise ArtifactError(
-            f"{run} was trained on another version of {reference} (fingerprint {expected}, now {found.fingerprint}): "
+            f"{run} was trained on another version of {reference} (fingerprint {expected}, now {tokens.fingerprint}): "
             "train it again on what is there, or name the version it knows with tokens=tokens/<name>"
         )
-    return found
+    return tokens
 
 
 def trained_length(store: ArtifactStore, run: Run) -> int:
-    """Tokens per window that the run's trunk, or the last branch off it, was trained on; the run's own where neither is in the store."""
+    """Tokens per window of the run's trunk or of the last branch off it; its own where the store has neither."""
     length = int(run.checkpoint.state["sequence_length"])
     for link in lineage(store, run.artifact):  # parents before children
         stage = STAGES.get(link.folder.split("/")[0])
@@ -102,10 +102,10 @@ def lineage(store: ArtifactStore, artifact: Artifact) -> list[Link]:
     """Every artifact that `artifact` was made from, each before those that read it, itself last."""
     links: dict[str, Link] = {}
 
-    def visit(folder: str, fingerprint: str, held: Mapping[str, Any] | None) -> None:
+    def visit(folder: str, fingerprint: str, stored: Mapping[str, Any] | None) -> None:
         if folder in links:
             return
-        manifest = held if held is not None and held["fingerprint"] == fingerprint else None
+        manifest = stored if stored is not None and stored["fingerprint"] == fingerprint else None
         identity = manifest["identity"] if manifest else {"inputs": {}, "config": {}}
         for name, recorded in identity["inputs"].items():
             visit(name, recorded, _manifest(store, name))
@@ -116,6 +116,6 @@ def lineage(store: ArtifactStore, artifact: Artifact) -> list[Link]:
 
 
 def _manifest(store: ArtifactStore, folder: str) -> dict[str, Any] | None:
-    if (found := store.find(folder)) is not None:
-        return found.manifest
+    if (artifact := store.find(folder)) is not None:
+        return artifact.manifest
     return store.claim(folder) if store.storage.exists(f"{folder}/claim.json") else None

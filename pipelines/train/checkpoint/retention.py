@@ -1,11 +1,12 @@
 """Which checkpoints of a run stay, and deleting the others.
 
-A rule names how many of the last stay (`keep_last`) and every which step of the trunk (`keep_every_steps`). Whatever it says,
-the latest stays, and so does every checkpoint that another artifact of the store names: a branch's parent, a step that was
-evaluated, exported or averaged. Without `keep_last` nothing is ever deleted, so a trunk can be branched from anywhere.
+A rule names how many of the last stay (`keep_last`) and every which step of the trunk (`keep_every_steps`). Whatever it
+says, the latest stays, and so does every checkpoint that another artifact of the store names: a branch's parent, a step
+that was evaluated, exported or averaged. Without `keep_last` nothing is ever deleted, so a trunk can be branched from
+anywhere.
 
-Deleting leaves `manifest.deleted.json` (what it was) and takes the manifest first: half a deletion is never readable, and
-the next pass finishes it.
+Deleting leaves `manifest.deleted.json` (what it was) and takes the manifest first: half a deletion is never readable,
+and the next pass finishes it.
 """
 
 from __future__ import annotations
@@ -108,8 +109,8 @@ def _refuse_damaged(storage: Storage, key: str, text: bytes) -> None:
             else f"it goes when the rebuild of {set_aside} is finished; or delete {storage.uri}/{folder}"
         )
         raise ArtifactError(
-            f"{storage.uri}/{key} {error}: it was changed or damaged after it was written, so it is not known which checkpoints "
-            f"it names, and none is deleted: {mend}"
+            f"{storage.uri}/{key} {error}: it was changed or damaged after it was written, so it is not known which "
+            f"checkpoints it names, and none is deleted: {mend}"
         ) from error
 
 

@@ -1,15 +1,18 @@
-"""Another window length at a branch: rotary positions that reach further, and a stream that reads nothing twice unsaid.
+"""Windows of another length at a branch: rotary positions that reach further, and where the branch reads on.
 
-Enters: the parent's architecture and what the stage's config asks for. Leaves: the branch's architecture, where each source goes
-on, and the sentences about both.
+Enters: the parent's architecture and the stage's config. Leaves: the branch's architecture, and two lines of the
+announcement. One tells what changes in the architecture. The other tells, for each source, where reading goes on:
+windows of another length are cut elsewhere, so a part of the source stays unread or is read again, and the line says
+how much.
 
-NTK-aware scaling raises the base of the rotary frequencies so that the slowest of them turns over a window s times as long by
-what it turned before, while the fastest, which tell neighbours apart, hardly change:
+A branch with longer windows meets positions that its parent never saw. NTK-aware scaling raises the base of the rotary
+frequencies. The slowest frequency then turns, over a window s times as long, as far as it turned before. The fastest
+frequencies, which tell neighbours apart, hardly change:
 
     base' = base · s^(d / (d - 2))        d head width, s = new length / trained length
 
-Source: bloc97, "NTK-Aware Scaled RoPE" (2023), as written down by Peng et al., YaRN (arXiv 2309.00071) eq. 16. A number instead
-of `ntk` sets the base itself, as long-context continuations of Llama-shaped models do.
+Source: bloc97, "NTK-Aware Scaled RoPE" (2023), as written down by Peng et al., YaRN (arXiv 2309.00071) eq. 16. A number
+instead of `ntk` sets the base itself, as long-context continuations of Llama-shaped models do.
 """
 
 from __future__ import annotations
@@ -24,11 +27,10 @@ from pipelines.errors import ConfigError
 from pipelines.train.network.architecture import ModelConfig
 
 RopeBase = Literal["keep", "ntk"] | Annotated[float, Range(above=1)]
-POSITIONAL = frozenset({"max_positions", "rope_base"})  # what a branch may change of its parent's architecture
 
 
 def ntk_base(base: float, factor: float, d_head: int) -> float:
-    """The rotary base for windows `factor` times as long as those trained on."""
+    """The rotary base for windows `factor` times as long as the trained ones."""
     return float(base * factor ** (d_head / (d_head - 2)))
 
 
@@ -41,8 +43,8 @@ def extend(parent: ModelConfig, trained: int, length: int, rope_base: RopeBase) 
     if rope_base == "ntk":
         if length <= trained:
             raise ConfigError(
-                f"rope_base=ntk with batch.sequence_length={length}, but the parent was trained on {trained}: it stretches positions "
-                "for longer windows: set rope_base=keep, or a longer batch.sequence_length"
+                f"rope_base=ntk with batch.sequence_length={length}, but the parent was trained on {trained}: it "
+                "stretches positions for longer windows: set rope_base=keep, or a longer batch.sequence_length"
             )
         base = ntk_base(parent.rope_base, length / trained, parent.d_head)
     elif rope_base == "keep":
@@ -67,12 +69,12 @@ def describe(parent: ModelConfig, trained: int, child: ModelConfig, length: int)
 
 def describe_stream(carried: Sequence[Carried]) -> str:
     """Where each source goes on, and what stays unread or is read again."""
-    told = []
+    places = []
     for source in carried:
         if not source.epoch and not source.group:
-            told.append(f"{source.source} from its beginning")
+            places.append(f"{source.source} from its beginning")
             continue
         place = f"group {source.group + 1} of {source.groups}" if source.group else "its beginning"
         again = f", epoch {source.epoch + 1}" if source.epoch else ""
-        told.append(f"{source.source} from {place}{again} ({source.left_out:.0%} of an epoch left unread)")
-    return "windows are cut anew, so sources go on at the next group of shards: " + "; ".join(told)
+        places.append(f"{source.source} from {place}{again} ({source.left_out:.0%} of an epoch left unread)")
+    return "windows are cut anew, so sources go on at the next group of shards: " + "; ".join(places)

@@ -1,8 +1,9 @@
 """Shapes of the learning rate's decay, by name: what is left of the way down after each part of it.
 
 A shape takes the decay's progress, above 0 up to 1, and gives what is left of the way from `peak_lr` to
-`final_ratio · peak_lr`: 1 at progress 0, 0 at progress 1. To try another, add a line here and set `schedule.decay=<name>`.
-Runs of the other shapes stay what they are: a run's fingerprint holds its own shape's values, not this file.
+`final_ratio · peak_lr`: 1 at progress 0, 0 at progress 1. To try another, add a line here and set
+`schedule.decay=<name>`. Runs of the other shapes stay as they are: a fingerprint holds its own shape's values, not this
+file.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ class ScheduleConfig:
 class Schedule:
     """Warmup, then stable, then decay.
 
-    `wsd` with `decay: none` is the trunk. A branch has `warmup_steps: 0` and decays from its first step, or after its own
-    `stable_steps`. `cosine` and `constant` are the ablation baselines.
+    `wsd` with `decay: none` is the trunk. A branch has `warmup_steps: 0` and decays from its first step, or after a
+    stable phase of its own. `cosine` and `constant` are the ablation baselines.
     """
 
     kind: Literal["wsd", "cosine", "constant"] = "wsd"
@@ -64,11 +64,17 @@ def resolve(config: ScheduleConfig, steps: int, inherited_lr: float | None) -> S
     peak_lr = config.peak_lr if config.peak_lr is not None else inherited_lr
     if peak_lr is None:
         raise ConfigError(
-            "schedule.peak_lr is null and there is no parent to inherit it from: set schedule.peak_lr (the recipe: 0.01; DPO: 1e-5)"
+            "schedule.peak_lr is null and there is no parent to inherit it from: set schedule.peak_lr "
+            "(the recipe: 0.01; DPO: 1e-5)"
         )
     schedule = Schedule(
-        kind=config.kind, peak_lr=peak_lr, decay=config.decay, half_life_steps=config.half_life_steps, final_ratio=config.final_ratio, **lengths,
-    )  # fmt: skip
+        kind=config.kind,
+        peak_lr=peak_lr,
+        decay=config.decay,
+        half_life_steps=config.half_life_steps,
+        final_ratio=config.final_ratio,
+        **lengths,
+    )
     check(schedule, steps)
     return schedule
 
@@ -86,22 +92,25 @@ def check(schedule: Schedule, steps: int) -> None:
         )
     if schedule.warmup_steps + schedule.decay_steps > steps:
         raise ConfigError(
-            f"schedule.warmup_steps {schedule.warmup_steps} + schedule.decay_steps {schedule.decay_steps} exceed steps {steps}: "
-            "lengthen steps or shorten the phases"
+            f"schedule.warmup_steps {schedule.warmup_steps} + schedule.decay_steps {schedule.decay_steps} exceed "
+            f"steps {steps}: lengthen steps or shorten the phases"
         )
     if not 0 <= schedule.final_ratio <= 1:
         raise ConfigError(f"schedule.final_ratio is {schedule.final_ratio}; expected 0 to 1")
     if schedule.kind != "wsd" and (schedule.decay != "none" or schedule.decay_steps):
         raise ConfigError(
-            f"schedule.kind={schedule.kind} takes no decay phase: set schedule.kind=wsd, or schedule.decay=none and schedule.decay_steps=0"
+            f"schedule.kind={schedule.kind} takes no decay phase: set schedule.kind=wsd, or schedule.decay=none and "
+            "schedule.decay_steps=0"
         )
     if (schedule.decay == "none") != (schedule.decay_steps == 0):
         raise ConfigError(
-            f"schedule.decay={schedule.decay} with schedule.decay_steps={schedule.decay_steps}: a decay needs steps and steps need a decay"
+            f"schedule.decay={schedule.decay} with schedule.decay_steps={schedule.decay_steps}: a decay needs steps "
+            "and steps need a decay"
         )
     if schedule.decay == "exponential" and not (schedule.half_life_steps and schedule.half_life_steps > 0):
         raise ConfigError(
-            f"schedule.half_life_steps is {schedule.half_life_steps}; exponential decay needs a positive half-life in steps"
+            f"schedule.half_life_steps is {schedule.half_life_steps}; exponential decay needs a positive "
+            "half-life in steps"
         )
 
 
@@ -128,7 +137,7 @@ def learning_rate(schedule: Schedule, step: int, steps: int) -> float:
 
 
 def decay_values(schedule: Schedule) -> list[float]:
-    """The shape in use at eighths of its way, for fingerprints: they tell that it changed, and of no other shape's change.
+    """The shape in use at eighths of its way, for the fingerprint, which so forgets all other shapes.
 
     Empty without one: exponential decay is this module's own formula.
     """
