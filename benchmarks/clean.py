@@ -24,19 +24,20 @@ from typing import Any
 
 from benchmarks.texts import documents
 from pipelines.config import parse
-from pipelines.data.batch import pack
 from pipelines.data.cleaning.aids import Aids
 from pipelines.data.cleaning.classifier import BUCKETS, score
+from pipelines.data.cleaning.config import DecontaminationConfig
 from pipelines.data.cleaning.decontaminate import Lookup, gather
 from pipelines.data.cleaning.language import detect_all
 from pipelines.data.cleaning.normalise import normalise_all
 from pipelines.data.cleaning.passes import clean_batch
-from pipelines.data.cleaning.pieces import CleanTask, clean_piece
 from pipelines.data.cleaning.pii import PiiConfig, mask
 from pipelines.data.cleaning.quality import judge
-from pipelines.data.corpus import CorpusRecipe, DecontaminationConfig
-from pipelines.data.document import Document
+from pipelines.data.corpus.pieces import CleanTask, clean_piece
+from pipelines.data.corpus.recipe import CorpusRecipe
 from pipelines.data.sources.readers import plan_pieces, read_piece
+from pipelines.data.text.document import Document
+from pipelines.data.text.packed import pack
 from pipelines.display.progress import table
 from pipelines.store.artifacts import ArtifactStore, Draft
 

@@ -39,8 +39,8 @@ import pyarrow.parquet as pq
 from benchmarks.texts import Planted, documents, plant
 from pipelines.cluster.cluster import serial_map
 from pipelines.config import parse
-from pipelines.data.assemble import build
-from pipelines.data.corpus import CorpusConfig
+from pipelines.data.corpus.assemble import build
+from pipelines.data.corpus.recipe import CorpusConfig
 from pipelines.data.dedup.components import contract
 from pipelines.data.dedup.minhash import MinHashConfig, band_keys, jaccard, shingles, signatures
 from pipelines.data.dedup.pairs import candidates

@@ -35,7 +35,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.data.corpus import DedupConfig
+from pipelines.data.dedup.config import DedupConfig
 from pipelines.data.dedup.minhash import jaccard, shingles
 from pipelines.data.sources.fetch import Package, contents, fetch, members
 

@@ -21,10 +21,10 @@ from typing import Any
 from benchmarks.texts import documents, plant
 from pipelines.cluster.cluster import Cluster
 from pipelines.config import parse
-from pipelines.data.assemble import build
-from pipelines.data.corpus import CorpusConfig
-from pipelines.data.estimate import estimate, show
-from pipelines.data.metering import Meter
+from pipelines.data.corpus.assemble import build
+from pipelines.data.corpus.recipe import CorpusConfig
+from pipelines.data.plan.estimate import estimate, show
+from pipelines.data.plan.metering import Meter
 from pipelines.display.progress import table
 from pipelines.identity import identity
 from pipelines.store.artifacts import ArtifactStore, Draft

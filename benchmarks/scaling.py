@@ -35,15 +35,15 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.data.corpus import DedupConfig
 from pipelines.data.dedup import sizing
-from pipelines.data.dedup.census import Census, Party, Placed, open_job
 from pipelines.data.dedup.components import LABEL, contract, label_components
+from pipelines.data.dedup.config import DedupConfig
 from pipelines.data.dedup.deduplicate import parts_of
 from pipelines.data.dedup.facts import KEY
 from pipelines.data.dedup.pairs import PairTask, pair_range
+from pipelines.data.dedup.places import Census, Party, Placed, open_job
 from pipelines.data.dedup.shuffle import blocks_of_hashes, mixed, read_all, write_shuffled
-from pipelines.data.metering import Meter
+from pipelines.data.plan.metering import Meter
 from pipelines.display.progress import human
 from pipelines.store.artifacts import ArtifactStore, Draft
 

@@ -15,18 +15,18 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.data import browse, data_card
-from pipelines.data.assemble import build, dropped_examples
 from pipelines.data.cleaning.classifier import unread_words
 from pipelines.data.cleaning.decontaminate import SETS, contents
 from pipelines.data.cleaning.language import NAMED
 from pipelines.data.cleaning.ruled import rules_of
-from pipelines.data.corpus import CorpusConfig
+from pipelines.data.corpus import browse, data_card
+from pipelines.data.corpus.assemble import build, dropped_examples
+from pipelines.data.corpus.recipe import CorpusConfig
 from pipelines.data.dedup import duplicates
 from pipelines.data.dedup import report as dedup_report
 from pipelines.data.dedup.census import refuse_other_keys
 from pipelines.data.dedup.minhash import detection_curve
-from pipelines.data.estimate import estimate, show
+from pipelines.data.plan.estimate import estimate, show
 from pipelines.data.sources.fetch import fetch_all, to_fetch
 from pipelines.data.sources.listing import Listing
 from pipelines.data.sources.readers import inventory, listings
@@ -36,15 +36,22 @@ from pipelines.identity import identity
 from pipelines.store.artifacts import Artifact
 from workflows.session import DryRun, Session, entry
 
-CODE = tuple(
-    f"pipelines.data.{module}"
-    for module in (
-        "corpus", "assemble", "document", "batch", "licences", "words", "profile", "samples", "writing",
-        "sources.records", "sources.conversations", "sources.shape", "sources.listing", "sources.paths", "sources.columns", "sources.formats", "sources.web", "sources.readers", "sources.fetch", "sources.problem", "sources.problems_en", "sources.problems_zh", "sources.generators",
-        "cleaning.measures", "cleaning.normalise", "cleaning.language", "cleaning.passes", "cleaning.origins", "cleaning.pii", "cleaning.decontaminate", "cleaning.classifier", "cleaning.aids", "cleaning.ruled", "cleaning.forms", "cleaning.quality", "cleaning.pieces",
-        "dedup.exact", "dedup.minhash", "dedup.holdout", "dedup.facts", "dedup.shuffle", "dedup.census", "dedup.boilerplate", "dedup.pairs", "dedup.components", "dedup.members", "dedup.leaders", "dedup.resolve", "dedup.settle", "dedup.deduplicate", "dedup.report", "dedup.duplicates",
-    )
-)  # fmt: skip
+_ROOMS = {
+    "text": "document packed code_points words licences row_groups",
+    "sources": """
+        config records conversations shape listing paths columns formats web readers fetch
+        generators problem problems_en problems_zh
+    """,
+    "cleaning": """
+        config passes normalise language measures forms ruled quality origins pii decontaminate classifier aids excerpts
+    """,
+    "dedup": """
+        config facts minhash exact holdout shuffle places census lines stripping boilerplate pairs components members
+        leaders resolve settle deduplicate report duplicates
+    """,
+    "corpus": "recipe checks assemble pieces writing profile",
+}
+CODE = tuple(f"pipelines.data.{room}.{module}" for room, modules in _ROOMS.items() for module in modules.split())
 
 
 def run(config: CorpusConfig, session: Session) -> Artifact:
@@ -61,7 +68,7 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
         what["examples"] = inventory(config.corpus.example_sources, listed)
     if config.corpus.decontaminate.sets:
         what["evaluation sets"] = contents(config.corpus.decontaminate)
-    refuse_other_keys(config, known)
+    refuse_other_keys(config.name, config.corpus.dedup.minhash, known)
     try:
         held = session.begin("corpus", config, _plan(config, listed), known, CODE, what)
     except DryRun:

@@ -12,8 +12,8 @@ import pytest
 
 from pipelines.cluster.cluster import Cluster, serial_map
 from pipelines.config import parse
-from pipelines.data.assemble import build
-from pipelines.data.corpus import CorpusConfig
+from pipelines.data.corpus.assemble import build
+from pipelines.data.corpus.recipe import CorpusConfig
 from pipelines.errors import DataError
 from pipelines.identity import identity
 from pipelines.store.artifacts import Artifact, ArtifactStore, Draft

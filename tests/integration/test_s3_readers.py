@@ -14,9 +14,11 @@ import pytest
 
 from pipelines.cluster.cluster import serial_map
 from pipelines.config import parse
-from pipelines.data.assemble import build
+from pipelines.data.cleaning.config import DecontaminationConfig, EvaluationSet
 from pipelines.data.cleaning.decontaminate import contents
-from pipelines.data.corpus import CorpusConfig, DecontaminationConfig, EvaluationSet, ReaderConfig, SourceConfig
+from pipelines.data.corpus.assemble import build
+from pipelines.data.corpus.recipe import CorpusConfig
+from pipelines.data.sources.config import ReaderConfig, SourceConfig
 from pipelines.data.sources.listing import list_files
 from pipelines.data.sources.readers import plan_pieces, read_piece
 from pipelines.errors import DataError

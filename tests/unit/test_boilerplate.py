@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import xxhash
 
-from pipelines.data.assemble import dropped_examples
-from pipelines.data.corpus import LinesConfig
-from pipelines.data.dedup.boilerplate import shared_lines, without
+from pipelines.data.corpus.assemble import dropped_examples
+from pipelines.data.dedup.boilerplate import shared_lines
+from pipelines.data.dedup.config import LinesConfig
+from pipelines.data.dedup.lines import without
 from tests.unit.test_corpus import article, config_of, make, rows, write
 
 __all__ = ["write"]  # the fixture

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.data.browse import composition, differences, lines, read_clusters, shortened
+from pipelines.data.corpus.browse import composition, differences, lines, read_clusters, shortened
 from pipelines.data.dedup.duplicates import CLUSTERS
 
 

@@ -15,10 +15,12 @@ from sklearn.metrics import roc_auc_score
 
 from pipelines.cluster.cluster import serial_map
 from pipelines.config import parse
-from pipelines.data.assemble import build
-from pipelines.data.batch import pack
 from pipelines.data.cleaning.classifier import FILE, area, examples, histogram, roc, score, train, unread_words
-from pipelines.data.corpus import CorpusConfig, QualityModelConfig, ReaderConfig, SourceConfig
+from pipelines.data.cleaning.config import QualityModelConfig
+from pipelines.data.corpus.assemble import build
+from pipelines.data.corpus.recipe import CorpusConfig
+from pipelines.data.sources.config import ReaderConfig, SourceConfig
+from pipelines.data.text.packed import pack
 from pipelines.errors import ConfigError, DataError
 from pipelines.identity import identity
 from pipelines.store.artifacts import Artifact, ArtifactStore, Draft

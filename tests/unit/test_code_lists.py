@@ -48,8 +48,8 @@ _TRAINING = {
 # what a workflow reaches and has no use for that could change its result
 BESIDE = {
     "corpus": {
-        "pipelines.data.data_card": "a page about the corpus, drawn from what is committed", "pipelines.data.browse": "shows what is there",
-        "pipelines.data.estimate": "the plan alone", "pipelines.data.extrapolate": "the plan alone", "pipelines.data.metering": "the plan alone",
+        "pipelines.data.corpus.data_card": "a page about the corpus, drawn from what is committed", "pipelines.data.corpus.browse": "shows what is there",
+        "pipelines.data.plan.estimate": "the plan alone", "pipelines.data.plan.extrapolate": "the plan alone", "pipelines.data.plan.metering": "the plan alone",
         "pipelines.data.dedup.sizing": "numbers of tasks, which change nothing", "pipelines.data.sources.remote": "bytes as they are",
     },
     "tokenize": {"pipelines.data.stream": "the sample's shares, which are in the fingerprint"},

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.data.corpus import ReaderConfig, SourceConfig
-from pipelines.data.document import Document, Dropped
 from pipelines.data.sources.columns import Wanted, parquet_records
+from pipelines.data.sources.config import ReaderConfig, SourceConfig
 from pipelines.data.sources.readers import plan_pieces, read_piece
+from pipelines.data.text.document import Document, Dropped
 
 FAR = 2**62
 

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 
 from pipelines.cluster.cluster import serial_map
-from pipelines.data.corpus import DedupConfig
-from pipelines.data.dedup.census import Census, Job, Party, Placed, open_job
 from pipelines.data.dedup.components import (
     LABEL,
     LINK,
@@ -21,7 +19,9 @@ from pipelines.data.dedup.components import (
     large_star,
     small_star,
 )
+from pipelines.data.dedup.config import DedupConfig
 from pipelines.data.dedup.pairs import candidates
+from pipelines.data.dedup.places import Census, Job, Party, Placed, open_job
 from pipelines.data.dedup.shuffle import read_all, span, write_shuffled
 from pipelines.store.artifacts import ArtifactStore, Draft
 

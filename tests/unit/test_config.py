@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from pipelines.config import Chosen, Positive, WorkflowConfig, config_class, parse, plain, runtime, type_name
-from pipelines.data.corpus import ReaderConfig
+from pipelines.data.sources.config import ReaderConfig
 from pipelines.errors import ConfigError
 from pipelines.identity import difference, fingerprint, identity
 from pipelines.train.stages import BatchConfig

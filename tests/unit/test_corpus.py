@@ -14,9 +14,10 @@ import pytest
 
 from pipelines.cluster.cluster import serial_map
 from pipelines.config import parse, plain
-from pipelines.data.assemble import build, dropped_examples
-from pipelines.data.cleaning import decontaminate, pieces
-from pipelines.data.corpus import CorpusConfig
+from pipelines.data.cleaning import decontaminate
+from pipelines.data.corpus import pieces
+from pipelines.data.corpus.assemble import build, dropped_examples
+from pipelines.data.corpus.recipe import CorpusConfig
 from pipelines.errors import ConfigError, DataError
 from pipelines.identity import identity
 from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
@@ -415,7 +416,7 @@ def test_a_rerun_goes_on_from_what_is_committed(tmp_path: Path, write: Any, monk
     assert store.find("corpus/test") is None
     with monkeypatch.context() as forbidden:
         forbidden.setattr(
-            "pipelines.data.cleaning.pieces.read_piece", lambda *_: pytest.fail("a committed piece was read again")
+            "pipelines.data.corpus.pieces.read_piece", lambda *_: pytest.fail("a committed piece was read again")
         )
         again = make(tmp_path / "s", config)
     fresh = make(tmp_path / "fresh", config)

@@ -11,11 +11,11 @@ import pytest
 
 from pipelines.cluster.cluster import serial_map
 from pipelines.config import parse
-from pipelines.data.assemble import build
-from pipelines.data.corpus import CorpusConfig
-from pipelines.data.data_card import data_card
-from pipelines.data.document import schema
-from pipelines.data.profile import merged, profile
+from pipelines.data.corpus.assemble import build
+from pipelines.data.corpus.data_card import data_card
+from pipelines.data.corpus.profile import merged, profile
+from pipelines.data.corpus.recipe import CorpusConfig
+from pipelines.data.text.document import schema
 from pipelines.display.charts import Series, columns, curves
 from pipelines.identity import identity
 from pipelines.store.artifacts import Artifact, ArtifactStore, Draft

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from pipelines.config import parse
+from pipelines.data.cleaning.config import DecontaminationConfig
 from pipelines.data.cleaning.decontaminate import Lookup, contents, gather, load, save
-from pipelines.data.corpus import CorpusConfig, DecontaminationConfig
+from pipelines.data.corpus.recipe import CorpusConfig
 from pipelines.errors import ConfigError, DataError
 
 QUESTION = "A farmer has seventeen sheep and all but nine of them run away; how many sheep are left over?"

@@ -11,10 +11,10 @@ import pytest
 
 from pipelines.cluster.cluster import serial_map
 from pipelines.config import parse
-from pipelines.data import estimate as module
-from pipelines.data.corpus import CorpusConfig
-from pipelines.data.estimate import estimate, show
-from pipelines.data.metering import Meter
+from pipelines.data.corpus.recipe import CorpusConfig
+from pipelines.data.plan import estimate as module
+from pipelines.data.plan.estimate import estimate, show
+from pipelines.data.plan.metering import Meter
 from pipelines.errors import ConfigError, DataError
 from tests.unit.test_corpus import article, make
 

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.cluster.cluster import serial_map
-from pipelines.data.assemble import build
-from pipelines.data.corpus import CorpusConfig
+from pipelines.data.corpus.assemble import build
+from pipelines.data.corpus.recipe import CorpusConfig
 from pipelines.data.dedup.census import refuse_other_keys
 from pipelines.errors import ArtifactError, ConfigError
 from pipelines.identity import identity
@@ -35,8 +35,9 @@ def test_copies_of_a_finished_corpus_stay_out(tmp_path: Path, write: Any, task_m
     first = make(tmp_path, config_of({"old": write("old", old, heldout=0.1)}, name="first", file_bytes=20_000))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "corpus/first").rglob("*") if path.is_file()}
     dedup = {"minhash": {"rows": 4}}
+    other = config_of({"a": write("a", new)}, name="second", dedup=dedup)
     with pytest.raises(ConfigError, match="rows=8 there, 4 here"):
-        refuse_other_keys(config_of({"a": write("a", new)}, name="second", dedup=dedup), [first])
+        refuse_other_keys(other.name, other.corpus.dedup.minhash, [first])
     config = config_of({"new": write("new", new, heldout=0.1)}, name="second", dedup={"task_memory": task_memory})
     second = make(tmp_path, config, first)
     facts = second.statistics["sources"]["new"]
@@ -65,7 +66,7 @@ def test_a_third_corpus_knows_both(tmp_path: Path, write: Any) -> None:
 def test_a_corpus_cannot_know_itself(tmp_path: Path, write: Any) -> None:
     config = config_of({"a": write("a", [article(i) for i in range(20)])}, name="first")
     with pytest.raises(ConfigError, match="which is the corpus to be made"):
-        refuse_other_keys(config, [make(tmp_path, config)])
+        refuse_other_keys(config.name, config.corpus.dedup.minhash, [make(tmp_path, config)])
 
 
 def test_copies_of_a_known_source_that_keeps_its_copies_stay_out(tmp_path: Path, write: Any) -> None:

@@ -20,9 +20,9 @@ from datatrove.pipeline.filters.gopher_repetition_filter import (
 )
 from datatrove.utils.text import TERMINAL_PUNCTUATION
 
-from pipelines.data.batch import pack
 from pipelines.data.cleaning.measures import DUPLICATE_NGRAMS, TOP_NGRAMS, measure
 from pipelines.data.sources import problems_zh
+from pipelines.data.text.packed import pack
 
 ROOT = Path(__file__).parents[2]
 AWKWARD = [

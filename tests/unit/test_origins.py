@@ -9,9 +9,9 @@ import pytest
 from pipelines.config import parse
 from pipelines.data.cleaning.origins import UrlConfig, licence_of, refuse, refuse_path
 from pipelines.data.cleaning.passes import clean_batch
-from pipelines.data.corpus import CorpusConfig, CorpusRecipe
-from pipelines.data.document import Document, Dropped
-from pipelines.data.licences import is_permissive
+from pipelines.data.corpus.recipe import CorpusConfig, CorpusRecipe
+from pipelines.data.text.document import Document, Dropped
+from pipelines.data.text.licences import is_permissive
 from pipelines.errors import ConfigError
 
 CODE = '''import math

@@ -10,8 +10,8 @@ import pytest
 
 from pipelines.config import parse
 from pipelines.data.cleaning.passes import clean_batch
-from pipelines.data.corpus import CorpusConfig, CorpusRecipe
-from pipelines.data.document import Document, Dropped
+from pipelines.data.corpus.recipe import CorpusConfig, CorpusRecipe
+from pipelines.data.text.document import Document, Dropped
 from pipelines.errors import ConfigError
 
 ENGLISH = (

@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from pipelines.config import parse
-from pipelines.data.corpus import ReaderConfig, SourceConfig
-from pipelines.data.document import Document
+from pipelines.data.sources.config import ReaderConfig, SourceConfig
 from pipelines.data.sources.readers import plan_pieces, read_piece
 from pipelines.data.sources.records import RECORDS
 from pipelines.data.stream.mixture import MixtureRecipe
+from pipelines.data.text.document import Document
 from pipelines.errors import ArtifactError
 from workflows.mixture import MixtureConfig, run
 from workflows.session import DryRun, Session, compose_config

@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.data.corpus import ReaderConfig, SourceConfig
-from pipelines.data.document import Document, Dropped
 from pipelines.data.sources import formats
+from pipelines.data.sources.config import ReaderConfig, SourceConfig
 from pipelines.data.sources.formats import parse_file
 from pipelines.data.sources.readers import inventory, listings, plan_pieces, read_piece, uncut
 from pipelines.data.sources.records import RECORDS, RecordKind
+from pipelines.data.text.document import Document, Dropped
 from pipelines.errors import DataError, StorageError
 
 

@@ -12,15 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.cluster.cluster import serial_map
-from pipelines.data.corpus import DedupConfig, ReaderConfig, SourceConfig
-from pipelines.data.dedup.census import Census, open_job, take_census
+from pipelines.data.dedup.census import take_census
+from pipelines.data.dedup.config import DedupConfig
 from pipelines.data.dedup.deduplicate import deduplicate
 from pipelines.data.dedup.duplicates import choose_clusters
 from pipelines.data.dedup.facts import write_facts
 from pipelines.data.dedup.holdout import position
 from pipelines.data.dedup.minhash import MinHashConfig
+from pipelines.data.dedup.places import Census, open_job
 from pipelines.data.dedup.resolve import REASONS
-from pipelines.data.document import Document, rows_to_table, to_row
+from pipelines.data.sources.config import ReaderConfig, SourceConfig
+from pipelines.data.text.document import Document, rows_to_table, to_row
 from pipelines.errors import ConfigError
 from pipelines.store.artifacts import ArtifactStore, Draft
 

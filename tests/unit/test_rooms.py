@@ -49,6 +49,28 @@ def test_a_library_is_imported_where_contributing_says_and_nowhere_else(library:
     assert all(Path(room).name in design for room in rooms)
 
 
+DATA_ROOMS = (
+    "text",
+    "sources",
+    "cleaning",
+    "dedup",
+    "corpus",
+    "plan",
+)  # in the order of the flow, as the design lists them
+
+
+@pytest.mark.parametrize("room", DATA_ROOMS)
+def test_a_room_of_data_imports_only_from_those_before_it(room: str) -> None:
+    later = DATA_ROOMS[DATA_ROOMS.index(room) + 1 :]
+    climbs = [
+        f"{path.name}: {name}"
+        for path in (ROOT / "pipelines/data" / room).glob("*.py")
+        for name in re.findall(r"^\s*from pipelines\.data\.(\w+)", path.read_text(), re.MULTILINE)
+        if name in later
+    ]
+    assert climbs == []
+
+
 def test_deepspeed_is_imported_in_the_two_files_that_the_design_names() -> None:
     assert set(importers(("deepspeed",))) == {
         "pipelines/train/update/engine.py",

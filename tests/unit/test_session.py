@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from pipelines.config import WorkflowConfig
-from pipelines.data.corpus import CorpusConfig
+from pipelines.data.corpus.recipe import CorpusConfig
 from pipelines.errors import ConfigError
 from pipelines.train.stages import TrainConfig
 from tests.commands import run_here

@@ -9,11 +9,11 @@ import pytest
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from pipelines.data.corpus import ReaderConfig, SourceConfig
-from pipelines.data.document import Document, Dropped
 from pipelines.data.sources import web
+from pipelines.data.sources.config import ReaderConfig, SourceConfig
 from pipelines.data.sources.formats import parse_file
 from pipelines.data.sources.readers import plan_pieces, read_piece
+from pipelines.data.text.document import Document, Dropped
 
 CHINESE = "图书馆在每天早上八点开门，读者可以带着自己的书进来，也可以在书架上挑选想看的书，看完以后放回原来的地方。"
 

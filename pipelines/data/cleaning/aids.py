@@ -16,8 +16,9 @@ import numpy as np
 from pipelines.cluster.cluster import ShardMap
 from pipelines.data.cleaning import classifier, decontaminate
 from pipelines.data.cleaning.classifier import Weights
+from pipelines.data.cleaning.config import CleaningRecipe, QualityModelConfig
 from pipelines.data.cleaning.decontaminate import Lookup
-from pipelines.data.corpus import CorpusConfig, QualityModelConfig, SourceConfig
+from pipelines.data.sources.config import SourceConfig
 from pipelines.store.artifacts import Draft
 
 _GRAMS, _WEIGHTS = "aids/evaluation-sets.npz", "aids/quality-model.npy"
@@ -55,12 +56,21 @@ class TrainTask:
         return "; ".join(f"source {name}: {', '.join(source.reader.paths)}" for name, source in self.sources.items())
 
 
-def prepare(config: CorpusConfig, work: Draft, map_shards: ShardMap) -> Aids:
+def prepare(
+    recipe: CleaningRecipe,
+    sources: Mapping[str, SourceConfig],
+    examples: Mapping[str, SourceConfig],
+    work: Draft,
+    map_shards: ShardMap,
+) -> Aids:
     """Make what is not there yet.
+
+    Args:
+        sources: that are read. examples: that the quality model learns from.
 
     Raises: DataError for an evaluation set that cannot be read or holds nothing to look for, and for too few examples.
     """
-    sets, model = config.corpus.decontaminate, config.corpus.quality.model
+    sets, model = recipe.decontaminate, recipe.quality.model
     if sets.sets and work.receipt("evaluation-sets") is None:
         path = work.scratch(_GRAMS)
         grams = decontaminate.gather(sets)
@@ -68,8 +78,8 @@ def prepare(config: CorpusConfig, work: Draft, map_shards: ShardMap) -> Aids:
         work.publish("evaluation-sets", {_GRAMS: path}, {"unread": grams.unread})
     if model is None:
         return Aids(work, bool(sets.sets))
-    map_shards(train_model, [TrainTask(work, model, config.corpus.example_sources)], "quality model")
-    return Aids(work, bool(sets.sets), tuple(name for name, s in config.chosen.items() if model.scores(name, s)))
+    map_shards(train_model, [TrainTask(work, model, examples)], "quality model")
+    return Aids(work, bool(sets.sets), tuple(name for name, source in sources.items() if model.scores(name, source)))
 
 
 def train_model(task: TrainTask) -> dict[str, Any]:

@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.data.batch import Packed, compiled, pack
+from pipelines.data.cleaning.config import QualityModelConfig
 from pipelines.data.cleaning.normalise import normalise_all
-from pipelines.data.corpus import QualityModelConfig, SourceConfig
-from pipelines.data.dedup.minhash import characters
-from pipelines.data.document import Document, Dropped
+from pipelines.data.sources.config import SourceConfig
 from pipelines.data.sources.readers import plan_pieces, read_piece
-from pipelines.data.words import mixed, words_of
+from pipelines.data.text.document import Document, Dropped
+from pipelines.data.text.packed import Packed, compiled, pack
+from pipelines.data.text.words import characters, mixed, words_of
 from pipelines.display.charts import Series, curves
 from pipelines.errors import DataError
 from pipelines.store.artifacts import Draft

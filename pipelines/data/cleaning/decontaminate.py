@@ -28,14 +28,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.data.batch import compiled, pack
+from pipelines.data.cleaning.config import DecontaminationConfig, EvaluationSet
+from pipelines.data.cleaning.excerpts import passage
 from pipelines.data.cleaning.normalise import normalise_all
-from pipelines.data.corpus import DecontaminationConfig, EvaluationSet
-from pipelines.data.dedup.minhash import characters
-from pipelines.data.document import Dropped
-from pipelines.data.samples import passage
 from pipelines.data.sources.readers import Stretch, open_stretch, plan_pieces, read_piece
-from pipelines.data.words import mixed, words_of
+from pipelines.data.text.document import Dropped
+from pipelines.data.text.packed import compiled, pack
+from pipelines.data.text.words import characters, mixed, words_of
 from pipelines.display.progress import say
 from pipelines.errors import DataError
 from pipelines.store.artifacts import Draft

@@ -20,12 +20,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.data.batch import compiled, pack
+from pipelines.data.text.code_points import BEYOND_BMP, code_point_at
+from pipelines.data.text.packed import compiled, pack
 
 # what is counted: letters of no script, Han, ... and words of ASCII letters, English function words, "the" among them
 _OTHER, _HAN, _KANA, _HANGUL, _LETTER, _HANS, _HANT, _WORDS, _FUNCTION, _THE = range(10)
 _COUNTS = 10
 _ONLY_HANS, _ONLY_HANT = 1 << 4, 1 << 5  # bits beside the script in the table
+# the planes of rare Han; what stands for any of them in the table, and what for all else beyond the BMP
+_RARE_HAN, _BEHIND_RARE_HAN = np.uint32(0x20000), np.uint32(0x40000)
+_ANY_HAN, _NOTHING = np.uint32(0x4E00), np.uint32(0)
 _MODEL_CHARACTERS = 1_000  # of a longer text the model sees the middle: the beginning is often a title or a header
 # English by its function words: of running English some 20 % are among these and 6 % are "the"; no other language has them
 _ENGLISH = "the of and to that with for was"
@@ -341,19 +345,14 @@ def _count(data: Any, offsets: Any, scripts: Any, function_words: Any, out: Any)
                     word, length = np.uint64(0), 0
                 i += 1
                 continue
-            if byte < 0xE0:
-                code, size = ((byte & np.uint32(0x1F)) << np.uint32(6)) | np.uint32(data[i + 1] & 0x3F), 2
-            elif byte < 0xF0:
-                high = ((byte & np.uint32(0x0F)) << np.uint32(12)) | (np.uint32(data[i + 1] & 0x3F) << np.uint32(6))
-                code, size = high | np.uint32(data[i + 2] & 0x3F), 3
-            else:  # beyond the BMP only rare Han is counted
-                rare = byte == 0xF0 and data[i + 1] >= 0xA0
-                code, size = np.uint32(0x4E00) if rare else np.uint32(0), 4
-            what = scripts[code]
-            script = what & 7
+            code, size = code_point_at(data, i, stop)
+            if code >= BEYOND_BMP:  # of these only rare Han is counted
+                code = _ANY_HAN if _RARE_HAN <= code < _BEHIND_RARE_HAN else _NOTHING
+            bits = scripts[code]
+            script = bits & 7
             row[script] += 1
-            row[_HANS] += what >> 4 & 1
-            row[_HANT] += what >> 5 & 1
+            row[_HANS] += bits >> 4 & 1
+            row[_HANT] += bits >> 5 & 1
             if script == _LETTER:
                 length = 99  # a word with such a letter is none of the function words
             i += size

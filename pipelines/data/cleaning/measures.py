@@ -31,7 +31,8 @@ import numpy.typing as npt
 from datatrove.pipeline.filters.gopher_quality_filter import STOP_WORDS
 from datatrove.utils.text import TERMINAL_PUNCTUATION
 
-from pipelines.data.batch import Packed, compiled
+from pipelines.data.text.code_points import code_point_at
+from pipelines.data.text.packed import Packed, compiled
 
 Units = Literal["words", "characters", "none"]
 
@@ -117,6 +118,7 @@ class Measures:
         return len(self.characters)
 
 
+_NEWLINE = np.uint32(10)
 _SCALARS = 32  # fields before the n-grams
 
 
@@ -365,29 +367,8 @@ def _measure(data: Any, offsets: Any, classes: Any, stop_keys: Any, mode: int, s
         newlines = 0
         i, stop = offsets[d], offsets[d + 1]
         while i <= stop:
-            if i == stop:
-                code, size_of = np.uint32(10), 1  # the text ends as if by a newline
-            else:
-                byte = np.uint32(data[i])
-                if byte < 0x80:
-                    code, size_of = byte, 1
-                elif byte < 0xE0:
-                    code, size_of = ((byte & np.uint32(0x1F)) << np.uint32(6)) | np.uint32(data[i + 1] & 0x3F), 2
-                elif byte < 0xF0:
-                    code = (
-                        ((byte & np.uint32(0x0F)) << np.uint32(12))
-                        | (np.uint32(data[i + 1] & 0x3F) << np.uint32(6))
-                        | np.uint32(data[i + 2] & 0x3F)
-                    )
-                    size_of = 3
-                else:
-                    code = (
-                        ((byte & np.uint32(0x07)) << np.uint32(18))
-                        | (np.uint32(data[i + 1] & 0x3F) << np.uint32(12))
-                        | (np.uint32(data[i + 2] & 0x3F) << np.uint32(6))
-                        | np.uint32(data[i + 3] & 0x3F)
-                    )
-                    size_of = 4
+            # the text ends as if by a newline
+            code, size_of = code_point_at(data, i, stop) if i < stop else (_NEWLINE, 1)
             if code < np.uint32(_TABLE):
                 what = classes[code]
             else:

@@ -13,17 +13,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipelines.data.batch import pack
 from pipelines.data.cleaning.classifier import Poor, Weights, score
+from pipelines.data.cleaning.config import CleaningRecipe, QualityModelConfig
 from pipelines.data.cleaning.decontaminate import Contaminated, Lookup, Overlap
 from pipelines.data.cleaning.language import NAMED, chinese_variants, detect_all
 from pipelines.data.cleaning.normalise import normalise_all
 from pipelines.data.cleaning.origins import licence_of, refuse, refuse_path
 from pipelines.data.cleaning.pii import PiiConfig, mask
 from pipelines.data.cleaning.quality import judge, without_lines
-from pipelines.data.corpus import CorpusRecipe, QualityModelConfig, SourceConfig
-from pipelines.data.document import Document, Dropped, render
-from pipelines.data.licences import is_permissive
+from pipelines.data.sources.config import SourceConfig
+from pipelines.data.text.document import Document, Dropped, render
+from pipelines.data.text.licences import is_permissive
+from pipelines.data.text.packed import pack
 
 _OURS = (
     "masked",
@@ -36,7 +37,7 @@ _OURS = (
 def clean_batch(
     documents: Sequence[Document],
     source: SourceConfig,
-    recipe: CorpusRecipe,
+    recipe: CleaningRecipe,
     lookup: Lookup | None = None,
     weights: Weights | None = None,
 ) -> list[Document | Dropped]:
@@ -62,7 +63,7 @@ def clean_batch(
 def judge_again(
     documents: Sequence[Document],
     source: SourceConfig,
-    recipe: CorpusRecipe,
+    recipe: CleaningRecipe,
     lookup: Lookup | None = None,
     weights: Weights | None = None,
 ) -> list[Document | Dropped]:
@@ -79,7 +80,7 @@ def judge_again(
 
 
 def _judge(
-    batch: _Batch, source: SourceConfig, recipe: CorpusRecipe, lookup: Lookup | None, weights: Weights | None
+    batch: _Batch, source: SourceConfig, recipe: CleaningRecipe, lookup: Lookup | None, weights: Weights | None
 ) -> None:
     """Drop by the quality rules, the evaluation sets and the quality model."""
     if source.kind == "documents":
@@ -157,7 +158,7 @@ def _normalised(documents: Sequence[Document], source: SourceConfig, pii: PiiCon
     return [_turns_text(document.metadata) for document in documents]
 
 
-def _origin(document: Document, text: str, source: SourceConfig, recipe: CorpusRecipe) -> str | None:
+def _origin(document: Document, text: str, source: SourceConfig, recipe: CleaningRecipe) -> str | None:
     """A reason in the document's address, path or licence; a licence that is found is noted."""
     reason = refuse(document.metadata, recipe.url)
     if reason is None and source.content == "code":
@@ -191,7 +192,7 @@ def _turns(metadata: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
             yield metadata, key
 
 
-def _languages(batch: _Batch, source: SourceConfig, recipe: CorpusRecipe) -> None:
+def _languages(batch: _Batch, source: SourceConfig, recipe: CleaningRecipe) -> None:
     """Name the languages, drop what is surely another than is wanted, and note in which script Chinese is written.
 
     Code, generated text, and conversations whose language is declared are what they are declared: a Chinese question about

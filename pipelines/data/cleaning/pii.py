@@ -26,7 +26,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pipelines.config import config_class
-from pipelines.data.batch import compiled, pack
+from pipelines.data.text.packed import compiled, pack
 
 Kind = Literal["email", "phone", "id", "ip", "card"]
 

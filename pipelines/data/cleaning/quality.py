@@ -33,11 +33,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.config import Amount, Share, Whole, config_class
-from pipelines.data.batch import pack
 from pipelines.data.cleaning.forms import goes_on, has_refrain, is_chinese_with_terms, is_verse, without_formulas
 from pipelines.data.cleaning.measures import Measures, Units, measure
 from pipelines.data.cleaning.origins import Skipped
 from pipelines.data.cleaning.ruled import ENGLISH, UNSPACED, Ruled, mean_word, rules_of
+from pipelines.data.text.packed import pack
 
 _GENERATED = re.compile(r"do not edit|automatically generated|auto-?generated|generated (by|from)", re.IGNORECASE)
 _LOREM_IPSUM = re.compile(r"lorem ipsum", re.IGNORECASE)

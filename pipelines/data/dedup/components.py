@@ -21,12 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from pipelines.cluster.cluster import ShardMap
-from pipelines.data.dedup.census import Job
+from pipelines.data.dedup.places import Job, Nodes
 from pipelines.data.dedup.shuffle import (
     Blocks,
     blocks_of_hashes,
@@ -38,8 +37,8 @@ from pipelines.data.dedup.shuffle import (
     starts,
     write_shuffled,
 )
+from pipelines.data.text.packed import compiled
 
-Nodes = npt.NDArray[np.int64]
 LINK = np.dtype([("node", "<i8"), ("other", "<i8")])
 LABEL = np.dtype([("node", "<i8"), ("label", "<i8")])
 
@@ -215,7 +214,7 @@ def _ordered(node: Nodes, other: Nodes) -> tuple[Nodes, Nodes]:
     return node[new], other[new]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _union(count: int, left: Any, right: Any) -> Any:
     root = np.arange(count)
     for i in range(len(left)):

@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.cluster.cluster import ShardMap
-from pipelines.data.corpus import DedupConfig
 from pipelines.data.dedup import sizing
-from pipelines.data.dedup.census import Census, Job, Placed, open_job
 from pipelines.data.dedup.components import label_components
+from pipelines.data.dedup.config import DedupConfig
 from pipelines.data.dedup.members import MemberTask, gather_members
 from pipelines.data.dedup.minhash import detection_curve
 from pipelines.data.dedup.pairs import PairTask, pair_range
+from pipelines.data.dedup.places import Census, Job, Placed, open_job
 from pipelines.data.dedup.resolve import ResolveTask, members_key, resolve_part
 from pipelines.data.dedup.settle import SettleTask, settle_piece
 from pipelines.data.dedup.shuffle import parts_for

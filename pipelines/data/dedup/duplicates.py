@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.cluster.cluster import ShardMap
-from pipelines.data.dedup.census import Job, Placed
+from pipelines.data.cleaning.excerpts import excerpt, name_shown
+from pipelines.data.dedup.places import Job, Placed
 from pipelines.data.dedup.resolve import CLUSTER, LARGEST, REASONS, SAMPLED
 from pipelines.data.dedup.shuffle import mixed
-from pipelines.data.document import text_of_row
-from pipelines.data.samples import excerpt, name_shown
-from pipelines.data.writing import take_rows
+from pipelines.data.text.document import text_of_row
+from pipelines.data.text.row_groups import take_rows
 from pipelines.store.artifacts import Draft
 
 FILE = "duplicates/clusters.parquet"

@@ -24,12 +24,12 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from pipelines.data.corpus import SourceConfig
 from pipelines.data.dedup.exact import digest
 from pipelines.data.dedup.holdout import position
 from pipelines.data.dedup.minhash import MinHashConfig, keys_and_samples
 from pipelines.data.dedup.shuffle import blocks_of_hashes, mixed, write_shuffled
-from pipelines.data.document import Document, render
+from pipelines.data.sources.config import SourceConfig
+from pipelines.data.text.document import Document, render
 
 FACT = np.dtype(
     [

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from pipelines.data.text.packed import compiled
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+
+@compiled
 def join_leaders(
     boundary: Any, fixed: Any, keys: Any, key_start: Any, key_end: Any, shingles: Any, start: Any, end: Any,
     threshold: float, most: int, joined: Any, alike: Any,
@@ -79,7 +80,7 @@ def join_leaders(
                         filled[b] += 1
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _jaccard(shingles: Any, i: int, i_end: int, j: int, j_end: int, threshold: float) -> float:
     """Jaccard similarity of two ascending sets, or 0 as soon as it cannot reach the threshold."""
     a, b, common = i_end - i, j_end - j, 0

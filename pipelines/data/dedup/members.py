@@ -18,22 +18,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
-from pipelines.data.dedup.census import Job, Party, Placed
-from pipelines.data.dedup.components import LABEL, Nodes
-from pipelines.data.dedup.facts import KEY
+from pipelines.data.dedup.components import LABEL
 from pipelines.data.dedup.minhash import shingle_sets
+from pipelines.data.dedup.places import Job, Nodes, Party, Placed, keys_of_rows, records_of
 from pipelines.data.dedup.shuffle import (
     BLOCKS,
     blocks_of_hashes,
     blocks_of_nodes,
     concatenated,
     mixed,
-    read_all,
-    read_shuffled,
     write_shuffled,
 )
+from pipelines.data.text.row_groups import take_rows
 
 MEMBER = np.dtype(
     [
@@ -98,30 +95,20 @@ def removes_near(party: Party) -> bool:
 
 
 def labels_of(job: Job, files: tuple[str, ...], place: Placed) -> tuple[Nodes, Nodes]:
-    """The labelled nodes of a place, ascending, and their labels."""
+    """The labelled nodes of a place, ascending, and their labels. Args: files, of all ranges of nodes, in order."""
     if not place.documents:
         return np.empty(0, np.int64), np.empty(0, np.int64)
     ends = np.array([place.first, place.first + place.documents - 1], np.int64)
-    first, last = (int(block) for block in blocks_of_nodes(ends, job.census().nodes))
-    parts = range(first * len(files) // BLOCKS, last * len(files) // BLOCKS + 1)
-    found = concatenated(
-        (read_shuffled(job.work.storage, f"{job.work.folder}/{files[part]}", LABEL, first, last + 1) for part in parts),
-        LABEL,
-    )
-    found = found[(found["node"] >= ends[0]) & (found["node"] <= ends[1])]
-    return found["node"], found["label"]
+    first, last = (int(block) * len(files) // BLOCKS for block in blocks_of_nodes(ends, job.census().nodes))
+    labels = records_of(job, place, files[first : last + 1], LABEL)
+    return labels["node"], labels["label"]
 
 
 def _keys_of(job: Job, place: Placed, rows: Nodes) -> tuple[npt.NDArray[np.uint64], Nodes]:
     """The keys of some rows, row after row, and how many each has."""
-    records = read_all(job.work.storage, place.keys, KEY)
-    turn = np.full(place.documents, -1, np.int64)
-    turn[rows] = np.arange(len(rows))
-    records = records[records["row"] < place.documents]
-    whose = turn[records["row"]]
-    records, whose = records[whose >= 0], whose[whose >= 0]
-    order = np.argsort(whose, kind="stable")
-    return records["key"][order], np.bincount(whose, minlength=len(rows))
+    keys = keys_of_rows(job.work.storage, place, rows)
+    order = np.argsort(keys["row"], kind="stable")
+    return keys["key"][order], np.bincount(keys["row"], minlength=len(rows))
 
 
 def _shingles_of(job: Job, place: Placed, rows: Nodes) -> tuple[npt.NDArray[np.uint32], Nodes]:
@@ -129,24 +116,15 @@ def _shingles_of(job: Job, place: Placed, rows: Nodes) -> tuple[npt.NDArray[np.u
     texts = read_texts(job, place, rows)
     sets, sizes = [], []
     for start in range(0, len(rows), _TEXTS):
-        part = [texts[int(row)] for row in rows[start : start + _TEXTS]]
-        found, counts = shingle_sets(part, job.dedup.minhash.ngram)
-        sets.append(found)
-        sizes.append(counts)
+        some_texts = [texts[int(row)] for row in rows[start : start + _TEXTS]]
+        some_sets, some_sizes = shingle_sets(some_texts, job.dedup.minhash.ngram)
+        sets.append(some_sets)
+        sizes.append(some_sizes)
     return concatenated(sets, np.uint32), concatenated(sizes, np.int64)
 
 
 def read_texts(job: Job, place: Placed, rows: Nodes) -> Mapping[int, str]:
-    """Texts of some rows of a place of documents, by row; only the row groups that hold one are read."""
-    file = pq.ParquetFile(place.text_path(job.work.storage))
+    """Texts of some rows of a place of documents, by row."""
     wanted = np.unique(rows)
-    found: dict[int, str] = {}
-    start = 0
-    for group in range(file.num_row_groups):
-        stop = start + file.metadata.row_group(group).num_rows
-        here = wanted[(wanted >= start) & (wanted < stop)]
-        if len(here):
-            column = file.read_row_group(group, columns=["text"]).column("text").take(here - start)
-            found.update(zip(here.tolist(), column.to_pylist(), strict=True))
-        start = stop
-    return found
+    texts = take_rows(place.text_path(job.work.storage), wanted, ["text"]).column("text").to_pylist()
+    return dict(zip(wanted.tolist(), texts, strict=True))

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.data.dedup.census import Job
-from pipelines.data.dedup.components import Nodes, blocks_of_links, both_ways, contract
+from pipelines.data.dedup.components import blocks_of_links, both_ways, contract
 from pipelines.data.dedup.facts import KEY
-from pipelines.data.dedup.shuffle import concatenated, read_many, span, starts, write_shuffled
+from pipelines.data.dedup.places import Job, Nodes, range_of_hashes
+from pipelines.data.dedup.shuffle import span, starts, write_shuffled
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,9 @@ def pair_range(task: PairTask) -> dict[str, Any]:
 
 def _find(task: PairTask) -> tuple[dict[str, Any], dict[str, Any]]:
     job, file = task.job, task.job.file(f"{task.name}.bin")
-    keys, nodes = _records(task)
+    places = [place for place in job.census().places if place.documents]
+    files = [place.keys for place in places]
+    keys, nodes = range_of_hashes(job.work.storage, places, files, KEY, span(task.part, task.parts))
     centres, others = candidates(keys, nodes, job.census().own_nodes)
     left, right = contract(centres, others)
     links = both_ways(left, right)
@@ -76,16 +78,3 @@ def candidates(keys: npt.NDArray[np.uint64], nodes: Nodes, own: int) -> tuple[No
     centres = np.repeat(smallest, sizes)
     linked = (centres != nodes) & (centres < own)
     return centres[linked], nodes[linked]
-
-
-def _records(task: PairTask) -> tuple[npt.NDArray[np.uint64], Nodes]:
-    storage, blocks = task.job.work.storage, span(task.part, task.parts)
-    keys: list[npt.NDArray[np.uint64]] = []
-    nodes: list[Nodes] = []
-    places = [place for place in task.job.census().places if place.documents]
-    files = [place.keys for place in places]
-    for place, found in zip(places, read_many(storage, files, KEY, *blocks), strict=True):
-        found = found[found["row"] < place.documents]
-        keys.append(found["key"])
-        nodes.append(found["row"] + np.int64(place.first))
-    return concatenated(keys, np.uint64), concatenated(nodes, np.int64)

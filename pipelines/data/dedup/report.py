@@ -25,10 +25,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.cluster.cluster import ShardMap
-from pipelines.data.dedup.census import Job, Placed
 from pipelines.data.dedup.deduplicate import Settled
 from pipelines.data.dedup.members import read_texts, removes_near
 from pipelines.data.dedup.minhash import MinHashConfig, keys_and_samples, shingles
+from pipelines.data.dedup.places import Job, Placed
 from pipelines.data.dedup.resolve import HELDOUT
 from pipelines.display.charts import Series, curves
 from pipelines.store.artifacts import Draft

@@ -29,10 +29,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.data.dedup.census import Census, Job
 from pipelines.data.dedup.facts import KINDS
 from pipelines.data.dedup.leaders import join_leaders
 from pipelines.data.dedup.members import MEMBER, removes_near
+from pipelines.data.dedup.places import Census, Job
 from pipelines.data.dedup.shuffle import blocks_of_nodes, concatenated, mixed, read_many, span, starts, write_shuffled
 
 TRAIN, HELDOUT, EXACT, NEAR, NEAR_HELDOUT, ASKED, KNOWN_EXACT, KNOWN_NEAR = range(8)

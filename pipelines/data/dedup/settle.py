@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from pipelines.data.dedup.census import Job, Placed
+from pipelines.data.cleaning.excerpts import SAMPLES
+from pipelines.data.dedup.places import Job, Placed, records_of
 from pipelines.data.dedup.resolve import HELDOUT, REASONS, TRAIN, VERDICT
-from pipelines.data.dedup.shuffle import blocks_of_nodes, concatenated, read_many
 
 BEYOND = 255  # behind its source's cap
 SPLITS = {"train": TRAIN, "heldout": HELDOUT}
-SAMPLES = 10  # dropped documents shown for each reason
 
 
 @dataclass(frozen=True)
@@ -44,9 +42,9 @@ def _settle(task: SettleTask) -> tuple[dict[str, Path], dict[str, Any]]:
     job, place = task.job, task.place
     facts = np.load(job.work.storage.fetch(place.facts), mmap_mode="r")
     fates = np.full(len(facts), BEYOND, np.uint8)
-    held = job.census().parties[place.party].held(facts["position"][: place.documents])
-    fates[: place.documents] = np.where(held, HELDOUT, TRAIN)
-    verdicts = _verdicts(task)
+    is_held_out = job.census().parties[place.party].held(facts["position"][: place.documents])
+    fates[: place.documents] = np.where(is_held_out, HELDOUT, TRAIN)
+    verdicts = np.sort(records_of(job, place, task.verdicts, VERDICT), order="node")
     fates[verdicts["node"] - place.first] = verdicts["fate"]
     file = job.file(f"fates/{place.key}.npy")
     path = job.work.scratch(file)
@@ -65,14 +63,3 @@ def _settle(task: SettleTask) -> tuple[dict[str, Path], dict[str, Any]]:
         "dropped": {reason: int(counts[fate]) for fate, reason in REASONS.items() if counts[fate]},
         "samples": samples,
     }
-
-
-def _verdicts(task: SettleTask) -> npt.NDArray[Any]:
-    job, place = task.job, task.place
-    if not place.documents:
-        return np.empty(0, VERDICT)
-    ends = np.array([place.first, place.first + place.documents - 1], np.int64)
-    first, last = (int(block) for block in blocks_of_nodes(ends, job.census().nodes))
-    files = [f"{job.work.folder}/{file}" for file in task.verdicts]
-    found = concatenated(read_many(job.work.storage, files, VERDICT, first, last + 1), VERDICT)
-    return np.sort(found[(found["node"] >= ends[0]) & (found["node"] <= ends[1])], order="node")

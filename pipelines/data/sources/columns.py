@@ -20,11 +20,10 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.data.document import RAW_EXCERPT, Dropped
+from pipelines.data.text.document import RAW_EXCERPT, Dropped
 from pipelines.errors import TrunklineError
 
 UNREADABLE = "unreadable"  # names the columns of a row whose values were left out
-_EXCERPT = RAW_EXCERPT
 _ROWS = 1_000  # turned into Python at once
 
 
@@ -53,7 +52,7 @@ def parquet_records(
         columns = wanted.columns(file.schema_arrow)
     except (pa.ArrowException, OSError, ValueError) as error:
         if not start:  # said once, by the stretch that begins the file
-            yield path, Dropped("read.corrupt_parquet", f"{path}:0", str(error)[:_EXCERPT])
+            yield path, Dropped("read.corrupt_parquet", f"{path}:0", str(error)[:RAW_EXCERPT])
         return
     lacking = wanted.fields and not set(columns) & set(wanted.fields)
     first = 0
@@ -107,7 +106,7 @@ def _group(
             if isinstance(raised, MemoryError):
                 raise
             error = error or str(raised)
-    yield path, Dropped("read.corrupt_parquet", f"{path}:{row}", error[:_EXCERPT])
+    yield path, Dropped("read.corrupt_parquet", f"{path}:{row}", error[:RAW_EXCERPT])
 
 
 def _records(file: pq.ParquetFile, group: int, columns: list[str], wanted: Wanted) -> Iterator[Any]:
@@ -164,7 +163,7 @@ def _row(batch: Any, row: int, wanted: Wanted, decoders: Mapping[str, Callable[[
         except Exception as error:
             if name in wanted.fields:
                 reason = "read.not_utf8" if isinstance(error, UnicodeDecodeError) else "read.bad_value"
-                return Dropped(reason, "", f"column {name}: {error}"[:_EXCERPT])
+                return Dropped(reason, "", f"column {name}: {error}"[:RAW_EXCERPT])
             unreadable.append(name)
     return {**record, UNREADABLE: ", ".join(unreadable)} if unreadable else record
 

@@ -19,8 +19,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.data.document import Content, Message, render
 from pipelines.data.sources.shape import Unfit, first_text, list_of, object_of, text_of
+from pipelines.data.text.document import Content, Message, render
 
 _ROLES = {
     "human": "user", "user": "user", "prompter": "user",

@@ -24,12 +24,11 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from pipelines.data.document import RAW_EXCERPT, Dropped
 from pipelines.data.sources.columns import Wanted, parquet_records
 from pipelines.data.sources.web import html_record, warc_records
+from pipelines.data.text.document import RAW_EXCERPT, Dropped
 from pipelines.errors import DataError, TrunklineError
 
-EXCERPT = RAW_EXCERPT
 _FORMATS = {
     ".txt": "text",
     ".md": "text",
@@ -126,7 +125,7 @@ def parse_file(
     except (TrunklineError, OSError, MemoryError):  # not what the file holds
         raise
     except Exception as error:
-        yield path, Dropped(f"read.{type(error).__name__}", path, f"reading ended here: {error}"[:EXCERPT])
+        yield path, Dropped(f"read.{type(error).__name__}", path, f"reading ended here: {error}"[:RAW_EXCERPT])
 
 
 def _parsed(
@@ -303,12 +302,12 @@ def _jsonl(lines: Iterator[tuple[int, bytes]], path: str, stop: int | None) -> I
         try:
             yield where, json.loads(raw.decode("utf-8-sig"))
         except UnicodeDecodeError as error:
-            yield where, Dropped("read.not_utf8", where, f"{error.reason} at byte {error.start}: {raw[:EXCERPT]!r}")
+            yield where, Dropped("read.not_utf8", where, f"{error.reason} at byte {error.start}: {raw[:RAW_EXCERPT]!r}")
         except (ValueError, RecursionError) as error:
             # a ValueError of another kind is an integer of over 4,300 digits, which Python does not take
             is_bad_json = isinstance(error, (json.JSONDecodeError, RecursionError))
             reason = "read.not_json" if is_bad_json else "read.bad_value"
-            yield where, Dropped(reason, where, raw[:EXCERPT].decode("utf-8", "replace"))
+            yield where, Dropped(reason, where, raw[:RAW_EXCERPT].decode("utf-8", "replace"))
 
 
 def _passages(lines: Iterator[tuple[int, bytes]], path: str, size: int) -> Iterator[tuple[str, Any]]:
@@ -359,7 +358,7 @@ def _whole(plain: _Plain, path: str, form: str, wanted: Wanted) -> Iterator[tupl
         if _holds_lines(text, error):
             yield from _jsonl(_Plain(io.BytesIO(raw), "").lines(), path, None)
         elif not plain.broken:
-            yield path, Dropped("read.not_json", path, f"{error}: {text[:EXCERPT]}")
+            yield path, Dropped("read.not_json", path, f"{error}: {text[:RAW_EXCERPT]}")
         return
     if isinstance(value, dict) and any(name in value for name in wanted.fields):
         yield path, value  # one record, not a mapping of names to records

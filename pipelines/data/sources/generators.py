@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.data.document import render
 from pipelines.data.sources import problems_en, problems_zh
 from pipelines.data.sources.problem import Problem
+from pipelines.data.text.document import render
 
 Problems = Callable[[Sequence[str], int, int, int], Iterator[Problem]]
 Item = tuple[str, dict[str, Any]]

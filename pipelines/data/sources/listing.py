@@ -25,9 +25,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipelines.data.document import utf8
 from pipelines.data.sources.formats import ACCEPTED_SUFFIXES, form_of, told_format, told_suffix
 from pipelines.data.sources.paths import Entry, Match, match, source_of
+from pipelines.data.text.document import utf8
 from pipelines.errors import DataError
 
 _SHOWN = 5  # names of files in one line

@@ -24,15 +24,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipelines.data.corpus import ReaderConfig, SourceConfig
-from pipelines.data.document import Document, Dropped, utf8
 from pipelines.data.sources.columns import Wanted, table_records
+from pipelines.data.sources.config import ReaderConfig, SourceConfig
 from pipelines.data.sources.fetch import Package, contents, fetch, members, resolve
-from pipelines.data.sources.formats import EXCERPT, can_be_cut, parse_file, told_format
+from pipelines.data.sources.formats import can_be_cut, parse_file, told_format
 from pipelines.data.sources.generators import GENERATORS
 from pipelines.data.sources.listing import Listing, list_files
 from pipelines.data.sources.records import RECORDS, content_of
 from pipelines.data.sources.remote import RemoteFile
+from pipelines.data.text.document import RAW_EXCERPT, Document, Dropped, utf8
 from pipelines.display.progress import human, say
 from pipelines.errors import DataError
 from pipelines.identity import fingerprint
@@ -213,7 +213,7 @@ def read_piece(piece: Piece, source: SourceConfig) -> Iterator[Document | Droppe
         if reader.id_field:
             own = _own_id(record, reader.id_field)
             if own is None:
-                yield Dropped("read.no_id", where, text[:EXCERPT])
+                yield Dropped("read.no_id", where, text[:RAW_EXCERPT])
                 continue
             place = own
         yield Document(text=text, id=utf8(f"{piece.source}/{place}"), metadata={**metadata, **common})
@@ -235,9 +235,11 @@ def _own_id(record: Any, id_field: str) -> str | None:
 def _excerpt(record: Any) -> str:
     """The beginning of a record, to look at."""
     try:
-        return (record if isinstance(record, str) else json.dumps(record, ensure_ascii=False, default=str))[:EXCERPT]
+        return (record if isinstance(record, str) else json.dumps(record, ensure_ascii=False, default=str))[
+            :RAW_EXCERPT
+        ]
     except (TypeError, ValueError, RecursionError) as error:  # keys that JSON does not have, too deep
-        return f"a record that cannot be shown: {error}"[:EXCERPT]
+        return f"a record that cannot be shown: {error}"[:RAW_EXCERPT]
 
 
 def _records(piece: Piece, source: SourceConfig) -> Iterator[tuple[str, str, Any]]:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.data.document import Content
 from pipelines.data.sources.conversations import ANSWERS, QUESTIONS, SYSTEMS, instruction, messages, preference
 from pipelines.data.sources.shape import Unfit, list_of, text_of
+from pipelines.data.text.document import Content
 from pipelines.errors import TrunklineError
 
 NO_TEXT = "read.no_text"

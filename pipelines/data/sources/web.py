@@ -17,7 +17,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.data.document import RAW_EXCERPT, Dropped
+from pipelines.data.text.document import RAW_EXCERPT, Dropped
 from pipelines.errors import DataError, TrunklineError
 
 MAX_PAGE_BYTES = 5_000_000  # a longer one is a table or a dump, and its tree takes a multiple of this in memory

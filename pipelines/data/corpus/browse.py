@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.data.document import EXCERPT
+from pipelines.data.text.document import EXCERPT
 
 Cluster = list[dict[str, Any]]  # rows of one cluster, the document that stays first
 Run = tuple[str, str]  # "=", "-" or "+", and the text

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.data.document import EXCERPT, RAW_EXCERPT
-from pipelines.data.samples import excerpt, excerpt_of_unread, name_shown, passage
+from pipelines.data.cleaning.excerpts import excerpt, excerpt_of_unread, name_shown, passage
+from pipelines.data.text.document import EXCERPT, RAW_EXCERPT
 from tests.unit.test_corpus import article, config_of, make, near_copy, rows, write
 
 __all__ = ["write"]  # the fixture

@@ -13,8 +13,9 @@ from typing import get_args
 
 from pipelines.data.cleaning.normalise import normalise
 from pipelines.data.cleaning.pii import Kind, replaced_within
-from pipelines.data.document import EXCERPT, RAW_EXCERPT, utf8
+from pipelines.data.text.document import EXCERPT, RAW_EXCERPT, utf8
 
+SAMPLES = 10  # dropped documents shown for each reason
 _KINDS = get_args(Kind)
 _NAME_KINDS = tuple(
     kind for kind in _KINDS if kind != "card"

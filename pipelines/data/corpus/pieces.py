@@ -24,16 +24,16 @@ import pyarrow.parquet as pq
 from pipelines.data.cleaning.aids import Aids
 from pipelines.data.cleaning.classifier import Poor, histogram
 from pipelines.data.cleaning.decontaminate import HITS, Contaminated
+from pipelines.data.cleaning.excerpts import SAMPLES, excerpt, excerpt_of_unread, name_shown
 from pipelines.data.cleaning.passes import clean_batch
 from pipelines.data.cleaning.ruled import without_rules
-from pipelines.data.corpus import CorpusRecipe, SourceConfig
+from pipelines.data.corpus.recipe import CorpusRecipe
 from pipelines.data.dedup.facts import write_facts
-from pipelines.data.document import Document, Dropped, rows_to_table, to_row
-from pipelines.data.samples import excerpt, excerpt_of_unread, name_shown
+from pipelines.data.sources.config import SourceConfig
 from pipelines.data.sources.readers import Piece, read_piece
+from pipelines.data.text.document import Document, Dropped, rows_to_table, to_row
 from pipelines.store.artifacts import Draft
 
-SAMPLES = 10  # dropped documents kept for each reason
 _BATCH_CHARACTERS, _BATCH_DOCUMENTS = 4_000_000, 5_000  # that pass together: bounds the memory of the compiled passes
 
 

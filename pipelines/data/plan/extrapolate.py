@@ -22,12 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.data.corpus import CorpusConfig, SourceConfig
+from pipelines.data.corpus.recipe import CorpusConfig
 from pipelines.data.dedup import sizing
-from pipelines.data.dedup.census import Census
 from pipelines.data.dedup.deduplicate import parts_of
+from pipelines.data.dedup.places import Census
 from pipelines.data.dedup.shuffle import BLOCKS
-from pipelines.data.metering import Measured
+from pipelines.data.plan.metering import Measured
+from pipelines.data.sources.config import SourceConfig
 from pipelines.data.sources.readers import Piece
 
 NORMAL_PIECE = 16_000_000  # a larger piece is one file that cannot be cut; only its beginning can be tried

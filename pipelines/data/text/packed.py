@@ -25,9 +25,9 @@ class Packed:
         return len(self.offsets) - 1
 
 
-def pack(texts: Sequence[str]) -> Packed:
+def pack(texts: Sequence[str] | Sequence[bytes]) -> Packed:
     """The texts' UTF-8, one after another; a lone surrogate, which UTF-8 has no place for, is packed all the same."""
-    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    encoded = [text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text for text in texts]
     offsets = np.zeros(len(encoded) + 1, np.int64)
     np.cumsum([len(item) for item in encoded], out=offsets[1:])
     return Packed(np.frombuffer(b"".join(encoded) or b"\0", np.uint8), offsets)

@@ -18,12 +18,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.data import browse
 from pipelines.data.cleaning import classifier
-from pipelines.data.corpus import CorpusConfig, SourceConfig
+from pipelines.data.cleaning.excerpts import excerpt
+from pipelines.data.corpus import browse
+from pipelines.data.corpus.recipe import CorpusConfig
 from pipelines.data.dedup import duplicates
 from pipelines.data.dedup import report as dedup_report
-from pipelines.data.samples import excerpt
+from pipelines.data.sources.config import SourceConfig
 from pipelines.data.sources.fetch import resolve
 from pipelines.data.sources.readers import standard_library_name
 from pipelines.display import markup

@@ -21,13 +21,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from pipelines.data.corpus import SourceConfig
-from pipelines.data.dedup.census import Job, Placed
+from pipelines.data.corpus.profile import profile
 from pipelines.data.dedup.facts import FACT, KEY
+from pipelines.data.dedup.places import Job, Placed, keys_of_rows
 from pipelines.data.dedup.settle import SPLITS
-from pipelines.data.dedup.shuffle import blocks_of_hashes, concatenated, read_all, write_shuffled
-from pipelines.data.document import schema
-from pipelines.data.profile import profile
+from pipelines.data.dedup.shuffle import blocks_of_hashes, concatenated, write_shuffled
+from pipelines.data.sources.config import SourceConfig
+from pipelines.data.text.document import schema
+from pipelines.data.text.row_groups import take_rows
 from pipelines.identity import fingerprint
 from pipelines.store.artifacts import Draft
 
@@ -95,9 +96,9 @@ def write_file(task: WriteTask) -> dict[str, Any]:
         task.draft.storage.delete(f"{task.draft.folder}/receipts/{task.piece}.json")
         return empty
     made_of = fingerprint([[place.key, xxhash.xxh3_128_hexdigest(rows.tobytes())] for place, rows in chosen])
-    held = task.draft.receipt(task.piece)
-    if held is not None and held["statistics"]["made_of"] == made_of:
-        return dict(held["statistics"])
+    published = task.draft.receipt(task.piece)
+    if published is not None and published["statistics"]["made_of"] == made_of:
+        return dict(published["statistics"])
     storage = task.job.work.storage
     table = pa.concat_tables(take_rows(storage.fetch(place.text), rows) for place, rows in chosen)
     facts = concatenated((place.read_facts(storage)[rows] for place, rows in chosen), FACT)
@@ -131,41 +132,24 @@ def write_file(task: WriteTask) -> dict[str, Any]:
 
 
 def _rows(task: WriteTask) -> list[tuple[Placed, npt.NDArray[np.int64]]]:
-    storage, found = task.job.work.storage, []
+    storage, chosen = task.job.work.storage, []
     low, high = task.number * task.file_bytes, (task.number + 1) * task.file_bytes
     for place, file, before in task.parts:
         fates = np.load(storage.fetch(f"{task.job.work.folder}/{file}"))
         rows = np.flatnonzero(fates == SPLITS[task.split])
         sizes = place.read_facts(storage)["bytes"][rows]
         begins = before + np.cumsum(sizes) - sizes
-        found.append((place, rows[(begins >= low) & (begins < high)]))
-    return found
-
-
-def take_rows(path: Any, rows: npt.NDArray[np.int64]) -> pa.Table:
-    """Some rows, ascending, of a Parquet file; only the row groups that hold one are read."""
-    file, start, tables = pq.ParquetFile(path), 0, []
-    for group in range(file.num_row_groups):
-        stop = start + file.metadata.row_group(group).num_rows
-        here = rows[(rows >= start) & (rows < stop)]
-        if len(here):
-            tables.append(file.read_row_group(group).take(here - start))
-        start = stop
-    return pa.concat_tables(tables)
+        chosen.append((place, rows[(begins >= low) & (begins < high)]))
+    return chosen
 
 
 def _keys(task: WriteTask, chosen: Sequence[tuple[Placed, npt.NDArray[np.int64]]]) -> npt.NDArray[Any]:
     """The keys of the rows of this file, in an order that does not depend on the pieces they came from."""
-    found, first = [], 0
+    parts, first = [], 0
     for place, rows in chosen:
-        turn = np.full(place.documents, -1, np.int64)
-        turn[rows] = np.arange(first, first + len(rows))
-        keys = read_all(task.job.work.storage, place.keys, KEY)
-        keys = keys[keys["row"] < place.documents]
-        row = turn[keys["row"]]
-        part = np.empty(int((row >= 0).sum()), KEY)
-        part["key"], part["row"] = keys["key"][row >= 0], row[row >= 0]
-        found.append(part)
+        part = keys_of_rows(task.job.work.storage, place, rows)
+        part["row"] += np.uint32(first)
+        parts.append(part)
         first += len(rows)
-    keys = concatenated(found, KEY)
+    keys = concatenated(parts, KEY)
     return keys[np.lexsort((keys["row"], keys["key"]))]

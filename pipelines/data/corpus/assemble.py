@@ -30,19 +30,22 @@ from pipelines.cluster.cluster import ShardMap
 from pipelines.data.cleaning.aids import model_report, prepare, unread_items
 from pipelines.data.cleaning.classifier import publish_model
 from pipelines.data.cleaning.decontaminate import publish_hits
-from pipelines.data.cleaning.pieces import SAMPLES, CleanTask, clean_piece
-from pipelines.data.corpus import CorpusConfig, SourceConfig
-from pipelines.data.data_card import publish_card
+from pipelines.data.cleaning.excerpts import SAMPLES
+from pipelines.data.corpus.data_card import publish_card
+from pipelines.data.corpus.pieces import CleanTask, clean_piece
+from pipelines.data.corpus.profile import merged
+from pipelines.data.corpus.recipe import CorpusConfig
+from pipelines.data.corpus.writing import plan_files, write_file
 from pipelines.data.dedup.boilerplate import remove_boilerplate
-from pipelines.data.dedup.census import Census, KnownIndex, compare_index, take_census
+from pipelines.data.dedup.census import KnownIndex, compare_index, take_census
 from pipelines.data.dedup.deduplicate import Settled, deduplicate
 from pipelines.data.dedup.duplicates import choose_clusters, excerpts, publish_clusters
+from pipelines.data.dedup.places import Census, open_job
 from pipelines.data.dedup.report import publish_report
 from pipelines.data.dedup.settle import SPLITS
-from pipelines.data.profile import merged
+from pipelines.data.sources.config import SourceConfig
 from pipelines.data.sources.fetch import fetch_all
 from pipelines.data.sources.readers import Piece, as_found, plan_pieces
-from pipelines.data.writing import plan_files, write_file
 from pipelines.display.progress import tally
 from pipelines.errors import DataError
 from pipelines.store.artifacts import Artifact, Draft
@@ -70,7 +73,7 @@ def build(
     recipe, sources = config.corpus, config.chosen
     work = dataclasses.replace(draft, folder=f"{draft.folder}/work")
     fetch_all(s.reader.archive_package for s in sources.values() if s.reader.type == "package")
-    aids = prepare(config, work, map_shards)
+    aids = prepare(recipe, sources, recipe.example_sources, work, map_shards)
     planned = {name: plan(name, source, recipe.piece_bytes) for name, source in sources.items()}
     tasks = [
         CleanTask(work, piece, source, recipe, aids)
@@ -86,7 +89,8 @@ def build(
     census, lines = take_census(work, keyed, sources), None
     capped = census.capped
     if recipe.dedup.lines.max_documents is not None:
-        keyed, lines = remove_boilerplate(work, census, keyed, sources, recipe, aids, map_shards)
+        job = open_job(work, census, recipe.dedup)
+        keyed, lines = remove_boilerplate(job, keyed, sources, recipe, aids, map_shards)
         cleaned = [dict(done) for _, done in keyed]
         _refuse_empty(sources, cleaned, _dropped_by_source(sources, cleaned))
     census = dataclasses.replace(take_census(work, keyed, sources, known), capped=capped)

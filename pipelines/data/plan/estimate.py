@@ -22,13 +22,14 @@ from typing import Any
 import numpy as np
 
 from pipelines.cluster.cluster import inside_job, serial_map
-from pipelines.data.assemble import build
-from pipelines.data.corpus import CorpusConfig, SourceConfig
-from pipelines.data.dedup.census import Census
+from pipelines.data.corpus.assemble import build
+from pipelines.data.corpus.recipe import CorpusConfig
+from pipelines.data.dedup.places import Census
 from pipelines.data.dedup.resolve import VERDICT, ResolveTask
 from pipelines.data.dedup.shuffle import read_all
-from pipelines.data.extrapolate import NORMAL_PIECE, CorpusPlan, Sample, extrapolate, raw_bytes
-from pipelines.data.metering import Meter
+from pipelines.data.plan.extrapolate import NORMAL_PIECE, CorpusPlan, Sample, extrapolate, raw_bytes
+from pipelines.data.plan.metering import Meter
+from pipelines.data.sources.config import SourceConfig
 from pipelines.data.sources.fetch import is_cached
 from pipelines.data.sources.readers import Piece, plan_pieces
 from pipelines.display.progress import duration, human, say, table

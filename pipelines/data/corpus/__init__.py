@@ -1,0 +1,1 @@
+"""A corpus from its recipe to its manifest, and the page that shows it."""

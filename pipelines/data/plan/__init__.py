@@ -1,0 +1,1 @@
+"""What a corpus will cost, from a trial on a sample."""

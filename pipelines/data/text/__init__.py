@@ -1,0 +1,1 @@
+"""What a text is: documents, their bytes for compiled code, their words."""
