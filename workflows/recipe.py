@@ -34,7 +34,13 @@ from workflows.session import DryRun, Session, compose_config, entry
 SHARED = tuple(
     field.name for field in dataclasses.fields(WorkflowConfig) if field.name not in ("name", "dry_run", "on_change")
 )
-CODE = ("pipelines.display.report.results", "pipelines.display.report.figures", "pipelines.display.report.page")
+CODE = (
+    "pipelines.display.evaluation",
+    *(
+        f"pipelines.display.report.{module}"
+        for module in ("results", "claims", "figures", "drawing", "curves", "scores", "mixtures", "page", "style")
+    ),
+)
 
 
 @config_class
@@ -126,13 +132,15 @@ def run(config: RecipeConfig, session: Session) -> Artifact:
 def stage_results(session: Session, artifacts: Sequence[Artifact]) -> list[StageResult]:
     """What the report shows: one entry per evaluated checkpoint of a training run, in the order of the stages."""
     from pipelines.train.checkpoint import open_checkpoint
+    from pipelines.train.results.evaluate import read_results
     from pipelines.train.run.loop import read_metrics
+    from pipelines.train.stages import STAGES
 
     storage, results = session.store.storage, []
     for artifact in artifacts:
         if artifact.manifest["kind"] != "evaluate":
             continue
-        evaluation = artifact.json("results.json")
+        evaluation = read_results(artifact)
         run_folder, _, at = evaluation["parent"].partition("@")
         trained = session.store.get(run_folder)
         checkpoint = open_checkpoint(storage, run_folder, at or "latest")
@@ -147,6 +155,7 @@ def stage_results(session: Session, artifacts: Sequence[Artifact]) -> list[Stage
         start = trained.statistics["start"]
         curve = [row for row in read_metrics(storage, run_folder) if row["step"] <= checkpoint.step]
         segments = checkpoint.state["segments"]
+        asked = {source["name"]: source["weight"] for source in segments[-1]["plan"]["sources"]} if segments else {}
         results.append(
             StageResult(
                 kind=run_folder.split("/")[0],
@@ -155,9 +164,9 @@ def stage_results(session: Session, artifacts: Sequence[Artifact]) -> list[Stage
                 tokens_start=start["tokens"],
                 tokens_end=checkpoint.state["tokens"],
                 curve=curve,
-                asked={source["name"]: source["weight"] for source in segments[-1]["plan"]["sources"]}
-                if segments
-                else {},
+                colour=STAGES[run_folder.split("/")[0]].colour,
+                loss_counts=_loss_counts(session.store.get(evaluation["tokens"]), list(asked)),
+                asked=asked,
                 delivered=trained.statistics["delivered"],
                 evaluation=evaluation,
                 seconds=sum(row["step_duration_s"] for row in curve),
@@ -165,6 +174,12 @@ def stage_results(session: Session, artifacts: Sequence[Artifact]) -> list[Stage
             )
         )
     return results
+
+
+def _loss_counts(tokens: Artifact, sources: Sequence[str]) -> str:
+    """What the loss of a run over these sources is a mean over. Args: sources of its mixture; none of a run over pairs."""
+    kinds = {tokens.statistics["sources"].get(name, {}).get("kind") for name in sources}
+    return "pairs" if not sources else "assistant tokens" if kinds == {"conversations"} else "tokens"
 
 
 class _Rebuild:

@@ -180,7 +180,7 @@ def test_an_average_is_evaluated_like_a_run_with_its_weights(store: ArtifactStor
             name=parent.split("/")[0],
             parent=parent,
             store=store.uri,
-            max_tokens=50,
+            tasks={"text": {"max_tokens": 50}, "preferences": {}},
             tracking=TrackingConfig(enabled=False),
         )
         with Session(config) as session:

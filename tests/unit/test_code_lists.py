@@ -22,6 +22,7 @@ ANYWHERE = {
     "pipelines.store.storage": "bytes as they are", "pipelines.store.s3": "bytes as they are", "pipelines.store.cache": "copies of files, bytes as they are",
     "pipelines.tracking.spool": "measured points on their way to MLflow",
     "pipelines.config": "its values are in the fingerprint", "pipelines.identity": "makes the fingerprint", "pipelines.uris": "messages", "pipelines.errors": "messages", "pipelines.store.disk": "messages about full disks", "pipelines.display.progress": "messages",
+    "pipelines.display.evaluation": "tables and metrics of what is committed",
     "pipelines.display.timeline": "times of a start, for a benchmark", "pipelines.cluster.ray_token": "authentication of Ray",
     "pipelines.cluster.cluster": "where tasks run; results do not depend on it (tests/integration/test_map_shards.py)",
     "pipelines.cluster.nodes": "asks machines", "pipelines.cluster.train_group": "where workers run", "pipelines.cluster.train_group_rank": "likewise", "pipelines.cluster.train_group_lines": "messages", "pipelines.cluster.train_group_room": "refuses", "pipelines.display.markup": "pages about results", "pipelines.display.charts": "pages about results",
@@ -59,7 +60,8 @@ BESIDE = {
     "verify_resume": {"pipelines.data.stream.mixture": "as for training", "pipelines.train.checkpoint.weights": "as for training"},
     "evaluate": {**_STREAM, **_TRAINING, "pipelines.data.tokens.codepoints": "which text goes to which of two equal encoders"},
     "export": {**_STREAM, **_TRAINING, "pipelines.data.tokens": "only verifies what was written, but for chat and tokenizer",
-               "pipelines.train.network.attention": "likewise", "pipelines.train.network.batch": "likewise", "pipelines.train.results.generate": "likewise", "pipelines.train.results.scoring": "likewise"},
+               "pipelines.train.network.attention": "likewise", "pipelines.train.network.batch": "likewise", "pipelines.train.results.generate": "likewise", "pipelines.train.results.scoring": "likewise",
+               "pipelines.train.tasks": "finds evaluations, makes none"},
     "average": {**_STREAM, **_TRAINING, "pipelines.data.tokens": "reads no tokens", "pipelines.train.network": "reads weights by name, builds no model"},
     "recipe": {"pipelines.data": "its stages are workflows of their own; of training the report reads the curve", "pipelines.train": "likewise"},
 }  # fmt: skip

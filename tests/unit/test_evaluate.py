@@ -17,16 +17,11 @@ from pipelines.store.sealed import sealed
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
-from pipelines.train.results.evaluate import EvaluateConfig, Prompt, evaluate, overall, plan
-from pipelines.train.results.scoring import (
-    PreferenceScore,
-    TextScore,
-    byte_lengths,
-    score_preferences,
-    score_text,
-    token_nats,
-    windows,
-)
+from pipelines.train.results.evaluate import EvaluateConfig, evaluate, plan_evaluation
+from pipelines.train.results.scoring import byte_lengths, token_nats, windows
+from pipelines.train.tasks import TASKS, preferences, text
+from pipelines.train.tasks.preferences import PreferenceScore, score_preferences
+from pipelines.train.tasks.text import TextScore, score_text
 from tests import tiny
 from tests.untrained import commit_run, commit_tokens
 from workflows import evaluate as workflow
@@ -36,8 +31,14 @@ V = 64
 MODEL = ModelConfig(
     layers=2, d_model=32, d_ff=64, heads=4, kv_heads=2, vocabulary=V, max_positions=64, dim_model_base=16
 )
-CONFIG = EvaluateConfig(name="e", parent="pretrain/a")
+CONFIG = EvaluateConfig(name="e", parent="pretrain/a", tasks={name: {} for name in TASKS})
+PROMPTS = [{"text": "Once upon"}, {"text": "话说"}, {"text": "1 + 1?", "chat": True}]
 DOCUMENTS = {"kind": "documents", "language": "en"}
+
+
+def tasked(**tasks):
+    """`CONFIG` with other tasks."""
+    return dataclasses.replace(CONFIG, tasks=tasks)
 
 
 @pytest.fixture(autouse=True)
@@ -184,24 +185,19 @@ def test_preferences_compare_means_per_answer_token_and_sums_beside_them():
     assert level.summed_accuracy == float((counts[:, 0] < counts[:, 1]).mean())
 
 
-def test_overall_is_the_mean_of_document_sources_and_pools_answers_and_pairs():
-    text = {
+def test_summaries_are_the_mean_of_document_sources_and_pools_answers_and_pairs():
+    scores = {
         "a": TextScore("documents", "en", 1.0, 2.0, 1, 1000, 1000),
         "b": TextScore("documents", "zh", 2.0, 3.0, 1, 10, 10),
         "c": TextScore("conversations", "en", 1.0, 2.0, 1, 30, 60),
         "d": TextScore("conversations", "zh", 4.0, 6.0, 1, 10, 30),
     }
     pairs = {"p": PreferenceScore(1.0, 0.5, 30, 0), "q": PreferenceScore(0.0, 0.5, 10, 0)}
-    assert overall(text, pairs) == pytest.approx(
-        {
-            "bits_per_byte": 1.5,
-            "assistant_loss": 3.0,
-            "assistant_bits_per_byte": 2.0,
-            "preference_accuracy": 0.75,
-            "preference_summed_accuracy": 0.5,
-        }
+    assert text.summary(scores) == pytest.approx(
+        {"bits_per_byte": 1.5, "assistant_loss": 3.0, "assistant_bits_per_byte": 2.0}
     )
-    assert set(overall({}, {}).values()) == {None}
+    assert preferences.summary(pairs) == pytest.approx({"preference_accuracy": 0.75, "preference_summed_accuracy": 0.5})
+    assert {*text.summary({}).values(), *preferences.summary({}).values()} == {None}
 
 
 @pytest.fixture
@@ -214,26 +210,26 @@ def store(tmp_path):
 
 
 def test_every_heldout_source_is_measured(store):
-    planned = plan(CONFIG, store, "pretrain/a@step-1")
+    planned = plan_evaluation(CONFIG, store, "pretrain/a@step-1")
     results = evaluate(CONFIG, planned)
     assert (results.parent, results.step, results.tokens_trained) == ("pretrain/a@step-1", 1, 1000)
     assert (results.sequence_length, results.tokens) == (16, "tokens/tiny")
-    assert {name: score.kind for name, score in results.text.items()} == {
+    assert {name: row["kind"] for name, row in results.tasks["text"]["rows"].items()} == {
         "walks": "documents", "jumps": "documents", "chat": "conversations",
     }  # fmt: skip
-    assert results.preferences["pairs"].pairs == 20
+    assert results.tasks["preferences"]["rows"]["pairs"]["pairs"] == 20
     narrow = dataclasses.replace(CONFIG, sequence_length=8)  # prompts of 6 ids fill more than half of 9
-    short = evaluate(narrow, plan(narrow, store, "pretrain/a"))
-    assert short.preferences == {}
-    assert "9 tokens" in short.unmeasured["pairs"]
+    short = evaluate(narrow, plan_evaluation(narrow, store, "pretrain/a"))
+    assert short.tasks["preferences"]["rows"] == {}
+    assert "9 tokens" in short.tasks["preferences"]["unmeasured"]["pairs"]
     json.dumps(results.to_json())
 
 
 def test_a_trunk_still_under_way_is_measured_at_its_checkpoint(store):
     store.storage.delete("pretrain/a/manifest.json")
-    assert str(plan(CONFIG, store, "pretrain/a@latest").run) == "pretrain/a@step-2"
+    assert str(plan_evaluation(CONFIG, store, "pretrain/a@latest").subject.run) == "pretrain/a@step-2"
     with pytest.raises(ArtifactError, match="has begun but is not finished"):
-        plan(CONFIG, store, "pretrain/a")
+        plan_evaluation(CONFIG, store, "pretrain/a")
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_named(store):
@@ -242,27 +238,37 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_named(store):
     data[-5] ^= 1
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match=r"does not match its checksum.*pretrain/a@step-1"):
-        evaluate(CONFIG, plan(CONFIG, store, "pretrain/a"))
-    evaluate(CONFIG, plan(CONFIG, store, "pretrain/a@step-1"))
+        evaluate(CONFIG, plan_evaluation(CONFIG, store, "pretrain/a"))
+    evaluate(CONFIG, plan_evaluation(CONFIG, store, "pretrain/a@step-1"))
 
 
 def test_refusals_say_what_exists(store):
     with pytest.raises(ArtifactError, match=r"pretrain/b does not exist.*pretrain/\{a\}"):
-        plan(CONFIG, store, "pretrain/b")
+        plan_evaluation(CONFIG, store, "pretrain/b")
     with pytest.raises(CheckpointError, match=r"step-9 does not exist; committed steps: 1, 2"):
-        plan(CONFIG, store, "pretrain/a@step-9")
+        plan_evaluation(CONFIG, store, "pretrain/a@step-9")
     with pytest.raises(ConfigError, match="expected a trained model"):
-        plan(CONFIG, store, "tokens/tiny")
+        plan_evaluation(CONFIG, store, "tokens/tiny")
     with pytest.raises(ArtifactError, match=r"holds no tokenizer.*prompts=\[\]"):
-        plan(dataclasses.replace(CONFIG, prompts=(Prompt(text="hello"),)), store, "pretrain/a")
+        plan_evaluation(tasked(completions={"prompts": [{"text": "hello"}]}), store, "pretrain/a")
     with pytest.raises(ConfigError, match="positions for 1 to 64"):
-        plan(dataclasses.replace(CONFIG, sequence_length=65), store, "pretrain/a")
+        plan_evaluation(dataclasses.replace(CONFIG, sequence_length=65), store, "pretrain/a")
     with pytest.raises(ConfigError, match="is of kind mixture; expected tokens"):
-        plan(dataclasses.replace(CONFIG, tokens="mixture/tiny_decay"), store, "pretrain/a")
+        plan_evaluation(dataclasses.replace(CONFIG, tokens="mixture/tiny_decay"), store, "pretrain/a")
     with pytest.raises(ConfigError, match=r"prompts\[1\].text is empty"):
-        dataclasses.replace(CONFIG, prompts=(Prompt(text="hello"), Prompt(text=" ", chat=True)))
+        tasked(completions={"prompts": [{"text": "hello"}, {"text": " ", "chat": True}]})
     with pytest.raises(ConfigError, match="max_pairs is 0"):
-        dataclasses.replace(CONFIG, max_pairs=0)
+        tasked(preferences={"max_pairs": 0})
+    with pytest.raises(
+        ConfigError, match=r"tasks.poetry is no evaluation task; expected some of text, preferences, comp"
+    ):
+        tasked(poetry={})
+    with pytest.raises(ConfigError, match=r"unknown key tasks.text.max_pairs; accepted here: max_tokens"):
+        tasked(text={"max_pairs": 3})
+    with pytest.raises(ConfigError, match=r"tasks.text is 3; expected its settings"):
+        tasked(text=3)
+    with pytest.raises(ConfigError, match="tasks names none; expected some of text"):
+        tasked(text=None)
 
 
 def test_an_evaluation_of_which_nothing_counts_is_refused_and_a_single_source_is_named(store):
@@ -271,7 +277,7 @@ def test_an_evaluation_of_which_nothing_counts_is_refused_and_a_single_source_is
     content["statistics"]["sources"]["chat"]["heldout"]["loss_tokens"] = 0
     manifest.write_bytes(sealed({key: value for key, value in content.items() if key != "sha256"}))
     narrow = dataclasses.replace(CONFIG, sequence_length=8)
-    told = plan(narrow, store, "pretrain/a").facts["not measured"]
+    told = plan_evaluation(narrow, store, "pretrain/a").announcement["not measured"]
     assert told.startswith(
         "chat: no token of its held-out documents counts; pairs: no preference pair fits in windows of 8"
     )
@@ -279,7 +285,7 @@ def test_an_evaluation_of_which_nothing_counts_is_refused_and_a_single_source_is
         content["statistics"]["sources"][name]["heldout"]["documents"] = 0
     manifest.write_bytes(sealed({key: value for key, value in content.items() if key != "sha256"}))
     with pytest.raises(ConfigError, match="nothing that tokens/tiny holds out can be measured"):
-        plan(narrow, store, "pretrain/a")
+        plan_evaluation(narrow, store, "pretrain/a")
 
 
 def test_tokens_made_anew_since_are_refused(store):
@@ -287,14 +293,17 @@ def test_tokens_made_anew_since_are_refused(store):
     assert isinstance(draft, Draft)
     draft.commit({}, {"sources": {}})
     with pytest.raises(ArtifactError, match="another version of tokens/tiny"):
-        plan(CONFIG, store, "pretrain/a")
+        plan_evaluation(CONFIG, store, "pretrain/a")
 
 
 def test_the_workflow_commits_numbers_and_completions_once(tmp_path, capsys):
     config = EvaluateConfig(
-        name="e", parent="dpo/d", store=str(tmp_path), tracking=TrackingConfig(enabled=False), max_new_tokens=4,
-        prompts=(Prompt(text="Once upon"), Prompt(text="话说"), Prompt(text="1 + 1?", chat=True)),
-    )  # fmt: skip
+        name="e",
+        parent="dpo/d",
+        store=str(tmp_path),
+        tracking=TrackingConfig(enabled=False),
+        tasks={"text": {}, "completions": {"prompts": PROMPTS, "max_new_tokens": 4}},
+    )
     with Session(config) as session:
         texts = {"prose": ["Once upon a time there was a model."] * 5, "zh": ["话说天下大势，分久必合。"] * 5}
         tokens = commit_tokens(session.store, texts, [("1 + 1?", "2")] * 5, [("2 + 2?", "4", "fish")] * 3)
@@ -306,8 +315,14 @@ def test_the_workflow_commits_numbers_and_completions_once(tmp_path, capsys):
     assert "finished already" in capsys.readouterr().out
     assert made.manifest == again.manifest
     results = made.json("results.json")
-    assert [sample["prompt"] for sample in results["completions"]] == ["Once upon", "话说", "1 + 1?"]
-    assert results["overall"]["bits_per_byte"] == pytest.approx(
-        np.mean([results["text"][name]["bits_per_byte"] for name in ("prose", "zh")])
+    assert list(results["tasks"]) == ["text", "completions"]
+    assert [sample["prompt"] for sample in results["tasks"]["completions"]["samples"]] == [
+        "Once upon",
+        "话说",
+        "1 + 1?",
+    ]
+    measured = results["tasks"]["text"]
+    assert measured["numbers"]["bits_per_byte"]["value"] == pytest.approx(
+        np.mean([measured["rows"][name]["bits_per_byte"] for name in ("prose", "zh")])
     )
     assert made.manifest["identity"]["inputs"].keys() == {"dpo/d", "tokens/t"}

@@ -10,13 +10,15 @@ from pipelines.config import TrackingConfig
 from pipelines.data.tokens.tokenizer import Encoder
 from pipelines.errors import ArtifactError, CheckpointError
 from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.sealed import sealed
 from pipelines.train.checkpoint.lineage import lineage, open_run
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
 from pipelines.train.results import export
-from pipelines.train.results.evaluate import EvaluateConfig
+from pipelines.train.results.evaluate import EvaluateConfig, read_results
 from pipelines.train.results.export import ExportConfig, fold, llama_config, split, verify_tokenizer
+from pipelines.train.results.model_card import find_evaluation
 from tests import tiny
 from tests.untrained import commit_run, commit_tokens
 from workflows import evaluate as evaluating
@@ -160,9 +162,20 @@ def test_without_a_tokenizer_there_is_nothing_to_export(tmp_path):
         exported(store, parent="pretrain/a")
 
 
+def measuring(store, name, parent):
+    """The config of an evaluation of two tasks."""
+    return EvaluateConfig(
+        name=name,
+        parent=parent,
+        store=store.uri,
+        tracking=TrackingConfig(enabled=False),
+        tasks={"text": {}, "preferences": {}},
+    )
+
+
 def test_the_model_card_tells_data_licences_lineage_and_numbers(store):
-    measure = EvaluateConfig(name="m", parent="dpo/d", store=store.uri, tracking=TrackingConfig(enabled=False))
-    other = EvaluateConfig(name="a", parent="sft/d", store=store.uri, tracking=TrackingConfig(enabled=False))
+    measure = measuring(store, "m", "dpo/d")
+    other = measuring(store, "a", "sft/d")
     with Session(measure) as session:
         measured = evaluating.run(measure, session)
         evaluating.run(other, session)
@@ -174,14 +187,28 @@ def test_the_model_card_tells_data_licences_lineage_and_numbers(store):
     places = [card.index(f"`{link.folder}` | `{link.fingerprint}`") for link in lineage(store, store.get("dpo/d"))]
     assert places == sorted(places)
     assert len(places) == 6  # corpus, tokens, pretrain, anneal, sft, dpo
-    bits = measured.json("results.json")["text"]["prose"]["bits_per_byte"]
+    bits = measured.json("results.json")["tasks"]["text"]["rows"]["prose"]["bits_per_byte"]
     assert f"| {bits:.3f} |" in card
+    assert f"| all pairs | – | {measured.statistics['preference_accuracy']:.1%} |" in card
     assert "AutoModelForCausalLM.from_pretrained" in card
+
+
+def test_an_evaluation_of_an_older_version_is_named_and_passed_over(store, capsys):
+    with Session(config := measuring(store, "m", "dpo/d")) as session:
+        made = evaluating.run(config, session)
+    path = store.storage.root / made.folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["statistics"]["tasks"]
+    path.write_bytes(sealed({key: value for key, value in manifest.items() if key != "sha256"}))
+    assert find_evaluation(store, open_run(store, "dpo/d")) is None
+    assert "evaluate/m was made by an older version of Trunkline and is passed over" in capsys.readouterr().out
+    with pytest.raises(ArtifactError, match=r"evaluate/m was made by an older version.*on_change=rebuild"):
+        read_results(store.get("evaluate/m"))
 
 
 def test_an_evaluation_made_later_does_not_make_the_export_stale(store, capsys):
     first = exported(store)
-    measure = EvaluateConfig(name="m", parent="dpo/d", store=store.uri, tracking=TrackingConfig(enabled=False))
+    measure = measuring(store, "m", "dpo/d")
     with Session(measure) as session:
         evaluating.run(measure, session)
     assert exported(store).manifest == first.manifest

@@ -20,7 +20,7 @@ from pipelines.store.artifacts import ArtifactStore
 from pipelines.train.checkpoint.average import AverageConfig
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.model import Transformer
-from pipelines.train.results.evaluate import EvaluateConfig, Prompt
+from pipelines.train.results.evaluate import EvaluateConfig
 from pipelines.train.results.export import ExportConfig
 from tests.unit.test_checkpoint import flip
 from tests.untrained import commit_run, commit_tokens
@@ -31,12 +31,13 @@ MODEL = ModelConfig(
     layers=1, d_model=16, d_ff=32, heads=2, kv_heads=1, vocabulary=320, max_positions=64, dim_model_base=16
 )
 COMMON: dict[str, Any] = {"name": "x", "tracking": TrackingConfig(enabled=False)}
-PROMPTS = (Prompt(text="Once upon"), Prompt(text="1 + 1?", chat=True))
+PROMPTS = [{"text": "Once upon"}, {"text": "1 + 1?", "chat": True}]
+TASKS = {"text": {}, "preferences": {}, "completions": {"prompts": PROMPTS, "max_new_tokens": 3}}
 # command -> its module and config; what it leaves; the kinds of files that it reads
 COMMANDS: dict[str, tuple[Any, Any, str, tuple[str, ...]]] = {
     "tokenize": (tokenize, tokenize.TokenizeConfig(**COMMON, data="corpus/c", tokenizer=TokenizerConfig(vocabulary_size=320, sample_bytes=10_000_000)), "tokens/x", ("corpus/c/manifest.json", "corpus/c/**/*.parquet")),
     "mixture": (mixture, mixture.MixtureConfig(**COMMON, tokens="tokens/t", mixture=MixtureRecipe(weights={"prose": 1.0}, budget_tokens=2000, max_epochs=100)), "mixture/x", ("tokens/t/manifest.json",)),
-    "evaluate": (evaluate, EvaluateConfig(**COMMON, parent="pretrain/a", prompts=PROMPTS, max_new_tokens=3), "evaluate/x", ("pretrain/a/manifest.json", "pretrain/a/checkpoints/*6/*", "tokens/t/tokenizer/*", "tokens/t/heldout/**/*.*")),
+    "evaluate": (evaluate, EvaluateConfig(**COMMON, parent="pretrain/a", tasks=TASKS), "evaluate/x", ("pretrain/a/manifest.json", "pretrain/a/checkpoints/*6/*", "tokens/t/tokenizer/*", "tokens/t/heldout/**/*.*")),
     "average": (average, AverageConfig(**COMMON, parent="pretrain/a"), "average/x", ("pretrain/a/checkpoints/*/*",)),
     "export": (export, ExportConfig(**COMMON, parent="pretrain/a"), "export/x", ("pretrain/a/checkpoints/*6/*", "tokens/t/tokenizer/*", "corpus/c/manifest.json")),
 }  # fmt: skip

@@ -7,20 +7,35 @@ import warnings
 import pytest
 
 from pipelines.display.report import StageResult, claims, figures, stage_table, write_report
-from pipelines.display.report.figures import smooth
+from pipelines.display.report.drawing import PALETTE, smooth, stage_colours
 from pipelines.display.report.results import given_over_tokens
+from pipelines.train.tasks import TASKS
+from pipelines.train.tasks.task import Chart, Column, Measured, Number, Sample, Task, TaskPlan
 
 
 def evaluation(bits, loss, accuracy, source="prose"):
-    return {
-        "text": {
-            source: {"kind": "documents", "bits_per_byte": bits, "loss": 4.0, "tokens": 10},
-            "chat": {"kind": "conversations", "bits_per_byte": 1.0, "loss": loss, "tokens": 10},
-        },
-        "preferences": {"pairs": {"accuracy": accuracy, "pairs": 10}},
-        "overall": {"bits_per_byte": bits, "assistant_loss": loss, "preference_accuracy": accuracy},
-        "completions": [{"prompt": "却说<曹操>", "chat": False, "text": "<script>alert(1)</script>", "tokens": 3}],
+    """What `workflows.evaluate` writes, of two tasks that measure and one that writes."""
+    described = {
+        "text": TASKS["text"].described(
+            Measured(
+                rows={
+                    source: {"kind": "documents", "bits_per_byte": bits, "loss": 4.0, "tokens": 10},
+                    "chat": {"kind": "conversations", "bits_per_byte": 1.0, "loss": loss, "tokens": 10},
+                },
+                summary={"bits_per_byte": bits, "assistant_loss": loss, "assistant_bits_per_byte": 1.0},
+            )
+        ),
+        "preferences": TASKS["preferences"].described(
+            Measured(
+                rows={"pairs": {"accuracy": accuracy, "pairs": 10}},
+                summary={"preference_accuracy": accuracy, "preference_summed_accuracy": None},
+            )
+        ),
+        "completions": TASKS["completions"].described(
+            Measured(samples=(Sample(prompt="却说<曹操>", note="text", text="<script>alert(1)</script>", tokens=3),))
+        ),
     }
+    return {"tasks": described}
 
 
 def curve(first, last, loss, rate, **extras):
@@ -44,11 +59,11 @@ RESULTS = [
         curve=curve(200, 300, 7, 0.005), evaluation=evaluation(2.5, 4.0, 0.5), asked={"prose": 1.0}, delivered={"prose": 10},
     ),
     StageResult(
-        kind="sft", reference="sft/d", parent="anneal/d", tokens_start=300, tokens_end=350, curve=curve(300, 350, 4, 0.001),
+        kind="sft", reference="sft/d", parent="anneal/d", tokens_start=300, tokens_end=350, curve=curve(300, 350, 4, 0.001), loss_counts="assistant tokens",
         evaluation=evaluation(2.6, 3.0, 0.6),
     ),
     StageResult(
-        kind="dpo", reference="dpo/d", parent="sft/d@step-9", tokens_start=350, tokens_end=400,
+        kind="dpo", reference="dpo/d", parent="sft/d@step-9", tokens_start=350, tokens_end=400, loss_counts="pairs",
         curve=curve(350, 400, 0.69, 1e-5, accuracy=0.6), evaluation=evaluation(2.6, 3.1, 0.8),
     ),
 ]  # fmt: skip
@@ -91,12 +106,53 @@ def test_a_claim_fails_or_is_left_open_when_the_numbers_say_so(index, fields, cl
 
 def test_the_stage_table_has_a_row_per_checkpoint():
     header, rows = stage_table(RESULTS)
-    assert header[:5] == ["stage", "tokens", "LR", "prose", "mean"]
+    assert header == [
+        "stage", "tokens", "LR", "prose", "mean", "assistant loss", "preference accuracy", "seconds", "artifact",
+    ]  # fmt: skip
     assert len(rows) == 5
     assert {len(row) for row in rows} == {len(header)}
     first, dpo = dict(zip(header, rows[0], strict=True)), dict(zip(header, rows[4], strict=True))
     assert (first["tokens"], first["LR"], first["prose"], first["seconds"]) == ("200", "0.01", 3.0, 20)
     assert (dpo["preference accuracy"], dpo["seconds"], dpo["artifact"]) == ("80.0%", None, "dpo/d")
+
+
+def test_a_stage_and_a_task_that_nobody_knew_are_in_table_curves_and_page(tmp_path):
+    new = Task(
+        Settings=object,
+        plan=lambda subject, settings: TaskPlan(announcement=""),
+        measure=lambda model, subject, settings: Measured(),
+        title="Needles",
+        reading="Found needles.",
+        row="depth",
+        columns={"found": Column(heading="found", share=True)},
+        numbers={
+            "needles_found": Number(label="all", unit="of needles", better="higher", heading="needles", share=True)
+        },
+        chart=Chart(
+            name="needles", kind="bars", column="found", title="Needles", axis="found", caption="By depth <10 %>."
+        ),
+    )
+    needles = new.described(Measured(rows={"10 %": {"found": 0.5}}, summary={"needles_found": 0.5}))
+    tasks = {**evaluation(2.4, 3.9, 0.5)["tasks"], "needle": needles}
+    added = StageResult(
+        kind="longer", reference="longer/d", parent="dpo/d@step-9", tokens_start=400, tokens_end=500,
+        curve=curve(400, 500, 3, 0.001), evaluation={"tasks": tasks},
+    )  # fmt: skip
+    results = [*RESULTS, added]
+    header, rows = stage_table(results)
+    assert rows[-1][0] == "longer"
+    assert [row[header.index("needles")] for row in rows] == [None] * 5 + ["50.0%"]
+    assert header.index("needles") == header.index("preference accuracy") + 1
+    drawn = figures(results)
+    assert "longer d" in [text.get_text() for text in drawn["loss"].axes[0].get_legend().get_texts()]
+    assert [text.get_text() for text in drawn["needles"].axes[0].get_xticklabels()] == ["10 %"]
+    colours = stage_colours(results)
+    assert list(colours) == ["pretrain", "anneal", "sft", "dpo", "longer"]
+    assert list(colours.values()) == list(PALETTE[:5])
+    write_report(tmp_path / "report.html", results)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "By depth &lt;10 %&gt;." in text
+    assert f'<span class="dot" style="background:{colours["longer"]}"></span>longer' in text
 
 
 def test_smoothing_keeps_a_line_and_averages_the_end():

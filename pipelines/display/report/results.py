@@ -1,18 +1,20 @@
-"""What the report is made of: a `StageResult` per checkpoint, the claims that they prove or not, the stage table.
+"""What the report is made of: a `StageResult` per checkpoint, and the table of stages.
 
-A claim whose numbers are missing says so; nothing is claimed that the numbers do not show.
+Nothing is known here of the stages and of the evaluation tasks by name: their order, their columns and their figures are what the
+results carry.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.display import evaluation
 from pipelines.display.progress import human
 
 Floats = NDArray[np.float64]
@@ -22,11 +24,13 @@ Floats = NDArray[np.float64]
 class StageResult:
     """What one run left."""
 
-    kind: str  # pretrain | anneal | sft | dpo
+    kind: str  # of its stage, or average
     reference: str  # kind/name, or kind/name@step-N where the evaluation is of an earlier checkpoint
     parent: str | None = None  # the reference it began from
     tokens_start: int = 0  # trained on by its ancestors
     tokens_end: int  # ancestors included
+    colour: str = ""  # of its curves, e.g. #33658a; "": one that no other stage has
+    loss_counts: str = "tokens"  # what its training loss is a mean over: tokens, assistant tokens, pairs
     curve: Sequence[Mapping[str, Any]] = ()  # rows of `train.run.loop.read_metrics`
     asked: Mapping[str, float] = field(default_factory=dict)  # source -> weight in the mixture
     delivered: Mapping[str, int] = field(default_factory=dict)  # source -> samples read
@@ -44,50 +48,99 @@ class StageResult:
         """The same without the step, for what is of the whole run."""
         return run_of(self.label)
 
-    def overall(self, name: str) -> float | None:
-        """A number of the evaluation's summary, or None."""
-        value: float | None = (self.evaluation or {}).get("overall", {}).get(name)
-        return value
+    @property
+    def tasks(self) -> Mapping[str, Mapping[str, Any]]:
+        """What the evaluation's tasks found; empty where there is none."""
+        tasks: Mapping[str, Mapping[str, Any]] = (self.evaluation or {}).get("tasks", {})
+        return tasks
+
+    def number(self, name: str) -> Mapping[str, Any] | None:
+        """A number of the evaluation's summaries with the words that it is read with, or None."""
+        return evaluation.numbers(self.evaluation).get(name)
+
+    def value(self, name: str) -> float | None:
+        """Its value, or None."""
+        number = self.number(name)
+        return None if number is None else number["value"]
 
 
-@dataclass(frozen=True)
-class Claim:
-    """Something that the recipe should show, and whether this run does."""
+def tasks_measured(results: Sequence[StageResult]) -> dict[str, Mapping[str, Any]]:
+    """Every task that measured one of the checkpoints, as the first of them describes it."""
+    tasks: dict[str, Mapping[str, Any]] = {}
+    for result in results:
+        for name, task in result.tasks.items():
+            tasks.setdefault(name, task)
+    return tasks
 
-    text: str
-    holds: bool | None  # None: the numbers to tell are missing
-    numbers: str
+
+def charted_rows(results: Sequence[StageResult], task: str) -> list[str]:
+    """The rows of a task that its chart shows, in the order of their first appearance."""
+    names: dict[str, None] = {}
+    for result in results:
+        measured = result.tasks.get(task)
+        if measured is None or measured["chart"] is None:
+            continue
+        chart = measured["chart"]
+        for name, row in measured["rows"].items():
+            if row[chart["column"]] is not None and all(row[key] == value for key, value in chart["only"].items()):
+                names[name] = None
+    return list(names)
 
 
-def claims(results: Sequence[StageResult]) -> list[Claim]:
-    """The three claims, computed.
-
-    The annealed branch is compared with a pretrain result of the same tokens (within 1 %) at stable LR; SFT with its
-    parent; DPO with its parent.
-    """
-    anneal, sft, dpo = (last(results, kind) for kind in ("anneal", "sft", "dpo"))
-    rival = _trunk_beside(results, anneal) if anneal else None
-    return [
-        _claim("The annealed branch ends below the trunk trained on at stable LR for the same tokens", "bits per byte", "bits_per_byte", anneal, rival, lower=True),
-        _claim("SFT lowers held-out assistant loss", "nats per token", "assistant_loss", sft, _parent(results, sft), lower=True),
-        _claim("DPO raises held-out preference accuracy above SFT's", "of pairs", "preference_accuracy", dpo, _parent(results, dpo), lower=False),
-    ]  # fmt: skip
+def charted_value(result: StageResult, task: str, row: str) -> float | None:
+    """What the task's chart shows for a row of this checkpoint, or None."""
+    measured = result.tasks.get(task)
+    if measured is None or row not in measured["rows"]:
+        return None
+    value: float | None = measured["rows"][row][measured["chart"]["column"]]
+    return value
 
 
 def stage_table(results: Sequence[StageResult]) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows: stage, tokens, LR, bits per byte by source, assistant loss, preference accuracy, seconds, artifact."""
-    names = sources(results)
-    header = ["stage", "tokens", "LR", *names, "mean", "assistant loss", "preference accuracy", "seconds", "artifact"]
-    rows = []
-    for result in results:
-        accuracy = result.overall("preference_accuracy")
-        rows.append([
-            result.kind, human(result.tokens_end), _rates(result), *(_rounded(bits(result, source)) for source in names),
-            _rounded(result.overall("bits_per_byte")), _rounded(result.overall("assistant_loss")),
-            None if accuracy is None else f"{accuracy:.1%}", None if result.seconds is None else round(result.seconds),
+    """Header and rows: stage, tokens, LR, the columns of the evaluation's tasks, seconds, artifact."""
+    columns = _task_columns(results)
+    header = ["stage", "tokens", "LR", *(heading for heading, _ in columns), "seconds", "artifact"]
+    rows = [
+        [
+            result.kind,
+            human(result.tokens_end),
+            _rates(result),
+            *(cell(result) for _, cell in columns),
+            None if result.seconds is None else round(result.seconds),
             result.artifact or result.reference,
-        ])  # fmt: skip
+        ]
+        for result in results
+    ]
     return header, rows
+
+
+def columns_explained(results: Sequence[StageResult]) -> str:
+    """A sentence about the columns of the table that are rows of a task: by source, in which unit."""
+    sentences = []
+    for name, task in tasks_measured(results).items():
+        rows = charted_rows(results, name)
+        if task["chart"] and task["chart"]["tabled"] and rows:
+            sentences.append(f"Columns {rows[0]} to {rows[-1]}: {task['chart']['title']}, {task['chart']['axis']}.")
+    return " ".join(sentences)
+
+
+def _task_columns(results: Sequence[StageResult]) -> list[tuple[str, Callable[[StageResult], Any]]]:
+    """Heading and cell of each column that the tasks give to the table of stages."""
+
+    def of_row(task: str, row: str) -> Callable[[StageResult], Any]:
+        return lambda result: evaluation.shown(charted_value(result, task, row), share=False, digits=3)
+
+    def of_number(name: str, share: bool) -> Callable[[StageResult], Any]:
+        return lambda result: evaluation.shown(result.value(name), share, digits=3)
+
+    columns: list[tuple[str, Callable[[StageResult], Any]]] = []
+    for name, task in tasks_measured(results).items():
+        if task["chart"] and task["chart"]["tabled"]:
+            columns += [(row, of_row(name, row)) for row in charted_rows(results, name)]
+        for number, about in task["numbers"].items():
+            if about["heading"]:
+                columns.append((about["heading"], of_number(number, about["share"])))
+    return columns
 
 
 def given_over_tokens(result: StageResult) -> tuple[Floats, Floats, dict[str, float], Floats] | None:
@@ -104,87 +157,34 @@ def given_over_tokens(result: StageResult) -> tuple[Floats, Floats, dict[str, fl
     given = np.array([[0, *(row["tokens_by_source"].get(name, 0) for row in rows)] for name in asked], float)
     total = given.sum(axis=0)
     share = np.diff(given, axis=1) / np.diff(total)
-    first, last_row = result.curve[0], result.curve[-1]
-    window = (last_row["tokens"] - first["tokens"]) / (last_row["samples"] - first["samples"])
+    first, last = result.curve[0], result.curve[-1]
+    window = (last["tokens"] - first["tokens"]) / (last["samples"] - first["samples"])
     off = (given - np.array(list(asked.values()))[:, None] * total) / window
     return result.tokens_start + total, np.concatenate([share[:, :1], share], axis=1), asked, off
-
-
-def _claim(
-    text: str, unit: str, number: str, ours: StageResult | None, theirs: StageResult | None, lower: bool
-) -> Claim:
-    mine, other = (result.overall(number) if result else None for result in (ours, theirs))
-    if ours is None or theirs is None or mine is None or other is None:
-        absent = "no run to compare with" if theirs is None else "not evaluated"
-        return Claim(text, None, absent)
-    share = unit == "of pairs"
-    shown = [f"{value:.1%}" if share else f"{value:.4f}" for value in (mine, other)]
-    difference = f"{mine - other:+.1%}" if share else f"{mine - other:+.4f}"
-    numbers = f"{ours.reference} {shown[0]}, {theirs.reference} {shown[1]} {unit} ({difference})"
-    return Claim(text, mine < other if lower else mine > other, numbers)
-
-
-def _trunk_beside(results: Sequence[StageResult], branch: StageResult) -> StageResult | None:
-    """The evaluated pretrain result nearest to the branch's tokens, within 1 %."""
-    trunks = [result for result in results if result.kind == "pretrain" and result.evaluation]
-    nearest = min(trunks, key=lambda result: abs(result.tokens_end - branch.tokens_end), default=None)
-    if nearest is None or abs(nearest.tokens_end - branch.tokens_end) > 0.01 * branch.tokens_end:
-        return None
-    return nearest
-
-
-def _parent(results: Sequence[StageResult], child: StageResult | None) -> StageResult | None:
-    if child is None or child.parent is None:
-        return None
-    exact = [result for result in results if result.reference == child.parent]
-    return next(
-        iter([*exact, *(result for result in results if run_of(result.reference) == run_of(str(child.parent)))]), None
-    )
-
-
-def last(results: Sequence[StageResult], kind: str) -> StageResult | None:
-    return next((result for result in reversed(results) if result.kind == kind), None)
 
 
 def runs(results: Sequence[StageResult]) -> list[StageResult]:
     """Each run once, with the curve that goes furthest: a trunk evaluated at two checkpoints is two results of one run."""
     furthest: dict[str, StageResult] = {}
     for result in results:
-        held = furthest.get(run_of(result.reference))
-        if held is None or _reach(result) >= _reach(held):
+        before = furthest.get(run_of(result.reference))
+        if before is None or _reach(result) >= _reach(before):
             furthest[run_of(result.reference)] = result
     return list(furthest.values())
+
+
+def run_of(reference: str) -> str:
+    """The reference or label of a run, without the step."""
+    return reference.split("@")[0]
 
 
 def _reach(result: StageResult) -> int:
     return int(result.curve[-1]["tokens"]) if result.curve else -1
 
 
-def run_of(reference: str) -> str:
-    return reference.split("@")[0]
-
-
-def sources(results: Sequence[StageResult]) -> list[str]:
-    """Document sources with bits per byte, in the order of their first appearance."""
-    found: dict[str, None] = {}
-    for result in results:
-        for name, score in (result.evaluation or {}).get("text", {}).items():
-            if score["kind"] == "documents" and score["bits_per_byte"] is not None:
-                found[name] = None
-    return list(found)
-
-
-def bits(result: StageResult, source: str) -> float | None:
-    score = (result.evaluation or {}).get("text", {}).get(source)
-    return None if score is None else score["bits_per_byte"]
-
-
 def _rates(result: StageResult) -> str | None:
+    """The learning rates at both ends; of a run from nothing, whose warmup begins near 0, the last one."""
     if not result.curve:
         return None
     first, last = result.curve[0]["learning_rate"], result.curve[-1]["learning_rate"]
-    return f"{last:.2g}" if math.isclose(first, last) or result.kind == "pretrain" else f"{first:.2g} → {last:.2g}"
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
+    return f"{last:.2g}" if math.isclose(first, last) or result.parent is None else f"{first:.2g} → {last:.2g}"

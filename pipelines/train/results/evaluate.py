@@ -1,92 +1,56 @@
-"""What a checkpoint knows: bits per byte, assistant loss, preference accuracy, sample completions.
+"""What a checkpoint knows: the tasks that a config names, measured one after another on one checkpoint.
 
-Enters: a checkpoint and the held-out shards of its tokens. Leaves: `Results`, plain data.
-
-    bits per byte        Σ nats / (ln 2 · bytes of the text that the counted tokens spell): comparable between tokenizers
-    loss                 Σ nats / tokens predicted, in nats
-    preference accuracy  share of pairs whose chosen answer has the higher *mean* log-probability per answer token (a sum
-                         prefers short answers; the accuracy by sums is reported beside it). A tie is no preference.
-
-What is counted, and how, is `scoring.py`'s. Everything is bounded: of each source, windows up to `max_tokens` tokens or
-`max_pairs` pairs, drawn by `seed` alike for every checkpoint.
+Enters: a checkpoint and the held-out shards of its tokens. Leaves: `Results`, plain data, each task's numbers beside the words
+that they are read with. What is measured and how is the tasks' own (`pipelines/train/tasks/`). Everything is bounded, and drawn by
+`seed` alike for every checkpoint.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from pipelines.config import Amount, Count, Seed, Window, WorkflowConfig, config_class, plain
-from pipelines.data.stream.preferences import NothingFits, PreferenceLoader, open_preferences
-from pipelines.data.tokens.chat import EOS_ID
-from pipelines.data.tokens.token_shards import open_sources
-from pipelines.data.tokens.tokenizer import Encoder
+from pipelines.config import Seed, Window, WorkflowConfig, config_class, identity, parse, plain
 from pipelines.errors import ArtifactError, ConfigError
-from pipelines.store.artifacts import Artifact, ArtifactStore
+from pipelines.store.artifacts import Artifact, ArtifactStore, how_anew
 from pipelines.train.checkpoint import whole_model
 from pipelines.train.checkpoint.lineage import Run, open_run, tokens_of, trained_length
 from pipelines.train.network.architecture import ModelConfig
-from pipelines.train.network.model import Transformer
 from pipelines.train.plan.planning import tokenizer_of
-from pipelines.train.results.generate import complete
-from pipelines.train.results.scoring import PreferenceScore, TextScore, byte_lengths, score_preferences, score_text
+from pipelines.train.tasks import TASKS
+from pipelines.train.tasks.task import Subject, TaskPlan
 from pipelines.train.update.engine import device
-
-TOKENIZER = "tokenizer/tokenizer.json"
-_NOTHING = "no token of its held-out documents counts"
-_SMALL = 50_000_000  # parameters, below which a second thread costs a token more than it gives
-
-
-@config_class
-class Prompt:
-    """What a sample completion continues."""
-
-    text: str
-    chat: bool = False  # a question in the chat format, instead of text to go on with
 
 
 @config_class
 class EvaluateConfig(WorkflowConfig):
-    """What is measured, and on how much."""
+    """What is measured, and on what."""
 
     parent: str  # e.g. anneal/demo, pretrain/demo@step-240
     tokens: str | None = None  # null: the tokens that the parent was trained on
     sequence_length: Window | None = None  # window T; null: that of its trunk, or of the last anneal
-    max_tokens: Count = 4000  # per source of documents or conversations
-    max_pairs: Count = 200  # per source of preferences
-    prompts: tuple[Prompt, ...] = ()  # sample completions; empty: none, and no tokenizer is needed
-    max_new_tokens: Count = 48
-    temperature: Amount = 0.0
+    tasks: dict[str, Any]  # task -> its settings; null: it is left out
     seed: Seed = 0
 
     def __post_init__(self) -> None:
+        """Raises: ConfigError for no task, an unknown one, or settings that its task does not take."""
         super().__post_init__()
-        for name in ("max_tokens", "max_pairs", "max_new_tokens"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected a positive whole number")
-        if empty := [i for i, prompt in enumerate(self.prompts) if not prompt.text.strip()]:
-            raise ConfigError(
-                f"prompts[{empty[0]}].text is empty; expected text to go on with, or a question (chat: true)"
-            )
-        if self.temperature < 0 or self.sequence_length == 0:
-            raise ConfigError(
-                f"temperature is {self.temperature} and sequence_length {self.sequence_length}; expected a temperature "
-                "of 0 (greedy) or more, and a positive length or null"
-            )
-
-
-@dataclass(frozen=True)
-class Completion:
-    """A prompt and what the model makes of it."""
-
-    prompt: str
-    chat: bool
-    text: str
-    tokens: int
+        if unknown := [name for name in self.tasks if name not in TASKS]:
+            raise ConfigError(f"tasks.{unknown[0]} is no evaluation task; expected some of {', '.join(TASKS)}")
+        chosen = {name: given for name, given in self.tasks.items() if given is not None}
+        if not chosen:
+            raise ConfigError(f"tasks names none; expected some of {', '.join(TASKS)}")
+        settings = {
+            name: parse(TASKS[name].Settings, given, f"tasks.{name}") if isinstance(given, Mapping) else given
+            for name, given in chosen.items()
+        }
+        for name, given in settings.items():
+            if not isinstance(given, TASKS[name].Settings):
+                raise ConfigError(f"tasks.{name} is {given!r}; expected its settings, {{}} for all defaults, or null")
+        object.__setattr__(self, "tasks", settings)
 
 
 @dataclass(frozen=True)
@@ -98,32 +62,26 @@ class Results:
     tokens_trained: int  # ancestors included
     tokens: str  # artifact that the held-out documents come from
     sequence_length: int
-    text: dict[str, TextScore]
-    preferences: dict[str, PreferenceScore]
-    overall: dict[str, float | None]
-    completions: tuple[Completion, ...]
-    unmeasured: dict[str, str]  # source -> why none of it could be measured
+    tasks: dict[str, dict[str, Any]]  # task -> its numbers and how they are read (`Task.described`)
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        found: dict[str, Any] = plain(self)
-        return found
+        content: dict[str, Any] = plain(self)
+        return content
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationPlan:
     """An evaluation before anything is loaded."""
 
-    run: Run
-    tokens: Artifact
-    model: ModelConfig
-    sequence_length: int
+    subject: Subject
+    inputs: tuple[Artifact, ...]
     identity: dict[str, Any]
-    facts: dict[str, Any]
+    announcement: dict[str, str]
 
 
-def plan(config: EvaluateConfig, store: ArtifactStore, parent: str) -> Plan:
+def plan_evaluation(config: EvaluateConfig, store: ArtifactStore, parent: str) -> EvaluationPlan:
     """Find the checkpoint and its tokens, and refuse what cannot work.
 
     Args: parent, the resolved reference.
@@ -135,108 +93,103 @@ def plan(config: EvaluateConfig, store: ArtifactStore, parent: str) -> Plan:
     length = config.sequence_length or min(trained_length(store, run), model.max_positions)
     if not 0 < length <= model.max_positions:
         raise ConfigError(f"sequence_length is {length}; {run} has positions for 1 to {model.max_positions}: lower it")
-    if config.prompts and TOKENIZER not in tokens.manifest["files"]:
-        raise ArtifactError(
-            f"{tokens.folder} holds no tokenizer ({TOKENIZER}), so prompts cannot be encoded: pass prompts=[] to go "
-            "without sample completions, or tokens=tokens/<name> of one that has it"
-        )
-    nothing = _check_heldout(tokens, length, bool(config.prompts))
-    kinds = [facts["kind"] for facts in tokens.statistics["sources"].values() if facts["heldout"]["documents"]]
-    what = plain(config)
-    for name in ("name", "store", "on_change", "dry_run", "cluster", "tracking"):
-        del what[name]
-    what.update(parent=str(run), tokens=tokens.folder, sequence_length=length)
-    facts = {
+    subject = Subject(run=run, architecture=model, tokens=tokens, sequence_length=length, seed=config.seed, store=store)
+    plans = {name: TASKS[name].plan(subject, settings) for name, settings in config.tasks.items()}
+    unmeasured = _unmeasured(tokens, plans)
+    kinds = Counter(
+        source["kind"] for source in tokens.statistics["sources"].values() if source["heldout"]["documents"]
+    )
+    heldout = ", ".join(f"{count} sources of {kind}" for kind, count in kinds.items())
+    announcement = {
         "checkpoint": f"{run}, {run.checkpoint.state['tokens']:,} tokens trained on",
-        "held out": f"{tokens.folder}: "
-        + ", ".join(f"{kinds.count(kind)} sources of {kind}" for kind in ("documents", "conversations", "preferences")),
-        "bounds": f"per source {config.max_tokens:,} tokens, or {config.max_pairs:,} pairs; windows of {length}",
-        "completions": f"{len(config.prompts)}, {'greedy' if not config.temperature else f'temperature {config.temperature:g}'}",
+        "held out": f"{tokens.folder}: {heldout or 'nothing'}",
+        **{name: task_plan.announcement for name, task_plan in plans.items()},
     }
-    if nothing:
-        facts["not measured"] = "; ".join(f"{name}: {why}" for name, why in nothing.items())
-    return Plan(run, tokens, model, length, what, facts)
+    if unmeasured:
+        announcement["not measured"] = "; ".join(f"{name}: {reason}" for name, reason in unmeasured.items())
+    beside = {name: dict(task_plan.identity) for name, task_plan in plans.items() if task_plan.identity}
+    return EvaluationPlan(
+        subject=subject,
+        inputs=(run.artifact, tokens, *(artifact for task_plan in plans.values() for artifact in task_plan.inputs)),
+        identity={
+            **identity(config),
+            "parent": str(run),
+            "tokens": tokens.folder,
+            "sequence_length": length,
+            **({"read_by_tasks": beside} if beside else {}),
+        },
+        announcement=announcement,
+    )
 
 
-def _check_heldout(tokens: Artifact, length: int, prompts: bool) -> dict[str, str]:
-    """Sources of which nothing can be measured, with the reason. Args: prompts, whether there are completions to show.
-
-    Raises: ConfigError when that is every source, or there is none: an evaluation without a number is none.
-    """
-    sources = tokens.statistics["sources"]
-    there = [name for name, facts in sources.items() if facts["heldout"]["documents"]]
-    nothing = {name: _NOTHING for name in there if sources[name]["heldout"].get("loss_tokens", 1) == 0}
-    for name, sides in open_preferences(tokens, "heldout").items():
-        try:
-            PreferenceLoader({name: sides}, 0, length)
-        except NothingFits as error:
-            nothing[name] = str(error).replace("batch.sequence_length", "sequence_length")
-    if len(nothing) == len(there) and (there or not prompts):
-        told = "; ".join(f"{name}: {why}" for name, why in nothing.items())
-        raise ConfigError(
-            f"nothing that {tokens.folder} holds out can be measured ({told or 'it holds nothing out'}): "
-            "set sequence_length, or hold documents out in the corpus (conf/corpus/<name>.yaml)"
-        )
-    return nothing
-
-
-def evaluate(config: EvaluateConfig, planned: Plan) -> Results:
+def evaluate(config: EvaluateConfig, planned: EvaluationPlan) -> Results:
     """Load the checkpoint (checksums verified) and measure it; one process, on a GPU where there is one.
 
     Raises: CheckpointError when a file is damaged, naming the checkpoint before it.
     """
     began = time.monotonic()
-    model = whole_model(planned.run.checkpoint).to(device())
-    held, sources = planned.tokens, planned.tokens.statistics["sources"]
-    sizes = byte_lengths(held.path(TOKENIZER).read_text("utf-8")) if TOKENIZER in held.manifest["files"] else None
-    text = {
-        name: score_text(model, source, sources[name], planned.sequence_length, config.max_tokens, config.seed, sizes)
-        for name, source in open_sources(held, "heldout").items()
-        if sources[name]["heldout"]["documents"]
+    subject = planned.subject
+    model = whole_model(subject.run.checkpoint).to(device())
+    tasks = {
+        name: TASKS[name].described(TASKS[name].measure(model, subject, settings))
+        for name, settings in config.tasks.items()
     }
-    preferences = {
-        name: score_preferences(model, *sides, planned.sequence_length, config.max_pairs, config.seed)
-        for name, sides in open_preferences(planned.tokens, "heldout").items()
-    }
-    no_pair = f"no pair leaves room for its answers in {planned.sequence_length + 1} tokens: raise sequence_length"
-    unmeasured = {name: _NOTHING for name, score in text.items() if score is None}
-    unmeasured.update((name, no_pair) for name, score in preferences.items() if score is None)
-    scored = {name: score for name, score in text.items() if score is not None}
-    compared = {name: score for name, score in preferences.items() if score is not None}
     return Results(
-        parent=str(planned.run), step=planned.run.checkpoint.step, tokens_trained=planned.run.checkpoint.state["tokens"],
-        tokens=planned.tokens.folder, sequence_length=planned.sequence_length, text=scored, preferences=compared,
-        overall=overall(scored, compared), completions=_completions(model, planned.tokens, config),
-        unmeasured=unmeasured, seconds=round(time.monotonic() - began, 2),
-    )  # fmt: skip
+        parent=str(subject.run),
+        step=subject.run.checkpoint.step,
+        tokens_trained=subject.run.checkpoint.state["tokens"],
+        tokens=subject.tokens.folder,
+        sequence_length=subject.sequence_length,
+        tasks=tasks,
+        seconds=round(time.monotonic() - began, 2),
+    )
 
 
-def overall(text: Mapping[str, TextScore], preferences: Mapping[str, PreferenceScore]) -> dict[str, float | None]:
-    """One number each: bits per byte as the plain mean over document sources, so that no source's size decides;
-    assistant loss over all tokens and preference accuracy over all pairs."""
-    documents = [s.bits_per_byte for s in text.values() if s.kind == "documents" and s.bits_per_byte is not None]
-    answers = [s for s in text.values() if s.kind == "conversations"]
-    answer_bytes = sum(s.bytes for s in answers if s.bits_per_byte is not None)
-    bits = sum(s.bits_per_byte * s.bytes for s in answers if s.bits_per_byte is not None)
-    pairs = sum(s.pairs for s in preferences.values())
-    return {
-        "bits_per_byte": sum(documents) / len(documents) if documents else None,
-        "assistant_loss": sum(s.loss * s.tokens for s in answers) / sum(s.tokens for s in answers) if answers else None,
-        "assistant_bits_per_byte": bits / answer_bytes if answer_bytes else None,
-        "preference_accuracy": sum(s.accuracy * s.pairs for s in preferences.values()) / pairs if pairs else None,
-        "preference_summed_accuracy": sum(s.summed_accuracy * s.pairs for s in preferences.values()) / pairs
-        if pairs
-        else None,
+def read_results(evaluation: Artifact) -> dict[str, Any]:
+    """The content of an evaluation's `results.json`.
+
+    Raises: ArtifactError for one that an older version made, which knew no tasks.
+    """
+    if not of_this_version(evaluation):
+        raise ArtifactError(
+            f"{evaluation.folder} was made by an older version of Trunkline, which kept its numbers in another form: "
+            + how_anew(evaluation.folder, evaluation.manifest, evaluation.storage.uri)
+        )
+    content: dict[str, Any] = evaluation.json("results.json")
+    return content
+
+
+def of_this_version(evaluation: Artifact) -> bool:
+    """Whether an evaluation says which tasks it measured."""
+    return "tasks" in evaluation.statistics
+
+
+def _unmeasured(tokens: Artifact, plans: Mapping[str, TaskPlan]) -> dict[str, str]:
+    """Sources of which nothing can be measured, with the reason.
+
+    Raises: ConfigError when that is every source, or there is none: an evaluation without a number is none. Where there is no
+        source, samples are worth having alone.
+    """
+    sources = {name for task_plan in plans.values() for name in task_plan.sources}
+    unmeasured = {name: reason for task_plan in plans.values() for name, reason in task_plan.unmeasured.items()}
+    measurable = {
+        name for task_plan in plans.values() for name in task_plan.sources if name not in task_plan.unmeasured
     }
+    if not measurable and (sources or not any(task_plan.samples for task_plan in plans.values())):
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in unmeasured.items())
+        raise ConfigError(
+            f"nothing that {tokens.folder} holds out can be measured ({reasons or 'it holds nothing out'}): "
+            "set sequence_length, or hold documents out in the corpus (conf/corpus/<name>.yaml)"
+        )
+    return unmeasured
 
 
 def _tokens(config: EvaluateConfig, store: ArtifactStore, run: Run) -> Artifact:
     if config.tokens is None:
         return tokens_of(store, run)
     named = store.get_kind("tokens", "tokens", config.tokens)
-    size = max(
-        named.statistics.get("vocabulary_size", 0), named.statistics.get("tokenizer", {}).get("vocabulary_size", 0)
-    )
+    statistics = named.statistics
+    size = max(statistics.get("vocabulary_size", 0), statistics.get("tokenizer", {}).get("vocabulary_size", 0))
     if size > run.checkpoint.state["model"]["vocabulary"]:
         raise ConfigError(
             f"tokens={config.tokens} has {size} ids, {run} knows {run.checkpoint.state['model']['vocabulary']}: "
@@ -248,26 +201,3 @@ def _tokens(config: EvaluateConfig, store: ArtifactStore, run: Run) -> Artifact:
             "encode the corpus with the model's own (tokenizer.reuse=tokens/<name>)"
         )
     return named
-
-
-def _completions(model: Transformer, tokens: Artifact, config: EvaluateConfig) -> tuple[Completion, ...]:
-    if not config.prompts:
-        return ()
-    encoder = Encoder(tokens.path(TOKENIZER).read_text(encoding="utf-8"), fast=False)
-    asked = [
-        encoder.encode_prompt([{"role": "user", "content": prompt.text}])
-        if prompt.chat
-        else encoder.encode([prompt.text])[0]
-        for prompt in config.prompts
-    ]
-    before = torch.get_num_threads()
-    small = sum(parameter.numel() for parameter in model.parameters()) < _SMALL
-    torch.set_num_threads(1 if small else before)
-    try:
-        made = complete(model, asked, config.max_new_tokens, EOS_ID, config.temperature, config.seed)
-    finally:
-        torch.set_num_threads(before)
-    return tuple(
-        Completion(prompt.text, prompt.chat, encoder.decode(ids), len(ids))
-        for prompt, ids in zip(config.prompts, made, strict=True)
-    )

@@ -38,7 +38,7 @@ from pipelines.train.checkpoint.lineage import Run
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import split_projections
-from pipelines.train.results.evaluate import TOKENIZER
+from pipelines.train.tasks.task import TOKENIZER
 
 LIMIT = 1e-4  # largest difference of a logit, float32 against float32
 SHARD_BYTES = 5_000_000_000

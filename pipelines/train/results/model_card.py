@@ -10,9 +10,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pipelines.display.evaluation import lone_numbers, task_table
+from pipelines.display.progress import say
 from pipelines.store.artifacts import Artifact, ArtifactStore, command
 from pipelines.train.checkpoint.lineage import Link, Run
 from pipelines.train.network.architecture import ModelConfig, parameter_counts
+from pipelines.train.results.evaluate import of_this_version
 from pipelines.train.stages import STAGES
 
 _UNCLEAR = re.compile(r"unclear|unknown|unstated|not stated|^\s*(none|null)?\s*$", re.IGNORECASE)
@@ -94,15 +97,20 @@ def unclear_licences(tokens: Artifact) -> list[str]:
 
 
 def find_evaluation(store: ArtifactStore, run: Run) -> Artifact | None:
-    """The newest finished evaluation of this very checkpoint."""
+    """The newest finished evaluation of this very checkpoint; one that an older version made is named and passed over."""
     folders = {"/".join(key.split("/")[:2]) for key in store.storage.keys("evaluate") if key.endswith("/manifest.json")}
-    found = [artifact for folder in sorted(folders) if (artifact := store.find(folder)) is not None]
-    fitting = [
-        artifact for artifact in found
+    finished = [artifact for folder in sorted(folders) if (artifact := store.find(folder)) is not None]
+    matching = [
+        artifact
+        for artifact in finished
         if artifact.statistics.get("parent") == str(run)
         and artifact.manifest["identity"]["inputs"].get(run.artifact.folder) == run.artifact.fingerprint
-    ]  # fmt: skip
-    return max(fitting, key=lambda artifact: str(artifact.manifest["created"]), default=None)
+    ]
+    for artifact in matching:
+        if not of_this_version(artifact):
+            say(f"   {artifact.folder} was made by an older version of Trunkline and is passed over")
+    readable = [artifact for artifact in matching if of_this_version(artifact)]
+    return max(readable, key=lambda artifact: str(artifact.manifest["created"]), default=None)
 
 
 def snippet(folder: str) -> str:
@@ -189,23 +197,22 @@ def _training(links: Sequence[Link]) -> str:
 
 
 def _evaluation(results: Mapping[str, Any]) -> str:
-    rows = [
-        [name, score["kind"], f"{score['tokens']:,}", _number(score["bits_per_byte"], 3), _number(score["loss"], 3)]
-        for name, score in results["text"].items()
-    ]
-    text = f"On held-out documents of `{results['tokens']}`, in windows of {results['sequence_length']} tokens.\n\n"
-    text += _markdown(("source", "kind", "tokens", "bits per byte", "nats per token"), rows)
-    if results["preferences"]:
-        pairs = [
-            [name, f"{score['pairs']:,}", f"{score['accuracy']:.1%}"] for name, score in results["preferences"].items()
+    """Every task that left something: its table, its numbers, its samples."""
+    parts = [f"On held-out documents of `{results['tokens']}`, in windows of {results['sequence_length']} tokens."]
+    for task in results["tasks"].values():
+        header, rows = task_table(task, digits=3)
+        lines = [f"- {line}" for line in lone_numbers(task, digits=3)]
+        lines += [
+            f"- {_inline(sample['prompt'])} ({sample['note']}) → {_inline(sample['text'])}"
+            for sample in task["samples"]
         ]
-        text += "\n\nPreference accuracy: share of held-out pairs whose chosen answer has the higher mean log-probability per token.\n\n"
-        text += _markdown(("pairs of", "pairs", "accuracy"), pairs)
-    if results["completions"]:
-        text += "\n\nSample completions:\n"
-        for sample in results["completions"]:
-            text += f"\n- {'(chat) ' if sample['chat'] else ''}{_inline(sample['prompt'])} → {_inline(sample['text'])}"
-    return text
+        if rows or lines:
+            parts.append(f"### {task['title']}\n\n{task['reading']}")
+        if rows:
+            parts.append(_markdown(header, [[name, *map(_cell, cells)] for name, *cells in rows]))
+        if lines:
+            parts.append("\n".join(lines))
+    return "\n\n".join(parts)
 
 
 def _markdown(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
@@ -221,7 +228,9 @@ def _inline(text: str) -> str:
     return f"{fence} {flat} {fence}" if flat else "*(nothing)*"
 
 
-def _number(value: float | None, digits: int | None = None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.{digits}f}" if digits is not None else f"{value:,}"
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,}"
+
+
+def _cell(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:.3f}" if isinstance(value, float) else _number(value)

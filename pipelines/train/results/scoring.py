@@ -1,12 +1,11 @@
-"""Held-out text and preference pairs to nats: what counts, and how.
+"""Held-out documents to nats, for the tasks that count them: what counts in a window, and how it is summed.
 
 Legend: B rows, T tokens, D model width, N counted targets, V vocabulary.
 
 Conventions. A document is read in consecutive windows of T tokens that overlap by one id: window k predicts ids kT+1 …
 kT+T and sees nothing before kT, so every counted id is predicted exactly once. The first id of a text document has no
 context and no begin marker: bits per byte charges it ln(vocabulary), what a code without a model pays; `loss` leaves it
-out. Each row holds one document, so causal attention is document masking. Of a pair, each side's first T + 1 ids
-are read, as in training (`data.preferences.fitting`).
+out. Each row holds one document, so causal attention is document masking.
 
 The bytes of a window are its ids' share of the document's `.bytes` entry: exact by the tokenizer's byte lengths;
 without a tokenizer, in proportion to ids.
@@ -15,9 +14,8 @@ without a tokenizer, in proportion to ids.
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -28,100 +26,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.data.stream.preferences import fitting
-from pipelines.data.tokens.token_shards import TokenShard, TokenSource
+from pipelines.data.tokens.token_shards import TokenShard
 from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
 
-_MOST_SHARDS = 16  # of one source that are opened, evenly spaced
 _BATCH_TOKENS = 4096  # padded tokens per forward
 _LOGITS = 1 << 24  # logits held at once: 64 MiB of float32
 
 Ids = NDArray[np.integer[Any]]
-
-
-@dataclass(frozen=True)
-class TextScore:
-    """One source of documents or conversations."""
-
-    kind: str
-    language: str
-    bits_per_byte: float | None  # None when the shards carry no byte counts
-    loss: float  # nats per predicted token
-    documents: int  # that the windows are of
-    tokens: int  # predicted
-    bytes: int  # of the text that the counted ids spell
-
-
-@dataclass(frozen=True)
-class PreferenceScore:
-    """One source of preference pairs."""
-
-    accuracy: float  # by mean log-probability per answer token
-    summed_accuracy: float  # by log-probability of the whole answer
-    pairs: int
-    left_out: int  # too little of it fits the window
-
-
-def score_text(
-    model: Transformer, source: TokenSource, facts: Mapping[str, Any], length: int, max_tokens: int, seed: int,
-    id_bytes: NDArray[np.int64] | None = None,
-) -> TextScore | None:  # fmt: skip
-    """Bits per byte and loss of one source, or None when nothing in it counts.
-
-    Args: facts, its kind and language; length, T; id_bytes, bytes that each id spells [V].
-    """
-    rows: list[tuple[Ids, NDArray[np.bool_]]] = []
-    seen: set[tuple[int, int]] = set()
-    firsts, total_bytes, has_bytes, budget = 0, 0.0, True, max_tokens
-    shards = _spread(len(source.prefixes), _MOST_SHARDS)
-    for place, number in enumerate(shards):
-        shard, share = source.shard(number), math.ceil(budget / (len(shards) - place))
-        has_bytes = has_bytes and shard.document_bytes is not None
-        for window in windows(shard, length, seed):
-            if len(window.tokens) > share and (rows or place + 1 < len(shards)):
-                break
-            share -= len(window.tokens)
-            budget -= len(window.tokens)
-            rows.append((window.tokens, window.counted))
-            seen.add((number, window.document))
-            firsts += window.opens
-            total_bytes += window.byte_count(shard, id_bytes)
-    if not rows:
-        return None
-    nats, counts = token_nats(model, rows)
-    spent, predicted = float(nats.sum()), int(counts.sum())
-    charged = spent + firsts * math.log(model.config.vocabulary)
-    return TextScore(
-        kind=str(facts["kind"]), language=str(facts["language"]),
-        bits_per_byte=charged / (math.log(2) * total_bytes) if has_bytes and total_bytes else None,
-        loss=spent / max(1, predicted), documents=len(seen), tokens=predicted, bytes=round(total_bytes),
-    )  # fmt: skip
-
-
-def score_preferences(
-    model: Transformer, chosen: TokenSource, rejected: TokenSource, length: int, max_pairs: int, seed: int
-) -> PreferenceScore | None:
-    """How often the model prefers the chosen answer, or None when no pair fits the window."""
-    rows: list[tuple[Ids, NDArray[np.bool_]]] = []
-    left_out = 0
-    for index in range(len(chosen.prefixes)):
-        sides = (chosen.shard(index), rejected.shard(index))
-        fits = fitting(*sides, length + 1)
-        left_out += sides[0].documents - len(fits)
-        for document in fits[_order(len(fits), seed)].tolist():
-            if len(rows) == 2 * max_pairs:
-                break
-            pair = [_document(side, document) for side in sides]
-            rows += [(tokens[: length + 1], counted[1 : length + 1]) for tokens, counted in pair]
-    if not rows:
-        return None
-    nats, counts = token_nats(model, rows)
-    means = nats / np.maximum(1, counts)
-    return PreferenceScore(
-        accuracy=float(np.mean(means[0::2] < means[1::2])), summed_accuracy=float(np.mean(nats[0::2] < nats[1::2])),
-        pairs=len(rows) // 2, left_out=left_out,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -138,20 +50,20 @@ class Window:
         if shard.document_bytes is None:
             return 0.0
         own = np.concatenate([self.tokens[: int(self.opens)], self.tokens[1:][self.counted]])
-        ids, counted = _document(shard, self.document)
-        every = ids[counted]
-        part, whole = (len(own), len(every)) if id_bytes is None else (id_bytes[own].sum(), id_bytes[every].sum())
-        return float(shard.document_bytes[self.document]) * float(part) / max(1.0, float(whole))
+        ids, counted = document_ids(shard, self.document)
+        whole = ids[counted]
+        part, total = (len(own), len(whole)) if id_bytes is None else (id_bytes[own].sum(), id_bytes[whole].sum())
+        return float(shard.document_bytes[self.document]) * float(part) / max(1.0, float(total))
 
 
 def windows(shard: TokenShard, length: int, seed: int) -> Iterator[Window]:
     """Every window of a shard in which something counts, in an order drawn by `seed`."""
     per_document = np.maximum(1, -(-(np.diff(shard.offsets) - 1) // length))
     ends = np.cumsum(per_document)
-    for number in _order(int(per_document.sum()), seed).tolist():
+    for number in drawn_order(int(per_document.sum()), seed).tolist():
         document = int(np.searchsorted(ends, number, "right"))
         place = number - int(ends[document] - per_document[document])
-        tokens, counted = _document(shard, document)
+        tokens, counted = document_ids(shard, document)
         span = slice(place * length, (place + 1) * length + 1)
         opens = place == 0 and bool(counted[:1].any())
         if opens or counted[span][1:].any():
@@ -190,8 +102,8 @@ def token_nats(
     torch.set_num_threads(before if on_gpu else 1)
     try:
         with ThreadPoolExecutor(1 if on_gpu else len(os.sched_getaffinity(0))) as pool:
-            found = pool.map(lambda members: _batch_nats(model, [rows[row] for row in members]), batches)
-            for members, spent in zip(batches, found, strict=True):
+            spent_by_batch = pool.map(lambda members: _batch_nats(model, [rows[row] for row in members]), batches)
+            for members, spent in zip(batches, spent_by_batch, strict=True):
                 nats[members] = spent
     finally:
         torch.set_num_threads(before)
@@ -223,16 +135,13 @@ def _batch_nats(model: Transformer, rows: Sequence[tuple[Ids, NDArray[np.bool_]]
     return nats_B
 
 
-def _spread(count: int, most: int) -> list[int]:
-    """At most `most` of `count` numbers, evenly spaced."""
-    return list(range(count)) if count <= most else [i * count // most for i in range(most)]
+def drawn_order(count: int, seed: int) -> NDArray[np.int64]:
+    """The numbers below `count` in an order that the seed draws."""
+    return np.random.default_rng(seed).permutation(count)
 
 
-def _order(documents: int, seed: int) -> NDArray[np.int64]:
-    return np.random.default_rng(seed).permutation(documents)
-
-
-def _document(shard: TokenShard, index: int) -> tuple[Ids, NDArray[np.bool_]]:
+def document_ids(shard: TokenShard, index: int) -> tuple[Ids, NDArray[np.bool_]]:
+    """Ids of a document, and which of them count."""
     span = slice(int(shard.offsets[index]), int(shard.offsets[index + 1]))
     tokens = shard.tokens[span]
     return tokens, np.ones(len(tokens), np.bool_) if shard.mask is None else shard.mask[span].astype(np.bool_)
