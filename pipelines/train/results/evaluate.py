@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.config import Seed, Window, WorkflowConfig, config_class, identity, parse, plain
+from pipelines.config import Seed, Window, WorkflowConfig, config_class, parse, plain
 from pipelines.errors import ArtifactError, ConfigError
+from pipelines.identity import identity
 from pipelines.store.artifacts import Artifact, ArtifactStore, how_anew
 from pipelines.train.checkpoint import whole_model
 from pipelines.train.checkpoint.lineage import Run, open_run, tokens_of, trained_length
