@@ -8,6 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from pipelines.errors import ConfigError
 from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
 from pipelines.train.plan import context
 from pipelines.train.results.export import fold, llama_config
@@ -45,9 +46,10 @@ def test_the_export_of_a_longer_model_agrees_at_every_position() -> None:
     theirs = LlamaForCausalLM(LlamaConfig(**llama_config(longer, "float32")))
     theirs.load_state_dict(fold({name: value.detach() for name, value in ours.named_parameters()}, longer))
     ids = torch.randint(0, 97, (2, 256), generator=torch.Generator().manual_seed(0))
+    batch = ModelInput(inputs=ids, positions=torch.arange(256).expand_as(ids))
     with torch.no_grad():
-        mine = ours.logits(ours(ids, torch.arange(256).expand_as(ids)))
+        mine = ours.logits(ours(batch))
         assert (theirs(ids).logits - mine).abs().max() < 1e-4
         parent = Transformer(PARENT).initialise(0)
-        other = parent.logits(parent(ids, torch.arange(256).expand_as(ids)))
+        other = parent.logits(parent(batch))
     assert (other - mine).abs().max() > 1e-2  # the base matters, or this test could not fail
