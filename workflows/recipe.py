@@ -30,7 +30,7 @@ from pipelines.store.artifacts import Artifact
 from pipelines.store.sealed import sealed, unsealed
 from workflows.session import DryRun, Session, compose_config, entry
 
-# what all stages have of the recipe, whole, whatever their own YAML says; a field that `WorkflowConfig` gains is shared too
+# what all stages have of the recipe, whole, whatever their own YAML says
 SHARED = tuple(
     field.name for field in dataclasses.fields(WorkflowConfig) if field.name not in ("name", "dry_run", "on_change")
 )
@@ -84,7 +84,8 @@ def run(config: RecipeConfig, session: Session) -> Artifact:
     artifacts: list[Artifact] = []
     for i, (stage, stage_config, module) in enumerate(steps):
         say(
-            f"\n━━ {i + 1}/{len(steps)} {stage.workflow} {stage.name}  ({duration(time.monotonic() - began)} since the start)"
+            f"\n━━ {i + 1}/{len(steps)} {stage.workflow} {stage.name}  "
+            f"({duration(time.monotonic() - began)} since the start)"
         )
         folder = f"{'tokens' if stage.workflow == 'tokenize' else stage.workflow}/{stage.name}"
         session.made_with = _command(stage, config)
@@ -92,30 +93,31 @@ def run(config: RecipeConfig, session: Session) -> Artifact:
         rebuilding.done(folder)
     session.made_with = typed
     # ── Report ────────────────────────────────────────────────────────────────────────────────────────────────────────
-    facts = {
+    announcement = {
         "stages": f"{len(steps)}, all finished",
         "report": "report.html with the plots, results.json with the numbers",
     }
-    held = session.begin("recipe", config, facts, _unique(artifacts), CODE)
+    draft = session.begin("recipe", config, announcement, _unique(artifacts), CODE)
     results = stage_results(session, artifacts)
-    if isinstance(held, Artifact):
-        held.compare()
+    if isinstance(draft, Artifact):
+        draft.compare()
+        report = draft
     else:
-        with session.track(held, config, artifacts[-1:]) as tracker:
+        with session.track(draft, config, artifacts[-1:]) as tracker:
             corpus = next((artifact for artifact in artifacts if artifact.manifest["kind"] == "corpus"), None)
-            page, numbers = held.scratch("report.html"), held.scratch("results.json")
+            page, numbers = draft.scratch("report.html"), draft.scratch("results.json")
             write_report(page, results, corpus.statistics if corpus else None, f"Trunkline: {config.name}")
             numbers.write_text(
                 json.dumps([plain(result) for result in results], indent=1, ensure_ascii=False), encoding="utf-8"
             )
             drawn = {}
             for name, figure in figures(results).items():
-                drawn[f"plots/{name}.png"] = path = held.scratch(f"plots/{name}.png")
+                drawn[f"plots/{name}.png"] = path = draft.scratch(f"plots/{name}.png")
                 figure.savefig(path, dpi=110, format="png")
-            held.publish("report", {"report.html": page, "results.json": numbers, **drawn})
+            draft.publish("report", {"report.html": page, "results.json": numbers, **drawn})
             for name in ("report.html", *drawn):
-                tracker.file(held.storage.fetch(f"{held.folder}/{name}"), "plots" if name in drawn else "")
-            held = held.commit(plain(config), {"stages": len(steps)})
+                tracker.file(draft.storage.fetch(f"{draft.folder}/{name}"), "plots" if name in drawn else "")
+            report = draft.commit(plain(config), {"stages": len(steps)})
     rebuilding.over()
     say("\n" + table(*stage_table(results)) + "\n")
     for claim in claims(results):
@@ -124,9 +126,9 @@ def run(config: RecipeConfig, session: Session) -> Artifact:
     model = next((artifact for artifact in reversed(artifacts) if artifact.manifest["kind"] == "export"), None)
     if model:
         say(f"\n   model   {session.store.uri}/{model.folder}  (loads with transformers)")
-    say(f"   report  {session.store.uri}/{held.folder}/report.html")
+    say(f"   report  {session.store.uri}/{report.folder}/report.html")
     say(f"   MLflow  make ui  (all of it took {duration(time.monotonic() - began)})")
-    return held
+    return report
 
 
 def stage_results(session: Session, artifacts: Sequence[Artifact]) -> list[StageResult]:
@@ -147,10 +149,15 @@ def stage_results(session: Session, artifacts: Sequence[Artifact]) -> list[Stage
         if "averaged" in trained.statistics:  # no training of its own: a point, not a curve
             results.append(
                 StageResult(
-                    kind="average", reference=evaluation["parent"], parent=list(trained.statistics["averaged"])[-1],
-                    tokens_start=checkpoint.state["tokens"], tokens_end=checkpoint.state["tokens"], evaluation=evaluation, artifact=trained.folder,
+                    kind="average",
+                    reference=evaluation["parent"],
+                    parent=list(trained.statistics["averaged"])[-1],
+                    tokens_start=checkpoint.state["tokens"],
+                    tokens_end=checkpoint.state["tokens"],
+                    evaluation=evaluation,
+                    artifact=trained.folder,
                 )
-            )  # fmt: skip
+            )
             continue
         start = trained.statistics["start"]
         curve = [row for row in read_metrics(storage, run_folder) if row["step"] <= checkpoint.step]
@@ -183,7 +190,7 @@ def _loss_counts(tokens: Artifact, sources: Sequence[str]) -> str:
 
 
 class _Rebuild:
-    """`on_change=rebuild` of a whole recipe: each artifact is made anew once, also where stages share one or a run is interrupted.
+    """`on_change=rebuild` of a whole recipe: each artifact is made anew once, though stages share it or a run is cut.
 
     What is done is kept in `.rebuilds/recipe/<name>.json` until the recipe is finished.
     """
@@ -195,12 +202,12 @@ class _Rebuild:
         self._done: list[str] = []
         if self._on and (text := self._storage.find(self._key)) is not None:
             with contextlib.suppress(ValueError):  # a damaged note: everything is made anew
-                held = unsealed(text, ())
-                self._done = held["done"] if held["recipe"] == self._recipe else []
+                note = unsealed(text, ())
+                self._done = note["done"] if note["recipe"] == self._recipe else []
             if self._done:
                 say(
-                    f"   the rebuild of this recipe was interrupted and goes on: made anew already are {', '.join(self._done)}"
-                    f" (delete {self._storage.uri}/{self._key} to begin with the first again)"
+                    "   the rebuild of this recipe was interrupted and goes on: made anew already are "
+                    f"{', '.join(self._done)} (delete {self._storage.uri}/{self._key} to begin with the first again)"
                 )
 
     def once(self, stage_config: Any, folder: str) -> Any:
@@ -226,15 +233,15 @@ def _command(stage: RecipeStage, config: RecipeConfig) -> str:
 
 
 def compose_stage(stage: RecipeStage, config: RecipeConfig) -> tuple[Any, Any]:
-    """A stage's config and its module: what its own command line would compose, and whole what the recipe's stages share."""
+    """A stage's config, as its own command would compose it but for what all stages share, and its module."""
     module = importlib.import_module(f"workflows.{stage.workflow}")
     class_of_stage = typing.get_type_hints(module.run)["config"]
     for override in stage.overrides:
         key = re.split("[.=@]", override.lstrip("+~"))[0]
         if key in SHARED:  # there is one of each: what a stage said would be planned and not done
             raise ConfigError(
-                f"stage {stage.workflow} {stage.name} has the override {override}, but all stages of a recipe share one "
-                f"{key}: set it for the recipe ({override}), or run this stage by its own command"
+                f"stage {stage.workflow} {stage.name} has the override {override}, but all stages of a recipe share "
+                f"one {key}: set it for the recipe ({override}), or run this stage by its own command"
             )
     own = [f"+experiment={config.experiment}", f"name={stage.name}", f"on_change={config.on_change}", *stage.overrides]
     composed = compose_config(stage.workflow, class_of_stage, own)

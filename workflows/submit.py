@@ -6,16 +6,16 @@
     python -m workflows.submit follow=ID                                             from another shell, or after Ctrl-C
     python -m workflows.submit stop=ID
 
-What stands before `--` is this command's; `cluster=…` and `cluster.…=…` among it are handed on to the workflow. Before anything
-is sent the workflow's config is composed here, so its mistakes show here, and its workers are compared with the batch and,
-where `instance_type` and `max_nodes` say what the cluster is made of, with the machines.
+What stands before `--` is this command's; `cluster=…` and `cluster.…=…` among it are handed on to the workflow. Before
+anything is sent the workflow's config is composed here, so its mistakes show here, and its workers are compared with
+the batch and, where `instance_type` and `max_nodes` say what the cluster is made of, with the machines.
 
-The cluster is reached at 127.0.0.1:8265, where the tunnel ends (`terraform output -raw tunnel_command`), or at `address=`. Its
-own environment says where the store and the tracking server are. A driver that is lost with its node is started again
-(`retries`); so is one whose head was replaced. Ctrl-C leaves the job running.
+The cluster is reached at 127.0.0.1:8265, where the tunnel ends (`terraform output -raw tunnel_command`), or at
+`address=`. Its own environment says where the store and the tracking server are. A driver that is lost with its node is
+started again (`retries`); so is one whose head was replaced. Ctrl-C leaves the job running.
 
-Exit code: the workflow's own (0 done, 1 fault, 2 config, 3 storage, 4 cluster); 4 also when the job was lost too often or the
-cluster is out of reach; 130 when the job was stopped, or Ctrl-C ended the following.
+Exit code: the workflow's own (0 done, 1 fault, 2 config, 3 storage, 4 cluster); 4 also when the job was lost too often
+or the cluster is out of reach; 130 when the job was stopped, or Ctrl-C ended the following.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class SubmitConfig(WorkflowConfig):
         check_names(self.secrets)
         if self.retries < 0 or self.patience_minutes <= 0:
             raise ConfigError(
-                f"retries is {self.retries} and patience_minutes {self.patience_minutes:g}; expected 0 or more, and more than 0"
+                f"retries is {self.retries} and patience_minutes {self.patience_minutes:g}; expected 0 or more, and "
+                "more than 0"
             )
         if self.max_nodes is not None and self.max_nodes < 1:
             raise ConfigError(f"max_nodes is {self.max_nodes}; expected the most GPU machines the cluster may have")
@@ -100,17 +101,17 @@ def run(config: SubmitConfig, session: Session, command: Sequence[str] = (), han
     # ── Compose and validate what is to run there ─────────────────────────────────────────────────────────────────────
     target = compose_target(command, handed_on)
     instance = instance_named(config.instance_type)
-    facts = {"command": shlex.join(["python", "-m", *target.command]), **_store_fact(target)}
+    announcement = {"command": shlex.join(["python", "-m", *target.command]), **_store_line(target)}
     for stage, stage_config in stages_of(target):
-        facts |= machines.check_stage(stage, stage_config, instance, config.max_nodes)
+        announcement |= machines.check_stage(stage, stage_config, instance, config.max_nodes)
     # ── What goes along ───────────────────────────────────────────────────────────────────────────────────────────────
     package = collect(Path(config.working_dir), config.excludes)
-    facts["package"] = f"{len(package.sizes):,} files, {human(package.bytes, 'B')} ({config.working_dir})"
+    announcement["package"] = f"{len(package.sizes):,} files, {human(package.bytes, 'B')} ({config.working_dir})"
     if config.secrets:
-        facts["secrets"] = ", ".join(config.secrets) + ": each node looks them up; only the names are sent"
-    facts["when lost"] = f"started again, at most {config.retries} times"
-    facts["driver"] = f"on a node with {config.driver}" if config.driver else "on the head"
-    announce(f"submit {target.workflow}", facts)
+        announcement["secrets"] = ", ".join(config.secrets) + ": each node looks them up; only the names are sent"
+    announcement["when lost"] = f"started again, at most {config.retries} times"
+    announcement["driver"] = f"on a node with {config.driver}" if config.driver else "on the head"
+    announce(f"submit {target.workflow}", announcement)
     if config.dry_run:
         raise DryRun
     # ── Send, and see it through ──────────────────────────────────────────────────────────────────────────────────────
@@ -141,14 +142,14 @@ def compose_target(command: Sequence[str], handed_on: Sequence[str] = ()) -> Tar
     shipped = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem not in _ELSEWHERE)
     if not words:
         raise ConfigError(
-            "nothing to submit: name a workflow after --, e.g. python -m workflows.submit cluster=aws -- workflows.pretrain +experiment=demo; "
-            f"there are {', '.join(shipped)}"
+            "nothing to submit: name a workflow after --, e.g. python -m workflows.submit cluster=aws -- "
+            f"workflows.pretrain +experiment=demo; there are {', '.join(shipped)}"
         )
     workflow, typed = words[0].removeprefix("workflows."), words[1:]
     if workflow not in shipped:
         raise ConfigError(
-            f"{words[0]} is no workflow that runs on a cluster; there are {', '.join(shipped)}; any other command goes with "
-            "`ray job submit --working-dir . -- …`"
+            f"{words[0]} is no workflow that runs on a cluster; there are {', '.join(shipped)}; any other command "
+            "goes with `ray job submit --working-dir . -- …`"
         )
     if strange := [word for word in typed if "=" not in word and not word.startswith("~")] or [
         word for word in typed if word.startswith("-")
@@ -181,19 +182,19 @@ def instance_named(instance_type: str | None) -> Instance | None:
     """What is known of a type, asked of AWS where it is not listed. Raises: ConfigError for one that there is not."""
     if instance_type is None:
         return None
-    found = known(instance_type)
-    if found is None:
+    instance = known(instance_type)
+    if instance is None:
         from pipelines.cluster.outside.aws import describe_instance
 
         return describe_instance(instance_type)
-    return found
+    return instance
 
 
 def token_command(secret: str) -> str:
     """The command that fetches the cluster's token to where Ray looks for it.
 
-    Whoever reads the token may run code on the cluster: the file is its owner's alone (umask), whatever one that lies there was, and
-    takes its place only when the token has come.
+    Whoever reads the token may run code on the cluster: the file is its owner's alone (umask), whatever one that lies
+    there was, and takes its place only when the token has come.
     """
     pick = "import json, sys; print(json.load(sys.stdin)['token'] or sys.exit('no token yet'), end='')"
     return (
@@ -203,15 +204,15 @@ def token_command(secret: str) -> str:
     )
 
 
-def _store_fact(target: Target) -> dict[str, str]:
+def _store_line(target: Target) -> dict[str, str]:
     """Where results go. Raises: ConfigError for a store that would vanish with the job's working directory."""
     typed = [word.partition("=")[2] for word in target.arguments if word.startswith("store=")]
     if not typed:
         return {"store": "as TRUNKLINE_STORE says on the cluster"}
     if "://" not in typed[-1] and not Path(typed[-1]).is_absolute():
         raise ConfigError(
-            f"store={typed[-1]} is relative, and a job runs in a temporary copy of the project: results would vanish with it; leave it "
-            "to the cluster's TRUNKLINE_STORE, or pass store=s3://bucket/prefix"
+            f"store={typed[-1]} is relative, and a job runs in a temporary copy of the project: results would vanish "
+            "with it; leave it to the cluster's TRUNKLINE_STORE, or pass store=s3://bucket/prefix"
         )
     return {"store": typed[-1]}
 
@@ -229,8 +230,11 @@ def _entrypoint(target: Target, names: Sequence[str]) -> str:
 
 def _look(config: SubmitConfig, jobs: Jobs) -> None:
     if config.stop:
-        asked = jobs.stop(config.stop)
-        say(f"   {config.stop} " + ("is asked to end; what it committed is kept" if asked else "had ended already"))
+        was_running = jobs.stop(config.stop)
+        say(
+            f"   {config.stop} "
+            + ("is asked to end; what it committed is kept" if was_running else "had ended already")
+        )
         return
     if config.follow:
         submission, attempt = Submission.of(jobs.info(config.follow))
