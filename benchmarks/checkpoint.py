@@ -56,8 +56,8 @@ def measure(stage: int, rounds: int, steps: int, folder: Path) -> list[Any]:
     from pipelines.train.checkpoint import Saver, load, open_checkpoint
     from pipelines.train.network.architecture import ModelConfig
     from pipelines.train.network.batch import Batch
-    from pipelines.train.network.losses import LanguageModelling
     from pipelines.train.network.model import Transformer
+    from pipelines.train.objectives.next_token import NextToken
     from pipelines.train.update.engine import Engine, ZeroConfig, device
     from pipelines.train.update.optimizer import OptimizerConfig
 
@@ -66,9 +66,7 @@ def measure(stage: int, rounds: int, steps: int, folder: Path) -> list[Any]:
         vocabulary=VOCABULARY, max_positions=LENGTH,
     )  # fmt: skip
     model = Transformer(config).initialise(0)
-    engine = Engine(
-        model, LanguageModelling(), ZeroConfig(stage=stage, precision="float32"), OptimizerConfig(), ROWS, 1, 1
-    )  # type: ignore[arg-type]
+    engine = Engine(model, NextToken(), ZeroConfig(stage=stage, precision="float32"), OptimizerConfig(), ROWS, 1, 1)  # type: ignore[arg-type]
     tokens = torch.randint(VOCABULARY, (ROWS, LENGTH + 1), device=device())
     positions = torch.arange(LENGTH, device=device()).expand(ROWS, LENGTH).contiguous()
     batch = Batch.shifted(

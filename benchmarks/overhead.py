@@ -257,8 +257,8 @@ def _bare(spec: dict[str, Any]) -> None:
 
     from pipelines.config import parse
     from pipelines.train.network.batch import Batch
-    from pipelines.train.network.losses import LanguageModelling
     from pipelines.train.network.model import Transformer
+    from pipelines.train.objectives.next_token import NextToken
     from pipelines.train.stages import TrainConfig
     from pipelines.train.update.engine import Engine, device, start_distributed
     from pipelines.train.update.step import Moment
@@ -271,7 +271,7 @@ def _bare(spec: dict[str, Any]) -> None:
     batch, place = config.batch, device()
     model = Transformer(config.model).initialise(0).prepare(config.compute, device=place)
     accumulation = batch.global_batch // (batch.micro_batch * world)
-    engine = Engine(model, LanguageModelling(), config.zero, config.optimizer, batch.micro_batch, accumulation, 1)
+    engine = Engine(model, NextToken(), config.zero, config.optimizer, batch.micro_batch, accumulation, 1)
     generator = torch.Generator().manual_seed(dist.get_rank())
     shape = (batch.micro_batch, batch.sequence_length)
     steps = []

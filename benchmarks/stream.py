@@ -100,14 +100,14 @@ def _measure(store: ArtifactStore, proxy: FaultyS3, cache: Path, ahead: bool, op
     )
     spec = plan("pretrain", config, store, None, 1).spec
     os.environ["TRUNKLINE_CACHE_BYTES"] = "1TB"
-    working = WorkingSet.of(Stream(spec, store).loader)
+    working = WorkingSet.of(Stream(spec, store).batches.loader)
     limit = int(options.cache * working.ample_bytes / 0.8) + 1
     os.environ["TRUNKLINE_CACHE_BYTES"] = str(limit)
     stream = Stream(spec, store)
     if not ahead:
         stream.cache_bytes = 0
-        for source in stream.loader.sources.values():
-            source.open_shards = 2 * stream.loader.shards_per_group
+        for source in stream.batches.loader.sources.values():
+            source.open_shards = 2 * stream.batches.loader.shards_per_group
     proxy.inject()
     waits, held = [], 0
     for step, _ in enumerate(stream.steps(0, 0, 1)):
@@ -117,7 +117,7 @@ def _measure(store: ArtifactStore, proxy: FaultyS3, cache: Path, ahead: bool, op
             held = max(held, Cache(cache / "objects").used_bytes())
     after = 1000 * np.array(waits[_WARM_STEPS:])
     gets = Counter(request for request in proxy.requests if request.startswith("GET") and request.endswith(".bin"))
-    read = {prefix for _, prefix in stream.loader.shards(0, options.steps * 64)}
+    read = {prefix for _, prefix in stream.batches.loader.shards(0, options.steps * 64)}
     assert {request.rsplit("/train/")[-1].removesuffix(".bin") for request in gets} == {
         p.split("train/")[-1] for p in read
     }

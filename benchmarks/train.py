@@ -45,8 +45,8 @@ from pipelines.display.progress import table
 from pipelines.train.network.architecture import ModelConfig, parameter_counts
 from pipelines.train.network.batch import Batch
 from pipelines.train.network.compute import ComputeConfig
-from pipelines.train.network.losses import LanguageModelling
 from pipelines.train.network.model import Transformer
+from pipelines.train.objectives.next_token import NextToken
 from pipelines.train.stages import TrainConfig
 from pipelines.train.update import optimizer as optimizers
 from pipelines.train.update.engine import Engine, ZeroConfig, device, start_distributed
@@ -203,7 +203,7 @@ def ours(options: argparse.Namespace, model: ModelConfig) -> tuple[Step, Callabl
     compute = ComputeConfig(compile=options.compile, attention=options.attention)
     network = Transformer(model).initialise(0).prepare(compute, BlockPolicy(**kept), device())
     engine = Engine(
-        network, LanguageModelling(), ZeroConfig(stage=options.zero, precision=options.precision),
+        network, NextToken(), ZeroConfig(stage=options.zero, precision=options.precision),
         optimizers.OptimizerConfig(), options.micro_batch, options.accumulation, 1,
     )  # fmt: skip
     held: dict[str, Any] = {}

@@ -14,8 +14,9 @@ from pipelines.store.artifacts import Artifact, ArtifactStore, Draft, Reference,
 from pipelines.store.storage import Storage
 from pipelines.train.checkpoint import committed_steps, open_checkpoint, set_aside_after
 from pipelines.train.checkpoint.retention import readers_of
+from pipelines.train.objectives import objective_of
 from pipelines.train.plan.planning import plan
-from pipelines.train.stages import Start, TrainConfig, stage_named
+from pipelines.train.stages import TrainConfig, TrainSpec, stage_named
 from pipelines.train.worker import ready, work
 from workflows.session import DryRun, Session
 
@@ -28,7 +29,9 @@ CODE = (
     *(f"pipelines.train.update.{module}" for module in ("optimizer", "adamw", "muon", "engine", "step")),
     "pipelines.train.plan.schedule",
     "pipelines.train.checkpoint.slices",
-    *(f"pipelines.train.run.{module}" for module in ("loop", "stream", "reference")),
+    *(f"pipelines.train.run.{module}" for module in ("loop", "stream")),
+    *(f"pipelines.train.objectives.{module}" for module in ("objective", "next_token", "preference", "dpo")),
+    *(f"pipelines.train.batches.{module}" for module in ("windows", "pairs")),
     *(
         f"pipelines.data.{module}"
         for module in (
@@ -76,7 +79,7 @@ def train_stage(stage: str, config: TrainConfig, session: Session) -> Artifact:
     # ── everything that can be refused is, before anything is taken down ──
     if not held.replaces:
         refuse_fewer_steps(storage, held.folder, planned.spec.steps, back_to)
-    verified = verify_first(storage, None if held.replaces else held.folder, planned.spec.start, back_to)
+    verified = verify_first(storage, None if held.replaces else held.folder, planned.spec, back_to)
     spec = dataclasses.replace(planned.spec, claim=held.claim, verified=verified)
 
     def take_down() -> None:
@@ -163,21 +166,20 @@ def go_back(storage: Storage, run: str, step: int) -> None:
         say(f"   set aside the checkpoint at step {found}: the run goes on from step {step}")
 
 
-def verify_first(storage: Storage, own: str | None, start: Start, back_to: int | None) -> tuple[str, ...]:
-    """Compare the checkpoint that the workers will load, before Ray and the workers are started.
+def verify_first(storage: Storage, own: str | None, spec: TrainSpec, back_to: int | None) -> tuple[str, ...]:
+    """Compare what the workers will load, the checkpoint and what was prepared, before Ray and the workers are started.
 
-    Args: own, the run itself where it may have checkpoints; start, what it begins with if it has none.
+    Args: own, the run itself where it may have checkpoints; spec, of which `start` says what it begins with if it has none.
     Returns: the checkpoint's token where all its bytes were read; sizes and headers are compared in any case.
     Raises: CheckpointError when it is damaged, naming the one before it.
     """
     if own is not None and committed_steps(storage, own):
-        if own.startswith("dpo/") and (draft := Draft(storage, own, {})).receipt("reference") is not None:
-            draft.read("reference", "reference/logps.npy")  # raises: it is damaged, and cannot be worked out any more
+        objective_of(spec.objective).verify_prepared(Draft(storage, own, {}))
         found = open_checkpoint(storage, own, "latest" if back_to is None else f"step-{back_to}")
     elif back_to is not None and own is not None:
         found = open_checkpoint(storage, own, f"step-{back_to}")  # raises: there is none
-    elif start.run is not None:
-        found = open_checkpoint(storage, start.run, f"step-{start.step}")
+    elif spec.start.run is not None:
+        found = open_checkpoint(storage, spec.start.run, f"step-{spec.start.step}")
     else:
         return ()
     found.glance()

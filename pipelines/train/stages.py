@@ -13,13 +13,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pipelines.config import Count, Positive, Rows, Seed, Whole, Window, WorkflowConfig, config_class, runtime
+from pipelines.config import Chosen, Count, Positive, Rows, Seed, Whole, Window, WorkflowConfig, config_class, runtime
 from pipelines.errors import ConfigError
 from pipelines.train.checkpoint.retention import Rule
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.compute import ComputeConfig
+from pipelines.train.objectives import OBJECTIVES, ObjectiveSettings
 from pipelines.train.plan.context import RopeBase
 from pipelines.train.plan.schedule import Schedule, ScheduleConfig
 from pipelines.train.update.engine import ZeroConfig
@@ -27,6 +28,7 @@ from pipelines.train.update.optimizer import OptimizerConfig
 
 StartMode = Literal["fresh", "branch", "initialise"]
 RateOrigin = Literal["own", "parent", "trunk"]
+Objective = Annotated[ObjectiveSettings, Chosen("name", lambda: OBJECTIVES)]
 AVERAGE = "average"  # the kind of artifact that `workflows.average` makes: weights alone, and a parent like a run
 
 
@@ -147,6 +149,7 @@ def check_table(stages: Mapping[str, Stage]) -> None:
             ("learning_rate", (stage.learning_rate,), ("own", "parent", "trunk")),
             ("parents", stage.parents, (*stages, AVERAGE)),
             ("followed_by", (stage.followed_by,), (*stages, None)),
+            ("objective", (stage.objective,), tuple(OBJECTIVES)),
         ):
             if unknown := [str(value) for value in named if value not in known]:
                 raise ConfigError(
@@ -176,8 +179,8 @@ class BatchConfig:
     """`global_batch = micro_batch × accumulation × workers`; accumulation follows."""
 
     sequence_length: Window  # tokens a row feeds to the model
-    global_batch: Rows  # rows (DPO: pairs) per optimizer step, over all workers
-    micro_batch: Rows = runtime(1)  # rows (DPO: pairs) per forward on one worker
+    global_batch: Rows  # windows, or pairs, per optimizer step, over all workers
+    micro_batch: Rows = runtime(1)  # of them, per forward on one worker
 
 
 @config_class
@@ -213,7 +216,8 @@ class TrainConfig(WorkflowConfig):
     batch: BatchConfig
     steps: Count | None = None
     epochs: Positive | None = None  # sft, dpo: instead of steps
-    beta: Positive = 0.1  # dpo: pull to the reference; unpublished for MiniCPM
+    # null: the stage's own; it may choose another that learns from batches of the same kind
+    objective: Objective | None = None
     seed: Seed = 0
     checkpoint: CheckpointConfig = runtime(default_factory=CheckpointConfig)
     log_every_steps: Count = runtime(10)
@@ -251,10 +255,10 @@ class TrainSpec:
     batch: BatchConfig
     steps: int
     seed: int
-    beta: float
+    objective: Objective
     tokens: str
     tokenizer: str | None  # checksum of the tokenizer that made the tokens
-    segments: tuple[dict[str, Any], ...]  # {"from_sample", "plan"}, the first perhaps "begin"; empty for dpo
+    segments: tuple[dict[str, Any], ...]  # {"from_sample", "plan"}, the first perhaps "begin"; empty for pairs
     start: Start
     checkpoint: CheckpointConfig
     log_every_steps: int

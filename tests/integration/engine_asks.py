@@ -19,8 +19,8 @@ import torch.distributed as dist
 from pipelines.config import parse
 from pipelines.train.checkpoint.slices import base, held
 from pipelines.train.network.architecture import ModelConfig
-from pipelines.train.network.losses import LanguageModelling
 from pipelines.train.network.model import Transformer
+from pipelines.train.objectives.next_token import NextToken
 from pipelines.train.update.engine import Engine, TrainingModule, ZeroConfig
 from pipelines.train.update.optimizer import OptimizerConfig
 from tests.reference_training import global_batch, micro_batch
@@ -35,7 +35,7 @@ def gradient(case: dict[str, Any]) -> Arrays:
     given is its first moment after one step, over 1 - beta1.
     """
     rank, world, micro = dist.get_rank(), dist.get_world_size(), case["micro_batch"]
-    accumulation, objective = case["rows"] // (micro * world), LanguageModelling()
+    accumulation, objective = case["rows"] // (micro * world), NextToken()
     model = Transformer(ModelConfig(**case["model"])).initialise(1)
     whole = global_batch(case, 0)
     batches = [micro_batch(whole, (j * world + rank) * micro, micro) for j in range(accumulation)]
@@ -71,7 +71,7 @@ def apart(case: dict[str, Any]) -> Arrays:
     rank, micro = dist.get_rank(), case["micro_batch"]
     batch = micro_batch(global_batch(case, 0), rank * micro, micro)
 
-    class Apart(LanguageModelling):
+    class Apart(NextToken):
         def sums(self, model: Transformer, hidden: torch.Tensor, batch: Any) -> Any:
             return (model.head(model.blocks(model.embed(batch), batch)) - hidden).abs().max(), hidden
 
@@ -102,7 +102,7 @@ def _open_and_close(case: dict[str, Any], step: int) -> list[Any]:
     micro = case["micro_batch"]
     model = Transformer(ModelConfig(**case["model"])).initialise(1)
     zero, optimizer = parse(ZeroConfig, case["zero"]), parse(OptimizerConfig, case["optimizer"])
-    engine = Engine(model, LanguageModelling(), zero, optimizer, micro, case["rows"] // micro, sources=2)
+    engine = Engine(model, NextToken(), zero, optimizer, micro, case["rows"] // micro, sources=2)
     whole = global_batch(case, step)
     assert engine.step([micro_batch(whole, j * micro, micro) for j in range(case["rows"] // micro)], 0.01).loss > 0
     parts = [model, *model.layers, engine, engine.deepspeed, engine.deepspeed.optimizer, base(engine)]

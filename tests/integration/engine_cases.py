@@ -60,8 +60,9 @@ def _run(case: dict[str, Any], folder: Path) -> dict[str, np.ndarray]:
     from pipelines.store.storage import FolderStorage
     from pipelines.train.checkpoint import load, open_checkpoint
     from pipelines.train.network.architecture import ModelConfig
-    from pipelines.train.network.losses import LanguageModelling, Preference
     from pipelines.train.network.model import Transformer
+    from pipelines.train.objectives.dpo import Dpo
+    from pipelines.train.objectives.next_token import NextToken
     from pipelines.train.update import engine as engines
     from pipelines.train.update.engine import Engine, ZeroConfig
     from pipelines.train.update.optimizer import OptimizerConfig
@@ -75,7 +76,7 @@ def _run(case: dict[str, Any], folder: Path) -> dict[str, np.ndarray]:
 
     as_it_is = engines._deepspeed_config
     rank, world, micro = dist.get_rank(), dist.get_world_size(), case["micro_batch"]
-    objective = Preference(beta=0.1) if case.get("objective") == "dpo" else LanguageModelling()
+    objective = Dpo() if case.get("objective") == "dpo" else NextToken()
     accumulation = case["rows"] // (micro * world)
 
     def start(zero: dict[str, Any], seed: int) -> Any:

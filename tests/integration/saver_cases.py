@@ -22,8 +22,8 @@ from pipelines.train.checkpoint import Rule, Saver, committed_steps, load, open_
 from pipelines.train.checkpoint.saver import _give_way
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.batch import Batch
-from pipelines.train.network.losses import LanguageModelling
 from pipelines.train.network.model import Transformer
+from pipelines.train.objectives.next_token import NextToken
 from pipelines.train.run.loop import read_metrics, train
 from pipelines.train.stages import TrainSpec
 from pipelines.train.update.engine import Engine, ZeroConfig
@@ -125,7 +125,7 @@ class LateStorage(FolderStorage):
 def engine(stage: int = 1, seed: int = 0, kind: str = "adamw") -> Engine:
     model = Transformer(MODEL).initialise(seed)
     zero = ZeroConfig(stage=stage, precision="float32")  # type: ignore[arg-type]
-    return Engine(model, LanguageModelling(), zero, OptimizerConfig(kind=kind), 2, 1, 1)  # type: ignore[arg-type]
+    return Engine(model, NextToken(), zero, OptimizerConfig(kind=kind), 2, 1, 1)  # type: ignore[arg-type]
 
 
 def step(trained: Engine, seed: int) -> float:

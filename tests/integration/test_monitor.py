@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from pipelines.train.network.architecture import ModelConfig
-from pipelines.train.network.losses import LanguageModelling
 from pipelines.train.network.model import Transformer
+from pipelines.train.objectives.next_token import NextToken
 from tests.integration.ranks import Ranks
 from tests.reference_training import global_batch, micro_batch
 
@@ -42,7 +42,7 @@ def expected() -> dict[str, Any]:
     def squared_norm(start: int, rows: int) -> tuple[float, float]:
         batch = micro_batch(whole, start, rows)
         model.zero_grad()
-        total, _ = LanguageModelling().sums(model, model(batch), batch)
+        total, _ = NextToken().sums(model, model(batch), batch)
         count = float(batch.loss_mask.sum())
         (total / count).backward()
         return sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None), count
@@ -120,7 +120,7 @@ def _readings(stage: int, every_steps: int) -> dict[str, Any]:
     from pipelines.train.update.optimizer import OptimizerConfig
 
     engine = Engine(
-        Transformer(ModelConfig(**MODEL)).initialise(1), LanguageModelling(), ZeroConfig(stage=stage, precision="float32"),  # type: ignore[arg-type]
+        Transformer(ModelConfig(**MODEL)).initialise(1), NextToken(), ZeroConfig(stage=stage, precision="float32"),  # type: ignore[arg-type]
         OptimizerConfig(), MICRO, CASE["rows"] // MICRO // RANKS, 2,
     )  # fmt: skip
     monitor = Monitor(engine, every_steps)

@@ -11,8 +11,8 @@ from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.attention import _SEGMENT, attend, locate
 from pipelines.train.network.batch import Batch
 from pipelines.train.network.compute import BlockPolicy, ComputeConfig, compiles, for_shapes
-from pipelines.train.network.losses import LanguageModelling
 from pipelines.train.network.model import Transformer
+from pipelines.train.objectives.next_token import NextToken
 
 MODEL = ModelConfig(
     layers=4, d_model=32, d_ff=80, heads=4, kv_heads=2, vocabulary=50, max_positions=512, dim_model_base=16
@@ -34,7 +34,7 @@ def loss_and_gradients(
     compute: ComputeConfig, policy: BlockPolicy | None = None
 ) -> tuple[float, dict[str, torch.Tensor]]:
     model, batch = Transformer(MODEL).initialise(0).prepare(compute, policy), packed()
-    loss, _ = LanguageModelling().sums(model, model(batch), batch)
+    loss, _ = NextToken().sums(model, model(batch), batch)
     loss.backward()
     return loss.item(), {name: parameter.grad for name, parameter in model.named_parameters()}  # type: ignore[misc]
 

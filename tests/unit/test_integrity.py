@@ -835,7 +835,7 @@ def test_a_damaged_curve_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_the_stored_log_probabilities_of_a_reference_are_compared(tmp_path: Path) -> None:
-    from pipelines.train.run.reference import _stored
+    from pipelines.train.objectives.preference import _stored
 
     store = ArtifactStore(str(tmp_path))
     draft = Draft(store.storage, "dpo/d", {})

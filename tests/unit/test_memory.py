@@ -14,8 +14,8 @@ from pipelines.errors import ConfigError
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.batch import Batch
 from pipelines.train.network.compute import BlockPolicy, ComputeConfig
-from pipelines.train.network.losses import LanguageModelling
 from pipelines.train.network.model import Transformer
+from pipelines.train.objectives.next_token import NextToken
 from pipelines.train.plan import memory
 from pipelines.train.plan.memory import GIB, Setup
 from pipelines.train.update.engine import ZeroConfig
@@ -85,7 +85,7 @@ def test_the_peak_of_a_step_is_predicted_within_15_percent(keep: str) -> None:
 
     def step() -> None:
         for _ in range(2):  # the second is where gradients are summed
-            total, _rows = LanguageModelling().sums(model, model(one), one)
+            total, _rows = NextToken().sums(model, model(one), one)
             total.backward()  # type: ignore[no-untyped-call]
 
     step()

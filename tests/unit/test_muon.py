@@ -61,7 +61,7 @@ def test_fused_products_are_parted_where_the_model_parts_them() -> None:
 
 def test_several_steps_equal_numpy() -> None:
     """Plain torch with Muon against the reference in float64: loss, and every weight."""
-    from pipelines.train.network.losses import LanguageModelling
+    from pipelines.train.objectives.next_token import NextToken
     from tests.reference_training import global_batch
 
     case = {
@@ -73,7 +73,7 @@ def test_several_steps_equal_numpy() -> None:
     for step, rate in enumerate(case["rates"]):
         batch = global_batch(case, step)
         set_learning_rate(optimizer, rate)
-        loss, _ = LanguageModelling().sums(model, model(batch), batch)
+        loss, _ = NextToken().sums(model, model(batch), batch)
         optimizer.zero_grad()
         (loss / batch.loss_mask.sum()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.3)

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.batch import Batch
 from pipelines.train.network.compute import BlockPolicy, ComputeConfig
-from pipelines.train.network.losses import LanguageModelling
 from pipelines.train.network.model import Transformer
+from pipelines.train.objectives.next_token import NextToken
 from tests.numpy_model import NumpyModel
 
 # every constant differs from its default, so that one left out or taken from elsewhere shows
@@ -92,7 +92,7 @@ def errors(found: dict[str, torch.Tensor], wanted: dict[str, np.ndarray]) -> dic
 def test_logits_and_gradients_in_float32(name: str, compute: str) -> None:
     model, data = network(name).prepare(*COMPUTE[compute]), batch()
     hidden = model(data)
-    loss, _ = LanguageModelling().sums(model, hidden, data)
+    loss, _ = NextToken().sums(model, hidden, data)
     loss.backward()
     logits, loss_sum, gradients = expected(name)
     found = {"logits": model.logits(hidden), **{key: value.grad for key, value in model.named_parameters()}}

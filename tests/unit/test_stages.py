@@ -12,7 +12,8 @@ from pipelines.data.stream.mixture import plan_conversations
 from pipelines.errors import ArtifactError, CheckpointError, ConfigError, DataError
 from pipelines.store.artifacts import Draft
 from pipelines.store.sealed import sealed
-from pipelines.train.plan.planning import _uneven, plan
+from pipelines.train.batches.windows import uneven
+from pipelines.train.plan.planning import plan
 from pipelines.train.stages import STAGES
 from tests import tiny
 from tests.integration.conftest import TINY_MODEL, train_config
@@ -326,7 +327,7 @@ def test_sources_that_are_read_unevenly_since_their_rows_are_cut_are_announced()
     mixture = plan_conversations("tokens/x", "f", {"sources": facts})
 
     def told(**rows: int) -> str:
-        return _uneven(mixture, SimpleNamespace(epoch_samples=rows.__getitem__), 110)  # type: ignore[arg-type]
+        return uneven(mixture, SimpleNamespace(epoch_samples=rows.__getitem__), 110)  # type: ignore[arg-type]
 
     assert told(long=10, short=100).startswith(
         "short 0.55 times, long 5.5 times: a source's weight counts also the tokens that the window cuts off;"

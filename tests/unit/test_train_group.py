@@ -124,7 +124,7 @@ import sys
 import torch
 from pipelines.train.update.engine import start_distributed
 start_distributed()
-from pipelines.train.network.losses import LanguageModelling
+from pipelines.train.objectives.next_token import NextToken
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.model import Transformer
 from pipelines.train.network.batch import Batch
@@ -132,7 +132,7 @@ from pipelines.train.update.engine import Engine, ZeroConfig
 from pipelines.train.update.optimizer import OptimizerConfig
 config = ModelConfig(layers=1, d_model=32, d_ff=48, heads=2, kv_heads=2, vocabulary=64, max_positions=16, dim_model_base=16)
 model = Transformer(config).initialise(0)
-engine = Engine(model, LanguageModelling(), ZeroConfig(stage=1, precision="float32"), OptimizerConfig(kind=sys.argv[1]), 2, 1, 1)
+engine = Engine(model, NextToken(), ZeroConfig(stage=1, precision="float32"), OptimizerConfig(kind=sys.argv[1]), 2, 1, 1)
 tokens, positions = torch.randint(0, 64, (2, 17)), torch.arange(16).expand(2, 16)
 batch = Batch.shifted(tokens, positions, torch.ones(2, 16), torch.zeros(2, dtype=torch.int64), documents=model.locate(positions))
 print("loss", engine.step([batch], 1e-3).loss)

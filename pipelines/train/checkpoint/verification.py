@@ -34,8 +34,8 @@ from pipelines.train.checkpoint import Checkpoint, committed_steps, load, open_c
 from pipelines.train.checkpoint.committed import Index
 from pipelines.train.checkpoint.slices import base, random_states
 from pipelines.train.network.batch import Batch
-from pipelines.train.network.losses import LanguageModelling
 from pipelines.train.network.model import Transformer
+from pipelines.train.objectives.next_token import NextToken
 from pipelines.train.plan.schedule import learning_rate
 from pipelines.train.run import loop
 from pipelines.train.run.stream import Stream
@@ -147,7 +147,7 @@ def _loads(spec: TrainSpec, sources: Sequence[str], step: int) -> Iterator[Load]
     model.prepare(spec.compute, device=device(), whole_weights=spec.zero.stage < 3)
     accumulation = spec.batch.global_batch // (spec.batch.micro_batch * world)
     engine = Engine(
-        model, LanguageModelling(), spec.zero, spec.optimizer, spec.batch.micro_batch, accumulation, len(data.names)
+        model, NextToken(), spec.zero, spec.optimizer, spec.batch.micro_batch, accumulation, len(data.names)
     )
     batches = next(data.steps(step, rank, world, model.locate))
     rows: list[Any] = [None] * world

@@ -19,6 +19,7 @@ from pipelines.cluster.cluster import inside_job
 from pipelines.config import ClusterConfig
 from pipelines.errors import ConfigError
 from pipelines.train.network.compute import ComputeConfig
+from pipelines.train.objectives import OBJECTIVES
 from pipelines.train.plan import memory
 from pipelines.train.plan.memory import GIB, DeviceKind, Memory, Setup
 from pipelines.train.stages import TrainSpec
@@ -99,8 +100,8 @@ def setup_of(spec: TrainSpec, workers: int, device: DeviceKind) -> Setup:
 
 
 def rows_per_unit(spec: TrainSpec) -> int:
-    """Rows that one unit of `batch` is: a pair is two."""
-    return 2 if spec.kind == "dpo" else 1
+    """Rows that one sample of a batch is: a pair is two."""
+    return OBJECTIVES[spec.objective.name].batches.rows_per_unit
 
 
 def settle(spec: TrainSpec) -> tuple[Memory, str]:

@@ -13,8 +13,8 @@ from pipelines.config import ClusterConfig
 from pipelines.errors import ConfigError
 from pipelines.train.plan import memory
 from pipelines.train.plan.memory import GIB, Setup
-from pipelines.train.plan.planning import check_division
-from pipelines.train.stages import TrainConfig, stage_named
+from pipelines.train.plan.planning import check_division, chosen_objective
+from pipelines.train.stages import TrainConfig
 
 
 def workers_per_machine(cluster: ClusterConfig, instance: Instance) -> int:
@@ -72,9 +72,9 @@ def check_stage(stage: str, config: TrainConfig, instance: Instance | None, max_
     check_division(batch, cluster.workers)
     facts = check(cluster, instance, max_nodes)
     if instance is not None and cluster.gpus_per_worker and config.model is not None:  # children have their parent's
-        each = 2 if stage_named(stage).objective == "dpo" else 1  # rows of a pair
+        rows_per_unit = chosen_objective(stage, config).batches.rows_per_unit
         setup = Setup(
-            model=config.model, rows=batch.micro_batch * each, sequence_length=batch.sequence_length,
+            model=config.model, rows=batch.micro_batch * rows_per_unit, sequence_length=batch.sequence_length,
             accumulates=batch.global_batch > batch.micro_batch * cluster.workers, zero=config.zero, compute=config.compute,
             workers=cluster.workers, device="cuda",
         )  # fmt: skip
@@ -82,6 +82,6 @@ def check_stage(stage: str, config: TrainConfig, instance: Instance | None, max_
         if config.compute.memory_gib is not None:
             limit = min(limit, config.compute.memory_gib * GIB)
         whose = f"the {instance.accelerator} of {instance.type}"
-        predicted = memory.check(setup, limit, whose, each, batch.global_batch // cluster.workers)
+        predicted = memory.check(setup, limit, whose, rows_per_unit, batch.global_batch // cluster.workers)
         facts["memory"] = predicted.of(limit, whose)
     return facts

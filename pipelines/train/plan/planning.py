@@ -15,24 +15,23 @@ from typing import Any
 import torch
 
 from pipelines.config import plain
-from pipelines.data.stream.loader import Carried, Loader, Segment
-from pipelines.data.stream.mixture import MixturePlan, plan_conversations
-from pipelines.data.stream.preferences import PreferenceLoader, open_preferences
-from pipelines.data.tokens.token_shards import open_sources
+from pipelines.data.stream.loader import Carried
+from pipelines.data.stream.mixture import MixturePlan
 from pipelines.errors import ArtifactError, ConfigError, TrunklineError
 from pipelines.identity import difference, fingerprint, identity
 from pipelines.store.artifacts import Artifact, ArtifactStore, Reference
+from pipelines.train.batches import Batches
 from pipelines.train.checkpoint import Checkpoint, committed_steps, open_checkpoint
 from pipelines.train.checkpoint.lineage import named_step
 from pipelines.train.checkpoint.slices import check_optimizer
 from pipelines.train.network.architecture import ModelConfig, check_shapes, parameter_counts
+from pipelines.train.objectives import OBJECTIVES, Objective, objective_of
 from pipelines.train.plan import context, devices, memory, schedule
 from pipelines.train.plan.schedule import Schedule, learning_rate
 from pipelines.train.stages import AVERAGE, STAGES, BatchConfig, Stage, Start, TrainConfig, TrainSpec, stage_named
 from pipelines.train.update import engine
 
 _MOST_PADDING = 2  # times as many embeddings as ids: beyond that it is another tokenizer's model, not padding
-_UNEVEN = 1.25  # times as often as another source: packing alone makes small sources differ by some percent
 _TRIED = 8  # runs of the store that are looked at for one that can be a parent
 
 
@@ -62,40 +61,39 @@ def plan(name: str, config: TrainConfig, store: ArtifactStore, parent: str | Non
     _check_fields(name, stage, config, parent)
     ancestor = _parent(name, stage, store, parent) if parent else None
     architecture = _architecture(name, stage, config, ancestor)
-    tokens, plan_, inputs = _data(stage, config, store)
+    objective = chosen_objective(name, config)
+    data, tokens = _data(config, store)
     if ancestor is not None and ancestor.state.get("tokenizer") != tokenizer_of(tokens):
         raise ConfigError(
             f"{tokens.folder} was encoded with another tokenizer than {ancestor} was trained on: encode it with "
             "`python -m workflows.tokenize tokenizer.reuse=tokens/<the parent's>`"
         )
     _check_vocabulary(architecture, tokens)
-    rows_of_stage = _open_rows(config, plan_, tokens)
-    steps, per_epoch = _steps(config, rows_of_stage)
+    length, rows = config.batch.sequence_length, config.batch.global_batch
+    batches = objective.batches.of_data(data, tokens, config.seed, length, config.epochs or 1.0)
+    steps, per_epoch = _steps(config, batches.epoch_samples)
     rates = _schedule(name, stage, config, ancestor, steps)
     _check_batch(config, architecture, workers, ancestor)
     engine.check(config.zero)
     devices.check(config.compute, config.zero, _device(config))
-    carried = _carried(stage, config, ancestor, plan_, tokens)
-    start, segments = _start(stage, config, ancestor, plan_, carried)
-    if config.data.startswith("mixture/"):
-        _check_epochs(config, plan_, inputs[0], steps)
-    if ancestor is not None:
-        inputs = (ancestor.artifact, *inputs)
+    start, segments, carried = _start(stage, config, ancestor, batches)
+    batches.check_epochs(data, rows, steps)
+    inputs = (*([ancestor.artifact] if ancestor else []), data, *([] if tokens is data else [tokens]))
     what = identity(config)
     planned_rates = {**plain(rates), "decay_values": schedule.decay_values(rates)}
     what.update(parent=parent and str(ancestor), model=plain(architecture), schedule=planned_rates, steps=steps)
+    what["objective"] = {"name": objective.settings.name, **identity(objective.settings)}
     # what is decided here and not in a module whose hash is taken: what is inherited, and where in which stream the run reads
     what["start"] = {"mode": start.mode, "samples": start.samples, "segments": fingerprint(plain(segments))}
     if stage.endless and rates.decay == "none" and rates.kind != "cosine" and config.schedule.warmup_fraction is None:
         del what["steps"]  # a trunk goes on: more steps do not change the steps before them
     spec = TrainSpec(
         kind=name, name=config.name, store=store.uri, claim={}, config=plain(config), model=architecture, schedule=rates,
-        optimizer=config.optimizer, zero=config.zero, compute=config.compute, batch=config.batch, steps=steps, seed=config.seed, beta=config.beta,
+        optimizer=config.optimizer, zero=config.zero, compute=config.compute, batch=config.batch, steps=steps, seed=config.seed, objective=objective.settings,
         tokens=tokens.folder, tokenizer=tokenizer_of(tokens), segments=segments, start=start, checkpoint=config.checkpoint, log_every_steps=config.log_every_steps,
         monitor_every_steps=config.monitor_every_steps, profile=config.profile, profile_steps=config.profile_steps, tracking={},
     )  # fmt: skip
     counts = parameter_counts(architecture)
-    rows = config.batch.global_batch
     facts = {
         "weights": f"{stage.weights}" + (f": {ancestor}" if ancestor else ""),
         "optimizer state": stage.optimizer_state,
@@ -103,7 +101,8 @@ def plan(name: str, config: TrainConfig, store: ArtifactStore, parent: str | Non
         "data": f"{stage.reads}: {config.data}",
         "model": f"{counts['non_embedding']:,} non-embedding + {counts['embedding']:,} embedding parameters, width multiplier m = {architecture.width_multiplier:g}",
         "batch": f"{rows} × {config.batch.sequence_length} tokens = {config.batch.micro_batch} micro-batch × {rows // (config.batch.micro_batch * workers)} accumulation × {workers} workers",
-        "steps": f"{steps:,} = {'at most ' if stage.objective == 'dpo' else ''}{steps * rows * config.batch.sequence_length * (2 if stage.objective == 'dpo' else 1):,} tokens"
+        "objective": str(objective),
+        "steps": f"{steps:,} = {'' if batches.alike else 'at most '}{steps * rows * batches.rows_per_unit * length:,} tokens"
         + (f", {steps * rows / per_epoch:.2f} epochs" if per_epoch else ""),
         "memory": _memory(spec, config, workers),
         "engine": f"DeepSpeed ZeRO-{config.zero.stage}, {config.zero.precision}, checkpoint every {config.checkpoint.every_steps} steps",
@@ -112,14 +111,13 @@ def plan(name: str, config: TrainConfig, store: ArtifactStore, parent: str | Non
         before, length = ModelConfig(**ancestor.state["model"]), config.batch.sequence_length
         if length != ancestor.state["sequence_length"] or before != architecture:
             facts["context"] = context.describe(before, ancestor.state["sequence_length"], architecture, length)
-        if carried and plan_ is not None:
-            read = {source.name for source in plan_.sources}
-            facts["stream"] = context.describe_stream([each for each in carried if each.source in read])
-    if cuts := _cuts(rows_of_stage, tokens):
+        if carried:
+            facts["stream"] = context.describe_stream([part for part in carried if part.source in batches.names])
+    if cuts := _cuts(batches, tokens):
         facts["cut"] = "; ".join(cuts)
-    if config.data.startswith("tokens/") and (uneven := _uneven(plan_, rows_of_stage, steps * rows)):
+    if config.data.startswith("tokens/") and (uneven := batches.unevenness(steps * rows)):
         facts["read unevenly"] = uneven
-    if notes := _notes(config, architecture, tokens, workers) + _never_read(plan_, steps * rows):
+    if notes := _notes(config, architecture, tokens, workers) + batches.never_read(steps * rows):
         facts["note"] = "; ".join(notes)
     return Plan(spec, inputs, what, facts)
 
@@ -139,26 +137,6 @@ def _notes(config: TrainConfig, architecture: ModelConfig, tokens: Artifact, wor
             f"{architecture.vocabulary - size:,} of {architecture.vocabulary:,} embeddings are padding: the tokenizer has {size:,} ids"
         )
     return notes
-
-
-def _never_read(mixture: MixturePlan | None, samples: int) -> list[str]:
-    """Sources whose weight is so small that this run is too short to read of them."""
-    named = [source for source in mixture.sources if source.weight * samples < 1] if mixture else []
-    return [f"{s.name} has the weight {s.weight:.2g}, less than one of this run's {samples:,} samples" for s in named]
-
-
-def _uneven(mixture: MixturePlan | None, rows: Loader | PreferenceLoader, samples: int) -> str:
-    """How often each source of conversations is read, where that differs; "" where it hardly does.
-
-    Their weights are their shares of the tokens, so that all are read equally often; what a window cuts off counts in the share.
-    """
-    if mixture is None or isinstance(rows, PreferenceLoader):
-        return ""
-    epochs = {source.name: source.weight * samples / rows.epoch_samples(source.name) for source in mixture.sources}
-    if max(epochs.values()) <= _UNEVEN * min(epochs.values()):
-        return ""
-    told = ", ".join(f"{name} {count:.2g} times" for name, count in sorted(epochs.items(), key=lambda item: item[1]))
-    return f"{told}: a source's weight counts also the tokens that the window cuts off; a mixture sets other weights (data=mixture/<name>)"
 
 
 def _parents_here(name: str, config: TrainConfig, store: ArtifactStore, workers: int) -> str:
@@ -284,26 +262,19 @@ def _architecture(name: str, stage: Stage, config: TrainConfig, ancestor: _Ances
     return expected
 
 
-def _data(
-    stage: Stage, config: TrainConfig, store: ArtifactStore
-) -> tuple[Artifact, MixturePlan | None, tuple[Artifact, ...]]:
-    artifact = store.get(config.data)
-    if artifact.folder.startswith("tokens/"):
-        if stage.objective == "dpo":
-            return artifact, None, (artifact,)
-        return (
-            artifact,
-            plan_conversations(config.data, artifact.fingerprint, artifact.statistics, config.epochs or 1.0),
-            (artifact,),
-        )
-    mixture = MixturePlan.from_json(artifact.json("mixture.json"))
+def _data(config: TrainConfig, store: ArtifactStore) -> tuple[Artifact, Artifact]:
+    """What `config.data` names, and the tokens that hold its shards: the same artifact where no mixture lies between."""
+    data = store.get(config.data)
+    if data.folder.startswith("tokens/"):
+        return data, data
+    mixture = MixturePlan.from_json(data.json("mixture.json"))
     tokens = store.get(mixture.tokens)
     if tokens.fingerprint != mixture.tokens_fingerprint:
         raise ArtifactError(
-            f"{config.data} was planned over another version of {mixture.tokens} ({mixture.tokens_fingerprint}, now {tokens.fingerprint}): "
-            "plan it again with `python -m workflows.mixture` and on_change=rebuild"
+            f"{config.data} was planned over another version of {mixture.tokens} ({mixture.tokens_fingerprint}, now "
+            f"{tokens.fingerprint}): plan it again with `python -m workflows.mixture` and on_change=rebuild"
         )
-    return tokens, mixture, (artifact, tokens)
+    return data, tokens
 
 
 def tokenizer_of(tokens: Artifact) -> str | None:
@@ -325,30 +296,28 @@ def _check_vocabulary(architecture: ModelConfig, tokens: Artifact) -> None:
         )
 
 
-def _open_rows(config: TrainConfig, mixture: MixturePlan | None, tokens: Artifact) -> Loader | PreferenceLoader:
-    """The rows that the stage will read, which says what its windows cut off.
+def chosen_objective(name: str, config: TrainConfig) -> Objective:
+    """The objective of a stage's run: its own where the config chooses none.
 
-    Raises: ConfigError for a source of which no token is marked to count; DataError for one that is shorter than a window, or of
-        which nothing counts in windows of this length.
+    Raises: ConfigError for one that reads what the stage does not.
     """
-    length = config.batch.sequence_length
-    if mixture is None:
-        return PreferenceLoader(open_preferences(tokens), config.seed, length)
-    train = {
-        source.name: tokens.statistics["sources"].get(source.name, {}).get("train", {}) for source in mixture.sources
-    }
-    if nothing := sorted(name for name, facts in train.items() if facts.get("loss_tokens", 1) == 0):
+    own = OBJECTIVES[stage_named(name).objective]
+    if config.objective is None:
+        return own()
+    reads = OBJECTIVES[config.objective.name].batches
+    if reads is not own.batches:
+        fitting = [row for row, objective in OBJECTIVES.items() if objective.batches is own.batches]
         raise ConfigError(
-            f"no token of {', '.join(nothing)} counts in the loss, by the statistics of {tokens.folder}: leave it out of "
-            f"{config.data}, or encode its corpus anew"
+            f"objective={config.objective.name} learns from {reads.unit}, and {name} reads {own.batches.unit}: "
+            f"set objective={' or '.join(fitting)}"
         )
-    return Loader(open_sources(tokens, document_bytes=False), [Segment(0, mixture)], config.seed, length)
+    return objective_of(config.objective)
 
 
-def _cuts(rows: Loader | PreferenceLoader, tokens: Artifact) -> list[str]:
+def _cuts(batches: Batches, tokens: Artifact) -> list[str]:
     """What the windows take away, a sentence for each source that loses something."""
     told = []
-    for name, cut in rows.cuts.items():
+    for name, cut in batches.cuts.items():
         train = tokens.statistics["sources"].get(name, {}).get("train", {})
         lost, whole, what = (
             (cut.lost_tokens, train.get("tokens"), "tokens")
@@ -359,19 +328,15 @@ def _cuts(rows: Loader | PreferenceLoader, tokens: Artifact) -> list[str]:
     return told
 
 
-def _steps(config: TrainConfig, rows: Loader | PreferenceLoader) -> tuple[int, float | None]:
-    """Optimizer steps, and rows (pairs) in one epoch where that is known."""
+def _steps(config: TrainConfig, epoch_samples: int) -> tuple[int, int | None]:
+    """Optimizer steps; and samples in one epoch, where a run counts epochs."""
     if config.data.startswith("mixture/"):
         assert config.steps is not None
         return config.steps, None
-    if isinstance(rows, Loader):
-        per_epoch = float(sum(rows.epoch_samples(name) for name in rows.names))
-    else:
-        per_epoch = float(len(rows))
     if config.steps is not None:
-        return config.steps, per_epoch
+        return config.steps, epoch_samples
     assert config.epochs is not None
-    return max(1, math.ceil(config.epochs * per_epoch / config.batch.global_batch)), per_epoch
+    return max(1, math.ceil(config.epochs * epoch_samples / config.batch.global_batch)), epoch_samples
 
 
 def _schedule(name: str, stage: Stage, config: TrainConfig, ancestor: _Ancestor | None, steps: int) -> Schedule:
@@ -394,23 +359,6 @@ def _schedule(name: str, stage: Stage, config: TrainConfig, ancestor: _Ancestor 
                 f"schedule.warmup_steps is {rates.warmup_steps}; {name} goes on at the trunk's LR: set it to 0"
             )
     return rates
-
-
-def _check_epochs(config: TrainConfig, mixture: MixturePlan | None, artifact: Artifact, steps: int) -> None:
-    """Refuse a run that reads a source more often than its mixture allows, whatever the mixture was budgeted for."""
-    assert mixture is not None
-    limit = artifact.config.get("mixture", {}).get("max_epochs", math.inf)
-    total = steps * config.batch.global_batch * config.batch.sequence_length
-    source = max(mixture.sources, key=lambda each: each.weight / each.available_tokens)  # the one read most often
-    epochs = source.weight * total / source.available_tokens
-    if epochs > limit:
-        most = int(limit * source.available_tokens / source.weight) // (
-            config.batch.global_batch * config.batch.sequence_length
-        )
-        raise ConfigError(
-            f"{steps} steps would read {source.name} {epochs:.1f} times; {config.data} allows mixture.max_epochs={limit:g}: "
-            f"set steps={most} or less, lower its weight, or raise mixture.max_epochs"
-        )
 
 
 def check_division(batch: BatchConfig, workers: int) -> None:
@@ -446,52 +394,17 @@ def _check_batch(config: TrainConfig, architecture: ModelConfig, workers: int, a
 
 
 def _start(
-    stage: Stage,
-    config: TrainConfig,
-    ancestor: _Ancestor | None,
-    mixture: MixturePlan | None,
-    carried: Sequence[Carried],
-) -> tuple[Start, tuple[dict[str, Any], ...]]:
+    stage: Stage, config: TrainConfig, ancestor: _Ancestor | None, batches: Batches
+) -> tuple[Start, tuple[dict[str, Any], ...], Sequence[Carried]]:
+    """Where weights come from, the segments of the stream, and where each source goes on under windows of another length."""
     if ancestor is None:
-        assert mixture is not None
-        return Start(mode="fresh"), ({"from_sample": 0, "plan": mixture.to_json()},)
+        return Start(mode="fresh"), batches.segments, ()
     where = {"run": ancestor.artifact.folder, "step": ancestor.checkpoint.step, "tokens": ancestor.state["tokens"]}
     if not stage.branches:
-        return Start(mode="initialise", **where), ({"from_sample": 0, "plan": mixture.to_json()},) if mixture else ()
-    assert mixture is not None
+        return Start(mode="initialise", **where), batches.segments, ()
     check_optimizer(ancestor.checkpoint, config.optimizer.kind)
-    samples = ancestor.state["samples"]
-    if ancestor.state["seed"] != config.seed:
-        raise ConfigError(
-            f"seed is {config.seed}, the trunk's is {ancestor.state['seed']}: a branch reads on in the trunk's stream, so set seed={ancestor.state['seed']}"
-        )
-    inherited = [segment for segment in ancestor.state["segments"] if segment["from_sample"] < samples]
-    if any(segment["plan"]["tokens_fingerprint"] != mixture.tokens_fingerprint for segment in inherited):
-        # other shards: the parent's place in its stream means nothing here, so the branch reads from their beginning
-        return Start(mode="branch", **where), ({"from_sample": 0, "plan": mixture.to_json()},)
-    if ancestor.state["sequence_length"] != config.batch.sequence_length:
-        begin = [(each.source, each.packing, each.begin) for each in carried]
-        return Start(mode="branch", **where), ({"from_sample": 0, "plan": mixture.to_json(), "begin": begin},)
-    return Start(mode="branch", samples=samples, **where), (
-        *inherited,
-        {"from_sample": samples, "plan": mixture.to_json()},
-    )
-
-
-def _carried(
-    stage: Stage, config: TrainConfig, ancestor: _Ancestor | None, mixture: MixturePlan | None, tokens: Artifact
-) -> list[Carried]:
-    """Where a branch with windows of another length goes on in the tokens that its parent reads; else nothing."""
-    if ancestor is None or mixture is None or not stage.branches:
-        return []
-    state = ancestor.state
-    segments = [Segment(each["from_sample"], MixturePlan.from_json(each["plan"])) for each in state["segments"]]
-    same = all(segment.plan.tokens_fingerprint == mixture.tokens_fingerprint for segment in segments)
-    if state["sequence_length"] == config.batch.sequence_length or not same:
-        return []
-    begin = {(source, packing): first for source, packing, first in state["segments"][0].get("begin", ())}
-    loader = Loader(open_sources(tokens), segments, state["seed"], state["sequence_length"], begin=begin)
-    return loader.carry_on(state["samples"], config.batch.sequence_length)
+    further = batches.go_on(ancestor.state, config.seed)
+    return Start(mode="branch", samples=further.first_sample, **where), further.segments, further.carried
 
 
 def _shape(rates: Schedule) -> str:

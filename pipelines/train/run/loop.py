@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,34 +28,37 @@ from pipelines.store.sealed import sealed_lines, unsealed_lines
 from pipelines.store.storage import Storage
 from pipelines.tracking.tracker import Tracker
 from pipelines.train import checkpoint as checkpoints
+from pipelines.train.network.batch import Batch
 from pipelines.train.network.compute import for_shapes
-from pipelines.train.network.losses import LanguageModelling, Preference
 from pipelines.train.network.model import Transformer
+from pipelines.train.objectives import objective_of
 from pipelines.train.plan import devices
 from pipelines.train.plan.schedule import learning_rate
 from pipelines.train.run.log import Launched, StepLog
 from pipelines.train.run.monitor import Monitor, NoiseScale
 from pipelines.train.run.profile import StepProfiler
-from pipelines.train.run.reference import reference_logps
-from pipelines.train.run.stream import Stream
+from pipelines.train.run.stream import Stream, to_batch
 from pipelines.train.stages import TrainSpec
 from pipelines.train.update.engine import Engine, device
 
+# called before each step with its number (from 1), the engine and the step's micro-batches
+Watch = Callable[[int, Engine, Sequence[Batch]], None]
 
-def train(spec: TrainSpec, emit: Callable[[str], None]) -> None:
+
+def train(spec: TrainSpec, emit: Callable[[str], None], watch: Watch | None = None) -> None:
     """Run a stage on this rank, from wherever its own checkpoints stand to its last step.
 
     Nothing of the run stays in the process when it has ended well, so that the process can run the next stage. After an error it
     cannot: letting go waits for the device, and that may wait for a rank that is lost.
 
-    Args: emit, called on rank zero with one line for people at a time.
+    Args: emit, called on rank zero with one line for people at a time; watch, called on every rank before each step.
     Raises: CheckpointError for a damaged or foreign checkpoint; StorageError when the last checkpoint cannot be saved.
     """
-    _train(spec, emit).close()
+    _train(spec, emit, watch).close()
     gc.collect()
 
 
-def _train(spec: TrainSpec, emit: Callable[[str], None]) -> Engine:
+def _train(spec: TrainSpec, emit: Callable[[str], None], watch: Watch | None) -> Engine:
     rank, world = dist.get_rank(), dist.get_world_size()
     store = ArtifactStore(spec.store)
     memory, about_memory = devices.settle(spec)
@@ -63,12 +66,18 @@ def _train(spec: TrainSpec, emit: Callable[[str], None]) -> Engine:
     # ── Weights: resume self, branch from parent, initialise from parent, or fresh ────────────────────────────────────
     _seed_everything(spec.seed + rank)
     model = Transformer(spec.model).initialise(spec.seed)
-    compute = for_shapes(spec.compute, alike=spec.kind != "dpo")
+    objective = objective_of(spec.objective)
+    compute = for_shapes(spec.compute, alike=objective.batches.alike)
     model.prepare(compute, memory.policy, device(), whole_weights=spec.zero.stage < 3)
-    objective = Preference(spec.beta) if spec.kind == "dpo" else LanguageModelling()
     accumulation = spec.batch.global_batch // (spec.batch.micro_batch * world)
     engine = Engine(model, objective, spec.zero, spec.optimizer, spec.batch.micro_batch, accumulation, len(data.names))
-    step, where = _load_weights(spec, store.storage, engine, data)
+    step, where = _load_weights(spec, store.storage, engine)
+    objective.prepare(
+        Draft(store.storage, spec.run, spec.claim),
+        data.batches,
+        lambda function, arrays: engine.forward(function, to_batch(arrays)),
+        fresh=step == 0,
+    )
     tracker = Tracker(spec.tracking if rank == 0 else None, tell=emit)
     monitor = Monitor(engine, spec.monitor_every_steps)
     noise = NoiseScale()
@@ -94,6 +103,8 @@ def _train(spec: TrainSpec, emit: Callable[[str], None]) -> Engine:
         for batches in data.steps(step, rank, world, model.locate):
             rate = learning_rate(spec.schedule, step, spec.steps)
             monitor.begin(step + 1, batches)
+            if watch is not None:
+                watch(step + 1, engine, batches)
             result = engine.step(batches, rate)
             step += 1
             if step == 1 and rank == 0:
@@ -148,7 +159,7 @@ def read_metrics(storage: Storage, run: str) -> list[dict[str, Any]]:
     return [rows[step] for step in sorted(rows)]
 
 
-def _load_weights(spec: TrainSpec, storage: Storage, engine: Engine, data: Stream) -> tuple[int, str]:
+def _load_weights(spec: TrainSpec, storage: Storage, engine: Engine) -> tuple[int, str]:
     """Completed steps, and a phrase saying where the weights came from."""
     own = _own_checkpoint(spec, storage)
     if own is not None:
@@ -163,9 +174,6 @@ def _load_weights(spec: TrainSpec, storage: Storage, engine: Engine, data: Strea
         parent = checkpoints.open_checkpoint(storage, spec.start.run, f"step-{spec.start.step}")
         checkpoints.load(engine, parent, optimizer_state=spec.start.mode == "branch", verified=spec.verified)
         phrase, step = f"{spec.start.mode} from {spec.start.run}@step-{spec.start.step}", 0
-    if spec.kind == "dpo":
-        # the frozen reference is the parent: computed before the first step, then read back after any restart
-        data.reference = reference_logps(spec, storage, engine, data.preferences, fresh=step == 0)
     return step, phrase
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from queue import Queue
@@ -21,21 +21,19 @@ import numpy as np
 import torch
 from torch.profiler import record_function
 
-from pipelines.data.stream.loader import Loader, Segment, rank_indices
-from pipelines.data.stream.mixture import MixturePlan
-from pipelines.data.stream.preferences import PreferenceLoader, open_preferences
+from pipelines.data.stream.loader import rank_indices
 from pipelines.data.stream.prefetch import Prefetcher, WorkingSet
-from pipelines.data.tokens.token_shards import open_sources
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.cache import cache_limit
 from pipelines.store.storage import FolderStorage
+from pipelines.train.batches import Arrays
 from pipelines.train.network.attention import Documents
 from pipelines.train.network.batch import Batch
+from pipelines.train.objectives import OBJECTIVES
 from pipelines.train.stages import TrainSpec
 from pipelines.train.update.engine import device
 
 _READ_AHEAD_STEPS = 2
-_TRIM_TOKENS = 64
 
 
 class Stream:
@@ -54,24 +52,12 @@ class Stream:
         self.spec = spec
         self.warning, self.cache_bytes = "", 0  # 0: the shards are here, nothing is fetched ahead
         self.wait_seconds = 0.0  # of the last step, for its batches
-        tokens = store.get(spec.tokens)
-        self.reference: np.ndarray[Any, np.dtype[np.float32]] | None = None
-        if spec.kind == "dpo":
-            self.preferences = PreferenceLoader(open_preferences(tokens), spec.seed, spec.batch.sequence_length)
-            self.names, self.cuts = self.preferences.names, self.preferences.cuts
-            read = self.preferences.pairs(np.arange(spec.steps * spec.batch.global_batch))
-            own = self.preferences.pair_sources[read] == np.arange(len(self.names))[:, None]
-            # tokens that each source has given when so many pairs are read [sources, pairs + 1]
-            self.pair_tokens = np.pad(np.cumsum(own * self.preferences.pair_tokens[read], axis=1), ((0, 0), (1, 0)))
-        else:
-            segments = [Segment(s["from_sample"], MixturePlan.from_json(s["plan"])) for s in spec.segments]
-            sources = open_sources(tokens, document_bytes=False)
-            begin = {(source, packing): first for source, packing, first in spec.segments[0].get("begin", ())}
-            self.loader = Loader(sources, segments, spec.seed, spec.batch.sequence_length, begin=begin)
-            self.names, self.cuts = self.loader.names, self.loader.cuts
-            if not isinstance(store.storage, FolderStorage):
-                self.cache_bytes = cache_limit()
-                self.warning = WorkingSet.of(self.loader).check(self.cache_bytes)
+        opened = OBJECTIVES[spec.objective.name].batches
+        self.batches = opened(store.get(spec.tokens), spec.segments, spec.seed, spec.batch.sequence_length)
+        self.names, self.cuts = self.batches.names, self.batches.cuts
+        if self.batches.loader is not None and not isinstance(store.storage, FolderStorage):
+            self.cache_bytes = cache_limit()
+            self.warning = WorkingSet.of(self.batches.loader).check(self.cache_bytes)
 
     def steps(
         self, first: int, rank: int, world: int, locate: Callable[[torch.Tensor], Documents] | None = None
@@ -82,9 +68,9 @@ class Stream:
         """
         ready: Queue[_Copied | Exception] = Queue(_READ_AHEAD_STEPS)
         ahead = None
-        if self.cache_bytes:
+        if self.cache_bytes and self.batches.loader is not None:
             ahead = Prefetcher(
-                self.loader, self.samples_after(first), self.samples_after(self.spec.steps), self.cache_bytes
+                self.batches.loader, self.samples_after(first), self.samples_after(self.spec.steps), self.cache_bytes
             )
 
         def read() -> None:
@@ -121,25 +107,15 @@ class Stream:
 
     def tokens_after(self, step: int) -> int:
         """Tokens trained on, ancestors included, when `step` steps are done; of pairs, without padding."""
-        samples = step * self.spec.batch.global_batch
-        if self.spec.kind == "dpo":
-            return self.spec.start.tokens + int(self.pair_tokens[:, samples].sum())
-        return self.spec.start.tokens + samples * self.spec.batch.sequence_length
+        return self.spec.start.tokens + self.batches.tokens_in(self.spec.start.samples, self.samples_after(step))
 
     def delivered(self, steps: int) -> dict[str, int]:
         """Samples that each source gave to this run."""
-        if self.spec.kind == "dpo":
-            return {}
-        before = self.loader.delivered(self.spec.start.samples)
-        after = self.loader.delivered(self.samples_after(steps))
-        return {name: after[name] - before.get(name, 0) for name in after if after[name] - before.get(name, 0)}
+        return self.batches.delivered(self.spec.start.samples, self.samples_after(steps))
 
     def tokens_by_source(self, step: int) -> dict[str, int]:
         """Tokens that each source has given to this run when `step` steps are done; they sum to the run's own tokens."""
-        if self.spec.kind == "dpo":
-            read = self.pair_tokens[:, step * self.spec.batch.global_batch]
-            return {name: int(tokens) for name, tokens in zip(self.names, read, strict=True)}
-        return {name: samples * self.spec.batch.sequence_length for name, samples in self.delivered(step).items()}
+        return self.batches.tokens_by_source(self.spec.start.samples, self.samples_after(step))
 
     def _step(
         self, step: int, rank: int, world: int, locate: Callable[[torch.Tensor], Documents] | None
@@ -148,17 +124,7 @@ class Stream:
         micro_steps = rank_indices(
             step, global_batch=batch.global_batch, rank=rank, world_size=world, micro_batch=batch.micro_batch
         )
-        return [self._batch(self.spec.start.samples + indices, locate) for indices in micro_steps]
-
-    def _batch(
-        self, indices: np.ndarray[Any, np.dtype[np.int64]], locate: Callable[[torch.Tensor], Documents] | None
-    ) -> Batch:
-        if self.spec.kind != "dpo":
-            return to_batch(self.loader.batch(indices), locate=locate)
-        assert self.reference is not None
-        numbers = self.preferences.pairs(indices)
-        sidecars = {"reference": self.reference[numbers].reshape(-1)}
-        return to_batch(trimmed(self.preferences.stored(numbers)), sidecars, locate)
+        return [to_batch(self.batches.read(self.spec.start.samples + indices), locate) for indices in micro_steps]
 
 
 class _Copies:
@@ -191,16 +157,10 @@ class _Copied:
         return self.batches
 
 
-def to_batch(
-    arrays: dict[str, Any],
-    sidecars: Mapping[str, Any] | None = None,
-    locate: Callable[[torch.Tensor], Documents] | None = None,
-) -> Batch:
-    """A loader's arrays as tensors on this rank's device; to a GPU through pinned memory, without waiting for the copy.
+def to_batch(arrays: Arrays, locate: Callable[[torch.Tensor], Documents] | None = None) -> Batch:
+    """A micro-batch's arrays as tensors on this rank's device; to a GPU through pinned memory, without waiting for the copy.
 
-    Args:
-        sidecars: arrays that stand beside the tokens, as they are on the device, by name.
-        locate: finds the documents in positions on the host: on the device it would make the host wait.
+    Args: locate, finds the documents in positions on the host: on the device it would make the host wait.
     """
     place = device()
 
@@ -215,13 +175,5 @@ def to_batch(
         loss_mask=tensor(arrays["loss_mask"], torch.float32),
         sources=tensor(arrays["sources"], torch.int64),
         documents=None if locate is None else locate(torch.from_numpy(arrays["positions"])).to(place),
-        sidecars={name: tensor(array) for name, array in (sidecars or {}).items()},
+        sidecars={name: tensor(array) for name, array in arrays.get("sidecars", {}).items()},
     )
-
-
-def trimmed(arrays: dict[str, Any]) -> dict[str, Any]:
-    """The arrays without the columns that are padding in every row, to a multiple of 64: pairs are short, windows long."""
-    used = int(arrays["loss_mask"].any(axis=0).nonzero()[0].max(initial=0)) + 1
-    width = min(arrays["positions"].shape[1], -(-used // _TRIM_TOKENS) * _TRIM_TOKENS)
-    columns = {"tokens": width + 1, "positions": width, "loss_mask": width}
-    return {**arrays, **{name: np.ascontiguousarray(arrays[name][:, :end]) for name, end in columns.items()}}

@@ -13,8 +13,8 @@ import gc
 import os
 import sys
 import warnings
-from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,7 @@ from pipelines.errors import ConfigError
 from pipelines.train.network import linear_cross_entropy
 from pipelines.train.network.batch import Batch
 from pipelines.train.network.model import Transformer
+from pipelines.train.objectives.objective import Objective
 from pipelines.train.update import optimizer as optimizers
 from pipelines.train.update.muon import Muon
 from pipelines.train.update.step import StepResult
@@ -43,16 +44,6 @@ class ZeroConfig:
     reduce_bucket_elements: Count = 100_000_000  # of gradients that are reduced together; a GPU holds two such buffers
 
 
-class Objective(Protocol):
-    """What a stage minimises; see `losses.py`."""
-
-    unit: str
-
-    def count(self, batch: Batch) -> Tensor: ...
-
-    def sums(self, model: Transformer, hidden: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]: ...
-
-
 class TrainingModule(nn.Module):
     """Model and objective in one forward, as ZeRO-3 needs: weights are whole only while a forward runs."""
 
@@ -61,10 +52,11 @@ class TrainingModule(nn.Module):
         self.model = model
         self.objective = objective
 
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: Batch, function: Callable[[Transformer, Tensor, Batch], Any] | None = None) -> Any:
+        """What `function` gives for a batch; without one, the objective's sums."""
         hidden = self.model(batch)
         with record_function("step/loss"):
-            return self.objective.sums(self.model, hidden, batch)
+            return (function or self.objective.sums)(self.model, hidden, batch)
 
 
 def device() -> torch.device:
@@ -238,15 +230,13 @@ class Engine:
             if "row_loss" in details:
                 totals[1 : 1 + self.sources].index_add_(0, batch.sources, details["row_loss"].double())
                 totals[1 + self.sources :].index_add_(0, batch.sources, batch.loss_mask.sum(dim=1).double())
-            for name, value in details.items():
-                if value.dim() == 0:
-                    extras[name] = extras.get(name, torch.zeros_like(value)) + value
-        names = sorted(extras)
-        totals = torch.cat([totals, *(extras[name].double().view(1) for name in names)])
+            for name in self.objective.metrics:
+                extras[name] = extras.get(name, torch.zeros_like(details[name])) + details[name]
+        totals = torch.cat([totals, *(extras[name].double().view(1) for name in self.objective.metrics)])
         dist.all_reduce(totals)
         norm = plain_norm if plain_norm is not None else self.deepspeed.get_global_grad_norm()
         known = torch.stack([totals[0], counted, torch.as_tensor(norm, device=totals.device).double()])
-        return StepResult(torch.cat([known, totals[1:]]), self.sources, names)
+        return StepResult(torch.cat([known, totals[1:]]), self.sources, self.objective.metrics)
 
     def _clip(self) -> Tensor | None:
         """At stage 0, clip the reduced gradients. Returns: their norm before.
@@ -262,16 +252,13 @@ class Engine:
         return norm
 
     @torch.no_grad()
-    def forward_logps(self, batch: Batch) -> Tensor:
-        """(B,) log-probability of each row's counted targets under the current weights, without gradients."""
-        from pipelines.train.network.losses import row_logps
-
-        module = self.deepspeed.module
-        objective, module.objective = module.objective, _Logps(row_logps)
+    def forward(self, function: Callable[[Transformer, Tensor, Batch], Tensor], batch: Batch) -> Tensor:
+        """What `function` gives under the current weights, without gradients; all ranks call it together."""
+        self.deepspeed.eval()
         try:
-            out: Tensor = self.deepspeed(batch)
+            out: Tensor = self.deepspeed(batch, function)
         finally:
-            module.objective = objective
+            self.deepspeed.train()
         return out
 
     def close(self) -> None:
@@ -305,21 +292,6 @@ def _forget_modules(module: nn.Module) -> None:
         for cell in getattr(method, "__closure__", None) or ():
             if hasattr(cell.cell_contents, "cache_clear"):
                 cell.cell_contents.cache_clear()
-
-
-class _Logps:
-    """An objective that only returns log-probabilities: the reference pass of DPO."""
-
-    unit = "rows"
-
-    def __init__(self, function: Any):
-        self.function = function
-
-    def count(self, batch: Batch) -> Tensor:
-        return torch.zeros(())
-
-    def sums(self, model: Transformer, hidden: Tensor, batch: Batch) -> Any:
-        return self.function(model, hidden, batch)
 
 
 def _deepspeed_config(zero: ZeroConfig, accumulation: int, world: int) -> dict[str, Any]:
