@@ -3,8 +3,10 @@
 Enters: the plain dict that a workflow resolved (from Hydra, or from a JSON file under torchrun).
 Leaves: frozen dataclasses.
 
-A field that changes where or how fast a run goes but not its result (workers, store, logging) is declared with
-`runtime()`; it is left out of the identity (`pipelines/identity.py`) and therefore of every fingerprint.
+Three kinds of field are no part of the identity (`pipelines/identity.py`), and therefore of no fingerprint. A field that
+changes where or how fast a run goes but not its result (workers, store, logging) is declared with `runtime()`. A field at its
+default is left out, so that a new field makes nothing stale that was made before it. Where a default changes later,
+`changed()` says what it was at first: that value is still what is left out.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import math
 import re
 import types
@@ -36,6 +39,11 @@ def config_class(cls: type[T]) -> type[T]:
     made = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     made.__is_config_class__ = True  # type: ignore[attr-defined]
     return made
+
+
+def is_config(value: Any) -> bool:
+    """Whether `value` is an instance of a `config_class`."""
+    return hasattr(type(value), "__is_config_class__")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,9 +121,36 @@ Momentum = Annotated[float, Range(0, below=1)]  # what a running mean keeps of i
 
 def runtime(default: Any = dataclasses.MISSING, *, default_factory: Any = dataclasses.MISSING) -> Any:
     """A dataclass field that does not change the result, so it does not enter the fingerprint."""
+    return _field(default, default_factory, {"runtime": True})
+
+
+def _field(default: Any, default_factory: Any, metadata: dict[str, Any]) -> Any:
     if default_factory is not dataclasses.MISSING:
-        return dataclasses.field(default_factory=default_factory, metadata={"runtime": True})
-    return dataclasses.field(default=default, metadata={"runtime": True})
+        return dataclasses.field(default_factory=default_factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def changed(default: Any = dataclasses.MISSING, *, default_factory: Any = dataclasses.MISSING, founding: Any) -> Any:
+    """A dataclass field whose default is no longer what it was when the field was added.
+
+    Args:
+        default, default_factory: what the field is now where nobody says otherwise.
+        founding: what it was at first. What was made with that value has no such field in its identity, so that value is
+            still what the identity leaves out, and the default of now is not.
+    """
+    return _field(default, default_factory, {"founding": founding})
+
+
+def chosen(cls: type, name: str) -> Chosen | None:
+    """How the class of a field's value is picked, where a table says so."""
+    marks = getattr(hints(cls)[name], "__metadata__", ())
+    return next((mark for mark in marks if isinstance(mark, Chosen)), None)
+
+
+@functools.cache
+def hints(cls: type) -> dict[str, Any]:
+    """The types of a config class's fields, with what `Annotated` says beside them."""
+    return typing.get_type_hints(cls, include_extras=True)
 
 
 def parse(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:

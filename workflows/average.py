@@ -11,6 +11,7 @@ Leaves weights alone: evaluate, export, sft and dpo take `parent=average/<name>`
 from __future__ import annotations
 
 from pipelines.display.progress import say
+from pipelines.identity import decisive
 from pipelines.store.artifacts import Artifact
 from pipelines.train.checkpoint.average import AverageConfig, average, plan
 from workflows.session import Session, entry
@@ -37,7 +38,7 @@ def run(config: AverageConfig, session: Session) -> Artifact:
         tracker.metrics({"tokens": made.state["tokens"], "distance_from_last": distance}, made.step)
         tracker.tags({"trunkline.averaged": planned.facts["weights"]})
         statistics = {"steps": made.step, "tokens": made.state["tokens"], "averaged": made.state["averaged"], "distance_from_last": distance}  # fmt: skip
-        artifact = held.commit(planned.identity, statistics)
+        artifact = held.commit({**decisive(config), **planned.identity}, statistics)
     return session.done(
         artifact,
         f"python -m workflows.evaluate parent={artifact.folder}",

@@ -13,6 +13,7 @@ import json
 
 from pipelines.display.evaluation import metrics, print_results, values
 from pipelines.display.progress import duration, say
+from pipelines.identity import decisive
 from pipelines.store.artifacts import Artifact
 from pipelines.train.results.evaluate import EvaluateConfig, evaluate, plan_evaluation
 from workflows.session import Session, entry
@@ -47,7 +48,9 @@ def run(config: EvaluateConfig, session: Session) -> Artifact:
         tracker.metrics({**metrics(results), "tokens_trained": results["tokens_trained"]}, 0)
         tracker.file(draft.storage.fetch(f"{draft.folder}/results.json"))
         told = {"parent": results["parent"], "tokens_trained": results["tokens_trained"], "tasks": list(config.tasks)}
-        artifact = draft.commit(planned.identity, {**told, **values(results)}, subject.tokens.manifest["licences"])
+        artifact = draft.commit(
+            {**decisive(config), **planned.identity}, {**told, **values(results)}, subject.tokens.manifest["licences"]
+        )
     return session.done(artifact)
 
 

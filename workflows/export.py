@@ -12,7 +12,7 @@ import shutil
 from dataclasses import asdict
 
 from pipelines.display.progress import human, say
-from pipelines.identity import identity
+from pipelines.identity import decisive, identity
 from pipelines.store.artifacts import Artifact
 from pipelines.store.storage import FolderStorage
 from pipelines.train.checkpoint.lineage import lineage, open_run, tokens_of
@@ -78,7 +78,11 @@ def run(config: ExportConfig, session: Session) -> Artifact:
             shutil.rmtree(folder, ignore_errors=True)
         tracker.metrics({"logit_difference": check.largest_difference}, source.checkpoint.step)
         tracker.file(held.storage.fetch(f"{held.folder}/README.md"))
-        artifact = held.commit(what, {"parent": str(source), **asdict(check)}, tokens.manifest["licences"])
+        artifact = held.commit(
+            {**decisive(config), "parent": str(source)},
+            {"parent": str(source), **asdict(check)},
+            tokens.manifest["licences"],
+        )
     storage = session.store.storage
     place = (
         str(storage.root / held.folder)

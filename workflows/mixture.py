@@ -14,6 +14,7 @@ from pipelines.config import WorkflowConfig, config_class
 from pipelines.data.stream.mixture import HEADER, MixtureRecipe, foreseen, plan_mixture, rows
 from pipelines.display.progress import announce, human, say, table
 from pipelines.errors import ArtifactError
+from pipelines.identity import decisive
 from pipelines.store.artifacts import Artifact
 from workflows.session import DryRun, Session, entry
 
@@ -61,9 +62,7 @@ def run(config: MixtureConfig, session: Session) -> Artifact:
             "budget_tokens": plan.budget_tokens,
             "sources": {s.name: {"weight": s.weight, "epochs": s.epochs} for s in plan.sources},
         }
-        artifact = held.commit(
-            config=held.claim["identity"]["config"], statistics=statistics, licences=tokens.manifest["licences"]
-        )
+        artifact = held.commit(config=decisive(config), statistics=statistics, licences=tokens.manifest["licences"])
     return session.done(artifact, f"python -m workflows.pretrain name={config.name} data=mixture/{config.name}")
 
 

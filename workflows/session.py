@@ -24,7 +24,7 @@ from pipelines.config import WorkflowConfig, parse, plain
 from pipelines.display.progress import announce, duration, end_live_line, reopen_closed_streams, say
 from pipelines.errors import ArtifactError, CheckpointError, ConfigError, DataError, StorageError, TrunklineError
 from pipelines.identity import identity as identity_of
-from pipelines.store.artifacts import Artifact, ArtifactStore, Draft, aside, compare_files
+from pipelines.store.artifacts import Artifact, ArtifactStore, Draft, Making, aside, compare_files
 from pipelines.store.disk import disk_error, temporary_folder
 from pipelines.store.lease import Lease
 from pipelines.tracking.tracker import Tracker, artifact_of_run, delivering, open_tracker
@@ -142,22 +142,15 @@ class Session:
         if config.on_change == "rebuild" and (files := len(self.store.storage.keys(folder))):
             announcement = {**announcement, "rebuild": f"replaces the {files:,} files of {folder} when its work begins"}
         announce(folder, {**announcement, "store": self.store.uri})
-        claim = (
-            kind,
-            config.name,
-            identity_of(config) if identity is None else identity,
-            inputs,
-            code,
-            config.on_change,
-            self.made_with,
-        )
+        own = identity_of(config) if identity is None else identity
+        making = Making(own, tuple(inputs), tuple(code), self.made_with, config)
         if config.dry_run:
-            raise DryRun(self._foresee(*claim))
+            raise DryRun(self._foresee(kind, config, making))
         if config.on_change == "rebuild" or self.store.find(folder) is None:  # one that is finished may be read by many
             self.hold(folder)
         if folder in self._leases and self.store.restore(folder):
             say(f"   the rebuild of {folder} was killed before it had made anything: what it had set aside is back")
-        draft = self.store.begin(*claim, start=False)
+        draft = self.store.prepare(kind, config.name, making, config.on_change)
         if isinstance(draft, Draft):
             self._unstarted.add(folder)
             if "rebuild" in draft.claim and not draft.replaces and self.store.storage.exists(f"{folder}/claim.json"):
@@ -181,16 +174,17 @@ class Session:
             if self.store.find(folder) is not None:
                 storage.delete(aside(folder))
 
-    def _foresee(self, *claim: Any) -> Artifact | Draft | None:
+    def _foresee(self, kind: str, config: WorkflowConfig, making: Making) -> Artifact | Draft | None:
         """What a command that only plans would get, said in a line; the plan is worth seeing also where the name is taken."""
         try:
-            held = self.store.begin(*claim, start=False)
+            foreseen = self.store.prepare(kind, config.name, making, config.on_change)
         except ArtifactError as error:
             say(f"   without dry_run this is refused: {error}")
             return None
-        if isinstance(held, Artifact):
-            say(f"   {held.folder} is finished already ({held.manifest['created']}, fingerprint {held.fingerprint})")
-        return held
+        if isinstance(foreseen, Artifact):
+            made = f"{foreseen.manifest['created']}, fingerprint {foreseen.fingerprint}"
+            say(f"   {foreseen.folder} is finished already ({made})")
+        return foreseen
 
     def start(self, draft: Draft) -> None:
         """What `begin` put off: take down what a rebuild replaces, and write the claim. `track` does it, just before the work."""

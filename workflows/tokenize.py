@@ -27,6 +27,7 @@ from pipelines.data.tokens.tokenize import (
 from pipelines.data.tokens.tokenizer import Encoder, LongRuns, TokenizerConfig, tokenizer_files, train_tokenizer
 from pipelines.display.progress import duration, human, say, table
 from pipelines.errors import ConfigError, DataError
+from pipelines.identity import decisive
 from pipelines.store.artifacts import Artifact, Draft
 from workflows.session import CONF, Session, entry
 
@@ -91,9 +92,7 @@ def run(config: TokenizeConfig, session: Session) -> Artifact:
         receipts = map_shards(encode_shard, plan_shards(corpus, held), "encode", describe)
         facts = {**statistics(corpus, receipts, encoder.vocabulary_size), **_sample_facts(held)}
         tracker.metrics(_metrics(facts), step=0)
-        artifact = held.commit(
-            config=held.claim["identity"]["config"], statistics=facts, licences=corpus.manifest["licences"]
-        )
+        artifact = held.commit(config=decisive(config), statistics=facts, licences=corpus.manifest["licences"])
     say(_table(facts))
     for line in _losses(facts):
         say(f"   {line}")

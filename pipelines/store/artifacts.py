@@ -15,25 +15,21 @@ own (`pipelines/store/sealed.py`). Only token shards are read by ranges: their b
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import datetime
-import functools
 import hashlib
-import importlib.util
 import json
 import re
 import shlex
-import subprocess
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import pipelines
 from pipelines.errors import ArtifactError, ConfigError, StorageError
-from pipelines.identity import difference, fingerprint
+from pipelines.identity import difference, fingerprint, with_defaults
+from pipelines.store.code import code_version, source_fingerprint
 from pipelines.store.sealed import sealed, unsealed
 from pipelines.store.storage import REQUESTS_AT_ONCE, Storage, disk_errors, open_storage, remembered_sha256, sha256
 
@@ -196,6 +192,54 @@ class Artifact:
 def compare_files(artifact: Artifact) -> None:
     """A shard function: every file of an artifact, compared with its checksum. Raises: ArtifactError."""
     artifact.compare()
+
+
+@dataclass(frozen=True)
+class Making:
+    """What decides an artifact, and who makes it.
+
+    Attributes:
+        identity: of the config, i.e. what changes the result (`pipelines/identity.py`).
+        inputs: artifacts that are read.
+        code: dotted names of the modules that make the result.
+        command: as it was typed, for whoever has to make it anew.
+        config: what the identity was taken of; it knows the defaults that an identity leaves out.
+    """
+
+    identity: Any
+    inputs: tuple[Artifact, ...] = ()
+    code: tuple[str, ...] = ()
+    command: str | None = None
+    config: Any = None
+
+    def claim(self) -> dict[str, Any]:
+        """What `claim.json` says, and its fingerprint."""
+        identity = {
+            "config": self.identity,
+            "inputs": {artifact.folder: artifact.fingerprint for artifact in self.inputs},
+            "code": {module: source_fingerprint(module) for module in self.code},
+        }
+        claim: dict[str, Any] = {"fingerprint": fingerprint(identity), "identity": identity}
+        claim["read"] = {
+            artifact.folder: artifact.contents for artifact in self.inputs if artifact.contents is not None
+        }
+        return claim if self.command is None else {**claim, "command": self.command}
+
+    def changes(self, folder: str, recorded: Mapping[str, Any], claim: Mapping[str, Any]) -> list[str]:
+        """What differs from the artifact that is there, a line each. Args: recorded, its claim or manifest; claim, our own."""
+        whole = (
+            {**document["identity"], "config": with_defaults(document["identity"].get("config"), self.config)}
+            for document in (recorded, claim)
+        )
+        return [
+            *(difference(*whole) if recorded["fingerprint"] != claim["fingerprint"] else ()),
+            # made anew under the same fingerprint, with other content: what it read has been edited since
+            *(
+                f"{name}: its data is not that which {folder} was made from; it was made anew since"
+                for name, contents in recorded.get("read", {}).items()
+                if claim["read"].get(name, contents) != contents
+            ),
+        ]
 
 
 @dataclass(frozen=True)
@@ -375,7 +419,6 @@ class ArtifactStore:
         code: Iterable[str] = (),
         on_change: OnChange = "refuse",
         made_with: str | None = None,
-        start: bool = True,
     ) -> Artifact | Draft:
         """Claim `kind/name` for this config, or return the finished artifact that it already is.
 
@@ -383,31 +426,22 @@ class ArtifactStore:
             kind: kind of artifact, the first part of its folder.
             name: the user's name for it.
             config: `identity()` of the config, i.e. what changes the result.
-            inputs: artifacts that are read.
-            code: dotted names of the modules that make the result.
+            inputs, code, made_with: as `Making` says.
             on_change: when the name is taken by another fingerprint: "refuse", or "keep", which goes on with what is there
                 and records that it did. "rebuild" replaces what is there, whatever its fingerprint, and starts over; one
                 that was interrupted goes on.
-            made_with: the command, for whoever has to make it anew.
-            start: False leaves everything as it is until `Draft.start`, which the caller calls just before the work.
 
         Raises: ArtifactError when the name is taken by another fingerprint, with a diff of what changed.
         """
-        folder = Reference.parse(f"{kind}/{name}").folder
-        inputs = list(inputs)
-        identity = {
-            "config": config,
-            "inputs": {artifact.folder: artifact.fingerprint for artifact in inputs},
-            "code": {module: source_fingerprint(module) for module in code},
-        }
-        claim: dict[str, Any] = {"fingerprint": fingerprint(identity), "identity": identity}
-        claim["read"] = {artifact.folder: artifact.contents for artifact in inputs if artifact.contents is not None}
-        if made_with is not None:
-            claim["command"] = made_with
-        draft = self._rebuilt(folder, claim) if on_change == "rebuild" else self._continued(folder, claim, on_change)
-        if isinstance(draft, Draft) and start:
+        draft = self.prepare(kind, name, Making(config, tuple(inputs), tuple(code), made_with), on_change)
+        if isinstance(draft, Draft):
             draft.start()
         return draft
+
+    def prepare(self, kind: str, name: str, making: Making, on_change: OnChange = "refuse") -> Artifact | Draft:
+        """`begin`, which leaves everything as it is until `Draft.start`; the caller calls that just before the work."""
+        folder = Reference.parse(f"{kind}/{name}").folder
+        return self._rebuilt(folder, making) if on_change == "rebuild" else self._continued(folder, making, on_change)
 
     def restore(self, folder: str, refused: bool = False) -> bool:
         """Put back what a rebuild set aside; whether that was done.
@@ -424,9 +458,9 @@ class ArtifactStore:
         self.storage.delete(folder)
         return self.storage.move(place, folder)
 
-    def _rebuilt(self, folder: str, claim: dict[str, Any]) -> Draft:
+    def _rebuilt(self, folder: str, making: Making) -> Draft:
         """A draft that replaces what is there; one that goes on, where this very rebuild was interrupted."""
-        claim = {**claim, "rebuild": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+        claim = {**making.claim(), "rebuild": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
         if not self.storage.exists(f"{folder}/manifest.json"):
             try:
                 begun = self.find_claim(folder)
@@ -437,22 +471,16 @@ class ArtifactStore:
                 return Draft(self.storage, folder, begun)
         return Draft(self.storage, folder, claim, replaces=bool(self.storage.keys(folder)))
 
-    def _continued(self, folder: str, claim: dict[str, Any], on_change: OnChange) -> Artifact | Draft:
+    def _continued(self, folder: str, making: Making, on_change: OnChange) -> Artifact | Draft:
         """What is there under this name, or a new draft. Raises: ArtifactError when it is another's."""
-        finished = self.find(folder)
-        held = finished.manifest if finished is not None else self.find_claim(folder)
-        if held is None:
+        claim, finished = making.claim(), self.find(folder)
+        recorded = finished.manifest if finished is not None else self.find_claim(folder)
+        if recorded is None:
             return Draft(self.storage, folder, claim)
-        if finished is None and "deleting" in held:  # somebody's rebuild ended amid its deletion
+        if finished is None and "deleting" in recorded:  # somebody's rebuild ended amid its deletion
             return Draft(self.storage, folder, claim, replaces=True)
-        # made anew under the same fingerprint, with other content: what it read has been edited since
-        changes = [
-            f"{name}: its data is not that which {folder} was made from; it was made anew since"
-            for name, contents in held.get("read", {}).items()
-            if claim["read"].get(name, contents) != contents
-        ]
-        if held["fingerprint"] != claim["fingerprint"] or changes:
-            changes = [*difference(held["identity"], claim["identity"]), *changes]
+        # a fingerprint that differs while nothing else does was written by a version that listed other defaults
+        if changes := making.changes(folder, recorded, claim):
             if on_change != "keep":
                 raise ArtifactError(
                     f"{folder} in {self.storage.uri} was made by another configuration. What changed:\n  "
@@ -460,8 +488,8 @@ class ArtifactStore:
                     + "\nUse another name (name=...), or on_change=rebuild to replace it and start over, or on_change=keep to go on with what is there"
                     + (kept(self.storage, folder) or ".")
                 )
-            held = {**held, "kept_despite": [*held.get("kept_despite", []), *changes]}
-        return finished or Draft(self.storage, folder, held)
+            recorded = {**recorded, "kept_despite": [*recorded.get("kept_despite", []), *changes]}
+        return finished or Draft(self.storage, folder, recorded)
 
     def find_claim(self, folder: str) -> dict[str, Any] | None:
         """The claim of an artifact that has begun (its fingerprint and identity), or None.
@@ -587,51 +615,6 @@ def _with_store(typed: str, store: str) -> str:
     plain = re.fullmatch(r"[\w./:@%~-]+", store)
     escaped = store.replace("\\", "\\\\").replace("'", "\\'")
     return shlex.join([*kept, f"store={store}" if plain else f"store='{escaped}'"])
-
-
-@functools.cache
-def source_fingerprint(module: str) -> str:
-    """Hash of a module's syntax tree without docstrings: comments and layout may change, behaviour may not."""
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise ConfigError(f"cannot find the source of {module}")
-    tree = ast.parse(Path(spec.origin).read_bytes())
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if (
-            isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
-            and ast.get_docstring(node, clean=False) is not None
-        ):
-            node.body = body[1:]  # type: ignore[index]
-    return hashlib.sha256(_skeleton(tree).encode()).hexdigest()[:12]
-
-
-def _skeleton(node: Any) -> str:
-    """A syntax tree as text, empty fields left out: later versions of Python add fields, and those are empty."""
-    if isinstance(node, ast.AST):
-        fields = ((name, value) for name, value in ast.iter_fields(node) if value not in (None, []))
-        return f"{type(node).__name__}({','.join(f'{name}={_skeleton(value)}' for name, value in fields)})"
-    if isinstance(node, list):
-        return f"[{','.join(map(_skeleton, node))}]"
-    return repr(node)
-
-
-@functools.cache
-def code_version() -> str:
-    """`0.1.0+1a2b3c4d5e6f` from git, with `.dirty` when files differ; the version alone outside a checkout."""
-    try:
-        root = Path(__file__).parents[2]
-        said = subprocess.run(
-            ["git", "describe", "--always", "--dirty=.dirty", "--abbrev=12", "--exclude=*"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-        return f"{pipelines.__version__}+{said.stdout.strip()}"
-    except (OSError, subprocess.SubprocessError):
-        return pipelines.__version__
 
 
 def _some(names: Iterable[str], limit: int = 8) -> str:

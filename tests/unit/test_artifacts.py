@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import ArtifactError, ConfigError
-from pipelines.store.artifacts import Artifact, ArtifactStore, Draft, Reference, source_fingerprint
+from pipelines.store.artifacts import Artifact, ArtifactStore, Draft, Reference
 from pipelines.store.storage import FolderStorage
 
 
@@ -107,15 +107,6 @@ def test_references() -> None:
     for wrong in ("demo", "pretrain/", "pretrain/demo@200", "a/b/c", "pretrain/../x"):
         with pytest.raises(ConfigError, match="not a reference"):
             Reference.parse(wrong)
-
-
-def test_comments_do_not_change_a_module_but_behaviour_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(tmp_path))
-    prints = []
-    for i, text in enumerate(['"""Doc."""\nx = 1', '"""Other."""\n# why\nx = 1', "x = 2"]):
-        (tmp_path / f"probe_{i}.py").write_text(text)
-        prints.append(source_fingerprint(f"probe_{i}"))
-    assert prints[0] == prints[1] != prints[2]
 
 
 def test_a_half_written_file_is_never_a_key(tmp_path: Path) -> None:

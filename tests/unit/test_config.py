@@ -9,7 +9,6 @@ import pytest
 from pipelines.config import Chosen, Positive, WorkflowConfig, config_class, parse, plain, runtime, type_name
 from pipelines.data.sources.config import ReaderConfig
 from pipelines.errors import ConfigError
-from pipelines.identity import difference, fingerprint, identity
 from pipelines.train.stages import BatchConfig
 from tests.unit.test_ranges import fields_of
 from workflows.explain import follow
@@ -65,13 +64,6 @@ def test_what_does_not_fit_is_refused_by_its_full_path(values: dict[str, object]
 
 def test_yaml_floats_written_without_a_dot_are_numbers() -> None:
     assert parse(Inner, {"size": 1, "rate": "1e-5"}).rate == 1e-5
-
-
-def test_runtime_fields_do_not_change_the_fingerprint() -> None:
-    base, more = Outer(inner=Inner(size=1)), Outer(inner=Inner(size=1), workers=8)
-    other = Outer(inner=Inner(size=2))
-    assert fingerprint(identity(base)) == fingerprint(identity(more)) != fingerprint(identity(other))
-    assert difference(identity(base), identity(other)) == ["inner.size: 1 -> 2"]
 
 
 @pytest.mark.parametrize("name", ["a/b", "", "..", "-x", "a b"])

@@ -16,7 +16,7 @@ import pytest
 from pipelines.cluster.cluster import serial_map
 from pipelines.config import TrackingConfig, WorkflowConfig
 from pipelines.errors import ArtifactError, CheckpointError, ClusterError, ConfigError, DataError
-from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
+from pipelines.store.artifacts import Artifact, ArtifactStore, Draft, Making
 from pipelines.store.sealed import sealed, sealed_lines, unsealed, unsealed_lines
 from pipelines.store.storage import FolderStorage
 from pipelines.train.checkpoint import committed_steps, open_checkpoint
@@ -319,7 +319,7 @@ def test_a_deletion_that_was_interrupted_is_finished_by_the_next_command(
 def test_nothing_is_deleted_before_the_work_begins(tmp_path: Path) -> None:
     store = ArtifactStore(str(tmp_path))
     make(store)
-    draft = store.begin("corpus", "a", {"size": 2}, on_change="rebuild", start=False)
+    draft = store.prepare("corpus", "a", Making({"size": 2}), "rebuild")
     assert isinstance(draft, Draft)
     assert store.get("corpus/a").path("part.txt").read_text() == "hello"
     draft.start()

@@ -48,6 +48,7 @@ from pipelines.data.sources.fetch import fetch_all
 from pipelines.data.sources.readers import Piece, as_found, plan_pieces
 from pipelines.display.progress import tally
 from pipelines.errors import DataError
+from pipelines.identity import decisive
 from pipelines.store.artifacts import Artifact, Draft
 
 _DROPPED = pa.schema([(name, pa.string()) for name in ("id", "reason", "text", "where")])
@@ -132,9 +133,7 @@ def build(
     if config.quality_report:
         publish_report(draft, found, map_shards)
     publish_card(draft, config, statistics)
-    artifact = draft.commit(
-        draft.claim["identity"]["config"], statistics, {name: s.licence for name, s in sources.items()}
-    )
+    artifact = draft.commit(decisive(config), statistics, {name: s.licence for name, s in sources.items()})
     draft.storage.delete(work.folder)
     return artifact
 

@@ -30,7 +30,7 @@ from pipelines.data.sources.readers import standard_library_name
 from pipelines.display import markup
 from pipelines.display.charts import columns
 from pipelines.display.progress import human
-from pipelines.identity import identity
+from pipelines.identity import decisive
 from pipelines.store.artifacts import Draft
 
 FILE = "data_card.html"
@@ -323,7 +323,7 @@ def _made(config: CorpusConfig, sources: Mapping[str, SourceConfig]) -> Iterator
         yield markup.table(
             ["package", "version", "archive", "sha256"], [[p.name, p.version, p.archive, p.sha256] for p in packages]
         )
-    settings = json.dumps(identity(config), indent=1, ensure_ascii=False)
+    settings = json.dumps(decisive(config), indent=1, ensure_ascii=False)
     yield f"<details><summary>Every setting that decides the result</summary><pre>{html.escape(settings)}</pre></details>"
 
 

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.config import plain
 from pipelines.data.dedup.facts import KEY
 from pipelines.data.dedup.holdout import held_out_below
 from pipelines.data.dedup.minhash import MinHashConfig
 from pipelines.data.dedup.places import EVERY_HASH, Census, Party, Placed
 from pipelines.data.sources.config import SourceConfig
 from pipelines.errors import ConfigError
+from pipelines.identity import decisive, with_defaults
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.storage import Storage
 
@@ -126,7 +126,7 @@ def compare_index(task: KnownIndex) -> dict[str, Any]:
 
 def refuse_other_keys(name: str, minhash: MinHashConfig, known: Sequence[Artifact]) -> None:
     """Raises: ConfigError for a finished corpus that a new one cannot be compared with."""
-    ours = plain(minhash)
+    ours = decisive(minhash)
     for corpus in known:
         if corpus.folder == f"corpus/{name}":
             raise ConfigError(f"known names {corpus.folder}, which is the corpus to be made: leave it out")
@@ -137,7 +137,7 @@ def refuse_other_keys(name: str, minhash: MinHashConfig, known: Sequence[Artifac
                 f"{corpus.folder} was made by a version that left no keys to compare with: make it again with "
                 "on_change=rebuild, or leave it out of known"
             )
-        theirs = corpus.config["corpus"]["dedup"]["minhash"]
+        theirs = with_defaults(corpus.config["corpus"]["dedup"]["minhash"], minhash)
         if theirs != ours:
             different = [
                 f"{key}={value} there, {ours[key]} here" for key, value in theirs.items() if value != ours[key]

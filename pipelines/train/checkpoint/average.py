@@ -184,6 +184,6 @@ def _begun_with(config: AverageConfig, store: ArtifactStore, run: str) -> tuple[
     if config.on_change == "rebuild" or not store.storage.exists(f"{folder}/claim.json"):
         return None
     held = store.claim(folder)["identity"]["config"]
-    if any(held.get(key) != value for key, value in {**identity(config), "parent": run}.items()):
+    if {**held, "averaged": None} != {**identity(config), "parent": run, "averaged": None}:
         return None
     return tuple(int(each["checkpoint"].rsplit("-", 1)[1]) for each in held["averaged"])

@@ -81,7 +81,7 @@ def plan(name: str, config: TrainConfig, store: ArtifactStore, parent: str | Non
     inputs = (*([ancestor.artifact] if ancestor else []), data, *([] if tokens is data else [tokens]))
     what = identity(config)
     planned_rates = {**plain(rates), "decay_values": schedule.decay_values(rates)}
-    what.update(parent=parent and str(ancestor), model=plain(architecture), schedule=planned_rates, steps=steps)
+    what.update(parent=parent and str(ancestor), model=identity(architecture), schedule=planned_rates, steps=steps)
     what["objective"] = {"name": objective.settings.name, **identity(objective.settings)}
     # what is decided here and not in a module whose hash is taken: what is inherited, and where in which stream the run reads
     what["start"] = {"mode": start.mode, "samples": start.samples, "segments": fingerprint(plain(segments))}
