@@ -48,9 +48,9 @@ def run(config: EvaluateConfig, session: Session) -> Artifact:
         tracker.metrics({**metrics(results), "tokens_trained": results["tokens_trained"]}, 0)
         tracker.file(draft.storage.fetch(f"{draft.folder}/results.json"))
         told = {"parent": results["parent"], "tokens_trained": results["tokens_trained"], "tasks": list(config.tasks)}
-        artifact = draft.commit(
-            {**decisive(config), **planned.identity}, {**told, **values(results)}, subject.tokens.manifest["licences"]
-        )
+        recorded = {**decisive(config), **planned.identity, "tasks": decisive(config.tasks)}
+        licences = subject.tokens.manifest["licences"]
+        artifact = draft.commit(recorded, {**told, **values(results)}, licences)
     return session.done(artifact)
 
 
