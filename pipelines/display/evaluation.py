@@ -43,7 +43,7 @@ def shown(value: Any, share: bool, digits: int) -> Any:
 
 
 def task_table(task: Content, digits: int) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows of a task: its rows, and below them the numbers that sum up a column. No rows where it has none."""
+    """Header and rows of a task: its own rows, and below them the numbers that sum up a column."""
     columns = task["columns"]
     rows = [
         [name, *(shown(row[key], column["share"], digits) for key, column in columns.items())]
@@ -60,11 +60,12 @@ def task_table(task: Content, digits: int) -> tuple[list[str], list[list[Any]]]:
 
 def lone_numbers(task: Content, digits: int) -> list[str]:
     """The numbers that sum up no column, a sentence each."""
-    return [
-        f"{number['label']}: {shown(number['value'], number['share'], digits)} {number['unit']} ({number['better']} is better)"
-        for number in task["numbers"].values()
-        if not number["column"] and number["value"] is not None
-    ]
+    lines = []
+    for number in task["numbers"].values():
+        if not number["column"] and number["value"] is not None:
+            value = shown(number["value"], number["share"], digits)
+            lines.append(f"{number['label']}: {value} {number['unit']} ({number['better']} is better)")
+    return lines
 
 
 def print_results(results: Content) -> None:

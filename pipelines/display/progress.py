@@ -27,8 +27,9 @@ _PACE_SECONDS = 30.0  # rates and the time left look back so far: shards that an
 _REASONS = 3  # named on the line, the most frequent first
 _PIPE_CLOSED = 128 + 13  # the status of a program that SIGPIPE ends
 _LOOK_ALIKES = {
-    "─": "-", "│": "|", "→": "->", "▶": ">", "…": "...", "✓": "ok", "✗": "x", "⚠": "!", "–": "-", "—": "-", "×": "x", "·": ".",
-    "≥": ">=", "≤": "<=", "≈": "~", "−": "-", "±": "+-", "²": "2", "‘": "'", "’": "'", "“": '"', "”": '"', "°": " degrees", "µ": "u",
+    "─": "-", "│": "|", "→": "->", "▶": ">", "…": "...", "✓": "ok", "✗": "x", "⚠": "!", "–": "-", "—": "-", "×": "x",
+    "·": ".", "≥": ">=", "≤": "<=", "≈": "~", "−": "-", "±": "+-", "²": "2", "‘": "'", "’": "'", "“": '"', "”": '"',
+    "°": " degrees", "µ": "u",
 }  # fmt: skip
 _live: TextIO | None = None  # where a live line stands unfinished
 
@@ -38,8 +39,8 @@ def say(line: str = "") -> None:
 
     A stream that is not UTF-8 gets look-alikes (`->` for an arrow) and `\\u4e2d` for what has none.
 
-    Raises: SystemExit where nobody reads any more (`| head`), as a shell's own programs end there; StorageError where a file that
-        output goes to takes no more.
+    Raises: SystemExit where nobody reads any more (`| head`), as a shell's own programs end there; StorageError where a
+        file that output goes to takes no more.
     """
     end_live_line()
     _write(sys.stdout, line + "\n")
@@ -54,8 +55,10 @@ def end_live_line() -> None:
 
 
 def reopen_closed_streams() -> None:
-    """Have the standard streams go nowhere that were closed when the command started (`>&-`): Ray needs them, and the next file
-    that is opened would take their place, and what a library prints."""
+    """Open the standard streams that were closed when the command started (`>&-`); what is written there is lost.
+
+    Ray needs them. Without them the next file that is opened would take their place, and get what a library prints.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -108,11 +111,11 @@ def _write(stream: TextIO | None, text: str) -> None:
             ) from error
 
 
-def announce(title: str, facts: Mapping[str, Any]) -> None:
+def announce(title: str, announcement: Mapping[str, Any]) -> None:
     """A ruled heading and aligned `name  value` lines: what is about to happen."""
     say(f"\n── {title} " + "─" * max(4, 76 - width(title)))
-    longest = max((width(name) for name in facts), default=0)
-    for name, value in facts.items():
+    longest = max((width(name) for name in announcement), default=0)
+    for name, value in announcement.items():
         say(f"   {name}{' ' * (longest - width(name))}  {value}")
 
 
@@ -153,8 +156,9 @@ def duration(seconds: float) -> str:
 class Progress:
     """One line about a long job: done/total, what the work adds up to, time left.
 
-    On a terminal the line is rewritten in place and cut to the terminal's width. Elsewhere a new line appears at most every
-    `every_seconds`, and less often the longer the job runs: at most one a minute, so that a day is 1,500 lines of log.
+    On a terminal the line is rewritten in place and cut to the terminal's width. Elsewhere a new line appears at most
+    every `every_seconds`, and less often the longer the job runs: at most one a minute, so that a day is 1,500 lines of
+    log.
     """
 
     def __init__(
@@ -163,16 +167,16 @@ class Progress:
         self.label, self.total, self.unit, self.every_seconds = label, total, unit, every_seconds
         self.stream: TextIO = stream or sys.stdout or io.StringIO()  # none where the command was started with `>&-`
         self.done = 0
-        self.facts: dict[str, Any] = {}
+        self.counts: dict[str, Any] = {}
         self._began = self._shown = time.monotonic()
         self._pace = _Pace()
         if self.total and _is_terminal(self.stream):
             self._show(self._began, live=True)
 
-    def update(self, done: int | None = None, **facts: Any) -> None:
-        """Advance to `done` (by one when not given) and show the new facts; a fact named "" is shown bare."""
+    def update(self, done: int | None = None, **counts: Any) -> None:
+        """Advance to `done` (by one when not given) and show the new counts; one named "" is shown bare."""
         before, self.done = self.done, self.done + 1 if done is None else done
-        self.facts.update(facts)
+        self.counts.update(counts)
         live = _is_terminal(self.stream)
         now = time.monotonic()
         self._pace.add(now, self.done - before)
@@ -187,8 +191,8 @@ class Progress:
         left = f"in {duration(now - self._began)}"
         if self.done < self.total:
             left = f"ETA {duration((self.total - self.done) / rate)}" if rate else ""
-        facts = (f"{name} {value}".strip() for name, value in self.facts.items() if value != "")
-        line = "  ".join(part for part in (f"{self.done:,}/{self.total:,} {self.unit}", *facts, left) if part)
+        counts = (f"{name} {value}".strip() for name, value in self.counts.items() if value != "")
+        line = "  ".join(part for part in (f"{self.done:,}/{self.total:,} {self.unit}", *counts, left) if part)
         line = f"   {self.label:<22} {line}"
         if not live:
             _write(self.stream, line + "\n")
@@ -231,23 +235,23 @@ def tally(
         rate: a field in bytes, shown as MB/s over the last half minute.
         reasons: a field that maps reasons to numbers of documents, shown by the most frequent.
 
-    Returns: a function of one shard's result to the facts of the progress line; it remembers the results before.
+    Returns: a function of one shard's result to the counts of the progress line; it remembers the results before.
     """
     total, lost, pace = Counter[str](), Counter[str](), _Pace()
 
     def describe(result: Mapping[str, Any]) -> dict[str, str]:
         total.update({field: result[field] for field in counts})
-        facts = {name: f"{total[field]:,}" for field, name in counts.items()}
+        shown_counts = {name: f"{total[field]:,}" for field, name in counts.items()}
         if rate is not None:
             now = time.monotonic()
             pace.add(now, result[rate])
-            facts[""] = f"{pace.rate(now) / 1e6:.1f} MB/s"
+            shown_counts[""] = f"{pace.rate(now) / 1e6:.1f} MB/s"
         if reasons is not None:
             lost.update(result[reasons])
             most = ", ".join(f"{reason} {count:,}" for reason, count in lost.most_common(_REASONS))
             more = f" and {len(lost) - _REASONS} more" if len(lost) > _REASONS else ""
-            facts["dropped"] = f"{lost.total():,} ({most}{more})" if lost else "none"
-        return facts
+            shown_counts["dropped"] = f"{lost.total():,} ({most}{more})" if lost else "none"
+        return shown_counts
 
     return describe
 

@@ -1,6 +1,7 @@
 """When a command reached what, on the one clock of a machine: read by `benchmarks.overhead --startup`.
 
-With TRUNKLINE_TIMELINE=file, every process of the command appends a line `seconds moment` to that file; without, nothing happens.
+With TRUNKLINE_TIMELINE=file, every process of the command appends a line `seconds moment` to that file; without,
+nothing happens.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A task added as one file and one row: measured, kept, drawn, tracked, quoted in the model card; nothing else is opened."""
+"""A task added as one file and one row is measured, kept, drawn, tracked and quoted; nothing else is opened."""
 
 from __future__ import annotations
 

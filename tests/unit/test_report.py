@@ -40,41 +40,82 @@ def evaluation(bits, loss, accuracy, source="prose"):
 
 def curve(first, last, loss, rate, **extras):
     return [
-        {"step": i + 1, "tokens": first + (i + 1) * (last - first) // 10, "loss": loss - i / 20, "learning_rate": rate, **extras}
+        {
+            "step": i + 1,
+            "tokens": first + (i + 1) * (last - first) // 10,
+            "loss": loss - i / 20,
+            "learning_rate": rate,
+            **extras,
+        }
         for i in range(10)
-    ]  # fmt: skip
+    ]
 
 
 RESULTS = [
     StageResult(
-        kind="pretrain", reference="pretrain/d@step-20", tokens_end=200, curve=curve(0, 200, 8, 0.01), seconds=20.4,
-        evaluation=evaluation(3.0, 5.0, 0.5), asked={"prose": 0.75, "zh": 0.25}, delivered={"prose": 15, "zh": 5},
+        kind="pretrain",
+        reference="pretrain/d@step-20",
+        tokens_end=200,
+        curve=curve(0, 200, 8, 0.01),
+        seconds=20.4,
+        evaluation=evaluation(3.0, 5.0, 0.5),
+        asked={"prose": 0.75, "zh": 0.25},
+        delivered={"prose": 15, "zh": 5},
     ),
     StageResult(
-        kind="pretrain", reference="pretrain/d", tokens_end=300, curve=curve(0, 300, 8, 0.01),
+        kind="pretrain",
+        reference="pretrain/d",
+        tokens_end=300,
+        curve=curve(0, 300, 8, 0.01),
         evaluation=evaluation(2.8, 4.9, 0.5),
     ),
     StageResult(
-        kind="anneal", reference="anneal/d", parent="pretrain/d@step-20", tokens_start=200, tokens_end=300,
-        curve=curve(200, 300, 7, 0.005), evaluation=evaluation(2.5, 4.0, 0.5), asked={"prose": 1.0}, delivered={"prose": 10},
+        kind="anneal",
+        reference="anneal/d",
+        parent="pretrain/d@step-20",
+        tokens_start=200,
+        tokens_end=300,
+        curve=curve(200, 300, 7, 0.005),
+        evaluation=evaluation(2.5, 4.0, 0.5),
+        asked={"prose": 1.0},
+        delivered={"prose": 10},
     ),
     StageResult(
-        kind="sft", reference="sft/d", parent="anneal/d", tokens_start=300, tokens_end=350, curve=curve(300, 350, 4, 0.001), loss_counts="assistant tokens",
+        kind="sft",
+        reference="sft/d",
+        parent="anneal/d",
+        tokens_start=300,
+        tokens_end=350,
+        curve=curve(300, 350, 4, 0.001),
+        loss_counts="assistant tokens",
         evaluation=evaluation(2.6, 3.0, 0.6),
     ),
     StageResult(
-        kind="dpo", reference="dpo/d", parent="sft/d@step-9", tokens_start=350, tokens_end=400, loss_counts="pairs",
-        curve=curve(350, 400, 0.69, 1e-5, accuracy=0.6), evaluation=evaluation(2.6, 3.1, 0.8),
+        kind="dpo",
+        reference="dpo/d",
+        parent="sft/d@step-9",
+        tokens_start=350,
+        tokens_end=400,
+        loss_counts="pairs",
+        curve=curve(350, 400, 0.69, 1e-5, accuracy=0.6),
+        evaluation=evaluation(2.6, 3.1, 0.8),
     ),
-]  # fmt: skip
+]
 
 
 def logged(rows):
     """Rows as training writes them, of windows of 10 tokens: the sources' tokens on some rows only."""
     return [
-        {"step": i + 1, "tokens": tokens, "samples": tokens // 10, "loss": 5.0 - i / 10, "learning_rate": 0.01, **({"tokens_by_source": given} if given else {})}
+        {
+            "step": i + 1,
+            "tokens": tokens,
+            "samples": tokens // 10,
+            "loss": 5.0 - i / 10,
+            "learning_rate": 0.01,
+            **({"tokens_by_source": given} if given else {}),
+        }
         for i, (tokens, given) in enumerate(rows)
-    ]  # fmt: skip
+    ]
 
 
 def changed(index, **fields):
@@ -119,7 +160,7 @@ def test_the_stage_table_has_a_row_per_checkpoint():
 def test_a_stage_and_a_task_that_nobody_knew_are_in_table_curves_and_page(tmp_path):
     new = Task(
         Settings=object,
-        plan=lambda subject, settings: TaskPlan(announcement=""),
+        plan_task=lambda subject, settings: TaskPlan(announcement=""),
         measure=lambda model, subject, settings: Measured(),
         title="Needles",
         reading="Found needles.",
@@ -172,8 +213,13 @@ def test_figures_leave_out_what_has_no_numbers():
 def test_delivered_is_set_against_asked_at_every_logged_step():
     rows = [(140, None), (180, {"prose": 60, "zh": 20}), (220, None), (260, {"prose": 120, "zh": 40})]
     mixed = StageResult(
-        kind="anneal", reference="anneal/m", tokens_start=100, tokens_end=260, curve=logged(rows), asked={"zh": 0.3, "prose": 0.7},
-    )  # fmt: skip
+        kind="anneal",
+        reference="anneal/m",
+        tokens_start=100,
+        tokens_end=260,
+        curve=logged(rows),
+        asked={"zh": 0.3, "prose": 0.7},
+    )
     tokens, share, asked, off = given_over_tokens(mixed)
     assert tokens.tolist() == [100, 180, 260]
     assert list(asked.items()) == [("prose", 0.7), ("zh", 0.3)]
@@ -199,10 +245,15 @@ def test_branches_start_on_the_trunk_at_their_branch_point():
 def test_the_report_is_one_file_that_escapes_what_it_is_given(tmp_path):
     corpus = {
         "sources": {
-            "prose": {"kind": "documents", "licence": "MIT", "train": {"documents": 5}, "dropped": {"quality.too_short": 3}},
+            "prose": {
+                "kind": "documents",
+                "licence": "MIT",
+                "train": {"documents": 5},
+                "dropped": {"quality.too_short": 3},
+            },
             "pairs": {"kind": "preferences", "licence": "unclear-upstream (none stated)"},
         }
-    }  # fmt: skip
+    }
     results = changed(2, evaluation=evaluation(2.5, 4.0, 0.5, source="三国"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns of a missing glyph

@@ -1,7 +1,8 @@
 """The recipe's report: figures, the stage table, three claims checked, one HTML file that needs nothing else.
 
-Enters: a `StageResult` per checkpoint, plain data that the recipe collects. Leaves: matplotlib figures (`figures`), table
-cells (`stage_table`), claims with their numbers (`claims`) and `report.html` (`write_report`). Nothing here reads a store.
+Enters: a `StageResult` per checkpoint, plain data that the recipe collects. Leaves: matplotlib figures (`figures`),
+table cells (`stage_table`), claims with their numbers (`claims`) and `report.html` (`write_report`). Nothing here reads
+a store.
 """
 
 from pipelines.display.report.claims import Claim, claims

@@ -55,7 +55,7 @@ IN_TOKENS = FuncFormatter(lambda value, _: human(float(value)) if value else "0"
 
 
 def stage_colours(results: Sequence[StageResult]) -> dict[str, str]:
-    """Kind of stage -> its colour: its own, or the next that is free; grey for what was not trained, such as an average."""
+    """Kind of stage -> its own colour, or the next that is free; grey for what was not trained (an average)."""
     own = {result.kind: result.colour for result in results if result.colour}
     free = itertools.cycle([colour for colour in PALETTE if colour not in own.values()] or PALETTE)
     colours = {}

@@ -1,7 +1,7 @@
 """The report's figures, drawn without a display and without pyplot's global state.
 
-Enters: results. Leaves: every figure that they have numbers for, by name: the curves of training, one figure for each evaluation
-task that has one, the mixtures.
+Enters: results. Leaves: every figure that they have numbers for, by name: the curves of training, one figure for each
+evaluation task that has one, the mixtures.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from pipelines.display.report.results import StageResult, tasks_measured
 from pipelines.display.report.scores import draw_scores
 
 _CAPTIONS = {
-    "loss": "Faint: each step. Bold: smoothed. A dot marks where a branch leaves its parent; the trunk goes on at its stable "
-    "rate. Losses of different mixtures are not comparable: held-out bits per byte are.",
-    "learning_rate": "Warmup, stable, then each branch from the rate it inherits. The schedule is a pure function of the step.",
+    "loss": "Faint: each step. Bold: smoothed. A dot marks where a branch leaves its parent; the trunk goes on at its "
+    "stable rate. Losses of different mixtures are not comparable: held-out bits per byte are.",
+    "learning_rate": "Warmup, stable, then each branch from the rate it inherits. The schedule is a pure function of "
+    "the step.",
     "mixture": "What the plan asked for and what the loader counted as delivered.",
-    "mixture_over_tokens": "Above: each source's share of the tokens between two logged steps, against the share asked. "
-    "Below: how many windows each source is ahead or behind since the stage began; the grey band is one window.",
+    "mixture_over_tokens": "Above: each source's share of the tokens between two logged steps, against the share "
+    "asked. Below: how many windows each source is ahead or behind since the stage began; the grey band is one window.",
 }
 
 

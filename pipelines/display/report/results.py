@@ -1,7 +1,7 @@
 """What the report is made of: a `StageResult` per checkpoint, and the table of stages.
 
-Nothing is known here of the stages and of the evaluation tasks by name: their order, their columns and their figures are what the
-results carry.
+Nothing is known here of the stages and of the evaluation tasks by name: their order, their columns and their figures
+are what the results carry.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _task_columns(results: Sequence[StageResult]) -> list[tuple[str, Callable[[S
 
 
 def given_over_tokens(result: StageResult) -> tuple[Floats, Floats, dict[str, float], Floats] | None:
-    """What each source gave against what was asked, at every logged step; None without a mixture or without such counts.
+    """What each source gave against what was asked, at every logged step; None where that was not counted.
 
     Returns: tokens trained on, ancestors included, the start first [n + 1]; share of the tokens since the step before
         [sources, n + 1], the first point repeating the second; source -> share asked, the largest first; windows ahead
@@ -164,7 +164,7 @@ def given_over_tokens(result: StageResult) -> tuple[Floats, Floats, dict[str, fl
 
 
 def runs(results: Sequence[StageResult]) -> list[StageResult]:
-    """Each run once, with the curve that goes furthest: a trunk evaluated at two checkpoints is two results of one run."""
+    """Each run once, with the curve that goes furthest: a trunk may be evaluated at several checkpoints."""
     furthest: dict[str, StageResult] = {}
     for result in results:
         before = furthest.get(run_of(result.reference))

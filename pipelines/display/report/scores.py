@@ -1,6 +1,7 @@
 """The figures of evaluation tasks, as their charts say (`Chart` in `pipelines/train/tasks/task.py`).
 
-Enters: results, and a chart: which value of a row, bars or lines, the words. Leaves: a figure. No task is known here by name.
+Enters: results, and a chart: which value of a row, bars or lines, the words. Leaves: a figure. No task is known here
+by name.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a checkpoint knows: the tasks that a config names, measured one after another on one checkpoint.
 
-Enters: a checkpoint and the held-out shards of its tokens. Leaves: `Results`, plain data, each task's numbers beside the words
-that they are read with. What is measured and how is the tasks' own (`pipelines/train/tasks/`). Everything is bounded, and drawn by
-`seed` alike for every checkpoint.
+Enters: a checkpoint and the held-out shards of its tokens. Leaves: `Results`, plain data, each task's numbers beside
+the words that they are read with. What is measured and how is the tasks' own (`pipelines/train/tasks/`). Everything is
+bounded, and drawn by `seed` alike for every checkpoint.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def plan_evaluation(config: EvaluateConfig, store: ArtifactStore, parent: str) -
     if not 0 < length <= model.max_positions:
         raise ConfigError(f"sequence_length is {length}; {run} has positions for 1 to {model.max_positions}: lower it")
     subject = Subject(run=run, architecture=model, tokens=tokens, sequence_length=length, seed=config.seed, store=store)
-    plans = {name: TASKS[name].plan(subject, settings) for name, settings in config.tasks.items()}
+    plans = {name: TASKS[name].plan_task(subject, settings) for name, settings in config.tasks.items()}
     unmeasured = _unmeasured(tokens, plans)
     kinds = Counter(
         source["kind"] for source in tokens.statistics["sources"].values() if source["heldout"]["documents"]
@@ -168,8 +168,8 @@ def of_this_version(evaluation: Artifact) -> bool:
 def _unmeasured(tokens: Artifact, plans: Mapping[str, TaskPlan]) -> dict[str, str]:
     """Sources of which nothing can be measured, with the reason.
 
-    Raises: ConfigError when that is every source, or there is none: an evaluation without a number is none. Where there is no
-        source, samples are worth having alone.
+    Raises: ConfigError when that is every source, or there is none: an evaluation without a number is none. Where there
+        is no source, samples are worth having alone.
     """
     sources = {name for task_plan in plans.values() for name in task_plan.sources}
     unmeasured = {name: reason for task_plan in plans.values() for name, reason in task_plan.unmeasured.items()}

@@ -1,7 +1,7 @@
 """The table of evaluation tasks: `tasks.<name>` of an evaluation's config chooses from it.
 
-A row says how its task plans, measures and is read (`task.py`). Two tasks may not have numbers or figures of one name: MLflow
-and the report would take one for the other.
+A row says how its task plans, measures and is read (`task.py`). Two tasks may not have numbers or figures of one name:
+MLflow and the report would take one for the other.
 """
 
 from pipelines.train.tasks.completions import COMPLETIONS

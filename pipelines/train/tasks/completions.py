@@ -35,7 +35,8 @@ class CompletionSettings:
         """Raises: ConfigError for a prompt without text."""
         if empty := [place for place, prompt in enumerate(self.prompts) if not prompt.text.strip()]:
             raise ConfigError(
-                f"tasks.completions.prompts[{empty[0]}].text is empty; expected text to go on with, or a question (chat: true)"
+                f"tasks.completions.prompts[{empty[0]}].text is empty; expected text to go on with, or a question "
+                "(chat: true)"
             )
 
 
@@ -82,7 +83,7 @@ def measure_completions(model: Transformer, subject: Subject, settings: Completi
 
 COMPLETIONS = Task(
     Settings=CompletionSettings,
-    plan=plan_completions,
+    plan_task=plan_completions,
     measure=measure_completions,
     title="Sample completions",
     reading="What the model writes; no number comes of it.",

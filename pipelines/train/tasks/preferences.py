@@ -3,8 +3,8 @@
     accuracy            share of pairs whose chosen answer has the higher *mean* log-probability per answer token
     by sums, beside it  the same by the log-probability of the whole answer, which prefers short answers
 
-A tie is no preference. Of each source at most `max_pairs` pairs are read, drawn by the seed alike for every checkpoint; of each
-side the first T + 1 ids, as in training (`data.stream.preferences.fitting`).
+A tie is no preference. Of each source at most `max_pairs` pairs are read, drawn by the seed alike for every checkpoint;
+of each side the first T + 1 ids, as in training (`data.stream.preferences.fitting`).
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ _READING = "Share of held-out pairs whose chosen answer has the higher mean log-
 
 PREFERENCES = Task(
     Settings=PreferenceSettings,
-    plan=plan_preferences,
+    plan_task=plan_preferences,
     measure=measure_preferences,
     title="Preference accuracy",
     reading=_READING,

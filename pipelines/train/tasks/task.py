@@ -1,7 +1,8 @@
 """What an evaluation task is: its settings, what it needs, how it measures, and how a person reads its numbers.
 
-Enters: a checkpoint and the tokens that hold documents out (`Subject`). Leaves: `Measured`, plain data. `results.json` keeps it
-beside its description, so the report, the model card, MLflow and the terminal read that file and know no task by name.
+Enters: a checkpoint and the tokens that hold documents out (`Subject`). Leaves: `Measured`, plain data. `results.json`
+keeps it beside its description, so the report, the model card, MLflow and the terminal read that file and know no task
+by name.
 
 To add a task: a file here that ends with a `Task`, and a row in `TASKS`.
 """
@@ -96,8 +97,9 @@ class Sample:
 class Measured:
     """What a task found.
 
-    Attributes: rows, a row's name (source, file, question set) -> value of each column, and whatever else is worth keeping;
-        summary, a value for each of the task's numbers, None where it cannot be told; unmeasured, source -> reason.
+    Attributes: rows, a row's name (source, file, question set) -> value of each column, and whatever else is worth
+        keeping; summary, a value for each of the task's numbers, None where it cannot be told; unmeasured, source ->
+        reason.
     """
 
     rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -114,14 +116,14 @@ class Task:
         Settings: the config class of `tasks.<name>`.
         title: the heading over its tables and samples. reading: a sentence that says how its numbers are read.
         row: what the names of its rows are. columns, numbers: in the order in which they are shown.
-        plan: refuses, before any work, what cannot be measured here; says what will be done.
+        plan_task: refuses, before any work, what cannot be measured here; says what will be done.
         measure: measures. The model is in evaluation mode, in float32, on the device of this process.
     """
 
     Settings: type[Any]
     title: str
     reading: str
-    plan: Callable[[Subject, Any], TaskPlan]
+    plan_task: Callable[[Subject, Any], TaskPlan]
     measure: Callable[[Transformer, Subject, Any], Measured]
     row: str = "source"
     columns: Mapping[str, Column] = field(default_factory=dict)

@@ -3,9 +3,9 @@
     bits per byte   Σ nats / (ln 2 · bytes of the text that the counted tokens spell): comparable between tokenizers
     loss            Σ nats / tokens predicted, in nats
 
-Of each source, windows up to `max_tokens` tokens are read, drawn by the seed alike for every checkpoint. The mean over document
-sources is plain, so that no source's size decides; assistant loss is taken over all assistant tokens. What counts in a
-window: `results/scoring.py`.
+Of each source, windows up to `max_tokens` tokens are read, drawn by the seed alike for every checkpoint. The mean over
+document sources is plain, so that no source's size decides. Assistant loss is taken over all assistant tokens.
+`results/scoring.py` says what counts in a window.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def _spread(count: int, most: int) -> list[int]:
 
 TEXT = Task(
     Settings=TextSettings,
-    plan=plan_text,
+    plan_task=plan_text,
     measure=measure_text,
     title="Held-out text",
     reading="Bits per byte of the text that the counted tokens spell, and nats per predicted token: lower is better.",

@@ -1,4 +1,4 @@
-"""Whether the likeliest next token is the right one: the share of held-out documents whose beginning is continued so."""
+"""Whether the likeliest next token is the right one: the share of held-out documents of which that holds."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def measure_next_token(model: Transformer, subject: Subject, settings: NextToken
 
 NEXT_TOKEN = Task(
     Settings=NextTokenSettings,
-    plan=plan_next_token,
+    plan_task=plan_next_token,
     measure=measure_next_token,
     title="Next token",
     reading="Share of documents whose next token the model thinks likeliest.",
