@@ -172,7 +172,7 @@ def stage_results(session: Session, artifacts: Sequence[Artifact]) -> list[Stage
                 tokens_end=checkpoint.state["tokens"],
                 curve=curve,
                 colour=STAGES[run_folder.split("/")[0]].colour,
-                loss_counts=_loss_counts(session.store.get(evaluation["tokens"]), list(asked)),
+                loss_counts=_loss_counts(trained, session.store.get(evaluation["tokens"]), list(asked)),
                 asked=asked,
                 delivered=trained.statistics["delivered"],
                 evaluation=evaluation,
@@ -183,10 +183,14 @@ def stage_results(session: Session, artifacts: Sequence[Artifact]) -> list[Stage
     return results
 
 
-def _loss_counts(tokens: Artifact, sources: Sequence[str]) -> str:
-    """What the loss of a run over these sources is a mean over. Args: sources of its mixture; none of a run over pairs."""
+def _loss_counts(trained: Artifact, tokens: Artifact, sources: Sequence[str]) -> str:
+    """What the loss of a run is a mean over: pairs, tokens, of conversations the assistant's alone."""
+    from pipelines.train.objectives import OBJECTIVES
+
+    objective = trained.manifest["identity"]["config"].get("objective", {})  # a run of an older version names none
+    unit = OBJECTIVES[objective.get("name", "next_token" if sources else "dpo")].unit
     kinds = {tokens.statistics["sources"].get(name, {}).get("kind") for name in sources}
-    return "pairs" if not sources else "assistant tokens" if kinds == {"conversations"} else "tokens"
+    return "assistant tokens" if unit == "tokens" and kinds == {"conversations"} else unit
 
 
 class _Rebuild:

@@ -21,6 +21,7 @@ from pipelines.train.results.evaluate import EvaluateConfig, evaluate, plan_eval
 from pipelines.train.results.scoring import byte_lengths, token_nats, windows
 from pipelines.train.tasks import TASKS, preferences, text
 from pipelines.train.tasks.preferences import PreferenceScore, score_preferences
+from pipelines.train.tasks.task import Measured, Task, TaskPlan
 from pipelines.train.tasks.text import TextScore, score_text
 from tests import tiny
 from tests.untrained import commit_run, commit_tokens
@@ -223,6 +224,27 @@ def test_every_heldout_source_is_measured(store):
     assert short.tasks["preferences"]["rows"] == {}
     assert "9 tokens" in short.tasks["preferences"]["unmeasured"]["pairs"]
     json.dumps(results.to_json())
+
+
+def test_what_a_task_reads_besides_is_an_input_and_decides_the_fingerprint(store, monkeypatch):
+    beside = store.get("mixture/tiny_decay")
+
+    def plan_reading(subject, settings):
+        known = TASKS["text"].plan_task(subject, settings)
+        return dataclasses.replace(known, inputs=(beside,), identity={"file": "sha256 of it"})
+
+    monkeypatch.setitem(TASKS, "reading", dataclasses.replace(TASKS["text"], plan_task=plan_reading))
+    planned = plan_evaluation(tasked(reading={}), store, "pretrain/a")
+    assert [artifact.folder for artifact in planned.inputs] == ["pretrain/a", "tokens/tiny", "mixture/tiny_decay"]
+    assert planned.identity["read_by_tasks"] == {"reading": {"file": "sha256 of it"}}
+    assert "read_by_tasks" not in plan_evaluation(CONFIG, store, "pretrain/a").identity
+
+
+def test_a_row_that_misses_an_entry_or_forgets_a_number_is_a_fault_at_once():
+    with pytest.raises(TypeError, match="'measure'"):
+        Task(Settings=dict, title="t", reading="r", plan_task=lambda subject, settings: TaskPlan(announcement=""))
+    with pytest.raises(ValueError, match=r"Held-out text: the summary has \[\], declared are \['bits_per_byte', "):
+        TASKS["text"].described(Measured())
 
 
 def test_a_trunk_still_under_way_is_measured_at_its_checkpoint(store):

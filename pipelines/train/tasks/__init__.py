@@ -14,3 +14,10 @@ TASKS: dict[str, Task] = {
     "preferences": PREFERENCES,
     "completions": COMPLETIONS,
 }
+
+for _kind, _names in (
+    ("number", [name for task in TASKS.values() for name in task.numbers]),
+    ("figure", [task.chart.name for task in TASKS.values() if task.chart is not None]),
+):
+    if _twice := sorted({name for name in _names if _names.count(name) > 1}):
+        raise TypeError(f"two evaluation tasks have a {_kind} of the name {', '.join(_twice)}: give one another name")
