@@ -45,7 +45,7 @@ def commit_run(
         files = {"rank-00000.safetensors": {"bytes": path.stat().st_size, "sha256": sha256(path)}}
         store.storage.put(path, f"{folder}/rank-00000.safetensors")
         state = {
-            "model": plain(model), "segments": segments, "tokens": 1000 * step, "sequence_length": sequence_length,
+            "model": plain(model), "segments": segments, "updates": step, "tokens": 1000 * step, "sequence_length": sequence_length,
             "tokenizer": tokenizer_of(tokens), "shapes": {key: list(value.shape) for key, value in held.items()}, "learning_rate": 0.01,
         }  # fmt: skip
         manifest = {"step": step, "files": files, "state": state}
