@@ -14,13 +14,13 @@ from pipelines.store.artifacts import Artifact, ArtifactStore, Draft, Reference,
 from pipelines.store.storage import Storage
 from pipelines.train.checkpoint import committed_steps, open_checkpoint, set_aside_after
 from pipelines.train.checkpoint.retention import readers_of
-from pipelines.train.objectives import objective_of
+from pipelines.train.objectives import OBJECTIVES, objective_of
 from pipelines.train.plan.planning import plan
 from pipelines.train.stages import TrainConfig, TrainSpec, stage_named
 from pipelines.train.worker import ready, work
 from workflows.session import DryRun, Session
 
-# the modules that decide a run's numbers; changing one changes its fingerprint
+# the modules that decide a run's numbers, beside those of its objective; changing one changes its fingerprint
 CODE = (
     *(
         f"pipelines.train.network.{module}"
@@ -30,8 +30,6 @@ CODE = (
     "pipelines.train.plan.schedule",
     "pipelines.train.checkpoint.slices",
     *(f"pipelines.train.run.{module}" for module in ("loop", "stream")),
-    *(f"pipelines.train.objectives.{module}" for module in ("objective", "next_token", "preference", "dpo")),
-    *(f"pipelines.train.batches.{module}" for module in ("windows", "pairs")),
     *(
         f"pipelines.data.{module}"
         for module in (
@@ -59,7 +57,8 @@ def train_stage(stage: str, config: TrainConfig, session: Session) -> Artifact:
         open_checkpoint(storage, f"{stage}/{config.name}", f"step-{back_to}")  # raises: there is no such step
     _check_place(config.write_spec)
     try:
-        held = session.begin(stage, config, facts, planned.inputs, CODE, identity=planned.identity)
+        code = (*CODE, *OBJECTIVES[planned.spec.objective.name].code())
+        held = session.begin(stage, config, facts, planned.inputs, code, identity=planned.identity)
     except DryRun as dry:
         run = dry.held
         if run is not None and not _is_done(run, planned.spec.steps, back_to) and config.on_change != "rebuild":

@@ -35,6 +35,7 @@ from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
 from pipelines.store.storage import FolderStorage
 from pipelines.train.checkpoint import committed_steps, open_checkpoint
 from pipelines.train.checkpoint.committed import Index
+from pipelines.train.objectives.next_token import NextToken
 from pipelines.train.plan.planning import plan
 from pipelines.train.run.loop import read_metrics
 from pipelines.train.stages import TrainConfig, TrainSpec
@@ -43,6 +44,7 @@ from workflows.session import Session, compose_config, entry
 
 CODE = (
     *training.CODE,
+    *NextToken.code(),
     *(f"pipelines.train.checkpoint.{module}" for module in ("committed", "snapshot", "saver")),
     "pipelines.train.checkpoint.verification",
 )

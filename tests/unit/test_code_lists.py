@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.train.objectives import OBJECTIVES, Objective
+
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = ("corpus", "tokenize", "mixture", "training", "evaluate", "export", "average", "verify_resume", "recipe")
 
@@ -56,9 +58,11 @@ BESIDE = {
     },
     "tokenize": {"pipelines.data.stream": "the sample's shares, which are in the fingerprint"},
     "mixture": {"pipelines.data.stream.interleave": "the least weight, below which a mixture is refused"},
-    "training": {"pipelines.data.stream.mixture": "the plan is in the fingerprint, as segments or by the mixture's own",
+    "training": {"pipelines.train.objectives": "hashed where one is chosen: see below", "pipelines.train.batches": "likewise",
+                 "pipelines.data.stream.mixture": "the plan is in the fingerprint, as segments or by the mixture's own",
                  "pipelines.train.checkpoint.weights": "weights without an engine: a run fills its engine (slices)"},
-    "verify_resume": {"pipelines.data.stream.mixture": "as for training", "pipelines.train.checkpoint.weights": "as for training"},
+    "verify_resume": {"pipelines.data.stream.mixture": "as for training", "pipelines.train.objectives": "likewise", "pipelines.train.batches": "likewise",
+                      "pipelines.train.checkpoint.weights": "as for training"},
     "evaluate": {**_STREAM, **_TRAINING, "pipelines.data.tokens.codepoints": "which text goes to which of two equal encoders"},
     "export": {**_STREAM, **_TRAINING, "pipelines.data.tokens": "only verifies what was written, but for chat and tokenizer",
                "pipelines.train.network.attention": "likewise", "pipelines.train.network.batch": "likewise", "pipelines.train.results.generate": "likewise", "pipelines.train.results.scoring": "likewise",
@@ -130,6 +134,13 @@ def test_what_is_hashed_is_reached(workflow: str) -> None:
     """`verification` runs in processes that verify_resume starts by name."""
     code = set(importlib.import_module(f"workflows.{workflow}").CODE)
     assert code - reached(f"workflows.{workflow}") <= {"pipelines.train.checkpoint.verification"}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
+def test_what_an_objective_is_made_of_is_hashed_where_it_is_chosen(objective: type[Objective]) -> None:
+    rooms = ("pipelines.train.objectives.", "pipelines.train.batches.")
+    made_of = {module for module in reached(objective.__module__) if module.startswith(rooms)}
+    assert {objective.__module__, *made_of} == set(objective.code())
 
 
 def test_every_reason_is_of_something_that_is_there() -> None:

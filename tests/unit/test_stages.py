@@ -30,6 +30,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ("pretrain", {"data": "mixture/none"}, "mixture/none does not exist"),
         ("pretrain", {"data": "tokens/tiny"}, "data=tokens/tiny is of kind tokens; pretrain reads mixture"),
         ("pretrain", {"parent": "pretrain/x"}, "pretrain starts fresh"),
+        ("pretrain", {"objective": {"name": "dpo"}}, "objective=dpo learns from pairs, and pretrain reads windows: set objective=next_token"),
+        ("pretrain", {"objective": {"name": "next"}}, "objective.name is 'next'; expected one of dpo, next_token"),
         ("pretrain", {"model": None}, "model is null"),
         ("pretrain", {"model.heads": 5}, "model.d_model 32 is not divisible by model.heads 5"),
         ("pretrain", {"model.vocabulary": 100}, "model.vocabulary is 100, but the tokenizer of tokens/tiny has 128 ids"),

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pipelines.train.objectives.dpo import Dpo
 from pipelines.train.objectives.next_token import NextToken
 from pipelines.train.objectives.objective import Objective, ObjectiveSettings
 
-__all__ = ["OBJECTIVES", "Objective", "ObjectiveSettings", "objective_of"]
+__all__ = ["OBJECTIVES", "Objective", "ObjectiveSettings", "check_table", "objective_of"]
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "next_token": NextToken,
     "dpo": Dpo,
 }
 
-for _name, _row in OBJECTIVES.items():
-    for _entry in ("Settings", "unit", "batches", "count", "sums"):
-        if not hasattr(_row, _entry) or _entry in getattr(_row, "__abstractmethods__", ()):
-            raise TypeError(f"objective {_name} says no `{_entry}`: see pipelines/train/objectives/objective.py")
+
+def check_table(objectives: Mapping[str, type[Objective]]) -> None:
+    """Refuse a row that misses an entry. Raises: TypeError naming row and entry."""
+    for name, row in objectives.items():
+        for entry in ("Settings", "unit", "batches", *sorted(Objective.__abstractmethods__)):
+            if not hasattr(row, entry) or entry in row.__abstractmethods__:
+                raise TypeError(f"OBJECTIVES[{name!r}] has no `{entry}`: see pipelines/train/objectives/objective.py")
+        if row().settings.name != name:
+            raise TypeError(f"OBJECTIVES[{name!r}].Settings says that its name is {row().settings.name!r}")
+
+
+check_table(OBJECTIVES)
 
 
 def objective_of(settings: ObjectiveSettings) -> Objective:

@@ -49,6 +49,12 @@ class Objective(ABC):
         """Args: settings, of its own class; None: their defaults."""
         self.settings = self.Settings() if settings is None else settings  # type: ignore[call-arg]
 
+    @classmethod
+    def code(cls) -> tuple[str, ...]:
+        """The modules that it is made of: its own, those that it extends, and that of its batches; a run's identity has them."""
+        classes = (*cls.__mro__, *cls.batches.__mro__)
+        return tuple(sorted({made.__module__ for made in classes if made.__module__.startswith("pipelines.")}))
+
     @abstractmethod
     def count(self, batch: Batch) -> Tensor:
         """How many units a micro-batch adds to the divisor: a scalar."""

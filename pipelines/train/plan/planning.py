@@ -58,10 +58,10 @@ def plan(name: str, config: TrainConfig, store: ArtifactStore, parent: str | Non
         raise ConfigError(
             f"{name} needs a parent: pass parent=<{'|'.join(stage.parents)}>/<name>[@step-N]; {_parents_here(name, config, store, workers)}"
         )
+    objective = chosen_objective(name, config)
     _check_fields(name, stage, config, parent)
     ancestor = _parent(name, stage, store, parent) if parent else None
     architecture = _architecture(name, stage, config, ancestor)
-    objective = chosen_objective(name, config)
     data, tokens = _data(config, store)
     if ancestor is not None and ancestor.state.get("tokenizer") != tokenizer_of(tokens):
         raise ConfigError(
