@@ -1,96 +1,126 @@
-"""A checkpoint as a plain Llama-format Hugging Face folder, checked against the checkpoint before it is committed.
+"""A checkpoint as a folder that other programs read, checked against the checkpoint before it is committed.
 
-    python -m workflows.export parent=dpo/demo name=demo
+    python -m workflows.export parent=dpo/demo name=demo                          Llama's format: loads anywhere
     python -m workflows.export parent=dpo/demo name=demo-bf16 dtype=bfloat16
+    python -m workflows.export parent=dpo/demo name=demo-cpm format=minicpm       the architecture's own
 
-Runs in this process, without Ray. Memory: about 12 bytes per parameter.
+Runs in this process, without Ray. Memory: that of the largest layers and of some logits, whatever the size of the model.
 """
 
 from __future__ import annotations
 
 import shutil
 from dataclasses import asdict
+from pathlib import Path
 
+from pipelines.config import WorkflowConfig, config_class
 from pipelines.display.progress import human, say
+from pipelines.errors import ConfigError
 from pipelines.identity import decisive, identity
-from pipelines.store.artifacts import Artifact
+from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.storage import FolderStorage
 from pipelines.train.checkpoint.lineage import lineage, open_run, tokens_of
-from pipelines.train.network.architecture import ModelConfig, parameter_counts
-from pipelines.train.results.export import ExportConfig, tokenizer_settings, verify, write_model
-from pipelines.train.results.model_card import find_evaluation, licence_note, model_card, snippet, unclear_licences
+from pipelines.train.formats import FORMATS
+from pipelines.train.formats.contract import Check, Dtype, Source
+from pipelines.train.formats.folder import tokenizer_settings
+from pipelines.train.results.model_card import find_evaluation, licence_note, model_card, unclear_licences
 from workflows.session import Session, entry
 
 CODE = (
-    *(f"pipelines.train.results.{module}" for module in ("export", "model_card", "evaluate")),
-    "pipelines.train.checkpoint.weights",
+    *(f"pipelines.train.formats.{module}" for module in ("contract", "folder", "check", "llama", "minicpm")),
+    "pipelines.train.results.model_card",
+    *(f"pipelines.train.checkpoint.{module}" for module in ("weights", "snapshot")),
     *(f"pipelines.train.network.{module}" for module in ("architecture", "roles", "model")),
     *(f"pipelines.data.tokens.{module}" for module in ("tokenizer", "chat")),
 )
 
 
+@config_class
+class ExportConfig(WorkflowConfig):
+    """What is exported, and how."""
+
+    parent: str  # e.g. dpo/demo, anneal/demo@step-80
+    format: str = "llama"  # a row of FORMATS
+    dtype: Dtype = "float32"  # of the stored weights
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.format not in FORMATS:
+            raise ConfigError(f"format is {self.format!r}; expected one of {', '.join(FORMATS)}")
+
+
 def run(config: ExportConfig, session: Session) -> Artifact:
     """Make `export/<name>`, or find it finished."""
-    source = open_run(session.store, session.resolve(config.parent))
-    tokens = tokens_of(session.store, source)
-    tokenizer_settings(source, tokens)
-    evaluation = find_evaluation(session.store, source)
+    checkpoint = open_run(session.store, session.resolve(config.parent))
+    source = Source(checkpoint, tokens_of(session.store, checkpoint))
+    tokenizer_settings(source)
+    evaluation = find_evaluation(session.store, source.run)
 
     # ── announce ──
-    model = ModelConfig(**source.checkpoint.state["model"])
-    counts, unclear = parameter_counts(model), unclear_licences(tokens)
-    size = (counts["total"] + counts["embedding"]) * (2 if config.dtype == "bfloat16" else 4)
-    facts = {
-        "checkpoint": f"{source}, {source.checkpoint.state['tokens']:,} tokens trained on",
-        "format": f"Llama, scalings folded in, {config.dtype}, {human(size, 'B')}",
+    described, unclear = FORMATS[config.format].describe(source.model, config.dtype), unclear_licences(source.tokens)
+    announcement = {
+        "checkpoint": f"{source.run}, {source.run.checkpoint.state['tokens']:,} tokens trained on",
+        "format": f"{described.announcement}, {config.dtype}, {human(described.size_bytes, 'B')}",
         "evaluation": evaluation.folder if evaluation else "none found; the model card will say so",
         "licences": f"unclear for {', '.join(unclear)}: the model card says so"
         if unclear
         else "named for every source",
     }
     # the evaluation is quoted in the model card and changes no weight, so a later one does not make this export stale
-    inputs = [source.artifact, tokens]
-    what = {**identity(config), "parent": str(source)}
-    held = session.begin("export", config, facts, inputs, CODE, identity=what)
-    if isinstance(held, Artifact):
-        held.compare()
-        return held
+    inputs = [source.run.artifact, source.tokens]
+    decided = {**identity(config), "parent": str(source.run)}
+    draft = session.begin("export", config, announcement, inputs, CODE, identity=decided)
+    if isinstance(draft, Artifact):
+        draft.compare()
+        return draft
 
-    reach = source.checkpoint.verify if held.replaces else None
-    with session.track(held, config, [*inputs, *([evaluation] if evaluation else [])], reach) as tracker:
+    reach = source.run.checkpoint.verify if draft.replaces else None
+    with session.track(draft, config, [*inputs, *([evaluation] if evaluation else [])], reach) as tracker:
         # ── write, check, then publish ──
-        folder = held.scratch("model")
+        folder = draft.scratch("model")
         folder.mkdir(parents=True)
         try:
-            folded = write_model(source, tokens, folder, config.dtype)
-            check = verify(folder, source, tokens, folded)
-            del folded
-            say(
-                f"   checked with transformers on {check.tokens:,} held-out tokens: logits within {check.largest_difference:.1e} (float32), {check.stored_difference:.1e} as stored"
-            )
-            results = evaluation.json("results.json") if evaluation else None
-            links = lineage(session.store, source.artifact)
-            card = model_card(config.name, source, tokens, links, config.dtype, check.largest_difference, results)
+            check = write_and_check(config, source, folder)
+            card = describe(config, session, source, check, evaluation)
             (folder / "README.md").write_text(card, encoding="utf-8")
-            (folder / "LICENSE.md").write_text(licence_note(tokens), encoding="utf-8")
-            held.publish("model", {path.name: path for path in sorted(folder.iterdir())})
+            (folder / "LICENSE.md").write_text(licence_note(source.tokens), encoding="utf-8")
+            draft.publish("model", {path.name: path for path in sorted(folder.iterdir())})
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        tracker.metrics({"logit_difference": check.largest_difference}, source.checkpoint.step)
-        tracker.file(held.storage.fetch(f"{held.folder}/README.md"))
-        artifact = held.commit(
-            {**decisive(config), "parent": str(source)},
-            {"parent": str(source), **asdict(check)},
-            tokens.manifest["licences"],
-        )
-    storage = session.store.storage
-    place = (
-        str(storage.root / held.folder)
-        if isinstance(storage, FolderStorage)
-        else f"a local copy of {storage.uri}/{held.folder}"
-    )
-    say(f"\n   load it anywhere:\n\n{snippet(place)}")
+        tracker.metrics({"logit_difference": check.largest_difference}, source.run.checkpoint.step)
+        tracker.file(draft.storage.fetch(f"{draft.folder}/README.md"))
+        statistics = {"parent": str(source.run), **asdict(check)}
+        recorded = {**decisive(config), "parent": str(source.run)}
+        artifact = draft.commit(recorded, statistics, source.tokens.manifest["licences"])
+    say(f"\n   run it:\n\n{FORMATS[config.format].snippet(place(draft))}")
     return session.done(artifact)
+
+
+def write_and_check(config: ExportConfig, source: Source, folder: Path) -> Check:
+    """Write the model's files, and compare them with the checkpoint. Raises: ArtifactError when they differ."""
+    format_ = FORMATS[config.format]
+    format_.write(source, folder, config.dtype)
+    check = format_.verify(source, folder)
+    say(
+        f"   checked on {check.tokens:,} held-out tokens: logits within {check.largest_difference:.1e} (float32), "
+        f"{check.stored_difference:.1e} as stored"
+    )
+    return check
+
+
+def describe(config: ExportConfig, session: Session, source: Source, check: Check, evaluation: Artifact | None) -> str:
+    """The model card."""
+    links = lineage(session.store, source.run.artifact)
+    results = evaluation.json("results.json") if evaluation else None
+    difference = check.largest_difference
+    return model_card(config.name, source, links, FORMATS[config.format], config.dtype, difference, results)
+
+
+def place(draft: Draft) -> str:
+    """Where the folder lies, for a command that is typed."""
+    if isinstance(draft.storage, FolderStorage):
+        return str(draft.storage.root / draft.folder)
+    return f"a local copy of {draft.storage.uri}/{draft.folder}"
 
 
 main = entry(ExportConfig, run, "export")

@@ -66,6 +66,7 @@ BESIDE = {
     "evaluate": {**_STREAM, **_TRAINING, "pipelines.data.tokens.codepoints": "which text goes to which of two equal encoders"},
     "export": {**_STREAM, **_TRAINING, "pipelines.data.tokens": "only verifies what was written, but for chat and tokenizer",
                "pipelines.train.network.attention": "likewise", "pipelines.train.network.batch": "likewise", "pipelines.train.results.generate": "likewise", "pipelines.train.results.scoring": "likewise",
+               "pipelines.train.results.evaluate": "finds evaluations, makes none",
                "pipelines.train.tasks": "finds evaluations, makes none"},
     "average": {**_STREAM, **_TRAINING, "pipelines.data.tokens": "reads no tokens", "pipelines.train.network": "reads weights by name, builds no model"},
     "recipe": {"pipelines.data": "its stages are workflows of their own; of training the report reads the curve", "pipelines.train": "likewise"},

@@ -7,11 +7,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from pipelines.errors import ConfigError
+from pipelines.train.formats.llama import fold, llama_config
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
 from pipelines.train.plan import context
-from pipelines.train.results.export import fold, llama_config
 
 PARENT = ModelConfig(
     layers=2, d_model=64, d_ff=96, heads=4, kv_heads=2, vocabulary=97, max_positions=64, dim_model_base=32
@@ -44,7 +44,8 @@ def test_the_export_of_a_longer_model_agrees_at_every_position() -> None:
     longer = context.extend(PARENT, 64, 256, "ntk")
     ours = Transformer(longer).initialise(0)
     theirs = LlamaForCausalLM(LlamaConfig(**llama_config(longer, "float32")))
-    theirs.load_state_dict(fold({name: value.detach() for name, value in ours.named_parameters()}, longer))
+    weights = ((name, value.detach()) for name, value in ours.named_parameters())
+    theirs.load_state_dict(dict(fold(weights, longer)))
     ids = torch.randint(0, 97, (2, 256), generator=torch.Generator().manual_seed(0))
     batch = ModelInput(inputs=ids, positions=torch.arange(256).expand_as(ids))
     with torch.no_grad():

@@ -1,28 +1,45 @@
 """The exported folder as a stranger meets it: loaded by `transformers`, compared with the checkpoint."""
 
+import contextlib
+import dataclasses
+import errno
+import io
 import json
+import os
+import signal
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipelines.config import TrackingConfig
 from pipelines.data.tokens.tokenizer import Encoder
-from pipelines.errors import ArtifactError, CheckpointError
+from pipelines.errors import ArtifactError, CheckpointError, ConfigError, StorageError
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.sealed import sealed
+from pipelines.train.checkpoint import read_weights
 from pipelines.train.checkpoint.lineage import lineage, open_run
+from pipelines.train.formats import FORMATS, llama, minicpm
+from pipelines.train.formats import folder as formats_folder
+from pipelines.train.formats.check import verify_tokenizer
+from pipelines.train.formats.llama import fold, llama_config
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
-from pipelines.train.results import export
 from pipelines.train.results.evaluate import EvaluateConfig, read_results
-from pipelines.train.results.export import ExportConfig, fold, llama_config, split, verify_tokenizer
 from pipelines.train.results.model_card import find_evaluation
 from tests import tiny
+from tests.numpy_model import NumpyModel
 from tests.untrained import commit_run, commit_tokens
+from tests.waits import PATIENCE_SECONDS
 from workflows import evaluate as evaluating
 from workflows import export as workflow
+from workflows.export import ExportConfig
 from workflows.session import Session
 
 # every constant differs from Llama's default, so that one left out of config.json shows
@@ -66,7 +83,7 @@ def exported(store, **changes):
 
 def our_logits(store, ids):
     network = Transformer(MODEL)
-    network.load_state_dict({**export.read_weights(open_run(store, "dpo/d").checkpoint)})
+    network.load_state_dict({**read_weights(open_run(store, "dpo/d").checkpoint)})
     with torch.no_grad():
         return network.logits(network(ModelInput(inputs=ids, positions=torch.arange(ids.shape[1]).expand_as(ids))))
 
@@ -103,7 +120,7 @@ def test_bfloat16_is_stored_as_such_and_its_cost_reported(store):
 
 
 def test_large_models_are_written_in_parts(store, monkeypatch):
-    monkeypatch.setattr(export, "SHARD_BYTES", 40_000)
+    monkeypatch.setattr(formats_folder, "PART_BYTES", 40_000)
     folder = store.storage.root / exported(store).folder
     parts = sorted(folder.glob("model-*.safetensors"))
     assert len(parts) > 2
@@ -113,8 +130,8 @@ def test_large_models_are_written_in_parts(store, monkeypatch):
 
 
 def test_parts_hold_every_weight_once_and_keep_to_the_limit():
-    weights = {str(i): torch.zeros(size) for i, size in enumerate((3, 3, 50, 1, 1))}
-    assert [list(part) for part in split(weights, 24)] == [["0", "1"], ["2"], ["3", "4"]]
+    sizes = {str(i): size for i, size in enumerate((12, 12, 200, 4, 4))}
+    assert list(formats_folder.split(sizes, 24)) == [["0", "1"], ["2"], ["3", "4"]]
 
 
 @pytest.mark.parametrize("damage", ["residual_scale", "rope_theta"])
@@ -122,13 +139,12 @@ def test_an_export_that_disagrees_is_refused_and_nothing_is_left(store, monkeypa
     if damage == "residual_scale":
 
         def wrong(weights, model):
-            found = fold(weights, model)
-            found["model.layers.1.mlp.down_proj.weight"] *= 1.05
-            return found
+            for name, value in fold(weights, model):
+                yield name, value * 1.05 if name == "model.layers.1.mlp.down_proj.weight" else value
 
-        monkeypatch.setattr(export, "fold", wrong)
+        monkeypatch.setattr(llama, "fold", wrong)
     else:
-        monkeypatch.setattr(export, "llama_config", lambda *a: {**llama_config(*a), "rope_theta": 10_000.0})
+        monkeypatch.setattr(llama, "llama_config", lambda *a: {**llama_config(*a), "rope_theta": 10_000.0})
     with pytest.raises(ArtifactError, match=r"logits differ.*accepted is 0\.0001"):
         exported(store)
     assert store.find("export/e") is None
@@ -224,3 +240,130 @@ def test_a_finished_export_is_compared_before_it_is_reused(store):
         exported(store)
     exported(store, on_change="rebuild")
     exported(store)
+
+
+# ── MiniCPM's own format ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_minicpm_folder_holds_the_weights_of_training_and_says_how_they_are_scaled(store):
+    folder = store.storage.root / exported(store, format="minicpm").folder
+    written = json.loads((folder / "config.json").read_text())
+    assert (written["architectures"], written["model_type"]) == (["MiniCPMForCausalLM"], "minicpm")
+    assert (written["scale_emb"], written["scale_depth"], written["dim_model_base"]) == (9.0, 1.1, 16)
+    assert written["tie_word_embeddings"] is True
+    assert "auto_map" not in written
+    assert not list(folder.glob("*.py"))  # no remote code
+    trained = read_weights(open_run(store, "dpo/d").checkpoint)
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        assert "lm_head.weight" not in file.keys()  # noqa: SIM118
+        assert torch.equal(file.get_tensor("model.embed_tokens.weight"), trained["embed_tokens.weight"])
+        down = "layers.2.mlp.down_proj.weight"
+        assert torch.equal(file.get_tensor(f"model.{down}"), trained[down])
+
+
+def test_the_minicpm_folder_alone_gives_our_logits_by_the_published_formulas(store):
+    """Read without any code of the export: NumPy's decoder on what the files and config.json say."""
+    folder = store.storage.root / exported(store, format="minicpm").folder
+    said = json.loads((folder / "config.json").read_text())
+    keys = {
+        "layers": "num_hidden_layers", "d_model": "hidden_size", "d_ff": "intermediate_size", "heads": "num_attention_heads",
+        "kv_heads": "num_key_value_heads", "vocabulary": "vocab_size", "max_positions": "max_position_embeddings",
+        "scale_emb": "scale_emb", "scale_depth": "scale_depth", "dim_model_base": "dim_model_base",
+        "rope_base": "rope_theta", "norm_eps": "rms_norm_eps",
+    }  # fmt: skip
+    stored = {name.removeprefix("model."): value for name, value in load_file(folder / "model.safetensors").items()}
+    for layer in range(said["num_hidden_layers"]):
+        for fused, maps in (("self_attn.qkv", "self_attn.{}_proj q k v"), ("mlp.gate_up", "mlp.{}_proj gate up")):
+            pattern, *parts = maps.split()
+            pieces = [stored.pop(f"layers.{layer}.{pattern.format(part)}.weight") for part in parts]
+            stored[f"layers.{layer}.{fused}_proj.weight"] = torch.cat(pieces)
+    numpys = NumpyModel(ModelConfig(**{ours: said[theirs] for ours, theirs in keys.items()}), stored)
+    ids = torch.randint(0, 320, (2, 40), generator=torch.Generator().manual_seed(0))
+    logits = numpys.logits(ids.numpy(), np.tile(np.arange(40), (2, 1)))
+    assert np.abs(logits - our_logits(store, ids).numpy()).max() < 1e-4
+
+
+@pytest.mark.parametrize("key", ["scale_emb", "scale_depth", "dim_model_base", "rope_theta"])
+def test_a_minicpm_config_that_says_something_else_is_refused(store, monkeypatch, key):
+    real = minicpm.minicpm_config
+    monkeypatch.setattr(minicpm, "minicpm_config", lambda *a: {**real(*a), key: 2 * real(*a)[key]})
+    with pytest.raises(ArtifactError, match=r"logits differ.*accepted is 0\.0001"):
+        exported(store, format="minicpm")
+    assert store.find("export/e") is None
+
+
+# ── Every format ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_code_in_the_model_card_runs_and_gives_our_logits(store, name):
+    artifact = exported(store, format=name, dtype="float32")
+    folder = store.storage.root / artifact.folder
+    card = (folder / "README.md").read_text()
+    code = card.partition("```python\n")[2].partition("```")[0]
+    assert FORMATS[name].describe(MODEL, "float32").loads in card
+    variables: dict = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(code.replace("path/to/this/folder", str(folder)), variables)
+    ids = torch.randint(0, 320, (1, 30), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert (variables["model"].eval()(ids).logits - our_logits(store, ids)).abs().max() < 1e-4
+    assert variables["output"].shape[1] > variables["inputs"]["input_ids"].shape[1]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_announced_size_is_that_of_the_weights(store, name):
+    for dtype in ("float32", "bfloat16"):
+        path = store.storage.root / exported(store, name=f"x-{dtype}", format=name, dtype=dtype).folder
+        with safe_open(path / "model.safetensors", "pt") as file:
+            size = sum(file.get_tensor(key).nbytes for key in file.keys())  # noqa: SIM118
+        assert FORMATS[name].describe(MODEL, dtype).size_bytes == size
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_byte_that_the_disk_changed_is_found_and_nothing_is_committed(store, monkeypatch, name):
+    def verify(source, folder):
+        path = folder / "model.safetensors"
+        data = bytearray(path.read_bytes())
+        data[-3] ^= 4
+        path.write_bytes(data)
+        return FORMATS[name].verify(source, folder)
+
+    monkeypatch.setattr(workflow, "FORMATS", {name: dataclasses.replace(FORMATS[name], verify=verify)})
+    with pytest.raises(ArtifactError, match=r"read back from .* is not what was written; nothing was committed"):
+        exported(store, format=name)
+    assert [path.name for path in (store.storage.root / "export/e").rglob("*")] == ["claim.json"]
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(store, monkeypatch):
+    def full(file, piece):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(formats_folder, "write_all", full)
+    with pytest.raises(StorageError, match=r"model.safetensors.*No space left on device.*nothing was committed"):
+        exported(store)
+    assert [path.name for path in (store.storage.root / "export/e").rglob("*")] == ["claim.json"]
+
+
+def test_a_killed_export_is_made_anew_by_the_same_command(store):
+    code = (
+        "import os, signal\nfrom pipelines.train.formats import folder\nfrom workflows import export\n"
+        "real, left = folder.write_all, [20]\n"
+        "def stop(file, piece):\n"
+        "    left[0] -= 1\n    real(file, piece)\n"
+        "    if not left[0]: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "folder.write_all = stop\nexport.main()\n"
+    )
+    line = [sys.executable, "-c", code, "parent=dpo/d", "name=e", f"store={store.uri}", "tracking.enabled=false"]
+    ended = subprocess.run([*line, "dtype=float32"], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert store.find("export/e") is None
+    assert list((store.storage.root / "export/e").rglob("*.safetensors"))
+    folder = store.storage.root / exported(store).folder
+    AutoModelForCausalLM.from_pretrained(folder)
+    assert not list(folder.glob(".partial-*"))
+
+
+def test_an_unknown_format_is_refused_with_the_known_ones(store):
+    with pytest.raises(ConfigError, match=r"format is 'gguf'; expected one of llama, minicpm"):
+        config(store, format="gguf")

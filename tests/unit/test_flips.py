@@ -21,7 +21,6 @@ from pipelines.train.checkpoint.average import AverageConfig
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.model import Transformer
 from pipelines.train.results.evaluate import EvaluateConfig
-from pipelines.train.results.export import ExportConfig
 from tests.unit.test_checkpoint import flip
 from tests.untrained import commit_run, commit_tokens
 from workflows import average, checkpoints, evaluate, export, mixture, tokenize
@@ -39,7 +38,7 @@ COMMANDS: dict[str, tuple[Any, Any, str, tuple[str, ...]]] = {
     "mixture": (mixture, mixture.MixtureConfig(**COMMON, tokens="tokens/t", mixture=MixtureRecipe(weights={"prose": 1.0}, budget_tokens=2000, max_epochs=100)), "mixture/x", ("tokens/t/manifest.json",)),
     "evaluate": (evaluate, EvaluateConfig(**COMMON, parent="pretrain/a", tasks=TASKS), "evaluate/x", ("pretrain/a/manifest.json", "pretrain/a/checkpoints/*6/*", "tokens/t/tokenizer/*", "tokens/t/heldout/**/*.*")),
     "average": (average, AverageConfig(**COMMON, parent="pretrain/a"), "average/x", ("pretrain/a/checkpoints/*/*",)),
-    "export": (export, ExportConfig(**COMMON, parent="pretrain/a"), "export/x", ("pretrain/a/checkpoints/*6/*", "tokens/t/tokenizer/*", "corpus/c/manifest.json")),
+    "export": (export, export.ExportConfig(**COMMON, parent="pretrain/a"), "export/x", ("pretrain/a/checkpoints/*6/*", "tokens/t/tokenizer/*", "corpus/c/manifest.json")),
 }  # fmt: skip
 
 

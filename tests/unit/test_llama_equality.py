@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from pipelines.train.formats.llama import fold, llama_config
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
-from pipelines.train.results.export import fold, llama_config
 
 COMMON = {
     "layers": 3, "d_model": 48, "d_ff": 80, "heads": 6, "vocabulary": 97, "max_positions": 64, "scale_emb": 9.0,
@@ -35,7 +35,7 @@ def test_logits_and_every_gradient(kv_heads: int, documents: list[int]) -> None:
 
     llama = LlamaForCausalLM(LlamaConfig.from_dict(llama_config(config, "float32")))
     weights = {name: value.detach().requires_grad_() for name, value in ours.named_parameters()}
-    folded = fold(weights, config)
+    folded = dict(fold(weights.items(), config))
     assert set(folded) == set(dict(llama.named_parameters()))
     # without a cache, transformers too takes positions that start anew for documents
     arguments = {"position_ids": positions, "use_cache": False}

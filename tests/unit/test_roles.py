@@ -44,7 +44,7 @@ def test_numbers_by_kind_sum_to_the_counts_by_formula() -> None:
 def test_fused_products_are_cut_into_the_maps_that_the_roles_name() -> None:
     model = Transformer(MODEL).initialise(0)
     weights = dict(model.named_parameters())
-    split = split_projections(weights, MODEL)
+    split = {name: value for name, _, value in split_projections(weights.items(), MODEL)}
     for part, rows in (("q", slice(0, 32)), ("k", slice(32, 48)), ("v", slice(48, 64))):
         expected = weights["layers.1.self_attn.qkv_proj.weight"][rows]
         assert torch.equal(split[f"layers.1.self_attn.{part}_proj.weight"], expected)

@@ -15,7 +15,7 @@ Source: MiniCPM (arXiv 2404.06395), Tables 2 and 7; the author's published BMTra
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from pipelines.train.network.architecture import ModelConfig, check_shapes
 from pipelines.train.network.attention import Documents, attend, locate
 from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.compute import BlockPolicy, ComputeConfig, choose_attention, compiles
-from pipelines.train.network.roles import roles
+from pipelines.train.network.roles import Role, roles
 
 
 class Attention(nn.Module):
@@ -211,16 +211,16 @@ def rotate(x_BTHK: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
-def split_projections(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Weights under Llama's names: the fused products are cut into q, k, v and gate, up (views)."""
-    split: dict[str, Tensor] = {}
-    for name, role in roles(config).items():
-        if role.parts:
-            maps = torch.split(weights[name], list(role.maps))
-            split.update((part, value) for (part, _), value in zip(role.parts, maps, strict=True))
-        else:
-            split[name] = weights[name]
-    return split
+def split_projections(weights: Iterable[tuple[str, Tensor]], config: ModelConfig) -> Iterator[tuple[str, Role, Tensor]]:
+    """A stream of weights under Llama's names, each with its parameter's role; fused products are cut into their maps (views)."""
+    named = roles(config)
+    for name, value in weights:
+        role = named[name]
+        if not role.parts:
+            yield name, role, value
+            continue
+        maps = torch.split(value, list(role.maps))
+        yield from ((part, role, map_) for (part, _), map_ in zip(role.parts, maps, strict=True))
 
 
 def _products_kept(_context: Any, operation: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:

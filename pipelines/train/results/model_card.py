@@ -14,7 +14,8 @@ from pipelines.display.evaluation import lone_numbers, task_table
 from pipelines.display.progress import say
 from pipelines.store.artifacts import Artifact, ArtifactStore, command
 from pipelines.train.checkpoint.lineage import Link, Run
-from pipelines.train.network.architecture import ModelConfig, parameter_counts
+from pipelines.train.formats.contract import Dtype, Format, Source
+from pipelines.train.network.architecture import parameter_counts
 from pipelines.train.results.evaluate import of_this_version
 from pipelines.train.stages import STAGES
 
@@ -30,24 +31,29 @@ out again after it has looked for markers. Text that goes to the tokenizer witho
 
 
 def model_card(
-    name: str, run: Run, tokens: Artifact, links: Sequence[Link], dtype: str, difference: float,
+    name: str,
+    source: Source,
+    links: Sequence[Link],
+    format_: Format,
+    dtype: Dtype,
+    difference: float,
     evaluation: Mapping[str, Any] | None,
-) -> str:  # fmt: skip
+) -> str:
     """The content of `README.md`.
 
     Args:
         links: the lineage, corpus first. difference: largest logit difference that the export's check measured.
         evaluation: content of `results.json` for this very checkpoint, or None.
     """
-    model = ModelConfig(**run.checkpoint.state["model"])
-    counts = parameter_counts(model)
+    run, tokens, model = source.run, source.tokens, source.model
+    counts, described = parameter_counts(model), format_.describe(model, dtype)
     parts = [
-        _front(tokens),
+        _front(tokens, described.library),
         f"# {name}\n\nA language model of {counts['total']:,} parameters ({counts['non_embedding']:,} without embeddings), "
         f"trained with Trunkline after the MiniCPM recipe (arXiv 2404.06395) on {run.checkpoint.state['tokens']:,} tokens. "
-        f"Exported from `{run}` in the Llama format, weights in {dtype}. MiniCPM's scalings are folded into the weights; "
+        f"Exported from `{run}` in the {described.title} format, weights in {dtype}. {described.card}; "
         f"logits agree with the training model to {difference:.1e} in float32.",
-        "## Use\n\n```python\n" + snippet("path/to/this/folder") + "```\n\n" + _CHAT,
+        f"## Use\n\n```python\n{format_.snippet('path/to/this/folder')}```\n\n{described.loads}\n\n{_CHAT}",
         "## Data\n\n" + _data(tokens),
         "## Lineage\n\n" + _lineage(links),
         "## Training\n\n" + _training(links),
@@ -113,24 +119,11 @@ def find_evaluation(store: ArtifactStore, run: Run) -> Artifact | None:
     return max(readable, key=lambda artifact: str(artifact.manifest["created"]), default=None)
 
 
-def snippet(folder: str) -> str:
-    """Python that loads the exported folder and answers one question."""
-    return f'''from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("{folder}")
-model = AutoModelForCausalLM.from_pretrained("{folder}")
-messages = [{{"role": "user", "content": "What is 12 plus 7?"}}]
-inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-output = model.generate(**inputs, max_new_tokens=64)
-print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
-'''
-
-
-def _front(tokens: Artifact) -> str:
+def _front(tokens: Artifact, library: str | None) -> str:
     languages = sorted({str(facts["language"]) for facts in tokens.statistics["sources"].values()} & {"en", "zh"})
     lines = [
         "---",
-        "library_name: transformers",
+        *([f"library_name: {library}"] if library else []),
         "pipeline_tag: text-generation",
         "license: other",
         "license_name: see-LICENSE.md",

@@ -1,0 +1,142 @@
+"""The Llama format: `transformers`, vLLM and llama.cpp load it as it is, no remote code.
+
+MiniCPM's scalings are folded into the weights, which needs the output matrix apart from the embedding that it is tied to
+(m = d_model / dim_model_base; docs/recipe.md):
+
+    embed_tokens · scale_emb      o_proj, down_proj · scale_depth / √layers      lm_head = embedding / m
+
+Rotary positions are in Llama's half-split layout already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pipelines.data.tokens.chat import EOS_ID
+from pipelines.train.formats.check import (
+    heldout_rows,
+    largest_difference,
+    own_logits,
+    refuse_difference,
+    transformers_logits,
+    verify_tokenizer,
+)
+from pipelines.train.formats.contract import Check, Description, Dtype, Format, Source
+from pipelines.train.formats.folder import (
+    StoredTensors,
+    shapeless,
+    write_generation_config,
+    write_json,
+    write_tensors,
+    write_tokenizer,
+)
+from pipelines.train.network.architecture import ModelConfig, parameter_counts
+from pipelines.train.network.model import split_projections
+
+
+def fold(weights: Iterable[tuple[str, Tensor]], model: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+    """MiniCPM's weights as Llama's, scalings folded in; the embedding is kept until the end, where the output matrix is made of it."""
+    embedding: Tensor | None = None
+    for name, role, value in split_projections(weights, model):
+        if role.kind == "embedding":
+            embedding = value
+            yield f"model.{name}", value * model.scale_emb
+        else:
+            yield f"model.{name}", value * model.residual_scale if role.residual else value
+    assert embedding is not None
+    yield "lm_head.weight", embedding / model.width_multiplier
+
+
+def llama_config(model: ModelConfig, dtype: str) -> dict[str, Any]:
+    """The content of `config.json`; only keys that transformers 4 and 5, vLLM and llama.cpp all read."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": model.vocabulary,
+        "hidden_size": model.d_model,
+        "intermediate_size": model.d_ff,
+        "num_hidden_layers": model.layers,
+        "num_attention_heads": model.heads,
+        "num_key_value_heads": model.kv_heads,
+        "head_dim": model.d_head,
+        "hidden_act": "silu",
+        "max_position_embeddings": model.max_positions,
+        "rms_norm_eps": model.norm_eps,
+        "rope_theta": model.rope_base,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": False,
+        "bos_token_id": None,
+        "eos_token_id": EOS_ID,
+        "pad_token_id": EOS_ID,
+        "torch_dtype": dtype,
+    }
+
+
+def write(source: Source, folder: Path, dtype: Dtype) -> None:
+    """Write the folder; `Format.write` says what is raised."""
+    shapes = {name: value.shape for name, value in fold(shapeless(source), source.model)}
+    write_tensors(folder, shapes, fold(source.weights(verify=True), source.model), dtype)
+    write_json(folder / "config.json", llama_config(source.model, dtype))
+    write_generation_config(folder)
+    write_tokenizer(source, folder)
+
+
+def verify(source: Source, folder: Path) -> Check:
+    """Read the folder with `transformers` and compare it with the checkpoint.
+
+    Every stored weight equals the folded one rounded to the stored type; logits on held-out tokens agree to `LIMIT` in
+    float32; tokenizer and chat template give the ids that training used.
+
+    Raises: ArtifactError on the first that does not hold.
+    """
+    from transformers import AutoConfig
+
+    stored = StoredTensors(folder)
+    names = [name for name, _ in fold(shapeless(source), source.model)]
+    stored.refuse_others(names)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    rows_BT = heldout_rows(source)
+    expected = own_logits(source, rows_BT)
+    folded = stored.compared(fold(source.weights(), source.model))
+    difference = largest_difference(transformers_logits(config, folded, rows_BT, "float32"), expected)
+    refuse_difference(source, difference)
+    stored_difference = difference
+    if stored.dtype != "float32":
+        as_stored = ((name, stored[name]) for name in names)
+        stored_difference = largest_difference(transformers_logits(config, as_stored, rows_BT, stored.dtype), expected)
+    verify_tokenizer(folder, source.tokens)
+    return Check(rows_BT.numel(), difference, stored_difference)
+
+
+def describe(model: ModelConfig, dtype: Dtype) -> Description:
+    """The format in words; the untied output matrix counts beside the model's own parameters."""
+    counts = parameter_counts(model)
+    return Description(
+        announcement="Llama, scalings folded in",
+        size_bytes=(counts["total"] + counts["embedding"]) * (2 if dtype == "bfloat16" else 4),
+        title="Llama",
+        card="MiniCPM's scalings are folded into the weights",
+        loads="`transformers`, vLLM and llama.cpp's converter load this folder as a Llama model; no remote code is needed.",
+        library="transformers",
+    )
+
+
+def snippet(folder: str) -> str:
+    """Python that loads the folder and answers one question."""
+    return f'''from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+model = AutoModelForCausalLM.from_pretrained("{folder}")
+messages = [{{"role": "user", "content": "What is 12 plus 7?"}}]
+inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+output = model.generate(**inputs, max_new_tokens=64)
+print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+'''
+
+
+FORMAT = Format(write=write, verify=verify, describe=describe, snippet=snippet)
