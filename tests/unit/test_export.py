@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,10 +54,11 @@ TEXTS = {
 }
 
 
-@pytest.fixture
-def store(tmp_path):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
     """A lineage from corpus to dpo, with weights that training could have left (norms are not 1)."""
-    store = ArtifactStore(str(tmp_path))
+    path = tmp_path_factory.mktemp("trained")
+    store = ArtifactStore(str(path))
     tokens = commit_tokens(store, TEXTS, [("1 + 1?", "2")] * 5, [("2 + 2?", "4", "fish")] * 5)
     network = Transformer(MODEL).initialise(3)
     weights = {name: value.detach().clone() for name, value in network.named_parameters()}
@@ -67,7 +69,13 @@ def store(tmp_path):
     parent = None
     for kind in ("pretrain", "anneal", "sft", "dpo"):
         parent = commit_run(store, f"{kind}/d", MODEL, tokens, parent, weights)
-    return store
+    return path
+
+
+@pytest.fixture
+def store(trained, tmp_path):
+    """A copy of it, to write into."""
+    return ArtifactStore(str(shutil.copytree(trained, tmp_path / "store")))
 
 
 def config(store, **changes):
