@@ -58,15 +58,15 @@ def measure(stage: int, rounds: int, steps: int, folder: Path) -> list[Any]:
     from pipelines.train.network.batch import Batch
     from pipelines.train.network.model import Transformer
     from pipelines.train.objectives.next_token import NextToken
+    from pipelines.train.optimizers.adamw import AdamWSettings
     from pipelines.train.update.engine import Engine, ZeroConfig, device
-    from pipelines.train.update.optimizer import OptimizerConfig
 
     config = ModelConfig(
         layers=LAYERS, d_model=WIDTH, d_ff=5 * WIDTH // 2, heads=WIDTH // 32, kv_heads=WIDTH // 32,
         vocabulary=VOCABULARY, max_positions=LENGTH,
     )  # fmt: skip
     model = Transformer(config).initialise(0)
-    engine = Engine(model, NextToken(), ZeroConfig(stage=stage, precision="float32"), OptimizerConfig(), ROWS, 1, 1)  # type: ignore[arg-type]
+    engine = Engine(model, NextToken(), ZeroConfig(stage=stage, precision="float32"), AdamWSettings(), ROWS, 1, 1)  # type: ignore[arg-type]
     tokens = torch.randint(VOCABULARY, (ROWS, LENGTH + 1), device=device())
     positions = torch.arange(LENGTH, device=device()).expand(ROWS, LENGTH).contiguous()
     batch = Batch.shifted(

@@ -39,8 +39,9 @@ from pipelines.display.progress import table
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
+from pipelines.train.optimizers.adamw import AdamWSettings
+from pipelines.train.optimizers.groups import build, set_learning_rate
 from pipelines.train.plan.schedule import Schedule, learning_rate
-from pipelines.train.update.optimizer import OptimizerConfig, build, set_learning_rate
 
 ARMS = ("muP", "one LR", "off")
 HEAD_WIDTH, VOCABULARY, WINDOW = 16, 128, 64
@@ -60,7 +61,7 @@ class Trainer:
 
     def __init__(self, config: ModelConfig, arm: str, seed: int):
         self.model = Transformer(config).initialise(seed)
-        self.optimizer = build(self.model, config, OptimizerConfig(mup_lr=arm != "one LR"))
+        self.optimizer = build(self.model, config, AdamWSettings(mup_lr=arm != "one LR"))
 
     def logits(self, windows: torch.Tensor) -> torch.Tensor:
         """(B, T+1) ids → (B, T, V)."""

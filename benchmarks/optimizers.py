@@ -12,6 +12,7 @@ whether each best lies inside it.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 from typing import Any
 
@@ -20,25 +21,28 @@ import torch
 
 from benchmarks.mup import VOCABULARY, WINDOW, library_bytes, mean_loss
 from pipelines.display.progress import table
-from pipelines.train.checkpoint.slices import Slice
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
+from pipelines.train.network.roles import roles
+from pipelines.train.optimizers import OPTIMIZERS, row_of
+from pipelines.train.optimizers.groups import build, set_learning_rate
 from pipelines.train.plan.schedule import Schedule, learning_rate
-from pipelines.train.update import muon
-from pipelines.train.update.muon import Muon
-from pipelines.train.update.optimizer import OptimizerConfig, build, group_of, set_learning_rate
+from pipelines.train.update.pieces import Slice
 
 ARMS = ("adamw", "muon", "muon, fused")
 
 
-def bind_whole(optimizer: torch.optim.Optimizer, model: Transformer) -> None:
-    """Tell Muon that this process holds every matrix whole: no engine, no process group."""
-    if isinstance(optimizer, Muon):
-        shapes = {name: p.shape for name, p in model.named_parameters()}
-        whole = [Slice(name, 0, p.numel(), p, 0) for name, p in model.named_parameters()]
-        matrices = [piece for piece in whole if group_of(piece.name, shapes[piece.name]) == "matrices"]
-        optimizer.bind(matrices, shapes, model.config, torch.device("cpu"))
+def build_whole(model: Transformer, arm: str) -> torch.optim.Optimizer:
+    """An arm's optimizer in a process that holds every matrix whole: no engine, no process group."""
+    settings = OPTIMIZERS[arm.split(",")[0]].Settings()
+    optimizer = build(model, model.config, settings)
+    whole = [Slice(name, 0, p.numel(), p, 0) for name, p in model.named_parameters()]
+    named = roles(model.config)
+    if arm == "muon, fused":  # as if a fused product were one map
+        named = {name: dataclasses.replace(role, parts=()) for name, role in named.items()}
+    row_of(settings).bind(optimizer, whole, named, torch.device("cpu"))
+    return optimizer
 
 
 def train(ids: torch.Tensor, arm: str, rate: float, options: argparse.Namespace, seed: int) -> tuple[float, float]:
@@ -54,8 +58,7 @@ def train(ids: torch.Tensor, arm: str, rate: float, options: argparse.Namespace,
         dim_model_base=64,
     )
     model = Transformer(config).initialise(seed)
-    optimizer = build(model, config, OptimizerConfig(kind="adamw" if arm == "adamw" else "muon"))
-    bind_whole(optimizer, model)
+    optimizer = build_whole(model, arm)
     steps, random, kept = options.steps, torch.Generator().manual_seed(seed), len(ids) * 9 // 10
     schedule = Schedule(peak_lr=rate, warmup_steps=max(1, steps // 20), decay="linear", decay_steps=steps // 5)
     positions, began = torch.arange(WINDOW).repeat(options.batch, 1), time.perf_counter()
@@ -90,10 +93,9 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--layers", type=int, default=6)
     options = parser.parse_args()
-    ids, maps = library_bytes(), muon.maps
+    ids = library_bytes()
     rows: list[list[Any]] = []
     for arm in options.arms:
-        muon.maps = (lambda name, shape, model: [shape[0]]) if arm == "muon, fused" else maps
         found = [[train(ids, arm, rate, options, seed) for seed in range(options.seeds)] for rate in options.rates]
         losses, speed = np.array(found)[..., 0], np.array(found)[..., 1]
         best = int(losses.mean(axis=1).argmin())

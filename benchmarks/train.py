@@ -47,8 +47,9 @@ from pipelines.train.network.batch import Batch
 from pipelines.train.network.compute import ComputeConfig
 from pipelines.train.network.model import Transformer
 from pipelines.train.objectives.next_token import NextToken
+from pipelines.train.optimizers.adamw import AdamWSettings
+from pipelines.train.optimizers.groups import build, set_learning_rate
 from pipelines.train.stages import TrainConfig
-from pipelines.train.update import optimizer as optimizers
 from pipelines.train.update.engine import Engine, ZeroConfig, device, start_distributed
 from workflows.session import compose_config
 
@@ -204,7 +205,7 @@ def ours(options: argparse.Namespace, model: ModelConfig) -> tuple[Step, Callabl
     network = Transformer(model).initialise(0).prepare(compute, BlockPolicy(**kept), device())
     engine = Engine(
         network, NextToken(), ZeroConfig(stage=options.zero, precision=options.precision),
-        optimizers.OptimizerConfig(), options.micro_batch, options.accumulation, 1,
+        AdamWSettings(), options.micro_batch, options.accumulation, 1,
     )  # fmt: skip
     held: dict[str, Any] = {}
 
@@ -268,11 +269,11 @@ def eager(options: argparse.Namespace, model: ModelConfig) -> tuple[Step, Callab
     """Our model in a plain PyTorch loop; bfloat16 by autocast."""
     compute = ComputeConfig(compile="off", attention="dense")
     network = Transformer(model).initialise(0).to(device()).prepare(compute)
-    optimizer = optimizers.build(network, model, optimizers.OptimizerConfig())
+    optimizer = build(network, model, AdamWSettings())
     held: dict[str, Any] = {}
 
     def step(made: list[Batch]) -> None:
-        optimizers.set_learning_rate(optimizer, RATE)
+        set_learning_rate(optimizer, RATE)
         for batch in made:
             with torch.autocast(device().type, torch.bfloat16, enabled=options.precision == "bfloat16"):
                 logits = network.logits(network(batch))

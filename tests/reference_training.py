@@ -1,7 +1,7 @@
 """One optimizer step as the formulas say it, in float64 and one process: what the engine is compared with.
 
 The gradient comes from plain autograd on the model in float64; clipping, AdamW, Muon, learning rates and decay are NumPy,
-written from docs/recipe.md and sharing no code with `pipelines.train.update.optimizer`.
+written from docs/recipe.md and sharing no code with `pipelines.train.optimizers`.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ CODE = (
         f"pipelines.train.network.{module}"
         for module in ("architecture", "roles", "batch", "model", "attention", "losses", "linear_cross_entropy")
     ),
-    *(f"pipelines.train.update.{module}" for module in ("optimizer", "adamw", "muon", "engine", "step")),
+    *(f"pipelines.train.update.{module}" for module in ("engine", "pieces", "step")),
+    *(f"pipelines.train.optimizers.{module}" for module in ("contract", "groups", "adamw", "muon")),
     "pipelines.train.plan.schedule",
     "pipelines.train.checkpoint.slices",
     *(f"pipelines.train.run.{module}" for module in ("loop", "stream")),

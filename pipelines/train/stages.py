@@ -20,12 +20,17 @@ from pipelines.errors import ConfigError
 from pipelines.train.checkpoint.retention import Rule
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.compute import ComputeConfig
+from pipelines.train.network.roles import check_kinds
 from pipelines.train.objectives import OBJECTIVES, ObjectiveSettings
+from pipelines.train.optimizers import OPTIMIZERS
+from pipelines.train.optimizers.adamw import AdamWSettings
+from pipelines.train.optimizers.contract import OptimizerSettings
 from pipelines.train.plan.context import RopeBase
 from pipelines.train.plan.schedule import Schedule, ScheduleConfig
 from pipelines.train.update.engine import ZeroConfig
-from pipelines.train.update.optimizer import OptimizerConfig
 
+# `kind` picks a row of the table
+Optimizer = Annotated[OptimizerSettings, Chosen("kind", lambda: OPTIMIZERS)]
 StartMode = Literal["fresh", "branch", "initialise"]
 RateOrigin = Literal["own", "parent", "trunk"]
 Objective = Annotated[ObjectiveSettings, Chosen("name", lambda: OBJECTIVES)]
@@ -159,6 +164,7 @@ def check_table(stages: Mapping[str, Stage]) -> None:
             raise ConfigError(
                 f"STAGES[{name!r}] starts {stage.starts} with parents {stage.parents}; a fresh run has none, any other does"
             )
+        check_kinds(stage.trains, f"STAGES[{name!r}].trains")
         if stage.branches and AVERAGE in stage.parents:
             raise ConfigError(f"STAGES[{name!r}].parents has {AVERAGE}, which keeps no optimizer state to branch from")
 
@@ -210,7 +216,7 @@ class TrainConfig(WorkflowConfig):
     model: ModelConfig | None = None  # pretrain; a child has its parent's and may repeat it; see rope_base
     rope_base: RopeBase = "keep"  # anneal: ntk, for windows longer than the parent's, or a number (context.py)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
-    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    optimizer: Optimizer = dataclasses.field(default_factory=AdamWSettings)
     zero: ZeroConfig = runtime(default_factory=ZeroConfig)
     compute: ComputeConfig = runtime(default_factory=ComputeConfig)
     batch: BatchConfig
@@ -249,7 +255,7 @@ class TrainSpec:
     config: dict[str, Any]  # resolved config, for manifest and checkpoint
     model: ModelConfig
     schedule: Schedule
-    optimizer: OptimizerConfig
+    optimizer: Optimizer
     zero: ZeroConfig
     compute: ComputeConfig
     batch: BatchConfig
@@ -266,6 +272,7 @@ class TrainSpec:
     profile: bool
     profile_steps: tuple[int, int]
     tracking: dict[str, Any]  # `Tracker.run`, empty where nothing is tracked
+    trains: tuple[str, ...] | None = None  # role kinds of the parameters that train; None: all
     verified: tuple[str, ...] = ()  # `Checkpoint.token` of what the driver has read whole
 
     @property

@@ -17,12 +17,12 @@ import torch
 import torch.distributed as dist
 
 from pipelines.config import parse
-from pipelines.train.checkpoint.slices import base, held
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.model import Transformer
 from pipelines.train.objectives.next_token import NextToken
+from pipelines.train.optimizers.adamw import AdamWSettings
 from pipelines.train.update.engine import Engine, TrainingModule, ZeroConfig
-from pipelines.train.update.optimizer import OptimizerConfig
+from tests.integration.engine_cases import optimizer_settings
 from tests.reference_training import global_batch, micro_batch
 
 Arrays = dict[str, np.ndarray]
@@ -52,13 +52,13 @@ def gradient(case: dict[str, Any]) -> Arrays:
             expected[name] = expected.get(name, torch.zeros(())) + parameter.grad.double().flatten() / world
     for total in expected.values():
         dist.all_reduce(total)
-    config = parse(OptimizerConfig, {"gradient_clip": 0.0})
+    config = AdamWSettings(gradient_clip=0.0)
     engine = Engine(model, objective, parse(ZeroConfig, case["zero"]), config, micro, accumulation, sources=2)
     engine.step(batches, 0.01)
     squares = torch.zeros(2, dtype=torch.float64)
-    for piece in held(engine):
+    for piece in engine.slices():
         if piece.length:
-            given = piece.tensors(engine)["exp_avg"].double() / (1 - config.betas[0])
+            given = piece.tensors(engine.optimizer)["exp_avg"].double() / (1 - config.betas[0])
             right = expected[piece.name][piece.start : piece.start + piece.length]
             squares += torch.stack([(given - right).square().sum(), right.square().sum()])
     dist.all_reduce(squares)
@@ -76,7 +76,7 @@ def apart(case: dict[str, Any]) -> Arrays:
             return (model.head(model.blocks(model.embed(batch), batch)) - hidden).abs().max(), hidden
 
     model, zero = Transformer(ModelConfig(**case["model"])).initialise(1), parse(ZeroConfig, case["zero"])
-    engine = Engine(model, Apart(), zero, OptimizerConfig(), micro, 1, sources=2)
+    engine = Engine(model, Apart(), zero, AdamWSettings(), micro, 1, sources=2)
     with torch.no_grad():
         inside, hidden = engine.deepspeed(batch)
         outside = model.head(model.blocks(model.embed(batch), batch)) - hidden
@@ -101,11 +101,11 @@ def leftovers(case: dict[str, Any]) -> Arrays:
 def _open_and_close(case: dict[str, Any], step: int) -> list[Any]:
     micro = case["micro_batch"]
     model = Transformer(ModelConfig(**case["model"])).initialise(1)
-    zero, optimizer = parse(ZeroConfig, case["zero"]), parse(OptimizerConfig, case["optimizer"])
+    zero, optimizer = parse(ZeroConfig, case["zero"]), optimizer_settings(case["optimizer"])
     engine = Engine(model, NextToken(), zero, optimizer, micro, case["rows"] // micro, sources=2)
     whole = global_batch(case, step)
     assert engine.step([micro_batch(whole, j * micro, micro) for j in range(case["rows"] // micro)], 0.01).loss > 0
-    parts = [model, *model.layers, engine, engine.deepspeed, engine.deepspeed.optimizer, base(engine)]
+    parts = [model, *model.layers, engine, engine.deepspeed, engine.deepspeed.optimizer, engine.optimizer]
     references = [weakref.ref(part) for part in parts]
     engine.close()
     return references

@@ -24,10 +24,10 @@ from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.batch import Batch
 from pipelines.train.network.model import Transformer
 from pipelines.train.objectives.next_token import NextToken
+from pipelines.train.optimizers import OPTIMIZERS
 from pipelines.train.run.loop import read_metrics, train
 from pipelines.train.stages import TrainSpec
 from pipelines.train.update.engine import Engine, ZeroConfig
-from pipelines.train.update.optimizer import OptimizerConfig
 from tests import tiny
 from tests.integration.conftest import claimed_spec, train_config
 
@@ -125,7 +125,7 @@ class LateStorage(FolderStorage):
 def engine(stage: int = 1, seed: int = 0, kind: str = "adamw") -> Engine:
     model = Transformer(MODEL).initialise(seed)
     zero = ZeroConfig(stage=stage, precision="float32")  # type: ignore[arg-type]
-    return Engine(model, NextToken(), zero, OptimizerConfig(kind=kind), 2, 1, 1)  # type: ignore[arg-type]
+    return Engine(model, NextToken(), zero, OPTIMIZERS[kind].Settings(), 2, 1, 1)
 
 
 def step(trained: Engine, seed: int) -> float:

@@ -115,13 +115,13 @@ def _ratios(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
 def _readings(stage: int, every_steps: int) -> dict[str, Any]:
     import torch.distributed as dist
 
+    from pipelines.train.optimizers.adamw import AdamWSettings
     from pipelines.train.run.monitor import Monitor
     from pipelines.train.update.engine import Engine, ZeroConfig
-    from pipelines.train.update.optimizer import OptimizerConfig
 
     engine = Engine(
         Transformer(ModelConfig(**MODEL)).initialise(1), NextToken(), ZeroConfig(stage=stage, precision="float32"),  # type: ignore[arg-type]
-        OptimizerConfig(), MICRO, CASE["rows"] // MICRO // RANKS, 2,
+        AdamWSettings(), MICRO, CASE["rows"] // MICRO // RANKS, 2,
     )  # fmt: skip
     monitor = Monitor(engine, every_steps)
     found: dict[str, Any] = {"loss": [], "readings": [], "ratios": []}

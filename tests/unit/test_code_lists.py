@@ -45,7 +45,7 @@ ANYWHERE = {
 _STREAM = {"pipelines.data.stream": "reads nothing of a stream: reached by way of planning"}
 _TRAINING = {
     "pipelines.train.objectives": "trains nothing: reached by way of the stages", "pipelines.train.batches": "likewise",
-    "pipelines.train.update": "updates nothing: reached by way of the engine's `device`", "pipelines.train.plan.schedule": "likewise, by planning",
+    "pipelines.train.update": "updates nothing: reached by way of the engine's `device`", "pipelines.train.optimizers": "likewise", "pipelines.train.plan.schedule": "likewise, by planning",
     "pipelines.train.checkpoint.slices": "fills engines, and there is none here",
     "pipelines.train.network.losses": "likewise", "pipelines.train.network.linear_cross_entropy": "likewise",
 }  # fmt: skip

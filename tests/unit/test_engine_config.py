@@ -3,8 +3,8 @@
 import pytest
 
 from pipelines.errors import ConfigError
+from pipelines.train.optimizers.muon import MuonSettings
 from pipelines.train.update.engine import ZeroConfig, check
-from pipelines.train.update.optimizer import OptimizerConfig
 
 
 @pytest.mark.parametrize(
@@ -26,4 +26,4 @@ def test_states_may_be_offloaded_where_they_are_split(stage: int) -> None:
 
 def test_a_momentum_that_forgets_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="optimizer.momentum is 1.0"):
-        OptimizerConfig(kind="muon", momentum=1.0)
+        MuonSettings(momentum=1.0)

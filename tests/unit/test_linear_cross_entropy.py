@@ -66,6 +66,23 @@ def test_bfloat16_has_a_float32_softmax() -> None:
     assert distance(weight.grad, weight_grad) < 2e-2
 
 
+@pytest.mark.parametrize("known_before", [True, False])
+def test_a_frozen_matrix_gets_no_gradient_and_the_hidden_states_the_same(known_before: bool) -> None:
+    gradients = []
+    for frozen in (False, True):
+        hidden, weight, targets, weights = drawn()
+        weight.requires_grad_(not frozen)
+        if known_before:
+            total = weighted_sum(hidden, weight, targets, weights, 7)[0]
+        else:
+            total = (token_losses(hidden, weight, targets, 7) * weights).sum()
+        total.backward()
+        assert (weight.grad is None) is frozen
+        assert hidden.grad is not None
+        gradients.append(hidden.grad)
+    assert torch.equal(*gradients)
+
+
 def test_without_gradients_only_losses_are_made() -> None:
     hidden, weight, targets, weights = drawn()
     with torch.no_grad():

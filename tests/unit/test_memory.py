@@ -11,11 +11,14 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from pipelines.errors import ConfigError
-from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.network.architecture import ModelConfig, parameter_counts
 from pipelines.train.network.batch import Batch
 from pipelines.train.network.compute import BlockPolicy, ComputeConfig
 from pipelines.train.network.model import Transformer
+from pipelines.train.network.roles import numbers
 from pipelines.train.objectives.next_token import NextToken
+from pipelines.train.optimizers.groups import freeze
+from pipelines.train.optimizers.muon import MuonSettings
 from pipelines.train.plan import memory
 from pipelines.train.plan.memory import GIB, Setup
 from pipelines.train.update.engine import ZeroConfig
@@ -160,3 +163,38 @@ def test_state_is_split_as_zero_splits_it() -> None:
     assert state(stage=1) == pytest.approx(2 + 12 / 8)
     assert state(stage=1, offload="cpu") == pytest.approx(2)
     assert state(stage=3) == pytest.approx(14 / 8, abs=0.4)  # and the weights in use, whole
+
+
+def test_muons_matrices_keep_one_moment_and_what_is_frozen_none() -> None:
+    counts, by_kind = parameter_counts(MODEL)["total"], numbers(MODEL)
+    muon = memory.predict(setup(optimizer=MuonSettings()), POLICIES["all"])
+    adamw = memory.predict(setup(), POLICIES["all"])
+    assert adamw.state == counts * (4 + 8)
+    assert muon.state == adamw.state - 4 * by_kind["matrix"]
+    for stage in (0, 1, 2, 3):
+        zero = ZeroConfig(stage=stage, precision="float32")
+        free = memory.predict(setup(zero=zero), POLICIES["all"])
+        frozen = memory.predict(setup(zero=zero, trains=("matrix", "norm")), POLICIES["all"])
+        kept = 8 + (4 if stage else 0)  # moments, and from ZeRO-1 on the float32 weights that are updated
+        assert free.state - frozen.state == kept * by_kind["embedding"]
+        assert frozen.gradients < free.gradients
+        assert frozen.activations == free.activations
+
+
+def test_the_peak_of_a_step_with_a_frozen_embedding_is_predicted_within_15_percent() -> None:
+    model = Transformer(MODEL).initialise(0).prepare(ComputeConfig(compile="off"), POLICIES["all"])
+    freeze(model, MODEL, ("matrix", "norm"))
+    one = batch(4, 256)
+
+    def step() -> None:
+        for _ in range(2):
+            total, _rows = NextToken().sums(model, model(one), one)
+            total.backward()  # type: ignore[no-untyped-call]
+
+    step()
+    model.zero_grad()
+    peak = allocated(step)[2]
+    predicted = memory.predict(setup(trains=("matrix", "norm")), POLICIES["all"])
+    logits = 4 * 4 * 256 * MODEL.vocabulary  # the chunk of logits was there before
+    assert peak == pytest.approx(predicted.gradients + predicted.activations + predicted.working - logits, rel=0.15)
+    assert model.embed_tokens.weight.grad is None

@@ -9,8 +9,9 @@ from pipelines.errors import ConfigError
 from pipelines.train.network.architecture import ModelConfig, parameter_counts
 from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
+from pipelines.train.optimizers.adamw import AdamWSettings
+from pipelines.train.optimizers.groups import parameter_groups
 from pipelines.train.stages import TrainConfig
-from pipelines.train.update.optimizer import OptimizerConfig, parameter_groups
 from workflows.session import compose_config
 
 TINY = ModelConfig(
@@ -79,13 +80,13 @@ def test_initialisation_follows_mup() -> None:
 
 def test_groups_have_the_recipes_rates_and_decay() -> None:
     model = Transformer(TINY)
-    groups = {group["name"]: group for group in parameter_groups(model, TINY, OptimizerConfig())}
-    assert groups["matrices"]["factor"] == 0.5  # 1/m, m = 32/16
-    assert groups["embedding"]["factor"] == groups["norms"]["factor"] == 1.0
+    groups = {group["name"]: group for group in parameter_groups(model, TINY, AdamWSettings())}
+    assert groups["matrix"]["factor"] == 0.5  # 1/m, m = 32/16
+    assert groups["embedding"]["factor"] == groups["norm"]["factor"] == 1.0
     assert {group["weight_decay"] for group in groups.values()} == {0.1}
-    assert len(groups["matrices"]["params"]) == 2 * 4
-    assert len(groups["norms"]["params"]) == 2 * 2 + 1
-    plain = parameter_groups(model, TINY, OptimizerConfig(mup_lr=False))
+    assert len(groups["matrix"]["params"]) == 2 * 4
+    assert len(groups["norm"]["params"]) == 2 * 2 + 1
+    plain = parameter_groups(model, TINY, AdamWSettings(mup_lr=False))
     assert {group["factor"] for group in plain} == {1.0}
 
 

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.train.checkpoint.slices import Slice
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
-from pipelines.train.update.muon import Muon, maps, orthogonal, update_scale
-from pipelines.train.update.optimizer import OptimizerConfig, build, group_of, learning_rate_factors, set_learning_rate
+from pipelines.train.network.roles import KINDS, roles
+from pipelines.train.optimizers.adamw import AdamWSettings
+from pipelines.train.optimizers.contract import OptimizerSettings
+from pipelines.train.optimizers.groups import build, learning_rate_factor, set_learning_rate
+from pipelines.train.optimizers.muon import Muon, MuonSettings, orthogonal, update_scale
+from pipelines.train.update.pieces import Slice
 from tests.reference_training import newton_schulz, reference_run
 
 CONFIG = ModelConfig(
@@ -19,15 +22,12 @@ CONFIG = ModelConfig(
 )
 
 
-def bound(model: Transformer, config: OptimizerConfig) -> Muon:
+def bound(model: Transformer, config: MuonSettings) -> Muon:
     """Muon over a model in this process alone."""
     optimizer = build(model, model.config, config)
     assert isinstance(optimizer, Muon)
-    shapes = {name: p.shape for name, p in model.named_parameters()}
-    slices = [
-        Slice(name, 0, p.numel(), p, 0) for name, p in model.named_parameters() if group_of(name, p.shape) == "matrices"
-    ]
-    optimizer.bind(slices, shapes, model.config, torch.device("cpu"))
+    slices = [Slice(name, 0, p.numel(), p, 0) for name, p in model.named_parameters()]
+    optimizer.bind(slices, roles(model.config), torch.device("cpu"))
     return optimizer
 
 
@@ -45,18 +45,13 @@ def test_newton_schulz_against_the_singular_values(shape: tuple[int, int]) -> No
 
 
 def test_fused_products_are_parted_where_the_model_parts_them() -> None:
-    model = Transformer(CONFIG).initialise(0)
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    assert maps("layers.0.self_attn.qkv_proj.weight", shapes["layers.0.self_attn.qkv_proj.weight"], CONFIG) == [
-        32,
-        16,
-        16,
-    ]
-    assert maps("layers.0.mlp.gate_up_proj.weight", shapes["layers.0.mlp.gate_up_proj.weight"], CONFIG) == [80, 80]
-    assert maps("layers.0.mlp.down_proj.weight", shapes["layers.0.mlp.down_proj.weight"], CONFIG) == [32]
-    for name, shape in shapes.items():
-        if len(shape) > 1 and "embed" not in name:
-            assert sum(maps(name, shape, CONFIG)) == shape[0]
+    named = roles(CONFIG)
+    assert named["layers.0.self_attn.qkv_proj.weight"].maps == (32, 16, 16)
+    assert named["layers.0.mlp.gate_up_proj.weight"].maps == (80, 80)
+    assert named["layers.0.mlp.down_proj.weight"].maps == (32,)
+    for name, parameter in Transformer(CONFIG).named_parameters():
+        if parameter.dim() > 1 and "embed" not in name:
+            assert sum(named[name].maps) == parameter.shape[0]
 
 
 def test_several_steps_equal_numpy() -> None:
@@ -69,7 +64,7 @@ def test_several_steps_equal_numpy() -> None:
     }  # fmt: skip
     expected = reference_run(case)
     model = Transformer(CONFIG).initialise(1)
-    optimizer = bound(model, OptimizerConfig(kind="muon", gradient_clip=0.3))
+    optimizer = bound(model, MuonSettings(gradient_clip=0.3))
     for step, rate in enumerate(case["rates"]):
         batch = global_batch(case, step)
         set_learning_rate(optimizer, rate)
@@ -85,13 +80,13 @@ def test_several_steps_equal_numpy() -> None:
 
 def test_hidden_matrices_take_the_root_of_mups_factor() -> None:
     config = ModelConfig(**{**vars(CONFIG), "d_model": 64, "heads": 8, "kv_heads": 4})
-    assert learning_rate_factors(config, OptimizerConfig(kind="muon")) == {
-        "matrices": 0.5,
-        "embedding": 1.0,
-        "norms": 1.0,
-    }
-    assert learning_rate_factors(config, OptimizerConfig())["matrices"] == 0.25
-    assert learning_rate_factors(config, OptimizerConfig(kind="muon", mup_lr=False))["matrices"] == 1.0
+
+    def factors(settings: OptimizerSettings) -> dict[str, float]:
+        return {kind: learning_rate_factor(kind, config, settings) for kind in KINDS}
+
+    assert factors(MuonSettings()) == {"matrix": 0.5, "embedding": 1.0, "norm": 1.0}
+    assert factors(AdamWSettings())["matrix"] == 0.25
+    assert factors(MuonSettings(mup_lr=False))["matrix"] == 1.0
 
 
 def activation_changes(power: float) -> list[float]:
@@ -103,9 +98,9 @@ def activation_changes(power: float) -> list[float]:
             max_positions=32, dim_model_base=64,
         )  # fmt: skip
         model = Transformer(config).initialise(0)
-        optimizer = bound(model, OptimizerConfig(kind="muon", weight_decay=0.0))
+        optimizer = bound(model, MuonSettings(weight_decay=0.0))
         for group in optimizer.param_groups:
-            group["factor"] = config.width_multiplier**-power if group["name"] == "matrices" else 0.0
+            group["factor"] = config.width_multiplier**-power if group["name"] == "matrix" else 0.0
         tokens = torch.randint(0, 64, (8, 33), generator=torch.Generator().manual_seed(1))
         positions = torch.arange(32).repeat(8, 1)
         seen: list[torch.Tensor] = []

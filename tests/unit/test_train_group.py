@@ -14,7 +14,7 @@ from pipelines.cluster.train_group import _LostError, _verdict
 from pipelines.cluster.train_group_lines import Listener
 from pipelines.cluster.train_group_rank import Place, Seat, seats
 from pipelines.errors import CheckpointError, ClusterError, StorageError, TrunklineError
-from pipelines.train.update.adamw import AdamW
+from pipelines.train.optimizers.adamw import AdamW
 from tests.waits import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
@@ -129,10 +129,10 @@ from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.model import Transformer
 from pipelines.train.network.batch import Batch
 from pipelines.train.update.engine import Engine, ZeroConfig
-from pipelines.train.update.optimizer import OptimizerConfig
+from pipelines.train.optimizers import OPTIMIZERS
 config = ModelConfig(layers=1, d_model=32, d_ff=48, heads=2, kv_heads=2, vocabulary=64, max_positions=16, dim_model_base=16)
 model = Transformer(config).initialise(0)
-engine = Engine(model, NextToken(), ZeroConfig(stage=1, precision="float32"), OptimizerConfig(kind=sys.argv[1]), 2, 1, 1)
+engine = Engine(model, NextToken(), ZeroConfig(stage=1, precision="float32"), OPTIMIZERS[sys.argv[1]].Settings(), 2, 1, 1)
 tokens, positions = torch.randint(0, 64, (2, 17)), torch.arange(16).expand(2, 16)
 batch = Batch.shifted(tokens, positions, torch.ones(2, 16), torch.zeros(2, dtype=torch.int64), documents=model.locate(positions))
 print("loss", engine.step([batch], 1e-3).loss)

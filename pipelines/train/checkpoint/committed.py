@@ -54,38 +54,82 @@ class Checkpoint:
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """Bytes of all files of its own."""
         return sum(entry["bytes"] for entry in self.files.values())
 
     @property
+    def frozen(self) -> Mapping[str, str]:
+        """The parameters that have no slices here, since they equal an ancestor's: the token of the checkpoint that holds each."""
+        frozen: Mapping[str, str] = self.state.get("frozen", {})
+        return frozen
+
+    @property
     def token(self) -> str:
-        """Names the checkpoint and what it holds: `pretrain/x@step-200 1f2e…`, another one for other files."""
-        return f"{self} {hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()[:16]}"
+        """Names the checkpoint and what it holds: `pretrain/x@step-200 1f2e…`, another one for other weights."""
+        holds = [self.files, self.frozen] if self.frozen else self.files
+        return f"{self} {hashlib.sha256(json.dumps(holds, sort_keys=True).encode()).hexdigest()[:16]}"
 
     @property
     def small(self) -> bool:
         """Whether one process may read all of it before training starts."""
-        return self.size <= _DRIVER_BYTES / (1 if isinstance(self.storage, FolderStorage) else 10)
+        size = sum(checkpoint.size for checkpoint in self.whole())
+        return size <= _DRIVER_BYTES / (1 if isinstance(self.storage, FolderStorage) else 10)
+
+    def holders(self, parameters: Iterable[str]) -> list[str]:
+        """Which checkpoints hold these parameters: this one, or where they were frozen already an ancestor's; sorted."""
+        return sorted({self.frozen.get(name, str(self)).split()[0] for name in parameters})
+
+    def whole(self) -> list[Checkpoint]:
+        """This checkpoint, and those that hold its frozen parameters.
+
+        Raises: CheckpointError when one of those is gone, damaged, or was made anew since.
+        """
+        return [self, *(self._holder(token) for token in sorted(set(self.frozen.values())))]
 
     def damaged(self, only: slice = slice(None)) -> list[str]:
-        """What is wrong with each file (or with a share of them) that is missing or does not match its checksum."""
+        """What is wrong with each file of its own (or with a share of them): missing, or unlike its checksum."""
         with ThreadPoolExecutor(8) as pool:
             return [problem for problem in pool.map(self._problem, sorted(self.files)[only]) if problem]
 
     def glance(self) -> None:
         """Compare every file's size and header, without reading weights. Raises: CheckpointError as `verify` does."""
-        with ThreadPoolExecutor(8) as pool:
-            self._refuse([problem for problem in pool.map(self._outer_problem, sorted(self.files)) if problem])
+        for checkpoint in self.whole():
+            with ThreadPoolExecutor(8) as pool:
+                problems = pool.map(checkpoint._outer_problem, sorted(checkpoint.files))
+                checkpoint._refuse([problem for problem in problems if problem])
 
     def verify(self, only: slice = slice(None)) -> None:
-        """Compare every file (or a share of them) with its checksum. Raises: CheckpointError naming file and predecessor."""
-        self._refuse(self.damaged(only))
+        """Compare every file (or a share of them) with its checksum, those of frozen parameters too.
+
+        Raises: CheckpointError naming file and predecessor.
+        """
+        for checkpoint in self.whole():
+            checkpoint._refuse(checkpoint.damaged(only))
 
     def _refuse(self, problems: Sequence[str]) -> None:
         if problems:
             raise CheckpointError(
-                f"{self}: {'; '.join(problems)}; it is damaged and was not loaded; {_before(self.storage, self.run, self.step)}"
+                f"{self}: {'; '.join(problems)}; it is damaged and was not loaded; "
+                f"{_before(self.storage, self.run, self.step)}"
             )
+
+    def _holder(self, token: str) -> Checkpoint:
+        name = token.split()[0]
+        run, _, at = name.partition("@")
+        parameters = [parameter for parameter, holder in self.frozen.items() if holder == token]
+        more = f" and {len(parameters) - 1} more" if len(parameters) > 1 else ""
+        where = f"{self} keeps its frozen parameters ({parameters[0]}{more}) in {name}"
+        advice = (
+            f"bring {name} back as it was, or train {self.run} anew from another parent (parent=…, on_change=rebuild); "
+            "what was exported or averaged from it is whole without it"
+        )
+        try:
+            holder = open_checkpoint(self.storage, run, at)
+        except CheckpointError as error:
+            raise CheckpointError(f"{where}, and {error}: {advice}") from error
+        if holder.token != token:
+            raise CheckpointError(f"{where}, which was made anew since with other weights: {advice}")
+        return holder
 
     def _outer_problem(self, name: str) -> str:
         key, expected = f"{self.folder}/{name}", self.files[name]["bytes"]
@@ -254,19 +298,26 @@ def _before(storage: Storage, run: str, step: int) -> str:
 
 
 class Index:
-    """Where each (parameter, state) of a checkpoint lies, from its files' headers alone."""
+    """Where each (parameter, state) of a checkpoint lies, from its files' headers alone.
+
+    A frozen parameter lies in the checkpoint that holds it, which is opened too.
+    """
 
     def __init__(self, checkpoint: Checkpoint):
-        """Opens every file; the checkpoint's checksums are the caller's to compare."""
-        self._places: dict[
-            str, dict[str, list[tuple[int, int, Any, str]]]
-        ] = {}  # name, state: offset, length, file, key
-        paths = [checkpoint.storage.fetch(f"{checkpoint.folder}/{name}") for name in sorted(checkpoint.files)]
-        with ThreadPoolExecutor(8) as pool:
-            for file, entries in pool.map(_header, paths):
-                for key, length in entries:
-                    name, state, offset = key.rsplit("@", 2)
-                    self._places.setdefault(name, {}).setdefault(state, []).append((int(offset), length, file, key))
+        """Opens every file; the checkpoint's checksums are the caller's to compare. Raises: CheckpointError as `whole` does."""
+        # name, state: offset, length, file, key
+        self._places: dict[str, dict[str, list[tuple[int, int, Any, str]]]] = {}
+        for holder in checkpoint.whole():
+            paths = [holder.storage.fetch(f"{holder.folder}/{name}") for name in sorted(holder.files)]
+            with ThreadPoolExecutor(8) as pool:
+                for file, entries in pool.map(_header, paths):
+                    for key, length in entries:
+                        name, state, offset = key.rsplit("@", 2)
+                        # of another checkpoint only the weights that this one has not, and never the optimizer's state
+                        if holder is checkpoint or (state == "fp32" and checkpoint.frozen.get(name) == holder.token):
+                            self._places.setdefault(name, {}).setdefault(state, []).append(
+                                (int(offset), length, file, key)
+                            )
 
     def states(self, name: str) -> list[str]:
         """What is held of a parameter: "fp32", and whatever its optimizer kept."""

@@ -22,7 +22,7 @@ from pipelines.errors import StorageError
 from pipelines.store.storage import Storage
 from pipelines.train.checkpoint.committed import commit, folder_of, sweep
 from pipelines.train.checkpoint.retention import Rule, prune
-from pipelines.train.checkpoint.slices import facts, snapshot
+from pipelines.train.checkpoint.slices import engine_state, snapshot
 from pipelines.train.checkpoint.snapshot import Layout
 from pipelines.train.update.engine import Engine
 
@@ -102,7 +102,7 @@ class Saver:
         if metrics is not None:
             self._metrics = metrics = self._carried + metrics
         self._written, self._abandon, self._error, self._step = threading.Event(), threading.Event(), None, step
-        recorded = {**state, **facts(engine), "step": step, "world": self.world, "attempt": self.attempt}
+        recorded = {**state, **engine_state(engine), "step": step, "world": self.world, "attempt": self.attempt}
         if self.rank == 0:
             self.watch.saving(step)
         try:

@@ -1,17 +1,17 @@
-"""Which slices of weights and optimizer state a rank holds, and filling an engine from a checkpoint.
+"""Saving the slices that an engine holds, and filling an engine from a checkpoint.
 
-A slice is a range of one parameter, flattened. What is kept per weight is whatever tensor of the weights' shape the
-optimizer keeps (AdamW: `exp_avg`, `exp_avg_sq`; Muon: `momentum_buffer`), so nothing here knows an optimizer by name but
-for the update count that Adam-like states need.
+A slice is a range of one parameter, flattened (`update/pieces.py`). What is kept per weight is whatever tensor of the weights'
+shape the optimizer keeps (AdamW: `exp_avg`, `exp_avg_sq`; Muon: `momentum_buffer`); what a state needs beside those its
+optimizer's row says. So nothing here knows an optimizer, nor how DeepSpeed lays its tensors out.
 
-It reads private attributes of DeepSpeed's optimizers, hence the exact pin and the round-trip tests.
+A frozen parameter has no slice where a parent's checkpoint holds it: the state says which one does, under `frozen`
+(`committed.py` follows it). A run without a parent stores its frozen parameters itself.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -22,132 +22,118 @@ from torch import Tensor
 
 from pipelines.errors import CheckpointError, StorageError
 from pipelines.train.checkpoint.committed import Checkpoint, Index, first_difference
+from pipelines.train.network.roles import roles
+from pipelines.train.optimizers import row_of
+from pipelines.train.update import pieces
 from pipelines.train.update.engine import Engine
-
-
-@dataclass(frozen=True)
-class Slice:
-    """A range of one parameter, and where it lies in the tensor that the optimizer updates."""
-
-    name: str
-    start: int  # in the flattened parameter
-    length: int
-    flat: Tensor  # what the optimizer updates: the parameter at stage 0, else a partition of many
-    offset: int  # in `flat`
-
-    def tensors(self, engine: Engine) -> dict[str, Tensor]:
-        """1-D views [length] of the float32 weight ("fp32") and of what the optimizer keeps for it, by its own names."""
-        state = base(engine).state.get(self.flat, {})
-        kept = {k: v for k, v in state.items() if torch.is_tensor(v) and v.shape == self.flat.shape}
-        whole = {"fp32": self.flat.data, **kept}
-        return {key: value.view(-1).narrow(0, self.offset, self.length) for key, value in whole.items()}
-
-    def share(self, rank: int, world: int) -> Slice:
-        """An equal share of this slice for each rank: of what all of them hold."""
-        first, end = (self.length * r // world for r in (rank, rank + 1))
-        return Slice(self.name, self.start + first, end - first, self.flat, self.offset + first)
 
 
 def snapshot(engine: Engine) -> dict[str, Tensor]:
     """What this rank writes: views of its slices, keyed `parameter@state@offset`, and its random-number states."""
-    found = held(engine)
-    if engine.deepspeed.zero_optimization_stage() == 0:  # every rank holds all: each writes a share
-        found = (piece.share(dist.get_rank(), dist.get_world_size()) for piece in found)
     tensors = {
         f"{piece.name}@{key}@{piece.start}": value.detach()
-        for piece in found
+        for piece in (*engine.shares(), *engine.frozen_slices)
         if piece.length
-        for key, value in piece.tensors(engine).items()
+        for key, value in piece.tensors(engine.optimizer).items()
     }
     return {**tensors, **random_states()}
 
 
-def load(engine: Engine, checkpoint: Checkpoint, optimizer_state: bool, verified: Collection[str] = ()) -> None:
+def load(
+    engine: Engine,
+    checkpoint: Checkpoint,
+    optimizer_state: bool,
+    verified: Collection[str] = (),
+    own: bool = False,
+) -> None:
     """Fill the engine from a checkpoint of any ZeRO stage and world size; all ranks call it together.
 
     Args: optimizer_state, moments and update count too (resume, branch) or weights alone (initialise); verified, tokens of
-        checkpoints whose checksums the driver has compared just now.
+        checkpoints whose checksums the driver has compared just now; own, whether the engine goes on with the run that saved
+        it, so that frozen parameters stay where that run has them; else this checkpoint holds them from now on.
     Raises: CheckpointError when a file is damaged, the architecture differs, or the state is of another optimizer.
     """
     if checkpoint.token not in verified:
         _verify_together(checkpoint)
-    ours = facts(engine)
+    ours = engine_state(engine)
     if ours["shapes"] != checkpoint.state["shapes"]:
-        raise CheckpointError(
-            f"{checkpoint.folder} is of another architecture: {first_difference(checkpoint.state['shapes'], ours['shapes'])}"
-        )
+        difference = first_difference(checkpoint.state["shapes"], ours["shapes"])
+        raise CheckpointError(f"{checkpoint.folder} is of another architecture: {difference}")
     if optimizer_state:
-        check_optimizer(checkpoint, ours["optimizer"])
-    o, stage = engine.deepspeed.optimizer, engine.deepspeed.zero_optimization_stage()
-    if stage == 3:
-        o.checkpoint_event_prologue()
-    _forget(engine)
-    index, updates = Index(checkpoint), checkpoint.state["updates"]
-    for piece in held(engine):
+        check_optimizer(checkpoint, ours["optimizer"], ours.get("trains"))
+    index = Index(checkpoint)
+    pieces.begin_loading(engine.deepspeed)
+    _forget_moments(engine)
+    engine.updates = int(checkpoint.state["updates"]) if optimizer_state else 0
+    for piece in engine.slices():
+        stored = index.states(piece.name)
         if optimizer_state:
-            _make_room(engine, piece.flat, index.states(piece.name), updates)
-        for key, value in piece.tensors(engine).items():
+            _make_room(engine, piece.flat, stored)
+        for key, value in piece.tensors(engine.optimizer).items():
             # before the first update an optimizer may keep nothing yet, and zeros are right; after it, missing is damaged
-            if key == "fp32" or (optimizer_state and (updates or key in index.states(piece.name))):
+            if key == "fp32" or (optimizer_state and (engine.updates or key in stored)):
                 index.fill(piece.name, key, piece.start, value)
-    if stage in (1, 2):
-        o.update_lp_params()
-    elif stage == 3:
-        _refresh_partitions(o)
-        o.checkpoint_event_epilogue()
+    for piece in pieces.frozen(engine.deepspeed):
+        index.fill(piece.name, "fp32", piece.start, piece.flat.data.view(-1).narrow(0, piece.offset, piece.length))
+    pieces.end_loading(engine.deepspeed)
+    _take_over_frozen(engine, checkpoint, index, own)
 
 
-def check_optimizer(checkpoint: Checkpoint, ours: str) -> None:
-    """Refuse to go on with the state of another optimizer, or of none. Raises: CheckpointError."""
+def _take_over_frozen(engine: Engine, checkpoint: Checkpoint, index: Index, own: bool) -> None:
+    """Say which checkpoint holds the frozen parameters; what only the run's own checkpoints hold goes into its next ones."""
+    engine.frozen_in = {
+        piece.name: checkpoint.frozen.get(piece.name, checkpoint.token)
+        for piece in engine.frozen_slices
+        if not own or piece.name in checkpoint.frozen
+    }
+    engine.frozen_slices = [piece for piece in engine.frozen_slices if piece.name not in engine.frozen_in]
+    for piece in engine.frozen_slices:
+        index.fill(piece.name, "fp32", piece.start, piece.flat)
+
+
+def check_optimizer(checkpoint: Checkpoint, optimizer: str, trains: Collection[str] | None = None) -> None:
+    """Refuse to go on with the state of another optimizer, of none, or of fewer parameters.
+
+    Args: optimizer, its name in `OPTIMIZERS`; trains, role kinds of the parameters that train; None: all.
+    Raises: CheckpointError.
+    """
     theirs = checkpoint.state.get("optimizer", "adamw")  # before it was recorded there was no other
     if theirs is None:
         raise CheckpointError(
             f"{checkpoint} holds weights alone, so a run cannot go on with its optimizer state: "
             "start from it with workflows.sft or workflows.dpo, or branch from a checkpoint that training saved"
         )
-    if theirs != ours:
+    if theirs != optimizer:
         raise CheckpointError(
-            f"{checkpoint} holds the state of the optimizer {theirs}, and this run uses {ours}: choose optimizer={theirs} to go on with it"
+            f"{checkpoint} holds the state of the optimizer {theirs}, and this run uses {optimizer}: "
+            f"choose optimizer={theirs} to go on with it"
+        )
+    trained = checkpoint.state.get("trains")
+    if trained is not None and (trains is None or not set(trains) <= set(trained)):
+        raise CheckpointError(
+            f"{checkpoint} trained parameters of the kinds {', '.join(trained)} alone, so there is no optimizer state for "
+            f"all that this run trains ({'all' if trains is None else ', '.join(trains)}): initialise from it (sft, dpo), "
+            "or train the same kinds"
         )
 
 
-def facts(engine: Engine) -> dict[str, Any]:
-    """What a checkpoint records of an engine: shapes by parameter, optimizer, updates done, ZeRO stage."""
-    shapes = {
-        _name(name): list(getattr(p, "ds_shape", p.shape)) for name, p in engine.deepspeed.module.named_parameters()
+def engine_state(engine: Engine) -> dict[str, Any]:
+    """What a checkpoint records of an engine.
+
+    Returns: shapes by parameter, the optimizer's name, updates done and ZeRO stage; where some parameters are frozen also the
+        role kinds that train, and which checkpoint holds each frozen parameter that has no slices here.
+    """
+    parameters = dict(pieces.parameters(engine.deepspeed))
+    state = {
+        "shapes": {name: list(getattr(p, "ds_shape", p.shape)) for name, p in parameters.items()},
+        "optimizer": engine.settings.kind,
+        "updates": float(engine.updates),
+        "zero_stage": engine.deepspeed.zero_optimization_stage(),
     }
-    optimizer = base(engine)
-    updates = next((float(state["step"]) for state in optimizer.state.values() if "step" in state), 0.0)
-    stage = engine.deepspeed.zero_optimization_stage()
-    return {"shapes": shapes, "optimizer": type(optimizer).__name__.lower(), "updates": updates, "zero_stage": stage}
-
-
-def held(engine: Engine) -> Iterator[Slice]:
-    """Every slice that this rank's optimizer updates."""
-    o, stage = engine.deepspeed.optimizer, engine.deepspeed.zero_optimization_stage()
-    for full_name, p in engine.deepspeed.module.named_parameters():
-        name = _name(full_name)
-        if stage == 0:
-            yield Slice(name, 0, p.numel(), p, 0)
-        elif stage in (1, 2):
-            mapping = p._hp_mapping
-            if mapping is not None:  # None: no part of it here
-                inner, place = mapping.lp_fragment_address, mapping.get_hp_fragment_address()
-                flat = o.single_partition_of_fp32_groups[mapping.param_group_index]
-                yield Slice(name, inner.start, inner.numel, flat, place.start)
-        else:
-            part = p.ds_tensor.ds_numel  # padded: equal on all ranks
-            start = part * o._get_param_partition_rank(p)
-            valid = max(0, min(part, p.ds_numel - start))
-            group, offset, _ = o.grad_position[o.get_param_id(p)]
-            if valid:
-                yield Slice(name, start, valid, o.fp32_partitioned_groups_flat[group], offset)
-
-
-def base(engine: Engine) -> Any:
-    """The torch optimizer under DeepSpeed's wrapper (stage 0 in float32 has none)."""
-    o = engine.deepspeed.optimizer
-    return o if isinstance(o, torch.optim.Optimizer) else o.optimizer
+    if not all(p.requires_grad for p in parameters.values()):
+        kinds = {role.kind for name, role in roles(engine.model_config).items() if parameters[name].requires_grad}
+        state |= {"trains": sorted(kinds), "frozen": engine.frozen_in}
+    return state
 
 
 def _verify_together(checkpoint: Checkpoint) -> None:
@@ -161,39 +147,23 @@ def _verify_together(checkpoint: Checkpoint) -> None:
     problems: list[Any] = [None] * world
     dist.all_gather_object(problems, problem)
     if any(problems):
-        raise CheckpointError(next(found for found in problems if found))
+        raise CheckpointError(next(told for told in problems if told))
 
 
-def _forget(engine: Engine) -> None:
+def _forget_moments(engine: Engine) -> None:
     """Zero moments after zero updates, in place: what an optimizer makes for itself at its first step."""
-    for state in base(engine).state.values():
+    for state in engine.optimizer.state.values():
         for value in state.values():
             value.zero_()
 
 
-def _make_room(engine: Engine, flat: Tensor, keys: list[str], updates: float) -> None:
-    """The optimizer's state of `flat`, as it will be once `updates` are done, with zeros where the checkpoint goes."""
-    state = base(engine).state[flat]
-    for key in keys:
+def _make_room(engine: Engine, flat: Tensor, stored: list[str]) -> None:
+    """The optimizer's state of `flat` after so many updates, with zeros where the checkpoint's tensors go."""
+    state = engine.optimizer.state[flat]
+    for key in stored:
         if key != "fp32" and key not in state:
             state[key] = torch.zeros_like(flat.data, dtype=torch.float32)
-    if "exp_avg" in keys:  # Adam corrects its moments' bias by the number of updates, a tensor to its fused kernel
-        state["step"] = torch.tensor(float(updates), device=flat.device)
-
-
-def _refresh_partitions(o: Any) -> None:
-    """Stage 3: the partitions that the model computes with, from the float32 ones."""
-    for fp32, low, parts in zip(
-        o.fp32_partitioned_groups_flat, o.fp16_partitioned_groups_flat, o.fp16_partitioned_groups, strict=True
-    ):
-        if fp32.numel():
-            low.data.copy_(fp32.data)
-            for part, piece in zip(parts, o.unflatten(low, parts), strict=True):
-                part.data = piece.data
-
-
-def _name(full_name: str) -> str:
-    return full_name.removeprefix("model.")
+    state.update(row_of(engine.settings).scalars(stored, engine.updates, flat.device))
 
 
 # ── Random numbers ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -32,7 +32,7 @@ from pipelines.display.progress import say
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.train.checkpoint import Checkpoint, committed_steps, load, open_checkpoint
 from pipelines.train.checkpoint.committed import Index
-from pipelines.train.checkpoint.slices import base, random_states
+from pipelines.train.checkpoint.slices import random_states
 from pipelines.train.network.batch import Batch
 from pipelines.train.network.model import Transformer
 from pipelines.train.objectives.next_token import NextToken
@@ -174,7 +174,7 @@ def _unequal(engine: Engine, checkpoint: Checkpoint) -> list[str]:
     for name, p in engine.deepspeed.module.model.named_parameters():
         for key in index.states(name):
             if stage == 0:
-                held = p.data if key == "fp32" else base(engine).state[p][key]
+                held = p.data if key == "fp32" else engine.optimizer.state[p][key]
             elif key == "fp32":
                 held = safe_get_full_fp32_param(p)
             else:

@@ -145,7 +145,10 @@ def write_weights(
         "zero_stage": 0,
     }
     own.update(zip(("kind", "name"), run.split("/"), strict=True))
-    commit(storage, folder, {_FILE: entry}, {**state, **own})
+    kept = {
+        key: value for key, value in state.items() if key not in ("frozen", "trains")
+    }  # every weight is in this file
+    commit(storage, folder, {_FILE: entry}, {**kept, **own})
     return open_checkpoint(storage, run, f"step-{step}")
 
 

@@ -89,9 +89,10 @@ def places(model: ModelConfig) -> list[str]:
     return list(dict.fromkeys(role.place for role in roles(model).values()))
 
 
-def numbers(model: ModelConfig) -> dict[str, int]:
+@functools.cache
+def numbers(model: ModelConfig) -> Mapping[RoleKind, int]:
     """How many numbers the parameters of each kind hold together."""
-    counts: dict[str, int] = dict.fromkeys(KINDS, 0)
+    counts = dict.fromkeys(KINDS, 0)
     for role in roles(model).values():
         counts[role.kind] += role.numel
     return counts

@@ -95,7 +95,7 @@ def setup_of(spec: TrainSpec, workers: int, device: DeviceKind) -> Setup:
     return Setup(
         model=spec.model, rows=batch.micro_batch * rows_per_unit(spec), sequence_length=batch.sequence_length,
         accumulates=batch.global_batch > batch.micro_batch * workers, zero=spec.zero, compute=spec.compute,
-        workers=workers, device=device,
+        workers=workers, device=device, optimizer=spec.optimizer, trains=spec.trains,
     )  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def rows_per_unit(spec: TrainSpec) -> int:
     return OBJECTIVES[spec.objective.name].batches.rows_per_unit
 
 
-def settle(spec: TrainSpec) -> tuple[Memory, str]:
+def agree(spec: TrainSpec) -> tuple[Memory, str]:
     """Compare what this rank's group runs on with what was asked for; all ranks call it together.
 
     Returns: the prediction, with the policy that all ranks take, and the line about it.

@@ -28,6 +28,10 @@ from pipelines.errors import ConfigError
 from pipelines.train.network import linear_cross_entropy
 from pipelines.train.network.architecture import ModelConfig, parameter_counts
 from pipelines.train.network.compute import BlockPolicy, ComputeConfig, Keep, choose_attention
+from pipelines.train.network.roles import RoleKind, numbers
+from pipelines.train.optimizers import row_of
+from pipelines.train.optimizers.adamw import AdamWSettings
+from pipelines.train.optimizers.contract import OptimizerSettings
 from pipelines.train.update.engine import ZeroConfig
 
 GIB = 2**30
@@ -54,6 +58,8 @@ class Setup:
     compute: ComputeConfig
     workers: int
     device: DeviceKind
+    optimizer: OptimizerSettings = dataclasses.field(default_factory=AdamWSettings)
+    trains: tuple[str, ...] | None = None  # role kinds of the parameters that train; None: all
 
     @property
     def tokens(self) -> int:
@@ -64,6 +70,21 @@ class Setup:
     def number_bytes(self) -> int:
         """b."""
         return 2 if self.zero.precision == "bfloat16" else 4
+
+    @property
+    def trained(self) -> dict[RoleKind, int]:
+        """How many numbers of each kind train: those that have a gradient and are updated."""
+        return {kind: n for kind, n in numbers(self.model).items() if self.trains is None or kind in self.trains}
+
+    @property
+    def updated_numbers(self) -> int:
+        """U."""
+        return sum(self.trained.values())
+
+    @property
+    def moment_bytes(self) -> int:
+        """M, of all workers together."""
+        return sum(row_of(self.optimizer).bytes_kept(kind) * n for kind, n in self.trained.items())
 
 
 @dataclass(frozen=True)
@@ -110,7 +131,7 @@ def predict(setup: Setup, policy: BlockPolicy) -> Memory:
     )
     if not policy.all:
         again = kept["all"] - kept["products" if policy.products else "input"]
-    embedding = parameter_counts(model)["embedding"]
+    embedding = setup.trained.get("embedding", 0)  # of its gradient: the loss makes none for a frozen one
     logits = _chunk(setup) * model.vocabulary
     held = logits * 4 if b == 4 else 0  # the chunk's memory stays for the next; of 16-bit logits it is made anew
     loss = embedding * 4 + logits * (8 if setup.device == "cuda" else 4 if b == 4 else 6)
@@ -233,8 +254,9 @@ def _state_bytes(setup: Setup) -> float:
     """Weights, float32 weights where they are apart, and moments, on the device."""
     P, b, stage, W = parameter_counts(setup.model)["total"], setup.number_bytes, setup.zero.stage, setup.workers
     if stage == 0:
-        return P * (b + 8)
-    apart = 0 if setup.zero.offload == "cpu" and setup.device == "cuda" else P * 12 / W
+        return P * b + setup.moment_bytes
+    on_host = setup.zero.offload == "cpu" and setup.device == "cuda"
+    apart = 0 if on_host else (setup.updated_numbers * 4 + setup.moment_bytes) / W
     if stage < 3:
         return P * b + apart
     embedding = parameter_counts(setup.model)["embedding"]
@@ -244,34 +266,34 @@ def _state_bytes(setup: Setup) -> float:
 
 def _gradient_bytes(setup: Setup) -> float:
     """Gradients and the buckets in which they are reduced."""
-    P, b, stage, W = parameter_counts(setup.model)["total"], setup.number_bytes, setup.zero.stage, setup.workers
+    U, b, stage, W = setup.updated_numbers, setup.number_bytes, setup.zero.stage, setup.workers
     if stage == 0:
-        return P * b
+        return U * b
     summed = (
         4 if b == 4 or setup.zero.gradients == "float32" else b
     )  # bytes of a gradient where micro-batches are summed
     staged = summed if stage == 1 else b
-    filled = min(P, setup.zero.reduce_bucket_elements) * staged
+    filled = min(U, setup.zero.reduce_bucket_elements) * staged
     # a GPU takes them whole, and in stages 1 and 2 twice, one to fill while the other is reduced; a CPU maps what is written
     buckets = filled
     if setup.device == "cuda":
         buckets = setup.zero.reduce_bucket_elements * staged * (1 if stage == 3 else 2)
     if stage == 1:
-        return P * (summed + (b if summed > b else 0)) + buckets
-    return P * summed / W + (filled if stage == 3 else 0) + buckets
+        return U * (summed + (b if summed > b else 0)) + buckets
+    return U * summed / W + (filled if stage == 3 else 0) + buckets
 
 
 def _update_bytes(setup: Setup) -> float:
     """What the update needs beside the gradients and their buckets."""
-    P, b = parameter_counts(setup.model)["total"], setup.number_bytes
+    U, b = setup.updated_numbers, setup.number_bytes
     if setup.zero.stage == 0:
-        return P * b  # flattened for the all-reduce
-    return P / setup.workers * (4 if b == 2 else 0)  # the float32 copy of this worker's part
+        return U * b  # flattened for the all-reduce
+    return U / setup.workers * (4 if b == 2 else 0)  # the float32 copy of this worker's part
 
 
 def _snapshot_bytes(setup: Setup) -> float:
     """Float32 weights and moments of this worker, copied for the checkpoint that is being written."""
-    return parameter_counts(setup.model)["total"] * 12 / setup.workers
+    return (setup.updated_numbers * 4 + setup.moment_bytes) / setup.workers
 
 
 def _chunk(setup: Setup) -> int:

@@ -25,6 +25,7 @@ from pipelines.train.checkpoint import Checkpoint, committed_steps, open_checkpo
 from pipelines.train.checkpoint.lineage import named_step
 from pipelines.train.checkpoint.slices import check_optimizer
 from pipelines.train.network.architecture import ModelConfig, check_shapes, parameter_counts
+from pipelines.train.network.roles import KINDS, frozen, numbers
 from pipelines.train.objectives import OBJECTIVES, Objective, objective_of
 from pipelines.train.plan import context, devices, memory, schedule
 from pipelines.train.plan.schedule import Schedule, learning_rate
@@ -87,11 +88,15 @@ def plan(name: str, config: TrainConfig, store: ArtifactStore, parent: str | Non
     what["start"] = {"mode": start.mode, "samples": start.samples, "segments": fingerprint(plain(segments))}
     if stage.endless and rates.decay == "none" and rates.kind != "cosine" and config.schedule.warmup_fraction is None:
         del what["steps"]  # a trunk goes on: more steps do not change the steps before them
+    if stage.trains is not None:
+        what["trains"] = list(stage.trains)
+        # named here, so that no rule of retention deletes what this run keeps no copy of
+        what["frozen"] = [] if ancestor is None else ancestor.checkpoint.holders(frozen(architecture, stage.trains))
     spec = TrainSpec(
         kind=name, name=config.name, store=store.uri, claim={}, config=plain(config), model=architecture, schedule=rates,
         optimizer=config.optimizer, zero=config.zero, compute=config.compute, batch=config.batch, steps=steps, seed=config.seed, objective=objective.settings,
         tokens=tokens.folder, tokenizer=tokenizer_of(tokens), segments=segments, start=start, checkpoint=config.checkpoint, log_every_steps=config.log_every_steps,
-        monitor_every_steps=config.monitor_every_steps, profile=config.profile, profile_steps=config.profile_steps, tracking={},
+        monitor_every_steps=config.monitor_every_steps, profile=config.profile, profile_steps=config.profile_steps, tracking={}, trains=stage.trains,
     )  # fmt: skip
     counts = parameter_counts(architecture)
     facts = {
@@ -107,6 +112,12 @@ def plan(name: str, config: TrainConfig, store: ArtifactStore, parent: str | Non
         "memory": _memory(spec, config, workers),
         "engine": f"DeepSpeed ZeRO-{config.zero.stage}, {config.zero.precision}, checkpoint every {config.checkpoint.every_steps} steps",
     }
+    if stage.trains is not None:
+        by_kind = numbers(architecture)
+        trained = {kind: by_kind[kind] for kind in KINDS if kind in stage.trains}
+        facts["trains"] = (
+            f"{', '.join(trained)}: {sum(trained.values()):,} of {counts['total']:,} parameters; others are frozen"
+        )
     if ancestor is not None and stage.branches:
         before, length = ModelConfig(**ancestor.state["model"]), config.batch.sequence_length
         if length != ancestor.state["sequence_length"] or before != architecture:
@@ -402,7 +413,7 @@ def _start(
     where = {"run": ancestor.artifact.folder, "step": ancestor.checkpoint.step, "tokens": ancestor.state["tokens"]}
     if not stage.branches:
         return Start(mode="initialise", **where), batches.segments, ()
-    check_optimizer(ancestor.checkpoint, config.optimizer.kind)
+    check_optimizer(ancestor.checkpoint, config.optimizer.kind, stage.trains)
     further = batches.go_on(ancestor.state, config.seed)
     return Start(mode="branch", samples=further.first_sample, **where), further.segments, further.carried
 

@@ -32,6 +32,7 @@ from pipelines.train.network.batch import Batch
 from pipelines.train.network.compute import for_shapes
 from pipelines.train.network.model import Transformer
 from pipelines.train.objectives import objective_of
+from pipelines.train.optimizers.groups import freeze
 from pipelines.train.plan import devices
 from pipelines.train.plan.schedule import learning_rate
 from pipelines.train.run.log import Launched, StepLog
@@ -61,11 +62,12 @@ def train(spec: TrainSpec, emit: Callable[[str], None], watch: Watch | None = No
 def _train(spec: TrainSpec, emit: Callable[[str], None], watch: Watch | None) -> Engine:
     rank, world = dist.get_rank(), dist.get_world_size()
     store = ArtifactStore(spec.store)
-    memory, about_memory = devices.settle(spec)
+    memory, about_memory = devices.agree(spec)
     data = Stream(spec, store)
     # ── Weights: resume self, branch from parent, initialise from parent, or fresh ────────────────────────────────────
     _seed_everything(spec.seed + rank)
     model = Transformer(spec.model).initialise(spec.seed)
+    freeze(model, spec.model, spec.trains)
     objective = objective_of(spec.objective)
     compute = for_shapes(spec.compute, alike=objective.batches.alike)
     model.prepare(compute, memory.policy, device(), whole_weights=spec.zero.stage < 3)
@@ -163,7 +165,7 @@ def _load_weights(spec: TrainSpec, storage: Storage, engine: Engine) -> tuple[in
     """Completed steps, and a phrase saying where the weights came from."""
     own = _own_checkpoint(spec, storage)
     if own is not None:
-        checkpoints.load(engine, own, optimizer_state=True, verified=spec.verified)
+        checkpoints.load(engine, own, optimizer_state=True, verified=spec.verified, own=True)
         checkpoints.load_random_states(own)
         phrase = f"resumed from {spec.run}@step-{own.step}"
         step = own.step

@@ -16,17 +16,17 @@ a copy of at most 262,144 elements per parameter, and one row's attention logits
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipelines.train.checkpoint.slices import Slice, held
 from pipelines.train.network.batch import Batch
+from pipelines.train.network.roles import places, roles
 from pipelines.train.update.engine import Engine
+from pipelines.train.update.pieces import Slice
 from pipelines.train.update.step import Late
 
 _SAMPLE = 1 << 18  # elements of a parameter whose change is looked at, evenly spaced: the RMS is right to some 0.2 %
@@ -39,11 +39,8 @@ class Monitor:
 
     def __init__(self, engine: Engine, every_steps: int):
         self.engine, self.every_steps = engine, every_steps
-        self.parts = [
-            "embedding",
-            *(f"layer_{i:02d}" for i in range(engine.model_config.layers)),
-            "final_norm",
-        ]
+        self.parts = places(engine.model_config)
+        self._number = {name: self.parts.index(role.place) for name, role in roles(engine.model_config).items()}
         self._watching = False
 
     def missing(self) -> str:
@@ -59,12 +56,13 @@ class Monitor:
             return
         model = self.engine.deepspeed.module.model
         self._counts = [self.engine.objective.count(batch).double() for batch in batches]
-        self._norms: list[list[Tensor]] = [[] for _ in model.parameters()]
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]  # others get no gradient
+        self._norms: list[list[Tensor]] = [[] for _ in trained]
         self._hooks = [
             parameter.register_hook(lambda gradient, norms=norms: _note_norm(gradient, norms))
-            for parameter, norms in zip(model.parameters(), self._norms, strict=True)
+            for parameter, norms in zip(trained, self._norms, strict=True)
         ]
-        self._before = [(piece, _sample(piece, self.engine).clone()) for piece in self._pieces()]
+        self._before = [(piece, _sample(piece, self.engine).clone()) for piece in self.engine.shares()]
         self._logits: dict[int, Tensor] = {}
         position_T = batches[0].positions[0]
         for number, block in enumerate(model.layers):
@@ -90,7 +88,7 @@ class Monitor:
             after = _sample(piece, self.engine)
             share = piece.length / after.numel()
             sums = torch.stack([(after - before).square().sum(), after.square().sum()])
-            changes_P2[self._part(piece.name)] += share * sums.to(changes_P2)
+            changes_P2[self._number[piece.name]] += share * sums.to(changes_P2)
         self._before = []
         sums = torch.cat(
             [torch.stack([small, inverse, counted_J.sum().double(), counts_J.sum()]), changes_P2.flatten()]
@@ -99,16 +97,6 @@ class Monitor:
         logits_L = torch.stack([self._logits[i] for i in range(len(self._logits))]).double()
         dist.all_reduce(logits_L, op=dist.ReduceOp.MAX)
         return Readings(torch.cat([sums, logits_L]), self.parts, self.engine.world)
-
-    def _pieces(self) -> Iterable[Slice]:
-        pieces = held(self.engine)
-        if self.engine.deepspeed.zero_optimization_stage() == 0:  # every rank holds all
-            pieces = (piece.share(dist.get_rank(), self.engine.world) for piece in pieces)
-        return (piece for piece in pieces if piece.length)
-
-    def _part(self, name: str) -> int:
-        layer = re.match(r"layers\.(\d+)\.", name)
-        return int(layer[1]) + 1 if layer else 0 if name.startswith("embed_tokens") else len(self.parts) - 1
 
     def _probe(self, number: int, positions_T: Tensor) -> Any:
         def probe(q_BTHK: Tensor, k_BTGK: Tensor) -> None:
@@ -137,15 +125,15 @@ class Readings:
         numbers = self._late.values().tolist()
         squares, inverses, batches, count = numbers[:4]
         changes, logits = numbers[4 : 4 + 2 * len(self._parts)], numbers[4 + 2 * len(self._parts) :]
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         if batches > 1:
             small = squares / batches * (count / self._world) ** 2
             trace, square = noise_estimates(small, inverses / batches, gradient_norm**2, 1 / count)
-            found |= {"gradient_trace": trace, "gradient_square": square}
+            values |= {"gradient_trace": trace, "gradient_square": square}
         ratios = zip(self._parts, changes[0::2], changes[1::2], strict=True)
-        found["update_ratio"] = {part: math.sqrt(change / weight) for part, change, weight in ratios if weight}
-        found["attention_logit_max"] = {f"layer_{i:02d}": value for i, value in enumerate(logits)}
-        return found
+        values["update_ratio"] = {part: math.sqrt(change / weight) for part, change, weight in ratios if weight}
+        values["attention_logit_max"] = {f"layer_{i:02d}": value for i, value in enumerate(logits)}
+        return values
 
 
 class NoiseScale:
@@ -204,4 +192,4 @@ def _note_norm(gradient: Tensor, norms: list[Tensor]) -> None:
 
 
 def _sample(piece: Slice, engine: Engine) -> Tensor:
-    return piece.tensors(engine)["fp32"].detach()[:: math.ceil(piece.length / _SAMPLE)]
+    return piece.tensors(engine.optimizer)["fp32"].detach()[:: math.ceil(piece.length / _SAMPLE)]

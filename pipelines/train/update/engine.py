@@ -13,7 +13,7 @@ import gc
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -27,9 +27,13 @@ from pipelines.errors import ConfigError
 from pipelines.train.network import linear_cross_entropy
 from pipelines.train.network.batch import Batch
 from pipelines.train.network.model import Transformer
+from pipelines.train.network.roles import roles
 from pipelines.train.objectives.objective import Objective
-from pipelines.train.update import optimizer as optimizers
-from pipelines.train.update.muon import Muon
+from pipelines.train.optimizers import row_of
+from pipelines.train.optimizers.contract import OptimizerSettings
+from pipelines.train.optimizers.groups import build, set_learning_rate
+from pipelines.train.update import pieces
+from pipelines.train.update.pieces import Slice
 from pipelines.train.update.step import StepResult
 
 
@@ -164,7 +168,7 @@ class Engine:
         model: Transformer,
         objective: Objective,
         zero: ZeroConfig,
-        optimizer: optimizers.OptimizerConfig,
+        optimizer: OptimizerSettings,
         micro_batch: int,
         accumulation: int,
         sources: int,
@@ -180,8 +184,11 @@ class Engine:
         self.objective, self.accumulation, self.sources = objective, accumulation, sources
         self.world = dist.get_world_size()
         self.model_config = model.config
+        # what this rank saves of frozen parameters, in float32 whatever ZeRO computes in; empty once a parent holds them
+        self.frozen_slices = _frozen_shares(model)
+        self.frozen_in: dict[str, str] = {}  # parameter -> token of the checkpoint that holds it (committed.py)
         module = TrainingModule(model, objective).to(device())
-        updates = optimizers.build(module, model.config, optimizer)
+        updates = build(module.model, model.config, optimizer)
         self.deepspeed: Any = deepspeed.initialize(
             model=module,
             optimizer=updates,
@@ -196,14 +203,21 @@ class Engine:
         if self.world == 1 and zero.stage == 0:
             # nothing to average: spares five passes over the gradients, a third of the step of a small model
             self.deepspeed.enable_backward_allreduce = False
-        if isinstance(updates, Muon):
-            from pipelines.train.checkpoint.slices import held
+        self.optimizer, self.settings, self.updates = pieces.torch_optimizer(self.deepspeed), optimizer, 0
+        row_of(optimizer).bind(self.optimizer, list(self.slices()), roles(model.config), device())
 
-            shapes = {name: getattr(p, "ds_shape", p.shape) for name, p in module.model.named_parameters()}
-            matrices = [
-                piece for piece in held(self) if optimizers.group_of(piece.name, shapes[piece.name]) == "matrices"
-            ]
-            updates.bind(matrices, shapes, model.config, device())
+    def slices(self) -> Iterator[Slice]:
+        """Every slice that this rank's optimizer updates; at stage 0 that is every parameter, on every rank."""
+        return pieces.updated(self.deepspeed)
+
+    def shares(self) -> Iterator[Slice]:
+        """The same, so that each value is on one rank alone: at stage 0 each rank has a share of what all hold."""
+        for piece in self.slices():
+            own = piece
+            if self.deepspeed.zero_optimization_stage() == 0:
+                own = piece.share(dist.get_rank(), self.world)
+            if own.length:
+                yield own
 
     def step(self, batches: Sequence[Batch], learning_rate: float) -> StepResult:
         """Launch one optimizer step over `accumulation` micro-batches; all ranks call it together.
@@ -217,7 +231,7 @@ class Engine:
         scale = (self.world / counted.clamp(min=1)).float()
         totals = torch.zeros(1 + 2 * self.sources, dtype=torch.float64, device=counted.device)
         extras: dict[str, Tensor] = {}
-        optimizers.set_learning_rate(self.deepspeed.optimizer, learning_rate)
+        set_learning_rate(self.deepspeed.optimizer, learning_rate)
         for batch in batches:
             with record_function("step/forward"):
                 loss, details = self.deepspeed(batch)
@@ -235,6 +249,7 @@ class Engine:
         totals = torch.cat([totals, *(extras[name].double().view(1) for name in self.objective.metrics)])
         dist.all_reduce(totals)
         norm = plain_norm if plain_norm is not None else self.deepspeed.get_global_grad_norm()
+        self.updates += 1
         known = torch.stack([totals[0], counted, torch.as_tensor(norm, device=totals.device).double()])
         return StepResult(torch.cat([known, totals[1:]]), self.sources, self.objective.metrics)
 
@@ -292,6 +307,17 @@ def _forget_modules(module: nn.Module) -> None:
         for cell in getattr(method, "__closure__", None) or ():
             if hasattr(cell.cell_contents, "cache_clear"):
                 cell.cell_contents.cache_clear()
+
+
+def _frozen_shares(model: Transformer) -> list[Slice]:
+    """This rank's equal share of each frozen parameter, as it is now, on the host."""
+    shares = []
+    for name, p in model.named_parameters():
+        if not p.requires_grad:
+            share = Slice(name, 0, p.numel(), p, 0).share(dist.get_rank(), dist.get_world_size())
+            values = p.detach().view(-1).narrow(0, share.start, share.length).float().cpu().clone()
+            shares.append(Slice(name, share.start, share.length, values, 0))
+    return shares
 
 
 def _deepspeed_config(zero: ZeroConfig, accumulation: int, world: int) -> dict[str, Any]:

@@ -22,22 +22,38 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipelines.train.network.architecture import ModelConfig
-from pipelines.train.update.adamw import AdamW
-
-if TYPE_CHECKING:
-    from pipelines.train.checkpoint.slices import Slice
+from pipelines.config import Momentum, Positive, config_class
+from pipelines.errors import ConfigError
+from pipelines.train.network.roles import Role, RoleKind
+from pipelines.train.optimizers.adamw import AdamW, AdamWRow
+from pipelines.train.optimizers.contract import OptimizerSettings
+from pipelines.train.update.pieces import Slice
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ROUND_ELEMENTS = 2**26  # of the matrices that one rank orthogonalises at a time: 128 MiB in bfloat16
+
+
+@config_class
+class MuonSettings(OptimizerSettings):
+    """Of Muon, and of the AdamW for embedding and norms beside it."""
+
+    kind: Literal["muon"] = "muon"
+    momentum: Momentum = 0.95
+    betas: tuple[Momentum, Momentum] = (0.9, 0.95)
+    eps: Positive = 1e-8
+
+    def __post_init__(self) -> None:
+        """Raises: ConfigError for a momentum that forgets nothing or grows."""
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"optimizer.momentum is {self.momentum}; expected at least 0 and below 1, e.g. 0.95")
 
 
 @dataclass(frozen=True)
@@ -59,7 +75,7 @@ class _Matrix:
 
 
 class Muon(AdamW):
-    """Muon in the group named "matrices", AdamW in all others. State of a matrix: `momentum_buffer`, of the weights' shape."""
+    """Muon in the group named "matrix", AdamW in all others. State of a matrix: `momentum_buffer`, of the weights' shape."""
 
     def __init__(self, groups: list[dict[str, Any]], momentum: float, **adamw: Any):
         """Args: momentum, Muon's β; adamw, what `torch.optim.AdamW` takes."""
@@ -68,23 +84,22 @@ class Muon(AdamW):
         self._rounds: dict[Tensor, list[list[_Matrix]]] = {}
         self._device = torch.device("cpu")
 
-    def bind(
-        self, slices: Iterable[Slice], shapes: dict[str, Sequence[int]], model: ModelConfig, device: torch.device
-    ) -> None:
+    def bind(self, slices: Sequence[Slice], roles: Mapping[str, Role], device: torch.device) -> None:
         """Learn which ranges of which matrices this rank updates; all ranks call it together, before the first step.
 
-        Args: slices, every one of the group "matrices"; shapes, of their parameters; device, where to orthogonalise.
+        Args: slices, this rank's; roles, of every parameter; device, where to orthogonalise.
         """
-        by_flat: dict[Tensor, list[tuple[str, int, int, int]]] = defaultdict(list)
+        by_flat: dict[Tensor, list[_Range]] = defaultdict(list)
         for piece in slices:
-            by_flat[piece.flat].append((piece.name, piece.start, piece.length, piece.offset))
+            if roles[piece.name].kind == "matrix":
+                by_flat[piece.flat].append((piece.name, piece.start, piece.length, piece.offset))
         everyone: list[Any] = [list(by_flat.values())]
         if dist.is_initialized():
             everyone = [None] * dist.get_world_size()
             dist.all_gather_object(everyone, list(by_flat.values()))
         assert len({len(flats) for flats in everyone}) == 1, "a rank holds no part of a group: fewer workers would do"
-        for flat, held in zip(by_flat, zip(*everyone, strict=True), strict=True):
-            self._rounds[flat] = _rounds(list(held), shapes, model)
+        for flat, ranges in zip(by_flat, zip(*everyone, strict=True), strict=True):
+            self._rounds[flat] = _rounds(list(ranges), roles)
         self._device = device
 
     @torch.no_grad()
@@ -92,10 +107,10 @@ class Muon(AdamW):
         """One update of every group; DeepSpeed calls it once for each group or part of one, with the others left out."""
         groups = self.param_groups
         for group in groups:
-            if group["name"] == "matrices":
+            if group["name"] == "matrix":
                 for flat in group["params"]:
                     self._update(flat, group["lr"], group["weight_decay"])
-        self.param_groups = [group for group in groups if group["name"] != "matrices"]
+        self.param_groups = [group for group in groups if group["name"] != "matrix"]
         try:
             super().step()
         finally:
@@ -161,49 +176,42 @@ def update_scale(rows: int, columns: int) -> float:
     return 0.2 * math.sqrt(max(rows, columns))
 
 
-def maps(name: str, shape: Sequence[int], model: ModelConfig) -> list[int]:
-    """Rows of each map in a parameter: the fused products hold several, one below the other."""
-    if "qkv_proj" in name:
-        return [model.d_model, model.kv_heads * model.d_head, model.kv_heads * model.d_head]
-    return [model.d_ff, model.d_ff] if "gate_up_proj" in name else [shape[0]]
+_Range = tuple[str, int, int, int]  # name, start in the parameter, length, offset in the flat tensor
 
 
-_Held = Sequence[tuple[str, int, int, int]]  # name, start in the parameter, length, offset in the flat tensor
-
-
-def _rounds(held: Sequence[_Held], shapes: dict[str, Sequence[int]], model: ModelConfig) -> list[list[_Matrix]]:
+def _rounds(ranges: Sequence[Sequence[_Range]], roles: Mapping[str, Role]) -> list[list[_Matrix]]:
     """The matrices of one flat tensor, in rounds of bounded size in which every rank has its share of the work.
 
-    Args: held, per rank. Returns: on every rank the same, but where each holds everything (stage 0): there only its own.
+    Args: ranges, of each rank. Returns: on every rank the same, but where each holds everything (stage 0): there only its own.
     """
     parts: dict[tuple[str, int], list[_Part]] = defaultdict(list)
     sizes: dict[tuple[str, int], tuple[int, int]] = {}
-    for rank, slices in enumerate(held):
+    for rank, slices in enumerate(ranges):
         for name, start, length, offset in slices:
-            columns, first = int(shapes[name][1]), 0
-            for index, rows in enumerate(maps(name, shapes[name], model)):
+            columns, first = roles[name].shape[1], 0
+            for index, rows in enumerate(roles[name].maps):
                 low, high = max(start, first), min(start + length, first + rows * columns)
                 if low < high:
                     parts[name, index].append(_Part(rank, low - first, high - low, offset + low - start))
                     sizes[name, index] = rows, columns
                 first += rows * columns
     rank = dist.get_rank() if dist.is_initialized() else 0
-    load = [0] * len(held)
+    load = [0] * len(ranges)
     rounds: list[list[_Matrix]] = []
-    filled = [0] * len(held)  # elements of each rank in all rounds so far
+    filled = [0] * len(ranges)  # elements of each rank in all rounds so far
     for key in sorted(parts, key=lambda key: -sizes[key][0] * sizes[key][1]):
-        (rows, columns), found = sizes[key], parts[key]
-        if sum(part.length for part in found) > rows * columns:
-            owner, found = rank, [part for part in found if part.rank == rank]
+        (rows, columns), of_matrix = sizes[key], parts[key]
+        if sum(part.length for part in of_matrix) > rows * columns:
+            owner, of_matrix = rank, [part for part in of_matrix if part.rank == rank]
         else:
-            most = max(part.length for part in found)
-            owner = min((part.rank for part in found if 2 * part.length >= most), key=lambda each: load[each])
+            most = max(part.length for part in of_matrix)
+            owner = min((part.rank for part in of_matrix if 2 * part.length >= most), key=lambda rank: load[rank])
         load[owner] += min(rows, columns) * rows * columns
         at = filled[owner] // _ROUND_ELEMENTS
         filled[owner] += rows * columns
         while len(rounds) <= at:
             rounds.append([])
-        rounds[at].append(_Matrix(rows, columns, owner, tuple(found)))
+        rounds[at].append(_Matrix(rows, columns, owner, tuple(of_matrix)))
     return rounds
 
 
@@ -222,3 +230,22 @@ def _exchange(
     for target in (t for tensors in incoming for t in tensors):
         target.copy_(received.narrow(0, start, target.numel()))
         start += target.numel()
+
+
+class MuonRow(AdamWRow):
+    """One moment for a matrix; what AdamW says of everything else."""
+
+    Settings = MuonSettings  # type: ignore[assignment]
+
+    def build(self, groups: list[dict[str, Any]], settings: MuonSettings) -> Muon:  # type: ignore[override]
+        return Muon(groups, settings.momentum, lr=0.0, betas=settings.betas, eps=settings.eps, fused=True)
+
+    def bytes_kept(self, kind: RoleKind) -> int:
+        return 4 if kind == "matrix" else super().bytes_kept(kind)
+
+    def width_power(self, kind: RoleKind) -> float:
+        """An update of a given spectral norm takes 1/√m, not AdamW's 1/m: docs/recipe.md derives it."""
+        return 0.5 if kind == "matrix" else 0.0
+
+    def bind(self, optimizer: Muon, slices: Sequence[Slice], roles: Mapping[str, Role], device: torch.device) -> None:
+        optimizer.bind(slices, roles, device)

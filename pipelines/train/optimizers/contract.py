@@ -1,0 +1,58 @@
+"""What one optimizer says of itself, so that nobody else has to know it.
+
+Enters: settings, parameters by their role's kind. Leaves: a torch optimizer, the power of the width in its learning rate, the
+bytes that it keeps for a parameter, and what a resumed state needs beside the tensors that a checkpoint holds.
+
+A checkpoint keeps every tensor of the optimizer's state that has the shape of what is updated, under its own name. Whatever else
+is in the state has to follow from the number of updates (`OptimizerRow.scalars`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from pipelines.config import Amount, config_class
+from pipelines.train.network.roles import Role, RoleKind
+from pipelines.train.update.pieces import Slice
+
+
+@config_class
+class OptimizerSettings:
+    """What every optimizer takes; the defaults are the recipe's."""
+
+    kind: str
+    weight_decay: Amount = 0.1
+    gradient_clip: Amount = 1.0  # global norm
+    mup_lr: bool = True  # false for DPO: the recipe trains it without muP's learning-rate scaling
+
+
+class OptimizerRow(ABC):
+    """One row of the table `OPTIMIZERS`."""
+
+    Settings: ClassVar[type[OptimizerSettings]]
+
+    @abstractmethod
+    def build(self, groups: list[dict[str, Any]], settings: Any) -> torch.optim.Optimizer:
+        """The optimizer over groups of one role kind each (`groups.py`), which say their `name`, `lr` and `weight_decay`."""
+
+    @abstractmethod
+    def bytes_kept(self, kind: RoleKind) -> int:
+        """Bytes of state per number of a parameter of this kind: 4 for each moment."""
+
+    def width_power(self, kind: RoleKind) -> float:
+        """p: under muP a parameter of this kind learns with η · m^-p, m being the width multiplier."""
+        return 1.0 if kind == "matrix" else 0.0
+
+    def bind(self, optimizer: Any, slices: Sequence[Slice], roles: Mapping[str, Role], device: torch.device) -> None:
+        """Learn which ranges of which parameters this rank updates; all ranks call it together, before the first step."""
+        del optimizer, slices, roles, device
+
+    def scalars(self, kept: Collection[str], updates: int, device: torch.device) -> dict[str, Tensor]:
+        """What the state holds beside tensors of the weights' shape, once `updates` are done. Args: kept, those tensors' names."""
+        del kept, updates, device
+        return {}

@@ -1,0 +1,22 @@
+"""A stage that trains everything but the embedding.
+
+python -m workflows.tune parent=pretrain/<name>
+"""
+
+from __future__ import annotations
+
+from pipelines.store.artifacts import Artifact
+from pipelines.train.stages import TrainConfig
+from workflows.session import Session, entry
+from workflows.training import train_stage
+
+
+def run(config: TrainConfig, session: Session) -> Artifact:
+    """Run the stage; see `train_stage`."""
+    return train_stage("tune", config, session)
+
+
+main = entry(TrainConfig, run, "tune")
+
+if __name__ == "__main__":
+    main()
