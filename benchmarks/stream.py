@@ -29,7 +29,7 @@ from pipelines.data.stream.prefetch import WorkingSet
 from pipelines.display.progress import human, table
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.cache import Cache
-from pipelines.train.plan.planning import plan
+from pipelines.train.plan.planning import plan_stage
 from pipelines.train.run.stream import Stream
 from pipelines.train.stages import TrainConfig
 from tests.integration.faulty_s3 import FaultyS3, faulty_s3
@@ -98,7 +98,7 @@ def _measure(store: ArtifactStore, proxy: FaultyS3, cache: Path, ahead: bool, op
             "batch": {"sequence_length": 1024, "global_batch": 64, "micro_batch": 8},
         },
     )
-    spec = plan("pretrain", config, store, None, 1).spec
+    spec = plan_stage("pretrain", config, store, None, 1).spec
     os.environ["TRUNKLINE_CACHE_BYTES"] = "1TB"
     working = WorkingSet.of(Stream(spec, store).batches.loader)
     limit = int(options.cache * working.ample_bytes / 0.8) + 1

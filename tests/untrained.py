@@ -20,9 +20,9 @@ from pipelines.data.tokens.tokenizer import TokenizerConfig, tokenizer_files, tr
 from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
 from pipelines.store.sealed import sealed
 from pipelines.store.storage import sha256
+from pipelines.train.checkpoint.lineage import tokenizer_of
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.model import Transformer
-from pipelines.train.plan.planning import tokenizer_of
 
 
 def commit_run(

@@ -15,7 +15,7 @@ from pipelines.store.storage import Storage
 from pipelines.train.checkpoint import committed_steps, open_checkpoint, set_aside_after
 from pipelines.train.checkpoint.retention import readers_of
 from pipelines.train.objectives import OBJECTIVES, objective_of
-from pipelines.train.plan.planning import plan
+from pipelines.train.plan.planning import plan_stage
 from pipelines.train.stages import TrainConfig, TrainSpec, stage_named
 from pipelines.train.worker import ready, work
 from workflows.session import DryRun, Session
@@ -46,69 +46,81 @@ CODE = (
 
 
 def train_stage(stage: str, config: TrainConfig, session: Session) -> Artifact:
-    """Run one stage to its end, or return it finished; a trunk asked for more steps goes on from its last checkpoint."""
+    """Run one stage to its end, or return it finished; a trunk asked for more steps goes on from its last checkpoint.
+
+    Args: stage, a name in `STAGES`.
+    """
+    folder = Reference(stage, config.name).folder
     parent = session.resolve(config.parent) if config.parent else None
     if config.on_change != "rebuild":
-        parent = begun_from(session.store, f"{stage}/{config.name}", parent)
+        parent = begun_from(session.store, folder, parent)
     config = dataclasses.replace(config, data=session.resolve(config.data))
-    planned = plan(stage, config, session.store, parent, config.cluster.workers)
-    storage, back_to = session.store.storage, _back_to(config)
-    facts = {**planned.facts, **_losses(storage, f"{stage}/{config.name}", config.on_change)}
+    planned = plan_stage(stage, config, session.store, parent, config.cluster.workers)
+    storage, steps, back_to = session.store.storage, planned.spec.steps, _back_to(config)
+    announcement = {**planned.announcement, **_named_by_others(storage, folder, config.on_change)}
     if back_to is not None:
-        open_checkpoint(storage, f"{stage}/{config.name}", f"step-{back_to}")  # raises: there is no such step
+        open_checkpoint(storage, folder, f"step-{back_to}")  # raises: there is no such step
     _check_place(config.write_spec)
     try:
         code = (*CODE, *OBJECTIVES[planned.spec.objective.name].code())
-        held = session.begin(stage, config, facts, planned.inputs, code, identity=planned.identity)
+        claimed = session.begin(stage, config, announcement, planned.inputs, code, identity=planned.identity)
     except DryRun as dry:
-        run = dry.held
-        if run is not None and not _is_done(run, planned.spec.steps, back_to) and config.on_change != "rebuild":
-            refuse_fewer_steps(storage, run.folder, planned.spec.steps, back_to)
+        begun = dry.held
+        if begun is not None and not _is_done(begun, steps, back_to) and config.on_change != "rebuild":
+            refuse_fewer_steps(storage, begun.folder, steps, back_to)
         raise
-    if isinstance(held, Artifact):
-        if _is_done(held, planned.spec.steps, back_to):
-            return held
-        stands = max([held.statistics["steps"], *committed_steps(storage, held.folder)])
-        goes_on = f"goes back to step {back_to} and on" if back_to is not None and back_to < stands else "goes on"
-        say(f"   the run stands at step {stands} and {goes_on} to {planned.spec.steps}")
-        session.hold(held.folder)
-        held = session.store.reopen(held)
-        held = dataclasses.replace(
-            held, claim={**held.claim, **({"command": session.made_with} if session.made_with else {})}
-        )
+    if isinstance(claimed, Artifact) and _is_done(claimed, steps, back_to):
+        return claimed
+    draft = _reopen(session, claimed, steps, back_to) if isinstance(claimed, Artifact) else claimed
     # ── everything that can be refused is, before anything is taken down ──
-    if not held.replaces:
-        refuse_fewer_steps(storage, held.folder, planned.spec.steps, back_to)
-    verified = verify_first(storage, None if held.replaces else held.folder, planned.spec, back_to)
-    spec = dataclasses.replace(planned.spec, claim=held.claim, verified=verified)
+    if not draft.replaces:
+        refuse_fewer_steps(storage, folder, steps, back_to)
+    verified = verify_first(storage, None if draft.replaces else folder, planned.spec, back_to)
+    spec = dataclasses.replace(planned.spec, claim=draft.claim, verified=verified)
 
     def take_down() -> None:
-        session.start(held)
-        if back_to is not None and not held.replaces:
-            go_back(storage, held.folder, back_to)
+        session.start(draft)
+        if back_to is not None and not draft.replaces:
+            go_back(storage, folder, back_to)
 
     if config.write_spec:
         take_down()
-        if kept(storage, held.folder):
-            held.publish(
-                "spec", {}
-            )  # a piece: until the first checkpoint, another command would put back what was replaced
-            session.tell_of_kept(held.folder)
-        Path(config.write_spec).write_text(json.dumps(plain(spec), indent=1), encoding="utf-8")
-        say(
-            f"   wrote {config.write_spec}; run it with: torchrun --nproc_per_node={config.cluster.workers} -m pipelines.train.worker {config.write_spec}"
-        )
+        _write_spec(session, draft, spec, config)
         raise SystemExit(0)
     reached("plan")
     # a rebuild sets aside what is there once `meanwhile` is done: for workers that have met, and not before
     with session.track(
-        held, config, planned.inputs, meanwhile=lambda: session.cluster.prepare(ready, wait=held.replaces)
+        draft, config, planned.inputs, meanwhile=lambda: session.cluster.prepare(ready, wait=draft.replaces)
     ) as tracker:
         reached("run")
         spec = dataclasses.replace(spec, tracking=tracker.run or {})
         session.cluster.train(work, plain(spec), ready, begin=take_down)
-    artifact = session.store.get(Reference(stage, config.name).folder)
-    return session.done(artifact, *_next_commands(stage, config))
+    return session.done(session.store.get(folder), *_next_commands(stage, config))
+
+
+def _reopen(session: Session, finished: Artifact, steps: int, back_to: int | None) -> Draft:
+    """A finished run as one that goes on to `steps`, under the command that asked for it."""
+    stands = max([finished.statistics["steps"], *committed_steps(session.store.storage, finished.folder)])
+    goes_on = f"goes back to step {back_to} and on" if back_to is not None and back_to < stands else "goes on"
+    say(f"   the run stands at step {stands} and {goes_on} to {steps}")
+    session.hold(finished.folder)
+    draft = session.store.reopen(finished)
+    command = {"command": session.made_with} if session.made_with else {}
+    return dataclasses.replace(draft, claim={**draft.claim, **command})
+
+
+def _write_spec(session: Session, draft: Draft, spec: TrainSpec, config: TrainConfig) -> None:
+    """Write the workers' spec for torchrun, which trains without this command."""
+    assert config.write_spec is not None
+    if kept(session.store.storage, draft.folder):
+        # a piece: until the first checkpoint, another command would put back what was replaced
+        draft.publish("spec", {})
+        session.tell_of_kept(draft.folder)
+    Path(config.write_spec).write_text(json.dumps(plain(spec), indent=1), encoding="utf-8")
+    say(
+        f"   wrote {config.write_spec}; run it with: torchrun --nproc_per_node={config.cluster.workers} "
+        f"-m pipelines.train.worker {config.write_spec}"
+    )
 
 
 def begun_from(store: ArtifactStore, folder: str, parent: str | None) -> str | None:
@@ -119,16 +131,16 @@ def begun_from(store: ArtifactStore, folder: str, parent: str | None) -> str | N
     return str(claimed) if claimed.split("@")[0] == parent.split("@")[0] else parent
 
 
-def _losses(storage: Storage, run: str, on_change: str) -> dict[str, str]:
+def _named_by_others(storage: Storage, run: str, on_change: str) -> dict[str, str]:
     """Of a rebuild, for the announcement: which artifacts name the checkpoints that it deletes."""
     if on_change != "rebuild" or not committed_steps(storage, run):
         return {}
     try:
-        named = readers_of(storage, run)
+        readers_by_step = readers_of(storage, run)
     except ArtifactError as error:  # damage is what a rebuild is for
         return {"checkpoints named by": f"not known: {error}"}
-    readers = sorted({reader for found in named.values() for reader in found if not reader.endswith(run)})
-    return {"checkpoints named by": f"{', '.join(readers)}: they stay, their parent goes"} if readers else {}
+    others = {reader for readers in readers_by_step.values() for reader in readers if not reader.endswith(run)}
+    return {"checkpoints named by": f"{', '.join(sorted(others))}: they stay, their parent goes"} if others else {}
 
 
 def _back_to(config: TrainConfig) -> int | None:
@@ -136,11 +148,11 @@ def _back_to(config: TrainConfig) -> int | None:
     return None if config.checkpoint.resume == "latest" else int(config.checkpoint.resume.removeprefix("step-"))
 
 
-def _is_done(held: Artifact | Draft, steps: int, back_to: int | None) -> bool:
+def _is_done(run: Artifact | Draft, steps: int, back_to: int | None) -> bool:
     """Whether there is nothing left to do: the run is finished, no earlier step was asked for, and no later one."""
-    if not isinstance(held, Artifact):
+    if not isinstance(run, Artifact):
         return False
-    stands = held.statistics["steps"]
+    stands = run.statistics["steps"]
     return bool(stands >= steps and (back_to is None or back_to >= stands))
 
 
@@ -152,45 +164,49 @@ def _check_place(write_spec: str | None) -> None:
     if not path.parent.is_dir() or path.is_dir():
         raise ConfigError(
             f"write_spec={write_spec} cannot be written: {path if path.is_dir() else path.parent} is "
-            f"{'a folder' if path.is_dir() else 'no folder'}; expected a file in a folder that exists, e.g. write_spec=spec.json"
+            f"{'a folder' if path.is_dir() else 'no folder'}; expected a file in a folder that exists, e.g. "
+            "write_spec=spec.json"
         )
 
 
 def go_back(storage: Storage, run: str, step: int) -> None:
-    """Have a run go on from an earlier checkpoint: the later ones are set aside, and its manifest goes if it is of a later step."""
-    later = [found for found in committed_steps(storage, run) if found > step]
+    """Have a run go on from an earlier checkpoint: later ones are set aside, and a manifest of a later step goes."""
+    later = [committed for committed in committed_steps(storage, run) if committed > step]
     if later and storage.exists(f"{run}/manifest.json"):
         Draft(storage, run, {}).forget_rebuild()
-        storage.delete(f"{run}/manifest.json")  # first: its statistics are those of a checkpoint that will not be there
-    for found in set_aside_after(storage, run, step):
-        say(f"   set aside the checkpoint at step {found}: the run goes on from step {step}")
+        # first: its statistics are those of a checkpoint that will not be there
+        storage.delete(f"{run}/manifest.json")
+    for later_step in set_aside_after(storage, run, step):
+        say(f"   set aside the checkpoint at step {later_step}: the run goes on from step {step}")
 
 
 def verify_first(storage: Storage, own: str | None, spec: TrainSpec, back_to: int | None) -> tuple[str, ...]:
     """Compare what the workers will load, the checkpoint and what was prepared, before Ray and the workers are started.
 
-    Args: own, the run itself where it may have checkpoints; spec, of which `start` says what it begins with if it has none.
+    Args: own, the run itself where it may have checkpoints; spec, of which `start` says what it begins with if it has
+        none.
     Returns: the checkpoint's token where all its bytes were read; sizes and headers are compared in any case.
     Raises: CheckpointError when it is damaged, naming the one before it.
     """
     if own is not None and committed_steps(storage, own):
         objective_of(spec.objective).verify_prepared(Draft(storage, own, {}))
-        found = open_checkpoint(storage, own, "latest" if back_to is None else f"step-{back_to}")
+        checkpoint = open_checkpoint(storage, own, "latest" if back_to is None else f"step-{back_to}")
     elif back_to is not None and own is not None:
-        found = open_checkpoint(storage, own, f"step-{back_to}")  # raises: there is none
+        checkpoint = open_checkpoint(storage, own, f"step-{back_to}")  # raises: there is none
     elif spec.start.run is not None:
-        found = open_checkpoint(storage, spec.start.run, f"step-{spec.start.step}")
+        checkpoint = open_checkpoint(storage, spec.start.run, f"step-{spec.start.step}")
     else:
         return ()
-    found.glance()
-    if not found.small:
+    checkpoint.glance()
+    if not checkpoint.small:
         say(
-            f"   {found}: sizes and headers of {human(found.size, 'B')} compared; the workers compare its checksums, each a share"
+            f"   {checkpoint}: sizes and headers of {human(checkpoint.size, 'B')} compared; "
+            "the workers compare its checksums, each a share"
         )
         return ()
-    found.verify()
-    say(f"   {found}: {human(found.size, 'B')} compared with its checksums")
-    return (found.token,)
+    checkpoint.verify()
+    say(f"   {checkpoint}: {human(checkpoint.size, 'B')} compared with its checksums")
+    return (checkpoint.token,)
 
 
 def refuse_fewer_steps(storage: Storage, run: str, steps: int, back_to: int | None = None) -> None:

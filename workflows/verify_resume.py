@@ -36,7 +36,7 @@ from pipelines.store.storage import FolderStorage
 from pipelines.train.checkpoint import committed_steps, open_checkpoint
 from pipelines.train.checkpoint.committed import Index
 from pipelines.train.objectives.next_token import NextToken
-from pipelines.train.plan.planning import plan
+from pipelines.train.plan.planning import plan_stage
 from pipelines.train.run.loop import read_metrics
 from pipelines.train.stages import TrainConfig, TrainSpec
 from workflows import training
@@ -87,14 +87,14 @@ def run(config: VerifyResumeConfig, session: Session) -> Artifact:
     }  # fmt: skip
     pretrain = dataclasses.replace(pretrain, **changed)
     try:
-        planned = plan("pretrain", pretrain, session.store, None, config.killed_world)
+        planned = plan_stage("pretrain", pretrain, session.store, None, config.killed_world)
     except ArtifactError as error:
         raise ArtifactError(
             f"verify_resume trains on what pretrain of {config.experiment} trains on, and that is not there: {error}"
         ) from error
     what = {**identity(config), "pretrain": planned.identity, "stages": stages, "worlds": worlds}
     facts = {
-        "experiment": f"{config.experiment}: {planned.facts['model']}",
+        "experiment": f"{config.experiment}: {planned.announcement['model']}",
         "killed and resumed": f"{2 * config.steps} steps, killed in step {config.steps + 2}, ZeRO {_words(stages)} on {config.killed_world} workers",
         "loaded elsewhere": f"each of {len(stages) * len(worlds)} checkpoints (ZeRO {_words(stages)} × {_words(worlds)} workers) into each of these",
         **{f"note {i + 1}": note for i, note in enumerate(notes)},

@@ -14,7 +14,7 @@ import pytest
 
 from pipelines.cluster.cluster import Cluster
 from pipelines.config import ClusterConfig, parse, plain
-from pipelines.train.plan.planning import plan
+from pipelines.train.plan.planning import plan_stage
 from pipelines.train.stages import TrainConfig
 from pipelines.train.worker import ready, work
 from tests import tiny
@@ -104,7 +104,7 @@ def claimed_spec(stage: str, config: TrainConfig, store: Any, workers: int = 2) 
     """The plain spec of a stage, claimed in the store: what the workflows hand to workers."""
     import dataclasses
 
-    planned = plan(stage, config, store, config.parent, workers)
+    planned = plan_stage(stage, config, store, config.parent, workers)
     draft = store.begin(stage, config.name, planned.identity, planned.inputs)
     spec: dict[str, Any] = plain(dataclasses.replace(planned.spec, claim=draft.claim))
     return spec

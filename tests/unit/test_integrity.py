@@ -616,10 +616,10 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: type[BaseExce
     store = tiny.build(str(tmp_path / "store"))
     monkeypatch.chdir(tmp_path)
     config = train_config(name="t", steps=8)
-    from pipelines.train.plan.planning import plan
+    from pipelines.train.plan.planning import plan_stage
     from workflows.training import CODE
 
-    planned = plan("pretrain", config, store, None, 1)
+    planned = plan_stage("pretrain", config, store, None, 1)
     tokens = store.get("tokens/tiny")
     commit_run(store, "pretrain/t", ModelConfig(**TINY_MODEL), tokens, steps=(4, 8))
     (tmp_path / "store/pretrain/t/manifest.json").unlink()

@@ -15,7 +15,7 @@ from pipelines.errors import TrainingError
 from pipelines.store.storage import FolderStorage
 from pipelines.tracking.tracker import Tracker
 from pipelines.train.network.architecture import ModelConfig
-from pipelines.train.plan.planning import plan
+from pipelines.train.plan.planning import plan_stage
 from pipelines.train.run.log import Efficiency, Launched, StepLog
 from pipelines.train.run.loop import _garbage_left_lying, _last_checkpoint_committed
 from pipelines.train.run.monitor import NoiseScale
@@ -28,7 +28,7 @@ from tests.integration.conftest import TINY_MODEL, train_config
 @pytest.fixture
 def log(tmp_path: Path) -> Any:
     store = tiny.build(str(tmp_path / "store"))
-    spec = plan("pretrain", train_config(log_every_steps=2), store, None, 2).spec
+    spec = plan_stage("pretrain", train_config(log_every_steps=2), store, None, 2).spec
     lines: list[str] = []
     log = StepLog(spec, Stream(spec, store), lines.append, Tracker(None), NoiseScale(), 0, 2)
     log.lines = lines  # type: ignore[attr-defined]

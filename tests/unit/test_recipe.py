@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.config import WorkflowConfig
 from pipelines.errors import ConfigError
-from pipelines.train.plan.planning import plan
+from pipelines.train.plan.planning import plan_stage
 from pipelines.train.stages import TrainConfig
 from tests import tiny
 from tests.integration.conftest import TINY_MODEL
@@ -62,7 +62,7 @@ def test_training_stages_are_planned_for_gpus(tmp_path: Path) -> None:
     pretrain = dataclasses.replace(
         training[0], data="mixture/tiny_stable", dry_run=True, steps=12, model=type(training[0].model)(**model)  # type: ignore[misc]
     )  # fmt: skip
-    facts = plan("pretrain", pretrain, store, None, 2).facts
+    facts = plan_stage("pretrain", pretrain, store, None, 2).announcement
     assert "asks for 2 GPUs" in facts["note"]
 
 

@@ -13,7 +13,7 @@ from pipelines.errors import ArtifactError, CheckpointError, ConfigError, DataEr
 from pipelines.store.artifacts import Draft
 from pipelines.store.sealed import sealed
 from pipelines.train.batches.windows import uneven
-from pipelines.train.plan.planning import plan
+from pipelines.train.plan.planning import plan_stage
 from pipelines.train.stages import STAGES
 from tests import tiny
 from tests.integration.conftest import TINY_MODEL, train_config
@@ -65,7 +65,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_what_cannot_run_is_refused(store: Any, stage: Any, changes: dict[str, Any], message: str) -> None:
     def planned() -> None:
         config = train_config(**changes)
-        plan(stage, config, store, config.parent, 2)
+        plan_stage(stage, config, store, config.parent, 2)
 
     with pytest.raises((ConfigError, ArtifactError, CheckpointError)) as caught:
         planned()
@@ -78,13 +78,13 @@ def test_a_parent_that_is_suggested_is_one_that_the_same_command_takes(tmp_path:
 
     def said(stage: Any, **changes: Any) -> str:
         with pytest.raises(ConfigError, match=f"{stage} needs a parent: pass parent=<") as caught:
-            plan(stage, train_config(**changes), store, None, 2)
+            plan_stage(stage, train_config(**changes), store, None, 2)
         return str(caught.value)
 
     assert said("sft", **sft).endswith("store has none yet: make one with `python -m workflows.pretrain`")
     trunk(store, "other", model={**TINY_MODEL, "layers": 3})
     assert said("sft", **sft).endswith("e.g. parent=pretrain/other")
-    plan("sft", train_config(**sft), store, "pretrain/other", 2)
+    plan_stage("sft", train_config(**sft), store, "pretrain/other", 2)
     # an anneal that states another architecture than the only trunk has is told why that one would not do
     message = said("anneal", data="mixture/tiny_decay", schedule={"decay": "linear", "decay_fraction": 1.0})
     assert "e.g." not in message
@@ -98,7 +98,7 @@ def test_a_window_beyond_the_parents_positions_is_told_how_they_are_extended(tmp
         name="x", data="tokens/tiny", model=None, steps=2, schedule={}, **{"batch.sequence_length": 65}
     )
     with pytest.raises(ConfigError, match=r"lower it, or take a parent .*workflows.anneal batch.sequence_length=65"):
-        plan("sft", config, store, "pretrain/short@latest", 2)
+        plan_stage("sft", config, store, "pretrain/short@latest", 2)
 
 
 def test_a_mixture_over_other_tokens_is_refused(tmp_path: Path) -> None:
@@ -108,13 +108,13 @@ def test_a_mixture_over_other_tokens_is_refused(tmp_path: Path) -> None:
     assert isinstance(rebuilt, Draft)
     rebuilt.commit({}, {"sources": {}, "vocabulary_size": 128})
     with pytest.raises(ArtifactError, match="was planned over another version of tokens/tiny"):
-        plan("pretrain", train_config(), store, None, 2)
+        plan_stage("pretrain", train_config(), store, None, 2)
 
 
 def test_more_steps_of_a_trunk_are_the_same_run_but_of_a_cosine_are_not(store: Any) -> None:
     def identity(**changes: Any) -> Any:
         config = train_config(**changes)
-        return plan("pretrain", config, store, None, 2).identity
+        return plan_stage("pretrain", config, store, None, 2).identity
 
     assert identity(steps=12) == identity(steps=40)
     assert identity(steps=12, schedule={"kind": "cosine", "peak_lr": 0.01}) != identity(steps=40, schedule={"kind": "cosine", "peak_lr": 0.01})  # fmt: skip
@@ -123,7 +123,7 @@ def test_more_steps_of_a_trunk_are_the_same_run_but_of_a_cosine_are_not(store: A
 
 
 def test_the_announcement_shows_the_row_of_the_table(store: Any) -> None:
-    facts = plan("pretrain", train_config(), store, None, 2).facts
+    facts = plan_stage("pretrain", train_config(), store, None, 2).announcement
     row = STAGES["pretrain"]
     assert facts["weights"] == row.weights
     assert facts["optimizer state"] == row.optimizer_state
@@ -134,7 +134,7 @@ def test_the_announcement_shows_the_row_of_the_table(store: Any) -> None:
 
 def test_what_works_but_may_not_be_meant_is_said(store: Any) -> None:
     def note(workers: int, **changes: Any) -> str:
-        return str(plan("pretrain", train_config(**changes), store, None, workers).facts.get("note", ""))
+        return str(plan_stage("pretrain", train_config(**changes), store, None, workers).announcement.get("note", ""))
 
     assert note(2) == note(2, **{"zero.stage": 3}) == ""
     assert "ZeRO-3 with one worker splits nothing" in note(1, **{"zero.stage": 3})
@@ -145,7 +145,7 @@ def test_what_works_but_may_not_be_meant_is_said(store: Any) -> None:
 
 def test_the_announcement_shows_what_is_computed_again(store: Any) -> None:
     def line(**changes: Any) -> str:
-        return str(plan("pretrain", train_config(**changes), store, None, 2).facts["memory"])
+        return str(plan_stage("pretrain", train_config(**changes), store, None, 2).announcement["memory"])
 
     assert line().endswith("keep=all")
     assert "(each of the 2 workers on this machine of" in line()
@@ -157,9 +157,9 @@ def trunk(store: Any, name: str, kind: str = "pretrain", **changes: Any) -> str:
     import json
 
     from pipelines.config import plain
-    from pipelines.train.plan.planning import tokenizer_of
+    from pipelines.train.checkpoint.lineage import tokenizer_of
 
-    planned = plan("pretrain", train_config(name=name, steps=8), store, None, 2)
+    planned = plan_stage("pretrain", train_config(name=name, steps=8), store, None, 2)
     state = {
         "model": plain(planned.spec.model), "schedule": plain(planned.spec.schedule), "learning_rate": 0.01, "samples": 64,
         "tokens": 2048, "sequence_length": 32, "seed": 1, "segments": list(planned.spec.segments),
@@ -187,13 +187,13 @@ def branch(parent: str, **changes: Any) -> Any:
 
 def test_an_anneal_goes_on_at_the_trunks_rate_and_place(store: Any) -> None:
     parent = trunk(store, "stable")
-    spec = plan("anneal", branch(parent), store, parent, 2).spec
+    spec = plan_stage("anneal", branch(parent), store, parent, 2).spec
     assert spec.schedule.peak_lr == 0.01
     assert spec.schedule.decay_steps == 4
     assert (spec.start.mode, spec.start.samples, spec.start.tokens) == ("branch", 64, 2048)
     assert [segment["from_sample"] for segment in spec.segments] == [0, 64]
     same = branch(parent, schedule={"peak_lr": 0.01, "decay": "linear", "decay_fraction": 1.0})
-    assert plan("anneal", same, store, parent, 2).spec.schedule == spec.schedule
+    assert plan_stage("anneal", same, store, parent, 2).spec.schedule == spec.schedule
 
 
 @pytest.mark.parametrize(
@@ -216,38 +216,40 @@ def test_a_branch_that_would_break_the_trunks_line_is_refused(
     number = request.node.callspec.indices["state"]
     parent = trunk(store, f"odd{number}", **state)
     with pytest.raises((ConfigError, CheckpointError)) as caught:
-        plan("anneal", branch(parent, **changes), store, parent, 2)
+        plan_stage("anneal", branch(parent, **changes), store, parent, 2)
     assert message in str(caught.value)
 
 
 def test_a_checkpoint_that_is_not_there_names_those_that_are(store: Any) -> None:
     trunk(store, "few")
     with pytest.raises(CheckpointError, match=r"pretrain/few@step-9 does not exist; committed steps: 8"):
-        plan("anneal", branch("pretrain/few@step-9"), store, "pretrain/few@step-9", 2)
+        plan_stage("anneal", branch("pretrain/few@step-9"), store, "pretrain/few@step-9", 2)
 
 
 def test_a_branch_may_read_longer_windows_with_slower_positions(store: Any) -> None:
     parent = trunk(store, "short")
-    planned = plan("anneal", branch(parent, rope_base="ntk", **{"batch.sequence_length": 128}), store, parent, 2)
+    planned = plan_stage("anneal", branch(parent, rope_base="ntk", **{"batch.sequence_length": 128}), store, parent, 2)
     assert planned.spec.model.rope_base == pytest.approx(10_000 * 4 ** (8 / 6))  # heads of 8, four times as long
     assert planned.spec.model.max_positions == 128
-    assert "windows of 32 -> 128 tokens, rope_base 10,000 -> 63,496" in planned.facts["context"]
-    assert "walks from its beginning, epoch 2 (" in planned.facts["stream"]  # one group of shards, and it was begun
-    assert "chat" not in planned.facts["stream"]  # the trunk has not read it: from its beginning, as ever
+    assert "windows of 32 -> 128 tokens, rope_base 10,000 -> 63,496" in planned.announcement["context"]
+    assert (
+        "walks from its beginning, epoch 2 (" in planned.announcement["stream"]
+    )  # one group of shards, and it was begun
+    assert "chat" not in planned.announcement["stream"]  # the trunk has not read it: from its beginning, as ever
     start = planned.spec.start
     assert (start.mode, start.samples, start.tokens) == ("branch", 0, 2048)
     assert {name for name, _, first in planned.spec.segments[0]["begin"] if first} == {"walks", "jumps"}
     with pytest.raises(ConfigError, match="rope_base=ntk; only anneal changes it"):
-        plan("sft", branch(parent, rope_base="ntk", data="tokens/tiny"), store, parent, 2)
+        plan_stage("sft", branch(parent, rope_base="ntk", data="tokens/tiny"), store, parent, 2)
 
 
 def test_a_branch_onto_other_tokens_reads_them_from_the_beginning(tmp_path: Path) -> None:
     store = tiny.build(str(tmp_path / "store"))
     parent = trunk(store, "t")
-    segments = plan("pretrain", train_config(), store, None, 2).spec.segments
+    segments = plan_stage("pretrain", train_config(), store, None, 2).spec.segments
     other = [{"from_sample": 0, "plan": {**segments[0]["plan"], "tokens_fingerprint": "another"}}]
     parent = trunk(store, "t", segments=other)
-    spec = plan("anneal", branch(parent), store, parent, 2).spec
+    spec = plan_stage("anneal", branch(parent), store, parent, 2).spec
     assert spec.start.samples == 0
     assert [segment["from_sample"] for segment in spec.segments] == [0]
 
@@ -261,13 +263,13 @@ def test_a_run_that_repeats_a_source_too_often_is_refused(tmp_path: Path) -> Non
         ConfigError,
         match=r"would read \w+ [\d.]+ times; mixture/tiny_stable allows mixture.max_epochs=2: set steps=\d+ or less",
     ):
-        plan("pretrain", train_config(steps=2000), store, None, 2)
+        plan_stage("pretrain", train_config(steps=2000), store, None, 2)
 
 
 def test_steps_of_a_fractional_warmup_are_part_of_the_run(store: Any) -> None:
     def identity(steps: int) -> Any:
         schedule = {"peak_lr": 0.01, "warmup_fraction": 0.01}
-        return plan("pretrain", train_config(steps=steps, schedule=schedule), store, None, 2).identity
+        return plan_stage("pretrain", train_config(steps=steps, schedule=schedule), store, None, 2).identity
 
     assert identity(100)["schedule"] == identity(120)["schedule"]  # both round to one warmup step
     assert identity(100) != identity(120)
@@ -279,7 +281,7 @@ def test_latest_of_a_run_that_has_begun_stays_where_it_began(tmp_path: Path) -> 
     store = tiny.build(str(tmp_path / "store"))
     parent = trunk(store, "t")
     assert begun_from(store, "anneal/run", "pretrain/t@latest") == "pretrain/t@latest"
-    planned = plan("anneal", branch("pretrain/t@latest"), store, "pretrain/t@latest", 2)
+    planned = plan_stage("anneal", branch("pretrain/t@latest"), store, "pretrain/t@latest", 2)
     store.begin("anneal", "run", planned.identity, planned.inputs)
     assert begun_from(store, "anneal/run", "pretrain/t@latest") == parent == "pretrain/t@step-8"
     assert begun_from(store, "anneal/run", "pretrain/other@latest") == "pretrain/other@latest"
@@ -301,7 +303,7 @@ def test_what_a_window_cuts_off_is_announced_by_source_and_refused_where_nothing
     parent = trunk(store, "long")
 
     def planned(stage: Any, length: int, data: str) -> Any:
-        return plan(
+        return plan_stage(
             stage,
             branch(parent, data=data, schedule={"peak_lr": 0.01}, **{"batch.sequence_length": length}),
             store,
@@ -309,9 +311,9 @@ def test_what_a_window_cuts_off_is_announced_by_source_and_refused_where_nothing
             2,
         )
 
-    assert "cut" not in planned("sft", 24, "tokens/tiny").facts
+    assert "cut" not in planned("sft", 24, "tokens/tiny").announcement
     # 300 conversations of 25 ids, whose answers begin at the ninth
-    told = planned("sft", 16, "tokens/tiny").facts["cut"]
+    told = planned("sft", 16, "tokens/tiny").announcement["cut"]
     assert told.startswith("chat: of 300 conversations 300 lose their end and 0 are left out")
     assert "2,400 tokens are not read, 2,400 of them answers; batch.sequence_length=24 cuts nothing" in told
     assert told.endswith("(47.1% of its answers are lost)")
@@ -319,7 +321,7 @@ def test_what_a_window_cuts_off_is_announced_by_source_and_refused_where_nothing
         with pytest.raises(
             DataError, match=r"nothing of source chat counts in windows of 7 .* to 8 .* or 24 \(nothing is cut\)"
         ):
-            planned(stage, 7, data) if stage == "sft" else plan(
+            planned(stage, 7, data) if stage == "sft" else plan_stage(
                 "anneal", branch(parent, data=data, **{"batch.sequence_length": 7}), store, parent, 2
             )
 
@@ -342,10 +344,10 @@ def test_pairs_that_do_not_fit_are_announced_and_refused_where_none_does(store: 
 
     def planned(length: int) -> Any:
         changes = {"data": "tokens/tiny", "schedule": {"peak_lr": 0.01}, "batch.sequence_length": length}
-        return plan("dpo", branch(parent, **changes), store, parent, 2)
+        return plan_stage("dpo", branch(parent, **changes), store, parent, 2)
 
-    assert "cut" not in planned(20).facts
-    assert planned(16).facts["cut"].startswith("pairs: of 120 pairs 120 lose their end and 0 are left out")
+    assert "cut" not in planned(20).announcement
+    assert planned(16).announcement["cut"].startswith("pairs: of 120 pairs 120 lose their end and 0 are left out")
     with pytest.raises(
         DataError, match=r"no preference pair fits in windows of 6 tokens \(left out: pairs 120\).* to 20 "
     ):
@@ -361,4 +363,4 @@ def test_a_source_that_never_counts_is_refused_by_name(tmp_path: Path) -> None:
     content["statistics"]["sources"]["jumps"]["train"]["loss_tokens"] = 0
     manifest.write_bytes(sealed({key: value for key, value in content.items() if key != "sha256"}))
     with pytest.raises(ConfigError, match="no token of jumps counts in the loss, by the statistics of tokens/tiny"):
-        plan("pretrain", train_config(), store, None, 2)
+        plan_stage("pretrain", train_config(), store, None, 2)

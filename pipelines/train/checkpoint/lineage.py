@@ -27,6 +27,11 @@ class Run:
     def kind(self) -> str:
         return self.artifact.folder.split("/")[0]
 
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """What the checkpoint says of itself: model, schedule, samples, tokens, …"""
+        return self.checkpoint.state
+
     def __str__(self) -> str:
         return f"{self.artifact.folder}@step-{self.checkpoint.step}"
 
@@ -86,6 +91,12 @@ def tokens_of(store: ArtifactStore, run: Run) -> Artifact:
             "train it again on what is there, or name the version it knows with tokens=tokens/<name>"
         )
     return tokens
+
+
+def tokenizer_of(tokens: Artifact) -> str | None:
+    """Checksum of the tokenizer that made a tokens artifact; None for ids that come without one."""
+    checksum: str | None = tokens.manifest["files"].get("tokenizer/tokenizer.json", {}).get("sha256")
+    return checksum
 
 
 def trained_length(store: ArtifactStore, run: Run) -> int:

@@ -1,7 +1,7 @@
 """Whether the machines of a cluster fit a training stage: asked before anything is uploaded or paid.
 
-Enters: a stage's config, the type of the cluster's machines and how many of them there may be. Leaves: the number of machines,
-and the lines of the announcement. What the store alone knows (tokens, parents) is checked on the cluster.
+Enters: a stage's config, the type of the cluster's machines and how many of them there may be. Leaves: the number of
+machines, and lines of the announcement. What the store alone knows (tokens, parents) is checked on the cluster.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pipelines.cluster.outside.instances import Instance, with_gpus
 from pipelines.config import ClusterConfig
 from pipelines.errors import ConfigError
 from pipelines.train.plan import memory
+from pipelines.train.plan.checked import check_division, chosen_objective
 from pipelines.train.plan.memory import GIB, Setup
-from pipelines.train.plan.planning import check_division, chosen_objective
 from pipelines.train.stages import TrainConfig
 
 
@@ -21,19 +21,20 @@ def workers_per_machine(cluster: ClusterConfig, instance: Instance) -> int:
     """How many workers a machine of this type holds. Raises: ConfigError when not even one."""
     gpus, cpus = cluster.gpus_per_worker, cluster.cpus_per_worker
     if gpus and not instance.gpus:
-        fitting = [str(each) for each in with_gpus() if each.gpus >= gpus][:4]
+        fitting = [str(other) for other in with_gpus() if other.gpus >= gpus][:4]
         raise ConfigError(
-            f"instance_type={instance.type} has no GPU, and each of cluster.workers={cluster.workers} takes {gpus:g}: choose one that "
-            f"has, e.g. {', '.join(fitting)}, or cluster=local to train on CPUs"
+            f"instance_type={instance.type} has no GPU, and each of cluster.workers={cluster.workers} takes {gpus:g}: "
+            f"choose one that has, e.g. {', '.join(fitting)}, or cluster=local to train on CPUs"
         )
     if gpus > instance.gpus or (instance.cpus and cpus > instance.cpus):
         raise ConfigError(
-            f"a worker takes {gpus:g} GPUs and {cpus:g} CPUs (cluster.gpus_per_worker, cluster.cpus_per_worker); {instance} has not so "
-            "many: lower them, or choose a larger instance_type"
+            f"a worker takes {gpus:g} GPUs and {cpus:g} CPUs (cluster.gpus_per_worker, cluster.cpus_per_worker); "
+            f"{instance} has not so many: lower them, or choose a larger instance_type"
         )
     if cluster.accelerator and instance.accelerator and cluster.accelerator != instance.accelerator:
         raise ConfigError(
-            f"cluster.accelerator={cluster.accelerator}, but instance_type={instance.type} has {instance.accelerator}: make them agree"
+            f"cluster.accelerator={cluster.accelerator}, but instance_type={instance.type} has {instance.accelerator}: "
+            "make them agree"
         )
     by_gpu = instance.gpus / gpus if gpus else math.inf
     by_cpu = instance.cpus / cpus if cpus and instance.cpus else math.inf
@@ -41,15 +42,18 @@ def workers_per_machine(cluster: ClusterConfig, instance: Instance) -> int:
 
 
 def check(cluster: ClusterConfig, instance: Instance | None, max_nodes: int | None) -> dict[str, str]:
-    """Compare the workers with the machines. Returns: facts. Raises: ConfigError naming what to change."""
+    """Compare the workers with the machines.
+
+    Returns: lines of the announcement. Raises: ConfigError naming what to change.
+    """
     if instance is None:
         return {"machines": "not checked: instance_type=… and max_nodes=… say what the cluster is made of"}
-    each = workers_per_machine(cluster, instance)
-    nodes = math.ceil(cluster.workers / each)
+    workers = workers_per_machine(cluster, instance)
+    nodes = math.ceil(cluster.workers / workers)
     if max_nodes is not None and nodes > max_nodes:
         raise ConfigError(
-            f"cluster.workers={cluster.workers} takes {nodes} × {instance}; this cluster has at most {max_nodes} (max_nodes): "
-            f"set cluster.workers={max_nodes * each} or less, or raise the most workers in Terraform"
+            f"cluster.workers={cluster.workers} takes {nodes} × {instance}; this cluster has at most {max_nodes} "
+            f"(max_nodes): set cluster.workers={max_nodes * workers} or less, or raise the most workers in Terraform"
         )
     price = f", about ${nodes * instance.usd_per_hour:,.2f} an hour on demand" if instance.usd_per_hour else ""
     return {"machines": f"{cluster.workers} workers on {nodes} × {instance}{price}"}
@@ -62,26 +66,32 @@ def check_stage(stage: str, config: TrainConfig, instance: Instance | None, max_
     Raises: ConfigError naming what to change.
     """
     cluster, batch = config.cluster, config.batch
-    rows = batch.global_batch // max(batch.micro_batch, 1)
-    if cluster.workers > rows:
+    micro_batches = batch.global_batch // max(batch.micro_batch, 1)
+    if cluster.workers > micro_batches:
+        smaller = f", or batch.micro_batch={batch.global_batch // cluster.workers}"
         raise ConfigError(
-            f"cluster.workers={cluster.workers}, but a step has batch.global_batch / batch.micro_batch = {batch.global_batch} / {batch.micro_batch} "
-            f"= {rows} micro-batches: set cluster.workers={rows} or less"
-            + (f", or batch.micro_batch={batch.global_batch // cluster.workers}" if batch.global_batch % cluster.workers == 0 else "")
-        )  # fmt: skip
+            f"cluster.workers={cluster.workers}, but a step has batch.global_batch / batch.micro_batch = "
+            f"{batch.global_batch} / {batch.micro_batch} = {micro_batches} micro-batches: "
+            f"set cluster.workers={micro_batches} or less{smaller if batch.global_batch % cluster.workers == 0 else ''}"
+        )
     check_division(batch, cluster.workers)
-    facts = check(cluster, instance, max_nodes)
+    lines = check(cluster, instance, max_nodes)
     if instance is not None and cluster.gpus_per_worker and config.model is not None:  # children have their parent's
         rows_per_unit = chosen_objective(stage, config).batches.rows_per_unit
         setup = Setup(
-            model=config.model, rows=batch.micro_batch * rows_per_unit, sequence_length=batch.sequence_length,
-            accumulates=batch.global_batch > batch.micro_batch * cluster.workers, zero=config.zero, compute=config.compute,
-            workers=cluster.workers, device="cuda",
-        )  # fmt: skip
+            model=config.model,
+            rows=batch.micro_batch * rows_per_unit,
+            sequence_length=batch.sequence_length,
+            accumulates=batch.global_batch > batch.micro_batch * cluster.workers,
+            zero=config.zero,
+            compute=config.compute,
+            workers=cluster.workers,
+            device="cuda",
+        )
         limit = memory.usable_bytes("cuda", instance.gpu_gib * GIB)
         if config.compute.memory_gib is not None:
             limit = min(limit, config.compute.memory_gib * GIB)
         whose = f"the {instance.accelerator} of {instance.type}"
         predicted = memory.check(setup, limit, whose, rows_per_unit, batch.global_batch // cluster.workers)
-        facts["memory"] = predicted.of(limit, whose)
-    return facts
+        lines["memory"] = predicted.of(limit, whose)
+    return lines

@@ -18,9 +18,8 @@ from pipelines.errors import ArtifactError, ConfigError
 from pipelines.identity import identity
 from pipelines.store.artifacts import Artifact, ArtifactStore, how_anew
 from pipelines.train.checkpoint import whole_model
-from pipelines.train.checkpoint.lineage import Run, open_run, tokens_of, trained_length
+from pipelines.train.checkpoint.lineage import Run, open_run, tokenizer_of, tokens_of, trained_length
 from pipelines.train.network.architecture import ModelConfig
-from pipelines.train.plan.planning import tokenizer_of
 from pipelines.train.tasks import TASKS
 from pipelines.train.tasks.task import Subject, TaskPlan
 from pipelines.train.update.engine import device
