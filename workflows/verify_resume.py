@@ -46,7 +46,7 @@ CODE = (
     *training.CODE,
     *NextToken.code(),
     *(f"pipelines.train.checkpoint.{module}" for module in ("committed", "snapshot", "saver")),
-    "pipelines.train.checkpoint.verification",
+    "pipelines.train.run.verification",
 )
 _LOSS_TOLERANCE = {"float32": 1e-6, "bfloat16": 1e-4}  # relative, of the first step after a load elsewhere
 _JOB_SECONDS = 1800
@@ -233,13 +233,13 @@ class _Checks:
         self, world: int, runs: list[Any] | None = None, die_after: int | None = None, loads: list[Any] | None = None,
         sources: list[str] | None = None,
     ) -> Path:  # fmt: skip
-        """Run a job of `pipelines.train.checkpoint.verification` to its end, or to its death where it is to die."""
+        """Run a job of `pipelines.train.run.verification` to its end, or to its death where it is to die."""
         path = self.folder / f"job-{len(list(self.folder.glob('job-*.log')))}.json"
         path.write_text(json.dumps({"runs": runs or [], "die_after": die_after, "loads": loads or [], "sources": sources or [], "step": self.k}), encoding="utf-8")  # fmt: skip
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
         with path.with_suffix(".log").open("wb") as log:
             process = subprocess.Popen(
-                [*command, "-m", "pipelines.train.checkpoint.verification", str(path)], stdout=log, stderr=subprocess.STDOUT,
+                [*command, "-m", "pipelines.train.run.verification", str(path)], stdout=log, stderr=subprocess.STDOUT,
                 cwd=Path(__file__).parent.parent, env={"OMP_NUM_THREADS": "1", **os.environ},
             )  # fmt: skip
             try:

@@ -12,9 +12,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.config import parse
+
+if TYPE_CHECKING:
+    from pipelines.train.run.loop import Observer
 
 
 def ready() -> None:
@@ -24,8 +27,8 @@ def ready() -> None:
     import_deepspeed()
 
 
-def work(values: dict[str, Any], emit: Callable[[str], None]) -> None:
-    """Join the process group and run the stage described by `values` (a plain `TrainSpec`)."""
+def work(values: dict[str, Any], emit: Callable[[str], None], observer: Observer | None = None) -> None:
+    """Join the process group and run the stage described by `values` (a plain `TrainSpec`). Args: as of `train`."""
     import torch
 
     if not torch.cuda.is_available():
@@ -37,7 +40,7 @@ def work(values: dict[str, Any], emit: Callable[[str], None]) -> None:
     from pipelines.train.update.engine import start_distributed
 
     start_distributed()
-    train(parse(TrainSpec, values), emit)
+    train(parse(TrainSpec, values), emit, observer)
     if torch.cuda.is_available():
         # this process stays for the next stage; an evaluation in between has the same GPU to itself
         torch.cuda.empty_cache()

@@ -136,7 +136,7 @@ def test_every_module_that_a_workflow_reaches_is_hashed_or_has_a_reason_not_to_b
 def test_what_is_hashed_is_reached(workflow: str) -> None:
     """`verification` runs in processes that verify_resume starts by name."""
     code = set(importlib.import_module(f"workflows.{workflow}").CODE)
-    assert code - reached(f"workflows.{workflow}") <= {"pipelines.train.checkpoint.verification"}
+    assert code - reached(f"workflows.{workflow}") <= {"pipelines.train.run.verification"}
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)

@@ -42,24 +42,24 @@ from pipelines.train.run.stream import Stream, to_batch
 from pipelines.train.stages import TrainSpec
 from pipelines.train.update.engine import Engine, device
 
-# called before each step with its number (from 1), the engine and the step's micro-batches
-Watch = Callable[[int, Engine, Sequence[Batch]], None]
+# called before each step with its number (from 1), its LR, the engine and its micro-batches
+Observer = Callable[[int, float, Engine, Sequence[Batch]], None]
 
 
-def train(spec: TrainSpec, emit: Callable[[str], None], watch: Watch | None = None) -> None:
+def train(spec: TrainSpec, emit: Callable[[str], None], observer: Observer | None = None) -> None:
     """Run a stage on this rank, from wherever its own checkpoints stand to its last step.
 
     Nothing of the run stays in the process when it has ended well, so that the process can run the next stage. After an error it
     cannot: letting go waits for the device, and that may wait for a rank that is lost.
 
-    Args: emit, called on rank zero with one line for people at a time; watch, called on every rank before each step.
+    Args: emit, called on rank zero with one line for people at a time; observer, called on every rank before each step.
     Raises: CheckpointError for a damaged or foreign checkpoint; StorageError when the last checkpoint cannot be saved.
     """
-    _train(spec, emit, watch).close()
+    _train(spec, emit, observer).close()
     gc.collect()
 
 
-def _train(spec: TrainSpec, emit: Callable[[str], None], watch: Watch | None) -> Engine:
+def _train(spec: TrainSpec, emit: Callable[[str], None], observer: Observer | None) -> Engine:
     rank, world = dist.get_rank(), dist.get_world_size()
     store = ArtifactStore(spec.store)
     memory, about_memory = devices.agree(spec)
@@ -105,8 +105,8 @@ def _train(spec: TrainSpec, emit: Callable[[str], None], watch: Watch | None) ->
         for batches in data.steps(step, rank, world, model.locate):
             rate = learning_rate(spec.schedule, step, spec.steps)
             monitor.begin(step + 1, batches)
-            if watch is not None:
-                watch(step + 1, engine, batches)
+            if observer is not None:
+                observer(step + 1, rate, engine, batches)
             result = engine.step(batches, rate)
             step += 1
             if step == 1 and rank == 0:

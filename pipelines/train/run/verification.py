@@ -1,6 +1,6 @@
 """Training processes that are watched and killed: the workers of `workflows.verify_resume`.
 
-    torchrun --standalone --nproc_per_node=N -m pipelines.train.checkpoint.verification job.json
+    torchrun --standalone --nproc_per_node=N -m pipelines.train.run.verification job.json
 
 Enters: runs to train one after another, and checkpoints to load. Leaves, beside the job file: what every optimizer step was
 given (`Record`s, a file for each rank), and what each load found (`Load`s). Starting processes costs some ten seconds, an
@@ -17,7 +17,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from pipelines.config import parse
 from pipelines.data.stream.loader import rank_indices
 from pipelines.display.progress import say
 from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.storage import Storage
 from pipelines.train.checkpoint import Checkpoint, committed_steps, load, open_checkpoint
 from pipelines.train.checkpoint.committed import Index
 from pipelines.train.checkpoint.slices import random_states
@@ -37,11 +37,9 @@ from pipelines.train.network.batch import Batch
 from pipelines.train.network.model import Transformer
 from pipelines.train.objectives.next_token import NextToken
 from pipelines.train.plan.schedule import learning_rate
-from pipelines.train.run import loop
 from pipelines.train.run.stream import Stream
 from pipelines.train.stages import TrainSpec
 from pipelines.train.update.engine import Engine, device
-from pipelines.train.update.step import StepResult
 from pipelines.train.worker import work
 
 _COMMIT_WAIT_SECONDS = 120.0
@@ -71,10 +69,10 @@ class Load:
 
 def digest(*tensors: Tensor) -> str:
     """16 hexadecimal digits that equal tensors share."""
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for tensor in tensors:
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
+        sha256.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return sha256.hexdigest()[:16]
 
 
 def digests(spec: TrainSpec, step: int, batches: Sequence[Batch]) -> dict[int, str]:
@@ -98,36 +96,25 @@ def digests(spec: TrainSpec, step: int, batches: Sequence[Batch]) -> dict[int, s
 # ── Runs ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@contextmanager
-def _watched(spec: TrainSpec, folder: Path, die_after: int | None) -> Iterator[None]:
-    """Within this block the loop's engine writes a `Record` of each step, and kills its process where it is told to."""
-    storage = ArtifactStore(spec.store).storage
-    first = max(committed_steps(storage, spec.run), default=0)
-    path = (
-        folder / f"{spec.name}-from{first}-rank{dist.get_rank() if dist.is_initialized() else os.environ['RANK']}.jsonl"
-    )
+class Recorder:
+    """An `Observer` of a run: it writes a `Record` before each step, and kills its process where it is told to."""
 
-    class WatchedEngine(Engine):
-        steps = first
+    def __init__(self, spec: TrainSpec, folder: Path, die_after: int | None) -> None:
+        self.spec, self.die_after = spec, die_after
+        self.storage = ArtifactStore(spec.store).storage
+        first = max(committed_steps(self.storage, spec.run), default=0)
+        self.path = folder / f"{spec.name}-from{first}-rank{os.environ['RANK']}.jsonl"
 
-        def step(self, batches: Sequence[Batch], learning_rate: float) -> StepResult:
-            if die_after is not None and self.steps > die_after and int(os.environ["RANK"]) == self.world - 1:
-                _die_once_committed(storage, spec.run, die_after)
-            with path.open("a", encoding="utf-8") as file:
-                rows = digests(spec, self.steps, batches)
-                record = Record(self.steps + 1, learning_rate, rows, digest(*random_states().values()))
-                file.write(json.dumps(asdict(record)) + "\n")
-            self.steps += 1
-            return super().step(batches, learning_rate)
-
-    loop.Engine = WatchedEngine  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        loop.Engine = Engine  # type: ignore[attr-defined]
+    def __call__(self, step: int, rate: float, engine: Engine, batches: Sequence[Batch]) -> None:
+        """Write down what step `step` (from 1) is given."""
+        if self.die_after is not None and step - 1 > self.die_after and int(os.environ["RANK"]) == engine.world - 1:
+            _die_once_committed(self.storage, self.spec.run, self.die_after)
+        record = Record(step, rate, digests(self.spec, step - 1, batches), digest(*random_states().values()))
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(record)) + "\n")
 
 
-def _die_once_committed(storage: Any, run: str, step: int) -> None:
+def _die_once_committed(storage: Storage, run: str, step: int) -> None:
     deadline = time.monotonic() + _COMMIT_WAIT_SECONDS
     while step not in committed_steps(storage, run) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -170,20 +157,20 @@ def _unequal(engine: Engine, checkpoint: Checkpoint) -> list[str]:
     if stage in (1, 2):
         o._hp_optimizer_states_linked = False  # DeepSpeed links moments once, after the first group's first step
         o._lazy_init_hp_params_optimizer_state()
-    index, found = Index(checkpoint), []
+    index, unequal = Index(checkpoint), []
     for name, p in engine.deepspeed.module.model.named_parameters():
         for key in index.states(name):
             if stage == 0:
-                held = p.data if key == "fp32" else engine.optimizer.state[p][key]
+                gathered = p.data if key == "fp32" else engine.optimizer.state[p][key]
             elif key == "fp32":
-                held = safe_get_full_fp32_param(p)
+                gathered = safe_get_full_fp32_param(p)
             else:
-                held = safe_get_full_optimizer_state(p, key)
-            whole = torch.empty(held.numel())
+                gathered = safe_get_full_optimizer_state(p, key)
+            whole = torch.empty(gathered.numel())
             index.fill(name, key, 0, whole)
-            if not torch.equal(held.detach().cpu().view(-1), whole):
-                found.append(f"{name} ({key})")
-    return found
+            if not torch.equal(gathered.detach().cpu().view(-1), whole):
+                unequal.append(f"{name} ({key})")
+    return unequal
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -192,23 +179,22 @@ def main(arguments: Sequence[str]) -> None:
     job = json.loads(path.read_text(encoding="utf-8"))
     for values in job["runs"]:
         spec = parse(TrainSpec, values)
-        with _watched(spec, path.parent, job["die_after"]):
-            work(values, lambda line: None)
+        work(values, lambda line: None, Recorder(spec, path.parent, job["die_after"]))
         gc.collect()
-    found = []
+    loads = []
     if job["loads"]:
         from pipelines.train.update.engine import start_distributed
 
         start_distributed()
     for values in job["loads"]:
         spec = parse(TrainSpec, values)
-        for one in _loads(spec, job["sources"], job["step"]):
-            found.append(asdict(one))
+        for loaded in _loads(spec, job["sources"], job["step"]):
+            loads.append(asdict(loaded))
             if dist.get_rank() == 0:
-                say(f"loaded {one.source} into ZeRO-{one.stage} × {one.world}")
+                say(f"loaded {loaded.source} into ZeRO-{loaded.stage} × {loaded.world}")
         gc.collect()
-    if found and dist.get_rank() == 0:
-        path.with_suffix(".loads.json").write_text(json.dumps(found), encoding="utf-8")
+    if loads and dist.get_rank() == 0:
+        path.with_suffix(".loads.json").write_text(json.dumps(loads), encoding="utf-8")
     dist.barrier()
     sys.stdout.flush()
     os._exit(0)
