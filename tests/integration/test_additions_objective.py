@@ -1,4 +1,4 @@
-"""An objective added as one file, one row and one YAML: trained on two ranks, and its loss worked out again from the formula."""
+"""An objective added as one file, one row and one YAML: trained on two ranks, its loss compared with the formula."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TRAINING = [
 
 
 def numpy_logps(store: ArtifactStore, run: str, numbers: np.ndarray) -> np.ndarray:
-    """Log-probability of the chosen and the rejected answer of pairs, float64 [pairs, 2], under a checkpoint's weights."""
+    """Log-probabilities of the answers of pairs under a checkpoint's weights: float64 [pairs, 2]."""
     model = Transformer(ModelConfig(**TINY_MODEL))
     model.load_state_dict(read_weights(open_checkpoint(store.storage, run.split("@")[0], run.split("@")[1])))
     rows = Pairs(store.get("tokens/tiny"), (), SEED, LENGTH).stored(numbers)

@@ -2,7 +2,7 @@
 
 Enters: the `.chosen` and `.rejected` shards of a tokens artifact, document i of one beside document i of the other;
 both hold prompt and answer, the mask is on the answer. Leaves: batches whose row 2i is chosen and row 2i + 1
-rejected, in the format of `data.loader`. Pair i of a run is a pure function of (seed, i), as in the loader.
+rejected, in the format of `loader`. Pair i of a run is a pure function of (seed, i), as in the loader.
 
 Each row holds one conversation (no packing): DPO compares sums of log-probabilities per answer, and a row is then
 an answer. Preference sets are small (UltraFeedback: 64k prompts), so the pairs that fit are listed in memory.
@@ -40,8 +40,8 @@ class PreferenceLoader:
         pad_id: id that fills the rest of a row.
 
     Attributes:
-        cuts: source -> what the window cuts off, where it does: pairs of which too little fits are left out (`fitting`), of
-            others a side keeps its first T + 1 ids.
+        cuts: source -> what the window cuts off, where it does: pairs of which too little fits are left out
+            (`fitting`), of others a side keeps its first T + 1 ids.
         pair_tokens: tokens of both sides of each pair, in stored order, int64 [pairs].
         pair_sources: index into `names` of each pair, in stored order, int64 [pairs].
 
@@ -70,8 +70,9 @@ class PreferenceLoader:
                 both = np.minimum(np.stack(lengths)[:, fits], sequence_length + 1).sum(axis=0)
                 rows.append(np.stack([np.full(len(fits), index), np.full(len(fits), shard), fits, both]))
         self.cuts = {name: cut for name, cut in cuts.items() if not cut.harmless}
-        found = np.concatenate(rows, axis=1)
-        self._pairs, self.pair_tokens = found[:3], found[3]  # source, shard, document: int64 [3, pairs]
+        listed = np.concatenate(rows, axis=1)
+        # source, shard, document: int64 [3, pairs]
+        self._pairs, self.pair_tokens = listed[:3], listed[3]
         self.pair_sources = self._pairs[0]
         if len(self) == 0:
             raise NothingFits(_none_fits(self.names, self.cuts, sequence_length))
@@ -126,8 +127,8 @@ def fitting(chosen: TokenShard, rejected: TokenShard, limit: int) -> NDArray[np.
             else limit
         )
         keep[document] = prompt <= limit // 2 and not np.array_equal(ids, others)
-    found: NDArray[np.int64] = np.flatnonzero(keep)
-    return found
+    kept: NDArray[np.int64] = np.flatnonzero(keep)
+    return kept
 
 
 def _cut(chosen: TokenShard, rejected: TokenShard, fits: NDArray[np.int64], limit: int) -> Cut:
@@ -155,13 +156,17 @@ def _cut(chosen: TokenShard, rejected: TokenShard, fits: NDArray[np.int64], limi
 
 def _none_fits(names: Sequence[str], cuts: Mapping[str, Cut], sequence_length: int) -> str:
     if not cuts:
-        return f"the tokens hold no preference pair ({', '.join(names) or 'no source'}): add a source of kind preferences to their corpus"
+        return (
+            f"the tokens hold no preference pair ({', '.join(names) or 'no source'}): add a source of kind "
+            "preferences to their corpus"
+        )
     first = min(cut.counts_from for cut in cuts.values())
     whole = max(cut.whole_from for cut in cuts.values())
     left_out = ", ".join(f"{name} {cut.left_out:,}" for name, cut in cuts.items())
     return (
-        f"no preference pair fits in windows of {sequence_length} tokens (left out: {left_out}): a prompt must fill no more than "
-        f"half of it and the answers must differ in it: set batch.sequence_length to {first} (the first pair fits whole) or {whole} (every pair does)"
+        f"no preference pair fits in windows of {sequence_length} tokens (left out: {left_out}): a prompt must fill "
+        f"no more than half of it and the answers must differ in it: set batch.sequence_length to {first} (the first "
+        f"pair fits whole) or {whole} (every pair does)"
     )
 
 
@@ -173,9 +178,9 @@ def open_preferences(
     Args:
         names: which sources; all of kind preferences when not given.
     """
-    found = artifact.statistics["sources"]
+    sources = artifact.statistics["sources"]
     wanted = (
-        [name for name in found if found[name]["kind"] == "preferences" and found[name][split]["documents"]]
+        [name for name in sources if sources[name]["kind"] == "preferences" and sources[name][split]["documents"]]
         if names is None
         else list(names)
     )

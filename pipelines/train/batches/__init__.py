@@ -1,6 +1,9 @@
-"""What an objective reads: sample numbers in, arrays out. `windows` cuts documents, `pairs` pairs answers.
+"""What an objective reads, and how: sample numbers enter, arrays leave.
 
-An objective names its kind of batches. Loop, stream, planning, memory and engine know no more of them than `Batches` says.
+    windows.py   windows of a mixture
+    pairs.py     a chosen and a rejected answer
+
+An objective names its kind of batches. Whoever else asks about them knows only what `Batches` says.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Pairs of answers: a sample is two rows, row 2i the chosen answer and row 2i + 1 the rejected one.
 
-Enters: the preference pairs of a tokens artifact. Leaves: `Batches` of pairs (`pipelines/data/stream/preferences.py`), as wide
-as their longest row, with what an objective has worked out of each pair beside them.
+Enters: the preference pairs of a tokens artifact. Leaves: `Batches` of pairs (`pipelines/data/stream/preferences.py`),
+as wide as their longest row, and with them whatever an objective has worked out of each pair.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Pairs:
         return trimmed(dict(self.preferences.stored(numbers)))
 
     def attach(self, name: str, values: NDArray[np.float32]) -> None:
-        """Have `read` deliver `values` too. Args: values, of each pair in stored order [pairs, 2], chosen and rejected."""
+        """Have `read` deliver `values` too, as a sidecar. Args: values, of pairs in stored order [pairs, 2]."""
         self._attached[name] = values
 
     def tokens_in(self, first: int, last: int) -> int:
@@ -101,7 +101,7 @@ class Pairs:
 
 
 def trimmed(arrays: Arrays) -> Arrays:
-    """The arrays without the columns that are padding in every row, to a multiple of 64: pairs are short, windows long."""
+    """The arrays cut after the last column that counts, to a multiple of 64: pairs are short, windows long."""
     used = int(arrays["loss_mask"].any(axis=0).nonzero()[0].max(initial=0)) + 1
     width = min(arrays["positions"].shape[1], -(-used // _TRIM_TOKENS) * _TRIM_TOKENS)
     columns = {"tokens": width + 1, "positions": width, "loss_mask": width}

@@ -1,7 +1,8 @@
 """Windows of a mixture: fixed windows across documents, or whole conversations packed into them.
 
-Enters: a mixture over a tokens artifact, or a tokens artifact whose conversations are all read. Leaves: `Batches` of rows of T + 1
-ids (`pipelines/data/stream/loader.py`). A stream is a list of segments, each a mixture from one sample on; a branch adds one.
+Enters: a mixture over a tokens artifact, or a tokens artifact whose conversations are all read. Leaves: `Batches` of
+rows of T + 1 ids (`pipelines/data/stream/loader.py`). A stream is a list of segments, each a mixture from one sample
+on; so a branch is one more.
 """
 
 from __future__ import annotations
@@ -40,8 +41,10 @@ class Windows:
 
     @classmethod
     def of_data(cls, data: Artifact, tokens: Artifact, seed: int, sequence_length: int, epochs: float) -> Windows:
-        """Raises: ConfigError for a source of which no token is marked to count; DataError for one that is shorter than a window,
-        or of which nothing counts in windows of this length.
+        """See `Batches.of_data`.
+
+        Raises: ConfigError for a source of which no token is marked to count; DataError for one that is shorter than a
+            window, or of which nothing counts in windows of this length.
         """
         if data.folder.startswith("mixture/"):
             mixture = MixturePlan.from_json(data.json("mixture.json"))
@@ -51,8 +54,8 @@ class Windows:
         train = {source.name: recorded.get(source.name, {}).get("train", {}) for source in mixture.sources}
         if nothing := sorted(name for name, counts in train.items() if counts.get("loss_tokens", 1) == 0):
             raise ConfigError(
-                f"no token of {', '.join(nothing)} counts in the loss, by the statistics of {tokens.folder}: leave it out of "
-                f"{data.folder}, or encode its corpus anew"
+                f"no token of {', '.join(nothing)} counts in the loss, by the statistics of {tokens.folder}: leave it "
+                f"out of {data.folder}, or encode its corpus anew"
             )
         return cls(tokens, [{"from_sample": 0, "plan": mixture.to_json()}], seed, sequence_length)
 
@@ -86,8 +89,8 @@ class Windows:
         if epochs > limit:
             most = int(limit * source.available_tokens / source.weight) // step_tokens
             raise ConfigError(
-                f"{steps} steps would read {source.name} {epochs:.1f} times; {data.folder} allows mixture.max_epochs={limit:g}: "
-                f"set steps={most} or less, lower its weight, or raise mixture.max_epochs"
+                f"{steps} steps would read {source.name} {epochs:.1f} times; {data.folder} allows "
+                f"mixture.max_epochs={limit:g}: set steps={most} or less, lower its weight, or raise mixture.max_epochs"
             )
 
     def unevenness(self, samples: int) -> str:
@@ -101,8 +104,9 @@ class Windows:
         ]
 
     def go_on(self, parent: Mapping[str, Any], seed: int) -> Continuation:
-        """In the same tokens a branch reads on where its parent stood; where its windows are of another length, each source goes on
-        at the next group of shards; in other tokens it begins at the beginning.
+        """In the same tokens, where the parent stood; in other tokens, at their beginning.
+
+        Under windows of another length each source goes on at its next group of shards (`Loader.carry_on`).
         """
         if parent["seed"] != seed:
             raise ConfigError(
@@ -125,7 +129,8 @@ class Windows:
 def uneven(mixture: MixturePlan, loader: Loader, samples: int) -> str:
     """How often each source of conversations is read that no mixture weighs, where that differs; or "".
 
-    Their weights are their shares of the tokens, so that all are read equally often; what a window cuts off counts in the share.
+    The weights are shares of the tokens, so that all sources are read equally often. But a share counts also the tokens
+    that the window cuts off.
     """
     epochs = {source.name: source.weight * samples / loader.epoch_samples(source.name) for source in mixture.sources}
     if max(epochs.values()) <= _UNEVEN * min(epochs.values()):

@@ -1,6 +1,8 @@
-"""What objectives are made of: the cross-entropy of each target, its sum over those that count, and a row's log-probability.
+"""What objectives are made of: the cross-entropy of targets, its sum, and the log-probability of a row.
 
-Legend: B rows, T tokens, D width, N = B·T. The model's hidden states and a batch enter; what `objectives/` sums leaves.
+Legend: B rows, T tokens, D width, N = B·T.
+
+Enters: the model's hidden states and a batch. Leaves: what the objectives sum (`pipelines/train/objectives/`).
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ def _chunk(model: Transformer) -> int:
 
 
 def weighted_loss(model: Transformer, hidden_BTD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The loss sum over the targets that count, a float32 scalar to differentiate; and each target's part of it, (B, T)."""
+    """The loss sum over the targets that count, a float32 scalar to differentiate; each target's part of it, (B, T)."""
     total, losses_N = linear_cross_entropy.weighted_sum(
         hidden_BTD.flatten(0, 1),
         model.embed_tokens.weight,

@@ -1,4 +1,11 @@
-"""The objectives, by the name that a config gives: `objective=dpo`. A new one is a file here, a row below and a YAML of settings."""
+"""The objectives, by the name that a config gives: `objective=dpo`.
+
+    objective.py    what an objective says of itself
+    preference.py   what those over preference pairs share: the frozen reference and its log-probabilities
+
+To add one: write its file, a row here, and a YAML in `conf/objective/`. Loop, stream, planning, memory and engine
+ask the row.
+"""
 
 from __future__ import annotations
 

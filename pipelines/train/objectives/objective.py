@@ -1,7 +1,8 @@
-"""What an objective is: the one object that says what a stage minimises, what it reads and what it needs before its first step.
+"""What an objective is: what a stage minimises, what it reads for that, and what it needs before its first step.
 
-A loss is a *sum* over what counts; the engine divides it by the count over all ranks and micro-batches, so that every layout of
-the same global batch gives the same gradient. A mean per micro-batch would be wrong by up to 4e-3.
+Enters: hidden states and a batch. Leaves: a loss *sum* and what it counted. The engine divides by the count over all
+ranks and micro-batches, so every layout of the same global batch gives the same gradient. A mean per micro-batch would
+be wrong by up to 4e-3.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pipelines.train.batches import Arrays, Batches
 from pipelines.train.network.batch import Batch
 from pipelines.train.network.model import Transformer
 
-# of a micro-batch's arrays: what the function gives under the engine's weights, without gradients; all ranks call it together
+# what a function gives of a micro-batch under the engine's weights, without gradients; all ranks call it together
 Forward = Callable[[Callable[[Transformer, Tensor, Batch], Tensor], Arrays], Tensor]
 
 
@@ -36,7 +37,7 @@ class Objective(ABC):
         Settings: its config class.
         unit: what `count` counts, and a loss is a mean over: tokens, pairs.
         batches: what it reads, and how: sources, rows per unit, whether micro-batches are of one shape.
-        metrics: names of the sums that `sums` returns beside the loss; their means stand in the log, the curve and MLflow.
+        metrics: names of what `sums` returns beside the loss; the means stand in the log, the curve and MLflow.
     """
 
     Settings: ClassVar[type[ObjectiveSettings]]
@@ -51,7 +52,7 @@ class Objective(ABC):
 
     @classmethod
     def code(cls) -> tuple[str, ...]:
-        """The modules that it is made of: its own, those that it extends, and that of its batches; a run's identity has them."""
+        """The modules that it is made of, for a run's identity: its own, what it extends, and that of its batches."""
         classes = (*cls.__mro__, *cls.batches.__mro__)
         return tuple(sorted({made.__module__ for made in classes if made.__module__.startswith("pipelines.")}))
 
@@ -61,10 +62,11 @@ class Objective(ABC):
 
     @abstractmethod
     def sums(self, model: Transformer, hidden: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss sum to differentiate; beside it a scalar for each of `metrics`, and where tokens are counted `row_loss`,
-        the loss sum of each row [B], for the report by source.
+        """The loss sum to differentiate, and other sums by name.
 
-        Args: hidden, (B, T, D), what the model's blocks gave for the batch.
+        Args: hidden, (B, T, D), what the model gave for the batch.
+        Returns: the loss sum, a scalar; and a scalar for each of `metrics`, and where tokens are counted `row_loss`,
+            the loss sum of each row [B], for the report by source.
         """
 
     # most objectives prepare nothing, so neither of these two need be written

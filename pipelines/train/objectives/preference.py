@@ -1,11 +1,13 @@
 """What the objectives over preference pairs share: their reading, their frozen reference and their figures.
 
-Enters: pairs, whose rows 2i are chosen and rows 2i + 1 rejected. Leaves: for each pair h = (π_c − π_r) − (ρ_c − ρ_r), of which
-an objective makes its loss; π and ρ are log-probabilities of an answer under the policy and the frozen reference.
+Enters: pairs, whose rows 2i are chosen and rows 2i + 1 rejected. Leaves: h = (π_c − π_r) − (ρ_c − ρ_r) of each pair, of
+which an objective makes its loss. π and ρ are log-probabilities of an answer under the policy and the frozen reference.
 
-The reference is the parent, so its log-probabilities are computed once, before the first step, and kept in the run's folder as
-`reference/logps.npy`, float32 [pairs, 2] (chosen, rejected), in stored order of the pairs. Computing them first, instead of
-holding a second model beside the policy, halves the memory and gives the same numbers.
+The reference is the parent. So its log-probabilities are computed once, before the first step, and kept in the run's
+folder: `reference/logps.npy`, float32 [pairs, 2] (chosen, rejected), in stored order of the pairs. That halves the
+memory of a second model beside the policy, and gives the same numbers.
+
+Legend: B rows, P pairs.
 """
 
 from __future__ import annotations
@@ -81,8 +83,8 @@ def _reference_logps(draft: Draft, batches: Pairs, forward: Forward, fresh: bool
         return read_back
     if not fresh:
         raise CheckpointError(
-            f"{draft.storage.uri}/{draft.folder}/{_FILE} {stored[0]}, and this run has already left its parent's weights: "
-            f"{how_anew(draft.folder, draft.claim, draft.storage.uri)}"
+            f"{draft.storage.uri}/{draft.folder}/{_FILE} {stored[0]}, and this run has already left its parent's "
+            f"weights: {how_anew(draft.folder, draft.claim, draft.storage.uri)}"
         )
     result = _compute(batches, forward)
     if dist.get_rank() == 0:

@@ -1,7 +1,7 @@
 """Rank zero's aligned line, MLflow points and the rows of the curve, each one step late.
 
-Enters: every launched step. Leaves: its row, written when the next step is launched (`step.py` says why); whoever needs all
-rows, as a checkpoint does, gets them after waiting for the last step.
+Enters: every launched step. Leaves: its row, written when the next step is launched (`step.py` says why). Whoever needs
+all rows, as a checkpoint does, gets them after waiting for the last step.
 
 MFU = tokens/s × FLOPs per token / (peak FLOP/s × workers), with two counts of FLOPs in use: attention counted once, as
 causal attention is computed, and in full, as PaLM (arXiv 2204.02311, appendix B) and most tables have it.
@@ -73,8 +73,8 @@ class StepLog:
     def catch_up(self) -> None:
         """Wait for the last step that was launched and write it down.
 
-        Raises: TrainingError when nothing counted in it, or its loss or gradient norm is no finite number: no later checkpoint
-            would be worth anything. Counts are sums over all ranks, so every rank raises, in the same step.
+        Raises: TrainingError when nothing counted in it, or its loss or gradient norm is no finite number: no later
+            checkpoint would be worth anything. Counts are sums over all ranks, so every rank raises, in the same step.
         """
         if self._launched is None:
             return
@@ -82,14 +82,15 @@ class StepLog:
         result = launched.result
         if result.count == 0:
             raise TrainingError(
-                f"step {launched.step}: none of the targets of its {self.spec.batch.global_batch} rows counts, so its loss of 0 says "
-                "nothing and the step would only let weights decay: raise "
+                f"step {launched.step}: none of the targets of its {self.spec.batch.global_batch} rows counts, so its "
+                "loss of 0 says nothing and the step would only let weights decay: raise "
                 "batch.sequence_length or batch.global_batch, or look at the loss masks of the tokens"
             )
         if not torch.tensor([result.loss, result.gradient_norm]).isfinite().all():
             raise TrainingError(
-                f"step {launched.step} has loss {result.loss:g} and gradient norm {result.gradient_norm:g}: training has diverged: "
-                "lower schedule.peak_lr, or look for what is wrong in the data; the same command would repeat the same steps"
+                f"step {launched.step} has loss {result.loss:g} and gradient norm {result.gradient_norm:g}: training "
+                "has diverged: lower schedule.peak_lr, or look for what is wrong in the data; the same command would "
+                "repeat the same steps"
             )
         if self.rank == 0:
             self._rows.append(self._write(launched))
@@ -134,8 +135,8 @@ class StepLog:
                 counts = {"cut_rows": cut.cut, "left_out_rows": cut.left_out, "lost_tokens": cut.lost_tokens}
                 self.tracker.metrics({f"{count}/{name}": float(value) for count, value in counts.items()}, 0)
         if self.data.cuts and not ended:
-            told = "; ".join(cut.describe(name) for name, cut in self.data.cuts.items())
-            self.tracker.tags({"trunkline.cut": told if len(told) <= _TAG else told[:_TAG] + " …"})
+            sentences = "; ".join(cut.describe(name) for name, cut in self.data.cuts.items())
+            self.tracker.tags({"trunkline.cut": sentences if len(sentences) <= _TAG else sentences[:_TAG] + " …"})
 
     def alarm(self, message: str) -> None:
         """Say that something failed which training survives, in the log and on the run's page."""
@@ -150,10 +151,17 @@ class StepLog:
         tokens = self.data.tokens_after(step)
         speed = (tokens - self.data.tokens_after(step - 1)) / max(seconds, 1e-9)
         row: dict[str, Any] = {
-            "step": step, "tokens": tokens, "samples": self.data.samples_after(step), "loss": result.loss, "learning_rate": rate,
-            "gradient_norm": result.gradient_norm, "counted": result.count, **result.extras, "step_duration_s": round(seconds, 4),
+            "step": step,
+            "tokens": tokens,
+            "samples": self.data.samples_after(step),
+            "loss": result.loss,
+            "learning_rate": rate,
+            "gradient_norm": result.gradient_norm,
+            "counted": result.count,
+            **result.extras,
+            "step_duration_s": round(seconds, 4),
             "data_wait_s": round(launched.data_wait_seconds, 4),
-        }  # fmt: skip
+        }
         self.source_loss += result.source_loss
         self.source_count += result.source_count
         if launched.readings is not None:
@@ -167,8 +175,9 @@ class StepLog:
         eta = result.ended.seconds_since(self.began) / (step - self.first) * (spec.steps - step)
         extras = "".join(f"  {name} {value:.3f}" for name, value in result.extras.items())
         self.emit(
-            f"   {spec.kind} {step:>{len(str(spec.steps))}}/{spec.steps}  loss {result.loss:7.4f}{extras}  lr {rate:.3e}  grad {result.gradient_norm:6.3f}  "
-            f"{speed:>7,.0f} tok/s  {self.efficiency.phrase(speed)}  {_peak_gib():.2f} GiB  ETA {duration(eta)}"
+            f"   {spec.kind} {step:>{len(str(spec.steps))}}/{spec.steps}  loss {result.loss:7.4f}{extras}  "
+            f"lr {rate:.3e}  grad {result.gradient_norm:6.3f}  {speed:>7,.0f} tok/s  "
+            f"{self.efficiency.phrase(speed)}  {_peak_gib():.2f} GiB  ETA {duration(eta)}"
         )
         points = {name: row[name] for name in (*_POINTS, *result.extras)}
         points["tokens_per_s"] = speed
@@ -200,14 +209,14 @@ class Efficiency:
 
     def formula(self) -> str:
         """What is printed once: both conventions, with this run's numbers."""
-        what = (
+        formula = (
             f"MFU = tok/s × FLOP per token / ({self.peak / 1e12:g} TFLOP/s × {self.world})"
             if self.peak
             else "GFLOP/s = tok/s × FLOP per token / workers"
         )
         return (
-            f"{what}; 6·(weights + output) + 6·L·D·T = {self.causal / 1e6:,.4g} MFLOP per token, attention counted as causal; "
-            f"with 12·L·D·T, attention in full, {self.full / self.causal:.3f} times that"
+            f"{formula}; 6·(weights + output) + 6·L·D·T = {self.causal / 1e6:,.4g} MFLOP per token, attention counted "
+            f"as causal; with 12·L·D·T, attention in full, {self.full / self.causal:.3f} times that"
         )
 
     def phrase(self, speed: float) -> str:

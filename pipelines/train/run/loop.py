@@ -2,9 +2,9 @@
 
 Enters: a `TrainSpec`. Leaves: committed checkpoints, metrics beside them, and at the end the run's manifest.
 
-Sample i is a pure function, so a step needs no iterator state: step s reads samples `start + s·global_batch + …`. Metrics
-of an interval are published with the checkpoint that ends it; a restart repeats the steps after the last checkpoint and
-the joined curve equals that of an uninterrupted run exactly.
+Sample i is a pure function, so a step needs no iterator state: step s reads samples `start + s·global_batch + …`.
+Metrics of an interval are published with the checkpoint that ends it; a restart repeats the steps after the last
+checkpoint and the joined curve equals that of an uninterrupted run exactly.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ Observer = Callable[[int, float, Engine, Sequence[Batch]], None]
 def train(spec: TrainSpec, emit: Callable[[str], None], observer: Observer | None = None) -> None:
     """Run a stage on this rank, from wherever its own checkpoints stand to its last step.
 
-    Nothing of the run stays in the process when it has ended well, so that the process can run the next stage. After an error it
-    cannot: letting go waits for the device, and that may wait for a rank that is lost.
+    Nothing of the run stays in the process when it has ended well, so that the process can run the next stage. After an
+    error it cannot: letting go waits for the device, and that may wait for a rank that is lost.
 
     Args: emit, called on rank zero with one line for people at a time; observer, called on every rank before each step.
     Raises: CheckpointError for a damaged or foreign checkpoint; StorageError when the last checkpoint cannot be saved.
@@ -115,35 +115,56 @@ def _train(spec: TrainSpec, emit: Callable[[str], None], observer: Observer | No
             if step % spec.log_every_steps == 0:
                 gc.collect(1)  # of what is new: a few milliseconds
             if step % spec.checkpoint.every_steps == 0 or step == spec.steps:
-                state = {
-                    "kind": spec.kind, "name": spec.name, "fingerprint": spec.claim["fingerprint"], "model": plain(spec.model),
-                    "schedule": plain(spec.schedule), "learning_rate": rate, "tokens": data.tokens_after(step),
-                    "samples": data.samples_after(step), "segments": list(spec.segments), "seed": spec.seed,
-                    "sequence_length": spec.batch.sequence_length, "tokenizer": spec.tokenizer,
-                }  # fmt: skip
                 rows = log.take()
                 with record_function("step/checkpoint"):
-                    saver.save(engine, step, state, sealed_lines(rows) if rank == 0 else None)
+                    saver.save(engine, step, _state(spec, data, step, rate), sealed_lines(rows) if rank == 0 else None)
                 gc.collect()
             profiler.step()
     profiler.close()
     saver.wait(final=True)
     # ── Commit ────────────────────────────────────────────────────────────────────────────────────────────────────────
     if rank == 0:
-        curve = read_metrics(store.storage, spec.run)
-        statistics = {
-            "steps": spec.steps, "tokens": data.tokens_after(spec.steps), "stage_tokens": data.tokens_after(spec.steps) - spec.start.tokens,
-            "learning_rate": {"first": curve[0]["learning_rate"], "last": curve[-1]["learning_rate"]},
-            "loss": {"first": curve[0]["loss"], "last": float(np.mean([row["loss"] for row in curve[-20:]]))},
-            "train_seconds": round(sum(row["step_duration_s"] for row in curve), 3), "checkpoint_stall_s": round(saver.stall_seconds, 3),
-            "delivered": data.delivered(spec.steps), "start": plain(spec.start), "workers": world,
-            "cut": plain(data.cuts),
-        }  # fmt: skip
+        statistics = _statistics(spec, data, read_metrics(store.storage, spec.run))
+        statistics.update(checkpoint_stall_s=round(saver.stall_seconds, 3), workers=world)
         log.cuts(ended=True)
         Draft(store.storage, spec.run, spec.claim).commit(spec.config, statistics)
         tracker.close()
     dist.barrier()
     return engine
+
+
+def _state(spec: TrainSpec, data: Stream, step: int, rate: float) -> dict[str, Any]:
+    """What a checkpoint says of the run beside its weights: where it stands, and what a child takes over."""
+    return {
+        "kind": spec.kind,
+        "name": spec.name,
+        "fingerprint": spec.claim["fingerprint"],
+        "model": plain(spec.model),
+        "schedule": plain(spec.schedule),
+        "learning_rate": rate,
+        "tokens": data.tokens_after(step),
+        "samples": data.samples_after(step),
+        "segments": list(spec.segments),
+        "seed": spec.seed,
+        "sequence_length": spec.batch.sequence_length,
+        "tokenizer": spec.tokenizer,
+    }
+
+
+def _statistics(spec: TrainSpec, data: Stream, curve: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the run's manifest says of it."""
+    tokens = data.tokens_after(spec.steps)
+    return {
+        "steps": spec.steps,
+        "tokens": tokens,
+        "stage_tokens": tokens - spec.start.tokens,
+        "learning_rate": {"first": curve[0]["learning_rate"], "last": curve[-1]["learning_rate"]},
+        "loss": {"first": curve[0]["loss"], "last": float(np.mean([row["loss"] for row in curve[-20:]]))},
+        "train_seconds": round(sum(row["step_duration_s"] for row in curve), 3),
+        "delivered": data.delivered(spec.steps),
+        "start": plain(spec.start),
+        "cut": plain(data.cuts),
+    }
 
 
 def read_metrics(storage: Storage, run: str) -> list[dict[str, Any]]:
@@ -155,8 +176,9 @@ def read_metrics(storage: Storage, run: str) -> list[dict[str, Any]]:
             rows.update((row["step"], row) for row in unsealed_lines(storage.read(file), "step"))
         except ValueError as error:
             raise CheckpointError(
-                f"{storage.uri}/{file} {error}: the run's curve up to step {step} was changed or damaged after it was written; "
-                f"go on from a checkpoint before it (checkpoint.resume=step-N), which writes it anew, or {how_anew(run, {}, storage.uri)}"
+                f"{storage.uri}/{file} {error}: the run's curve up to step {step} was changed or damaged after it was "
+                "written; go on from a checkpoint before it (checkpoint.resume=step-N), which writes it anew, or "
+                f"{how_anew(run, {}, storage.uri)}"
             ) from error
     return [rows[step] for step in sorted(rows)]
 
@@ -182,26 +204,26 @@ def _load_weights(spec: TrainSpec, storage: Storage, engine: Engine) -> tuple[in
 def _own_checkpoint(spec: TrainSpec, storage: Storage) -> checkpoints.Checkpoint | None:
     """The run's latest checkpoint, as rank zero finds it.
 
-    Each rank looking for itself could find another: a writer of a lost group may commit in that very moment, and a shared file
-    system may show one machine what it hides from another for a while.
+    Each rank looking for itself could find another: a writer of a lost group may commit in that very moment, and a
+    shared file system may show one machine what it hides from another for a while.
     """
-    found: list[Any] = [None]
+    latest: list[Any] = [None]
     if dist.get_rank() == 0:
         try:
             if checkpoints.committed_steps(storage, spec.run):
-                found = [checkpoints.open_checkpoint(storage, spec.run)]
+                latest = [checkpoints.open_checkpoint(storage, spec.run)]
         except TrunklineError as error:
-            found = [error]
-    dist.broadcast_object_list(found, src=0)
-    if isinstance(found[0], TrunklineError):
-        raise found[0]
-    own: checkpoints.Checkpoint | None = found[0]
-    return own
+            latest = [error]
+    dist.broadcast_object_list(latest, src=0)
+    if isinstance(latest[0], TrunklineError):
+        raise latest[0]
+    checkpoint: checkpoints.Checkpoint | None = latest[0]
+    return checkpoint
 
 
 @contextlib.contextmanager
 def _last_checkpoint_committed(saver: checkpoints.Saver, storage: Storage, run: str) -> Iterator[None]:
-    """When training cannot go on, what is being written is still committed, and the error says which checkpoint is kept.
+    """When training cannot go on, commit what is being written; the error says which checkpoint is kept.
 
     Every rank raises that error, and in the same step; rank zero knows what is committed, and all say the same.
     """
@@ -211,17 +233,17 @@ def _last_checkpoint_committed(saver: checkpoints.Saver, storage: Storage, run: 
         saver.wait()
         kept = [checkpoints.committed_steps(storage, run)[-1:] if dist.get_rank() == 0 else []]
         dist.broadcast_object_list(kept, src=0)
-        told = f"The checkpoint at step {kept[0][0]} is kept" if kept[0] else "No checkpoint was committed"
-        raise TrainingError(f"{error}. {told}") from error
+        outcome = f"The checkpoint at step {kept[0][0]} is kept" if kept[0] else "No checkpoint was committed"
+        raise TrainingError(f"{error}. {outcome}") from error
 
 
 @contextlib.contextmanager
 def _garbage_left_lying() -> Iterator[None]:
     """No garbage collection of Python's own choosing, which would stop one rank in a step while all others wait for it.
 
-    A full pass over what torch, DeepSpeed and MLflow have allocated takes tens to hundreds of milliseconds, and comes at
-    another moment on each rank. What lies there now is never looked at again; the loop collects what is new, at log lines
-    and checkpoints.
+    A full pass over what torch, DeepSpeed and MLflow have allocated takes tens to hundreds of milliseconds, and comes
+    at another moment on each rank. What lies there now is never looked at again; the loop collects what is new, at log
+    lines and checkpoints.
     """
     enabled = gc.isenabled()
     gc.collect()

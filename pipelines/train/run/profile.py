@@ -3,12 +3,13 @@
 Enters: the steps of the loop. Leaves, in the run's folder: `profile/trace-rank0.json.gz` for chrome://tracing or
 https://ui.perfetto.dev, and `profile/table.txt`, which is printed too and attached to the MLflow run.
 
-The table sums to the step. On a CPU it counts the main thread's own time in every operation, by what the operation is and in
-which part of the step it ran; a backward operation belongs where its forward one did. On a GPU it cuts the step's wall time
-where kernels begin and end and gives each piece to one kernel that ran then, computation before communication, so
-communication is what was not hidden, and what no kernel covers is idle.
+The table sums to the step. On a CPU it counts the main thread's own time in every operation, by what the operation is
+and in which part of the step it ran; a backward operation belongs where its forward one did. On a GPU it cuts the
+step's wall time where kernels begin and end and gives each piece to one kernel that ran then, computation before
+communication, so communication is what was not hidden, and what no kernel covers is idle.
 
-Tracing costs some percent of the steps that are traced. The ranges (`record_function`) cost a microsecond each otherwise.
+Tracing costs some percent of the steps that are traced. The ranges (`record_function`) cost a microsecond each
+otherwise.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ class StepProfiler:
         if self._profiler is not None:
             self._profiler.stop()
             self.emit(
-                f"   WARNING profile_steps=[{self._first},{self._last}], but this start had only {self._last - self._left} steps: nothing was traced"
+                f"   WARNING profile_steps=[{self._first},{self._last}], but this start had only "
+                f"{self._last - self._left} steps: nothing was traced"
             )
 
     def _publish(self, profiler: Any) -> None:
@@ -111,7 +113,10 @@ class StepProfiler:
 
 
 def step_parts(events: Sequence[Any]) -> dict[str, float]:
-    """Microseconds of all traced steps by part; they sum to the steps' wall time. Args: torch.profiler's FunctionEvents."""
+    """Microseconds of all traced steps by part; they sum to the steps' wall time.
+
+    Args: events, torch.profiler's FunctionEvents.
+    """
     steps = [event for event in events if event.name.startswith("ProfilerStep") and event.device_type.name == "CPU"]
     spans = [(step.time_range.start, step.time_range.end) for step in steps]
     if torch.cuda.is_available():
@@ -131,16 +136,21 @@ def step_parts(events: Sequence[Any]) -> dict[str, float]:
 
 
 def device_parts(kernels: Iterable[tuple[str, float, float]], spans: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """Time of the spans by what ran on the GPU. Args: (name, start, end) of kernels; (start, end) of steps, one unit for all."""
-    found = [(_kernel_part(name), start, end) for name, start, end in kernels]
+    """Time of the spans by what ran on the GPU.
+
+    Args: (name, start, end) of kernels; (start, end) of steps; one unit for all.
+    """
+    pieces = [(_kernel_part(name), start, end) for name, start, end in kernels]
     rank = {
         part: i
-        for i, part in enumerate(sorted({part for part, _, _ in found}, key=lambda p: p in ("communication", "copies")))
+        for i, part in enumerate(
+            sorted({part for part, _, _ in pieces}, key=lambda p: p in ("communication", "copies"))
+        )
     }
     edges = sorted(
-        {time for _, start, end in found for time in (start, end)} | {time for span in spans for time in span}
+        {time for _, start, end in pieces for time in (start, end)} | {time for span in spans for time in span}
     )
-    begins = sorted(found, key=lambda kernel: kernel[1])
+    begins = sorted(pieces, key=lambda kernel: kernel[1])
     parts: dict[str, float] = {}
     running: list[tuple[str, float, float]] = []
     at = 0
@@ -201,9 +211,13 @@ def _backward_numbers(event: Any) -> Iterator[int]:
 def _kernel_part(name: str) -> str:
     lower = name.lower()
     for part, marks in (
-        ("communication", ("nccl",)), ("attention", _ATTENTION), ("matrix products", _PRODUCT_KERNELS),
-        ("optimizer", _OPTIMIZER_KERNELS), ("copies", ("memcpy", "memset")), ("loss", ("softmax", "nll", "cross_entropy")),
-    ):  # fmt: skip
+        ("communication", ("nccl",)),
+        ("attention", _ATTENTION),
+        ("matrix products", _PRODUCT_KERNELS),
+        ("optimizer", _OPTIMIZER_KERNELS),
+        ("copies", ("memcpy", "memset")),
+        ("loss", ("softmax", "nll", "cross_entropy")),
+    ):
         if any(mark in lower for mark in marks):
             return part
     return "normalisation, elementwise"

@@ -1,9 +1,9 @@
 """A stage's stream of batches: sample numbers in, this rank's tensors out.
 
-Enters: a `TrainSpec`. Leaves: the micro-batches of any step, read by a thread two steps ahead of the training step, and on a GPU
-already there: the thread copies them from pinned memory on a CUDA stream of its own, beside the computation. Where the store
-is remote, a `Prefetcher` has the shards on this machine before that. What each source has given is a function of the step
-alone, so it is the same after any restart.
+Enters: a `TrainSpec`. Leaves: the micro-batches of any step, read by a thread two steps ahead of the training step, and
+on a GPU already there: the thread copies them from pinned memory on a CUDA stream of its own, beside the computation.
+Where the store is remote, a `Prefetcher` has the shards on this machine before that. What each source has given is a
+function of the step alone, so it is the same after any restart.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Stream:
     ) -> Iterator[list[Batch]]:
         """This rank's micro-batches of each step from `first` on, read ahead by a thread.
 
-        Args: locate, finds the documents in a micro-batch's positions (`Transformer.locate`); None: the model looks for itself.
+        Args: locate, finds the documents in a micro-batch's positions (`Transformer.locate`); None: the model looks for
+            itself.
         """
         ready: Queue[_Copied | Exception] = Queue(_READ_AHEAD_STEPS)
         ahead = None
@@ -83,8 +84,9 @@ class Stream:
             except Exception as error:
                 ready.put(error)
 
-        # the GPU memory of a step's batches is the copying stream's, and may be written again once they are let go: they
-        # are kept until the step that reads them is over, since the loop waits for a step before it asks for the next but one
+        # the GPU memory of a step's batches is the copying stream's, and may be written again once they are let go:
+        # they are kept until the step that reads them is over, since the loop waits for a step before it asks for the
+        # next but one
         recent: deque[_Copied] = deque(maxlen=3)
         threading.Thread(target=read, name="batch-reader", daemon=True).start()
         try:
@@ -114,7 +116,7 @@ class Stream:
         return self.batches.delivered(self.spec.start.samples, self.samples_after(steps))
 
     def tokens_by_source(self, step: int) -> dict[str, int]:
-        """Tokens that each source has given to this run when `step` steps are done; they sum to the run's own tokens."""
+        """Tokens that each source has given to this run when `step` steps are done."""
         return self.batches.tokens_by_source(self.spec.start.samples, self.samples_after(step))
 
     def _step(
@@ -158,7 +160,9 @@ class _Copied:
 
 
 def to_batch(arrays: Arrays, locate: Callable[[torch.Tensor], Documents] | None = None) -> Batch:
-    """A micro-batch's arrays as tensors on this rank's device; to a GPU through pinned memory, without waiting for the copy.
+    """A micro-batch's arrays as tensors on this rank's device.
+
+    They go to a GPU through pinned memory, and nobody waits for the copy.
 
     Args: locate, finds the documents in positions on the host: on the device it would make the host wait.
     """
