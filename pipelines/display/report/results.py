@@ -120,7 +120,8 @@ def columns_explained(results: Sequence[StageResult]) -> str:
     for name, task in tasks_measured(results).items():
         rows = charted_rows(results, name)
         if task["chart"] and task["chart"]["tabled"] and rows:
-            sentences.append(f"Columns {rows[0]} to {rows[-1]}: {task['chart']['title']}, {task['chart']['axis']}.")
+            columns = f"Columns {rows[0]} to {rows[-1]}" if len(rows) > 1 else f"Column {rows[0]}"
+            sentences.append(f"{columns}: {task['chart']['axis']}.")
     return " ".join(sentences)
 
 

@@ -32,10 +32,15 @@ def draw_scores(results: Sequence[StageResult], task: str, chart: Mapping[str, A
     if not drawn:
         return None
     figure, axes = new_axes(chart["title"], "", chart["axis"])
+    share = drawn[0].tasks[task]["columns"][chart["column"]]["share"]
     if chart["kind"] == "bars":
         _bars(axes, drawn, task, stage_colours(results))
     else:
         _lines(axes, drawn, task, chart)
+        if share:
+            axes.set_ylim(0, 1.08)
+    if share:
+        axes.yaxis.set_major_formatter(IN_PERCENT)
     return figure
 
 
@@ -83,9 +88,6 @@ def _lines(axes: Axes, drawn: Sequence[StageResult], task: str, chart: Mapping[s
         )
     axes.set_xticks(places, [_with_tokens(result).replace(" (", "\n(") for result in drawn])
     axes.set_xlim(-0.4, len(drawn) - 0.6)
-    if total is not None and total["share"]:
-        axes.set_ylim(0, 1.08)
-        axes.yaxis.set_major_formatter(IN_PERCENT)
     axes.legend(loc="lower left", ncols=2)
 
 
