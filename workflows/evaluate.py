@@ -15,13 +15,13 @@ from pipelines.display.evaluation import metrics, print_results, values
 from pipelines.display.progress import duration, say
 from pipelines.identity import decisive
 from pipelines.store.artifacts import Artifact
+from pipelines.store.code import chosen_modules
 from pipelines.train.results.evaluate import EvaluateConfig, evaluate, plan_evaluation
 from workflows.session import Session, entry
 
-# the modules that decide the numbers
+# the modules that decide the numbers, beside those of the tasks that are chosen
 CODE = (
-    *(f"pipelines.train.results.{module}" for module in ("evaluate", "scoring", "generate")),
-    *(f"pipelines.train.tasks.{module}" for module in ("task", "text", "preferences", "completions")),
+    "pipelines.train.results.evaluate",
     *(f"pipelines.train.network.{module}" for module in ("architecture", "roles", "batch", "model", "attention")),
     "pipelines.train.checkpoint.weights",
     "pipelines.data.stream.preferences",
@@ -32,7 +32,8 @@ CODE = (
 def run(config: EvaluateConfig, session: Session) -> Artifact:
     """Make `evaluate/<name>`, or find it finished; its numbers are in `results.json`."""
     planned = plan_evaluation(config, session.store, session.resolve(config.parent))
-    draft = session.begin("evaluate", config, planned.announcement, planned.inputs, CODE, identity=planned.identity)
+    code = (*CODE, *chosen_modules("pipelines.train.tasks", config.tasks, beside=("pipelines.train.results",)))
+    draft = session.begin("evaluate", config, planned.announcement, planned.inputs, code, identity=planned.identity)
     if isinstance(draft, Artifact):
         return draft
     subject = planned.subject

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.store.code import chosen_modules
 from pipelines.train.objectives import OBJECTIVES, Objective
+from pipelines.train.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = ("corpus", "tokenize", "mixture", "training", "evaluate", "export", "average", "verify_resume", "recipe")
@@ -65,7 +67,8 @@ BESIDE = {
                  "pipelines.train.checkpoint.weights": "weights without an engine: a run fills its engine (slices)"},
     "verify_resume": {"pipelines.data.stream.mixture": "as for training", "pipelines.train.objectives": "likewise", "pipelines.train.batches": "likewise",
                       "pipelines.train.checkpoint.weights": "as for training"},
-    "evaluate": {**_STREAM, **_TRAINING, "pipelines.data.tokens.codepoints": "which text goes to which of two equal encoders"},
+    "evaluate": {**_STREAM, **_TRAINING, "pipelines.data.tokens.codepoints": "which text goes to which of two equal encoders",
+                 "pipelines.train.tasks": "hashed where one is chosen: see below", "pipelines.train.results.scoring": "likewise", "pipelines.train.results.generate": "likewise"},
     "export": {**_STREAM, **_TRAINING, "pipelines.data.tokens": "only verifies what was written, but for chat and tokenizer",
                "pipelines.train.network.attention": "likewise", "pipelines.train.network.batch": "likewise", "pipelines.train.results.generate": "likewise", "pipelines.train.results.scoring": "likewise",
                "pipelines.train.results.evaluate": "finds evaluations, makes none",
@@ -144,6 +147,14 @@ def test_what_an_objective_is_made_of_is_hashed_where_it_is_chosen(objective: ty
     rooms = ("pipelines.train.objectives.", "pipelines.train.batches.")
     made_of = {module for module in reached(objective.__module__) if module.startswith(rooms)}
     assert {objective.__module__, *made_of} == set(objective.code())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_a_task_is_made_of_is_hashed_where_it_is_chosen(task: str) -> None:
+    rooms = ("pipelines.train.tasks.", "pipelines.train.results.")
+    own = TASKS[task].Settings.__module__
+    made_of = {module for module in reached(own) if module.startswith(rooms)}
+    assert {own, *made_of} == set(chosen_modules("pipelines.train.tasks", [task], beside=("pipelines.train.results",)))
 
 
 def test_every_reason_is_of_something_that_is_there() -> None:
