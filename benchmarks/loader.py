@@ -30,7 +30,8 @@ import numpy as np
 from benchmarks import stream
 from pipelines.data.stream.loader import Loader, Segment
 from pipelines.data.stream.mixture import MixturePlan, MixtureRecipe, plan_mixture
-from pipelines.data.tokens.token_shards import TokenShardWriter, TokenSource, shard_paths
+from pipelines.data.tokens.token_shards import TokenShardWriter, shard_paths
+from pipelines.data.tokens.token_sources import TokenSource
 from pipelines.display.progress import table
 
 
@@ -59,7 +60,7 @@ def main() -> None:
             )
             lengths = rng.integers(50, 2000, options.million_tokens * 1000 // 3)
             lengths = lengths[: np.searchsorted(np.cumsum(lengths), options.million_tokens * 1e6 / 3)]
-            writer.add(rng.integers(0, 4096, int(lengths.sum())).astype(np.uint16), lengths, lengths)
+            writer.add(rng.integers(0, 4096, int(lengths.sum())).astype(np.uint16), lengths, bytes=lengths)
             writer.close()
             total = np.array([writer.tokens])
             sources[source] = TokenSource(

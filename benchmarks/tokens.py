@@ -29,7 +29,7 @@ def commit_tokens(store: ArtifactStore, weights: Mapping[str, float], shards: in
             paths = {suffix: draft.scratch(file) for suffix, file in files.items()}
             lengths = rng.integers(50, 2000, shard_tokens // 1000)
             writer = TokenShardWriter(paths, VOCABULARY)
-            writer.add(rng.integers(0, VOCABULARY, int(lengths.sum())), lengths, lengths)
+            writer.add(rng.integers(0, VOCABULARY, int(lengths.sum())), lengths, bytes=lengths)
             writer.close()
             draft.publish(prefix, {files[suffix]: path for suffix, path in paths.items()})
             train["shards"].append(prefix)

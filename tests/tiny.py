@@ -78,7 +78,7 @@ def _shards(
             # chosen answers and documents walk by small steps, rejected ones by large
             ids = np.append(_walk(rng, int(start), length, 16 if side == ".rejected" else 1), 0).astype(np.uint16)
             mask = (np.arange(len(ids)) >= length // 3).astype(np.uint8) if masked else None
-            writer.add(ids, np.array([len(ids)]), np.array([2 * len(ids)]), mask)
+            writer.add(ids, np.array([len(ids)]), bytes=np.array([2 * len(ids)]), mask=mask)
         writer.close()
         draft.publish(f"{prefix}{side}", {f"{prefix}{side}.{suffix}": path for suffix, path in paths.items()})
         total["tokens"] += writer.tokens

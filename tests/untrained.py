@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipelines.cluster.cluster import serial_map
 from pipelines.config import plain
+from pipelines.data.tokens.sidecars import FOUNDING
 from pipelines.data.tokens.tokenize import encode_shard, plan_shards, sample_texts, statistics
 from pipelines.data.tokens.tokenizer import TokenizerConfig, tokenizer_files, train_tokenizer
 from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
@@ -55,7 +56,7 @@ def commit_run(
 
 def commit_tokens(
     store: ArtifactStore, texts: dict[str, list[str]], turns: list[tuple[str, str]], pairs: list[tuple[str, str, str]],
-    vocabulary: int = 320,
+    vocabulary: int = 320, sidecars: tuple[str, ...] = FOUNDING,
 ) -> Artifact:  # fmt: skip
     """Commit `corpus/c` and `tokens/t`: text sources, conversations (question, answer), pairs (question, chosen, rejected).
 
@@ -97,5 +98,5 @@ def commit_tokens(
         paths[f"tokenizer/{name}"] = draft.scratch(f"tokenizer/{name}")
         paths[f"tokenizer/{name}"].write_bytes(content)
     draft.publish("tokenizer", paths)
-    receipts = serial_map(encode_shard, plan_shards(corpus, draft), "encode")
+    receipts = serial_map(encode_shard, plan_shards(corpus, draft, sidecars), "encode")
     return draft.commit({}, statistics(corpus, receipts, vocabulary), licences)

@@ -19,13 +19,23 @@ from pipelines.store.code import chosen_modules
 from pipelines.train.results.evaluate import EvaluateConfig, evaluate, plan_evaluation
 from workflows.session import Session, entry
 
+_TOKENS = (
+    "megatron",
+    "sidecars.document_bytes",
+    "sidecars.layouts",
+    "sidecars.loss_mask",
+    "token_shards",
+    "token_sources",
+    "tokenizer",
+    "chat",
+)
 # the modules that decide the numbers, beside those of the tasks that are chosen
 CODE = (
     "pipelines.train.results.evaluate",
     *(f"pipelines.train.network.{module}" for module in ("architecture", "roles", "batch", "model", "attention")),
     "pipelines.train.checkpoint.weights",
     "pipelines.data.stream.preferences",
-    *(f"pipelines.data.tokens.{module}" for module in ("token_shards", "tokenizer", "chat")),
+    *(f"pipelines.data.tokens.{module}" for module in _TOKENS),
 )
 
 

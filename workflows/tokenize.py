@@ -15,6 +15,7 @@ from typing import Any
 
 from pipelines.config import WorkflowConfig, config_class, parse
 from pipelines.data.stream.mixture import MixtureRecipe, foreseen
+from pipelines.data.tokens.sidecars import known, modules
 from pipelines.data.tokens.tokenize import (
     compression,
     corpus_files,
@@ -38,6 +39,10 @@ CODE = tuple(
         "tokens.codepoints",
         "tokens.chat",
         "tokens.blocks",
+        "tokens.megatron",
+        "tokens.sidecars.document_bytes",
+        "tokens.sidecars.layouts",
+        "tokens.sidecars.loss_mask",
         "tokens.token_shards",
         "tokens.tokenize",
     )
@@ -50,6 +55,7 @@ class TokenizeConfig(WorkflowConfig):
 
     data: str  # corpus/<name>; not called corpus, which is a config group and so cannot be set to a reference
     tokenizer: TokenizerConfig
+    sidecars: tuple[str, ...] = ()  # what else is written beside the ids: names of pipelines/data/tokens/sidecars
 
 
 def run(config: TokenizeConfig, session: Session) -> Artifact:
@@ -61,13 +67,16 @@ def run(config: TokenizeConfig, session: Session) -> Artifact:
     inputs = [corpus, reused] if reused else [corpus]
 
     shares = {} if reused else sample_shares(corpus, config.tokenizer)
+    sidecars = known(config.sidecars, "sidecars")
     # ── announce ──
     sources = corpus.statistics["sources"]
     text_bytes = sum(facts[split]["bytes"] for facts in sources.values() for split in ("train", "heldout"))
     files = sum(len(corpus_files(corpus, split, name)) for name in sources for split in ("train", "heldout"))
     if text_bytes == 0:
         raise DataError(f"{corpus.folder} holds no text: rebuild it with other filters or sources")
-    held = session.begin("tokens", config, _plan(config, corpus, reused, text_bytes, files), inputs, CODE)
+    held = session.begin(
+        "tokens", config, _plan(config, corpus, reused, text_bytes, files), inputs, (*CODE, *modules(sidecars))
+    )
     if isinstance(held, Artifact):
         return held
 
@@ -89,7 +98,7 @@ def run(config: TokenizeConfig, session: Session) -> Artifact:
             rate = done["bytes"] / max(1e-9, time.monotonic() - began)
             return {"tokens": human(done["tokens"]), "read": human(done["bytes"], "B"), "rate": human(rate, "B/s")}
 
-        receipts = map_shards(encode_shard, plan_shards(corpus, held), "encode", describe)
+        receipts = map_shards(encode_shard, plan_shards(corpus, held, sidecars), "encode", describe)
         facts = {**statistics(corpus, receipts, encoder.vocabulary_size), **_sample_facts(held)}
         tracker.metrics(_metrics(facts), step=0)
         artifact = held.commit(config=decisive(config), statistics=facts, licences=corpus.manifest["licences"])

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from pipelines.config import plain
+from pipelines.data.tokens.token_sources import modules_beside
 from pipelines.display.progress import human, say
 from pipelines.display.timeline import reached
 from pipelines.errors import ArtifactError, ConfigError
@@ -20,7 +21,7 @@ from pipelines.train.stages import TrainConfig, TrainSpec, stage_named
 from pipelines.train.worker import ready, work
 from workflows.session import DryRun, Session
 
-# the modules that decide a run's numbers, beside those of its objective; changing one changes its fingerprint
+# the modules that decide a run's numbers, beside those of its objective and of what stands beside its tokens; changing one changes its fingerprint
 CODE = (
     *(
         f"pipelines.train.network.{module}"
@@ -39,7 +40,11 @@ CODE = (
             "stream.interleave",
             "stream.order",
             "stream.preferences",
+            "tokens.megatron",
+            "tokens.sidecars.layouts",
+            "tokens.sidecars.loss_mask",
             "tokens.token_shards",
+            "tokens.token_sources",
         )
     ),
 )
@@ -62,7 +67,8 @@ def train_stage(stage: str, config: TrainConfig, session: Session) -> Artifact:
         open_checkpoint(storage, folder, f"step-{back_to}")  # raises: there is no such step
     _check_place(config.write_spec)
     try:
-        code = (*CODE, *OBJECTIVES[planned.spec.objective.name].code())
+        beside = modules_beside(planned.inputs)
+        code = (*CODE, *OBJECTIVES[planned.spec.objective.name].code(), *beside)
         claimed = session.begin(stage, config, announcement, planned.inputs, code, identity=planned.identity)
     except DryRun as dry:
         begun = dry.held

@@ -13,7 +13,8 @@ from benchmarks.tokens import commit_tokens
 from pipelines.data.stream.loader import Loader, Segment
 from pipelines.data.stream.mixture import MixturePlan
 from pipelines.data.stream.prefetch import Prefetcher, WorkingSet
-from pipelines.data.tokens.token_shards import open_sources
+from pipelines.data.tokens.sidecars import in_batches
+from pipelines.data.tokens.token_sources import open_sources
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.cache import Cache
 from tests.integration.faulty_s3 import faulty_s3
@@ -22,7 +23,7 @@ from tests.integration.s3_server import S3Server
 
 def loader(store: ArtifactStore) -> Loader:
     plan = MixturePlan.from_json(store.get("mixture/bench").json("mixture.json"))
-    sources = open_sources(store.get("tokens/bench"), document_bytes=False)
+    sources = open_sources(store.get("tokens/bench"), sidecars=in_batches())
     return Loader(sources, [Segment(0, plan)], seed=3, sequence_length=128, shards_per_group=2)
 
 

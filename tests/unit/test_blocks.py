@@ -13,7 +13,8 @@ from pipelines.data.stream.loader import Loader, Segment
 from pipelines.data.stream.mixture import MixtureRecipe, plan_mixture
 from pipelines.data.stream.preferences import PreferenceLoader, open_preferences
 from pipelines.data.tokens import blocks
-from pipelines.data.tokens.token_shards import TokenShard, TokenShardWriter, open_sources, shard_paths
+from pipelines.data.tokens.token_shards import TokenShard, TokenShardWriter, shard_paths
+from pipelines.data.tokens.token_sources import open_sources
 from pipelines.errors import ArtifactError, DataError, TrunklineError
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.train.results.scoring import windows
@@ -29,7 +30,9 @@ def shard(tmp_path: Path) -> Path:
         {suffix: tmp_path / f"s.{suffix}" for suffix in ("bin", "idx", "mask", "bytes", "sums")}, 4096
     )
     for count in (1, 49_999, 20_000, 30_000):
-        writer.add(rng.integers(0, 4096, count), np.array([count]), np.array([count]), np.ones(count, np.uint8))
+        writer.add(
+            rng.integers(0, 4096, count), np.array([count]), bytes=np.array([count]), mask=np.ones(count, np.uint8)
+        )
     writer.close()
     return tmp_path
 

@@ -31,7 +31,7 @@ ANYWHERE = {
     "pipelines.cluster.cluster": "where tasks run; results do not depend on it (tests/integration/test_map_shards.py)",
     "pipelines.cluster.nodes": "asks machines", "pipelines.cluster.train_group": "where workers run", "pipelines.cluster.train_group_rank": "likewise", "pipelines.cluster.train_group_lines": "messages", "pipelines.cluster.train_group_room": "refuses", "pipelines.display.markup": "pages about results", "pipelines.display.charts": "pages about results",
     "pipelines.tracking.tracker": "what MLflow is told", "pipelines.tracking.errors": "messages", "pipelines.tracking.place": "where MLflow keeps it",
-    "pipelines.data.stream.prefetch": "when shards are downloaded, not which", "pipelines.data.tokens.blocks": "compares blocks with their checksums",
+    "pipelines.data.stream.prefetch": "when shards are downloaded, not which", "pipelines.data.tokens.sidecars": "those that a run's tokens have are hashed with it", "pipelines.data.tokens.blocks": "compares blocks with their checksums",
     "pipelines.train.network.compute": "runtime(): equal up to rounding (tests/unit/test_attention.py)",
     "pipelines.train.plan.memory": "what a worker needs; chooses recomputation, which changes nothing", "pipelines.train.plan.devices": "refuses devices",
     "pipelines.train.plan.decays": "the shape's values are in the fingerprint (schedule.decay_values)",

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from pipelines.config import TrackingConfig
-from pipelines.data.tokens.token_shards import TokenShard, TokenSource, open_sources
+from pipelines.data.tokens.token_shards import TokenShard
+from pipelines.data.tokens.token_sources import TokenSource, open_sources
 from pipelines.errors import ArtifactError, CheckpointError, ConfigError
 from pipelines.store.artifacts import ArtifactStore, Draft
 from pipelines.store.sealed import sealed
@@ -59,9 +60,8 @@ def source(*documents, masks=None, sizes=None):
     """A source of one shard."""
     offsets = np.cumsum([0, *map(len, documents)])
     mask = None if masks is None else np.concatenate(masks).astype(np.uint8)
-    shard = TokenShard(
-        np.concatenate(documents).astype(np.uint16), offsets, mask, None if sizes is None else np.array(sizes, np.int32)
-    )
+    sidecars = {"mask": mask, "bytes": None if sizes is None else np.array(sizes, np.int32)}
+    shard = TokenShard(np.concatenate(documents).astype(np.uint16), offsets, sidecars)
     found = TokenSource("s", "documents", ("heldout/s/00000",), np.array([offsets[-1]]), lambda prefix: {})
     found._open[0] = shard
     return found

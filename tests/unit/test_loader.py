@@ -13,7 +13,8 @@ from pipelines.data.stream.interleave import BLOCK_SAMPLES, Interleaving, interl
 from pipelines.data.stream.loader import Loader, Segment, pack, rank_indices
 from pipelines.data.stream.mixture import MixturePlan, MixtureRecipe, PlannedSource, foreseen
 from pipelines.data.stream.order import permute
-from pipelines.data.tokens.token_shards import TokenShardWriter, TokenSource, shard_paths
+from pipelines.data.tokens.token_shards import TokenShardWriter, shard_paths
+from pipelines.data.tokens.token_sources import TokenSource
 from pipelines.errors import ConfigError, DataError
 
 EOS = 0
@@ -26,7 +27,7 @@ def write(folder, prefix, documents, masks=None):
     writer = TokenShardWriter(paths, vocabulary_size=60_000)
     for i, document in enumerate(documents):
         mask = np.array(masks[i], np.uint8) if masks else None
-        writer.add(np.array(document), np.array([len(document)]), np.array([len(document) - 1]), mask)
+        writer.add(np.array(document), np.array([len(document)]), bytes=np.array([len(document) - 1]), mask=mask)
     writer.close()
     return writer.tokens
 
@@ -314,7 +315,7 @@ def test_ends_of_shards_that_fill_no_window_are_told_where_they_are_many(tmp_pat
 def test_a_flipped_bit_in_the_mask_of_what_is_cut_is_noticed(tmp_path):
     paths = {suffix: tmp_path / f"x.{suffix}" for suffix in ("bin", "idx", "bytes", "mask", "sums")}
     writer = TokenShardWriter(paths, vocabulary_size=60_000)
-    writer.add(np.arange(12), np.array([12]), np.array([11]), np.array([0] * 10 + [1, 1], np.uint8))
+    writer.add(np.arange(12), np.array([12]), bytes=np.array([11]), mask=np.array([0] * 10 + [1, 1], np.uint8))
     writer.close()
     damaged = bytearray(paths["mask"].read_bytes())
     damaged[3] ^= 1  # the document would count

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pipelines.data.stream.preferences import PreferenceLoader
-from pipelines.data.tokens.token_shards import TokenShardWriter, TokenSource, shard_paths
+from pipelines.data.tokens.token_shards import TokenShardWriter, shard_paths
+from pipelines.data.tokens.token_sources import TokenSource
 from pipelines.errors import DataError
 
 
@@ -14,7 +15,7 @@ def side(folder, name, documents):
     writer = TokenShardWriter({suffix: folder / f"{name}.{suffix}" for suffix in ("bin", "idx", "bytes", "mask")}, 4096)
     for document in documents:  # prompt is <用户> x <AI>, the rest is the answer
         mask = np.array([0, 0, 0] + [1] * (len(document) - 3), np.uint8)
-        writer.add(np.array(document), np.array([len(document)]), np.array([len(document) - 4]), mask)
+        writer.add(np.array(document), np.array([len(document)]), bytes=np.array([len(document) - 4]), mask=mask)
     writer.close()
     return TokenSource(
         "p", "preferences", (name,), np.array([writer.tokens]), lambda prefix: shard_paths(folder, prefix)

@@ -13,7 +13,8 @@ import pytest
 from pipelines.data.stream.loader import Loader, Segment
 from pipelines.data.stream.mixture import MixturePlan, PlannedSource
 from pipelines.data.stream.prefetch import Prefetcher, WorkingSet
-from pipelines.data.tokens.token_shards import TokenShardWriter, TokenSource, shard_paths
+from pipelines.data.tokens.token_shards import TokenShardWriter, shard_paths
+from pipelines.data.tokens.token_sources import TokenSource
 from pipelines.errors import ConfigError
 from pipelines.store.cache import Cache
 from tests.waits import wait_until
@@ -37,7 +38,7 @@ class Remote:
         if not (self.far / f"{prefixes[0]}.bin").exists():
             for i, prefix in enumerate(prefixes):
                 writer = TokenShardWriter(shard_files(self.far, prefix), 4096)
-                writer.add(np.arange(i, i + 81), np.array([81]), np.array([80]))
+                writer.add(np.arange(i, i + 81), np.array([81]), bytes=np.array([80]))
                 writer.close()
         size = sum(path.stat().st_size for path in shard_paths(self.far, prefixes[0]).values())
         locate = (lambda prefix: shard_paths(self.far, prefix)) if local else self._locate

@@ -7,7 +7,8 @@ import struct
 import numpy as np
 import pytest
 
-from pipelines.data.tokens.token_shards import TokenShard, TokenShardWriter, shard_paths, token_dtype
+from pipelines.data.tokens.megatron import token_dtype
+from pipelines.data.tokens.token_shards import TokenShard, TokenShardWriter, shard_paths
 from pipelines.errors import DataError
 
 
@@ -15,8 +16,10 @@ def write(folder, vocabulary_size, masked):
     suffixes = ("bin", "idx", "bytes", "mask") if masked else ("bin", "idx", "bytes")
     writer = TokenShardWriter({suffix: folder / f"s.{suffix}" for suffix in suffixes}, vocabulary_size)
     mask = np.array([0, 1, 1, 0, 1], np.uint8) if masked else None
-    writer.add(np.array([5, 6, 0, 7, 0]), np.array([3, 2]), np.array([9, 4]), mask)
-    writer.add(np.array([8, 0]), np.array([2]), np.array([1]), np.array([0, 1], np.uint8) if masked else None)
+    writer.add(np.array([5, 6, 0, 7, 0]), np.array([3, 2]), bytes=np.array([9, 4]), mask=mask)
+    writer.add(
+        np.array([8, 0]), np.array([2]), bytes=np.array([1]), mask=np.array([0, 1], np.uint8) if masked else None
+    )
     writer.close()
     return writer
 
@@ -75,6 +78,6 @@ def test_a_mask_that_does_not_fit_is_refused(tmp_path):
     paths = {suffix: tmp_path / f"s.{suffix}" for suffix in ("bin", "idx", "bytes", "mask")}
     writer = TokenShardWriter(paths, 4096)
     with pytest.raises(ValueError, match="mask"):
-        writer.add(np.array([1, 0]), np.array([2]), np.array([1]))
+        writer.add(np.array([1, 0]), np.array([2]), bytes=np.array([1]))
     writer.abandon()
     assert not any(path.exists() for path in paths.values())

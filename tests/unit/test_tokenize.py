@@ -15,7 +15,8 @@ from pipelines.config import TrackingConfig
 from pipelines.data.stream.loader import Loader, Segment
 from pipelines.data.stream.mixture import MixtureRecipe, plan_conversations, plan_mixture
 from pipelines.data.stream.preferences import PreferenceLoader, open_preferences
-from pipelines.data.tokens.token_shards import TokenShard, open_sources
+from pipelines.data.tokens.token_shards import TokenShard
+from pipelines.data.tokens.token_sources import open_sources
 from pipelines.data.tokens.tokenize import (
     compression,
     encode_shard,

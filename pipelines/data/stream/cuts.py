@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.data.tokens.token_shards import TokenSource
+from pipelines.data.tokens.token_sources import TokenSource
 from pipelines.errors import DataError
 
 _HARMLESS = 0.01  # of a source's tokens; on average half a window of each shard is lost

@@ -21,9 +21,10 @@ inputs = tokens[:, :T] and targets = tokens[:, 1:].
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,12 +33,14 @@ from pipelines.data.stream.cuts import Cut, cut_documents, cut_shards
 from pipelines.data.stream.interleave import BLOCK_SAMPLES, Interleaving
 from pipelines.data.stream.mixture import MixturePlan, Packing
 from pipelines.data.stream.order import permute, stream_key
-from pipelines.data.tokens.token_shards import TokenShard, TokenSource
+from pipelines.data.tokens.sidecars import SIDECARS, in_batches
+from pipelines.data.tokens.token_shards import TokenShard
+from pipelines.data.tokens.token_sources import TokenSource
 from pipelines.errors import ConfigError, DataError
 
 _CHUNK_SAMPLES = 4_096  # addresses are worked out for so many samples at once (about 1 ms) and kept for a few chunks
 
-Batch = dict[str, NDArray[np.generic]]
+Batch = dict[str, Any]  # see `Loader.batch`
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ class Loader:
         if absent := [name for name in self.names if name not in sources]:
             raise DataError(f"the mixture names {', '.join(absent)}; the tokens hold {', '.join(sorted(sources))}")
         self.sources = {name: sources[name] for name in self.names}
+        self.sidecars = batch_sidecars(self.sources.values())
         parts = sorted({(source.name, source.packing) for segment in segments for source in segment.plan.sources})
         self._streams = [
             _Stream(sources[name], packing, seed, sequence_length, shards_per_group) for name, packing in parts
@@ -178,9 +182,10 @@ class Loader:
             loss_mask  uint8 [B, T]    1 where the target tokens[:, t+1] counts: not padding, not the first id of a
                                        document, and set in the mask of a masked shard
             sources    int16 [B]       index into `names`
+            sidecars   a dictionary, absent when empty: arrays of what else stands beside the ids of some source, by name
         """
         stream, shard, item = self.addresses(np.asarray(indices, np.int64))
-        rows = Rows(len(stream), self.sequence_length, self.pad_id)
+        rows = Rows(len(stream), self.sequence_length, self.pad_id, self.sidecars)
         opened: dict[tuple[int, int], TokenShard] = {}  # a batch reads the same few shards again and again
         for row, (s, k, i) in enumerate(zip(stream.tolist(), shard.tolist(), item.tolist(), strict=True)):
             if (found := opened.get((s, k))) is None:
@@ -230,18 +235,23 @@ def rank_indices(step: int, *, global_batch: int, rank: int, world_size: int, mi
     return stretch.reshape(-1, world_size, micro_batch)[:, rank]
 
 
-class Rows:
-    """A batch being filled: token spans become rows with positions and a loss mask. See `Loader.batch`."""
+def batch_sidecars(sources: Iterable[TokenSource]) -> tuple[str, ...]:
+    """The sidecars that batches of some sources have, the loss mask always among them."""
+    read = {"mask", *(name for source in sources for name in source.sidecars)}
+    return tuple(name for name in in_batches() if name in read)
 
-    def __init__(self, count: int, sequence_length: int, pad_id: int):
+
+class Rows:
+    """A batch being filled: token spans become rows with positions, a loss mask and sidecars. See `Loader.batch`."""
+
+    def __init__(self, count: int, sequence_length: int, pad_id: int, sidecars: Sequence[str] = ("mask",)):
         width = sequence_length + 1
         self.tokens = np.full((count, width), pad_id, np.int32)
-        self.counted = np.ones((count, width), np.uint8)  # the id counts when it is a target
         self.begins = np.zeros((count, width), np.bool_)  # the id is the first of a document, or of the padding
-        self._width, self._span = (
-            width,
-            np.zeros(2, np.int64),
-        )  # kept: to make them for each row costs as much as to copy it
+        self._sidecars = [(name, SIDECARS[name], SIDECARS[name].blank(count, width)) for name in sidecars]
+        self._width = width
+        # kept, since to make them for each row costs as much as to copy it
+        self._span = np.zeros(2, np.int64)
 
     def fill(self, row: int, shard: TokenShard, start: int, stop: int) -> None:
         """Put the tokens [start, stop) of a shard into a row; at most T + 1."""
@@ -251,23 +261,44 @@ class Rows:
         else:
             self.tokens[row, :length] = shard.tokens[start:stop]
             self.begins[row, length] = True
-            self.counted[row, length:] = 0
-        if shard.mask is not None:
-            self.counted[row, :length] = shard.mask[start:stop]
+        for name, sidecar, blank in self._sidecars:
+            entries = shard.sidecars.get(name)
+            if entries is not None or length < self._width:
+                sidecar.fill(blank, row, entries, shard.offsets, start, stop)
         self._span[0], self._span[1] = start, stop
         first, last = shard.offsets.searchsorted(self._span).tolist()
         if first < last:
             self.begins[row, shard.offsets[first:last] - start] = True
 
-    def batch(self, sources: NDArray[np.int16]) -> Batch:
-        """The finished arrays."""
-        at = np.arange(self.tokens.shape[1] - 1, dtype=np.int32)
+    def batch(self, sources: NDArray[np.int16], trim_to: int | None = None) -> Batch:
+        """The finished arrays.
+
+        Args: trim_to, leave out columns that are padding in every row, down to a multiple of so many; None: all stay.
+        """
+        at = np.arange(self._width - 1, dtype=np.int32)
         begun = np.maximum.accumulate(np.where(self.begins[:, :-1], at, np.int32(0)), axis=1)
+        whole = self._finished(self._width - 1)
+        loss_mask = whole["mask"] & ~self.begins[:, 1:]
+        length = self._width - 1
+        if trim_to is not None:
+            used = int(np.flatnonzero(loss_mask.any(axis=0)).max(initial=0)) + 1
+            length = min(length, -(-used // trim_to) * trim_to)
+            whole = self._finished(length)
+        sidecars = {name: np.ascontiguousarray(array) for name, array in whole.items() if name != "mask"}
         return {
-            "tokens": self.tokens,
-            "positions": at - begun,
-            "loss_mask": self.counted[:, 1:] & ~self.begins[:, 1:],
+            "tokens": np.ascontiguousarray(self.tokens[:, : length + 1]),
+            "positions": np.ascontiguousarray((at - begun)[:, :length]),
+            "loss_mask": np.ascontiguousarray(loss_mask[:, :length]),
             "sources": sources,
+            **({"sidecars": sidecars} if sidecars else {}),
+        }
+
+    def _finished(self, length: int) -> dict[str, NDArray[Any]]:
+        """The arrays of all sidecars. Args: length, inputs of a row that are kept."""
+        return {
+            key: array
+            for name, sidecar, blank in self._sidecars
+            for key, array in sidecar.finished(name, blank, length).items()
         }
 
 

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.data.stream.cuts import Cut
-from pipelines.data.stream.loader import Batch, Rows
+from pipelines.data.stream.loader import Batch, Rows, batch_sidecars
 from pipelines.data.stream.order import permute, stream_key
-from pipelines.data.tokens.token_shards import TokenShard, TokenSource, open_sources
+from pipelines.data.tokens.token_shards import TokenShard
+from pipelines.data.tokens.token_sources import TokenSource, open_sources
 from pipelines.errors import DataError
 from pipelines.store.artifacts import Artifact
 
@@ -54,6 +55,7 @@ class PreferenceLoader:
         self.seed, self.sequence_length, self.pad_id = seed, sequence_length, pad_id
         self.names = sorted(sources)
         self._sides = [sources[name] for name in self.names]
+        self.sidecars = batch_sidecars(side for sides in self._sides for side in sides)
         cuts = {name: Cut(unit="pairs") for name in self.names}
         rows: list[NDArray[np.int64]] = [np.zeros((4, 0), np.int64)]
         for index, (chosen, rejected) in enumerate(self._sides):
@@ -94,16 +96,16 @@ class PreferenceLoader:
         """The pairs at places `indices` of the stream: chosen in row 2i, rejected in 2i + 1, as `Loader.batch`."""
         return self.stored(self.pairs(indices))
 
-    def stored(self, numbers: NDArray[np.int64] | Sequence[int]) -> Batch:
-        """Pairs by their number in stored order (no shuffle): for reference log-probs and evaluation."""
+    def stored(self, numbers: NDArray[np.int64] | Sequence[int], trim_to: int | None = None) -> Batch:
+        """Pairs by their number in stored order (no shuffle). Args: trim_to, see `Rows.batch`."""
         chosen = self._pairs[:, np.asarray(numbers, np.int64)]
-        rows = Rows(2 * chosen.shape[1], self.sequence_length, self.pad_id)
+        rows = Rows(2 * chosen.shape[1], self.sequence_length, self.pad_id, self.sidecars)
         for pair, (source, shard, document) in enumerate(chosen.T.tolist()):
             for row, side in enumerate(self._sides[source], start=2 * pair):
                 tokens = side.shard(shard)
                 start, stop = int(tokens.offsets[document]), int(tokens.offsets[document + 1])
                 rows.fill(row, tokens, start, min(stop, start + self.sequence_length + 1))
-        return rows.batch(np.repeat(chosen[0].astype(np.int16), 2))
+        return rows.batch(np.repeat(chosen[0].astype(np.int16), 2), trim_to)
 
 
 def fitting(chosen: TokenShard, rejected: TokenShard, limit: int) -> NDArray[np.int64]:
@@ -187,7 +189,9 @@ def open_preferences(
 
     def side(source: TokenSource, which: Side) -> TokenSource:
         prefixes = tuple(f"{prefix}.{which}" for prefix in source.prefixes)
-        return TokenSource(source.name, source.kind, prefixes, source.shard_tokens, source.locate)
+        return TokenSource(
+            source.name, source.kind, prefixes, source.shard_tokens, source.locate, sidecars=source.sidecars
+        )
 
     return {
         name: (side(source, "chosen"), side(source, "rejected"))

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pipelines.data.stream.loader import Loader, Use
-from pipelines.data.tokens.token_shards import TokenSource
+from pipelines.data.tokens.token_sources import TokenSource
 from pipelines.display.progress import human
 from pipelines.errors import ConfigError, StorageError
 

@@ -1,7 +1,7 @@
 """Sums over the blocks of a file that is read by ranges, and arrays that compare a block when it is first read.
 
-Enters: the bytes of a token shard's `.bin` and `.mask`, as they are written. Leaves: a sidecar `.sums`, and, of a mapped file,
-an array whose slices are what was written or an error.
+Enters: the bytes of a token shard's `.bin`, and of its sidecars that are read by ranges, as they are written. Leaves: a file
+`.sums` and, of a mapped file, an array whose slices are what was written or an error.
 
 A shard is some hundred megabytes of which a window reads kilobytes, so its checksum would have to be worked out over all of it
 before the first window. Blocks of 64 KiB are compared one by one instead, each once in a process: a stream reads every block in
@@ -11,8 +11,8 @@ CRC-32: it sees every change within 32 neighbouring bits and all but one in 4 bi
 MB/s of tokens), and is in Python's own library: a worker needs no package for it. It is no defence against an attacker,
 and need not be: who can write a shard can write its sums.
 
-`.sums`, little-endian:  8 bytes "TLSUMS1\\0"    uint32 block bytes    then for `.bin` and `.mask`: uint64 bytes of the file,
-uint32[ceil(bytes / block bytes)] sums
+`.sums`, little-endian:  8 bytes "TLSUMS1\\0"    uint32 block bytes    then for `.bin`, for `.mask` and for each further sidecar:
+uint64 bytes of the file, uint32[ceil(bytes / block bytes)] sums. A further one has its suffix before that: uint64 bytes, UTF-8
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from pipelines.errors import DataError, TrunklineError
 
-SUMMED = ("bin", "mask")  # the files that are read by ranges, in the order of the sidecar
+_FIRST = ("bin", "mask")  # whose sums come first and without a name; an absent file counts as an empty one
 BLOCK_BYTES = 1 << 16
 _MAGIC = b"TLSUMS1\0"
 _HEADER = struct.Struct("<8sI")
@@ -64,31 +64,40 @@ class BlockSums:
 
 
 def write_sums(path: Path, of: Mapping[str, BlockSums]) -> None:
-    """The sidecar of a shard. Args: of, "bin" and "mask" -> sums; an absent one counts as an empty file."""
+    """The `.sums` file of a shard. Args: of, the suffix of a file that is read by ranges -> its sums."""
     with path.open("wb") as handle:
         handle.write(_HEADER.pack(_MAGIC, BLOCK_BYTES))
-        for suffix in SUMMED:
+        for suffix in (*_FIRST, *(suffix for suffix in of if suffix not in _FIRST)):
+            if suffix not in _FIRST:
+                name = suffix.encode()
+                handle.write(struct.pack("<Q", len(name)) + name)
             sums = of.get(suffix, BlockSums())
             handle.write(struct.pack("<Q", sums.size) + sums.sums.tobytes())
 
 
 def read_sums(path: Path) -> dict[str, tuple[int, Sums]]:
-    """Suffix -> bytes of the file, and its sums. Raises: DataError when the sidecar is not one."""
+    """Suffix -> bytes of the file, and its sums. Raises: DataError when the file is no list of sums."""
     data = path.read_bytes()
-    found: dict[str, tuple[int, Sums]] = {}
+    sums: dict[str, tuple[int, Sums]] = {}
     try:
         magic, block = _HEADER.unpack_from(data)
         at = _HEADER.size
-        for suffix in SUMMED:
+        while len(sums) < len(_FIRST) or at < len(data):
+            if len(sums) < len(_FIRST):
+                suffix = _FIRST[len(sums)]
+            else:
+                (length,) = struct.unpack_from("<Q", data, at)
+                suffix = data[at + 8 : at + 8 + length].decode()
+                at += 8 + length
             (size,) = struct.unpack_from("<Q", data, at)
             count = -(-size // BLOCK_BYTES)
-            found[suffix] = size, np.frombuffer(data, "<u4", count, at + 8)
+            sums[suffix] = size, np.frombuffer(data, "<u4", count, at + 8)
             at += 8 + 4 * count
     except (struct.error, ValueError) as error:
         raise DataError(f"{path} is cut short or no list of sums ({error})") from error
     if magic != _MAGIC or block != BLOCK_BYTES or at != len(data):
         raise DataError(f"{path} is no list of sums of blocks of {BLOCK_BYTES} bytes")
-    return found
+    return sums
 
 
 class ComparedArray:
@@ -105,7 +114,6 @@ class ComparedArray:
         self._bytes = array.view(np.uint8).data
         self._seen = bytearray(len(sums))  # two threads at once compare a block twice, which costs nothing else
         self._left = len(sums)
-        self._per_block = BLOCK_BYTES // array.itemsize
 
     def __len__(self) -> int:
         return len(self._array)
@@ -133,7 +141,8 @@ class ComparedArray:
         if start >= stop:
             return
         seen = self._seen
-        for block in range(start // self._per_block, (stop - 1) // self._per_block + 1):
+        width = self._array.itemsize
+        for block in range(start * width // BLOCK_BYTES, (stop * width - 1) // BLOCK_BYTES + 1):
             if not seen[block]:
                 begin = block * BLOCK_BYTES
                 if zlib.crc32(self._bytes[begin : begin + BLOCK_BYTES]) != self._sums[block]:

@@ -13,17 +13,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from pipelines.data.tokens.chat import EOS_ID, assemble, ends_open, exchanges
-from pipelines.data.tokens.token_shards import TokenShardWriter
+from pipelines.data.tokens.sidecars import FOUNDING, SIDECARS, written
+from pipelines.data.tokens.sidecars.layouts import EncodedDocuments
+from pipelines.data.tokens.token_shards import TokenShardWriter, suffixes
 from pipelines.data.tokens.tokenizer import MINICPM_BYTES_PER_TOKEN, Encoder, TokenizerConfig, load_encoder
 from pipelines.errors import DataError
 from pipelines.store.artifacts import Artifact, Draft
@@ -44,6 +45,7 @@ class EncodeShard:
     source: str
     kind: str
     split: str
+    sidecars: tuple[str, ...] = FOUNDING
 
     @property
     def in_words(self) -> str:
@@ -56,16 +58,6 @@ class EncodeShard:
         return self.file.removesuffix(".parquet")
 
 
-@dataclass
-class _Encoded:
-    """Documents ready to be written: what `TokenShardWriter.add` takes."""
-
-    tokens: NDArray[np.uint32]
-    lengths: NDArray[np.int64]
-    loss_bytes: NDArray[np.int64]
-    mask: NDArray[np.uint8] | None = None
-
-
 def corpus_files(corpus: Artifact, split: str, source: str) -> list[str]:
     """The Parquet files of one source, sorted."""
     return sorted(
@@ -73,16 +65,15 @@ def corpus_files(corpus: Artifact, split: str, source: str) -> list[str]:
     )
 
 
-def plan_shards(corpus: Artifact, draft: Draft) -> list[EncodeShard]:
-    """One shard per corpus file, sources in order, training before held-out."""
-
+def plan_shards(corpus: Artifact, draft: Draft, sidecars: tuple[str, ...] = FOUNDING) -> list[EncodeShard]:
+    """One shard per corpus file, sources in order, training before held-out. Args: sidecars, to be written beside the ids."""
     told: dict[str, Any] = {key: corpus.manifest[key] for key in ("created", "command") if key in corpus.manifest}
 
     def alone(file: str) -> Artifact:
         return dataclasses.replace(corpus, manifest={**told, "files": {file: corpus.manifest["files"][file]}})
 
     return [
-        EncodeShard(alone(file), draft, file, source, facts["kind"], split)
+        EncodeShard(alone(file), draft, file, source, facts["kind"], split, sidecars)
         for source, facts in corpus.statistics["sources"].items()
         for split in SPLITS
         for file in corpus_files(corpus, split, source)
@@ -113,9 +104,11 @@ def encode_shard(shard: EncodeShard) -> dict[str, Any]:
 def _write_shard(shard: EncodeShard, encoder: Encoder) -> tuple[dict[str, Path], dict[str, Any]]:
     """Encode every row into scratch files; name inside the artifact -> file, and the receipt's statistics."""
     sides = ("chosen", "rejected") if shard.kind == "preferences" else ("",)
-    suffixes = ("bin", "idx", "bytes", "sums", *(() if shard.kind == "documents" else ("mask",)))
+    parquet = pq.ParquetFile(shard.corpus.path(shard.file))
+    sidecars = written(shard.sidecars, shard.kind, parquet.schema_arrow.names)
+    columns = {column for name in sidecars for column in SIDECARS[name].columns}
     files = {
-        side: {suffix: ".".join(part for part in (shard.prefix, side, suffix) if part) for suffix in suffixes}
+        side: {suffix: ".".join(part for part in (shard.prefix, side, suffix) if part) for suffix in suffixes(sidecars)}
         for side in sides
     }
     paths = {side: {suffix: shard.draft.scratch(file) for suffix, file in files[side].items()} for side in sides}
@@ -124,7 +117,7 @@ def _write_shard(shard: EncodeShard, encoder: Encoder) -> tuple[dict[str, Path],
     cut: Counter[str] = Counter()
     text_bytes = characters = 0
     try:
-        for rows in _rows(shard.corpus, shard.file, shard.kind):
+        for rows in _rows(shard.corpus, shard.file, shard.kind, columns):
             encoded, texts = _ENCODE[shard.kind](rows, encoder, dropped)
             if shard.kind == "conversations":
                 kept = (row["messages"] for row in rows if isinstance(exchanges(row["messages"]), list))
@@ -132,7 +125,8 @@ def _write_shard(shard: EncodeShard, encoder: Encoder) -> tuple[dict[str, Path],
             text_bytes += sum(len(text.encode()) for text in texts)
             characters += sum(map(len, texts))
             for side, documents in zip(sides, encoded, strict=True):
-                writers[side].add(documents.tokens, documents.lengths, documents.loss_bytes, documents.mask)
+                entries = {name: SIDECARS[name].encode(documents) for name in sidecars}
+                writers[side].add(documents.tokens, documents.lengths, **entries)
         for writer in writers.values():
             writer.close()
     except BaseException:
@@ -152,8 +146,9 @@ def _write_shard(shard: EncodeShard, encoder: Encoder) -> tuple[dict[str, Path],
         "dropped": {reason: rows for reason, rows in sorted(dropped.items()) if rows},
         "cut": {reason: rows for reason, rows in sorted(cut.items()) if rows},
         "encoder": encoder.backend + (f" ({encoder.reason})" if encoder.reason else ""),
+        "sidecars": list(sidecars),
     }
-    return {files[side][suffix]: paths[side][suffix] for side in sides for suffix in suffixes}, facts
+    return {files[side][suffix]: path for side in sides for suffix, path in paths[side].items()}, facts
 
 
 def compression(facts: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
@@ -182,7 +177,7 @@ def compression(facts: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
 def statistics(corpus: Artifact, receipts: Iterable[Mapping[str, Any]], vocabulary_size: int) -> dict[str, Any]:
     """The statistics of the finished artifact.
 
-    Returns: `sources`: name -> kind, language, licence and, per split, tokens, loss_tokens, documents, bytes,
+    Returns: `sources`: name -> kind, language, licence, sidecars and, per split, tokens, loss_tokens, documents, bytes,
         characters, loss_bytes, `shards` (prefixes), `shard_tokens`, `dropped`, `cut`; `bytes_per_token` and `characters_per_token`
         by language over text documents (`</s>` counted); `vocabulary_size`; `encoder`: which one -> shards.
     """
@@ -190,6 +185,7 @@ def statistics(corpus: Artifact, receipts: Iterable[Mapping[str, Any]], vocabula
     sources: dict[str, Any] = {}
     for name, facts in corpus.statistics["sources"].items():
         sources[name] = {key: facts.get(key) for key in ("kind", "language", "licence")}
+        sources[name]["sidecars"] = _sidecars(name, [r["sidecars"] for r in receipts if r["source"] == name])
         for split in SPLITS:
             own = sorted(
                 (r for r in receipts if (r["source"], r["split"]) == (name, split)), key=lambda r: str(r["prefix"])
@@ -217,6 +213,17 @@ def statistics(corpus: Artifact, receipts: Iterable[Mapping[str, Any]], vocabula
         "encoder": dict(Counter(r["encoder"] for r in receipts)),
         "sources": sources,
     }
+
+
+def _sidecars(source: str, of_shards: Sequence[Sequence[str]]) -> list[str]:
+    """What stands beside the ids of all shards of a source. Raises: DataError when they differ."""
+    different = {tuple(names) for names in of_shards}
+    if len(different) > 1:
+        raise DataError(
+            f"of the files of source {source} some have {' and some have '.join(', '.join(names) for names in different)} "
+            "beside their text: give all of them the columns that a sidecar reads, or split the source"
+        )
+    return list(*different)
 
 
 def sample_shares(corpus: Artifact, config: TokenizerConfig) -> dict[str, float]:
@@ -270,7 +277,8 @@ def sample_texts(corpus: Artifact, config: TokenizerConfig) -> Iterator[str]:
                         yield row["text"] if "text" in row else "\n".join(m["content"] or "" for m in row["messages"])
 
 
-def _rows(corpus: Artifact, file: str, kind: str) -> Iterator[list[dict[str, Any]]]:
+def _rows(corpus: Artifact, file: str, kind: str, more: Collection[str] = ()) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a file of the corpus. Args: more, columns to read beside those of every file of the kind."""
     columns = {
         "documents": ["id", "text"],
         "conversations": ["id", "messages"],
@@ -283,33 +291,41 @@ def _rows(corpus: Artifact, file: str, kind: str) -> Iterator[list[dict[str, Any
         raise DataError(
             f"{corpus.folder}/{file} has no column {', '.join(absent)}; it has {', '.join(parquet.schema_arrow.names)}"
         )
-    for batch in parquet.iter_batches(batch_size=_ROWS, columns=columns[kind]):
+    for batch in parquet.iter_batches(batch_size=_ROWS, columns=[*columns[kind], *sorted(more)]):
         yield batch.to_pylist()
 
 
 def _encode_documents(
     rows: list[dict[str, Any]], encoder: Encoder, dropped: Counter[str]
-) -> tuple[list[_Encoded], list[str]]:
-    texts = [row["text"] for row in rows if row["text"]]
+) -> tuple[list[EncodedDocuments], list[str]]:
+    kept = [row for row in rows if row["text"]]
+    texts = [row["text"] for row in kept]
     dropped["text.empty"] += len(rows) - len(texts)
     ids, lengths = encoder.encode(texts)
     sizes = np.array([len(text.encode()) for text in texts], np.int64)
     closed = np.insert(ids, np.cumsum(lengths), np.uint32(EOS_ID))
-    return [_Encoded(closed, lengths + 1, sizes)], texts
+    return [EncodedDocuments(closed, lengths + 1, kept, sizes)], texts
 
 
 def _encode_conversations(
     rows: list[dict[str, Any]], encoder: Encoder, dropped: Counter[str]
-) -> tuple[list[_Encoded], list[str]]:
-    kept = _readable((row["messages"] for row in rows), dropped)
-    encoded = _encode_exchanges(kept, encoder, last_only=False)
+) -> tuple[list[EncodedDocuments], list[str]]:
+    readable: list[tuple[dict[str, Any], list[tuple[str, str]]]] = []
+    for row in rows:
+        pairs = exchanges(row["messages"])
+        if isinstance(pairs, str):
+            dropped[pairs] += 1
+        else:
+            readable.append((row, pairs))
+    kept = [pairs for _, pairs in readable]
+    encoded = _encode_exchanges([row for row, _ in readable], kept, encoder, last_only=False)
     return [encoded], [text for pairs in kept for pair in pairs for text in pair]
 
 
 def _encode_preferences(
     rows: list[dict[str, Any]], encoder: Encoder, dropped: Counter[str]
-) -> tuple[list[_Encoded], list[str]]:
-    both = []
+) -> tuple[list[EncodedDocuments], list[str]]:
+    kept, both = [], []
     for row in rows:
         sides = [
             exchanges([*row["prompt"], {"role": "assistant", "content": row[side]}]) for side in ("chosen", "rejected")
@@ -319,36 +335,30 @@ def _encode_preferences(
             "preference.same_answers" if sides[0] == sides[1] else None,
         )
         if reason is None:
+            kept.append(row)
             both.append(sides)
         else:
             dropped[reason] += 1
     documents = [[pair for pair in side if not isinstance(pair, str)] for sides in both for side in sides]
-    encoded = [_encode_exchanges(documents[side::2], encoder, last_only=True) for side in (0, 1)]
+    encoded = [_encode_exchanges(kept, documents[side::2], encoder, last_only=True) for side in (0, 1)]
     return encoded, [text for pairs in documents for pair in pairs for text in pair]
 
 
-def _readable(conversations: Iterable[list[dict[str, str]]], dropped: Counter[str]) -> list[list[tuple[str, str]]]:
-    kept = []
-    for messages in conversations:
-        pairs = exchanges(messages)
-        if isinstance(pairs, str):
-            dropped[pairs] += 1
-        else:
-            kept.append(pairs)
-    return kept
-
-
-def _encode_exchanges(documents: list[list[tuple[str, str]]], encoder: Encoder, last_only: bool) -> _Encoded:
+def _encode_exchanges(
+    rows: list[dict[str, Any]], documents: list[list[tuple[str, str]]], encoder: Encoder, last_only: bool
+) -> EncodedDocuments:
     ids, lengths = encoder.encode([text for pairs in documents for pair in pairs for text in pair])
     tokens, document_lengths, mask = assemble(
         ids, lengths, np.array([len(pairs) for pairs in documents], np.int64), last_only
     )
     learnt = [pairs[-1:] if last_only else pairs for pairs in documents]
     sizes = np.array([sum(len(answer.encode()) for _, answer in pairs) for pairs in learnt], np.int64)
-    return _Encoded(tokens, document_lengths, sizes, mask)
+    return EncodedDocuments(tokens, document_lengths, rows, sizes, mask)
 
 
-_ENCODE: dict[str, Callable[[list[dict[str, Any]], Encoder, Counter[str]], tuple[list[_Encoded], list[str]]]] = {
+_ENCODE: dict[
+    str, Callable[[list[dict[str, Any]], Encoder, Counter[str]], tuple[list[EncodedDocuments], list[str]]]
+] = {
     "documents": _encode_documents,
     "conversations": _encode_conversations,
     "preferences": _encode_preferences,

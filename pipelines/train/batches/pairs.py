@@ -49,12 +49,13 @@ class Pairs:
 
     def read(self, indices: NDArray[np.int64]) -> Arrays:
         numbers = self.preferences.pairs(indices)
-        sidecars = {name: values[numbers].reshape(-1) for name, values in self._attached.items()}
-        return {**self.stored(numbers), "sidecars": sidecars}
+        arrays = self.stored(numbers)
+        attached = {name: values[numbers].reshape(-1) for name, values in self._attached.items()}
+        return {**arrays, "sidecars": {**arrays.get("sidecars", {}), **attached}}
 
     def stored(self, numbers: NDArray[np.int64]) -> Arrays:
-        """Pairs by their number in stored order, with nothing beside them."""
-        return trimmed(dict(self.preferences.stored(numbers)))
+        """Pairs by their number in stored order, with nothing attached; pairs are short, windows long."""
+        return self.preferences.stored(numbers, trim_to=_TRIM_TOKENS)
 
     def attach(self, name: str, values: NDArray[np.float32]) -> None:
         """Have `read` deliver `values` too, as a sidecar. Args: values, of pairs in stored order [pairs, 2]."""
@@ -98,11 +99,3 @@ class Pairs:
     def go_on(self, parent: Mapping[str, Any], seed: int) -> Continuation:
         """At the beginning: pairs are few, and shuffled anew for each run."""
         return Continuation(0, ())
-
-
-def trimmed(arrays: Arrays) -> Arrays:
-    """The arrays cut after the last column that counts, to a multiple of 64: pairs are short, windows long."""
-    used = int(arrays["loss_mask"].any(axis=0).nonzero()[0].max(initial=0)) + 1
-    width = min(arrays["positions"].shape[1], -(-used // _TRIM_TOKENS) * _TRIM_TOKENS)
-    columns = {"tokens": width + 1, "positions": width, "loss_mask": width}
-    return {**arrays, **{name: np.ascontiguousarray(arrays[name][:, :end]) for name, end in columns.items()}}

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pipelines.data.stream.cuts import Cut
 from pipelines.data.stream.loader import Loader, Segment
 from pipelines.data.stream.mixture import MixturePlan, plan_conversations
-from pipelines.data.tokens.token_shards import open_sources
+from pipelines.data.tokens.sidecars import in_batches
+from pipelines.data.tokens.token_sources import open_sources
 from pipelines.errors import ConfigError
 from pipelines.store.artifacts import Artifact
 from pipelines.train.batches import Arrays, Continuation
@@ -145,4 +146,4 @@ def uneven(mixture: MixturePlan, loader: Loader, samples: int) -> str:
 def _open(tokens: Artifact, segments: Sequence[dict[str, Any]], seed: int, sequence_length: int) -> Loader:
     parsed = [Segment(segment["from_sample"], MixturePlan.from_json(segment["plan"])) for segment in segments]
     begin = {(source, packing): first for source, packing, first in segments[0].get("begin", ())}
-    return Loader(open_sources(tokens, document_bytes=False), parsed, seed, sequence_length, begin=begin)
+    return Loader(open_sources(tokens, sidecars=in_batches()), parsed, seed, sequence_length, begin=begin)

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipelines.data.tokens.chat import ASSISTANT_ID, EOS_ID, USER_ID
-from pipelines.data.tokens.token_shards import open_sources
+from pipelines.data.tokens.sidecars import FOUNDING
+from pipelines.data.tokens.token_sources import open_sources
 from pipelines.data.tokens.tokenizer import Encoder
 from pipelines.errors import ArtifactError
 from pipelines.store.artifacts import Artifact
@@ -118,7 +119,7 @@ def heldout_rows(source: Source) -> Tensor:
     tokens = source.tokens
     length = min(_TOKENS, source.model.max_positions)
     rows: list[NDArray[np.int64]] = []
-    for heldout in open_sources(tokens, "heldout").values():
+    for heldout in open_sources(tokens, "heldout", sidecars=FOUNDING).values():
         ids = heldout.shard(0).tokens[:length] if heldout.prefixes else np.zeros(0, np.int64)
         if len(ids) == length:
             rows.append(ids.astype(np.int64))

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.config import Count, config_class
-from pipelines.data.tokens.token_shards import TokenSource, open_sources
+from pipelines.data.tokens.sidecars import FOUNDING
+from pipelines.data.tokens.token_sources import TokenSource, open_sources
 from pipelines.train.network.model import Transformer
 from pipelines.train.results.scoring import Ids, byte_lengths, token_nats, windows
 from pipelines.train.tasks.task import TOKENIZER, Chart, Column, Measured, Number, Subject, Task, TaskPlan
@@ -65,7 +66,7 @@ def measure_text(model: Transformer, subject: Subject, settings: TextSettings) -
     id_bytes = (
         byte_lengths(tokens.path(TOKENIZER).read_text("utf-8")) if TOKENIZER in tokens.manifest["files"] else None
     )
-    opened = open_sources(tokens, "heldout", list(_heldout(subject)))
+    opened = open_sources(tokens, "heldout", list(_heldout(subject)), FOUNDING)
     scores = {
         name: score_text(
             model, source, tokens.statistics["sources"][name], subject.sequence_length, settings.max_tokens,

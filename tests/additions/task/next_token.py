@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipelines.config import Count, config_class
-from pipelines.data.tokens.token_shards import open_sources
+from pipelines.data.tokens.token_sources import open_sources
 from pipelines.train.network.model import Transformer
 from pipelines.train.results.generate import complete
 from pipelines.train.results.scoring import document_ids
