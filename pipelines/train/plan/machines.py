@@ -14,7 +14,7 @@ from pipelines.errors import ConfigError
 from pipelines.train.plan import memory
 from pipelines.train.plan.checked import check_division, chosen_objective
 from pipelines.train.plan.memory import GIB, Setup
-from pipelines.train.stages import TrainConfig
+from pipelines.train.stages import TrainConfig, stage_named
 
 
 def workers_per_machine(cluster: ClusterConfig, instance: Instance) -> int:
@@ -87,6 +87,8 @@ def check_stage(stage: str, config: TrainConfig, instance: Instance | None, max_
             compute=config.compute,
             workers=cluster.workers,
             device="cuda",
+            optimizer=config.optimizer,
+            trains=stage_named(stage).trains,
         )
         limit = memory.usable_bytes("cuda", instance.gpu_gib * GIB)
         if config.compute.memory_gib is not None:

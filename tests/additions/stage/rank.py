@@ -1,0 +1,22 @@
+"""A toy stage: preference pairs straight from the trunk.
+
+python -m workflows.rank parent=pretrain/<name>@step-N
+"""
+
+from __future__ import annotations
+
+from pipelines.store.artifacts import Artifact
+from pipelines.train.stages import TrainConfig
+from workflows.session import Session, entry
+from workflows.training import train_stage
+
+
+def run(config: TrainConfig, session: Session) -> Artifact:
+    """Run the stage; see `train_stage`."""
+    return train_stage("rank", config, session)
+
+
+main = entry(TrainConfig, run, "rank")
+
+if __name__ == "__main__":
+    main()
