@@ -13,7 +13,8 @@ from __future__ import annotations
 from pipelines.display.progress import say
 from pipelines.identity import decisive
 from pipelines.store.artifacts import Artifact
-from pipelines.train.checkpoint.average import AverageConfig, average, plan
+from pipelines.train.checkpoint.average import AverageConfig, average, plan_average
+from pipelines.train.stages import AVERAGE, STAGES
 from workflows.session import Session, entry
 
 CODE = tuple(f"pipelines.train.checkpoint.{module}" for module in ("average", "committed", "weights"))
@@ -21,28 +22,35 @@ CODE = tuple(f"pipelines.train.checkpoint.{module}" for module in ("average", "c
 
 def run(config: AverageConfig, session: Session) -> Artifact:
     """Make `average/<name>`, or find it finished."""
-    planned = plan(config, session.store, session.resolve(config.parent))
+    planned = plan_average(config, session.store, session.resolve(config.parent))
     inputs = [planned.runs[-1].artifact]
-    held = session.begin("average", config, planned.facts, inputs, CODE, identity=planned.identity)
-    if isinstance(held, Artifact):
-        return held
+    draft = session.begin(AVERAGE, config, planned.announcement, inputs, CODE, identity=planned.identity)
+    if isinstance(draft, Artifact):
+        return draft
 
     def reach() -> None:
         """What may fail before a rebuild takes anything down."""
         for run in planned.runs:
             run.checkpoint.verify()
 
-    with session.track(held, config, inputs, reach if held.replaces else None) as tracker:
-        made, distance = average(session.store, config.name, held.claim["fingerprint"], planned)
+    with session.track(draft, config, inputs, reach if draft.replaces else None) as tracker:
+        made, distance = average(session.store, config.name, draft.claim["fingerprint"], planned)
         say(f"   the average lies {distance:.2%} of the last checkpoint's norm away from it")
         tracker.metrics({"tokens": made.state["tokens"], "distance_from_last": distance}, made.step)
-        tracker.tags({"trunkline.averaged": planned.facts["weights"]})
-        statistics = {"steps": made.step, "tokens": made.state["tokens"], "averaged": made.state["averaged"], "distance_from_last": distance}  # fmt: skip
-        artifact = held.commit({**decisive(config), **planned.identity}, statistics)
+        tracker.tags({"trunkline.averaged": planned.announcement["weights"]})
+        statistics = {
+            "steps": made.step,
+            "tokens": made.state["tokens"],
+            "averaged": made.state["averaged"],
+            "distance_from_last": distance,
+        }
+        artifact = draft.commit({**decisive(config), **planned.identity}, statistics)
+    following = next(name for name, stage in STAGES.items() if AVERAGE in stage.parents)
+    peak_lr = 0.1 * made.state["learning_rate"]
     return session.done(
         artifact,
         f"python -m workflows.evaluate parent={artifact.folder}",
-        f"python -m workflows.sft parent={artifact.folder} name={config.name} schedule.peak_lr={0.1 * made.state['learning_rate']:g}"
+        f"python -m workflows.{following} parent={artifact.folder} name={config.name} schedule.peak_lr={peak_lr:g}"
         "   # a tenth of the LR that was averaged at",
     )
 

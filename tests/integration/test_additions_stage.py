@@ -66,10 +66,10 @@ def test_a_stage_is_one_row_one_workflow_and_one_yaml(tree: Tree, tmp_path: Path
     assert "named by rank/second" in command("workflows.checkpoints", "list", f"store={store.uri}", "run=rank/first")
     command("workflows.average", f"store={store.uri}", "parent=rank/first", "every_steps=1", "dry_run=true")
     command(
-        "workflows.evaluate", f"store={store.uri}", "tracking.enabled=false", "parent=rank/second", "max_tokens=200",
-        "max_new_tokens=2",
+        "workflows.evaluate", f"store={store.uri}", "tracking.enabled=false", "parent=rank/second", "tasks.text=null",
+        "tasks.completions=null",
     )  # fmt: skip
-    assert store.get("evaluate/rank-second").json("results.json")["preferences"]
+    assert store.get("evaluate/rank-second").json("results.json")["tasks"]["preferences"]
     assert tree.opened() == []
 
 

@@ -14,7 +14,7 @@ from pipelines.config import TrackingConfig
 from pipelines.errors import CheckpointError, ConfigError
 from pipelines.store.artifacts import Artifact, ArtifactStore
 from pipelines.train.checkpoint import open_checkpoint, read_weights, write_weights
-from pipelines.train.checkpoint.average import AverageConfig, choose, means
+from pipelines.train.checkpoint.average import AverageConfig, chosen_steps, means
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.results.evaluate import EvaluateConfig
 from tests.untrained import commit_run, commit_tokens
@@ -114,7 +114,7 @@ def test_an_exponential_average_is_the_recursion_corrected_for_its_beginning(sto
     ],
 )
 def test_checkpoints_are_chosen_by_step(changes: dict[str, Any], chosen: tuple[int, ...]) -> None:
-    assert choose(AverageConfig(name="a", parent="pretrain/t", **changes), STEPS) == chosen
+    assert chosen_steps(AverageConfig(name="a", parent="pretrain/t", **changes), STEPS) == chosen
 
 
 @pytest.mark.parametrize(

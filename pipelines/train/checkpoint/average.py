@@ -1,22 +1,23 @@
 """One model out of several checkpoints of a run: the mean of their weights.
 
-Enters: committed checkpoints of one run, of any ZeRO stage and world size, and a weight for each. Leaves: a checkpoint of
-weights alone, `average/<name>@step-N`, N being the last step averaged.
+Enters: committed checkpoints of one run, of any ZeRO stage and world size, and a weight for each. Leaves: a checkpoint
+of weights alone, `average/<name>@step-N`, N being the last step averaged.
 
     uniform   1 / n
     ema       decay^(n-k) for the k-th of n, divided by their sum: an exponential moving average over the checkpoints,
-              corrected for its beginning, since begun at the first checkpoint it would give that one decay^(n-1), the most
+              corrected for its beginning, since begun at the first checkpoint it would give that one decay^(n-1), the
+              most
 
-Why: along a trunk at constant LR, checkpoint k is the first one plus all updates up to k, so the uniform mean of n holds
-the updates between the j-th checkpoint and the next by the part (n - j) / n: what a linear decay over the same steps would
-leave of them, had it met the same gradients. It costs no training step.
+Why: along a trunk at constant LR, checkpoint k is the first one plus all updates up to k, so the uniform mean of n
+holds the updates between the j-th checkpoint and the next by the part (n - j) / n: what a linear decay over the same
+steps would leave of them, had it met the same gradients. It costs no training step.
 
 Sources: stochastic weight averaging, Izmailov et al. (arXiv 1803.05407); checkpoints along a run at a high constant LR,
-Sanyal et al. (arXiv 2306.03241); beside cooldowns, Hägele et al. (arXiv 2405.18392); merging in the stable phase instead of
-annealing, Li et al. (arXiv 2505.12082) and WSM (arXiv 2507.17634).
+Sanyal et al. (arXiv 2306.03241); beside cooldowns, Hägele et al. (arXiv 2405.18392); merging in the stable phase
+instead of annealing, Li et al. (arXiv 2505.12082) and WSM (arXiv 2507.17634).
 
-Memory: some 32 bytes for each value of the largest parameter, however many checkpoints there are: sums are float64, one parameter
-at a time, rounded to float32 once and written as they come.
+Memory: some 32 bytes for each value of the largest parameter, however many checkpoints there are: sums are float64, one
+parameter at a time, rounded to float32 once and written as they come.
 """
 
 from __future__ import annotations
@@ -66,54 +67,75 @@ class AverageConfig(WorkflowConfig):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """An average before any weight is read."""
+class PlannedAverage:
+    """An average before any weight is read.
 
-    runs: tuple[Run, ...]  # the same run at each of its averaged checkpoints, ascending
+    Attributes:
+        runs: the same run at each of its averaged checkpoints, ascending. weights: theirs, which sum to 1.
+        identity: what decides the result. announcement: label -> text.
+    """
+
+    runs: tuple[Run, ...]
     weights: tuple[float, ...]
     identity: dict[str, Any]
-    facts: dict[str, Any]
+    announcement: dict[str, str]
 
 
-def plan(config: AverageConfig, store: ArtifactStore, parent: str) -> Plan:
+def plan_average(config: AverageConfig, store: ArtifactStore, parent: str) -> PlannedAverage:
     """Choose the checkpoints and their weights, refusing what cannot be averaged.
 
     Args: parent, the resolved reference.
     Raises: ConfigError, ArtifactError or CheckpointError, each saying what exists or what to change.
     """
-    named = Reference.parse(parent)
-    if named.kind not in AVERAGED:
-        raise ConfigError(f"parent={parent} is of kind {named.kind}; averaged are runs of {', '.join(AVERAGED)}")
-    if named.at is not None:
+    run = Reference.parse(parent)
+    if run.kind not in AVERAGED:
+        raise ConfigError(f"parent={parent} is of kind {run.kind}; averaged are runs of {', '.join(AVERAGED)}")
+    if run.at is not None:
         raise ConfigError(
-            f"parent={parent} names one checkpoint; name the run, parent={named.folder}, and choose its checkpoints with "
+            f"parent={parent} names one checkpoint; name the run, parent={run.folder}, and choose its checkpoints with "
             "steps=[…], or with from_step, to_step, every_steps and last"
         )
-    committed = committed_steps(store.storage, named.folder)
+    committed = committed_steps(store.storage, run.folder)
     if not committed:
         open_run(store, parent)  # raises, and says what there is
-    steps = _begun_with(config, store, named.folder) or choose(config, committed)
-    runs = tuple(open_run(store, f"{named.folder}@step-{step}") for step in steps)
-    states = [run.checkpoint.state for run in runs]
-    for run, state in zip(runs, states, strict=True):
-        if state["shapes"] != states[0]["shapes"]:
-            raise CheckpointError(
-                f"{run} is of another architecture than {runs[0]}: {first_difference(state['shapes'], states[0]['shapes'])}"
-            )
+    steps = _begun_with(config, store, run.folder) or chosen_steps(config, committed)
+    runs = tuple(open_run(store, f"{run.folder}@step-{step}") for step in steps)
+    _check_shapes(runs)
     weights = means(config, len(steps))
-    rates = sorted({state["learning_rate"] for state in states})
-    count = sum(math.prod(shape) for shape in states[0]["shapes"].values())
-    facts = {
-        "checkpoints": f"{len(steps)} of the {len(committed)} of {named.folder}",
-        "weights": f"{config.kind}: " + ", ".join(f"step-{step} × {weight:.4g}" for step, weight in zip(steps, weights, strict=True)),
-        "LR at them": " to ".join(f"{rate:g}" for rate in (rates if len(rates) < 2 else (rates[0], rates[-1]))),
-        "leaves": f"{AVERAGE}/{config.name}@step-{steps[-1]}: weights alone, {human(4 * count, 'B')}, no optimizer state",
-    }  # fmt: skip
-    averaged = [{"checkpoint": str(run), "weight": weight, "files": _digests(run)} for run, weight in zip(runs, weights, strict=True)]  # fmt: skip
-    return Plan(runs, weights, {**identity(config), "parent": named.folder, "averaged": averaged}, facts)
+    weighted = list(zip(runs, weights, strict=True))
+    averaged = [{"checkpoint": str(run), "weight": weight, "files": _digests(run)} for run, weight in weighted]
+    announcement = {
+        "checkpoints": f"{len(steps)} of the {len(committed)} of {run.folder}",
+        **_announce(config, weighted),
+    }
+    return PlannedAverage(runs, weights, {**identity(config), "parent": run.folder, "averaged": averaged}, announcement)
 
 
-def choose(config: AverageConfig, committed: Sequence[int]) -> tuple[int, ...]:
+def _check_shapes(runs: Sequence[Run]) -> None:
+    """Raises: CheckpointError for checkpoints of different architectures."""
+    first = runs[0].state["shapes"]
+    for run in runs:
+        if run.state["shapes"] != first:
+            raise CheckpointError(
+                f"{run} is of another architecture than {runs[0]}: {first_difference(run.state['shapes'], first)}"
+            )
+
+
+def _announce(config: AverageConfig, weighted: Sequence[tuple[Run, float]]) -> dict[str, str]:
+    """The weights, the LR at which the checkpoints were saved, and what the average leaves."""
+    last, _ = weighted[-1]
+    rates = sorted({run.state["learning_rate"] for run, _ in weighted})
+    weights_bytes = 4 * sum(math.prod(shape) for shape in last.state["shapes"].values())
+    shares = ", ".join(f"step-{run.checkpoint.step} × {weight:.4g}" for run, weight in weighted)
+    return {
+        "weights": f"{config.kind}: {shares}",
+        "LR at them": " to ".join(f"{rate:g}" for rate in dict.fromkeys((rates[0], rates[-1]))),
+        "leaves": f"{AVERAGE}/{config.name}@step-{last.checkpoint.step}: weights alone, {human(weights_bytes, 'B')}, "
+        "no optimizer state",
+    }
+
+
+def chosen_steps(config: AverageConfig, committed: Sequence[int]) -> tuple[int, ...]:
     """The steps to average, ascending. Raises: ConfigError naming the committed ones."""
     there = f"committed steps of {config.parent}: {', '.join(map(str, committed))}"
     narrowing = {name: getattr(config, name) for name in ("from_step", "to_step", "every_steps", "last")}
@@ -131,8 +153,9 @@ def choose(config: AverageConfig, committed: Sequence[int]) -> tuple[int, ...]:
         chosen = chosen[-last:] if last else chosen
     if len(chosen) < 2:
         raise ConfigError(
-            f"{len(chosen)} checkpoint{'' if len(chosen) == 1 else 's'} chosen ({', '.join(map(str, chosen)) or 'none'}); "
-            f"an average takes at least two; {there}: choose more, or train with a smaller checkpoint.every_steps"
+            f"{len(chosen)} checkpoint{'' if len(chosen) == 1 else 's'} chosen "
+            f"({', '.join(map(str, chosen)) or 'none'}); an average takes at least two; {there}: choose more, or train "
+            "with a smaller checkpoint.every_steps"
         )
     return tuple(chosen)
 
@@ -143,7 +166,7 @@ def means(config: AverageConfig, count: int) -> tuple[float, ...]:
     return tuple(part / sum(parts) for part in parts)
 
 
-def average(store: ArtifactStore, name: str, fingerprint: str, planned: Plan) -> tuple[Checkpoint, float]:
+def average(store: ArtifactStore, name: str, fingerprint: str, planned: PlannedAverage) -> tuple[Checkpoint, float]:
     """Read, average, and commit the checkpoint; every file's checksum is compared first.
 
     Returns: the checkpoint, and how far it lies from the last one averaged: ‖mean - last‖ / ‖last‖ over all weights.
@@ -183,7 +206,7 @@ def _begun_with(config: AverageConfig, store: ArtifactStore, run: str) -> tuple[
     folder = f"{AVERAGE}/{config.name}"
     if config.on_change == "rebuild" or not store.storage.exists(f"{folder}/claim.json"):
         return None
-    held = store.claim(folder)["identity"]["config"]
-    if {**held, "averaged": None} != {**identity(config), "parent": run, "averaged": None}:
+    begun = store.claim(folder)["identity"]["config"]
+    if {**begun, "averaged": None} != {**identity(config), "parent": run, "averaged": None}:
         return None
-    return tuple(int(each["checkpoint"].rsplit("-", 1)[1]) for each in held["averaged"])
+    return tuple(int(part["checkpoint"].rsplit("-", 1)[1]) for part in begun["averaged"])
