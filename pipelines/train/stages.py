@@ -39,9 +39,10 @@ AVERAGE = "average"  # the kind of artifact that `workflows.average` makes: weig
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One row of the table. A row states every entry: one that misses an entry fails at import, with the entry's name."""
+    """One row of the table. It states every entry: a row that misses one fails at import, with the entry's name."""
 
-    # fresh: new weights. branch: weights, optimizer state, LR and place in the data of the parent. initialise: its weights
+    # fresh: new weights. branch: weights, optimizer state, LR and place in the data of the parent. initialise: its
+    # weights alone
     starts: StartMode
     # kinds that `parent=` may name; the likeliest last, and first the one to make where the store has none
     parents: tuple[str, ...]
@@ -162,7 +163,8 @@ def check_table(stages: Mapping[str, Stage]) -> None:
                 )
         if (stage.starts == "fresh") == bool(stage.parents):
             raise ConfigError(
-                f"STAGES[{name!r}] starts {stage.starts} with parents {stage.parents}; a fresh run has none, any other does"
+                f"STAGES[{name!r}] starts {stage.starts} with parents {stage.parents}; "
+                "a fresh run has none, any other has some"
             )
         check_kinds(stage.trains, f"STAGES[{name!r}].trains")
         if stage.branches and AVERAGE in stage.parents:
@@ -209,19 +211,22 @@ class CheckpointConfig:
 
 @config_class
 class TrainConfig(WorkflowConfig):
-    """What all training stages take; which fields a stage takes is checked by `plan`."""
+    """What all training stages take; which fields a stage takes is checked when its run is planned (`plan/checked.py`).
 
-    parent: str | None = None  # anneal, sft, dpo: e.g. pretrain/demo@step-200; not for pretrain
-    data: str  # a mixture (mixture/demo_stable); sft and dpo may take every fitting source of tokens/demo
-    model: ModelConfig | None = None  # pretrain; a child has its parent's and may repeat it; see rope_base
-    rope_base: RopeBase = "keep"  # anneal: ntk, for windows longer than the parent's, or a number (context.py)
+    conf/base/stage.yaml has them all, with their meaning; conf/<stage>.yaml what a stage has otherwise.
+    """
+
+    parent: str | None = None  # of a stage that begins from a run, e.g. pretrain/demo@step-200
+    data: str  # a mixture (mixture/demo_stable), or every fitting source of tokens/demo, as the stage's row says
+    model: ModelConfig | None = None  # of a fresh run; a child has its parent's and may repeat it; see rope_base
+    rope_base: RopeBase = "keep"  # of a branch: ntk, for windows longer than the parent's, or a number (context.py)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
     optimizer: Optimizer = dataclasses.field(default_factory=AdamWSettings)
     zero: ZeroConfig = runtime(default_factory=ZeroConfig)
     compute: ComputeConfig = runtime(default_factory=ComputeConfig)
     batch: BatchConfig
     steps: Count | None = None
-    epochs: Positive | None = None  # sft, dpo: instead of steps
+    epochs: Positive | None = None  # instead of steps, over tokens
     # null: the stage's own; it may choose another that learns from batches of the same kind
     objective: Objective | None = None
     seed: Seed = 0
