@@ -10,6 +10,7 @@ Runs in this process, without Ray. Each task has its settings under `tasks.<name
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 from pipelines.display.evaluation import metrics, print_results, values
 from pipelines.display.progress import duration, say
@@ -39,10 +40,15 @@ CODE = (
 )
 
 
+def code_of(tasks: Iterable[str]) -> tuple[str, ...]:
+    """All modules that decide the numbers of these tasks."""
+    return (*CODE, *chosen_modules("pipelines.train.tasks", tasks, beside=("pipelines.train.results",)))
+
+
 def run(config: EvaluateConfig, session: Session) -> Artifact:
     """Make `evaluate/<name>`, or find it finished; its numbers are in `results.json`."""
     planned = plan_evaluation(config, session.store, session.resolve(config.parent))
-    code = (*CODE, *chosen_modules("pipelines.train.tasks", config.tasks, beside=("pipelines.train.results",)))
+    code = code_of(config.tasks)
     draft = session.begin("evaluate", config, planned.announcement, planned.inputs, code, identity=planned.identity)
     if isinstance(draft, Artifact):
         return draft

@@ -18,6 +18,7 @@ from pipelines.display.progress import human, say
 from pipelines.errors import ConfigError
 from pipelines.identity import decisive, identity
 from pipelines.store.artifacts import Artifact, Draft
+from pipelines.store.code import chosen_modules
 from pipelines.store.storage import FolderStorage
 from pipelines.train.checkpoint.lineage import lineage, open_run, tokens_of
 from pipelines.train.formats import FORMATS
@@ -26,8 +27,8 @@ from pipelines.train.formats.folder import tokenizer_settings
 from pipelines.train.results.model_card import find_evaluation, licence_note, model_card, unclear_licences
 from workflows.session import Session, entry
 
+# the modules that decide what is written, beside those of the format
 CODE = (
-    *(f"pipelines.train.formats.{module}" for module in ("contract", "folder", "check", "llama", "minicpm")),
     "pipelines.train.results.model_card",
     *(f"pipelines.train.checkpoint.{module}" for module in ("weights", "snapshot")),
     *(f"pipelines.train.network.{module}" for module in ("architecture", "roles", "model")),
@@ -47,6 +48,11 @@ class ExportConfig(WorkflowConfig):
         super().__post_init__()
         if self.format not in FORMATS:
             raise ConfigError(f"format is {self.format!r}; expected one of {', '.join(FORMATS)}")
+
+
+def code_of(format_name: str) -> tuple[str, ...]:
+    """All modules that decide what an export in this format holds."""
+    return (*CODE, *chosen_modules("pipelines.train.formats", [format_name]))
 
 
 def run(config: ExportConfig, session: Session) -> Artifact:
@@ -69,7 +75,7 @@ def run(config: ExportConfig, session: Session) -> Artifact:
     # the evaluation is quoted in the model card and changes no weight, so a later one does not make this export stale
     inputs = [source.run.artifact, source.tokens]
     decided = {**identity(config), "parent": str(source.run)}
-    draft = session.begin("export", config, announcement, inputs, CODE, identity=decided)
+    draft = session.begin("export", config, announcement, inputs, code_of(config.format), identity=decided)
     if isinstance(draft, Artifact):
         draft.compare()
         return draft

@@ -12,23 +12,24 @@ from pipelines.display.progress import human, say
 from pipelines.display.timeline import reached
 from pipelines.errors import ArtifactError, ConfigError
 from pipelines.store.artifacts import Artifact, ArtifactStore, Draft, Reference, kept
+from pipelines.store.code import chosen_modules
 from pipelines.store.storage import Storage
 from pipelines.train.checkpoint import committed_steps, open_checkpoint, set_aside_after
 from pipelines.train.checkpoint.retention import readers_of
-from pipelines.train.objectives import OBJECTIVES, objective_of
+from pipelines.train.objectives import objective_of
 from pipelines.train.plan.planning import plan_stage
 from pipelines.train.stages import TrainConfig, TrainSpec, stage_named
 from pipelines.train.worker import ready, work
 from workflows.session import DryRun, Session
 
-# the modules that decide a run's numbers, beside those of its objective and of what stands beside its tokens; changing one changes its fingerprint
+# the modules that decide a run's numbers, beside those of its objective, its optimizer and what stands beside its tokens
 CODE = (
     *(
         f"pipelines.train.network.{module}"
         for module in ("architecture", "roles", "batch", "model", "attention", "losses", "linear_cross_entropy")
     ),
     *(f"pipelines.train.update.{module}" for module in ("engine", "pieces", "step")),
-    *(f"pipelines.train.optimizers.{module}" for module in ("contract", "groups", "adamw", "muon")),
+    "pipelines.train.optimizers.groups",
     "pipelines.train.plan.schedule",
     "pipelines.train.checkpoint.slices",
     *(f"pipelines.train.run.{module}" for module in ("loop", "stream")),
@@ -50,6 +51,15 @@ CODE = (
 )
 
 
+def code_of(objective: str, optimizer: str) -> tuple[str, ...]:
+    """All modules that decide a run's numbers; changing one changes its fingerprint. Args: the names of the rows chosen."""
+    return (
+        *CODE,
+        *chosen_modules("pipelines.train.objectives", [objective], beside=["pipelines.train.batches"]),
+        *chosen_modules("pipelines.train.optimizers", [optimizer]),
+    )
+
+
 def train_stage(stage: str, config: TrainConfig, session: Session) -> Artifact:
     """Run one stage to its end, or return it finished; a trunk asked for more steps goes on from its last checkpoint.
 
@@ -67,8 +77,8 @@ def train_stage(stage: str, config: TrainConfig, session: Session) -> Artifact:
         open_checkpoint(storage, folder, f"step-{back_to}")  # raises: there is no such step
     _check_place(config.write_spec)
     try:
-        beside = modules_beside(planned.inputs)
-        code = (*CODE, *OBJECTIVES[planned.spec.objective.name].code(), *beside)
+        chosen = code_of(planned.spec.objective.name, planned.spec.optimizer.kind)
+        code = (*chosen, *modules_beside(planned.inputs))
         claimed = session.begin(stage, config, announcement, planned.inputs, code, identity=planned.identity)
     except DryRun as dry:
         begun = dry.held

@@ -35,7 +35,6 @@ from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
 from pipelines.store.storage import FolderStorage
 from pipelines.train.checkpoint import committed_steps, open_checkpoint
 from pipelines.train.checkpoint.committed import Index
-from pipelines.train.objectives.next_token import NextToken
 from pipelines.train.plan.planning import plan_stage
 from pipelines.train.run.loop import read_metrics
 from pipelines.train.stages import TrainConfig, TrainSpec
@@ -44,7 +43,6 @@ from workflows.session import Session, compose_config, entry
 
 CODE = (
     *training.CODE,
-    *NextToken.code(),
     *(f"pipelines.train.checkpoint.{module}" for module in ("committed", "snapshot", "saver")),
     "pipelines.train.run.verification",
 )
@@ -99,7 +97,8 @@ def run(config: VerifyResumeConfig, session: Session) -> Artifact:
         "loaded elsewhere": f"each of {len(stages) * len(worlds)} checkpoints (ZeRO {_words(stages)} × {_words(worlds)} workers) into each of these",
         **{f"note {i + 1}": note for i, note in enumerate(notes)},
     }
-    held = session.begin("verify_resume", config, facts, planned.inputs, CODE, identity=what)
+    code = (*CODE, *training.code_of(planned.spec.objective.name, planned.spec.optimizer.kind))
+    held = session.begin("verify_resume", config, facts, planned.inputs, code, identity=what)
     if isinstance(held, Artifact):
         results = held.json("results.json")
         _show(results)

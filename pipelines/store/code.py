@@ -61,16 +61,20 @@ def chosen_modules(table: str, names: Iterable[str], beside: Iterable[str] = ())
     wanted = list(names)
     if unknown := [name for name in wanted if name not in rows]:
         raise ConfigError(f"{table} has no row {', '.join(unknown)}; there are {', '.join(sorted(rows))}")
+    if inline := [name for name in wanted if rows[name] == table]:
+        raise ConfigError(
+            f"{table} holds {', '.join(inline)} itself, and no table is hashed: give each a file of its own"
+        )
     package = table if _is_package(table) else table.rpartition(".")[0]
-    rooms = tuple(f"{room}." for room in (package, *beside))
+    rooms = (package, *beside)
     modules: list[str] = []
     ahead = [rows[name] for name in wanted]
     while ahead:
         module = ahead.pop()
-        if module not in modules:
+        if module not in (*modules, table):
             modules.append(module)
-            ahead += [name for name in imports_of(module) if name.startswith(rooms) and not _is_package(name)]
-    return tuple(sorted(set(modules) - {table}))
+            ahead += [name for name in imports_of(module) if any(f"{name}.".startswith(f"{room}.") for room in rooms)]
+    return tuple(sorted(modules))
 
 
 @functools.cache

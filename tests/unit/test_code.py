@@ -112,13 +112,21 @@ def test_a_row_brings_its_module_and_those_of_its_package(house: Path) -> None:
     assert chosen_modules("pipelines.rows", ["left"]) == left
     assert chosen_modules("pipelines.rows", ["right"]) == ("pipelines.rows.contract", "pipelines.rows.right")
     assert set(chosen_modules("pipelines.rows", ["right", "left"])) == {*left, "pipelines.rows.right"}
-    assert chosen_modules("pipelines.rows", ["left"], beside=["pipelines.other"]) == left
+    beside = chosen_modules("pipelines.rows", ["left"], beside=["pipelines.other"])
+    assert set(beside) == {*left, "pipelines.other"}
     assert imports_of("pipelines.rows.left") >= {"pipelines.other", "pipelines.rows.helper"}
 
 
 def test_an_unknown_row_is_refused_with_the_known_ones(house: Path) -> None:
     with pytest.raises(ConfigError, match=r"pipelines.rows has no row centre; there are left, right"):
         chosen_modules("pipelines.rows", ["centre"])
+
+
+def test_a_row_that_lies_in_its_table_is_refused(house: Path) -> None:
+    table = house / "__init__.py"
+    table.write_text(table.read_text() + 'def make(): ...\n\n\nMORE = {"inline": make}\n')
+    with pytest.raises(ConfigError, match="pipelines.rows holds inline itself, and no table is hashed"):
+        chosen_modules("pipelines.rows", ["inline"])
 
 
 def test_a_module_without_a_source_is_refused() -> None:

@@ -9,13 +9,17 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from pipelines.store.code import chosen_modules
-from pipelines.train.objectives import OBJECTIVES, Objective
+from pipelines.store.code import imports_of
+from pipelines.train.formats import FORMATS
+from pipelines.train.objectives import OBJECTIVES
+from pipelines.train.optimizers import OPTIMIZERS
 from pipelines.train.tasks import TASKS
+from workflows import evaluate, export, training
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = ("corpus", "tokenize", "mixture", "training", "evaluate", "export", "average", "verify_resume", "recipe")
@@ -62,13 +66,11 @@ BESIDE = {
     },
     "tokenize": {"pipelines.data.stream": "the sample's shares, which are in the fingerprint"},
     "mixture": {"pipelines.data.stream.interleave": "the least weight, below which a mixture is refused"},
-    "training": {"pipelines.train.objectives": "hashed where one is chosen: see below", "pipelines.train.batches": "likewise",
-                 "pipelines.data.stream.mixture": "the plan is in the fingerprint, as segments or by the mixture's own",
+    "training": {"pipelines.data.stream.mixture": "the plan is in the fingerprint, as segments or by the mixture's own",
                  "pipelines.train.checkpoint.weights": "weights without an engine: a run fills its engine (slices)"},
-    "verify_resume": {"pipelines.data.stream.mixture": "as for training", "pipelines.train.objectives": "likewise", "pipelines.train.batches": "likewise",
+    "verify_resume": {"pipelines.data.stream.mixture": "as for training",
                       "pipelines.train.checkpoint.weights": "as for training"},
-    "evaluate": {**_STREAM, **_TRAINING, "pipelines.data.tokens.codepoints": "which text goes to which of two equal encoders",
-                 "pipelines.train.tasks": "hashed where one is chosen: see below", "pipelines.train.results.scoring": "likewise", "pipelines.train.results.generate": "likewise"},
+    "evaluate": {**_STREAM, **_TRAINING, "pipelines.data.tokens.codepoints": "which text goes to which of two equal encoders"},
     "export": {**_STREAM, **_TRAINING, "pipelines.data.tokens": "only verifies what was written, but for chat and tokenizer",
                "pipelines.train.network.attention": "likewise", "pipelines.train.network.batch": "likewise", "pipelines.train.results.generate": "likewise", "pipelines.train.results.scoring": "likewise",
                "pipelines.train.results.evaluate": "finds evaluations, makes none",
@@ -78,33 +80,36 @@ BESIDE = {
 }  # fmt: skip
 
 
-def file_of(module: str) -> Path | None:
+# the rows of tables that a workflow chooses from; a row's own modules are hashed where it is chosen, and the table never
+ROWS: dict[str, Callable[[], Iterator[tuple[str, ...]]]] = {
+    "training": lambda: (training.code_of(one, other) for one in OBJECTIVES for other in OPTIMIZERS),
+    "verify_resume": lambda: (training.code_of(one, other) for one in OBJECTIVES for other in OPTIMIZERS),
+    "evaluate": lambda: (evaluate.code_of([task]) for task in TASKS),
+    "export": lambda: (export.code_of(name) for name in FORMATS),
+}
+TABLES = {f"pipelines.train.{table}" for table in ("objectives", "optimizers", "tasks", "formats")}
+
+
+def code_of(workflow: str) -> set[str]:
+    """The modules that are hashed whatever is chosen."""
+    return set(importlib.import_module(f"workflows.{workflow}").CODE)
+
+
+def rows_of(workflow: str) -> list[set[str]]:
+    """What each choice has hashed."""
+    return [set(code) for code in ROWS.get(workflow, lambda: iter(()))()]
+
+
+def computes(module: str) -> bool:
+    """Whether a module is more than a package that holds others: a table is no more."""
     path = ROOT / f"{module.replace('.', '/')}.py"
     package = ROOT / module.replace(".", "/") / "__init__.py"
-    return path if path.exists() else package if package.exists() else None
-
-
-@functools.cache
-def imported(module: str) -> set[str]:
-    """Modules of `pipelines` that a module imports anywhere but for the type checker."""
-    path = file_of(module)
-    assert path is not None
-    tree = ast.parse(path.read_text())
-    typing_only = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for inner in ast.walk(node)
-    }
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if id(node) in typing_only:
-            continue
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return {name for name in found if name.startswith("pipelines") and file_of(name) is not None}
+    if path.exists():
+        return True
+    definitions = (ast.ClassDef, ast.FunctionDef)
+    return module not in TABLES and any(
+        isinstance(node, definitions) for node in ast.walk(ast.parse(package.read_text()))
+    )
 
 
 @functools.cache
@@ -113,10 +118,10 @@ def reached(start: str) -> set[str]:
     seen: set[str] = set()
     ahead = [start]
     while ahead:
-        for name in imported(ahead.pop()) - seen:
+        for name in imports_of(ahead.pop()) - seen:
             seen.add(name)
             ahead.append(name)
-    return {name for name in seen if str(file_of(name)).removesuffix("/__init__.py") == str(file_of(name))}
+    return {name for name in seen if computes(name)}
 
 
 def listed(module: str, reasons: dict[str, str]) -> bool:
@@ -129,7 +134,7 @@ def test_every_module_that_a_workflow_reaches_is_hashed_or_has_a_reason_not_to_b
     assert len(set(code)) == len(code)
     undecided = {
         module
-        for module in reached(f"workflows.{workflow}") - set(code)
+        for module in reached(f"workflows.{workflow}") - set(code).union(*rows_of(workflow))
         if not listed(module, ANYWHERE) and not listed(module, BESIDE.get(workflow, {}))
     }
     assert not undecided, f"into CODE of workflows/{workflow}.py, or with a reason into this file"
@@ -138,23 +143,18 @@ def test_every_module_that_a_workflow_reaches_is_hashed_or_has_a_reason_not_to_b
 @pytest.mark.parametrize("workflow", WORKFLOWS)
 def test_what_is_hashed_is_reached(workflow: str) -> None:
     """`verification` runs in processes that verify_resume starts by name."""
-    code = set(importlib.import_module(f"workflows.{workflow}").CODE)
+    code = code_of(workflow).union(*rows_of(workflow))
     assert code - reached(f"workflows.{workflow}") <= {"pipelines.train.run.verification"}
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
-def test_what_an_objective_is_made_of_is_hashed_where_it_is_chosen(objective: type[Objective]) -> None:
-    rooms = ("pipelines.train.objectives.", "pipelines.train.batches.")
-    made_of = {module for module in reached(objective.__module__) if module.startswith(rooms)}
-    assert {objective.__module__, *made_of} == set(objective.code())
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_what_a_task_is_made_of_is_hashed_where_it_is_chosen(task: str) -> None:
-    rooms = ("pipelines.train.tasks.", "pipelines.train.results.")
-    own = TASKS[task].Settings.__module__
-    made_of = {module for module in reached(own) if module.startswith(rooms)}
-    assert {own, *made_of} == set(chosen_modules("pipelines.train.tasks", [task], beside=("pipelines.train.results",)))
+@pytest.mark.parametrize("workflow", sorted(ROWS))
+def test_the_common_code_reaches_a_row_by_its_table_alone(workflow: str) -> None:
+    """A module of one row that every run imports decides what others do, and would be hashed for that one alone."""
+    rows, code = rows_of(workflow), code_of(workflow)
+    assert len(rows) > 1
+    own = set.union(*rows) - set.intersection(*rows) - code
+    assert own
+    assert {(module, name) for module in code for name in imports_of(module) & own} == set()
 
 
 def test_every_reason_is_of_something_that_is_there() -> None:

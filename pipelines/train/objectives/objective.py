@@ -50,12 +50,6 @@ class Objective(ABC):
         """Args: settings, of its own class; None: their defaults."""
         self.settings = self.Settings() if settings is None else settings  # type: ignore[call-arg]
 
-    @classmethod
-    def code(cls) -> tuple[str, ...]:
-        """The modules that it is made of, for a run's identity: its own, what it extends, and that of its batches."""
-        classes = (*cls.__mro__, *cls.batches.__mro__)
-        return tuple(sorted({made.__module__ for made in classes if made.__module__.startswith("pipelines.")}))
-
     @abstractmethod
     def count(self, batch: Batch) -> Tensor:
         """How many units a micro-batch adds to the divisor: a scalar."""

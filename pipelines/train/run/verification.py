@@ -35,7 +35,7 @@ from pipelines.train.checkpoint.committed import Index
 from pipelines.train.checkpoint.slices import random_states
 from pipelines.train.network.batch import Batch
 from pipelines.train.network.model import Transformer
-from pipelines.train.objectives.next_token import NextToken
+from pipelines.train.objectives import objective_of
 from pipelines.train.plan.schedule import learning_rate
 from pipelines.train.run.stream import Stream
 from pipelines.train.stages import TrainSpec
@@ -134,7 +134,13 @@ def _loads(spec: TrainSpec, sources: Sequence[str], step: int) -> Iterator[Load]
     model.prepare(spec.compute, device=device(), whole_weights=spec.zero.stage < 3)
     accumulation = spec.batch.global_batch // (spec.batch.micro_batch * world)
     engine = Engine(
-        model, NextToken(), spec.zero, spec.optimizer, spec.batch.micro_batch, accumulation, len(data.names)
+        model,
+        objective_of(spec.objective),
+        spec.zero,
+        spec.optimizer,
+        spec.batch.micro_batch,
+        accumulation,
+        len(data.names),
     )
     batches = next(data.steps(step, rank, world, model.locate))
     rows: list[Any] = [None] * world
