@@ -95,18 +95,6 @@ def plan_evaluation(config: EvaluateConfig, store: ArtifactStore, parent: str) -
         raise ConfigError(f"sequence_length is {length}; {run} has positions for 1 to {model.max_positions}: lower it")
     subject = Subject(run=run, architecture=model, tokens=tokens, sequence_length=length, seed=config.seed, store=store)
     plans = {name: TASKS[name].plan_task(subject, settings) for name, settings in config.tasks.items()}
-    unmeasured = _unmeasured(tokens, plans)
-    kinds = Counter(
-        source["kind"] for source in tokens.statistics["sources"].values() if source["heldout"]["documents"]
-    )
-    heldout = ", ".join(f"{count} sources of {kind}" for kind, count in kinds.items())
-    announcement = {
-        "checkpoint": f"{run}, {run.checkpoint.state['tokens']:,} tokens trained on",
-        "held out": f"{tokens.folder}: {heldout or 'nothing'}",
-        **{name: task_plan.announcement for name, task_plan in plans.items()},
-    }
-    if unmeasured:
-        announcement["not measured"] = "; ".join(f"{name}: {reason}" for name, reason in unmeasured.items())
     beside = {name: dict(task_plan.identity) for name, task_plan in plans.items() if task_plan.identity}
     return EvaluationPlan(
         subject=subject,
@@ -118,8 +106,25 @@ def plan_evaluation(config: EvaluateConfig, store: ArtifactStore, parent: str) -
             "sequence_length": length,
             **({"read_by_tasks": beside} if beside else {}),
         },
-        announcement=announcement,
+        announcement=_announcement(subject, plans),
     )
+
+
+def _announcement(subject: Subject, plans: Mapping[str, TaskPlan]) -> dict[str, str]:
+    """What the command says before it begins. Raises: as `_unmeasured` does."""
+    run, tokens = subject.run, subject.tokens
+    unmeasured = _unmeasured(tokens, plans)
+    sources = tokens.statistics["sources"].values()
+    kinds = Counter(source["kind"] for source in sources if source["heldout"]["documents"])
+    heldout = ", ".join(f"{count} sources of {kind}" for kind, count in kinds.items())
+    announcement = {
+        "checkpoint": f"{run}, {run.checkpoint.state['tokens']:,} tokens trained on",
+        "held out": f"{tokens.folder}: {heldout or 'nothing'}",
+        **{name: task_plan.announcement for name, task_plan in plans.items()},
+    }
+    if unmeasured:
+        announcement["not measured"] = "; ".join(f"{name}: {reason}" for name, reason in unmeasured.items())
+    return announcement
 
 
 def evaluate(config: EvaluateConfig, planned: EvaluationPlan) -> Results:
