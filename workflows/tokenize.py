@@ -35,6 +35,8 @@ from workflows.session import CONF, Session, entry
 CODE = tuple(
     f"pipelines.data.{module}"
     for module in (
+        "text.code_points",
+        "text.packed",
         "tokens.tokenizer",
         "tokens.codepoints",
         "tokens.chat",

@@ -50,6 +50,7 @@ ANYWHERE = {
     "pipelines.train.checkpoint.saver": "when and where slices are written", "pipelines.train.checkpoint.retention": "which checkpoints stay",
     "pipelines.train.checkpoint.lineage": "finds runs by their names",
 }  # fmt: skip
+_CODE_POINTS = {"pipelines.data.text": "likewise of codepoints: which text goes to which of two equal encoders"}
 _STREAM = {"pipelines.data.stream": "reads nothing of a stream: reached by way of planning"}
 _TRAINING = {
     "pipelines.train.objectives": "trains nothing: reached by way of the stages", "pipelines.train.batches": "likewise",
@@ -70,8 +71,8 @@ BESIDE = {
                  "pipelines.train.checkpoint.weights": "weights without an engine: a run fills its engine (slices)"},
     "verify_resume": {"pipelines.data.stream.mixture": "as for training",
                       "pipelines.train.checkpoint.weights": "as for training"},
-    "evaluate": {**_STREAM, **_TRAINING, "pipelines.data.tokens.codepoints": "which text goes to which of two equal encoders"},
-    "export": {**_STREAM, **_TRAINING, "pipelines.data.tokens": "only verifies what was written, but for chat and tokenizer",
+    "evaluate": {**_STREAM, **_TRAINING, **_CODE_POINTS, "pipelines.data.tokens.codepoints": "which text goes to which of two equal encoders"},
+    "export": {**_STREAM, **_TRAINING, **_CODE_POINTS, "pipelines.data.tokens": "only verifies what was written, but for chat and tokenizer",
                "pipelines.train.network.attention": "likewise", "pipelines.train.network.batch": "likewise", "pipelines.train.results.generate": "likewise", "pipelines.train.results.scoring": "likewise",
                "pipelines.train.results.evaluate": "finds evaluations, makes none",
                "pipelines.train.tasks": "finds evaluations, makes none"},

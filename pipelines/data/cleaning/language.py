@@ -345,7 +345,7 @@ def _count(data: Any, offsets: Any, scripts: Any, function_words: Any, out: Any)
                     word, length = np.uint64(0), 0
                 i += 1
                 continue
-            code, size = code_point_at(data, i, stop)
+            code, size = code_point_at(data, i)
             if code >= BEYOND_BMP:  # of these only rare Han is counted
                 code = _ANY_HAN if _RARE_HAN <= code < _BEHIND_RARE_HAN else _NOTHING
             bits = scripts[code]

@@ -368,7 +368,7 @@ def _measure(data: Any, offsets: Any, classes: Any, stop_keys: Any, mode: int, s
         i, stop = offsets[d], offsets[d + 1]
         while i <= stop:
             # the text ends as if by a newline
-            code, size_of = code_point_at(data, i, stop) if i < stop else (_NEWLINE, 1)
+            code, size_of = code_point_at(data, i) if i < stop else (_NEWLINE, 1)
             if code < np.uint32(_TABLE):
                 what = classes[code]
             else:

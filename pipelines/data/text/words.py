@@ -74,7 +74,7 @@ def plain_words(data: Any, start: int, stop: int, table: Any, out: Any) -> int:
     count, i = 0, start
     word, inside, after_alone = _OFFSET, False, False
     while i < stop:
-        code, size = code_point_at(data, i, stop)
+        code, size = code_point_at(data, i)
         i += size
         if code < BEYOND_BMP:
             entry = table[code]
@@ -118,7 +118,7 @@ def words_of(data: Any, start: int, stop: int, table: Any, out: Any, places: Any
     count, i, first = 0, start, -1
     word, after_alone = _OFFSET, False
     while i <= stop:
-        code, size = code_point_at(data, i, stop) if i < stop else (_SPACE, 1)
+        code, size = code_point_at(data, i) if i < stop else (_SPACE, 1)
         if code < BEYOND_BMP:
             entry = table[code]
         else:

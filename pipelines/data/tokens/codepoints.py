@@ -12,9 +12,11 @@ import functools
 import unicodedata
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from pipelines.data.text.code_points import code_point_at
+from pipelines.data.text.packed import compiled, pack
 
 
 def unsettled(texts: Sequence[str]) -> list[int]:
@@ -22,10 +24,9 @@ def unsettled(texts: Sequence[str]) -> list[int]:
     places = [place for place, text in enumerate(texts) if not text.isascii()]
     if not places:
         return []
-    encoded = [texts[place].encode() for place in places]
-    ends = np.cumsum([len(text) for text in encoded])
-    found = _scan(np.frombuffer(b"".join(encoded), np.uint8), ends, _unassigned())
-    return [place for place, hit in zip(places, found, strict=True) if hit]
+    batch = pack([texts[place] for place in places])
+    hits = _scan(batch.data, batch.offsets, _unassigned())
+    return [place for place, hit in zip(places, hits, strict=True) if hit]
 
 
 @functools.cache
@@ -34,24 +35,16 @@ def _unassigned() -> NDArray[np.bool_]:
     return np.fromiter((unicodedata.category(chr(code)) == "Cn" for code in range(0x110000)), np.bool_, 0x110000)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _scan(data: NDArray[np.uint8], ends: NDArray[np.int64], unassigned: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which of the texts that end at `ends` in valid UTF-8 hold an unassigned code point."""
-    found = np.zeros(len(ends), np.bool_)
-    at = 0
-    for text in range(len(ends)):
-        while at < ends[text]:
-            lead = data[at]
-            if lead < 0x80:
-                at += 1
-                continue
-            more = 1 if lead < 0xE0 else 2 if lead < 0xF0 else 3
-            code = np.int64(lead) & (0x3F >> more)
-            for i in range(1, more + 1):
-                code = (code << 6) | (np.int64(data[at + i]) & 0x3F)
+@compiled
+def _scan(data: NDArray[np.uint8], offsets: NDArray[np.int64], unassigned: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which of the texts of a batch hold an unassigned code point."""
+    hits = np.zeros(len(offsets) - 1, np.bool_)
+    for text in range(len(hits)):
+        at = offsets[text]
+        while at < offsets[text + 1]:
+            code, size = code_point_at(data, at)
             if unassigned[code]:
-                found[text] = True
-                at = ends[text]
+                hits[text] = True
                 break
-            at += more + 1
-    return found
+            at += size
+    return hits
