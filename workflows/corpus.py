@@ -63,40 +63,45 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
     known = [session.store.get_kind("known", "corpus", session.resolve(reference)) for reference in config.known]
     # ── announce ──
     listed = _listed(config)
-    what = {**identity(config), "inventory": inventory(config.chosen, listed)}
+    whole_identity = {**identity(config), "inventory": inventory(config.chosen, listed)}
     if config.corpus.quality.model is not None:
-        what["examples"] = inventory(config.corpus.example_sources, listed)
+        whole_identity["examples"] = inventory(config.corpus.example_sources, listed)
     if config.corpus.decontaminate.sets:
-        what["evaluation sets"] = contents(config.corpus.decontaminate)
+        whole_identity["evaluation sets"] = contents(config.corpus.decontaminate)
     refuse_other_keys(config.name, config.corpus.dedup.minhash, known)
     try:
-        held = session.begin("corpus", config, _plan(config, listed), known, CODE, what)
+        draft = session.begin("corpus", config, _announcement(config, listed), known, CODE, whole_identity)
     except DryRun:
         _show_estimate(config)
         raise
-    if isinstance(held, Artifact):
-        session.store.storage.delete(f"{held.folder}/work")  # there when a build was killed right after its commit
-        return held
+    if isinstance(draft, Artifact):
+        session.store.storage.delete(f"{draft.folder}/work")  # there when a build was killed right after its commit
+        return draft
 
     # ── work ──
     def reach() -> None:
         """What may fail before a rebuild takes anything down."""
         fetch_all(s.reader.archive_package for s in config.chosen.values() if s.reader.type == "package")
-        session.compare(known, held.folder)
+        session.compare(known, draft.folder)
 
-    with session.track(held, config, known, reach if held.replaces else None) as tracker:
+    with session.track(draft, config, known, reach if draft.replaces else None) as tracker:
         # Ray starts at the first pass, after everything that could be wrong with the sources has been fetched and listed
         passed_over = {name: counts for name, listing in listed.items() if (counts := listing.counts())}
         corpus = build(
             config,
-            held,
+            draft,
             lambda *shards, **options: session.map_shards(*shards, **options),
             known,
             passed_over=passed_over,
         )
         tracker.metrics(_metrics(corpus.statistics), step=0)
         tracker.file(corpus.path(data_card.FILE))
-    # ── report ──
+    _report(config, corpus)
+    return session.done(corpus, f"python -m workflows.tokenize name={config.name} data=corpus/{config.name}")
+
+
+def _report(config: CorpusConfig, corpus: Artifact) -> None:
+    """Say what came out."""
     say(_table(corpus.statistics["sources"]))
     for line in _held_out_unasked(config, corpus.statistics["sources"]):
         say(f"   note: {line}")
@@ -112,7 +117,6 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
     if config.quality_report:
         say(f"   {dedup_report.words(corpus.json(dedup_report.FILE))}")
     say(f"   data card: {corpus.path(data_card.FILE)}")
-    return session.done(corpus, f"python -m workflows.tokenize name={config.name} data=corpus/{config.name}")
 
 
 def _listed(config: CorpusConfig) -> dict[str, Listing]:
@@ -127,13 +131,13 @@ def _listed(config: CorpusConfig) -> dict[str, Listing]:
     return {
         **listings({**taught, **config.chosen}),
         **listings(examples, "corpus.quality.model.examples"),
-        **{f"set {name}": held for name, held in listings(sets, SETS).items()},
+        **{f"set {name}": listing for name, listing in listings(sets, SETS).items()},
     }
 
 
-def _plan(config: CorpusConfig, listed: Mapping[str, Listing]) -> dict[str, Any]:
+def _announcement(config: CorpusConfig, listed: Mapping[str, Listing]) -> dict[str, Any]:
     recipe, chosen = config.corpus, config.chosen
-    facts: dict[str, Any] = {}
+    lines: dict[str, Any] = {}
     for name, source in chosen.items():
         cap = (
             f"at most {human(source.max_bytes, 'B')}"
@@ -142,51 +146,51 @@ def _plan(config: CorpusConfig, listed: Mapping[str, Listing]) -> dict[str, Any]
             if source.reader.count
             else ""
         )
-        facts[name] = "  ".join(part for part in (source.kind, source.language, source.licence, cap) if part)
+        lines[name] = "  ".join(part for part in (source.kind, source.language, source.licence, cap) if part)
     left_out = [name for name in recipe.sources if name not in chosen]
     if left_out:
-        facts["left out"] = f"{', '.join(left_out)} (sources=permissive)"
+        lines["left out"] = f"{', '.join(left_out)} (sources=permissive)"
     for name, listing in listed.items():
         if listing.passed_over:
-            facts[f"{name} passes over"] = listing.in_words()
+            lines[f"{name} passes over"] = listing.in_words()
     if config.known:
-        facts["compared with"] = ", ".join(config.known)
-    facts["to fetch"] = to_fetch(s.reader.archive_package for s in chosen.values() if s.reader.type == "package")
+        lines["compared with"] = ", ".join(config.known)
+    lines["to fetch"] = to_fetch(s.reader.archive_package for s in chosen.values() if s.reader.type == "package")
     if hub := [source for source in chosen.values() if source.reader.type == "huggingface"]:
         datasets = len({(source.reader.dataset, source.reader.subset) for source in hub})
-        facts["streamed"] = (
+        lines["streamed"] = (
             f"{datasets} Hugging Face datasets, while the corpus is built: that needs a network, or their local folders "
             "(HF_ENDPOINT for a mirror, HF_TOKEN for what asks for one); this plan does not"
         )
     if unruled := _unruled(config):
-        facts["no quality rules"] = unruled
+        lines["no quality rules"] = unruled
     unchecked = {s.language for s in chosen.values() if s.kind == "documents"} - NAMED - {"auto", "code"}
     if unchecked:
-        facts["language unchecked"] = (
+        lines["language unchecked"] = (
             f"{', '.join(sorted(unchecked))}: the detector cannot name it, so what is declared stands"
         )
     minhash = recipe.dedup.minhash
     curve = "  ".join(f"{s}: {p:.2f}" for s, p in detection_curve(minhash).items())
-    facts["near-copies found"] = f"{minhash.bands} bands × {minhash.rows}, by Jaccard similarity {curve}"
-    return facts
+    lines["near-copies found"] = f"{minhash.bands} bands × {minhash.rows}, by Jaccard similarity {curve}"
+    return lines
 
 
 def _table(sources: Mapping[str, Any]) -> str:
     rows = []
-    for name, facts in sources.items():
+    for name, figures in sources.items():
         dropped = (
-            ", ".join(f"{reason} {n:,}" for reason, n in sorted(facts["dropped"].items(), key=lambda item: -item[1]))
+            ", ".join(f"{reason} {n:,}" for reason, n in sorted(figures["dropped"].items(), key=lambda item: -item[1]))
             or "–"
         )
-        train = facts["train"]
+        train = figures["train"]
         rows.append(
             [
                 name,
-                facts["language"],
-                facts["licence"].split(" (")[0],
+                figures["language"],
+                figures["licence"].split(" (")[0],
                 train["documents"],
                 round(train["bytes"] / 1e6, 2),
-                facts["heldout"]["documents"],
+                figures["heldout"]["documents"],
                 dropped,
             ]
         )
@@ -209,10 +213,10 @@ def _held_out_unasked(config: CorpusConfig, sources: Mapping[str, Any]) -> list[
     """Sources that hold out far more than their share: a text is held out when any of its copies is, so copies add up."""
     lines = []
     for name, source in config.chosen.items():
-        held, train = (sources[name][split]["documents"] for split in ("heldout", "train"))
-        if held > 3 * max(source.heldout * (held + train), source.heldout_minimum) or (held and not train):
+        heldout, train = (sources[name][split]["documents"] for split in ("heldout", "train"))
+        if heldout > 3 * max(source.heldout * (heldout + train), source.heldout_minimum) or (heldout and not train):
             lines.append(
-                f"{name} holds out {held:,} of {held + train:,} documents, where {source.heldout:.1%} was asked: many are copies, and a text is "
+                f"{name} holds out {heldout:,} of {heldout + train:,} documents, where {source.heldout:.1%} was asked: many are copies, and a text is "
                 f"held out when any of its copies is; lower corpus.sources.{name}.heldout to train on more of them"
             )
     return lines
@@ -223,8 +227,8 @@ def _without_rules(sources: Mapping[str, Any]) -> list[str]:
     return [
         f"{name}: no quality rules are for {', '.join(f'{language} ({n:,} documents)' for language, n in counts.items())}: kept without "
         "being judged (corpus.quality.without_rules=drop drops them)"
-        for name, facts in sources.items()
-        if (counts := facts["without_rules"])
+        for name, figures in sources.items()
+        if (counts := figures["without_rules"])
     ]
 
 
@@ -246,11 +250,11 @@ def _unruled(config: CorpusConfig) -> str:
 
 def _metrics(statistics: Mapping[str, Any]) -> dict[str, float]:
     metrics: dict[str, float] = {}
-    for name, facts in statistics["sources"].items():
-        metrics[f"{name}/train_documents"] = facts["train"]["documents"]
-        metrics[f"{name}/train_bytes"] = facts["train"]["bytes"]
-        metrics[f"{name}/heldout_documents"] = facts["heldout"]["documents"]
-        metrics[f"{name}/dropped_documents"] = sum(facts["dropped"].values())
+    for name, figures in statistics["sources"].items():
+        metrics[f"{name}/train_documents"] = figures["train"]["documents"]
+        metrics[f"{name}/train_bytes"] = figures["train"]["bytes"]
+        metrics[f"{name}/heldout_documents"] = figures["heldout"]["documents"]
+        metrics[f"{name}/dropped_documents"] = sum(figures["dropped"].values())
     return metrics
 
 

@@ -23,7 +23,7 @@ CODE = ("pipelines.data.stream.mixture",)
 
 @config_class
 class MixtureConfig(WorkflowConfig):
-    """Which tokens are mixed, and how."""
+    """Which tokens are mixture_plan, and how."""
 
     tokens: str  # tokens/<name>
     mixture: MixtureRecipe
@@ -37,32 +37,34 @@ def run(config: MixtureConfig, session: Session) -> Artifact:
         if config.dry_run:
             _foresee(config, str(error))
         raise
-    plan = plan_mixture(config.mixture, tokens.folder, tokens.fingerprint, tokens.statistics)
-    facts = {
+    mixture_plan = plan_mixture(config.mixture, tokens.folder, tokens.fingerprint, tokens.statistics)
+    announcement = {
         "tokens": f"{tokens.folder}  {len(tokens.statistics['sources'])} sources",
-        "budget": f"{human(plan.budget_tokens)} tokens, no source more than {config.mixture.max_epochs:g} times",
-        **_left_out(plan.dropped),
+        "budget": f"{human(mixture_plan.budget_tokens)} tokens, no source more than {config.mixture.max_epochs:g} times",
+        **_left_out(mixture_plan.dropped),
     }
-    shown = table(HEADER, rows(plan))
+    shown = table(HEADER, rows(mixture_plan))
     try:
-        held = session.begin("mixture", config, facts, [tokens], CODE)
+        draft = session.begin("mixture", config, announcement, [tokens], CODE)
     except DryRun:
         say(shown)
         raise
     say(shown)
-    if isinstance(held, Artifact):
-        return held
+    if isinstance(draft, Artifact):
+        return draft
 
-    with session.track(held, config, [tokens]) as tracker:
-        path = held.scratch("mixture.json")
-        path.write_text(json.dumps(plan.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        held.publish("mixture", {"mixture.json": path})
-        tracker.metrics({f"weight.{source.name}": source.weight for source in plan.sources}, step=0)
+    with session.track(draft, config, [tokens]) as tracker:
+        path = draft.scratch("mixture.json")
+        path.write_text(json.dumps(mixture_plan.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        draft.publish("mixture", {"mixture.json": path})
+        tracker.metrics({f"weight.{source.name}": source.weight for source in mixture_plan.sources}, step=0)
         statistics = {
-            "budget_tokens": plan.budget_tokens,
-            "sources": {s.name: {"weight": s.weight, "epochs": s.epochs} for s in plan.sources},
+            "budget_tokens": mixture_plan.budget_tokens,
+            "sources": {s.name: {"weight": s.weight, "epochs": s.epochs} for s in mixture_plan.sources},
         }
-        artifact = held.commit(config=decisive(config), statistics=statistics, licences=tokens.manifest["licences"])
+        artifact = draft.commit(
+            config=decisive(config), statistics=statistics, licences=tokens.manifest["licences"]
+        )
     return session.done(artifact, f"python -m workflows.pretrain name={config.name} data=mixture/{config.name}")
 
 
@@ -70,12 +72,12 @@ def _foresee(config: MixtureConfig, why: str) -> None:
     """Announce what the recipe alone says, and end the dry run."""
     weights, absent = foreseen(config.mixture)
     budget = config.mixture.budget_tokens
-    facts = {
+    announcement = {
         "tokens": f"planned by weight alone, epochs unknown: {why}",
         "budget": f"{human(budget)} tokens, no source more than {config.mixture.max_epochs:g} times",
         **_left_out(absent),
     }
-    announce(f"mixture/{config.name}", facts)
+    announce(f"mixture/{config.name}", announcement)
     asked = config.mixture.weights
     lines = [[name, f"{asked[name]:.2%}", f"{w:.2%}", round(w * budget)] for name, w in weights.items()]
     lines += [[name, f"{weight:.2%}", "left out", None] for name, weight in absent.items()]

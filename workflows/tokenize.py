@@ -72,21 +72,21 @@ def run(config: TokenizeConfig, session: Session) -> Artifact:
     sidecars = known(config.sidecars, "sidecars")
     # ── announce ──
     sources = corpus.statistics["sources"]
-    text_bytes = sum(facts[split]["bytes"] for facts in sources.values() for split in ("train", "heldout"))
+    text_bytes = sum(figures[split]["bytes"] for figures in sources.values() for split in ("train", "heldout"))
     files = sum(len(corpus_files(corpus, split, name)) for name in sources for split in ("train", "heldout"))
     if text_bytes == 0:
         raise DataError(f"{corpus.folder} holds no text: rebuild it with other filters or sources")
-    held = session.begin(
-        "tokens", config, _plan(config, corpus, reused, text_bytes, files), inputs, (*CODE, *modules(sidecars))
+    draft = session.begin(
+        "tokens", config, _announcement(config, corpus, reused, text_bytes, files), inputs, (*CODE, *modules(sidecars))
     )
-    if isinstance(held, Artifact):
-        return held
+    if isinstance(draft, Artifact):
+        return draft
 
     # a rebuild takes nothing down before the cluster is there
-    reach = (lambda: session.compare(inputs, held.folder)) if held.replaces else None
-    with session.track(held, config, inputs, reach) as tracker:
+    reach = (lambda: session.compare(inputs, draft.folder)) if draft.replaces else None
+    with session.track(draft, config, inputs, reach) as tracker:
         # ── tokenizer ──
-        encoder = Encoder(_make_tokenizer(held, config, corpus, reused, shares))
+        encoder = Encoder(_make_tokenizer(draft, config, corpus, reused, shares))
         if encoder.reason:
             say(f"   encoding with {encoder.backend}: {encoder.reason}")
 
@@ -100,17 +100,17 @@ def run(config: TokenizeConfig, session: Session) -> Artifact:
             rate = done["bytes"] / max(1e-9, time.monotonic() - began)
             return {"tokens": human(done["tokens"]), "read": human(done["bytes"], "B"), "rate": human(rate, "B/s")}
 
-        receipts = map_shards(encode_shard, plan_shards(corpus, held, sidecars), "encode", describe)
-        facts = {**statistics(corpus, receipts, encoder.vocabulary_size), **_sample_facts(held)}
-        tracker.metrics(_metrics(facts), step=0)
-        artifact = held.commit(config=decisive(config), statistics=facts, licences=corpus.manifest["licences"])
-    say(_table(facts))
-    for line in _losses(facts):
+        receipts = map_shards(encode_shard, plan_shards(corpus, draft, sidecars), "encode", describe)
+        figures = {**statistics(corpus, receipts, encoder.vocabulary_size), **_sample_facts(draft)}
+        tracker.metrics(_metrics(figures), step=0)
+        artifact = draft.commit(config=decisive(config), statistics=figures, licences=corpus.manifest["licences"])
+    say(_table(figures))
+    for line in _losses(figures):
         say(f"   {line}")
     say(
-        f"\n   compression of {facts['vocabulary_size']:,} ids over documents, </s> counted; MiniCPM's over its own held-out documents:"
+        f"\n   compression of {figures['vocabulary_size']:,} ids over documents, </s> counted; MiniCPM's over its own held-out documents:"
     )
-    say(table(*compression(facts)))
+    say(table(*compression(figures)))
     return session.done(artifact, f"python -m workflows.mixture tokens=tokens/{config.name}")
 
 
@@ -128,7 +128,7 @@ def _with_shares(chosen: TokenizerConfig) -> TokenizerConfig:
     return dataclasses.replace(chosen, mixture=None, shares=weights)
 
 
-def _plan(
+def _announcement(
     config: TokenizeConfig, corpus: Artifact, reused: Artifact | None, text_bytes: int, files: int
 ) -> dict[str, Any]:
     chosen = config.tokenizer
@@ -136,9 +136,9 @@ def _plan(
     trained = (
         f"train {chosen.vocabulary_size:,} ids on {human(chosen.sample_bytes, 'B')} at most, balanced by {balance}"
     )
-    held = f"{len(corpus.statistics['sources'])} sources, {files} files, {human(text_bytes, 'B')}"
+    size = f"{len(corpus.statistics['sources'])} sources, {files} files, {human(text_bytes, 'B')}"
     return {
-        "corpus": f"{corpus.folder}  {held}",
+        "corpus": f"{corpus.folder}  {size}",
         "tokenizer": f"reuse {reused.folder}" if reused else trained,
         "expected": f"about {human(round(text_bytes / 3.3))} tokens (at 3.3 bytes per token)",
     }
@@ -171,7 +171,7 @@ def _sample_facts(draft: Draft) -> dict[str, Any]:
     return dict((draft.receipt("tokenizer") or {}).get("statistics", {}))
 
 
-def _table(facts: Mapping[str, Any]) -> str:
+def _table(figures: Mapping[str, Any]) -> str:
     header = (
         "source",
         "kind",
@@ -184,7 +184,7 @@ def _table(facts: Mapping[str, Any]) -> str:
         "dropped",
     )
     rows = []
-    for name, source in facts["sources"].items():
+    for name, source in figures["sources"].items():
         train, heldout = source["train"], source["heldout"]
         dropped = sum(sum(part["dropped"].values()) for part in (train, heldout))
         rate = round(train["bytes"] / train["tokens"], 2) if train["tokens"] else None
@@ -193,22 +193,22 @@ def _table(facts: Mapping[str, Any]) -> str:
     return table(header, rows)
 
 
-def _losses(facts: Mapping[str, Any]) -> list[str]:
+def _losses(figures: Mapping[str, Any]) -> list[str]:
     """What was dropped or cut of each source, by reason."""
     lines = []
-    for name, source in facts["sources"].items():
-        for what in ("dropped", "cut"):
-            rows = sum((Counter(source[split][what]) for split in ("train", "heldout")), Counter())
+    for name, source in figures["sources"].items():
+        for fate in ("dropped", "cut"):
+            rows = sum((Counter(source[split][fate]) for split in ("train", "heldout")), Counter())
             if rows:
                 lines.append(
-                    f"{name}: {what} {', '.join(f'{count:,} {reason}' for reason, count in sorted(rows.items()))}"
+                    f"{name}: {fate} {', '.join(f'{count:,} {reason}' for reason, count in sorted(rows.items()))}"
                 )
     return lines
 
 
-def _metrics(facts: Mapping[str, Any]) -> dict[str, float]:
-    values = {f"bytes_per_token.{language}": float(rate) for language, rate in facts["bytes_per_token"].items()}
-    for name, source in facts["sources"].items():
+def _metrics(figures: Mapping[str, Any]) -> dict[str, float]:
+    values = {f"bytes_per_token.{language}": float(rate) for language, rate in figures["bytes_per_token"].items()}
+    for name, source in figures["sources"].items():
         values[f"tokens.{name}"] = float(source["train"]["tokens"])
     return values
 

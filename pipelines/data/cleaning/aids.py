@@ -87,9 +87,9 @@ def train_model(task: TrainTask) -> dict[str, Any]:
 
     Returns: the receipt's statistics: how it does on examples it has not seen.
     """
-    held = task.work.receipt("quality-model")
-    if held is not None:
-        return dict(held["statistics"])
+    published = task.work.receipt("quality-model")
+    if published is not None:
+        return dict(published["statistics"])
     config = task.config
     unread: Counter[str] = Counter()
     good, bad = (classifier.examples(task.sources, names, config, unread) for names in (config.good, config.bad))
@@ -104,11 +104,11 @@ def train_model(task: TrainTask) -> dict[str, Any]:
 
 def unread_items(work: Draft) -> dict[str, dict[str, int]]:
     """By evaluation set, how many of its records could not be read, by reason."""
-    held = work.receipt("evaluation-sets")
-    return dict(held["statistics"].get("unread", {})) if held else {}
+    published = work.receipt("evaluation-sets")
+    return dict(published["statistics"].get("unread", {})) if published else {}
 
 
 def model_report(work: Draft) -> dict[str, Any]:
     """What `train_model` found."""
-    held = work.receipt("quality-model")
-    return dict(held["statistics"]) if held else {}
+    published = work.receipt("quality-model")
+    return dict(published["statistics"]) if published else {}

@@ -62,7 +62,7 @@ def examples(
         unread: takes the number of records on the way that cannot be read, by reason.
     """
     share = -(-config.documents // len(names))
-    found: list[str] = []
+    chosen_texts: list[str] = []
     for name in names:
         source = sources[name]
         pieces = plan_pieces(name, source, _PIECE_BYTES)
@@ -75,8 +75,8 @@ def examples(
             if len(texts) >= share:
                 break
         chosen = np.random.default_rng(config.seed).permutation(len(texts))[:share]
-        found += [texts[i] for i in sorted(chosen)]
-    return found
+        chosen_texts += [texts[i] for i in sorted(chosen)]
+    return chosen_texts
 
 
 def train(good: Sequence[str], bad: Sequence[str], config: QualityModelConfig) -> tuple[Weights, dict[str, Any]]:
@@ -86,10 +86,10 @@ def train(good: Sequence[str], bad: Sequence[str], config: QualityModelConfig) -
 
     Raises: DataError when a class has too few examples.
     """
-    for what, texts in (("good", good), ("bad", bad)):
+    for side, texts in (("good", good), ("bad", bad)):
         if len(texts) < _FEWEST:
             raise DataError(
-                f"corpus.quality.model.{what} gives {len(texts)} documents; expected {_FEWEST} or more, better thousands: name more sources"
+                f"corpus.quality.model.{side} gives {len(texts)} documents; expected {_FEWEST} or more, better thousands: name more sources"
             )
     batch = pack([*good, *bad])
     labels = np.repeat([1.0, 0.0], [len(good), len(bad)]).astype(np.float32)
@@ -161,8 +161,8 @@ def publish_model(
     histograms: dict[str, npt.NDArray[np.int64]] = {}
     for done in cleaned:
         if done["scores"]:
-            held = histograms.setdefault(done["source"], np.zeros(STEPS, np.int64))
-            held += np.array(done["scores"])
+            own = histograms.setdefault(done["source"], np.zeros(STEPS, np.int64))
+            own += np.array(done["scores"])
     kept = {
         name: [round(float(counts[step:].sum() / max(1, counts.sum())), 4) for step in range(STEPS + 1)]
         for name, counts in histograms.items()

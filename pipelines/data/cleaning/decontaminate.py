@@ -82,15 +82,15 @@ def contents(config: DecontaminationConfig) -> dict[str, str]:
 
     Raises: DataError when there is nothing to read.
     """
-    found = {}
+    digests = {}
     for name, chosen in config.sets.items():
         if chosen.reader.type == "files":
             digest = hashlib.sha256()
             for piece in plan_pieces(name, chosen.source, _WHOLE, SETS):
                 for stretch in piece.stretches:
                     digest.update(_digest(name, stretch))
-            found[name] = digest.hexdigest()
-    return found
+            digests[name] = digest.hexdigest()
+    return digests
 
 
 def gather(config: DecontaminationConfig) -> Grams:
@@ -122,8 +122,8 @@ def gather(config: DecontaminationConfig) -> Grams:
         every, counts = np.unique(np.concatenate(list(different.values())), return_counts=True)
         template = every[counts > config.max_items]
         names += [(name, item) for item, _ in items]
-        for found, owner in pairs:
-            own = found[~np.isin(found, template)]
+        for grams, owner in pairs:
+            own = grams[~np.isin(grams, template)]
             keys.append(own)
             owners.append(np.full(len(own), owner, np.int32))
         if not any(len(part) for part in keys[-len(pairs) :]):
@@ -147,9 +147,9 @@ def save(grams: Grams, path: Path) -> None:
 @functools.lru_cache(maxsize=2)
 def load(path: Path) -> Lookup:
     """What `save` wrote, ready to look up; kept for the next piece of the same process."""
-    with np.load(path) as held:
-        items = tuple((str(name), str(item)) for name, item in held["items"].tolist())
-        return Lookup(Grams(held["key"], held["owner"], held["lengths"], items))
+    with np.load(path) as saved:
+        items = tuple((str(name), str(item)) for name, item in saved["items"].tolist())
+        return Lookup(Grams(saved["key"], saved["owner"], saved["lengths"], items))
 
 
 class Lookup:
@@ -162,12 +162,12 @@ class Lookup:
     def overlaps(self, texts: Sequence[str]) -> list[Overlap | None]:
         """The first overlap of each text, by the longest n-gram: as long as n-gram follows on n-gram."""
         batch = pack(texts)
-        found = np.full((len(texts), 3), -1, np.int64)
+        hits = np.full((len(texts), 3), -1, np.int64)
         grams = self.grams
-        _scan(batch.data, batch.offsets, characters(), grams.lengths, grams.key, self._slots, self._bits, found)
+        _scan(batch.data, batch.offsets, characters(), grams.lengths, grams.key, self._slots, self._bits, hits)
         overlaps: list[Overlap | None] = [None] * len(texts)
-        for d in np.flatnonzero(found[:, 0] >= 0):
-            gram, start, stop = found[d].tolist()
+        for d in np.flatnonzero(hits[:, 0] >= 0):
+            gram, start, stop = hits[d].tolist()
             first, last = int(batch.offsets[d]), int(batch.offsets[d + 1])
             shared = passage(batch.data[first:last].tobytes(), start - first, stop - first, OVERLAP)
             overlaps[d] = Overlap(*grams.items[int(grams.owner[gram])], shared)
@@ -324,13 +324,13 @@ def _scan(data: Any, offsets: Any, table: Any, lengths: Any, keys: Any, slots: A
         for length in lengths:
             grams = _rolled(words, count, length)
             for g in range(len(grams)):
-                found = _find(grams[g], keys, slots, bits)
-                if found < 0:
+                gram = _find(grams[g], keys, slots, bits)
+                if gram < 0:
                     continue
                 last = g
                 while last + 1 < len(grams) and _find(grams[last + 1], keys, slots, bits) >= 0:
                     last += 1
-                out[d, 0], out[d, 1], out[d, 2] = found, places[g, 0], places[last + length - 1, 1]
+                out[d, 0], out[d, 1], out[d, 2] = gram, places[g, 0], places[last + length - 1, 1]
                 break
             if out[d, 0] >= 0:
                 break

@@ -84,7 +84,7 @@ def is_chinese_with_terms(text: str) -> bool:
     foreign = len(_LETTER.findall(text)) - own
     if _HAN_LETTERS * own < _LEAST_SHARE * (_HAN_LETTERS * own + foreign):
         return False
-    grammar = max(len(set(found.findall(text))) for found in (_CHINESE_GRAMMAR, _JAPANESE_GRAMMAR))
+    grammar = max(len(set(words.findall(text))) for words in (_CHINESE_GRAMMAR, _JAPANESE_GRAMMAR))
     own_grammar = grammar >= _LEAST_GRAMMAR or len(_CHINESE_GRAMMAR.findall(text)) >= _LEAST_TIMES
     english = len({word.lower() for word in _ENGLISH_GRAMMAR.findall(text)})
     return own_grammar and english <= _MOST_ENGLISH
@@ -92,7 +92,7 @@ def is_chinese_with_terms(text: str) -> bool:
 
 def without_formulas(text: str) -> str:
     """A text with each formula as one letter; rows of signs without a letter or a figure stay."""
-    return _FORMULA.sub(lambda found: "x" if _FIGURE.search(found[0]) else found[0], text)
+    return _FORMULA.sub(lambda formula: "x" if _FIGURE.search(formula[0]) else formula[0], text)
 
 
 def has_refrain(text: str) -> bool:

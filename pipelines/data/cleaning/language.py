@@ -283,8 +283,8 @@ def _variant(counts: list[int]) -> str:
 def _by_model(text: str) -> Detected:
     start = max(0, (len(text) - _MODEL_CHARACTERS) // 2)
     sample = " ".join(text[start : start + _MODEL_CHARACTERS].split())
-    found = _model().detect(sample, model="lite", k=1)
-    return Detected(found[0]["lang"], min(1.0, float(found[0]["score"]))) if found else Detected("und", 0.0)
+    named = _model().detect(sample, model="lite", k=1)
+    return Detected(named[0]["lang"], min(1.0, float(named[0]["score"]))) if named else Detected("und", 0.0)
 
 
 @functools.cache

@@ -289,23 +289,23 @@ def _beyond(code: Any) -> Any:
 
 
 @compiled
-def _tail_after(tail: int, length: int, what: Any, code: Any, before: int) -> tuple[int, int]:
+def _tail_after(tail: int, length: int, bits: Any, code: Any, before: int) -> tuple[int, int]:
     """What a line's end is after one more character that is not white space, and how long that has gone on.
 
     `tail` is 0 where no sentence has ended, 1 behind its end, 2 inside a reference, 3 inside a signature, and 4 inside square brackets that
     hold nothing but figures, which end a sentence without a full stop too; so does a figure in a circle. `before` is how long the line is with this character.
     """
     if tail == 2:
-        if (what & _CLOSE) != 0:
+        if (bits & _CLOSE) != 0:
             return 1, 0
         return (2, length + 1) if length < _REFERENCE else (0, 0)
     if tail == 4:
-        if (what & _CLOSE) != 0:
+        if (bits & _CLOSE) != 0:
             return (1 if length > 0 else 0), 0
-        if (what & _DIGIT) != 0:
+        if (bits & _DIGIT) != 0:
             return 4, 1
-        return (4, length) if (what & (_NUMBER | _DASH)) != 0 or code == np.uint32(94) else (0, 0)
-    if (what & _END) != 0 and tail != 3:
+        return (4, length) if (bits & (_NUMBER | _DASH)) != 0 or code == np.uint32(94) else (0, 0)
+    if (bits & _END) != 0 and tail != 3:
         return 1, 0
     if tail == 3:
         return (3, length + 1) if length < _SIGNATURE else (0, 0)
@@ -321,11 +321,11 @@ def _tail_after(tail: int, length: int, what: Any, code: Any, before: int) -> tu
         return (1, 0) if np.uint32(0x2460) <= code <= np.uint32(0x2473) else (0, 0)  # ① to ⑳
     if tail == 0:
         return 0, 0
-    if (what & _OPEN) != 0:
+    if (bits & _OPEN) != 0:
         return 2, 0
-    if (what & _CLOSE) != 0:
+    if (bits & _CLOSE) != 0:
         return 1, 0
-    if (what & _DASH) != 0:
+    if (bits & _DASH) != 0:
         return 3, 0
     return 0, 0
 
@@ -370,18 +370,18 @@ def _measure(data: Any, offsets: Any, classes: Any, stop_keys: Any, mode: int, s
             # the text ends as if by a newline
             code, size_of = code_point_at(data, i) if i < stop else (_NEWLINE, 1)
             if code < np.uint32(_TABLE):
-                what = classes[code]
+                bits = classes[code]
             else:
-                what = _ALNUM | _ALPHA | _HAN if code < np.uint32(_RARE_HAN) else _beyond(code)
+                bits = _ALNUM | _ALPHA | _HAN if code < np.uint32(_RARE_HAN) else _beyond(code)
             if i < stop:
                 characters += 1
             # ── words ──
-            word = (what & _ALNUM) != 0 or code == np.uint32(95)
-            unseen = (what & _FORMAT) != 0
-            if in_word and not word and (what & (_JOINER | _MARK | _FORMAT)) == 0:
+            word = (bits & _ALNUM) != 0 or code == np.uint32(95)
+            unseen = (bits & _FORMAT) != 0
+            if in_word and not word and (bits & (_JOINER | _MARK | _FORMAT)) == 0:
                 # a number goes on behind a mark between two digits
-                word = digit_before and (what & _NUMBER) != 0 and i + 1 < stop and 48 <= data[i + 1] <= 57
-            if in_word and not word and (what & (_JOINER | _MARK | _FORMAT)) == 0:
+                word = digit_before and (bits & _NUMBER) != 0 and i + 1 < stop and 48 <= data[i + 1] <= 57
+            if in_word and not word and (bits & (_JOINER | _MARK | _FORMAT)) == 0:
                 in_word = False
                 alphabetic += word_alpha
                 figures += 0 if word_alpha else 1 + mark_at_word
@@ -401,20 +401,20 @@ def _measure(data: Any, offsets: Any, classes: Any, stop_keys: Any, mode: int, s
                     tokens += 1
                 word_characters += 1
                 word_length += 1
-                if (what & _ALPHA) != 0:
+                if (bits & _ALPHA) != 0:
                     word_alpha = True
                 lower = code | np.uint32(32) if np.uint32(65) <= code <= np.uint32(90) else min(code, np.uint32(255))
                 word_key = (word_key << np.uint64(8)) | np.uint64(lower)
-                digit_before = (what & _DIGIT) != 0
+                digit_before = (bits & _DIGIT) != 0
                 mark_before = number_before = False
-            elif (what & _SPACE) != 0:
+            elif (bits & _SPACE) != 0:
                 mark_before = number_before = False
-            elif (what & (_MARK | _FORMAT)) == 0:
+            elif (bits & (_MARK | _FORMAT)) == 0:
                 tokens += 1
                 figures += number_before
                 mark_before, number_before = not number_before, False
             # ── characters, and what n-grams are made of ──
-            if (what & _SPACE) == 0:
+            if (bits & _SPACE) == 0:
                 symbol = _mix(np.uint64(code) + _ODD)
                 if ((mode == 1 and in_word) or mode == 2) and not unseen:
                     total += symbol * power
@@ -428,10 +428,10 @@ def _measure(data: Any, offsets: Any, classes: Any, stop_keys: Any, mode: int, s
                 if first_dense < 0:
                     first_dense = characters
                 last_dense = characters
-                alphanumeric += (what & (_ALNUM | _MARK)) != 0
-                digits += (what & _DIGIT) != 0
-                han += (what & _HAN) != 0
-                unspaced += (what & _UNSPACED) != 0
+                alphanumeric += (bits & (_ALNUM | _MARK)) != 0
+                digits += (bits & _DIGIT) != 0
+                han += (bits & _HAN) != 0
+                unspaced += (bits & _UNSPACED) != 0
                 hashes += code == np.uint32(35)
                 braces += code == np.uint32(123)
                 ellipses += code == np.uint32(0x2026)
@@ -445,10 +445,10 @@ def _measure(data: Any, offsets: Any, classes: Any, stop_keys: Any, mode: int, s
                 line_now = (line_now ^ symbol) * _BASE
                 part_now = (part_now ^ symbol) * _BASE
                 line_kept, line_kept_at, part_kept, part_kept_at = line_now, line_at, part_now, part_at
-                if (what & (_MARK | _FORMAT)) == 0:
-                    line_end = what
-                    tail, tail_length = _tail_after(tail, tail_length, what, code, line_at)
-                    full_stop = full_stop or (what & _FULL_STOP) != 0
+                if (bits & (_MARK | _FORMAT)) == 0:
+                    line_end = bits
+                    tail, tail_length = _tail_after(tail, tail_length, bits, code, line_at)
+                    full_stop = full_stop or (bits & _FULL_STOP) != 0
                 line_dots = 3 if code == np.uint32(0x2026) else dots
                 raw_line += 1
                 newlines = 0

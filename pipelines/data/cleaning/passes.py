@@ -175,10 +175,10 @@ def _origin(document: Document, text: str, source: SourceConfig, recipe: Cleanin
 def _masked(documents: Sequence[Document], texts: list[str], owners: Sequence[int], pii: PiiConfig) -> list[str]:
     """The texts, and in the metadata of their documents how much was masked."""
     masked, counts = mask(texts, pii.kinds)
-    for owner, found in zip(owners, counts, strict=True):
-        if found:
+    for owner, kinds in zip(owners, counts, strict=True):
+        if kinds:
             before = documents[owner].metadata.get("masked", {})
-            documents[owner].metadata["masked"] = dict(Counter(before) + Counter(found))
+            documents[owner].metadata["masked"] = dict(Counter(before) + Counter(kinds))
     return masked
 
 
@@ -208,10 +208,10 @@ def _languages(batch: _Batch, source: SourceConfig, recipe: CleaningRecipe) -> N
     )
     short = 0 if declared == "auto" else rules.min_characters
     asked = [] if certain else [i for i in batch.alive if len(batch.texts[i]) >= short]
-    found = dict(zip(asked, detect_all([batch.texts[i] for i in asked]), strict=True))
+    named = dict(zip(asked, detect_all([batch.texts[i] for i in asked]), strict=True))
     reasons: list[str | None] = []
     for i in batch.alive:
-        detected = found.get(i)
+        detected = named.get(i)
         reasons.append(None)
         if detected is None:
             batch.languages[i] = declared
@@ -223,10 +223,10 @@ def _languages(batch: _Batch, source: SourceConfig, recipe: CleaningRecipe) -> N
             batch.languages[i] = accepted[0]
     batch.drop(reasons)
     chinese = [i for i in batch.alive if batch.languages[i] == "zh"]
-    unseen = [i for i in chinese if i not in found or found[i].language != "zh"]
+    unseen = [i for i in chinese if i not in named or named[i].language != "zh"]
     variants = dict(zip(unseen, chinese_variants([batch.texts[i] for i in unseen]), strict=True))
     for i in chinese:
-        if variant := variants[i] if i in variants else found[i].variant:
+        if variant := variants[i] if i in variants else named[i].variant:
             batch.documents[i].metadata["script"] = variant
 
 

@@ -46,14 +46,14 @@ def mask(texts: Sequence[str], kinds: Sequence[str]) -> tuple[list[str], list[di
     Returns: the texts, and for each how many replacements of which kind; nothing else of a text changes.
     """
     batch = pack(texts)
-    found = _candidates(batch.data, batch.offsets)
+    candidates = _candidates(batch.data, batch.offsets)
     out, counts = list(texts), [dict[str, int]() for _ in texts]
-    if not len(found):
+    if not len(candidates):
         return out, counts
-    for d, first, last in _by_document(found[:, 0]):
+    for d, first, last in _by_document(candidates[:, 0]):
         start, stop = int(batch.offsets[d]), int(batch.offsets[d + 1])
         data = batch.data[start:stop].tobytes()
-        hits = _hits(data, [(what, a - start, b - start) for what, a, b in found[first:last, 1:].tolist()], kinds)
+        hits = _hits(data, [(sort, a - start, b - start) for sort, a, b in candidates[first:last, 1:].tolist()], kinds)
         if hits:
             out[d] = _replaced(data, hits)
             counts[d] = dict(sorted(Counter(kind for _, _, kind in hits).items()))
@@ -65,8 +65,8 @@ def replaced_within(text: bytes, start: int, stop: int, kinds: Sequence[str]) ->
 
     What is cut from a text that may begin or end within a character shows U+FFFD for it.
     """
-    found = _candidates(np.frombuffer(text or b"\0", np.uint8), np.array([0, len(text)], np.int64))
-    hits = _hits(text, [(what, first, last) for _, what, first, last in found.tolist()], kinds)
+    candidates = _candidates(np.frombuffer(text or b"\0", np.uint8), np.array([0, len(text)], np.int64))
+    hits = _hits(text, [(sort, first, last) for _, sort, first, last in candidates.tolist()], kinds)
     parts, at = [], start
     for first, last, kind in hits:
         if last > start and first < stop:
@@ -103,36 +103,36 @@ _THOUSANDS = re.compile(rb"\+\d{1,3}(?:[ .]\d{3}){2,3}\Z")
 _ID_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 
 
-def _is_id(found: bytes, before: bytes) -> bool:
+def _is_id(digits: bytes, before: bytes) -> bool:
     """The checksum of GB 11643-1999: weights modulo 11, 10 written as X."""
-    total = sum(weight * int(digit) for weight, digit in zip(_ID_WEIGHTS, found[:17].decode(), strict=True))
-    return b"10X98765432"[total % 11 : total % 11 + 1] == found[17:].upper()
+    total = sum(weight * int(digit) for weight, digit in zip(_ID_WEIGHTS, digits[:17].decode(), strict=True))
+    return b"10X98765432"[total % 11 : total % 11 + 1] == digits[17:].upper()
 
 
-def _is_card(found: bytes, before: bytes) -> bool:
-    digits = [int(c) for c in found.decode() if c.isdigit()]
+def _is_card(number: bytes, before: bytes) -> bool:
+    digits = [int(c) for c in number.decode() if c.isdigit()]
     doubled = [d if i % 2 == 0 else d * 2 - 9 * (d > 4) for i, d in enumerate(reversed(digits))]
     return sum(doubled) % 10 == 0 and len(set(digits)) > 1
 
 
-def _is_ipv4(found: bytes, before: bytes) -> bool:
+def _is_ipv4(address: bytes, before: bytes) -> bool:
     """A public address; four one-digit parts, or a word such as "version" before them, make it a version;
     so do two one-digit parts in front (Linux 2.6.32.27, the object identifier 2.5.29.15)."""
-    if len(found) == 7 or found[1:2] == found[3:4] == b"." or _VERSION_BEFORE.search(before):
+    if len(address) == 7 or address[1:2] == address[3:4] == b"." or _VERSION_BEFORE.search(before):
         return False
-    return _is_public(found)
+    return _is_public(address)
 
 
-def _is_public(found: bytes, before: bytes = b"") -> bool:
+def _is_public(address: bytes, before: bytes = b"") -> bool:
     try:
-        return ipaddress.ip_address(found.decode().rstrip(":")).is_global
+        return ipaddress.ip_address(address.decode().rstrip(":")).is_global
     except ValueError:
         return False
 
 
-def _is_phone(found: bytes, before: bytes) -> bool:
-    digits = sum(48 <= c <= 57 for c in found)
-    if found.endswith(b"00000") or (_THOUSANDS.match(found) and (digits < 10 or b"000" in found)):
+def _is_phone(number: bytes, before: bytes) -> bool:
+    digits = sum(48 <= c <= 57 for c in number)
+    if number.endswith(b"00000") or (_THOUSANDS.match(number) and (digits < 10 or b"000" in number)):
         return False  # an amount: +1 000 000, 15000000000
     return 7 <= digits <= 15
 
@@ -149,13 +149,13 @@ _PATTERNS: dict[str, tuple[re.Pattern[bytes], Callable[[bytes, bytes], bool]]] =
 def _hits(data: bytes, places: Sequence[tuple[int, int, int]], kinds: Sequence[str]) -> list[tuple[int, int, str]]:
     """(start, stop, kind) of what is personal at some places of a text, in order and without overlap."""
     hits: list[tuple[int, int, str]] = []
-    for what, first, last in places:
-        if what == _AT:
+    for sort, first, last in places:
+        if sort == _AT:
             if "email" in kinds and (domain := _DOMAIN.match(data, first, first + 300)):
                 local = _LOCAL.search(data, max(0, first - 64), first)
                 if local and (begin := first - len(local[0].lstrip(b".-"))) < first and data[first - 1] != ord("."):
                     hits.append((begin, domain.end(), "email"))
-        elif what == _COLONS:
+        elif sort == _COLONS:
             if "ip" in kinds and (match := _IPV6.match(data, first)) and _is_public(match[0]):
                 hits.append((first, first + len(match[0].rstrip(b":")), "ip"))
         else:
@@ -209,12 +209,12 @@ def _candidates(data: Any, offsets: Any) -> Any:
         start, stop = offsets[d], offsets[d + 1]
         i = start
         while i < stop:
-            what = _CLASS[data[i]]
-            if what == 0 or what == 2 or what == 4 or what == 8:
+            sort = _CLASS[data[i]]
+            if sort == 0 or sort == 2 or sort == 4 or sort == 8:
                 i += 1
                 continue
             first, last, kind = i, i, -1
-            if what == 16:
+            if sort == 16:
                 if i > start and i + 3 < stop and data[i - 1] > 32 and data[i + 1] > 32:
                     kind, last = _AT, i + 1
                 i += 1

@@ -189,8 +189,8 @@ def _by_language(texts: Sequence[str], content: str, languages: Sequence[str], r
     ruled = [rules_of(language, text) for language, text in zip(languages, texts, strict=True)]
     for kind in dict.fromkeys(ruled):
         chosen = [i for i, one in enumerate(ruled) if one == kind]
-        found = _prose_or_web([texts[i] for i in chosen], content, [languages[i] for i in chosen], kind, rules)
-        for i, reason in zip(chosen, found, strict=True):
+        broken = _prose_or_web([texts[i] for i in chosen], content, [languages[i] for i in chosen], kind, rules)
+        for i, reason in zip(chosen, broken, strict=True):
             reasons[i] = reason
     return reasons
 

@@ -59,14 +59,14 @@ def build(
     draft: Draft,
     map_shards: ShardMap,
     known: Sequence[Artifact] = (),
-    plan: Callable[[str, SourceConfig, int], Sequence[Piece]] = plan_pieces,
+    pieces_of: Callable[[str, SourceConfig, int], Sequence[Piece]] = plan_pieces,
     passed_over: Mapping[str, Any] | None = None,
 ) -> Artifact:
     """Make and commit the corpus.
 
     Args:
         known: finished corpora: no document of the new one is a copy of theirs.
-        plan: the pieces of a source, from its name, itself and the bytes of a piece; a trial reads only some.
+        pieces_of: the pieces of a source, from its name, itself and the bytes of a piece; a trial reads only some.
         passed_over: by source, the files that are no data, as `Listing.counts` gives them; the data card names them.
 
     Raises: DataError for a source that leaves no document, or that cannot be read or fetched.
@@ -75,7 +75,7 @@ def build(
     work = dataclasses.replace(draft, folder=f"{draft.folder}/work")
     fetch_all(s.reader.archive_package for s in sources.values() if s.reader.type == "package")
     aids = prepare(recipe, sources, recipe.example_sources, work, map_shards)
-    planned = {name: plan(name, source, recipe.piece_bytes) for name, source in sources.items()}
+    planned = {name: pieces_of(name, source, recipe.piece_bytes) for name, source in sources.items()}
     tasks = [
         CleanTask(work, piece, source, recipe, aids)
         for name, pieces in planned.items()
@@ -99,24 +99,24 @@ def build(
     if known:  # once, and not by every task that reads a range of them
         indexes = [KnownIndex(work.storage, place) for place in census.places if place.sums]
         map_shards(compare_index, indexes, "compare checksums of known corpora")
-    found = deduplicate(work, census, recipe.dedup, map_shards)
-    for place, done in found.pieces:
+    settled = deduplicate(work, census, recipe.dedup, map_shards)
+    for place, done in settled.pieces:
         dropped[census.parties[place.party].name].update(done["dropped"])
 
-    files = plan_files(draft, found.job, found.pieces, sources, recipe.file_bytes)
+    files = plan_files(draft, settled.job, settled.pieces, sources, recipe.file_bytes)
     _forget_other_files(draft, {task.piece for task in files})
     written = map_shards(write_file, files, "write", tally({"documents": "documents"}, rate="bytes"))
     written = [done for done in written if done["file"]]
     statistics = {
         "sources": {
             name: {
-                **_source_facts(name, source, written, dropped, census),
+                **_source_figures(name, source, written, dropped, census),
                 "without_rules": _without_rules(name, (done for _, done in keyed)),
             }
             for name, source in sources.items()
         },
         "dedup": {
-            **found.statistics,
+            **settled.statistics,
             "known": [corpus.folder for corpus in known],
             "boilerplate": lines,
             "index": {done["file"]: done["documents"] for done in written},
@@ -127,11 +127,11 @@ def build(
         statistics["unread evaluation items"] = unread_items(work)
     if recipe.quality.model is not None:
         statistics["quality_model"] = publish_model(draft, model_report(work), recipe.quality.model.threshold, cleaned)
-    _publish_samples(draft, found, keyed, map_shards)
+    _publish_samples(draft, settled, keyed, map_shards)
     if passed_over:
         statistics["passed over"] = dict(passed_over)
     if config.quality_report:
-        publish_report(draft, found, map_shards)
+        publish_report(draft, settled, map_shards)
     publish_card(draft, config, statistics)
     artifact = draft.commit(decisive(config), statistics, {name: s.licence for name, s in sources.items()})
     draft.storage.delete(work.folder)
@@ -141,13 +141,13 @@ def build(
 def dropped_examples(corpus: Artifact, reason: str, limit: int = 10) -> tuple[list[dict[str, str]], Counter[str]]:
     """Up to `limit` documents that were dropped for `reason`, taken from the sources in turn, and the count of every reason."""
     counts: Counter[str] = Counter()
-    found: list[list[dict[str, str]]] = []
-    for name, facts in corpus.statistics["sources"].items():
-        counts.update(facts["dropped"])
-        if reason in facts["dropped"]:
+    rows_by_source: list[list[dict[str, str]]] = []
+    for name, figures in corpus.statistics["sources"].items():
+        counts.update(figures["dropped"])
+        if reason in figures["dropped"]:
             rows = pq.read_table(corpus.path(f"dropped/{name}.parquet")).to_pylist()
-            found.append([{"source": name, **row} for row in rows if row["reason"] == reason])
-    turns = (row for turn in itertools.zip_longest(*found) for row in turn if row is not None)
+            rows_by_source.append([{"source": name, **row} for row in rows if row["reason"] == reason])
+    turns = (row for turn in itertools.zip_longest(*rows_by_source) for row in turn if row is not None)
     return list(itertools.islice(turns, limit)), counts
 
 
@@ -178,24 +178,24 @@ def _refuse_empty(
             )
 
 
-def _source_facts(
+def _source_figures(
     name: str,
     source: SourceConfig,
     written: Iterable[Mapping[str, Any]],
     dropped: Mapping[str, Counter[str]],
     census: Census,
 ) -> dict[str, Any]:
-    facts: dict[str, Any] = {"kind": source.kind, "language": source.language, "licence": source.licence}
+    figures: dict[str, Any] = {"kind": source.kind, "language": source.language, "licence": source.licence}
     for split in SPLITS:
         mine = [done for done in written if done["source"] == name and done["split"] == split]
-        facts[split] = {
+        figures[split] = {
             "documents": sum(done["documents"] for done in mine),
             "bytes": sum(done["bytes"] for done in mine),
             "files": [done["file"] for done in mine],
             **merged(mine),
         }
-    facts["masked"] = dict(sum((Counter(facts[split]["masked"]) for split in SPLITS), Counter[str]()))
-    return {**facts, "dropped": dict(sorted(dropped[name].items())), "capped": name in census.capped}
+    figures["masked"] = dict(sum((Counter(figures[split]["masked"]) for split in SPLITS), Counter[str]()))
+    return {**figures, "dropped": dict(sorted(dropped[name].items())), "capped": name in census.capped}
 
 
 def _without_rules(name: str, cleaned: Iterable[Mapping[str, Any]]) -> dict[str, int]:
@@ -215,16 +215,16 @@ def _forget_other_files(draft: Draft, planned: set[str]) -> None:
 
 
 def _publish_samples(
-    draft: Draft, found: Settled, cleaned: Iterable[tuple[str, Mapping[str, Any]]], map_shards: ShardMap
+    draft: Draft, settled: Settled, cleaned: Iterable[tuple[str, Mapping[str, Any]]], map_shards: ShardMap
 ) -> None:
     """`dropped/<source>.parquet`: up to ten documents for each reason; `duplicates/clusters.parquet`."""
-    job, census = found.job, found.job.census()
+    job, census = settled.job, settled.job.census()
     shown: dict[str, dict[str, list[list[int]]]] = {party.name: {} for party in census.parties if not party.known}
-    for place, settled in found.pieces:
-        for reason, pairs in settled["samples"].items():
-            held = shown[census.parties[place.party].name].setdefault(reason, [])
-            held.extend(pairs[: SAMPLES - len(held)])
-    clusters = choose_clusters(job, found.clusters)
+    for place, fates in settled.pieces:
+        for reason, pairs in fates["samples"].items():
+            chosen = shown[census.parties[place.party].name].setdefault(reason, [])
+            chosen.extend(pairs[: SAMPLES - len(chosen)])
+    clusters = choose_clusters(job, settled.clusters)
     nodes = {node for reasons in shown.values() for pairs in reasons.values() for pair in pairs for node in pair}
     texts = excerpts(job, nodes | set(clusters["node"].tolist()), map_shards)
     publish_clusters(draft, job, clusters, texts)

@@ -75,21 +75,21 @@ def data_card(
         clusters: of near and exact copies, the largest first.
         quality: the content of `dedup_quality.json`; None when that was not asked for.
     """
-    sources, facts = config.chosen, statistics["sources"]
+    sources, figures = config.chosen, statistics["sources"]
     return markup.page(
         f"Corpus {config.name}",
         [
             f"<h1>Corpus {markup.text(config.name)}</h1>",
             '<nav><a href="#sources">sources</a><a href="#languages">languages</a><a href="#lengths">lengths</a>'
             '<a href="#dropped">dropped</a><a href="#copies">copies</a><a href="#made">how it was made</a></nav>',
-            _summary(facts, statistics["dedup"]),
+            _summary(figures, statistics["dedup"]),
             *_terms(config, sources),
-            *_sources(sources, facts),
-            *_languages(facts),
-            *_lengths(facts),
-            *_drops(facts, dropped),
+            *_sources(sources, figures),
+            *_languages(figures),
+            *_lengths(figures),
+            *_drops(figures, dropped),
             *_not_read(statistics),
-            *_masked(facts),
+            *_masked(figures),
             *(_boilerplate(lines) if (lines := statistics["dedup"].get("boilerplate")) else ()),
             classifier.figures(statistics["quality_model"]) if "quality_model" in statistics else "",
             *_copies(config, statistics["dedup"], clusters, quality),
@@ -112,18 +112,18 @@ def origin(source: SourceConfig) -> str:
     return ", ".join(reader.paths)
 
 
-def _summary(facts: Mapping[str, Any], dedup: Mapping[str, Any]) -> str:
-    train = sum(held["train"]["documents"] for held in facts.values())
-    held_out = sum(held["heldout"]["documents"] for held in facts.values())
-    size = sum(held["train"]["bytes"] + held["heldout"]["bytes"] for held in facts.values())
-    lost = sum(sum(held["dropped"].values()) for held in facts.values())
+def _summary(figures: Mapping[str, Any], dedup: Mapping[str, Any]) -> str:
+    train = sum(own["train"]["documents"] for own in figures.values())
+    held_out = sum(own["heldout"]["documents"] for own in figures.values())
+    size = sum(own["train"]["bytes"] + own["heldout"]["bytes"] for own in figures.values())
+    lost = sum(sum(own["dropped"].values()) for own in figures.values())
     read = train + held_out + lost
     return markup.tiles(
         [
             ("documents to train on", f"{train:,}"),
             ("held out", f"{held_out:,}"),
             ("of text", human(float(size), "B")),
-            ("sources", f"{len(facts)}"),
+            ("sources", f"{len(figures)}"),
             (f"of {read:,} records dropped", f"{lost / max(read, 1):.1%}"),
             ("clusters of near-copies", f"{dedup['near_clusters']:,}"),
         ]
@@ -143,12 +143,12 @@ def _terms(config: CorpusConfig, sources: Mapping[str, SourceConfig]) -> Iterato
         yield f"<p>Left out by <code>sources=permissive</code>: {markup.text(', '.join(left_out))}.</p>"
 
 
-def _sources(sources: Mapping[str, SourceConfig], facts: Mapping[str, Any]) -> Iterator[str]:
+def _sources(sources: Mapping[str, SourceConfig], figures: Mapping[str, Any]) -> Iterator[str]:
     yield '<h2 id="sources">Sources</h2>'
     header = ["source", "kind", "language", "documents", "text", "held out", "licence", "from"]
     rows = []
     for name, source in sources.items():
-        train, held = facts[name]["train"], facts[name]["heldout"]
+        train, heldout = figures[name]["train"], figures[name]["heldout"]
         rows.append(
             [
                 name,
@@ -156,7 +156,7 @@ def _sources(sources: Mapping[str, SourceConfig], facts: Mapping[str, Any]) -> I
                 source.language,
                 train["documents"],
                 human(float(train["bytes"]), "B"),
-                held["documents"],
+                heldout["documents"],
                 ("" if source.permissive else "⚠ ") + source.licence,
                 origin(source),
             ]
@@ -169,8 +169,8 @@ def _sources(sources: Mapping[str, SourceConfig], facts: Mapping[str, Any]) -> I
         yield f"<ul>{''.join(notes)}</ul>"
 
 
-def _languages(facts: Mapping[str, Any]) -> Iterator[str]:
-    languages, scripts = _sum(facts, "languages"), _sum(facts, "scripts")
+def _languages(figures: Mapping[str, Any]) -> Iterator[str]:
+    languages, scripts = _sum(figures, "languages"), _sum(figures, "scripts")
     total = sum(languages.values()) or 1
     yield '<h2 id="languages">Languages</h2>'
     yield markup.bars(
@@ -180,8 +180,8 @@ def _languages(facts: Mapping[str, Any]) -> Iterator[str]:
         ]
     )
     unruled = Counter[str]()
-    for held in facts.values():
-        unruled.update(held.get("without_rules", {}))
+    for own in figures.values():
+        unruled.update(own.get("without_rules", {}))
     if unruled:
         named = ", ".join(f"{language} {count:,}" for language, count in unruled.most_common())
         yield (
@@ -193,20 +193,20 @@ def _languages(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f'<p class="soft">Chinese documents by script: {markup.text(listed)}.</p>'
 
 
-def _lengths(facts: Mapping[str, Any]) -> Iterator[str]:
+def _lengths(figures: Mapping[str, Any]) -> Iterator[str]:
     yield '<h2 id="lengths">Lengths</h2>'
     yield (
         '<p class="soft">Documents by UTF-8 bytes, held-out ones among them; each column is twice as long as the one '
         "before. A Chinese character has 3 bytes.</p>"
     )
     drawn = []
-    every = Counter({int(e): n for e, n in _sum(facts, "lengths").items()})
+    every = Counter({int(e): n for e, n in _sum(figures, "lengths").items()})
     low, high = min(every, default=0), max(every, default=0)
     labels = [_power(e) if (e - low) % 2 == 0 else "" for e in range(low, high + 1)]
-    for name, held in facts.items():
-        counts = Counter({int(e): n for e, n in _sum({name: held}, "lengths").items()})
+    for name, own in figures.items():
+        counts = Counter({int(e): n for e, n in _sum({name: own}, "lengths").items()})
         documents = sum(counts.values())
-        size = held["train"]["bytes"] + held["heldout"]["bytes"]
+        size = own["train"]["bytes"] + own["heldout"]["bytes"]
         title = f"{documents:,} documents, {human(size / max(documents, 1), 'B')} in the mean"
         drawn.append(
             f"<figure><b>{markup.text(name)}</b> {columns([counts[e] for e in range(low, high + 1)], labels, name)}"
@@ -215,11 +215,11 @@ def _lengths(facts: Mapping[str, Any]) -> Iterator[str]:
     yield f'<div class="grid">{"".join(drawn)}</div>'
 
 
-def _drops(facts: Mapping[str, Any], dropped: Mapping[str, Sequence[Mapping[str, str]]]) -> Iterator[str]:
+def _drops(figures: Mapping[str, Any], dropped: Mapping[str, Sequence[Mapping[str, str]]]) -> Iterator[str]:
     yield '<h2 id="dropped">What was dropped</h2>'
     counts: Counter[str] = Counter()
-    for held in facts.values():
-        counts.update(held["dropped"])
+    for own in figures.values():
+        counts.update(own["dropped"])
     if not counts:
         yield "<p>Nothing.</p>"
         return
@@ -227,7 +227,7 @@ def _drops(facts: Mapping[str, Any], dropped: Mapping[str, Sequence[Mapping[str,
     yield "<h3>Examples</h3>"
     for reason, count in counts.most_common():
         by_source = ", ".join(
-            f"{name} {held['dropped'][reason]:,}" for name, held in facts.items() if held["dropped"].get(reason)
+            f"{name} {own['dropped'][reason]:,}" for name, own in figures.items() if own["dropped"].get(reason)
         )
         turns = itertools.zip_longest(
             *([{"source": name, **row} for row in rows if row["reason"] == reason] for name, rows in dropped.items())
@@ -244,9 +244,9 @@ def _not_read(statistics: Mapping[str, Any]) -> Iterator[str]:
         yield markup.table(
             ["source", "as", "files", "such as"],
             [
-                [name, reason, held["files"], ", ".join(held["first"])]
+                [name, reason, files["files"], ", ".join(files["first"])]
                 for name, reasons in passed_over.items()
-                for reason, held in reasons.items()
+                for reason, files in reasons.items()
             ],
             ["files"],
         )
@@ -259,8 +259,8 @@ def _not_read(statistics: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _masked(facts: Mapping[str, Any]) -> Iterator[str]:
-    masked = {name: held["masked"] for name, held in facts.items() if held.get("masked")}
+def _masked(figures: Mapping[str, Any]) -> Iterator[str]:
+    masked = {name: own["masked"] for name, own in figures.items() if own.get("masked")}
     if masked:
         kinds = sorted({kind for counts in masked.values() for kind in counts})
         yield "<h2>Personal data that was masked</h2>"
@@ -333,11 +333,11 @@ def _power(exponent: int) -> str:
     return f"{1 << (exponent - 10 * thousands)}{('', 'k', 'M', 'G', 'T')[thousands]}"
 
 
-def _sum(facts: Mapping[str, Any], part: str) -> Counter[str]:
+def _sum(figures: Mapping[str, Any], part: str) -> Counter[str]:
     total: Counter[str] = Counter()
-    for held in facts.values():
+    for own in figures.values():
         for split in ("train", "heldout"):
-            total.update(held[split][part])
+            total.update(own[split][part])
     return total
 
 

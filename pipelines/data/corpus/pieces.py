@@ -68,9 +68,9 @@ def clean_piece(task: CleanTask) -> dict[str, Any]:
 
     Returns: the receipt's statistics: documents, bytes, dropped by reason, languages.
     """
-    held = task.work.receipt(task.key)
-    if held is not None:
-        return dict(held["statistics"])
+    published = task.work.receipt(task.key)
+    if published is not None:
+        return dict(published["statistics"])
     kept: list[Document] = []
     dropped: Counter[str] = Counter()
     samples: list[dict[str, str]] = []
@@ -99,23 +99,23 @@ def clean_piece(task: CleanTask) -> dict[str, Any]:
 
 def _cleaned(task: CleanTask) -> Iterator[Document | Dropped]:
     """The documents of the piece, clean or dropped, in its order; read a batch at a time."""
-    found: list[Document | Dropped] = []
+    batch: list[Document | Dropped] = []
     size = 0
     items = read_piece(task.piece, task.source)
     lookup, weights = task.aids.lookup(), task.aids.weights(task.piece.source)
     while True:
         item = next(items, None)
         if item is not None:
-            found.append(item)
+            batch.append(item)
             size += len(item.text)
-            if size < _BATCH_CHARACTERS and len(found) < _BATCH_DOCUMENTS:
+            if size < _BATCH_CHARACTERS and len(batch) < _BATCH_DOCUMENTS:
                 continue
-        documents = [item for item in found if isinstance(item, Document)]
+        documents = [item for item in batch if isinstance(item, Document)]
         results = iter(clean_batch(documents, task.source, task.recipe, lookup, weights))
-        yield from (item if isinstance(item, Dropped) else next(results) for item in found)
+        yield from (item if isinstance(item, Dropped) else next(results) for item in batch)
         if item is None:
             return
-        found, size = [], 0
+        batch, size = [], 0
 
 
 def _enough(documents: int, size: int, source: SourceConfig) -> bool:
@@ -141,7 +141,7 @@ def _publish(
         clean_file,
         compression="zstd",
     )
-    facts = write_facts(kept, task.source, task.recipe.dedup.minhash, facts_file, keys_file)
+    keyed = write_facts(kept, task.source, task.recipe.dedup.minhash, facts_file, keys_file)
     samples_file.write_text(json.dumps(samples, ensure_ascii=False), encoding="utf-8")
     text_bytes = sum(len(document.text.encode()) for document in kept)
     statistics = {
@@ -157,7 +157,7 @@ def _publish(
             (document.metadata["language"] for document in kept), task.source.kind, task.source.content
         ),
         "scores": histogram(scores) if scores else [],
-        **facts,
+        **keyed,
     }
     work.publish(key, files, statistics)
     return statistics

@@ -78,15 +78,15 @@ def label_components(job: Job, files: Sequence[str], parts: int, map_shards: Sha
         return done
 
     if parts == 1:
-        return [held["file"] for held in step("contract", 1, files)], 1
+        return [made["file"] for made in step("contract", 1, files)], 1
     for number in range(1, 100):
         large = step("large", number, files)
-        small = step("small", number, [held["file"] for held in large])
-        files = [held["file"] for held in small]
-        if not sum(held["changed"] for held in (*large, *small)):
+        small = step("small", number, [made["file"] for made in large])
+        files = [made["file"] for made in small]
+        if not sum(made["changed"] for made in (*large, *small)):
             break
     labels = step("label", number, files)
-    return [held["file"] for held in step("sort", number, [held["file"] for held in labels])], number
+    return [made["file"] for made in step("sort", number, [made["file"] for made in labels])], number
 
 
 def star(task: StarTask) -> dict[str, Any]:

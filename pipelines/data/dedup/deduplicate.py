@@ -101,10 +101,10 @@ def deduplicate(work: Draft, census: Census, dedup: DedupConfig, map_shards: Sha
     return Settled(job, list(zip(own, settled, strict=True)), [done["clusters"] for done in resolved], statistics)
 
 
-def parts_of(records: int, bytes_each: int, dedup: DedupConfig, what: str) -> int:
+def parts_of(records: int, bytes_each: int, dedup: DedupConfig, records_name: str) -> int:
     """How many parts fit into a task's memory; of much, at least a few, so that workers share the work."""
     spread = max(1, min(_SPREAD_PARTS, records // _SPREAD_RECORDS))
-    return max(parts_for(records * bytes_each, dedup.task_memory, what), 1 << (spread - 1).bit_length())
+    return max(parts_for(records * bytes_each, dedup.task_memory, records_name), 1 << (spread - 1).bit_length())
 
 
 _SPREAD_RECORDS, _SPREAD_PARTS = 500_000, 16

@@ -64,7 +64,7 @@ def excerpts(job: Job, nodes: Iterable[int], map_shards: ShardMap) -> dict[int, 
     wanted = np.unique(np.fromiter(nodes, np.int64))
     tasks = [ExcerptTask(job, place, tuple(rows.tolist())) for place, rows in job.census().places_of(wanted)]
     read = map_shards(read_excerpts, tasks, "samples") if tasks else []
-    return {node: (name, text) for found in read for node, name, text in found}
+    return {node: (name, text) for place_excerpts in read for node, name, text in place_excerpts}
 
 
 def choose_clusters(job: Job, files: Sequence[str]) -> npt.NDArray[Any]:
@@ -84,7 +84,7 @@ def choose_clusters(job: Job, files: Sequence[str]) -> npt.NDArray[Any]:
     return chosen[order]
 
 
-def publish_clusters(draft: Draft, job: Job, chosen: npt.NDArray[Any], found: dict[int, tuple[str, str]]) -> None:
+def publish_clusters(draft: Draft, job: Job, chosen: npt.NDArray[Any], excerpt_of: dict[int, tuple[str, str]]) -> None:
     """Write `duplicates/clusters.parquet`."""
     census = job.census()
     party = {}
@@ -96,7 +96,7 @@ def publish_clusters(draft: Draft, job: Job, chosen: npt.NDArray[Any], found: di
         alike = None if np.isnan(similarity) else similarity
         stays = "known" if party[node].known else "kept"
         role = stays if node == leader else REASONS[fate].removeprefix("dedup.")
-        values = (cluster, size, role, found[node][0], party[node].name, alike, found[node][1])
+        values = (cluster, size, role, excerpt_of[node][0], party[node].name, alike, excerpt_of[node][1])
         shown.append(dict(zip(CLUSTERS.names, values, strict=True)))
     path = draft.scratch(FILE)
     pq.write_table(pa.Table.from_pylist(shown, schema=CLUSTERS), path, compression="zstd")

@@ -78,16 +78,16 @@ def _keys(
 ) -> npt.NDArray[Any]:
     rows = np.arange(len(kept), dtype=np.uint32)
     ids = np.array([xxhash.xxh3_64_intdigest(document.id.encode()) for document in kept], np.uint64)
-    found = [(ids, rows)]
-    found.append((mixed(facts["digest"][:, 0], KINDS.index(source.kind)), rows))
+    parts = [(ids, rows)]
+    parts.append((mixed(facts["digest"][:, 0], KINDS.index(source.kind)), rows))
     if source.kind != "documents":
-        found.append((mixed(facts["asked"][:, 0], _ASKED_SALT), rows))
+        parts.append((mixed(facts["asked"][:, 0], _ASKED_SALT), rows))
     elif source.duplicates == "near":
         bands, worded, facts["sample"] = keys_and_samples(texts, minhash)
-        found.append((bands[worded].ravel(), np.repeat(rows[worded], minhash.bands)))
-    keys = np.empty(sum(len(values) for values, _ in found), KEY)
-    keys["key"] = np.concatenate([values for values, _ in found])
-    keys["row"] = np.concatenate([rows for _, rows in found])
+        parts.append((bands[worded].ravel(), np.repeat(rows[worded], minhash.bands)))
+    keys = np.empty(sum(len(values) for values, _ in parts), KEY)
+    keys["key"] = np.concatenate([values for values, _ in parts])
+    keys["row"] = np.concatenate([rows for _, rows in parts])
     return keys
 
 

@@ -68,9 +68,9 @@ def join_leaders(
                             tried[n] = leader
                             n += 1
                 for leader in np.sort(tried[:n]):
-                    found = _jaccard(shingles, start[d], end[d], start[leader], end[leader], threshold)
-                    if found >= threshold:
-                        joined[d], alike[d] = leader, found
+                    similarity = _jaccard(shingles, start[d], end[d], start[leader], end[leader], threshold)
+                    if similarity >= threshold:
+                        joined[d], alike[d] = leader, similarity
                         break
             if joined[d] == d:
                 for j in range(mine, at):

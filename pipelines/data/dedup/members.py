@@ -35,7 +35,7 @@ from pipelines.data.text.row_groups import take_rows
 MEMBER = np.dtype(
     [
         ("label", "<i8"), ("node", "<i8"), ("digest", "<u8", 2), ("asked", "<u8", 2), ("position", "<u8"), ("bytes", "<i8"),
-        ("party", "<u4"), ("quality", "u1"), ("held", "?"), ("keys", "<u4"), ("shingles", "<u4"),
+        ("party", "<u4"), ("quality", "u1"), ("held_out", "?"), ("keys", "<u4"), ("shingles", "<u4"),
     ]
 )  # fmt: skip
 _TEXTS = 20_000  # shingled at a time
@@ -72,7 +72,7 @@ def _gather(task: MemberTask) -> tuple[dict[str, Path], dict[str, Any]]:
     members["label"], members["node"], members["party"] = labels, nodes, place.party
     for column in ("digest", "asked", "position", "bytes", "quality"):
         members[column] = facts[column]
-    members["held"] = party.held(facts["position"])
+    members["held_out"] = party.holds_out(facts["position"])
     stem = f"members/{place.first:012d}"
     files: dict[str, Path] = {}
     evidence_bytes = 0

@@ -38,7 +38,7 @@ class Party:
     heldout_below: int  # hashes of ids below this are held out
     known: bool = False  # of a finished corpus: nothing is dropped from it
 
-    def held(self, positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    def holds_out(self, positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
         """Which documents are held out, by the hash of their ids."""
         if self.heldout_below >= EVERY_HASH:
             return np.ones(len(positions), bool)

@@ -60,12 +60,12 @@ class CompareTask:
     kept: tuple[bool, ...]
 
 
-def publish_report(draft: Draft, found: Settled, map_shards: ShardMap) -> None:
+def publish_report(draft: Draft, settled: Settled, map_shards: ShardMap) -> None:
     """Write `dedup_quality.json`, before the work folder is deleted."""
-    job, census = found.job, found.job.census()
+    job, census = settled.job, settled.job.census()
     compared = [
         (place, done["fates"])
-        for place, done in found.pieces
+        for place, done in settled.pieces
         if place.documents and removes_near(census.parties[place.party])
     ]
     below = int(threshold(sum(place.documents for place, _ in compared)))
@@ -82,7 +82,7 @@ def publish_report(draft: Draft, found: Settled, map_shards: ShardMap) -> None:
 
 def sketch_pieces(task: SketchTask) -> npt.NDArray[Any]:
     """(documents below the threshold,) records of hash, node, and whether it stayed."""
-    found = [np.empty(0, _SKETCH)]
+    sketches = [np.empty(0, _SKETCH)]
     storage, work = task.job.work.storage, task.job.work.folder
     for place, file in task.pieces:
         hashes = place.read_facts(storage)["sample"]
@@ -90,8 +90,8 @@ def sketch_pieces(task: SketchTask) -> npt.NDArray[Any]:
         fates = np.load(storage.fetch(f"{work}/{file}"))[rows]
         part = np.empty(len(rows), _SKETCH)
         part["hash"], part["node"], part["kept"] = hashes[rows], rows + place.first, fates <= HELDOUT
-        found.append(part)
-    return np.concatenate(found)
+        sketches.append(part)
+    return np.concatenate(sketches)
 
 
 def compare_sample(task: CompareTask) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def similar_pairs(
     holders = owner[by_shingle]
     begins = np.searchsorted(identity[by_shingle], np.arange(identity.max(initial=-1) + 2))
     mine = np.split(identity, np.cumsum(sizes)[:-1]) if len(sets) else []
-    found = []
+    pairs = []
     for i, ids in enumerate(mine):
         lengths = begins[ids + 1] - begins[ids]
         before = np.cumsum(lengths) - lengths
@@ -187,10 +187,10 @@ def similar_pairs(
         others = np.flatnonzero(common)
         similarity = common[others] / (sizes[i] + sizes[others] - common[others])
         near = similarity >= least
-        found.append((np.full(int(near.sum()), i), others[near], similarity[near]))
-    if not found:
+        pairs.append((np.full(int(near.sum()), i), others[near], similarity[near]))
+    if not pairs:
         return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
-    left, right, similarities = (np.concatenate(column) for column in zip(*found, strict=True))
+    left, right, similarities = (np.concatenate(column) for column in zip(*pairs, strict=True))
     return left, right, similarities
 
 
@@ -262,8 +262,8 @@ def _precision(sets: Sequence[Any], keys: Any, samples: Any, least: float) -> fl
                     similarity.append(common / (len(sets[i]) + len(sets[j]) - common))
     if not similarity:
         return None
-    found = np.array(similarity)
-    return float((1 / found[found >= least]).sum() / (1 / found).sum())
+    similarities = np.array(similarity)
+    return float((1 / similarities[similarities >= least]).sum() / (1 / similarities).sum())
 
 
 def _groups(hashes: npt.NDArray[np.uint64]) -> list[npt.NDArray[np.int64]]:

@@ -80,16 +80,16 @@ def _resolve(task: ResolveTask) -> tuple[dict[str, Path], dict[str, Any]]:
     keys_end, shingles_end = (np.cumsum(members[column], dtype=np.int64) for column in ("keys", "shingles"))
     known = np.array([party.known for party in census.parties], bool)[members["party"]]
     order = np.lexsort(
-        (members["node"], members["position"], -members["bytes"], ~members["quality"], ~members["held"], ~known, members["label"])
+        (members["node"], members["position"], -members["bytes"], ~members["quality"], ~members["held_out"], ~known, members["label"])
     )  # fmt: skip
     members, known = members[order], known[order]
     repeated = _repeated_ids(members, known, census)
     with _spooled(task, "keys", np.uint64) as keys, _spooled(task, "shingles", np.uint32) as shingles:
         evidence = _Evidence(keys, keys_end[order], shingles, shingles_end[order])
         survivor, similarity, exact, near = _copies(members, known, census, evidence, job)
-    fate = np.where(members["held"], HELDOUT, TRAIN)
-    by_known, by_held = known[survivor], members["held"][survivor]
-    fate[near] = np.select([by_known[near], by_held[near] & ~members["held"][near]], [KNOWN_NEAR, NEAR_HELDOUT], NEAR)
+    fate = np.where(members["held_out"], HELDOUT, TRAIN)
+    by_known, by_held_out = known[survivor], members["held_out"][survivor]
+    fate[near] = np.select([by_known[near], by_held_out[near] & ~members["held_out"][near]], [KNOWN_NEAR, NEAR_HELDOUT], NEAR)
     fate[exact] = np.where(by_known[exact], KNOWN_EXACT, EXACT)
     _held_texts(members, known, census, fate, survivor)
     _asked(members, known, census, fate, survivor, similarity)
@@ -214,7 +214,7 @@ def _held_texts(
     if not any(p.duplicates == "keep" and not p.known for p in census.parties):
         return
     kinds = np.array([KINDS.index(p.kind) for p in census.parties])[members["party"]]
-    holds = np.where(known, members["held"], fate == HELDOUT)
+    holds = np.where(known, members["held_out"], fate == HELDOUT)
     order = np.argsort(~holds, kind="stable")  # the first of a text says whether any holds it out
     first = order[_first_of(*(c[order] for c in (members["label"], *members["digest"].T, kinds)))]
     hit = ~known[order] & holds[first] & (fate[order] == TRAIN)
@@ -237,13 +237,13 @@ def _asked(
     if not len(index):
         return
     # a question that a finished corpus trains on is of no use to hold out
-    trains = (known & ~members["held"])[index]
+    trains = (known & ~members["held_out"])[index]
     order = np.argsort(~trains, kind="stable")
     first = _first_of(*(c[index[order]] for c in (members["label"], *members["asked"].T)))
     hit = trains[order][first] & (fate[index[order]] == HELDOUT) & ~known[index[order]]
     theirs, mine = index[order][first[hit]], index[order][hit]
     fate[mine], survivor[mine], similarity[mine] = KNOWN_NEAR, theirs, np.nan
-    holds = np.where(known, members["held"], fate == HELDOUT)[index]
+    holds = np.where(known, members["held_out"], fate == HELDOUT)[index]
     # those that hold a question out go first, so the first of a question says whether any does
     order = np.argsort(~holds, kind="stable")
     index = index[order]
@@ -289,8 +289,8 @@ def _read(task: ResolveTask, column: str, dtype: npt.DTypeLike) -> npt.NDArray[A
 
 def _parts(task: ResolveTask, column: str, dtype: npt.DTypeLike) -> Iterator[npt.NDArray[Any]]:
     storage, blocks = task.job.work.storage, span(task.part, task.parts)
-    held = json.loads(storage.read(members_key(task.job)))
-    files = [f"{task.job.work.folder}/{place[column]}" for place in held if place[column] is not None]
+    gathered = json.loads(storage.read(members_key(task.job)))
+    files = [f"{task.job.work.folder}/{place[column]}" for place in gathered if place[column] is not None]
     return read_many(storage, files, dtype, *blocks)
 
 
@@ -301,6 +301,6 @@ def _spooled(task: ResolveTask, column: str, dtype: Any) -> Iterator[npt.NDArray
         for part in _parts(task, column, dtype):
             handle.write(part.tobytes())
         handle.flush()
-        found = np.asarray(np.memmap(handle, dtype, "r")) if handle.tell() else np.empty(0, dtype)
-        found.flags.writeable = False  # one type, whether empty or not: compiled once
-        yield found
+        spooled = np.asarray(np.memmap(handle, dtype, "r")) if handle.tell() else np.empty(0, dtype)
+        spooled.flags.writeable = False  # one type, whether empty or not: compiled once
+        yield spooled

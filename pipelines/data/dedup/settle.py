@@ -42,7 +42,7 @@ def _settle(task: SettleTask) -> tuple[dict[str, Path], dict[str, Any]]:
     job, place = task.job, task.place
     facts = np.load(job.work.storage.fetch(place.facts), mmap_mode="r")
     fates = np.full(len(facts), BEYOND, np.uint8)
-    is_held_out = job.census().parties[place.party].held(facts["position"][: place.documents])
+    is_held_out = job.census().parties[place.party].holds_out(facts["position"][: place.documents])
     fates[: place.documents] = np.where(is_held_out, HELDOUT, TRAIN)
     verdicts = np.sort(records_of(job, place, task.verdicts, VERDICT), order="node")
     fates[verdicts["node"] - place.first] = verdicts["fate"]

@@ -87,7 +87,7 @@ def span(part: int, parts: int) -> tuple[int, int]:
     return part * BLOCKS // parts, (part + 1) * BLOCKS // parts
 
 
-def parts_for(need_bytes: float, task_memory: int, what: str) -> int:
+def parts_for(need_bytes: float, task_memory: int, records_name: str) -> int:
     """How many parts keep each within `task_memory`: a power of two.
 
     Raises: ConfigError when that would take more than 4096.
@@ -98,7 +98,7 @@ def parts_for(need_bytes: float, task_memory: int, what: str) -> int:
     if parts > BLOCKS:
         least = -(-int(need_bytes) // BLOCKS)
         raise ConfigError(
-            f"corpus.dedup.task_memory is {task_memory:,} bytes; {what} of this corpus need {need_bytes:,.0f} bytes, which are cut "
+            f"corpus.dedup.task_memory is {task_memory:,} bytes; {records_name} of this corpus need {need_bytes:,.0f} bytes, which are cut "
             f"into at most {BLOCKS} parts: expected at least {least:,}, set it to that or more"
         )
     return parts

@@ -60,23 +60,23 @@ def estimate(config: CorpusConfig) -> CorpusPlan:
         )
     with tempfile.TemporaryDirectory(prefix="trunkline-plan-") as folder:
         sample = _measure(config, planned, Path(folder))
-    plan = extrapolate(config, planned, absent, sample)
+    prediction = extrapolate(config, planned, absent, sample)
     if absent:
-        plan.notes.append(
+        prediction.notes.append(
             f"not fetched yet, so counted by archive size and at the rates of the others: {', '.join(absent)}"
         )
     if remote:
-        plan.notes.append(f"not in the plan, because only the hub knows how much there is: {', '.join(remote)}")
-    return plan
+        prediction.notes.append(f"not in the plan, because only the hub knows how much there is: {', '.join(remote)}")
+    return prediction
 
 
-def show(plan: CorpusPlan, config: CorpusConfig) -> None:
+def show(prediction: CorpusPlan, config: CorpusConfig) -> None:
     """Print the plan as a table and a few lines."""
     slots = max(2, round(config.cluster.workers * config.cluster.cpus_per_worker))
     if config.cluster.address is None and not inside_job():  # a private Ray takes all cores of this machine
         slots = max(slots, os.cpu_count() or 1)
     say(
-        f"   measured on {plan.sampled_pieces:,} pieces, {human(float(plan.sampled_bytes), 'B')} of {human(max(plan.raw_bytes, plan.sampled_bytes), 'B')}; the whole:"
+        f"   measured on {prediction.sampled_pieces:,} pieces, {human(float(prediction.sampled_bytes), 'B')} of {human(max(prediction.raw_bytes, prediction.sampled_bytes), 'B')}; the whole:"
     )
     header = ["stage", "tasks", "reads", "leaves", "memory/task", "core time"]
     rows = [
@@ -88,28 +88,28 @@ def show(plan: CorpusPlan, config: CorpusConfig) -> None:
             human(stage.memory_bytes, "B"),
             duration(stage.core_seconds),
         ]
-        for stage in plan.stages
+        for stage in prediction.stages
     ]
     say(table(header, rows))
-    low, high = plan.copies
+    low, high = prediction.copies
     price = config.cluster.price_per_core_hour
-    hours = plan.core_seconds / 3600
-    facts = {
-        "documents": f"{human(round(plan.documents))} read, {human(round(plan.kept_documents))} kept; "
+    hours = prediction.core_seconds / 3600
+    lines = {
+        "documents": f"{human(round(prediction.documents))} read, {human(round(prediction.kept_documents))} kept; "
         f"{low:.1%} to {high:.1%} of the clean ones go as copies",
-        "leaves": f"{human(plan.kept_bytes, 'B')} of text in {human(plan.output_bytes, 'B')} of files",
-        "temporary": f"{human(plan.temporary_bytes, 'B')} in the store, deleted after the commit",
-        "time": f"about {duration(plan.seconds(slots))} with {slots} tasks at once; {hours:.3g} core-hours",
+        "leaves": f"{human(prediction.kept_bytes, 'B')} of text in {human(prediction.output_bytes, 'B')} of files",
+        "temporary": f"{human(prediction.temporary_bytes, 'B')} in the store, deleted after the commit",
+        "time": f"about {duration(prediction.seconds(slots))} with {slots} tasks at once; {hours:.3g} core-hours",
         "money": f"{hours * price:,.2f} at {price:g} per core-hour"
         if price is not None and hours * price >= 0.1
         else f"{hours * price:.2g} at {price:g} per core-hour"
         if price is not None
         else "set cluster.price_per_core_hour, in any currency, to have it here",
     }
-    longest = max(map(len, facts))
-    for name, value in facts.items():
+    longest = max(map(len, lines))
+    for name, value in lines.items():
         say(f"   {name:<{longest}}  {value}")
-    for note in plan.notes:
+    for note in prediction.notes:
         say(f"   {note}")
 
 
@@ -177,7 +177,7 @@ def _measure(config: CorpusConfig, planned: Mapping[str, list[Piece]], folder: P
     while True:
         chosen = pieces
         try:
-            artifact = build(trial, draft, meter, plan=lambda name, *_, held=chosen: held[name])
+            artifact = build(trial, draft, meter, pieces_of=lambda name, *_, tried=chosen: tried[name])
             break
         except _Enough as enough:
             pieces = {name: [piece for piece in enough.pieces if piece.source == name] for name in planned}
@@ -206,7 +206,7 @@ def _warm_up(
     # so little may well leave nothing of a source, or not be what a quality model is to learn from
     with contextlib.suppress(DataError, ConfigError):
         trial = _with_sources(config, chosen)
-        build(trial, _draft(trial, folder), serial_map, plan=lambda name, *_: [pieces[name]])
+        build(trial, _draft(trial, folder), serial_map, pieces_of=lambda name, *_: [pieces[name]])
 
 
 def _with_sources(config: CorpusConfig, sources: Mapping[str, SourceConfig]) -> CorpusConfig:

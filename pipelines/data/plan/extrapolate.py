@@ -103,7 +103,7 @@ class _Totals:
     bytes: float = 0.0
 
     def times(self, factor: float) -> _Totals:
-        return _Totals(*(getattr(self, each.name) * factor for each in dataclasses.fields(self)))
+        return _Totals(*(getattr(self, part.name) * factor for part in dataclasses.fields(self)))
 
 
 @dataclass(frozen=True)
@@ -187,9 +187,9 @@ def raw_bytes(pieces: Sequence[Piece]) -> int:
 
 
 def _tried(sample: Sample) -> dict[str, _Totals]:
-    found = {name: _Totals() for name in sample.pieces}
+    tried = {name: _Totals() for name in sample.pieces}
     for task, done, core_seconds in sample.stages["clean"].shards:
-        one = found[task.piece.source]
+        one = tried[task.piece.source]
         raw = float(raw_bytes([task.piece]))
         if raw > NORMAL_PIECE and task.source.max_bytes:  # tried up to so much clean text
             squeezed = any(part.path.endswith(_COMPRESSED) for part in task.piece.stretches)
@@ -199,14 +199,14 @@ def _tried(sample: Sample) -> dict[str, _Totals]:
         one.records += done["documents"] + sum(done["dropped"].values())
         one.documents += done["documents"]
         one.bytes += done["bytes"]
-    return found
+    return tried
 
 
 def _add(totals: Iterable[_Totals]) -> _Totals:
     added = _Totals()
     for one in totals:
-        for each in dataclasses.fields(added):
-            setattr(added, each.name, getattr(added, each.name) + getattr(one, each.name))
+        for part in dataclasses.fields(added):
+            setattr(added, part.name, getattr(added, part.name) + getattr(one, part.name))
     return added
 
 
@@ -232,24 +232,24 @@ def _copies(sample: Sample, share: Mapping[str, float]) -> tuple[dict[str, float
     places, parties = sample.census.places, sample.census.parties
     first = np.array([place.first for place in places])
     mine, stays = (np.searchsorted(first, sample.verdicts[column], side="right") - 1 for column in ("node", "survivor"))
-    found: dict[str, float] = {}
+    copies: dict[str, float] = {}
     across: set[str] = set()
     squares = 0.0
     for here, there in zip(mine.tolist(), stays.tolist(), strict=True):
         name, other = parties[places[here].party].name, parties[places[there].party].name
         weight = 1 / share[name] if here == there else 1 / (share[name] * share[other])
-        found[name] = found.get(name, 0.0) + weight
+        copies[name] = copies.get(name, 0.0) + weight
         if here != there:
             across.add(name)
         squares += weight * (weight - 1)
     # no pair seen across the pieces of a source may still be three (the 95 % bound of a Poisson count of none)
     unseen = sum(3 / s**2 for name, s in share.items() if name not in across and 0 < s < 1)
-    return found, max(1.96 * math.sqrt(squares), unseen), len(sample.verdicts)
+    return copies, max(1.96 * math.sqrt(squares), unseen), len(sample.verdicts)
 
 
 def _kept(sample: Sample) -> float:
     sources = sample.statistics["sources"].values()
-    return float(sum(held[split]["bytes"] for held in sources for split in ("train", "heldout")))
+    return float(sum(figures[split]["bytes"] for figures in sources for split in ("train", "heldout")))
 
 
 def _stage(config: CorpusConfig, stage: Measured, sample: Sample, grown: _Grown) -> StagePlan:
@@ -260,7 +260,7 @@ def _stage(config: CorpusConfig, stage: Measured, sample: Sample, grown: _Grown)
     )
     if name == "compare: decide" and grown.members_seen >= _MANY:
         factor = grown.linked  # of a few documents the time is that of the call
-    plan = StagePlan(
+    predicted = StagePlan(
         name=name,
         tasks=grown.pieces if stage.tasks == len(sample.census.own) else stage.tasks,
         read_bytes=stage.read_bytes * factor,
@@ -270,14 +270,14 @@ def _stage(config: CorpusConfig, stage: Measured, sample: Sample, grown: _Grown)
     )
     if name == "write":
         text = max(float(task_bytes) for task_bytes in (done["bytes"] for _, done, _ in stage.shards))
-        plan.tasks = grown.files
-        plan.memory_bytes *= max(1.0, grown.largest_file_bytes / max(text, 1.0))
+        predicted.tasks = grown.files
+        predicted.memory_bytes *= max(1.0, grown.largest_file_bytes / max(text, 1.0))
     elif name == "report: sketch":
-        plan.tasks = max(1, grown.pieces // 64)
+        predicted.tasks = max(1, grown.pieces // 64)
     elif name == "compare: gather":
         members = grown.members_seen * grown.linked
         evidence = sum(done["evidence_bytes"] for _, done, _ in stage.shards) / max(1, grown.members_seen)
-        plan.left_bytes = members * (evidence + sizing.MEMBER_FILE_BYTES) + min(grown.pieces, members) * _TABLES_BYTES
+        predicted.left_bytes = members * (evidence + sizing.MEMBER_FILE_BYTES) + min(grown.pieces, members) * _TABLES_BYTES
     ranges = {
         "near-duplicates": (grown.keys, sizing.PAIR_BYTES),
         "components": (grown.links, sizing.LINK_BYTES),
@@ -285,7 +285,7 @@ def _stage(config: CorpusConfig, stage: Measured, sample: Sample, grown: _Grown)
     }
     for prefix, (records, size) in ranges.items():
         if name.startswith(prefix):
-            plan.tasks = parts_of(round(records), size, dedup, "the records")
-            plan.memory_bytes = max(plan.memory_bytes, records * size / plan.tasks)
-    plan.memory_bytes += sizing.BASE_BYTES
-    return plan
+            predicted.tasks = parts_of(round(records), size, dedup, "the records")
+            predicted.memory_bytes = max(predicted.memory_bytes, records * size / predicted.tasks)
+    predicted.memory_bytes += sizing.BASE_BYTES
+    return predicted

@@ -66,19 +66,19 @@ class Meter:
         stage = self.stages.setdefault(label, Measured(label))
         before, began = folder_bytes(self.folder), time.monotonic()
 
-        def facts(cost: tuple[R, float, int, int]) -> dict[str, Any]:
+        def counts(cost: tuple[R, float, int, int]) -> dict[str, Any]:
             return describe(cost[0]) if describe else {}
 
-        found = self.inner(metered(function), shards, label, facts)
+        measured = self.inner(metered(function), shards, label, counts)
         stage.seconds += time.monotonic() - began
         stage.left_bytes += folder_bytes(self.folder) - before
         stage.tasks += len(shards)
-        for shard, (result, core_seconds, memory, read) in zip(shards, found, strict=True):
+        for shard, (result, core_seconds, memory, read) in zip(shards, measured, strict=True):
             stage.core_seconds += core_seconds
             stage.memory_bytes = max(stage.memory_bytes, memory)
             stage.read_bytes += read
             stage.shards.append((shard, result, core_seconds))
-        return [result for result, *_ in found]
+        return [result for result, *_ in measured]
 
 
 def folder_bytes(folder: Path) -> int:

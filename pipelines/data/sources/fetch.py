@@ -94,9 +94,9 @@ def resolve(package: Package) -> Package:
     """
     if package.sha256:
         return package
-    held = _noted(package)
-    if held and package.version in ("", held["version"]):
-        return replace(package, **held)
+    noted = _noted(package)
+    if noted and package.version in ("", noted["version"]):
+        return replace(package, **noted)
     return _offered(package)
 
 
@@ -130,14 +130,14 @@ def fetch(package: Package) -> Path:
         folder = Path(scratch) / "archive"
         folder.mkdir()
         _run(package, _command(package, folder), folder)
-        found = [path for path in folder.iterdir() if path.is_file()]
-        if len(found) != 1:
-            raise DataError(f"{package.tool} fetched {len(found)} files for {package}; expected one {package.archive}")
-        got = sha256(found[0])
+        files = [path for path in folder.iterdir() if path.is_file()]
+        if len(files) != 1:
+            raise DataError(f"{package.tool} fetched {len(files)} files for {package}; expected one {package.archive}")
+        got = sha256(files[0])
         if got != package.sha256:
-            raise _other_file(package, found[0].name, got)
-        target = package.cached / found[0].name
-        replace_durably(found[0], target)
+            raise _other_file(package, files[0].name, got)
+        target = package.cached / files[0].name
+        replace_durably(files[0], target)
     say(f"   fetched {package} ({human(float(target.stat().st_size), 'B')}) with {package.tool}")
     if unpinned:
         _note(package, target.stat().st_size)
@@ -163,26 +163,26 @@ def contents(archive: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]
 @functools.cache  # apt needs a second to look up each package
 def _offered(package: Package) -> Package:
     said = _run(package, ["apt-cache", "show", "--no-all-versions", str(package)])
-    facts = dict(line.split(": ", 1) for line in said.splitlines() if ": " in line and not line.startswith(" "))
-    if not facts.get("SHA256"):
+    fields = dict(line.split(": ", 1) for line in said.splitlines() if ": " in line and not line.startswith(" "))
+    if not fields.get("SHA256"):
         raise _unfetched(package, "apt knows no such package or version")
-    return replace(package, version=facts["Version"], sha256=facts["SHA256"], bytes=int(facts["Size"]))
+    return replace(package, version=fields["Version"], sha256=fields["SHA256"], bytes=int(fields["Size"]))
 
 
 def _noted(package: Package) -> dict[str, Any]:
     """The version, checksum and size that the cache holds of a deb without a checksum; nothing where that cannot be read."""
     try:
-        held: dict[str, Any] = json.loads(package.noted.read_text(encoding="utf-8"))
-        return {key: held[key] for key in ("version", "sha256", "bytes")}
+        noted: dict[str, Any] = json.loads(package.noted.read_text(encoding="utf-8"))
+        return {key: noted[key] for key in ("version", "sha256", "bytes")}
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return {}
 
 
 def _note(package: Package, size: int) -> None:
-    facts = {"version": package.version, "sha256": package.sha256, "bytes": size}
+    noted = {"version": package.version, "sha256": package.sha256, "bytes": size}
     with tempfile.TemporaryDirectory(dir=package.noted.parent, prefix=".partial-") as folder:
         partial = Path(folder) / package.noted.name
-        partial.write_text(json.dumps(facts), encoding="utf-8")
+        partial.write_text(json.dumps(noted), encoding="utf-8")
         replace_durably(partial, package.noted)
 
 
@@ -193,8 +193,8 @@ def _matches(name: str, patterns: list[str]) -> bool:
 
 def _archive_in(package: Package) -> Path | None:
     folder = package.cached
-    held = [path for path in folder.iterdir() if not path.name.endswith(_ZIPPED)] if folder.is_dir() else []
-    return held[0] if held else None
+    archives = [path for path in folder.iterdir() if not path.name.endswith(_ZIPPED)] if folder.is_dir() else []
+    return archives[0] if archives else None
 
 
 @functools.lru_cache(maxsize=256)

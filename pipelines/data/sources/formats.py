@@ -89,8 +89,8 @@ def _suffixes(path: str) -> tuple[str, str]:
 
 def can_be_cut(path: str, form: str | None = None) -> bool:
     """Whether several tasks can share the file: JSON Lines and Parquet, unless compressed from outside."""
-    found, squeezed = form_of(path, form)
-    return found in _CUTTABLE and not squeezed
+    told, squeezed = form_of(path, form)
+    return told in _CUTTABLE and not squeezed
 
 
 def parse_file(
@@ -199,15 +199,15 @@ class _Squeezed(io.RawIOBase):
             left -= len(again)
 
     def _byte_by_byte(self, most: int) -> bytes:
-        found = bytearray()
+        data = bytearray()
         try:
-            while len(found) < most and self._damage is None and (byte := self._opened[-1].read(1)):
-                found += byte
+            while len(data) < most and self._damage is None and (byte := self._opened[-1].read(1)):
+                data += byte
         except _DAMAGED as error:
             self._damage = error
-        if self._damage is not None and not found:
+        if self._damage is not None and not data:
             raise self._damage
-        return bytes(found)
+        return bytes(data)
 
 
 class _Dripping(io.RawIOBase):
@@ -312,16 +312,16 @@ def _jsonl(lines: Iterator[tuple[int, bytes]], path: str, stop: int | None) -> I
 
 def _passages(lines: Iterator[tuple[int, bytes]], path: str, size: int) -> Iterator[tuple[str, Any]]:
     """A long text as documents: each ends at the first blank line after `size` bytes, or the first line end after twice as many."""
-    held: list[bytes] = []
+    waiting: list[bytes] = []
     start = length = 0
     for offset, raw in lines:
-        held.append(raw)
+        waiting.append(raw)
         length += len(raw)
         if length >= 2 * size or (length >= size and not raw.strip()):
-            yield _decoded(b"".join(held), f"{path}@{start}")
-            held, start, length = [], offset + len(raw), 0
-    if held:
-        yield _decoded(b"".join(held), f"{path}@{start}")
+            yield _decoded(b"".join(waiting), f"{path}@{start}")
+            waiting, start, length = [], offset + len(raw), 0
+    if waiting:
+        yield _decoded(b"".join(waiting), f"{path}@{start}")
 
 
 def _decoded(raw: bytes, where: str) -> tuple[str, Any]:

@@ -79,9 +79,9 @@ def _preferences(language: str, problems: Problems) -> Callable[[Sequence[str], 
             guessed = chooser.random() < 0.5
             rejected = (_GUESS if guessed else _REPLY)[language].format(steps=problem.steps, answer=wrong).strip()
             prompt = [{"role": "user", "content": problem.question}]
-            facts = {"task": problem.task, "error": "guess" if guessed else "last step"}
+            notes = {"task": problem.task, "error": "guess" if guessed else "last step"}
             yield "\n".join((render(prompt), chosen, rejected)), {
-                "prompt": prompt, "chosen": chosen, "rejected": rejected, **facts, "right": problem.answer, "wrong": wrong,
+                "prompt": prompt, "chosen": chosen, "rejected": rejected, **notes, "right": problem.answer, "wrong": wrong,
             }  # fmt: skip
 
     return make

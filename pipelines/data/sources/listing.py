@@ -99,10 +99,10 @@ def list_files(where: str, paths: Iterable[str], form: str | None = None) -> Lis
     passed_over: dict[str, list[str]] = {}
     nodes: dict[tuple[int, int], list[str]] = {}  # of the files of this machine, their names
     for number, pattern in enumerate(patterns):
-        found = match(where, pattern)
+        matched = match(where, pattern)
         prefix = f"{number}/" if len(patterns) > 1 else ""
-        for entry, reason in _judged(where, found, form):
-            path, label = found.scheme + entry.path, prefix + entry.path.removeprefix(found.base)
+        for entry, reason in _judged(where, matched, form):
+            path, label = matched.scheme + entry.path, prefix + entry.path.removeprefix(matched.base)
             if not reason and path not in files and _listed(entry, nodes):
                 reason = "the same file under another name"
             if reason:
@@ -133,22 +133,22 @@ def _listed(entry: Entry, nodes: Mapping[tuple[int, int], list[str]]) -> bool:
     return os.path.realpath(entry.path) in map(os.path.realpath, nodes[entry.node])
 
 
-def _judged(where: str, found: Match, form: str | None) -> Iterator[tuple[Entry, str]]:
+def _judged(where: str, matched: Match, form: str | None) -> Iterator[tuple[Entry, str]]:
     """Each entry with the reason why it is passed over, "" for none; of one file's names first what tells a format, then what is no link.
 
     Raises: DataError for a named file that cannot be read.
     """
-    if found.named:
-        for entry in found.entries:
+    if matched.named:
+        for entry in matched.entries:
             _check_named(where, entry, form)
             yield entry, ""
         return
-    labels = [entry.path.removeprefix(found.base) for entry in found.entries]
+    labels = [entry.path.removeprefix(matched.base) for entry in matched.entries]
     beside, caches = _folders_of_records(labels, form), _hub_caches(labels)
-    for entry in sorted(found.entries, key=lambda entry: (told_format(entry.path) is None, entry.link, entry.path)):
-        label = entry.path.removeprefix(found.base)
+    for entry in sorted(matched.entries, key=lambda entry: (told_format(entry.path) is None, entry.link, entry.path)):
+        label = entry.path.removeprefix(matched.base)
         kept_there = "bookkeeping" if label.startswith(caches) else ""
-        yield entry, entry.problem or kept_there or _why_not(label, found, form, beside)
+        yield entry, entry.problem or kept_there or _why_not(label, matched, form, beside)
 
 
 def _nothing(where: str, patterns: list[str], listing: Listing, form: str | None) -> str:
@@ -193,17 +193,17 @@ def _folders_of_records(labels: Iterable[str], form: str | None) -> dict[str, se
 
 def _hub_caches(labels: Iterable[str]) -> tuple[str, ...]:
     """How the labels begin of what a Hub cache holds beside its snapshots."""
-    held = list(labels)
-    caches = {blob["cache"] for label in held if (blob := _BLOB.fullmatch(label))}
-    caches &= {before for before, found, _ in (label.partition("snapshots/") for label in held) if found}
+    names = list(labels)
+    caches = {blob["cache"] for label in names if (blob := _BLOB.fullmatch(label))}
+    caches &= {before for before, separator, _ in (label.partition("snapshots/") for label in names) if separator}
     above = {cache[: cache.rfind("/", 0, -1) + 1] for cache in caches if cache}
     inside = (f"{cache}{folder}/" for cache in caches for folder in ("blobs", "refs"))
     return (*sorted(inside), *sorted(f"{folder}version.txt" for folder in above))
 
 
-def _why_not(label: str, found: Match, form: str | None, beside: Mapping[str, set[str]]) -> str:
+def _why_not(label: str, matched: Match, form: str | None, beside: Mapping[str, set[str]]) -> str:
     """Why a file of a folder or a pattern is not read; "" when it is."""
-    if _hidden(label) and not any(part.startswith(".") for part in found.wildcard.split("/")):
+    if _hidden(label) and not any(part.startswith(".") for part in matched.wildcard.split("/")):
         return "hidden"
     if reason := _by_name(label):
         return reason
@@ -212,7 +212,7 @@ def _why_not(label: str, found: Match, form: str | None, beside: Mapping[str, se
         return "its name tells no format"
     if form is not None and told is not None and told not in _MAY_TELL[form]:
         return "another format"
-    asked = bool(suffix) and suffix in found.wildcard.rsplit("/", 1)[-1].lower()
+    asked = bool(suffix) and suffix in matched.wildcard.rsplit("/", 1)[-1].lower()
     among_records = form in ("json", "jsonl") and suffix != ".txt"
     if (
         told == "text"

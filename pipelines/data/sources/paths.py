@@ -158,11 +158,11 @@ class _Local:
         waiting, linked = [folder], list[str]()
         while waiting or linked:
             path = waiting.pop() if waiting else linked.pop(0)
-            facts = os.stat(path or "/")
-            if (facts.st_dev, facts.st_ino) in entered:
+            status = os.stat(path or "/")
+            if (status.st_dev, status.st_ino) in entered:
                 yield Entry(path, problem="the same folder under another name")
                 continue
-            entered.add((facts.st_dev, facts.st_ino))
+            entered.add((status.st_dev, status.st_ino))
             for name in self.names(path):
                 inner = f"{path.rstrip('/')}/{name}"
                 if not os.path.isdir(inner):
@@ -178,16 +178,16 @@ class _Local:
 def _local_entry(path: str) -> Entry:
     link = os.path.islink(path)
     try:
-        facts = os.stat(path)
+        status = os.stat(path)
     except FileNotFoundError:
         return Entry(path, problem="a link to nothing")
     except OSError as error:
         if not link:
             raise
         return Entry(path, problem=f"a link that cannot be followed ({error.strerror})")  # to itself, most often
-    if not stat.S_ISREG(facts.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         return Entry(path, problem="no regular file")
-    return Entry(path, facts.st_size, link=link, node=(facts.st_dev, facts.st_ino))
+    return Entry(path, status.st_size, link=link, node=(status.st_dev, status.st_ino))
 
 
 def _leads_above(link: str) -> bool:
@@ -218,13 +218,13 @@ class _Remote:
     def entry(self, path: str) -> Entry | str | None:
         """The file at the path, "folder" for a folder, None for nothing."""
         try:
-            facts = self._files.info(path)
+            details = self._files.info(path)
         except FileNotFoundError:
             return None
-        return Entry(path, int(facts["size"] or 0)) if facts["type"] == "file" else "folder"
+        return Entry(path, int(details["size"] or 0)) if details["type"] == "file" else "folder"
 
     def below(self, folder: str) -> Iterator[Entry]:
         """Every file below; the empty object that stands for a folder is none."""
-        for path, facts in sorted(self._files.find(folder, detail=True).items()):
-            if facts["type"] == "file" and not path.endswith("/") and path != folder:
-                yield Entry(path, int(facts["size"] or 0))
+        for path, details in sorted(self._files.find(folder, detail=True).items()):
+            if details["type"] == "file" and not path.endswith("/") and path != folder:
+                yield Entry(path, int(details["size"] or 0))

@@ -113,9 +113,9 @@ def _lcm(entry: Entry) -> str:
 
 
 def _equation(entry: Entry) -> str:
-    facts = entry["metadata"]
-    left, right = facts["equation"].replace(facts["variable"], f"({entry['answer']})").split(" = ")
-    return f"Put {facts['variable']} = {entry['answer']} into the equation: {left} is {right}, as asked."
+    numbers = entry["metadata"]
+    left, right = numbers["equation"].replace(numbers["variable"], f"({entry['answer']})").split(" = ")
+    return f"Put {numbers['variable']} = {entry['answer']} into the equation: {left} is {right}, as asked."
 
 
 def _backward(entry: Entry) -> str:
@@ -126,14 +126,14 @@ def _backward(entry: Entry) -> str:
 def _letters(entry: Entry) -> str:
     letter = entry["metadata"]["target_letter"]
     counts = [(word, word.lower().count(letter)) for word in entry["metadata"]["span"]]
-    found = [f"{word} has {n}" for word, n in counts if n]
-    return ("; ".join(found) + ".") if found else f"No word has the letter {letter}."
+    counted = [f"{word} has {n}" for word, n in counts if n]
+    return ("; ".join(counted) + ".") if counted else f"No word has the letter {letter}."
 
 
 def _fraction(entry: Entry) -> str:
-    facts = entry["metadata"]
-    factor = facts["reduction_factor"]
-    return f"Both numbers can be divided by {factor}: {facts['numerator']} / {factor} = {facts['simplified_numerator']} and {facts['denominator']} / {factor} = {facts['simplified_denominator']}."
+    numbers = entry["metadata"]
+    factor = numbers["reduction_factor"]
+    return f"Both numbers can be divided by {factor}: {numbers['numerator']} / {factor} = {numbers['simplified_numerator']} and {numbers['denominator']} / {factor} = {numbers['simplified_denominator']}."
 
 
 def _bits(entry: Entry) -> str:
@@ -141,8 +141,8 @@ def _bits(entry: Entry) -> str:
 
 
 def _bases(entry: Entry) -> str:
-    facts = entry["metadata"]
-    return f"{facts['source_repr']} in base {facts['source_base']} is {facts['decimal_value']} in base 10, which is {facts['target_repr']} in base {facts['target_base']}."
+    numbers = entry["metadata"]
+    return f"{numbers['source_repr']} in base {numbers['source_base']} is {numbers['decimal_value']} in base 10, which is {numbers['target_repr']} in base {numbers['target_base']}."
 
 
 _STEPS: dict[str, Callable[[Entry], str]] = {

@@ -91,12 +91,12 @@ def _times(r: random.Random) -> Draft:
 
 
 def _share(r: random.Random) -> Draft:
-    people, each, thing = r.randint(2, 12), r.randint(2, 20), r.choice(_THINGS)
-    total = people * each
+    people, share, thing = r.randint(2, 12), r.randint(2, 20), r.choice(_THINGS)
+    total = people * share
     return (
         f"把{total}{thing}平均分给{people}个小朋友，每人分到多少{thing[0]}？",
-        f"{total} ÷ {people} = {each}。",
-        each,
+        f"{total} ÷ {people} = {share}。",
+        share,
         thing[0],
     )
 

@@ -80,8 +80,8 @@ class Piece:
     @property
     def key(self) -> str:
         """Names the piece by its input, so a rerun finds its receipt whatever the number of workers."""
-        facts = [[(part.label, part.size, part.start) for part in self.stretches], self.start, self.stop]
-        return f"{self.source}-{self.index:05d}-{fingerprint(facts)[:8]}"
+        cut = [[(part.label, part.size, part.start) for part in self.stretches], self.start, self.stop]
+        return f"{self.source}-{self.index:05d}-{fingerprint(cut)[:8]}"
 
     @property
     def in_words(self) -> str:
@@ -175,17 +175,17 @@ def inventory(sources: Mapping[str, SourceConfig], listed: Mapping[str, Listing]
 
     Raises: DataError when apt does not know a package.
     """
-    found = {}
+    content = {}
     for name, source in sources.items():
         if source.reader.type == "standard_library":
-            found[name] = standard_library_name()
+            content[name] = standard_library_name()
         elif source.reader.type == "files":
             files = listed[name].files
-            found[name] = f"{len(files)} files {fingerprint([(file.label, file.size) for file in files])}"
+            content[name] = f"{len(files)} files {fingerprint([(file.label, file.size) for file in files])}"
         elif source.reader.type == "package" and not source.reader.sha256:
             archive = resolve(source.reader.archive_package)
-            found[name] = f"{archive} sha256 {archive.sha256}"
-    return found
+            content[name] = f"{archive} sha256 {archive.sha256}"
+    return content
 
 
 def read_piece(piece: Piece, source: SourceConfig) -> Iterator[Document | Dropped]:
@@ -285,8 +285,8 @@ def _standard_library() -> list[Stretch]:
     root = _stdlib_root()
     skipped = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "lib2to3", "pydoc_data"}
     files = (path for path in root.rglob("*.py") if not skipped & set(path.relative_to(root).parts))
-    found = [Stretch(path.as_posix(), path.relative_to(root).as_posix(), path.stat().st_size) for path in files]
-    return sorted(found, key=lambda file: file.label)
+    modules = [Stretch(path.as_posix(), path.relative_to(root).as_posix(), path.stat().st_size) for path in files]
+    return sorted(modules, key=lambda file: file.label)
 
 
 def standard_library_name() -> str:
@@ -330,16 +330,16 @@ def _cut(file: Stretch, source: SourceConfig, piece_bytes: int) -> list[Stretch]
 
 
 def _grouped(parts: list[Stretch], piece_bytes: int) -> Iterator[tuple[Stretch, ...]]:
-    held: list[Stretch] = []
+    group: list[Stretch] = []
     size = 0
     for part in parts:
-        held.append(part)
+        group.append(part)
         size += part.size
         if size >= piece_bytes:
-            yield tuple(held)
-            held, size = [], 0
-    if held:
-        yield tuple(held)
+            yield tuple(group)
+            group, size = [], 0
+    if group:
+        yield tuple(group)
 
 
 @functools.lru_cache(maxsize=4)

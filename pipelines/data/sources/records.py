@@ -59,11 +59,11 @@ def plain_text(record: Any, text_field: str) -> Content | None:
 
 def chapters(record: Any, text_field: str) -> Content | None:
     """A chapter of a book typeset with indentation and full-width spaces, which are layout, not text."""
-    found = plain_text(record, text_field)
-    if found is None:
+    content = plain_text(record, text_field)
+    if content is None:
         return None
-    lines = (line.strip(" \t\u3000") for line in found[0].split("\n"))
-    return "\n".join(line for line in lines if line), found[1]
+    lines = (line.strip(" \t\u3000") for line in content[0].split("\n"))
+    return "\n".join(line for line in lines if line), content[1]
 
 
 def poem(record: Any, text_field: str) -> Content | None:
@@ -81,8 +81,8 @@ def glosses(record: Any, text_field: str) -> Content | None:
         return None
     entries = []
     for line in record.splitlines():
-        facts, bar, meaning = line.partition(" | ")
-        fields = facts.split(" ")
+        entry, bar, meaning = line.partition(" | ")
+        fields = entry.split(" ")
         if bar and fields[0].isdigit():
             words = fields[
                 4 : 4 + 2 * int(fields[3], 16) : 2

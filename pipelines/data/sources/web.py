@@ -59,7 +59,7 @@ def warc_records(stream: Any, path: str) -> Iterator[tuple[str, Any]]:
             kind, url = record.rec_type, record.rec_headers.get("WARC-Target-URI") or ""
             try:
                 _say_type(record)
-                found = process(record)
+                page = process(record)
             except (TrunklineError, OSError, MemoryError):  # not what the archive holds
                 raise
             except Exception as error:  # a header that every record must have is missing, a body that cannot be decoded
@@ -67,11 +67,11 @@ def warc_records(stream: Any, path: str) -> Iterator[tuple[str, Any]]:
                 continue
             if stream.broken:  # within this record, which is not whole
                 return
-            if found is None:
+            if page is None:
                 yield where, Dropped("read.not_html", where, url)
                 continue
-            text = found["text"] if kind == "conversion" else html_record(found["text"], where)
-            yield where, text if isinstance(text, Dropped) else {**found, "text": text}
+            text = page["text"] if kind == "conversion" else html_record(page["text"], where)
+            yield where, text if isinstance(text, Dropped) else {**page, "text": text}
     except (TrunklineError, OSError, MemoryError):
         raise
     except Exception as error:  # warcio raises what its parser stumbles over
