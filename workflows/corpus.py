@@ -3,10 +3,14 @@
 python -m workflows.corpus                                           the demo's corpus
 python -m workflows.corpus sources=permissive name=open              without the sources of unclear licence
 python -m workflows.corpus corpus=own_data name=mine                 your own files: edit conf/corpus/own_data.yaml
-python -m workflows.corpus corpus=own_data name=more known=[corpus/mine]   a later one, without copies of what is in corpus/mine
-python -m workflows.corpus show_dropped=quality.too_short            examples of what was dropped, from the finished corpus
-python -m workflows.corpus show_clusters=10                          copies and what stayed in their stead, from the finished corpus
-python -m workflows.corpus dry_run=true                              what it will cost and leave, from a trial on a sample
+python -m workflows.corpus corpus=own_data name=more known=[corpus/mine]   a later one, without copies of what is in
+                                                                           corpus/mine
+python -m workflows.corpus show_dropped=quality.too_short            examples of what was dropped, from the finished
+                                                                     corpus
+python -m workflows.corpus show_clusters=10                          copies and what stayed in their stead, from the
+                                                                     finished corpus
+python -m workflows.corpus dry_run=true                              what it will cost and leave, from a trial on a
+                                                                     sample
 """
 
 from __future__ import annotations
@@ -85,7 +89,8 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
         session.compare(known, draft.folder)
 
     with session.track(draft, config, known, reach if draft.replaces else None) as tracker:
-        # Ray starts at the first pass, after everything that could be wrong with the sources has been fetched and listed
+        # Ray starts at the first pass, after everything that could be wrong with the sources has been fetched and
+        # listed
         passed_over = {name: counts for name, listing in listed.items() if (counts := listing.counts())}
         corpus = build(
             config,
@@ -109,8 +114,8 @@ def _report(config: CorpusConfig, corpus: Artifact) -> None:
         say(f"   note: {line}")
     dedup = corpus.statistics["dedup"]
     say(
-        f"   copies: {dedup['exact_copies']:,} exact, {dedup['near_pairs']:,} near in {dedup['near_clusters']:,} clusters; "
-        f"the largest cluster has {dedup['largest_cluster']:,} documents (show_clusters=10 shows some)"
+        f"   copies: {dedup['exact_copies']:,} exact, {dedup['near_pairs']:,} near in {dedup['near_clusters']:,} "
+        f"clusters; the largest cluster has {dedup['largest_cluster']:,} documents (show_clusters=10 shows some)"
     )
     if unread := unread_words(corpus.statistics.get("quality_model", {})):
         say(f"   records among the quality model's examples that could not be read: {unread}")
@@ -120,7 +125,8 @@ def _report(config: CorpusConfig, corpus: Artifact) -> None:
 
 
 def _listed(config: CorpusConfig) -> dict[str, Listing]:
-    """What lies under the paths of every source that is read: of the corpus, of the quality model, of the evaluation sets.
+    """What lies under the paths of every source that is read: of the corpus, of the quality model, of the evaluation
+    sets.
 
     An evaluation set stands under a key that no source's name can be.
     """
@@ -159,8 +165,8 @@ def _announcement(config: CorpusConfig, listed: Mapping[str, Listing]) -> dict[s
     if hub := [source for source in chosen.values() if source.reader.type == "huggingface"]:
         datasets = len({(source.reader.dataset, source.reader.subset) for source in hub})
         lines["streamed"] = (
-            f"{datasets} Hugging Face datasets, while the corpus is built: that needs a network, or their local folders "
-            "(HF_ENDPOINT for a mirror, HF_TOKEN for what asks for one); this plan does not"
+            f"{datasets} Hugging Face datasets, while the corpus is built: that needs a network, or their local "
+            "folders (HF_ENDPOINT for a mirror, HF_TOKEN for what asks for one); this plan does not"
         )
     if unruled := _unruled(config):
         lines["no quality rules"] = unruled
@@ -210,14 +216,17 @@ def _table(sources: Mapping[str, Any]) -> str:
 
 
 def _held_out_unasked(config: CorpusConfig, sources: Mapping[str, Any]) -> list[str]:
-    """Sources that hold out far more than their share: a text is held out when any of its copies is, so copies add up."""
+    """Sources that hold out far more than their share: a text is held out when any of its copies is, so copies add
+    up.
+    """
     lines = []
     for name, source in config.chosen.items():
         heldout, train = (sources[name][split]["documents"] for split in ("heldout", "train"))
         if heldout > 3 * max(source.heldout * (heldout + train), source.heldout_minimum) or (heldout and not train):
             lines.append(
-                f"{name} holds out {heldout:,} of {heldout + train:,} documents, where {source.heldout:.1%} was asked: many are copies, and a text is "
-                f"held out when any of its copies is; lower corpus.sources.{name}.heldout to train on more of them"
+                f"{name} holds out {heldout:,} of {heldout + train:,} documents, where {source.heldout:.1%} was "
+                "asked: many are copies, and a text is held out when any of its copies is; lower "
+                f"corpus.sources.{name}.heldout to train on more of them"
             )
     return lines
 
@@ -225,8 +234,9 @@ def _held_out_unasked(config: CorpusConfig, sources: Mapping[str, Any]) -> list[
 def _without_rules(sources: Mapping[str, Any]) -> list[str]:
     """What was kept because no quality rules are for its language, by source."""
     return [
-        f"{name}: no quality rules are for {', '.join(f'{language} ({n:,} documents)' for language, n in counts.items())}: kept without "
-        "being judged (corpus.quality.without_rules=drop drops them)"
+        f"{name}: no quality rules are for "
+        f"{', '.join(f'{language} ({n:,} documents)' for language, n in counts.items())}: kept without being judged "
+        "(corpus.quality.without_rules=drop drops them)"
         for name, figures in sources.items()
         if (counts := figures["without_rules"])
     ]
@@ -276,7 +286,8 @@ def _show_clusters(corpus: Artifact, limit: int) -> Artifact:
     if not clusters:
         raise ConfigError(f"show_clusters={limit}: {corpus.folder} has no copies to show: nothing was dropped as one")
     say(
-        f"\n   {corpus.folder}: the largest {min(limit, len(clusters)):,} of {len(clusters):,} clusters kept for browsing. {browse.RULE}."
+        f"\n   {corpus.folder}: the largest {min(limit, len(clusters)):,} of {len(clusters):,} clusters kept for "
+        f"browsing. {browse.RULE}."
     )
     marks = (
         "red: only in the one that stays; green: only in the copy"

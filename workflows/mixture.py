@@ -3,7 +3,8 @@
     python -m workflows.mixture tokens=tokens/demo mixture=demo_stable
     python -m workflows.mixture tokens=tokens/demo mixture=demo_stable name=more_code \\
         mixture.weights.stdlib=0.3 mixture.weights.sotu=0.3
-    python -m workflows.mixture mixture=minicpm_decay tokens=tokens/minicpm dry_run=true     before there are tokens, too
+    python -m workflows.mixture mixture=minicpm_decay tokens=tokens/minicpm dry_run=true     before there are tokens,
+    too
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ CODE = ("pipelines.data.stream.mixture",)
 
 @config_class
 class MixtureConfig(WorkflowConfig):
-    """Which tokens are mixture_plan, and how."""
+    """Which tokens are mixed, and how."""
 
     tokens: str  # tokens/<name>
     mixture: MixtureRecipe
@@ -40,7 +41,8 @@ def run(config: MixtureConfig, session: Session) -> Artifact:
     mixture_plan = plan_mixture(config.mixture, tokens.folder, tokens.fingerprint, tokens.statistics)
     announcement = {
         "tokens": f"{tokens.folder}  {len(tokens.statistics['sources'])} sources",
-        "budget": f"{human(mixture_plan.budget_tokens)} tokens, no source more than {config.mixture.max_epochs:g} times",
+        "budget": f"{human(mixture_plan.budget_tokens)} tokens, no source more than {config.mixture.max_epochs:g} "
+        "times",
         **_left_out(mixture_plan.dropped),
     }
     shown = table(HEADER, rows(mixture_plan))

@@ -1,7 +1,8 @@
 """Corpus to token shards: train or reuse a tokenizer, encode every document, conversation and preference pair.
 
 python -m workflows.tokenize name=demo data=corpus/demo
-python -m workflows.tokenize name=mixed data=corpus/demo tokenizer.mixture=demo_stable     the tokenizer's sample by its weights
+python -m workflows.tokenize name=mixed data=corpus/demo tokenizer.mixture=demo_stable     the tokenizer's sample by its
+                                                                                           weights
 python -m workflows.tokenize name=ablation data=corpus/other tokenizer.reuse=tokens/demo
 """
 
@@ -108,7 +109,8 @@ def run(config: TokenizeConfig, session: Session) -> Artifact:
     for line in _losses(figures):
         say(f"   {line}")
     say(
-        f"\n   compression of {figures['vocabulary_size']:,} ids over documents, </s> counted; MiniCPM's over its own held-out documents:"
+        f"\n   compression of {figures['vocabulary_size']:,} ids over documents, </s> counted; MiniCPM's over its own "
+        "held-out documents:"
     )
     say(table(*compression(figures)))
     return session.done(artifact, f"python -m workflows.mixture tokens=tokens/{config.name}")

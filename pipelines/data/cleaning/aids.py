@@ -1,7 +1,7 @@
-"""What cleaning needs that no piece holds: made once, before the pieces, from the sources and sets that the config names.
+"""What cleaning needs that no piece holds, made once from the sources and sets that the config names.
 
-Enters: the config. Leaves, committed in the work folder, files that every task of the cleaning opens: the n-grams of the
-evaluation sets (see `decontaminate`) and the weights of the quality model (see `classifier`).
+Enters: the config. Leaves, committed in the work folder, files that every task of the cleaning opens: the n-grams of
+the evaluation sets (see `decontaminate`) and the weights of the quality model (see `classifier`).
 """
 
 from __future__ import annotations

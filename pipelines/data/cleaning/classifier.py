@@ -1,15 +1,17 @@
 """A quality score for every document, from examples of what is good and what is bad.
 
-Enters: the names of good and bad sources, then batches of documents. Leaves: a score in [0, 1] for each document, and in the
-artifact `quality_model.json`: the ROC curve on documents the model had not seen, and what every threshold would keep.
+Enters: the names of good and bad sources, then batches of documents. Leaves: a score in [0, 1] for each document, and
+in the artifact `quality_model.json`: the ROC curve on documents the model had not seen, and what every threshold would
+keep.
 
 The model is linear, over hashed words and pairs of words (characters and their pairs where a script has no spaces), as
-fastText's classifiers are (Joulin et al. 2016; DCLM, Li et al. 2024, found them the best filter of those it compared): a document's
-score is σ(bias + mean weight of its features), so its length does not matter by itself. Logistic loss, AdaGrad, documents in
-a fixed random order, one thread: the same examples and seed give the same weights. Buckets that fewer than `LEAST_DOCUMENTS`
-documents fill stay at zero, so that names and typing errors do not decide.
+fastText's classifiers are (Joulin et al. 2016; DCLM, Li et al. 2024, found them the best filter of those it compared):
+a document's score is σ(bias + mean weight of its features), so its length does not matter by itself. Logistic loss,
+AdaGrad, documents in a fixed random order, one thread: the same examples and seed give the same weights. Buckets that
+fewer than `LEAST_DOCUMENTS` documents fill stay at zero, so that names and typing errors do not decide.
 
-What a score means is decided by the examples: see the curve, and examples at `show_dropped=quality.model`, before a threshold.
+What a score means is decided by the examples: see the curve, and examples at `show_dropped=quality.model`, before a
+threshold.
 """
 
 from __future__ import annotations
@@ -89,7 +91,8 @@ def train(good: Sequence[str], bad: Sequence[str], config: QualityModelConfig) -
     for side, texts in (("good", good), ("bad", bad)):
         if len(texts) < _FEWEST:
             raise DataError(
-                f"corpus.quality.model.{side} gives {len(texts)} documents; expected {_FEWEST} or more, better thousands: name more sources"
+                f"corpus.quality.model.{side} gives {len(texts)} documents; expected {_FEWEST} or more, better "
+                "thousands: name more sources"
             )
     batch = pack([*good, *bad])
     labels = np.repeat([1.0, 0.0], [len(good), len(bad)]).astype(np.float32)
@@ -188,7 +191,8 @@ def figures(model: Mapping[str, Any]) -> str:
     ]
     parts = [
         '<h2 id="model">Quality model</h2>',
-        f"<p>Fitted on {model['good']:,} good and {model['bad']:,} bad examples; measured on those it had not seen, a fold at a time. "
+        f"<p>Fitted on {model['good']:,} good and {model['bad']:,} bad examples; measured on those it had not seen, a "
+        "fold at a time. "
         + (
             f"Documents below {model['threshold']} are dropped."
             if model["threshold"] is not None

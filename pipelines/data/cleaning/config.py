@@ -1,6 +1,7 @@
 """What cleaning does, as the config states it: addresses, languages, quality, personal data, evaluation sets.
 
-Enters: the values under `corpus`. Leaves: frozen dataclasses; the thresholds themselves stand beside the rules that use them.
+Enters: the values under `corpus`. Leaves: frozen dataclasses; the thresholds themselves stand beside the rules that use
+them.
 """
 
 from __future__ import annotations

@@ -1,16 +1,17 @@
 """Documents that hold a piece of an evaluation set are dropped, with the overlapping text on record.
 
-Enters: the evaluation sets that the config names, then batches of documents. Leaves: for each document None, or the item it
-overlaps with and the text they share.
+Enters: the evaluation sets that the config names, then batches of documents. Leaves: for each document None, or the
+item it overlaps with and the text they share.
 
-A document is contaminated when it shares 13 consecutive words with an item (Brown et al. 2020, appendix C; characters of
-Chinese and Japanese; three times as many of Thai, Lao, Khmer and Burmese, whose letters are no words), words being those of near-deduplication: case and punctuation are folded away. An item of 8 to 12
-words is looked for as a whole, and a shorter one not at all, as GPT-3's authors did: five words in a row are found in innocent
-text. An n-gram that more than `max_items` items of one set share is its template ("which of the following is true"), and says
-nothing about any of them.
+A document is contaminated when it shares 13 consecutive words with an item (Brown et al. 2020, appendix C; characters
+of Chinese and Japanese; three times as many of Thai, Lao, Khmer and Burmese, whose letters are no words), words being
+those of near-deduplication: case and punctuation are folded away. An item of 8 to 12 words is looked for as a whole,
+and a shorter one not at all, as GPT-3's authors did: five words in a row are found in innocent text. An n-gram that
+more than `max_items` items of one set share is its template ("which of the following is true"), and says nothing about
+any of them.
 
-The n-grams are hashed to 64 bits and looked up in a table; a bitmap of 16 bits per n-gram, which stays in the processor's
-cache, answers for nearly every word that is in none.
+The n-grams are hashed to 64 bits and looked up in a table; a bitmap of 16 bits per n-gram, which stays in the
+processor's cache, answers for nearly every word that is in none.
 """
 
 from __future__ import annotations
@@ -109,8 +110,8 @@ def gather(config: DecontaminationConfig) -> Grams:
         if lost:
             unread[name] = dict(sorted(lost.items()))
             say(
-                f"   evaluation set {name}: {lost.total():,} of {lost.total() + len(items):,} records cannot be read, so nothing "
-                f"is compared with them: {_in_words(lost)}"
+                f"   evaluation set {name}: {lost.total():,} of {lost.total() + len(items):,} records cannot be read, "
+                f"so nothing is compared with them: {_in_words(lost)}"
             )
         pairs: list[tuple[npt.NDArray[np.uint64], int]] = []
         different: dict[str, npt.NDArray[np.uint64]] = {}  # a passage of many questions is one text, not a template
@@ -219,8 +220,8 @@ def _items(name: str, chosen: EvaluationSet, unread: Counter[str]) -> Iterable[t
         )
     if textless:
         raise DataError(
-            f"evaluation set {name}: no record has text under {', '.join(map(repr, textless))} (a list or an object is none), so nothing "
-            f"would be compared with it: correct corpus.decontaminate.sets.{name}.fields"
+            f"evaluation set {name}: no record has text under {', '.join(map(repr, textless))} (a list or an object "
+            f"is none), so nothing would be compared with it: correct corpus.decontaminate.sets.{name}.fields"
         )
 
 

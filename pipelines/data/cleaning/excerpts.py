@@ -1,9 +1,11 @@
 """What people are shown of a document: the beginning of its text, without personal data, whatever its source keeps.
 
-Enters: a text, whole or as much as its reader kept. Leaves: some hundred characters for a sample, an example or a data card.
+Enters: a text, whole or as much as its reader kept. Leaves: some hundred characters for a sample, an example or a data
+card.
 
-Personal data is masked before the text is cut, so that no half of an address is left at either end; every kind is masked, also
-those that a source keeps or that `pii.kinds` leaves out. Readers keep `RAW_EXCERPT` characters of what they drop for that.
+Personal data is masked before the text is cut, so that no half of an address is left at either end; every kind is
+masked, also those that a source keeps or that `pii.kinds` leaves out. Readers keep `RAW_EXCERPT` characters of what
+they drop for that.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ _ESCAPED = {"b": "", "f": "\n", "n": "\n", "r": "\n", "t": "\t"}
 
 
 def excerpt(text: str, characters: int = EXCERPT) -> str:
-    """The beginning of a text, masked and then cut; a placeholder at the end stays whole, so it may be some characters longer."""
+    """The beginning of a text, masked and then cut; a placeholder at the end stays whole, so it may be longer."""
     window = utf8(text[: _WINDOW + _CONTEXT])
     return _cut(replaced_within(window.encode(), 0, len(window[:_WINDOW].encode()), _KINDS), characters)
 
@@ -37,7 +39,8 @@ def excerpt(text: str, characters: int = EXCERPT) -> str:
 def excerpt_of_unread(text: str, characters: int = EXCERPT) -> str:
     """`excerpt` of what a reader dropped: escapes are undone and invisible characters removed, as they would have been.
 
-    Of what the reader may have cut, at `RAW_EXCERPT` bytes or characters, the last third only says how the rest is masked.
+    Of what the reader may have cut, at `RAW_EXCERPT` bytes or characters, the last third only says how the rest is
+    masked.
     """
     plain = normalise(utf8(_ESCAPE.sub(_unescaped, text[:RAW_EXCERPT])), "code").encode()
     was_cut = len(text.encode("utf-8", "surrogatepass")) >= RAW_EXCERPT - 4

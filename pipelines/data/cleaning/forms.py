@@ -1,14 +1,17 @@
-"""Forms of good text that a rule of `quality` would take for junk: verse, refrains, sentences that go on, Chinese full of terms.
+"""Forms of good text that a rule of `quality` would take for junk: verse, refrains, Chinese full of terms.
 
-Enters: a text that broke a rule. Leaves: whether its form explains it. Only such texts are asked about, so plain Python is fast enough.
+Enters: a text that broke a rule. Leaves: whether its form explains it. Only such texts are asked about, so plain Python
+is fast enough.
 
 | rule | what explains it | what is like it and goes |
 |---|---|---|
 | `line_punctuation` | Chinese verse in lines of five or of seven characters | menus: four |
-| | half of the lines end a clause, and clauses are as long as sentences have them | lists of keywords, a comma behind each |
-| `alphabetic_ratio` | Chinese or Japanese grammar around foreign terms | goods, tags, code, English with a Chinese word |
+| | half of the lines end a clause, and clauses are as long as those of sentences | lists of keywords |
+| `alphabetic_ratio` | Chinese or Japanese grammar around foreign terms | goods, tags, code, English with Chinese words |
 | `symbol_ratio` | the signs of formulas, in such Chinese | rows of signs |
-| `repeated_…` | stanzas whose lines end clauses, some heard before, up to about half | comments and goods: a short line or a block again and again, a text twice, a form filled in |
+| `repeated_…` | stanzas whose lines end clauses, up to half of them heard before | what repeats a short line or block |
+
+What repeats a line or a block is comments and goods; a text that stands twice and a form filled in go too.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from __future__ import annotations
 import re
 
 _LINE_5, _LINE_7 = "[\u3400-\u9fff]{5}", "[\u3400-\u9fff]{7}"
-# four lines or more of five or of seven characters, or two on a line: verse written without punctuation, under a title and an author or over one
+# four lines or more of five or of seven characters, or two on a line: verse written without punctuation, under a title
+# and an author or over one
 _VERSE = re.compile(
     r"(?:.{1,20}\n+){0,3}?(?:"
     + "|".join(
@@ -27,7 +31,8 @@ _VERSE = re.compile(
 _COMMAS = ",，、،;；؛"  # colons stand behind the labels of a form
 _COMMA = re.compile(f"[{_COMMAS}]")
 _CLAUSE_END = re.compile(f"[{_COMMAS}.。．!！?？؟।॥…—–~～][”’\"'」』）)\\]]*$")
-# mean length of a clause in Chinese, its comma included: lines of verse have six characters, the names in a menu three to five
+# mean length of a clause in Chinese, its comma included: lines of verse have six characters, the names in a menu three
+# to five
 _LEAST_CLAUSE_CHARACTERS = 5.5
 _LEAST_CLAUSE_WORDS = 4.0
 _LEAST_RUNNING_LINE = 30  # characters of spaced text
@@ -40,8 +45,8 @@ _ENGLISH_GRAMMAR = re.compile(r"\b(?:the|of|and|to|that|with|is|are|this|for|you
 _HAN_OR_KANA = re.compile("[\u3005-\u3007\u3041-\u30ff\u3400-\u9fff]")
 _LETTER = re.compile(r"[^\W\d_]")
 _HAN_LETTERS = 3  # Latin letters that a Han character or a kana stands for, as in `language`
-# a text is Chinese or Japanese that has two different characters of grammar, or three of them at all, at most one English word
-# of grammar, and 15 % of its letters in its own script
+# a text is Chinese or Japanese that has two different characters of grammar, or three of them at all, at most one
+# English word of grammar, and 15 % of its letters in its own script
 _LEAST_GRAMMAR, _LEAST_TIMES, _MOST_ENGLISH, _LEAST_SHARE = 2, 3, 1, 0.15
 # a formula; rows of signs and foreign words match too
 _FORMULA = re.compile(r"[!-~±·×÷′″√∑∏∫∂∞≈≠≤≥→↓↑∈∉⊂∪∩∀∃∇Α-ω²³₀-₉]+")

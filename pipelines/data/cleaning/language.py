@@ -2,11 +2,11 @@
 
 Enters: a normalised text. Leaves: an ISO 639-1 code, a score, and for Chinese whether it is traditional or simplified.
 
-A model alone is wrong where the script alone is certain: fastText's `lid.176` calls classical Chinese verse Japanese. Text in
-Han characters without kana is Chinese, with hangul Korean, with kana Japanese; only letters shared by many languages (Latin,
-Cyrillic, ...) are left to the model (Joulin et al. 2016; https://fasttext.cc/docs/en/language-identification.html).
-The model reads 8 MB/s, so that running English is told by its function words instead; scripts and words are counted for a
-batch of documents at once.
+A model alone is wrong where the script alone is certain: fastText's `lid.176` calls classical Chinese verse Japanese.
+Text in Han characters without kana is Chinese, with hangul Korean, with kana Japanese; only letters shared by many
+languages (Latin, Cyrillic, ...) are left to the model (Joulin et al. 2016;
+https://fasttext.cc/docs/en/language-identification.html). The model reads 8 MB/s, so that running English is told by
+its function words instead; scripts and words are counted for a batch of documents at once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _ONLY_HANS, _ONLY_HANT = 1 << 4, 1 << 5  # bits beside the script in the table
 _RARE_HAN, _BEHIND_RARE_HAN = np.uint32(0x20000), np.uint32(0x40000)
 _ANY_HAN, _NOTHING = np.uint32(0x4E00), np.uint32(0)
 _MODEL_CHARACTERS = 1_000  # of a longer text the model sees the middle: the beginning is often a title or a header
-# English by its function words: of running English some 20 % are among these and 6 % are "the"; no other language has them
+# English by its function words: of running English some 20 % are among these and 6 % are "the"; no other language has
+# them
 _ENGLISH = "the of and to that with for was"
 _LEAST_WORDS, _LEAST_FUNCTION, _LEAST_THE = 20, 0.07, 0.015
 
@@ -216,8 +217,14 @@ NAMED = frozenset(
 )
 
 # the commonest characters that exist in one of the two writing systems only, in the same order
-_SIMPLIFIED = "国们这说时会来个为无开关东车马鸟鱼龙门问间闻见现观览贝财责贤货质贵买卖长张书画电话语请谢让认识记许论设访证评词译试该详误读课谁调谈议护钱铁银错锅锋键镇难离云业丛严丧义乐习乡争亏亚产亲亿仅从仓仪价众优传伤兴兵军农决动劳势区医华单卢卫厅历压叶号尽黄穷层楼与岁万风归处红绿爱声还对体头实气机点学应进远运过边达连选没济经结给后发"
-_TRADITIONAL = "國們這說時會來個為無開關東車馬鳥魚龍門問間聞見現觀覽貝財責賢貨質貴買賣長張書畫電話語請謝讓認識記許論設訪證評詞譯試該詳誤讀課誰調談議護錢鐵銀錯鍋鋒鍵鎮難離雲業叢嚴喪義樂習鄉爭虧亞產親億僅從倉儀價眾優傳傷興兵軍農決動勞勢區醫華單盧衛廳歷壓葉號盡黃窮層樓與歲萬風歸處紅綠愛聲還對體頭實氣機點學應進遠運過邊達連選沒濟經結給後發"
+_SIMPLIFIED = (
+    "国们这说时会来个为无开关东车马鸟鱼龙门问间闻见现观览贝财责贤货质贵买卖长张书画电话语请谢让认识记许论设访证评词译试该详误读课谁调谈议护钱铁银错锅锋键镇难离云业丛严丧义乐习乡争亏亚产亲亿仅从仓仪价众优传"
+    "伤兴兵军农决动劳势区医华单卢卫厅历压叶号尽黄穷层楼与岁万风归处红绿爱声还对体头实气机点学应进远运过边达连选没济经结给后发"
+)
+_TRADITIONAL = (
+    "國們這說時會來個為無開關東車馬鳥魚龍門問間聞見現觀覽貝財責賢貨質貴買賣長張書畫電話語請謝讓認識記許論設訪證評詞譯試該詳誤讀課誰調談議護錢鐵銀錯鍋鋒鍵鎮難離雲業叢嚴喪義樂習鄉爭虧亞產親億僅從倉儀價眾優傳"
+    "傷興兵軍農決動勞勢區醫華單盧衛廳歷壓葉號盡黃窮層樓與歲萬風歸處紅綠愛聲還對體頭實氣機點學應進遠運過邊達連選沒濟經結給後發"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +247,7 @@ def detect_all(texts: Sequence[str]) -> list[Detected]:
 
 
 def chinese_variants(texts: Sequence[str]) -> list[str]:
-    """ "hant" or "hans" for each Chinese text, by the majority of the characters that only one writing system has; "" at a tie."""
+    """ "hant" or "hans" for each Chinese text, by the majority of what one writing system alone has, or ""."""
     return [_variant(row) for row in _counts(texts)]
 
 

@@ -1,19 +1,20 @@
 """What the quality rules judge, measured for a whole batch in one pass over its UTF-8 bytes.
 
-Enters: normalised texts. Leaves: `Measures`, one number per document and field: counts of characters, words and lines, and
-how much of the text repeats itself.
+Enters: normalised texts. Leaves: `Measures`, one number per document and field: counts of characters, words and lines,
+and how much of the text repeats itself.
 
 The definitions are those of Gopher's filters as datatrove writes them (find_duplicates, find_top_duplicate,
 find_all_duplicate), and the tests compare with these; their Python counters read 6 MB/s, this kernel some 60. Two
 documents' parts are equal here when 64-bit hashes are, where datatrove compares strings.
 
-A word follows Unicode (UAX #29, WB4, WB11 and WB12): the marks on a letter belong to its word (the vowel signs of Hindi, the points of
-Hebrew), what is only a sign to the renderer (a zero-width joiner, a soft hyphen) neither ends a word nor counts in it, and a
-number is one word with the marks between its digits (3.14, 1,000).
+A word follows Unicode (UAX #29, WB4, WB11 and WB12): the marks on a letter belong to its word (the vowel signs of
+Hindi, the points of Hebrew), what is only a sign to the renderer (a zero-width joiner, a soft hyphen) neither ends a
+word nor counts in it, and a number is one word with the marks between its digits (3.14, 1,000).
 
-Repetition is counted over units: the words of a spaced script, or every single character of a text written without spaces,
-with n-grams as many times longer as a word has characters: 2 in Chinese, 5 in Thai. A repetition is what occurs twice: an n-gram that occurs once counts
-nothing, however long it is beside a short text, where datatrove's `find_top_duplicate` counts the first one too.
+Repetition is counted over units: the words of a spaced script, or every single character of a text written without
+spaces, with n-grams as many times longer as a word has characters: 2 in Chinese, 5 in Thai. A repetition is what occurs
+twice: an n-gram that occurs once counts nothing, however long it is beside a short text, where datatrove's
+`find_top_duplicate` counts the first one too.
 
 A line that ends a sentence may have a reference or a signature behind the full stop: `…[3]`, `…（1）`, `…。——李白`.
 """
@@ -46,18 +47,53 @@ MOST_PARTS = (
 )
 
 (
-    _ALNUM, _ALPHA, _SPACE, _DIGIT, _JOINER, _HAN, _END, _CHINESE_END, _MARK, _FORMAT, _UNSPACED, _OPEN, _CLOSE, _DASH, _NUMBER, _FULL_STOP,
-) = (np.uint16(1 << i) for i in range(16))  # fmt: skip
+    _ALNUM,
+    _ALPHA,
+    _SPACE,
+    _DIGIT,
+    _JOINER,
+    _HAN,
+    _END,
+    _CHINESE_END,
+    _MARK,
+    _FORMAT,
+    _UNSPACED,
+    _OPEN,
+    _CLOSE,
+    _DASH,
+    _NUMBER,
+    _FULL_STOP,
+) = (np.uint16(1 << i) for i in range(16))
 _CHINESE_ENDS = "。！？…；：”’」』）" + "".join(TERMINAL_PUNCTUATION)
 _TABLE = 0x20000  # code points with an entry of their own; those above are rare Han, or belong to no rule
 _RARE_HAN = 0x323B0  # where the last block of Han characters ends
 # Han and what Japanese writes beside it: iteration marks, kana of either width; each range with its last
 _HAN_AND_KANA = (
-    (0x3005, 0x3007), (0x3021, 0x3029), (0x3031, 0x3035), (0x3038, 0x303B), (0x3041, 0x3096), (0x3099, 0x309F), (0x30A1, 0x30FA), (0x30FC, 0x3100),
-    (0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0xFF66, 0xFF9F), (0x1AFF0, 0x1B16F),
-)  # fmt: skip
+    (0x3005, 0x3007),
+    (0x3021, 0x3029),
+    (0x3031, 0x3035),
+    (0x3038, 0x303B),
+    (0x3041, 0x3096),
+    (0x3099, 0x309F),
+    (0x30A1, 0x30FA),
+    (0x30FC, 0x3100),
+    (0x31F0, 0x31FF),
+    (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0xFF66, 0xFF9F),
+    (0x1AFF0, 0x1B16F),
+)
 # Thai, Lao, Tibetan, Burmese (with its extensions), Khmer, Javanese
-_ALPHABETS_WITHOUT_SPACES = ((0x0E00, 0x0E7F), (0x0E80, 0x0EFF), (0x0F00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0xA980, 0xA9FF), (0xAA60, 0xAA7F))  # fmt: skip
+_ALPHABETS_WITHOUT_SPACES = (
+    (0x0E00, 0x0E7F),
+    (0x0E80, 0x0EFF),
+    (0x0F00, 0x0FFF),
+    (0x1000, 0x109F),
+    (0x1780, 0x17FF),
+    (0xA980, 0xA9FF),
+    (0xAA60, 0xAA7F),
+)
 _WORD_MARKS = (0x0F0B, 0x0F0C, 0x1361)  # that stand between syllables in Tibetan, between words in older Ethiopic
 # what may stand behind the full stop of a line: closing marks, references, a dash and who wrote it
 _OPENS, _CLOSES, _DASHES = "[(［（【〔〈《<", "])］）】〕〉》>”’\"'」』*†‡§¹²³⁰⁴⁵⁶⁷⁸⁹①②③④⑤⑥⑦⑧⑨⑩⑪⑫⑬⑭⑮⑯⑰⑱⑲⑳", "—―–─-~～"
@@ -73,7 +109,10 @@ _STOP_WORDS = tuple(sorted(word.lower() for word in STOP_WORDS))
 
 @dataclass(frozen=True)
 class Measures:
-    """(documents,) int64 each, in characters unless the name says otherwise; lines and paragraphs are stripped, empty ones left out."""
+    """(documents,) int64 each, in characters unless the name says otherwise.
+
+    Lines and paragraphs are stripped, and empty ones left out.
+    """
 
     characters: npt.NDArray[np.int64]
     stripped: npt.NDArray[np.int64]  # without white space at either end
@@ -111,7 +150,9 @@ class Measures:
     units: npt.NDArray[np.int64]
     top_ngrams: npt.NDArray[
         np.int64
-    ]  # (documents, 3): characters of the commonest 2-, 3-, 4-gram; of characters without its first occurrence; 0 where none occurs twice
+        # (documents, 3): characters of the commonest 2-, 3-, 4-gram; of characters without its first occurrence; 0
+        # where none occurs twice
+    ]
     duplicate_ngrams: npt.NDArray[np.int64]  # (documents, 6): characters in 5- to 10-grams that occurred before
 
     def __len__(self) -> int:
@@ -232,9 +273,12 @@ def _top(
     first: Any,
     stamp: Any,
 ) -> Any:
-    """Characters of the commonest n-gram times its count, 0 if that is 1; of equally common ones the first counts, as in a Counter.
+    """Characters of the commonest n-gram times its count, 0 if that is 1.
 
-    Of single characters the first occurrence does not count: it is no repetition, and in the short texts that Chinese has it weighs.
+    Of equally common ones the first counts, as in a Counter.
+
+    Of single characters the first occurrence does not count: it is no repetition, and in the short texts that Chinese
+    has it weighs.
     """
     mask = _mask(units)
     best, leader = 0, 0
@@ -284,7 +328,7 @@ def _duplicates(sums: Any, inverse: Any, places: Any, units: int, n: int, keys: 
 
 @compiled
 def _beyond(code: Any) -> Any:
-    """What a code point above the table and the Han characters is: a variation selector and a tag are signs to the renderer."""
+    """What a code point above the table and Han is: variation selectors and tags are signs to the renderer."""
     return _FORMAT if np.uint32(0xE0000) <= code < np.uint32(0xE1000) else np.uint16(0)
 
 
@@ -292,8 +336,9 @@ def _beyond(code: Any) -> Any:
 def _tail_after(tail: int, length: int, bits: Any, code: Any, before: int) -> tuple[int, int]:
     """What a line's end is after one more character that is not white space, and how long that has gone on.
 
-    `tail` is 0 where no sentence has ended, 1 behind its end, 2 inside a reference, 3 inside a signature, and 4 inside square brackets that
-    hold nothing but figures, which end a sentence without a full stop too; so does a figure in a circle. `before` is how long the line is with this character.
+    `tail` is 0 where no sentence has ended, 1 behind its end, 2 inside a reference, 3 inside a signature, and 4 inside
+    square brackets that hold nothing but figures, which end a sentence without a full stop too; so does a figure in a
+    circle. `before` is how long the line is with this character.
     """
     if tail == 2:
         if (bits & _CLOSE) != 0:
@@ -341,7 +386,8 @@ def _measure(data: Any, offsets: Any, classes: Any, stop_keys: Any, mode: int, s
     tally, first = np.empty(size, np.int32), np.empty(size, np.int32)
     line_hash, line_length = np.empty(longest + 1, np.uint64), np.empty(longest + 1, np.int64)
     part_hash, part_length = np.empty(longest + 1, np.uint64), np.empty(longest + 1, np.int64)
-    # of unit i: characters before it, the sum of c·BASE^k over them, and BASE^-k to bring a difference of sums back to zero
+    # of unit i: characters before it, the sum of c·BASE^k over them, and BASE^-k to bring a difference of sums back to
+    # zero
     places, sums, inverse = (
         np.zeros(longest + 2, np.int64),
         np.zeros(longest + 2, np.uint64),

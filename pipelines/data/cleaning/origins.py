@@ -1,12 +1,12 @@
 """Where a document comes from, and under which terms its code stands: rules on addresses, paths and licence headers.
 
-Enters: the id and metadata of a document, and of code its text. Leaves: None, or a reason: `url.denied`, `path.vendored`,
-`path.minified`, `path.lock`, `code.licence`.
+Enters: the id and metadata of a document, and of code its text. Leaves: None, or a reason: `url.denied`,
+`path.vendored`, `path.minified`, `path.lock`, `code.licence`.
 
-A page's address is its `url`; a file's path is what its record calls `path` (or `max_stars_repo_path`, as The Stack does), else
-the document's id, where that is made of it. A licence is what the record's `license` says, else what the first lines of the file
-say: an SPDX tag (https://spdx.dev) or the words that the common licences
-begin with. What is found is noted in the metadata as `code_licence`; code that says nothing stands under its source's terms.
+A page's address is its `url`; a file's path is what its record calls `path` (or `max_stars_repo_path`, as The Stack
+does), else the document's id, where that is made of it. A licence is what the record's `license` says, else what the
+first lines of the file say: an SPDX tag (https://spdx.dev) or the words that the common licences begin with. What is
+found is noted in the metadata as `code_licence`; code that says nothing stands under its source's terms.
 """
 
 from __future__ import annotations
@@ -44,9 +44,13 @@ _HEADERS = tuple(
         ("MIT", r"Permission is hereby granted,? free of charge"),
         ("BSD-3-Clause", r"Redistribution and use in source and binary forms"),
         ("ISC", r"Permission to use, copy, modify,? and/or distribute"),
-        ("proprietary", r"All rights reserved[^\n]*(confidential|proprietary)|(confidential|proprietary) and (confidential|proprietary)"),
+        (
+            "proprietary",
+            r"All rights reserved[^\n]*(confidential|proprietary)|(confidential|proprietary) and "
+            r"(confidential|proprietary)",
+        ),
     )
-)  # fmt: skip
+)
 _TELLING = ("general", "licens", "licenc", "permission", "redistribution", "proprietary")  # one is in each of them
 _RECORDS = re.compile(
     r"\.(jsonl?|ndjson|parquet|warc)(\.(gz|dz|zst|bz2))?[@:#]", re.IGNORECASE

@@ -1,10 +1,11 @@
 """What is done to the documents of a batch, one pass after another, from normalising to scoring.
 
-Enters: documents as their reader gave them. Leaves: for each, in order, the clean document or the reason why there is none.
+Enters: documents as their reader gave them. Leaves: for each, in order, the clean document or the reason why there is
+none.
 
-Each pass reads the whole batch before the next begins, so that compiled code does the reading; a document that is dropped
-takes part in no further pass. Personal data is masked before anything is judged, so that neither what stays nor the samples
-of what was dropped hold any.
+Each pass reads the whole batch before the next begins, so that compiled code does the reading; a document that is
+dropped takes part in no further pass. Personal data is masked before anything is judged, so that neither what stays nor
+the samples of what was dropped hold any.
 """
 
 from __future__ import annotations
@@ -195,9 +196,9 @@ def _turns(metadata: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
 def _languages(batch: _Batch, source: SourceConfig, recipe: CleaningRecipe) -> None:
     """Name the languages, drop what is surely another than is wanted, and note in which script Chinese is written.
 
-    Code, generated text, and conversations whose language is declared are what they are declared: a Chinese question about
-    a piece of English or of Python is still a Chinese conversation. So is what is declared as a language that the detector cannot name: it would
-    take Dzongkha for Tibetan, and be sure of it.
+    Code, generated text, and conversations whose language is declared are what they are declared: a Chinese question
+    about a piece of English or of Python is still a Chinese conversation. So is what is declared as a language that the
+    detector cannot name: it would take Dzongkha for Tibetan, and be sure of it.
     """
     rules, declared = recipe.language, source.language
     accepted = rules.accept if declared == "auto" else [declared]

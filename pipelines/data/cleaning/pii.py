@@ -1,13 +1,13 @@
 """Personal data replaced by placeholders: `write to <email> or call <phone>`.
 
-Enters: a batch of texts. Leaves: the texts with e-mail addresses, telephone numbers, Chinese identity numbers, public IP
-addresses and (when asked) bank cards masked, and how many of each kind every text had.
+Enters: a batch of texts. Leaves: the texts with e-mail addresses, telephone numbers, Chinese identity numbers, public
+IP addresses and (when asked) bank cards masked, and how many of each kind every text had.
 
 A kernel looks over the bytes for places where a hit could be (an @ between word characters, seven digits that belong
 together, a run of hexadecimal groups), at several hundred MB/s; only there the expressions below are tried. What has a
 checksum must pass it (GB 11643-1999 for identity numbers, Luhn for cards), and an address must be one that the internet
-routes (`ipaddress`), so that a version such as 1.2.3.4, a local 192.168.0.1 or a time of day stays. Placeholders are stable:
-one word per kind, so a model learns that something stood there and nothing about whom.
+routes (`ipaddress`), so that a version such as 1.2.3.4, a local 192.168.0.1 or a time of day stays. Placeholders are
+stable: one word per kind, so a model learns that something stood there and nothing about whom.
 
 Precision before recall where a pattern is only digits: a bare ten-digit number is no telephone number here. Names and
 addresses are not looked for.
@@ -116,8 +116,11 @@ def _is_card(number: bytes, before: bytes) -> bool:
 
 
 def _is_ipv4(address: bytes, before: bytes) -> bool:
-    """A public address; four one-digit parts, or a word such as "version" before them, make it a version;
-    so do two one-digit parts in front (Linux 2.6.32.27, the object identifier 2.5.29.15)."""
+    """Whether it is a public address and no version.
+
+    Four one-digit parts, a word such as "version" before them, or two one-digit parts in front (Linux 2.6.32.27, the
+    object identifier 2.5.29.15) make it a version.
+    """
     if len(address) == 7 or address[1:2] == address[3:4] == b"." or _VERSION_BEFORE.search(before):
         return False
     return _is_public(address)

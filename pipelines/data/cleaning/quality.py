@@ -1,24 +1,28 @@
 """Quality rules: a document passes, or is dropped for the first rule it breaks, by name.
 
-Enters: a batch of normalised texts and what kind of content their source declares. Leaves: for each None, or a reason such as
-`quality.too_short` that becomes a counter and can be browsed (`show_dropped=quality.too_short`).
+Enters: a batch of normalised texts and what kind of content their source declares. Leaves: for each None, or a reason
+such as `quality.too_short` that becomes a counter and can be browsed (`show_dropped=quality.too_short`).
 
 Rules for one kind of text are wrong for another, so each kind has its own:
 
     prose (spaced)   Gopher's document and repetition rules (Rae et al. 2021, tables A1 and A2) and FineWeb's line rule
-                     (Penedo et al. 2024); the length of a word is judged beside that of the language's own (see `ruled`)
-    prose (Chinese)  the same ideas counted in characters: Chinese puts no spaces, so Gopher's "words" would be sentences
-    prose (Thai, …)  likewise, for alphabets without spaces; a line need not end in a full stop, which Thai and Lao do not write
-    prose (others)   a language without rules of its own is kept or dropped as `without_rules` says; kept, it must still repeat
-                     neither its lines nor its paragraphs, which needs no knowledge of it
-    web              prose, and what pages have more of: C4's placeholder text and curly brackets (Raffel et al. 2020), FineWeb's
-                     short lines, repeated lines and lists
+                     (Penedo et al. 2024); the length of a word is judged beside that of the language's own (see
+                     `ruled`)
+    prose (Chinese)  the same ideas counted in characters: Chinese puts no spaces, so Gopher's "words" would be
+                     sentences
+    prose (Thai, …)  likewise, for alphabets without spaces; a line need not end in a full stop, which Thai and Lao do
+                     not write
+    prose (others)   a language without rules of its own is kept or dropped as `without_rules` says; kept, it must still
+                     repeat neither its lines nor its paragraphs, which needs no knowledge of it
+    web              prose, and what pages have more of: C4's placeholder text and curly brackets (Raffel et al. 2020),
+                     FineWeb's short lines, repeated lines and lists
     code             generated and minified files, data dumped as code, files of nothing but markup
     math, dialogue   short by nature: only emptiness and repetition are judged
-    verse            likewise: lines without a full stop, and refrains, are what verse is made of (see `forms` for verse among prose)
+    verse            likewise: lines without a full stop, and refrains, are what verse is made of (see `forms` for verse
+                     among prose)
 
-datatrove's filter classes call spaCy's tokenizer, which would cost more than the rest of the pass; words here are runs of
-letters, digits, apostrophes and hyphens, which moves the ratios by less than their thresholds' own arbitrariness.
+datatrove's filter classes call spaCy's tokenizer, which would cost more than the rest of the pass; words here are runs
+of letters, digits, apostrophes and hyphens, which moves the ratios by less than their thresholds' own arbitrariness.
 Everything is counted in `measures`, so a rule is one comparison over the batch.
 """
 
@@ -43,10 +47,11 @@ _GENERATED = re.compile(r"do not edit|automatically generated|auto-?generated|ge
 _LOREM_IPSUM = re.compile(r"lorem ipsum", re.IGNORECASE)
 _TOP_NGRAMS = (0.20, 0.18, 0.16)  # Gopher's shares of the text, for 2-, 3- and 4-grams
 _DUPLICATE_NGRAMS = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)  # for 5- to 10-grams
-# of characters twice as much: a quarter of the chapters of Chinese statutes have more than the above, and what really repeats itself
-# has five times as much (benchmarks/short_texts.py)
+# of characters twice as much: a quarter of the chapters of Chinese statutes have more than the above, and what really
+# repeats itself has five times as much (benchmarks/short_texts.py)
 _DUPLICATE_CHARACTERS = 2.0
-# of texts so short (words) that a phrase of eight words which comes twice is a tenth of them: 1.1 % of 272 stretches of licences had more than
+# of texts so short (words) that a phrase of eight words which comes twice is a tenth of them: 1.1 % of 272 stretches of
+# licences had more than
 # Gopher's, none has half as much again
 _SHORT, _DUPLICATE_SHORT = 200, 1.5
 _DUPLICATE_PARTS, _DUPLICATE_PART_CHARACTERS = 0.3, 0.2  # of lines and of paragraphs
@@ -56,14 +61,26 @@ NOTICES = (
 )  # fmt: skip
 CHARACTERS_PER_WORD = {"chinese": 2, "unspaced": 5}  # about, for the length of n-grams
 __all__ = [
-    "UNSPACED", "ChineseRules", "CodeRules", "ProseRules", "QualityRules", "ShortRules", "UnspacedRules", "WebRules", "judge", "without_lines",
-]  # fmt: skip
+    "UNSPACED",
+    "ChineseRules",
+    "CodeRules",
+    "ProseRules",
+    "QualityRules",
+    "ShortRules",
+    "UnspacedRules",
+    "WebRules",
+    "judge",
+    "without_lines",
+]
 Mask = npt.NDArray[np.bool_]
 
 
 @config_class
 class ProseRules:
-    """Spaced scripts; the defaults are Gopher's and FineWeb's. The mean length of a word is English's: another language's is taken as a share of its own."""
+    """Spaced scripts; the defaults are Gopher's and FineWeb's.
+
+    The mean length of a word is English's: another language's is taken as a share of its own.
+    """
 
     min_words: Whole = 50
     max_words: Whole = 100_000
@@ -72,7 +89,8 @@ class ProseRules:
     max_symbol_ratio: Share = 0.1  # of '#' or ellipses per word
     max_bullet_lines: Share = 0.9
     max_ellipsis_lines: Share = 0.3
-    # of words and marks, numbers with the marks that touch them left out; Gopher's 0.8 counts marks glued to their words
+    # of words and marks, numbers with the marks that touch them left out; Gopher's 0.8 counts marks glued to their
+    # words
     min_alphabetic_words: Share = 0.7
     max_number_words: Share = 0.4  # of the words; Gopher's 0.8 takes numbers and marks as one
     min_stop_words: Whole = 2  # distinct ones among Gopher's eight; English only
@@ -106,7 +124,10 @@ class UnspacedRules:
 
 @config_class
 class WebRules:
-    """Pages of the web, beside the prose rules of their language. The word lists of C4 are not taken: they drop what minorities write."""
+    """Pages of the web, beside the prose rules of their language.
+
+    The word lists of C4 are not taken: they drop what minorities write.
+    """
 
     drop_lines: list[str] = field(
         default_factory=lambda: list(NOTICES)
@@ -149,7 +170,8 @@ class QualityRules:
     prose: ProseRules = field(default_factory=ProseRules)
     chinese: ChineseRules = field(default_factory=ChineseRules)
     unspaced: UnspacedRules = field(default_factory=UnspacedRules)
-    # prose and pages in a language that none of these is for (see `ruled`): kept, and counted as kept without rules, or dropped
+    # prose and pages in a language that none of these is for (see `ruled`): kept, and counted as kept without rules, or
+    # dropped
     without_rules: Literal["keep", "drop"] = "keep"
     web: WebRules = field(default_factory=WebRules)
     code: CodeRules = field(default_factory=CodeRules)
@@ -162,7 +184,8 @@ def judge(texts: Sequence[str], content: str, languages: Sequence[str], rules: Q
     """Why each document of a batch is dropped, or None.
 
     Args:
-        texts: normalised. content: "prose", "web", "code", "math", "dialogue" or "verse". languages: ISO codes, which pick the prose rules.
+        texts: normalised. content: "prose", "web", "code", "math", "dialogue" or "verse". languages: ISO codes, which
+            pick the prose rules.
     """
     if content in ("prose", "web"):
         return _by_language(texts, content, languages, rules)

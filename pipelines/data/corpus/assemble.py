@@ -5,12 +5,12 @@
     plan     sources to pieces                                     (driver)
     clean    normalise, language, quality, digests, keys           a task per piece
     lines    boilerplate, where `dedup.lines` asks for it          tasks per piece and per range of lines
-    dedup    caps, held-out, exact and near copies                 tasks over ranges of keys, documents, clusters (see `dedup`)
+    dedup    caps, held-out, exact and near copies                 tasks over ranges of keys, documents, clusters
     write    Parquet files by split and source                     a task per file
     commit   samples of what was dropped, data card, manifest      (driver)
 
-Enters: a checked config and the draft of `corpus/<name>`. Leaves: the committed artifact. What passes between the steps lies in
-the draft's `work` folder, which is deleted after the commit; a rerun goes on from whatever is there.
+Enters: a checked config and the draft of `corpus/<name>`. Leaves: the committed artifact. What passes between the steps
+lies in the draft's `work` folder, which is deleted after the commit; a rerun goes on from whatever is there.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def build(
 
 
 def dropped_examples(corpus: Artifact, reason: str, limit: int = 10) -> tuple[list[dict[str, str]], Counter[str]]:
-    """Up to `limit` documents that were dropped for `reason`, taken from the sources in turn, and the count of every reason."""
+    """Up to `limit` documents that were dropped for `reason`, from the sources in turn; the count of every reason."""
     counts: Counter[str] = Counter()
     rows_by_source: list[list[dict[str, str]]] = []
     for name, figures in corpus.statistics["sources"].items():
@@ -174,7 +174,8 @@ def _refuse_empty(
                 else f"check its content and language, and the thresholds of {most} in conf/corpus/rules"
             )
             raise DataError(
-                f"source {name} leaves no document ({why}); expected at least one: {check}, or leave it out with ~corpus.sources.{name}"
+                f"source {name} leaves no document ({why}); expected at least one: {check}, or leave it out with "
+                f"~corpus.sources.{name}"
             )
 
 
@@ -199,7 +200,7 @@ def _source_figures(
 
 
 def _without_rules(name: str, cleaned: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """By language, how many documents of a source passed because no quality rules are for it; copies are still among them."""
+    """By language, how many documents of a source passed because it has no quality rules; copies are among them."""
     counts: Counter[str] = Counter()
     for done in cleaned:
         if done["source"] == name:

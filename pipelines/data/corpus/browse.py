@@ -1,7 +1,7 @@
 """Clusters of copies for a reader: who stays, who was dropped for it, and where the texts differ.
 
-Enters: the artifact's `duplicates/clusters.parquet` (see `duplicates`). Leaves: clusters as lists of rows, and the differences
-of two excerpts as runs of equal, removed and added text.
+Enters: the artifact's `duplicates/clusters.parquet` (see `duplicates`). Leaves: clusters as lists of rows, and the
+differences of two excerpts as runs of equal, removed and added text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from pipelines.data.text.document import EXCERPT
 
 Cluster = list[dict[str, Any]]  # rows of one cluster, the document that stays first
 Run = tuple[str, str]  # "=", "-" or "+", and the text
-RULE = "Of each cluster a held-out document stays first, then the best in quality, the longest, the smallest hash of the id"
+RULE = (
+    "Of each cluster a held-out document stays first, then the best in quality, the longest, the smallest hash of "
+    "the id"
+)
 _CONTEXT = 60  # characters of equal text shown on either side of a difference
 _TOKEN = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff]|\s+|[^\W\u2e80-\u9fff\uf900-\ufaff]+|.", re.DOTALL)
 _MARKS = {"=": ("", ""), "-": ("[-", "-]"), "+": ("{+", "+}")}
@@ -36,8 +39,8 @@ def read_clusters(data: bytes) -> list[Cluster]:
 def differences(stays: str, dropped: str) -> list[Run]:
     """Runs of text that lead from one excerpt to the other: "=" in both, "-" in `stays` only, "+" in `dropped` only.
 
-    White space is equal to any other, as it is to deduplication. Both are the first 400 characters of longer texts, so what
-    differs at the very end only shows where they were cut off; it is left out.
+    White space is equal to any other, as it is to deduplication. Both are the first 400 characters of longer texts, so
+    what differs at the very end only shows where they were cut off; it is left out.
     """
     a, b = _TOKEN.findall(stays), _TOKEN.findall(dropped)
     left, right = ([" " if token.isspace() else token for token in tokens] for tokens in (a, b))
@@ -64,7 +67,10 @@ def shortened(runs: Sequence[Run]) -> list[Run]:
 
 
 def lines(cluster: Cluster, number: int, rows: int = 5, colours: bool = False) -> Iterator[str]:
-    """One cluster as lines for a terminal or a log. Args: rows, dropped documents shown; colours, instead of [-…-] {+…+}."""
+    """One cluster as lines for a terminal or a log.
+
+    Args: rows, dropped documents shown; colours, instead of [-…-] {+…+}.
+    """
     stays, changed, equal = parted(cluster)
     yield f"\n── {number} · {stays['size']:,} documents: {composition(cluster)}"
     yield f"   {stays['role']:<14} {stays['id']}"

@@ -68,8 +68,8 @@ def check_cleaning(recipe: CleaningRecipe, sources: Mapping[str, SourceConfig]) 
     """Raises: ConfigError for languages, addresses, evaluation sets or a quality model that cannot be."""
     if unnamed := [language for language in recipe.language.accept if language not in NAMED]:
         raise ConfigError(
-            f"corpus.language.accept names {', '.join(unnamed)}, which the detector cannot name; expected ISO 639 codes "
-            "such as en, zh, th: declare such a language on its source instead (corpus.sources.NAME.language)"
+            f"corpus.language.accept names {', '.join(unnamed)}, which the detector cannot name; expected ISO 639 "
+            "codes such as en, zh, th: declare such a language on its source instead (corpus.sources.NAME.language)"
         )
     for rule in recipe.url.deny:
         _check_address_rule(rule)
@@ -148,7 +148,8 @@ def _check_package(where: str, reader: ReaderConfig) -> None:
     for key, value, pattern in patterns:
         if not pattern.fullmatch(value):
             raise ConfigError(
-                f"{where}.{key} is {value!r}; expected the {key} of the {reader.archive} as its index has it: correct it"
+                f"{where}.{key} is {value!r}; expected the {key} of the {reader.archive} as its index has it: correct "
+                "it"
             )
 
 

@@ -1,9 +1,9 @@
 """The data card: what a corpus is made of and under which terms, as one HTML file kept in the artifact.
 
-Enters: the config, the statistics, and what the draft has published for readers (samples of what was dropped, clusters of
-copies, the deduplication's quality report). Leaves: `data_card.html`, which says, for whoever trains on or passes on the
-corpus, where each text came from, which licences are not clear, how much there is in which language and length, and what was
-dropped for which reason, with examples. It holds no time and no path, so equal corpora have equal cards.
+Enters: the config, the statistics, and what the draft has published for readers (samples of what was dropped, clusters
+of copies, the deduplication's quality report). Leaves: `data_card.html`, which says, for whoever trains on or passes on
+the corpus, where each text came from, which licences are not clear, how much there is in which language and length, and
+what was dropped for which reason, with examples. It holds no time and no path, so equal corpora have equal cards.
 """
 
 from __future__ import annotations
@@ -135,9 +135,10 @@ def _terms(config: CorpusConfig, sources: Mapping[str, SourceConfig]) -> Iterato
     left_out = [name for name in config.corpus.sources if name not in sources]
     if unclear:
         yield (
-            f'<p class="warn"><b>Licence not clear, or not permissive: {markup.text(", ".join(unclear))}.</b> Use these for '
-            "experiments of your own; do not publish them or a model trained on them before you have settled their terms. "
-            "<code>sources=permissive</code> leaves them out.</p>"
+            f'<p class="warn"><b>Licence not clear, or not permissive: {markup.text(", ".join(unclear))}.</b> Use '
+            "these for "
+            "experiments of your own; do not publish them or a model trained on them before you have settled their "
+            "terms. <code>sources=permissive</code> leaves them out.</p>"
         )
     if left_out:
         yield f"<p>Left out by <code>sources=permissive</code>: {markup.text(', '.join(left_out))}.</p>"
@@ -185,8 +186,8 @@ def _languages(figures: Mapping[str, Any]) -> Iterator[str]:
     if unruled:
         named = ", ".join(f"{language} {count:,}" for language, count in unruled.most_common())
         yield (
-            f"<p>Kept without being judged, since no quality rules are for these languages: {markup.text(named)} documents "
-            "before copies were removed (<code>corpus.quality.without_rules=drop</code> drops them).</p>"
+            f"<p>Kept without being judged, since no quality rules are for these languages: {markup.text(named)} "
+            "documents before copies were removed (<code>corpus.quality.without_rules=drop</code> drops them).</p>"
         )
     if scripts:
         listed = ", ".join(f"{_SCRIPT_NAMES.get(name, name)} {count:,}" for name, count in scripts.most_common())
@@ -265,8 +266,10 @@ def _masked(figures: Mapping[str, Any]) -> Iterator[str]:
         kinds = sorted({kind for counts in masked.values() for kind in counts})
         yield "<h2>Personal data that was masked</h2>"
         yield markup.table(
-            ["source", *kinds], [[name, *(counts.get(kind, 0) for kind in kinds)] for name, counts in masked.items()], kinds
-        )  # fmt: skip
+            ["source", *kinds],
+            [[name, *(counts.get(kind, 0) for kind in kinds)] for name, counts in masked.items()],
+            kinds,
+        )
 
 
 def _boilerplate(removed: Mapping[str, Any]) -> Iterator[str]:
@@ -292,8 +295,8 @@ def _copies(
     )
     yield '<h2 id="copies">Copies</h2>'
     yield (
-        f"<p>Clusters of near-copies: {dedup['near_clusters']:,}; exact copies: {dedup['exact_copies']:,}; the largest cluster "
-        f"has {dedup['largest_cluster']:,} documents. {markup.text(verified)}. {browse.RULE}.</p>"
+        f"<p>Clusters of near-copies: {dedup['near_clusters']:,}; exact copies: {dedup['exact_copies']:,}; the "
+        f"largest cluster has {dedup['largest_cluster']:,} documents. {markup.text(verified)}. {browse.RULE}.</p>"
     )
     yield dedup_report.figure(config.corpus.dedup.minhash, quality)
     if clusters:
@@ -324,7 +327,9 @@ def _made(config: CorpusConfig, sources: Mapping[str, SourceConfig]) -> Iterator
             ["package", "version", "archive", "sha256"], [[p.name, p.version, p.archive, p.sha256] for p in packages]
         )
     settings = json.dumps(decisive(config), indent=1, ensure_ascii=False)
-    yield f"<details><summary>Every setting that decides the result</summary><pre>{html.escape(settings)}</pre></details>"
+    yield (
+        f"<details><summary>Every setting that decides the result</summary><pre>{html.escape(settings)}</pre></details>"
+    )
 
 
 def _power(exponent: int) -> str:

@@ -1,4 +1,4 @@
-"""The first pass over the text: one piece in, its clean documents and everything deduplication needs to know about them out.
+"""The first pass over the text: a piece in, its clean documents and what deduplication needs to know out.
 
 Enters: a piece of a source. Leaves, committed in the artifact's work folder under the piece's own name:
 
@@ -7,8 +7,8 @@ Enters: a piece of a source. Leaves, committed in the artifact's work folder und
     keys/<piece>.bin        what makes documents meet: bands, digests, ids (see `facts`)
     samples/<piece>.json    up to ten dropped documents for each reason
 
-The text is read once: the passes over each batch (see `passes`), then digests and band keys. The piece is a pure function of
-its input, so a piece whose worker was lost is simply made again.
+The text is read once: the passes over each batch (see `passes`), then digests and band keys. The piece is a pure
+function of its input, so a piece whose worker was lost is simply made again.
 """
 
 from __future__ import annotations

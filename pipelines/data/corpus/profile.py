@@ -1,6 +1,7 @@
 """What a written file holds besides its number of documents: lengths, languages and scripts, for the data card.
 
-Enters: the Arrow table of one output file. Leaves: small counts that add up over files, whatever way the files were cut.
+Enters: the Arrow table of one output file. Leaves: small counts that add up over files, whatever way the files were
+cut.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The recipe of a corpus: which sources, read how, cleaned by which rules.
 
-Enters: the resolved config. Leaves: frozen dataclasses that have been checked against each other (see `checks`), before anything is
-fetched. What a room of the flow is told stands in that room: `sources.config`, `cleaning.config`, `dedup.config`.
+Enters: the resolved config. Leaves: frozen dataclasses that have been checked against each other (see `checks`), before
+anything is fetched. What a room of the flow is told stands in that room: `sources.config`, `cleaning.config`,
+`dedup.config`.
 """
 
 from __future__ import annotations

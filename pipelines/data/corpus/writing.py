@@ -1,12 +1,12 @@
 """The corpus's files, in the form that the tokenizer and training read.
 
-Enters: the cleaned pieces and the fates of their rows. Leaves: `train/<source>/00000.parquet`, `heldout/<source>/...`, each
-committed with a receipt, and beside it, for later corpora that are compared with this one, the facts and keys of its
-documents: `index/facts/train/<source>/00000.npy`, `index/keys/train/<source>/00000.bin`.
+Enters: the cleaned pieces and the fates of their rows. Leaves: `train/<source>/00000.parquet`, `heldout/<source>/...`,
+each committed with a receipt, and beside it, for later corpora that are compared with this one, the facts and keys of
+its documents: `index/facts/train/<source>/00000.npy`, `index/keys/train/<source>/00000.bin`.
 
-File k of a split of a source holds its documents that begin within [k, k+1) × `file_bytes` of its text. The cut looks at the
-documents alone, so the bytes of every file are the same however the input was split and however many workers wrote; a
-document longer than that leaves out a number.
+File k of a split of a source holds its documents that begin within [k, k+1) × `file_bytes` of its text. The cut looks
+at the documents alone, so the bytes of every file are the same however the input was split and however many workers
+wrote; a document longer than that leaves out a number.
 """
 
 from __future__ import annotations

@@ -1,15 +1,17 @@
 """Lines that many documents share: menus, licences, footers.
 
-Enters: the cleaned pieces of sources that remove copies. Leaves: the same pieces without the lines (or paragraphs) of at least
-`min_characters` that occur in more than `max_documents` documents of the corpus. The first document that has such a line keeps
-it. A document of which nothing is left is dropped as `quality.boilerplate`; what is left of the others is judged again, as a document
-that never had these lines would have been: by the quality rules (too short now, …), the evaluation sets and the quality model.
+Enters: the cleaned pieces of sources that remove copies. Leaves: the same pieces without the lines (or paragraphs) of
+at least `min_characters` that occur in more than `max_documents` documents of the corpus. The first document that has
+such a line keeps it. A document of which nothing is left is dropped as `quality.boilerplate`; what is left of the
+others is judged again, as a document that never had these lines would have been: by the quality rules (too short now,
+…), the evaluation sets and the quality model.
 
     list    the hashes of a piece's lines             a task per piece
     find    hashes that too many documents share      a task per range of hashes
     strip   the piece, its facts and keys anew        a task per piece (see `stripping`)
 
-The same external shuffle as for documents (see `shuffle`), before signatures are computed from what is left. Off by default.
+The same external shuffle as for documents (see `shuffle`), before signatures are computed from what is left. Off by
+default.
 """
 
 from __future__ import annotations
@@ -75,10 +77,11 @@ def remove_boilerplate(
     """Strip all pieces.
 
     Args:
-        job: with the census of the cleaned pieces, whose caps are applied here: a stripped piece holds what is under them.
+        job: with the census of the cleaned pieces, whose caps are applied here: a stripped piece holds what is under
+            them.
 
-    Returns: the pieces in the same order, under new keys where they were stripped; statistics: removed (lines), distinct (lines),
-        documents (that lost any), and examples of the most frequent with the documents that had them.
+    Returns: the pieces in the same order, under new keys where they were stripped; statistics: removed (lines),
+        distinct (lines), documents (that lost any), and examples of the most frequent with the documents that had them.
     """
     census = job.census()
     source_of = {place.key: sources[census.parties[place.party].name] for place in census.places}
@@ -167,8 +170,8 @@ def shared_lines(
     Args:
         hashes, nodes: (records,) each line of each document once. most: documents that may share a line.
 
-    Returns: records of `REMOVED`: of every line in more than `most` documents all but the first of them; and (hash, documents) of
-        these lines.
+    Returns: records of `REMOVED`: of every line in more than `most` documents all but the first of them; and (hash,
+        documents) of these lines.
     """
     order = np.lexsort((nodes, hashes))
     hashes, nodes = hashes[order], nodes[order]

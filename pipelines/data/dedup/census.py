@@ -1,10 +1,11 @@
 """Every document gets a number, without looking at one.
 
-Enters: what each cleaned piece said about itself. Leaves: a *node* for every document: its place in the recipe's order of
-sources, pieces and rows, counted after the sources' caps. It is the same number however the input was cut, so whatever is
-decided by nodes is too. Only the piece on which a source's cap falls is opened.
+Enters: what each cleaned piece said about itself. Leaves: a *node* for every document: its place in the recipe's order
+of sources, pieces and rows, counted after the sources' caps. It is the same number however the input was cut, so
+whatever is decided by nodes is too. Only the piece on which a source's cap falls is opened.
 
-Finished corpora that a new one is compared with (`known`) take the numbers after all others, a file of theirs like a piece.
+Finished corpora that a new one is compared with (`known`) take the numbers after all others, a file of theirs like a
+piece.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def _number_source(
     party: int,
     first: int,
 ) -> tuple[Party, list[Placed], bool]:
-    """The party of a source, the places of its pieces from node `first` on, and whether it has all that its cap allows."""
+    """The party of a source, the places of its pieces from node `first` on, and whether its cap is reached."""
     places = []
     documents = size = 0
     full = False
@@ -143,8 +144,8 @@ def refuse_other_keys(name: str, minhash: MinHashConfig, known: Sequence[Artifac
                 f"{key}={value} there, {ours[key]} here" for key, value in theirs.items() if value != ours[key]
             ]
             raise ConfigError(
-                f"{corpus.folder} was made with another corpus.dedup.minhash ({', '.join(different)}), so its keys cannot "
-                "be compared: use the same numbers, or leave it out of known"
+                f"{corpus.folder} was made with another corpus.dedup.minhash ({', '.join(different)}), so its keys "
+                "cannot be compared: use the same numbers, or leave it out of known"
             )
 
 
@@ -156,7 +157,7 @@ def _over(source: SourceConfig, documents: int, size: int) -> bool:
 
 
 def _within_cap(sizes: npt.NDArray[np.int64], documents: int, size: int, source: SourceConfig) -> int:
-    """How many of a piece's documents still fit; the one that crosses the byte cap is left out, unless it is the first."""
+    """How many of a piece's documents still fit; one that crosses the byte cap is left out, unless it is the first."""
     count = len(sizes)
     if source.max_documents is not None:
         count = min(count, source.max_documents - documents)

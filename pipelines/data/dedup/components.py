@@ -1,17 +1,19 @@
 """Connected components over ranges of nodes: which documents have to be looked at together.
 
-Enters: links between nodes, in files shared out by the hashes of nodes. Leaves: for every linked node the smallest node of its
-component, in files shared out by the nodes.
+Enters: links between nodes, in files shared out by the hashes of nodes. Leaves: for every linked node the smallest node
+of its component, in files shared out by the nodes.
 
-The alternation of *large-star* and *small-star* (Kiveris et al. 2014, "Connected Components in MapReduce and Beyond"): a task
-holds the links of one range of nodes, whole arrays at a time, and its links go to the ranges of their other ends. A range is one
-of the nodes' hashes: the centres of stars are the smallest nodes, and would all lie in the first range of the nodes themselves.
+The alternation of *large-star* and *small-star* (Kiveris et al. 2014, "Connected Components in MapReduce and Beyond"):
+a task holds the links of one range of nodes, whole arrays at a time, and its links go to the ranges of their other
+ends. A range is one of the nodes' hashes: the centres of stars are the smallest nodes, and would all lie in the first
+range of the nodes themselves.
 
     large-star   a node links its larger neighbours to the smallest of itself and all its neighbours
     small-star   a node links itself and its smaller neighbours to the smallest of them
 
-Both keep what is connected connected; when neither changes anything, every component is a star around its smallest node. The
-number of rounds is O(log² n) in theory, three or four on buckets. Where one task may hold all links, it contracts them at once.
+Both keep what is connected connected; when neither changes anything, every component is a star around its smallest
+node. The number of rounds is O(log² n) in theory, three or four on buckets. Where one task may hold all links, it
+contracts them at once.
 """
 
 from __future__ import annotations

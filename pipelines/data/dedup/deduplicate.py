@@ -3,13 +3,13 @@
     census      a number for every document                        (driver; from sums, no document is looked at)
     pairs       documents that share a key, linked                 a task per range of the keys
     components  links followed                                     tasks per range of the documents, in rounds
-    members     facts, keys and shingles of linked documents       a task per piece; text is read again here, and only here
+    members     facts, keys and shingles of linked documents       a task per piece; text is read again here alone
     resolve     who stays, in each component                       a task per part of the components
     settle      every document's fate, and sums                    a task per piece
 
-Enters: the facts and keys of the cleaned pieces, and of finished corpora that they are compared with. Leaves: fates, piece by
-piece. How many ranges and parts there are follows from `dedup.task_memory`, after the step before has counted what there is
-(`sizing`); the result is the same for any number.
+Enters: the facts and keys of the cleaned pieces, and of finished corpora that they are compared with. Leaves: fates,
+piece by piece. How many ranges and parts there are follows from `dedup.task_memory`, after the step before has counted
+what there is (`sizing`); the result is the same for any number.
 """
 
 from __future__ import annotations

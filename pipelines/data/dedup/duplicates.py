@@ -1,7 +1,7 @@
-"""What was taken for a copy of what, for people to look at: samples of dropped documents, and `duplicates/clusters.parquet`.
+"""What was taken for a copy of what, for people: samples, and `duplicates/clusters.parquet`.
 
-The file holds up to 1,000 clusters: the 50 largest and a sample that depends on the documents alone; of each, the document that
-stayed first and then at most 19 of those that were dropped for it.
+The file holds up to 1,000 clusters: the 50 largest and a sample that depends on the documents alone; of each, the
+document that stayed first and then at most 19 of those that were dropped for it.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 Enters: the UTF-8 bytes of a normalised text. Leaves: 128 bits, as two unsigned 64-bit integers.
 
-XXH3 runs at memory speed, where SHA-256 would cost more than everything else in the pass. With 128 bits the chance that any
-two of 1.5 billion documents collide is n²/2¹²⁹ ≈ 3·10⁻²¹. Collisions by an adversary only cost that adversary's documents.
+XXH3 runs at memory speed, where SHA-256 would cost more than everything else in the pass. With 128 bits the chance that
+any two of 1.5 billion documents collide is n²/2¹²⁹ ≈ 3·10⁻²¹. Collisions by an adversary only cost that adversary's
+documents.
 """
 
 from __future__ import annotations

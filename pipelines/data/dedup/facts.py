@@ -51,7 +51,8 @@ def write_facts(
 ) -> dict[str, Any]:
     """Write both files.
 
-    Returns: statistics: keys (records), smallest (the hashes of the ids that are held out whatever the share, ascending).
+    Returns: statistics: keys (records), smallest (the hashes of the ids that are held out whatever the share,
+        ascending).
     """
     texts = [document.text.encode() for document in kept]
     facts = np.zeros(len(kept), FACT)

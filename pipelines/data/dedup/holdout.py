@@ -2,9 +2,9 @@
 
 Enters: the ids of one source. Leaves: a threshold on their hashes.
 
-The hash of an id is a uniform number, so "hash below fraction × 2⁶⁴" takes that fraction of any source, the same documents
-on every machine and for any number of shards, without looking at the others. A small source would by chance hold out
-nothing: the `minimum` documents of smallest hash are always taken, though never more than one in ten.
+The hash of an id is a uniform number, so "hash below fraction × 2⁶⁴" takes that fraction of any source, the same
+documents on every machine and for any number of shards, without looking at the others. A small source would by chance
+hold out nothing: the `minimum` documents of smallest hash are always taken, though never more than one in ten.
 
 Deciding before deduplication means a held-out document wins its cluster, so no near-copy of it stays in training.
 """

@@ -1,7 +1,8 @@
-"""The inner loop of `resolve`: documents of a component, best first, each compared with the leaders that share a key with it.
+"""The inner loop of `resolve`: documents of a component, best first, are compared with leaders that share a key.
 
-Enters: keys and shingle sets, mapped from disk, and where those of each document lie. Leaves: the leader of each document and their
-exact Jaccard similarity. Compiled, one component after another; memory is that of the largest component's keys.
+Enters: keys and shingle sets, mapped from disk, and where those of each document lie. Leaves: the leader of each
+document and their exact Jaccard similarity. Compiled, one component after another; memory is that of the largest
+component's keys.
 """
 
 from __future__ import annotations

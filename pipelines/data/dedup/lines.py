@@ -1,7 +1,7 @@
 """A text as lines or paragraphs that can be told by their hashes, and a text without some of them.
 
-Enters: a text, and what `dedup.lines` counts as a line. Leaves: its lines with the hash of each; or the text as if it never had those
-that go.
+Enters: a text, and what `dedup.lines` counts as a line. Leaves: its lines with the hash of each; or the text as if it
+never had those that go.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def _separator(lines: LinesConfig) -> str:
 def without(text: str, lines: LinesConfig, gone: Container[int]) -> str:
     """A text without the lines (or paragraphs) of these hashes.
 
-    Where something is taken out, the blank lines on its two sides become one run, as long as the longer of them, so that the text equals
-    one which never had it; at the beginning and the end none are left. Nothing else changes.
+    Where something is taken out, the blank lines on its two sides become one run, as long as the longer of them, so
+    that the text equals one which never had it; at the beginning and the end none are left. Nothing else changes.
     """
     ending = "\n" if text.endswith("\n") else ""
     items: list[str | None] = []  # lines, None for what goes

@@ -1,7 +1,7 @@
 """What is known about the documents of components, brought together by component.
 
-Enters: a place, and the labels of its documents. Leaves, for each place that has a labelled document, files in the order of the
-labels' hashes (see `shuffle`):
+Enters: a place, and the labels of its documents. Leaves, for each place that has a labelled document, files in the
+order of the labels' hashes (see `shuffle`):
 
     members    a record for each labelled document
     evidence   with `verify`, of those whose source removes near-copies: their keys, and the shingles of their text
@@ -34,10 +34,19 @@ from pipelines.data.text.row_groups import take_rows
 
 MEMBER = np.dtype(
     [
-        ("label", "<i8"), ("node", "<i8"), ("digest", "<u8", 2), ("asked", "<u8", 2), ("position", "<u8"), ("bytes", "<i8"),
-        ("party", "<u4"), ("quality", "u1"), ("held_out", "?"), ("keys", "<u4"), ("shingles", "<u4"),
+        ("label", "<i8"),
+        ("node", "<i8"),
+        ("digest", "<u8", 2),
+        ("asked", "<u8", 2),
+        ("position", "<u8"),
+        ("bytes", "<i8"),
+        ("party", "<u4"),
+        ("quality", "u1"),
+        ("held_out", "?"),
+        ("keys", "<u4"),
+        ("shingles", "<u4"),
     ]
-)  # fmt: skip
+)
 _TEXTS = 20_000  # shingled at a time
 
 
@@ -53,7 +62,8 @@ class MemberTask:
 def gather_members(task: MemberTask) -> dict[str, Any]:
     """Publish the members of one place.
 
-    Returns: statistics: members (how many), file, keys, shingles (file names, null where there is none), evidence_bytes.
+    Returns: statistics: members (how many), file, keys, shingles (file names, null where there is none),
+        evidence_bytes.
     """
     return task.job.once(f"members/{task.place.first:012d}", lambda: _gather(task))
 

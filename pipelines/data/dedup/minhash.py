@@ -1,13 +1,14 @@
 """MinHash in one pass: UTF-8 bytes to words, shingles, signatures and band keys, without a Python object per word.
 
-Enters: a batch of texts. Leaves: (documents, bands) band keys; two documents that share a key in any band are candidates.
+Enters: a batch of texts. Leaves: (documents, bands) band keys; two documents that share a key in any band are
+candidates.
 
-Shingles are 5-grams of words (see `text.words`). Each of `bands × rows` permutations keeps its smallest hash, and a band key is the hash
-of its rows. A pair of Jaccard similarity s meets with probability
-1 - (1 - s^rows)^bands (Broder 1997; Leskovec, Rajaraman & Ullman, ch. 3); 14 × 8 are FineWeb's numbers.
+Shingles are 5-grams of words (see `text.words`). Each of `bands × rows` permutations keeps its smallest hash, and a
+band key is the hash of its rows. A pair of Jaccard similarity s meets with probability 1 - (1 - s^rows)^bands (Broder
+1997; Leskovec, Rajaraman & Ullman, ch. 3); 14 × 8 are FineWeb's numbers.
 
-The permutations are multiply-add-shift, (a·x + b) >> 32 over 64 bits (Dietzfelbinger 1996): the plain 32-bit multiply-add is
-a little faster but its low bits are no permutation worth the name.
+The permutations are multiply-add-shift, (a·x + b) >> 32 over 64 bits (Dietzfelbinger 1996): the plain 32-bit
+multiply-add is a little faster but its low bits are no permutation worth the name.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def band_keys(texts: Texts, config: MinHashConfig) -> tuple[npt.NDArray[np.uint6
         texts: normalised texts, as strings or as UTF-8; their bytes are held once more in memory.
 
     Returns:
-        (documents, bands) uint64 keys, and (documents,) bool: whether the document has any word; one without has no keys.
+        (documents, bands) uint64 keys, and (documents,) bool: whether the document has any word; one without has no
+        keys.
     """
     keys, has_words, _ = keys_and_samples(texts, config)
     return keys, has_words
@@ -58,7 +60,8 @@ def keys_and_samples(
     """`band_keys`, and in the same pass a hash by which near-copies can be sampled together.
 
     Returns: the two of `band_keys`, and (documents,) uint64: the shingle that is least under a permutation which the
-        signatures do not use, hashed. It is uniform, and two texts agree in it with probability J. Without a word: all ones.
+        signatures do not use, hashed. It is uniform, and two texts agree in it with probability J. Without a word: all
+        ones.
     """
     batch = pack(texts)
     signatures = np.empty((len(texts), config.bands * config.rows), np.uint32)
@@ -90,9 +93,11 @@ def shingles(text: str, ngram: int = 5) -> npt.NDArray[np.uint64]:
 def shingle_sets(texts: Texts, ngram: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
     """The shingle sets of a batch, as the upper halves of their hashes.
 
-    Half a hash halves what lies on disk between two passes; of n shingles a set has n²/2³³ collisions, 2·10⁻⁵ of one at 450.
+    Half a hash halves what lies on disk between two passes; of n shingles a set has n²/2³³ collisions, 2·10⁻⁵ of one at
+    450.
 
-    Returns: the sets one after another, each ascending, (all shingles,) uint32; and the size of each, (documents,) int64.
+    Returns: the sets one after another, each ascending, (all shingles,) uint32; and the size of each, (documents,)
+        int64.
     """
     batch = pack(texts)
     sets = np.empty(int(batch.offsets[-1]) + len(texts), np.uint32)

@@ -3,9 +3,10 @@
 Enters: the keys of every place (see `facts`). Leaves: for each range of keys a file of links between documents, both
 ways, for `components` to follow.
 
-A task takes one range of the keys of all places, groups its records, and links every document of a bucket to the bucket's
-smallest node: a star, so a bucket of n documents costs n - 1 links, not n²/2. No text is read. The links of one range are
-contracted at once (a union-find in this process): what is left is at most one link for each document in it.
+A task takes one range of the keys of all places, groups its records, and links every document of a bucket to the
+bucket's smallest node: a star, so a bucket of n documents costs n - 1 links, not n²/2. No text is read. The links of
+one range are contracted at once (a union-find in this process): what is left is at most one link for each document in
+it.
 """
 
 from __future__ import annotations

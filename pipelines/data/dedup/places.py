@@ -1,7 +1,7 @@
 """Where the documents lie, by number, and how a task reads what belongs to some of them.
 
-Enters: the numbers that `census` gave. Leaves: `Census`, which says in which file a number is; and the readers of the records of one
-place, of some rows, and of one range of hashes, which every step of the deduplication uses.
+Enters: the numbers that `census` gave. Leaves: `Census`, which says in which file a number is; and the readers of the
+records of one place, of some rows, and of one range of hashes, which every step of the deduplication uses.
 """
 
 from __future__ import annotations
@@ -233,7 +233,8 @@ def range_of_hashes(
     """Hashes and nodes, (records,) each, of one range of the hashes of all places, of the documents under the cap.
 
     Args:
-        files: one for each place, of records of a hash and a `row`, in the order of `blocks_of_hashes`. blocks: first and one past the last.
+        files: one for each place, of records of a hash and a `row`, in the order of `blocks_of_hashes`. blocks: first
+            and one past the last.
     """
     hash_name = next(name for name in dtype.names or () if name != "row")
     hashes: list[npt.NDArray[np.uint64]] = []

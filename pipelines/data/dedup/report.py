@@ -1,16 +1,18 @@
-"""How good near-duplicate removal was on this corpus: LSH against exact Jaccard on a sample, and what became of the pairs.
+"""How good near-duplicate removal was on this corpus: LSH beside exact Jaccard on a sample.
 
-Enters: the cleaned texts, and what was decided about them. Leaves: `dedup_quality.json` and its figure in the data card.
+Enters: the cleaned texts, and what was decided about them. Leaves: `dedup_quality.json` and its figure in the data
+card.
 
-    sketch    cleaning leaves for every document the hash of the shingle that is least under one more permutation. Two documents
-              agree in it with probability J, so near-copies are sampled together, as a plain sample would almost never do.
-              A task per 64 pieces collects those below a threshold that gives some 200,000 documents
-    choose    the documents whose hash another one has, in the order of the hashes, at most 8 of a hash, until there are 4,000
+    sketch    cleaning leaves for every document the hash of the shingle that is least under one more permutation. Two
+              documents agree in it with probability J, so near-copies are sampled together, as a plain sample would
+              almost never do. A task per 64 pieces collects those below a threshold that gives some 200,000 documents
+    choose    the documents whose hash another one has, in the order of the hashes, at most 8 of a hash, until there are
+              4,000
     compare   all pairs of these by exact Jaccard, through an inverted index of their shingles (one task)
 
-The sample does not look at the signatures, so within a bin of similarity the share of pairs that LSH proposes is an unbiased
-estimate of its recall. Across bins a pair is sampled in proportion to J; where bins are added up (precision) a pair weighs 1/J
-(Horvitz & Thompson 1952). The sample is a function of the documents alone, however the input was cut.
+The sample does not look at the signatures, so within a bin of similarity the share of pairs that LSH proposes is an
+unbiased estimate of its recall. Across bins a pair is sampled in proportion to J; where bins are added up (precision) a
+pair weighs 1/J (Horvitz & Thompson 1952). The sample is a function of the documents alone, however the input was cut.
 """
 
 from __future__ import annotations
@@ -125,7 +127,9 @@ def choose(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     return order[taken][:DOCUMENTS]
 
 
-def compare(texts: Sequence[str], kept: Sequence[bool], minhash: MinHashConfig, verified_at: float | None) -> dict[str, Any]:  # fmt: skip
+def compare(
+    texts: Sequence[str], kept: Sequence[bool], minhash: MinHashConfig, verified_at: float | None
+) -> dict[str, Any]:
     """Recall and precision of the sample's pairs.
 
     Args:
@@ -156,9 +160,13 @@ def compare(texts: Sequence[str], kept: Sequence[bool], minhash: MinHashConfig, 
     least = verified_at if verified_at is not None else 0.7
     precision = _precision(sets, keys, samples, least)
     return {
-        "documents": len(texts), "pairs": len(left), "bins": bins, "threshold": least, "verified": verified_at is not None,
+        "documents": len(texts),
+        "pairs": len(left),
+        "bins": bins,
+        "threshold": least,
+        "verified": verified_at is not None,
         "candidate_precision": precision,
-    }  # fmt: skip
+    }
 
 
 def similar_pairs(
@@ -166,8 +174,8 @@ def similar_pairs(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """All pairs of at least that exact Jaccard similarity: indices left < right, and the similarity.
 
-    An inverted index from each shingle to the sets that hold it; a set is counted against all that share any with it, so
-    the cost is the sum of squares of the lists' lengths.
+    An inverted index from each shingle to the sets that hold it; a set is counted against all that share any with it,
+    so the cost is the sum of squares of the lists' lengths.
     """
     sizes = np.array([len(one) for one in sets], np.int64)
     owner = np.repeat(np.arange(len(sets)), sizes)
@@ -212,7 +220,8 @@ def figure(minhash: MinHashConfig, quality: Mapping[str, Any] | None) -> str:
         series, (FROM, 1.0), "recall by similarity", "exact Jaccard similarity of a pair", quality["threshold"]
     )
     return (
-        f'<figure class="wide">{chart}<figcaption>{quality["pairs"]:,} pairs of {quality["documents"]:,} sampled documents, '
+        f'<figure class="wide">{chart}<figcaption>{quality["pairs"]:,} pairs of {quality["documents"]:,} sampled '
+        "documents, "
         f"compared exactly; bars are 95 % intervals. {words(quality)}</figcaption></figure>"
     )
 
@@ -225,12 +234,17 @@ def words(quality: Mapping[str, Any]) -> str:
         return f"No two sampled documents resemble each other by {quality['threshold']} or more."
     recall = (
         f"Of pairs of similarity {quality['threshold']} or more LSH proposes {proposed / pairs:.1%} "
-        f"(theory: {sum(one['expected'] for one in above) / pairs:.1%}), and {resolved / pairs:.1%} are no longer both in the corpus."
+        f"(theory: {sum(one['expected'] for one in above) / pairs:.1%}), and {resolved / pairs:.1%} are no longer "
+        "both in the corpus."
     )
     precision = quality["candidate_precision"]
     if precision is None:
         return recall
-    checked = "the others are kept, because candidates are compared exactly" if quality["verified"] else "the others are dropped all the same"  # fmt: skip
+    checked = (
+        ("the others are kept, because candidates are compared exactly")
+        if quality["verified"]
+        else "the others are dropped all the same"
+    )
     return f"{recall} Of the pairs that LSH proposes {precision:.1%} are that similar; {checked}."
 
 
@@ -252,7 +266,7 @@ def _share_a_key(keys: Any, left: Any, right: Any) -> npt.NDArray[np.bool_]:
 
 
 def _precision(sets: Sequence[Any], keys: Any, samples: Any, least: float) -> float | None:
-    """Of the proposed pairs, weighted as if every pair of the corpus could be in the sample, the share that is similar."""
+    """Of the proposed pairs, weighted as if each could be in the sample, the share that is similar."""
     similarity = []
     for group in _groups(samples):
         for place, i in enumerate(group):

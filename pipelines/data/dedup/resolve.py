@@ -1,18 +1,19 @@
 """What becomes of the documents of each component.
 
-Enters: the members of the components of one part of all labels, from every place. Leaves: a verdict on each document that is
-dropped, with the document that stays in its stead.
+Enters: the members of the components of one part of all labels, from every place. Leaves: a verdict on each document
+that is dropped, with the document that stays in its stead.
 
     order     best first: of a finished corpus, held out, quality, length, smallest hash of the id, place in the corpus
     exact     of equal texts (full 128-bit digest, within a kind of source) the best stays
-    near      of the rest, best first: a document joins the first *leader* whose exact Jaccard similarity reaches the threshold,
-              and becomes a leader when there is none. So whatever is dropped was compared with the very document that stays.
-              Only leaders that share a key with it are tried, at most 32 of a bucket, which bounds the work on boilerplate.
-              With `verify: false` the component is the cluster, and its best stays.
+    near      of the rest, best first: a document joins the first *leader* whose exact Jaccard similarity reaches the
+              threshold, and becomes a leader when there is none. So whatever is dropped was compared with the very
+              document that stays. Only leaders that share a key with it are tried, at most 32 of a bucket, which bounds
+              the work on boilerplate. With `verify: false` the component is the cluster, and its best stays.
     asked     no conversation or pair is trained on that asks what a held-out one asks, whatever its answers
 
-All of it is decided within a component, so the result is the same for any number of parts. Shingles and keys are not loaded:
-they are spooled to local disk and mapped, so memory holds some 200 bytes for each document and the largest component's keys.
+All of it is decided within a component, so the result is the same for any number of parts. Shingles and keys are not
+loaded: they are spooled to local disk and mapped, so memory holds some 200 bytes for each document and the largest
+component's keys.
 """
 
 from __future__ import annotations
@@ -53,7 +54,10 @@ _Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ResolveTask:
-    """One part of the labels; what `gather_members` said of each place lies at `members_key`, since it grows with the places."""
+    """One part of the labels.
+
+    What `gather_members` said of each place lies at `members_key`, since it grows with the places.
+    """
 
     job: Job
     part: int
@@ -80,8 +84,16 @@ def _resolve(task: ResolveTask) -> tuple[dict[str, Path], dict[str, Any]]:
     keys_end, shingles_end = (np.cumsum(members[column], dtype=np.int64) for column in ("keys", "shingles"))
     known = np.array([party.known for party in census.parties], bool)[members["party"]]
     order = np.lexsort(
-        (members["node"], members["position"], -members["bytes"], ~members["quality"], ~members["held_out"], ~known, members["label"])
-    )  # fmt: skip
+        (
+            members["node"],
+            members["position"],
+            -members["bytes"],
+            ~members["quality"],
+            ~members["held_out"],
+            ~known,
+            members["label"],
+        )
+    )
     members, known = members[order], known[order]
     repeated = _repeated_ids(members, known, census)
     with _spooled(task, "keys", np.uint64) as keys, _spooled(task, "shingles", np.uint32) as shingles:
@@ -89,7 +101,9 @@ def _resolve(task: ResolveTask) -> tuple[dict[str, Path], dict[str, Any]]:
         survivor, similarity, exact, near = _copies(members, known, census, evidence, job)
     fate = np.where(members["held_out"], HELDOUT, TRAIN)
     by_known, by_held_out = known[survivor], members["held_out"][survivor]
-    fate[near] = np.select([by_known[near], by_held_out[near] & ~members["held_out"][near]], [KNOWN_NEAR, NEAR_HELDOUT], NEAR)
+    fate[near] = np.select(
+        [by_known[near], by_held_out[near] & ~members["held_out"][near]], [KNOWN_NEAR, NEAR_HELDOUT], NEAR
+    )
     fate[exact] = np.where(by_known[exact], KNOWN_EXACT, EXACT)
     _held_texts(members, known, census, fate, survivor)
     _asked(members, known, census, fate, survivor, similarity)
@@ -136,7 +150,8 @@ def _copies(
 ) -> tuple[_Ints, npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Exact, then near copies among ordered members.
 
-    Returns, for each member: index of the one that stays for it, its similarity to that one, whether it is dropped as an exact
+    Returns, for each member: index of the one that stays for it, its similarity to that one, whether it is dropped as
+    an exact
         copy, whether as a near-copy.
     """
     count = len(members)

@@ -1,7 +1,7 @@
 """Every document's fate, piece by piece.
 
-Enters: a cleaned piece and the verdicts on its documents. Leaves: `fates/<piece>.npy`, (rows,) uint8, one of `resolve`'s fates or
-`BEYOND`; and the sums from which the driver cuts output files without seeing a document.
+Enters: a cleaned piece and the verdicts on its documents. Leaves: `fates/<piece>.npy`, (rows,) uint8, one of
+`resolve`'s fates or `BEYOND`; and the sums from which the driver cuts output files without seeing a document.
 """
 
 from __future__ import annotations

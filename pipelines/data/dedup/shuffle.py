@@ -1,9 +1,9 @@
 """The external shuffle: records in files that any number of tasks can share out among themselves, by reading ranges.
 
-Enters: records of one task, each with a *block*, a number in [0, 4096). Leaves: a file of them in the order of their blocks,
-behind a table of where each block begins. A reader of one part of P takes blocks [p·4096/P, (p+1)·4096/P) of every file
-with two range reads, so P is chosen after the files were written, from how much there turned out to be, and a file holds the
-same bytes for every P.
+Enters: records of one task, each with a *block*, a number in [0, 4096). Leaves: a file of them in the order of their
+blocks, behind a table of where each block begins. A reader of one part of P takes blocks [p·4096/P, (p+1)·4096/P) of
+every file with two range reads, so P is chosen after the files were written, from how much there turned out to be, and
+a file holds the same bytes for every P.
 
 Blocks of hashes are their top 12 bits; blocks of document numbers are 4096 equal stretches of them.
 """
@@ -70,7 +70,10 @@ def read_shuffled(storage: Storage, key: str, dtype: npt.DTypeLike, first: int, 
 def read_many(
     storage: Storage, keys: Sequence[str], dtype: npt.DTypeLike, first: int, stop: int
 ) -> Iterator[npt.NDArray[Any]]:
-    """`read_shuffled` of many files, in their order; some dozen at a time, since an object store answers late, not slowly."""
+    """`read_shuffled` of many files, in their order.
+
+    Some dozen at a time, since an object store answers late, not slowly.
+    """
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
         for start in range(0, len(keys), REQUESTS_AT_ONCE):
             some = keys[start : start + REQUESTS_AT_ONCE]
@@ -98,8 +101,8 @@ def parts_for(need_bytes: float, task_memory: int, records_name: str) -> int:
     if parts > BLOCKS:
         least = -(-int(need_bytes) // BLOCKS)
         raise ConfigError(
-            f"corpus.dedup.task_memory is {task_memory:,} bytes; {records_name} of this corpus need {need_bytes:,.0f} bytes, which are cut "
-            f"into at most {BLOCKS} parts: expected at least {least:,}, set it to that or more"
+            f"corpus.dedup.task_memory is {task_memory:,} bytes; {records_name} of this corpus need {need_bytes:,.0f} "
+            f"bytes, which are cut into at most {BLOCKS} parts: expected at least {least:,}, set it to that or more"
         )
     return parts
 

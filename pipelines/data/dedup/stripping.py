@@ -1,7 +1,7 @@
 """One piece without the lines that many documents share, and what is left of it judged again.
 
-Enters: a cleaned piece, and which of its documents lose which lines (see `boilerplate`). Leaves: the same piece under a new key, with
-its facts, keys and samples, as if its documents had never had these lines.
+Enters: a cleaned piece, and which of its documents lose which lines (see `boilerplate`). Leaves: the same piece under a
+new key, with its facts, keys and samples, as if its documents had never had these lines.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class StripTask:
 def strip_piece(task: StripTask) -> dict[str, Any]:
     """Publish one piece without shared lines, its facts, keys and samples.
 
-    Returns: statistics: key (of the new piece), piece (its statistics, as `clean_piece` gives them), removed (lines), touched
-        (documents), examples (text of the wanted hashes that it met first).
+    Returns: statistics: key (of the new piece), piece (its statistics, as `clean_piece` gives them), removed (lines),
+        touched (documents), examples (text of the wanted hashes that it met first).
     """
     return task.job.once(f"stripped/{task.place.key}", lambda: _strip(task))
 

@@ -1,7 +1,7 @@
-"""What a corpus will cost, from its own text: the real pipeline over a sample of its pieces, extrapolated stage by stage.
+"""What a corpus will cost: the real pipeline over a sample of its pieces, extrapolated stage by stage.
 
-Enters: a checked config. Leaves: for every stage its tasks, bytes read and left, memory of a task and core seconds; and the size of
-what comes out. Nothing is written into the store.
+Enters: a checked config. Leaves: for every stage its tasks, bytes read and left, memory of a task and core seconds; and
+the size of what comes out. Nothing is written into the store.
 
     sample       whole pieces of every source, evenly spread, up to some 20 MB or 20 seconds in all
     run          `assemble.build` on them in this process, in a temporary folder, every stage measured
@@ -43,8 +43,8 @@ SAMPLE_BYTES, SAMPLE_SECONDS = 20_000_000, 20.0
 def estimate(config: CorpusConfig) -> CorpusPlan:
     """Measure a sample and extrapolate.
 
-    Raises: DataError for a source that cannot be read, or of which the sample leaves nothing; ConfigError when no source can
-        be measured before something is fetched.
+    Raises: DataError for a source that cannot be read, or of which the sample leaves nothing; ConfigError when no
+        source can be measured before something is fetched.
     """
     sources = config.chosen
     absent, remote = _absent(sources), [name for name, s in sources.items() if s.reader.type == "huggingface"]
@@ -55,8 +55,8 @@ def estimate(config: CorpusConfig) -> CorpusPlan:
     }
     if not planned:
         raise ConfigError(
-            "nothing to measure on: every source has still to be fetched or is read from a hub; run it once with a small cap "
-            "(corpus.sources.NAME.max_bytes=10000000 name=trial), which leaves the packages in the cache"
+            "nothing to measure on: every source has still to be fetched or is read from a hub; run it once with a "
+            "small cap (corpus.sources.NAME.max_bytes=10000000 name=trial), which leaves the packages in the cache"
         )
     with tempfile.TemporaryDirectory(prefix="trunkline-plan-") as folder:
         sample = _measure(config, planned, Path(folder))
@@ -76,7 +76,8 @@ def show(prediction: CorpusPlan, config: CorpusConfig) -> None:
     if config.cluster.address is None and not inside_job():  # a private Ray takes all cores of this machine
         slots = max(slots, os.cpu_count() or 1)
     say(
-        f"   measured on {prediction.sampled_pieces:,} pieces, {human(float(prediction.sampled_bytes), 'B')} of {human(max(prediction.raw_bytes, prediction.sampled_bytes), 'B')}; the whole:"
+        f"   measured on {prediction.sampled_pieces:,} pieces, {human(float(prediction.sampled_bytes), 'B')} of "
+        f"{human(max(prediction.raw_bytes, prediction.sampled_bytes), 'B')}; the whole:"
     )
     header = ["stage", "tasks", "reads", "leaves", "memory/task", "core time"]
     rows = [
@@ -152,12 +153,18 @@ class _SampleMeter(Meter):
         if label == "clean" and shards and time.monotonic() < self.deadline:
             cleaned: list[Any] = []
             for shard in _in_turn(shards):
-                if time.monotonic() > self.deadline and len({s.piece.source for s in cleaned}) == len({s.piece.source for s in shards}):  # fmt: skip
+                if time.monotonic() > self.deadline and len({s.piece.source for s in cleaned}) == len(
+                    {s.piece.source for s in shards}
+                ):
                     raise _Enough([done.piece for done in cleaned])
                 super().__call__(function, [shard], label, describe)
                 cleaned.append(shard)
             return [function(shard) for shard in shards]  # what they left is found again
-        results = serial_map(function, shards, label) if label == "clean" else super().__call__(function, shards, label, describe)  # fmt: skip
+        results = (
+            serial_map(function, shards, label)
+            if label == "clean"
+            else super().__call__(function, shards, label, describe)
+        )
         for shard, result in zip(shards, results, strict=True):
             if isinstance(shard, ResolveTask):
                 self.census = shard.job.census()
@@ -191,7 +198,10 @@ def _measure(config: CorpusConfig, planned: Mapping[str, list[Piece]], folder: P
 def _warm_up(
     config: CorpusConfig, sources: Mapping[str, SourceConfig], planned: Mapping[str, list[Piece]], folder: Path
 ) -> None:
-    """Load models and compile kernels, which is no part of the rates: a small piece of each sort of source, one of them twice."""
+    """Load models and compile kernels, which is no part of the rates.
+
+    A small piece of each sort of source is built, one of them twice.
+    """
     chosen: dict[str, SourceConfig] = {}
     pieces: dict[str, Piece] = {}
     for name, source in sources.items():

@@ -3,8 +3,9 @@
 Enters: the pieces of every source and what a run over some of them cost. Leaves: a `CorpusPlan`.
 
     clean     by each source's raw bytes
-    copies    a sample sees few of them: one drop in f² where the two documents lie in different pieces (both must be sampled),
-              one in f where they lie in one piece. Each that is seen counts so much more, and the plan says how sure that is
+    copies    a sample sees few of them: one drop in f² where the two documents lie in different pieces (both must be
+              sampled), one in f where they lie in one piece. Each that is seen counts so much more, and the plan says
+              how sure that is
     pairs, settle, ...   by documents; what depends on the copies (`compare`) by those
     write     by the bytes that stay
     memory    measured for the tasks whose size is that of a piece or a file; by `sizing` for the others
@@ -122,7 +123,9 @@ class _Grown:
     largest_file_bytes: float  # of text
 
 
-def extrapolate(config: CorpusConfig, planned: Mapping[str, Sequence[Piece]], absent: Sequence[str], sample: Sample) -> CorpusPlan:  # fmt: skip
+def extrapolate(
+    config: CorpusConfig, planned: Mapping[str, Sequence[Piece]], absent: Sequence[str], sample: Sample
+) -> CorpusPlan:
     """The plan of the corpus whose pieces are `planned`; `absent` sources are known by their archives' sizes."""
     tried = _tried(sample)
     everything = _add(tried.values())
@@ -228,7 +231,7 @@ def _room(one: _Totals, source: SourceConfig, times: int = 1) -> float:
 
 
 def _copies(sample: Sample, share: Mapping[str, float]) -> tuple[dict[str, float], float, int]:
-    """Documents that the whole corpus drops as copies: by source, a 95 % margin of their sum, and how many were seen."""
+    """Documents that the whole corpus drops as copies: by source, a 95 % margin of their sum, how many were seen."""
     places, parties = sample.census.places, sample.census.parties
     first = np.array([place.first for place in places])
     mine, stays = (np.searchsorted(first, sample.verdicts[column], side="right") - 1 for column in ("node", "survivor"))
@@ -277,7 +280,9 @@ def _stage(config: CorpusConfig, stage: Measured, sample: Sample, grown: _Grown)
     elif name == "compare: gather":
         members = grown.members_seen * grown.linked
         evidence = sum(done["evidence_bytes"] for _, done, _ in stage.shards) / max(1, grown.members_seen)
-        predicted.left_bytes = members * (evidence + sizing.MEMBER_FILE_BYTES) + min(grown.pieces, members) * _TABLES_BYTES
+        predicted.left_bytes = (
+            members * (evidence + sizing.MEMBER_FILE_BYTES) + min(grown.pieces, members) * _TABLES_BYTES
+        )
     ranges = {
         "near-duplicates": (grown.keys, sizing.PAIR_BYTES),
         "components": (grown.links, sizing.LINK_BYTES),

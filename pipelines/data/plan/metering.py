@@ -4,7 +4,8 @@
     build(config, draft, meter)
     meter.stages["clean"].core_seconds
 
-It works around any `ShardMap`; the plan measures a sample with it in this process, the benchmark a whole corpus over workers.
+It works around any `ShardMap`; the plan measures a sample with it in this process, the benchmark a whole corpus over
+workers.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
 """The rows of a Parquet file or an Arrow table: the columns that are needed, and one bad value costs its own row.
 
-Enters: a file, and the fields that are wanted of a record. Leaves: records with their row's number; in place of each that cannot
-be read a `Dropped`: `read.no_column` (the file has none of the fields), `read.not_utf8` and `read.bad_value` (a needed value that
-Python cannot take: a date beyond year 9999, say), `read.corrupt_parquet` (damage: the rest of its row group).
+Enters: a file, and the fields that are wanted of a record. Leaves: records with their row's number; in place of each
+that cannot be read a `Dropped`: `read.no_column` (the file has none of the fields), `read.not_utf8` and
+`read.bad_value` (a needed value that Python cannot take: a date beyond year 9999, say), `read.corrupt_parquet` (damage:
+the rest of its row group).
 
-Columns that nobody reads are not read, so nothing in them can do harm: nested ones, dates, decimals and binary ones, which no
-document keeps. Rows are turned into Python a batch at a time; only a batch in which that fails is taken row by row. A value
-beside the needed ones that cannot be read costs no text: it is left out, and its column is named in the record's `unreadable`.
+Columns that nobody reads are not read, so nothing in them can do harm: nested ones, dates, decimals and binary ones,
+which no document keeps. Rows are turned into Python a batch at a time; only a batch in which that fails is taken row by
+row. A value beside the needed ones that cannot be read costs no text: it is left out, and its column is named in the
+record's `unreadable`.
 """
 
 from __future__ import annotations
@@ -84,8 +86,11 @@ def table_records(batch: Any, wanted: Wanted) -> Iterator[Any]:
 def _group(
     stream: BinaryIO, file: pq.ParquetFile, group: int, path: str, first: int, columns: list[str], wanted: Wanted
 ) -> Iterator[tuple[str, Any]]:
-    """The rows of one group. What cannot be read is tried again, from the row that it ended at: without the columns beside the needed
-    ones, then without the types that Arrow noted (it refuses a whole dictionary for one entry that is not UTF-8)."""
+    """The rows of one group.
+
+    What cannot be read is tried again, from the row that it ended at: without the columns beside the needed ones, then
+    without the types that Arrow noted (it refuses a whole dictionary for one entry that is not UTF-8).
+    """
     needed = [name for name in columns if name in wanted.fields]
     left_out = {UNREADABLE: ", ".join(name for name in columns if name not in needed)}
     row, error = first, ""

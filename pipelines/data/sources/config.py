@@ -1,6 +1,7 @@
 """A source of documents as the config states it: where it comes from, under which terms, how much of it is taken.
 
-Enters: the values under `corpus.sources`. Leaves: frozen dataclasses; whether they can work together is checked in `corpus.checks`.
+Enters: the values under `corpus.sources`. Leaves: frozen dataclasses; whether they can work together is checked in
+`corpus.checks`.
 """
 
 from __future__ import annotations

@@ -6,10 +6,11 @@ Enters: a record. Leaves: its text and its turns `{"role": "system" | "user" | "
 |---|---|
 | `records.not_an_object`, `.no_messages`, `.bad_turn`, `.bad_history`, `.not_a_list` | is of another shape |
 | `records.not_text` | holds a number, an object or a picture where text is expected |
-| `records.unknown_role`, `.tools` | has a turn of another role; calls a tool or quotes one, which the chat format does not know |
+| `records.unknown_role` | has a turn of another role |
+| `records.tools` | calls a tool or quotes one, which the chat format does not know |
 | `records.empty_turn` | has a question or an answer without text |
 | `records.no_question`, `.no_prompt`, `.ends_without_answer` | asks nothing; does not end with the assistant's answer |
-| `records.same_answers`, `.sides_differ_early`, `.prompt_differs` | is a pair whose sides do not differ in one last answer to its prompt |
+| `records.same_answers`, `.sides_differ_early`, `.prompt_differs` | is a pair that differs not in one last answer |
 
 Whether turns alternate is judged where they are rendered (`tokens/chat.py`).
 """
@@ -36,7 +37,7 @@ ANSWERS = ("output", "response", "answer", "solution", "generated_solution")
 
 
 def messages(record: Any, text_field: str) -> Content | None:
-    """`{"messages": [{"role", "content"}]}` or the ShareGPT form `{"conversations": [{"from", "value"}]}`, with `system` where given."""
+    """`{"messages": [{"role", "content"}]}` or `{"conversations": [{"from", "value"}]}`; `system` where given."""
     record = object_of(record)
     turns = _turns(record.get("messages") or record.get("conversations"), "records.no_messages")
     turns = _with_system(record, turns)
@@ -48,7 +49,7 @@ def messages(record: Any, text_field: str) -> Content | None:
 
 
 def instruction(record: Any, text_field: str) -> Content | None:
-    """Alpaca's `{"instruction", "input", "output"}`, with `history` and `system` where given; or another name for either.
+    """Alpaca's `{"instruction", "input", "output"}` or other names for these, with `history` and `system` where given.
 
     `history` is a list of [question, answer], or turns as in `messages`.
     """
@@ -64,11 +65,12 @@ def instruction(record: Any, text_field: str) -> Content | None:
 
 
 def preference(record: Any, text_field: str) -> Content | None:
-    """`{"prompt" | "conversations", "chosen", "rejected"}`; the prompt is a string or turns, the answers strings or turns.
+    """`{"prompt" | "conversations", "chosen", "rejected"}`, each a string or turns.
 
     `history`, as in `instruction`, precedes the prompt, and `system` both.
-    Answers given as turns may go on from the prompt or hold it again. What both sides begin with belongs to the prompt, so without
-    a prompt it is the turns that two whole conversations share. One answer of the assistant must then be left on either side.
+    Answers given as turns may go on from the prompt or hold it again. What both sides begin with belongs to the prompt,
+    so without a prompt it is the turns that two whole conversations share. One answer of the assistant must then be
+    left on either side.
     """
     record = object_of(record)
     asked = record.get("prompt") or record.get("conversations")
@@ -105,7 +107,8 @@ def preference(record: Any, text_field: str) -> Content | None:
 def _turns(value: Any, missing: str) -> list[Message]:
     """Turns under their usual roles; `missing` is the reason where there is no list of them.
 
-    A system turn that is blank says nothing, and goes. Any other turn that has no text, or a role that is not known, costs the
+    A system turn that is blank says nothing, and goes. Any other turn that has no text, or a role that is not known,
+    costs the
     conversation: what follows it would answer something else.
     """
     if not isinstance(value, list) or not value:

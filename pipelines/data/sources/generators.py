@@ -1,7 +1,7 @@
 """Text that is made rather than read: problems whose answers a program can check.
 
-Enters: a generator's name, a seed and a range of indices. Leaves: documents, conversations or preference pairs. Item i is a
-function of (tasks, seed, i), so any range can be made anywhere, in any order, and is the same.
+Enters: a generator's name, a seed and a range of indices. Leaves: documents, conversations or preference pairs. Item i
+is a function of (tasks, seed, i), so any range can be made anywhere, in any order, and is the same.
 
     english_problems, chinese_problems   documents: a problem, its worked solution, its answer
     english_tutoring, chinese_tutoring   conversations: the problem asked, the solution answered
@@ -80,9 +80,17 @@ def _preferences(language: str, problems: Problems) -> Callable[[Sequence[str], 
             rejected = (_GUESS if guessed else _REPLY)[language].format(steps=problem.steps, answer=wrong).strip()
             prompt = [{"role": "user", "content": problem.question}]
             notes = {"task": problem.task, "error": "guess" if guessed else "last step"}
-            yield "\n".join((render(prompt), chosen, rejected)), {
-                "prompt": prompt, "chosen": chosen, "rejected": rejected, **notes, "right": problem.answer, "wrong": wrong,
-            }  # fmt: skip
+            yield (
+                "\n".join((render(prompt), chosen, rejected)),
+                {
+                    "prompt": prompt,
+                    "chosen": chosen,
+                    "rejected": rejected,
+                    **notes,
+                    "right": problem.answer,
+                    "wrong": wrong,
+                },
+            )
 
     return make
 

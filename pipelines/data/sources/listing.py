@@ -1,17 +1,20 @@
 """The files under a path that are read, and those that are passed over, each under a named reason.
 
-Enters: paths as a source names them, local or anything fsspec opens. Leaves: the files, in a fixed order, and what was passed over.
+Enters: paths as a source names them, local or anything fsspec opens. Leaves: the files, in a fixed order, and what was
+passed over.
 
-What a path stands for says `paths`. A file that is named is read whatever it is called. Of a folder or a pattern only data files are
-read (Spark's and Hadoop's rules for hidden files, and what hubs lay beside data):
+What a path stands for says `paths`. A file that is named is read whatever it is called. Of a folder or a pattern only
+data files are read (Spark's and Hadoop's rules for hidden files, and what hubs lay beside data):
 
 | passed over as | what |
 |---|---|
 | hidden | a name that begins with `.` |
 | unfinished or a lock | `.tmp`, `.swp`, `.lock`, `.incomplete`, `.part`, `~`; what lies in `_temporary` |
-| bookkeeping | `_SUCCESS`, `_metadata`, `.crc`, `.md5`, `dataset_infos.json`; what lies in `_delta_log`; `blobs` and `refs` of a Hub cache, whose `snapshots` name the files |
+| bookkeeping | `_SUCCESS`, `_metadata`, `.crc`, `.md5`, `dataset_infos.json`; what lies in `_delta_log` |
+| | `blobs` and `refs` of a Hub cache, whose `snapshots` name the files |
 | about the data | README, LICENSE, CITATION, CHANGELOG |
-| text beside records | `.md` and `.rst` in or above a folder of JSON Lines, Parquet or WARC files, `.py` in one; not where a pattern names the suffix |
+| text beside records | `.md` and `.rst` in or above a folder of JSON Lines, Parquet or WARC files, `.py` in one |
+| | (they are read where a pattern names the suffix) |
 | another format | what `reader.format` cannot be; without it, a name that tells no format |
 | a link to nothing, a loop of links, the same file under another name, no regular file | |
 """
@@ -90,9 +93,11 @@ def list_files(where: str, paths: Iterable[str], form: str | None = None) -> Lis
     """Every file that the paths stand for, by label, none twice.
 
     Args:
-        where: the config key of the reader, e.g. `corpus.sources.mine.reader`. form: the format that the config sets; None: by name.
+        where: the config key of the reader, e.g. `corpus.sources.mine.reader`. form: the format that the config sets;
+            None: by name.
 
-    Raises: DataError where nothing is left to read, for a path that cannot be listed, and for a named file whose name tells no format.
+    Raises: DataError where nothing is left to read, for a path that cannot be listed, and for a named file whose name
+        tells no format.
     """
     patterns = list(paths)
     files: dict[str, InputFile] = {}
@@ -122,7 +127,7 @@ def list_files(where: str, paths: Iterable[str], form: str | None = None) -> Lis
 
 
 def _listed(entry: Entry, nodes: Mapping[tuple[int, int], list[str]]) -> bool:
-    """Whether the file is among those listed: by a link to it or to a folder above it, or by a name that tells no format.
+    """Whether the file is listed: by a link to it or to a folder above it, or by a name that tells no format.
 
     A hard link whose name tells a format is a file of its own.
     """
@@ -134,7 +139,9 @@ def _listed(entry: Entry, nodes: Mapping[tuple[int, int], list[str]]) -> bool:
 
 
 def _judged(where: str, matched: Match, form: str | None) -> Iterator[tuple[Entry, str]]:
-    """Each entry with the reason why it is passed over, "" for none; of one file's names first what tells a format, then what is no link.
+    """Each entry with the reason why it is passed over, "" for none.
+
+    Of one file's names first comes what tells a format, then what is no link.
 
     Raises: DataError for a named file that cannot be read.
     """

@@ -2,9 +2,9 @@
 
 Enters: a path of a config. Leaves: entries, each a file or the reason why it can be none.
 
-A name is taken before a pattern, one part of the path after the other: `part-[1].jsonl`, `dir [v2]/` and `a::b.jsonl` are files
-and folders where they exist. A folder, named or matched, stands for all files below it. Links are followed, since the cache of a hub
-holds nothing else; each folder is entered once, so that a loop of links ends.
+A name is taken before a pattern, one part of the path after the other: `part-[1].jsonl`, `dir [v2]/` and `a::b.jsonl`
+are files and folders where they exist. A folder, named or matched, stands for all files below it. Links are followed,
+since the cache of a hub holds nothing else; each folder is entered once, so that a loop of links ends.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _expand(files: Any, path: str) -> Match:
 
 
 def _written_otherwise(files: Any, path: str) -> str:
-    """For an error: that the folder has a name which only looks the same, its accents being marks of their own or not."""
+    """For an error: that a name only looks the same, its accents being marks of their own or not."""
     folder, _, name = path.rpartition("/")
     same = unicodedata.normalize("NFC", name)
     alike = [other for other in files.names(folder) if unicodedata.normalize("NFC", other) == same]
@@ -106,7 +106,7 @@ def _written_otherwise(files: Any, path: str) -> str:
 
 
 def _matching(files: Any, base: str, parts: list[str]) -> Iterator[Entry]:
-    """What lies below `base` and matches the parts of a pattern; a folder that matches stands for what lies below it."""
+    """What lies below `base` and matches the parts of a pattern; a folder stands for what lies below it."""
     if not parts:
         entry = files.entry(base)
         if entry == "folder":

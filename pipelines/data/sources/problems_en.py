@@ -1,9 +1,10 @@
 """English problems from reasoning-gym (Apache-2.0), each with its steps where the steps are known.
 
-Enters: tasks, a seed, a range of indices. Leaves: problems with reasoning-gym's own answer and verifier (`score_answer`).
+Enters: tasks, a seed, a range of indices. Leaves: problems with reasoning-gym's own answer and verifier
+(`score_answer`).
 
-gsm_symbolic is left out: its templates descend from GSM8K's test items, and a model trained on them could not be measured on
-GSM8K any more. Numbers are kept small where the task allows: these are problems for small models.
+gsm_symbolic is left out: its templates descend from GSM8K's test items, and a model trained on them could not be
+measured on GSM8K any more. Numbers are kept small where the task allows: these are problems for small models.
 """
 
 from __future__ import annotations
@@ -133,7 +134,11 @@ def _letters(entry: Entry) -> str:
 def _fraction(entry: Entry) -> str:
     numbers = entry["metadata"]
     factor = numbers["reduction_factor"]
-    return f"Both numbers can be divided by {factor}: {numbers['numerator']} / {factor} = {numbers['simplified_numerator']} and {numbers['denominator']} / {factor} = {numbers['simplified_denominator']}."
+    return (
+        f"Both numbers can be divided by {factor}: {numbers['numerator']} / {factor} = "
+        f"{numbers['simplified_numerator']} and {numbers['denominator']} / {factor} = "
+        f"{numbers['simplified_denominator']}."
+    )
 
 
 def _bits(entry: Entry) -> str:
@@ -142,7 +147,10 @@ def _bits(entry: Entry) -> str:
 
 def _bases(entry: Entry) -> str:
     numbers = entry["metadata"]
-    return f"{numbers['source_repr']} in base {numbers['source_base']} is {numbers['decimal_value']} in base 10, which is {numbers['target_repr']} in base {numbers['target_base']}."
+    return (
+        f"{numbers['source_repr']} in base {numbers['source_base']} is {numbers['decimal_value']} in base 10, "
+        f"which is {numbers['target_repr']} in base {numbers['target_base']}."
+    )
 
 
 _STEPS: dict[str, Callable[[Entry], str]] = {

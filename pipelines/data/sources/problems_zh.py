@@ -2,8 +2,9 @@
 
 Enters: tasks, a seed, a range of indices. Leaves: problems whose answer was computed beside the text, and a verifier.
 
-Written for this project (Apache-2.0), since a Chinese problem set with a clear licence is hard to find: no benchmark's item is
-copied. A problem is a sentence frame filled with people, things, places and numbers; an answer is always a whole number.
+Written for this project (Apache-2.0), since a Chinese problem set with a clear licence is hard to find: no benchmark's
+item is copied. A problem is a sentence frame filled with people, things, places and numbers; an answer is always a
+whole number.
 """
 
 from __future__ import annotations
@@ -143,7 +144,10 @@ def _legs(r: random.Random) -> Draft:
 def _cage(r: random.Random) -> Draft:
     chickens, rabbits = r.randint(1, 20), r.randint(1, 20)
     heads, legs = chickens + rabbits, 2 * chickens + 4 * rabbits
-    steps = f"假设全是鸡，应有{heads} × 2 = {2 * heads}条腿，少了{legs} - {2 * heads} = {legs - 2 * heads}条。每只兔子比鸡多2条腿，{legs - 2 * heads} ÷ 2 = {rabbits}。"
+    steps = (
+        f"假设全是鸡，应有{heads} × 2 = {2 * heads}条腿，少了{legs} - {2 * heads} = "
+        f"{legs - 2 * heads}条。每只兔子比鸡多2条腿，{legs - 2 * heads} ÷ 2 = {rabbits}。"
+    )
     return f"鸡和兔关在一个笼子里，共有{heads}个头，{legs}条腿，兔子有多少只？", steps, rabbits, "只"
 
 
@@ -240,10 +244,25 @@ def _arithmetic(r: random.Random) -> Draft:
 
 
 _TEMPLATES: dict[str, Callable[[random.Random], Draft]] = {
-    "sum": _sum, "left": _left, "times": _times, "share": _share, "price": _price, "road": _road, "meet": _meet, "legs": _legs,
-    "cage": _cage, "age": _age, "rectangle": _rectangle, "work": _work, "multiple": _multiple, "average": _average,
-    "pages": _pages, "weekday": _weekday, "greatest": _greatest, "arithmetic": _arithmetic,
-}  # fmt: skip
+    "sum": _sum,
+    "left": _left,
+    "times": _times,
+    "share": _share,
+    "price": _price,
+    "road": _road,
+    "meet": _meet,
+    "legs": _legs,
+    "cage": _cage,
+    "age": _age,
+    "rectangle": _rectangle,
+    "work": _work,
+    "multiple": _multiple,
+    "average": _average,
+    "pages": _pages,
+    "weekday": _weekday,
+    "greatest": _greatest,
+    "arithmetic": _arithmetic,
+}
 TASKS = tuple(_TEMPLATES)
 
 

@@ -1,15 +1,15 @@
 """Sources to pieces, pieces to documents: files, packages, Hugging Face datasets, generated text.
 
-Enters: a source's config. Leaves: on the driver a list of `Piece` (some megabytes of raw input each, in a fixed order); on a
-worker the documents of one piece, with a `Dropped` in place of each that could not be read.
+Enters: a source's config. Leaves: on the driver a list of `Piece` (some megabytes of raw input each, in a fixed order);
+on a worker the documents of one piece, with a `Dropped` in place of each that could not be read.
 
-Small files share a piece; a large one is cut into several where its format allows it (`formats.can_be_cut`), by byte offsets that
-planning need not look at: 100 GB of JSON Lines are planned from one listing and read through range requests. Ids, and the order
-of documents, do not depend on the cut.
+Small files share a piece; a large one is cut into several where its format allows it (`formats.can_be_cut`), by byte
+offsets that planning need not look at: 100 GB of JSON Lines are planned from one listing and read through range
+requests. Ids, and the order of documents, do not depend on the cut.
 
-Which files a path stands for says `listing`. A bad byte costs its own document, never the job: a line that is not JSON, a record
-without text or of another shape, a file that is not UTF-8 and the lost end of a truncated archive are each counted under a name of
-their own and kept as samples with file and line.
+Which files a path stands for says `listing`. A bad byte costs its own document, never the job: a line that is not JSON,
+a record without text or of another shape, a file that is not UTF-8 and the lost end of a truncated archive are each
+counted under a name of their own and kept as samples with file and line.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a source that one task reads: files, stretches of files, archive members, or a range of a generator or dataset."""
+    """A part of a source that one task reads: stretches of files, archive members, a range of items or rows."""
 
     source: str
     index: int
@@ -135,7 +135,8 @@ def plan_pieces(name: str, source: SourceConfig, piece_bytes: int, group: str = 
     if large:
         size = human(float(large[0].bytes), "B")
         say(
-            f"   {name}: {len(large)} of {len(pieces)} tasks read up to {size}: compressed, WARC, JSON and text files are not cut"
+            f"   {name}: {len(large)} of {len(pieces)} tasks read up to {size}: compressed, WARC, JSON and text files "
+            "are not cut"
         )
     return pieces
 
@@ -166,9 +167,9 @@ def listings(sources: Mapping[str, SourceConfig], group: str = "corpus.sources")
 def inventory(sources: Mapping[str, SourceConfig], listed: Mapping[str, Listing]) -> dict[str, str]:
     """What lies under the sources now, as far as names and sizes tell: part of a corpus's identity.
 
-    Packages are pinned by checksum and generated problems by seed, so only files, the standard library and Debian packages
-    without a checksum are listed. An edit that keeps a file's size goes unnoticed: reading every byte to claim a name would
-    cost what the corpus costs.
+    Packages are pinned by checksum and generated problems by seed, so only files, the standard library and Debian
+    packages without a checksum are listed. An edit that keeps a file's size goes unnoticed: reading every byte to claim
+    a name would cost what the corpus costs.
 
     Args:
         listed: what `listings` returned for the same sources.
@@ -317,7 +318,7 @@ def _can_be_cut(file: Stretch, source: SourceConfig) -> bool:
 
 
 def _cut(file: Stretch, source: SourceConfig, piece_bytes: int) -> list[Stretch]:
-    """A file of twice `piece_bytes` or more as equal stretches, if its format allows it; the last ends where the file does."""
+    """A file of twice `piece_bytes` or more as equal stretches, if its format allows it; the last ends as it does."""
     count = file.size // piece_bytes
     if count < 2 or not _can_be_cut(file, source):
         return [file]
@@ -362,7 +363,8 @@ def _rows_of(shard: Any, reader: ReaderConfig) -> Iterator[Any]:
         except Exception as error:  # of the hub, of the network, of the file's own format
             raise DataError(
                 f"datasets cannot read {reader.dataset} (split {reader.split}) beyond row {rows:,} of this part: "
-                f"{type(error).__name__}: {error}; run the same command again, or download it and read it with type: files"
+                f"{type(error).__name__}: {error}; run the same command again, or download it and read it with type: "
+                "files"
             ) from error
         if table is None:
             return

@@ -1,10 +1,12 @@
 """One record of a file, whatever its project calls its fields, as a document.
 
-Enters: a record (a JSON object, a Parquet row, a string). Leaves: the document's text and metadata, or the reason why there is none.
+Enters: a record (a JSON object, a Parquet row, a string). Leaves: the document's text and metadata, or the reason why
+there is none.
 
-A record kind is one small function. Each says which shape it reads, and raises `Unfit` for any other; adding one here is all a new
-layout needs. Only strings become text, and only turns under known roles become turns: nothing else is turned into a string.
-`content_of` is the one place where a record's own fault ends: whatever it makes a function raise is a reason as well.
+A record kind is one small function. Each says which shape it reads, and raises `Unfit` for any other; adding one here
+is all a new layout needs. Only strings become text, and only turns under known roles become turns: nothing else is
+turned into a string. `content_of` is the one place where a record's own fault ends: whatever it makes a function raise
+is a reason as well.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ NO_TEXT = "read.no_text"
 class RecordKind:
     """The kind of source a record belongs to, how it is read, and from which fields.
 
-    `read` takes (record, text field) and returns the content, None where there is no text, or raises `Unfit`. A kind without
-    `fields` reads the text field, and keeps what is plain beside it as metadata.
+    `read` takes (record, text field) and returns the content, None where there is no text, or raises `Unfit`. A kind
+    without `fields` reads the text field, and keeps what is plain beside it as metadata.
     """
 
     kind: str
@@ -36,7 +38,10 @@ class RecordKind:
 
 
 def content_of(record_kind: RecordKind, record: Any, text_field: str) -> Content | str:
-    """The content of a record, or the reason why it has none: a name of `read.` or `records.`; of a fault nobody foresaw, that of the exception."""
+    """The content of a record, or the reason why it has none.
+
+    That is a name of `read.` or `records.`; of a fault nobody foresaw, that of the exception.
+    """
     try:
         return record_kind.read(record, text_field) or NO_TEXT
     except Unfit as unfit:
@@ -67,7 +72,7 @@ def chapters(record: Any, text_field: str) -> Content | None:
 
 
 def poem(record: Any, text_field: str) -> Content | None:
-    """`{"title" or "rhythmic", "author", "paragraphs": [line, ...]}`, as collections of classical verse are published."""
+    """`{"title" or "rhythmic", "author", "paragraphs": [line, ...]}`, as collections of classical verse have it."""
     if not isinstance(record, Mapping) or not isinstance(record.get("paragraphs"), list):
         return None
     lines = [line for line in (text_of(line).strip() for line in record["paragraphs"]) if line]
@@ -92,7 +97,7 @@ def glosses(record: Any, text_field: str) -> Content | None:
 
 
 def manual_page(record: Any, text_field: str) -> Content | None:
-    """A manual page in roff as plain paragraphs (macros of man(7); those of mdoc(7) are left out with their arguments)."""
+    """A manual page in roff as plain paragraphs (macros of man(7); those of mdoc(7) go with their arguments)."""
     if not isinstance(record, str):
         return None
     blocks: list[list[str]] = [[]]

@@ -1,7 +1,7 @@
 """A remote input file as a stream that can seek: some megabytes at a time, each compared, every failure named.
 
-Enters: a path that fsspec opens. Leaves: its bytes, or a StorageError. Never an OSError: the readers take that for damage
-in the file itself and drop what follows, and a lost server must not cost documents.
+Enters: a path that fsspec opens. Leaves: its bytes, or a StorageError. Never an OSError: the readers take that for
+damage in the file itself and drop what follows, and a lost server must not cost documents.
 
 fsspec's file systems retry refusals and cut bodies. A byte that changes on its way is another matter: no server keeps
 checksums of ranges. TLS guards them; from an endpoint without TLS each range is read until two readings agree.
@@ -87,7 +87,7 @@ class RemoteFile(io.RawIOBase):
 
 @functools.lru_cache(maxsize=8)
 def _file_system(scheme: str, reached_by: tuple[tuple[str, str], ...]) -> Any:
-    """One client per environment: making one takes as long as reading a small file; fsspec's own cache ignores the environment."""
+    """One client per environment: making one takes as long as reading a small file; fsspec's cache ignores it."""
     return fsspec.filesystem(scheme, skip_instance_cache=True)
 
 

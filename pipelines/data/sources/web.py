@@ -1,13 +1,14 @@
 """The main text of web pages: HTML files, and the records of a WARC file as crawlers leave them.
 
 Enters: the bytes of a page, or a decompressed WARC stream. Leaves: the text a reader would read, without navigation and
-boilerplate; a `Dropped` for a page without any (`read.no_main_text`), for what is no page (`read.not_html`: images, style
-sheets, pages in an undecodable encoding) and for a damaged archive (`read.corrupt_warc`).
+boilerplate; a `Dropped` for a page without any (`read.no_main_text`), for what is no page (`read.not_html`: images,
+style sheets, pages in an undecodable encoding) and for a damaged archive (`read.corrupt_warc`).
 
-A WARC record is judged and decoded by datatrove's reader, its text is found by trafilatura through datatrove's extractor
-(favouring precision, as FineWeb did: Penedo et al. 2024, arXiv 2406.17557). Two of datatrove's settings are not taken, since
-with them the text would depend on who read what: trafilatura's deduplication remembers the paragraphs of earlier pages of the
-same process, and a time limit drops more pages on a slower machine. A page over `MAX_PAGE_BYTES` is dropped instead.
+A WARC record is judged and decoded by datatrove's reader, its text is found by trafilatura through datatrove's
+extractor (favouring precision, as FineWeb did: Penedo et al. 2024, arXiv 2406.17557). Two of datatrove's settings are
+not taken, since with them the text would depend on who read what: trafilatura's deduplication remembers the paragraphs
+of earlier pages of the same process, and a time limit drops more pages on a slower machine. A page over
+`MAX_PAGE_BYTES` is dropped instead.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def warc_records(stream: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _say_type(record: Any) -> None:
-    """Where the crawler did not examine the payload, its server's word counts: libmagic, the last resort, misses many pages."""
+    """Where the crawler did not examine the payload its server's word counts: libmagic misses many pages."""
     told = record.http_headers and record.http_headers.get_header("Content-Type")
     if told and not record.rec_headers.get_header("WARC-Identified-Payload-Type"):
         record.rec_headers.add_header("WARC-Identified-Payload-Type", told.split(";")[0].strip().lower())
@@ -99,7 +100,8 @@ def _process_record() -> Any:
         import magic  # noqa: F401
     except ImportError as error:
         raise DataError(
-            f"reading WARC needs the system library libmagic ({error}): install it (apt-get install libmagic1; brew install libmagic)"
+            f"reading WARC needs the system library libmagic ({error}): install it (apt-get install libmagic1; brew "
+            "install libmagic)"
         ) from error
     from datatrove.pipeline.readers.warc import process_record
 

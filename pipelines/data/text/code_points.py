@@ -1,7 +1,7 @@
 """UTF-8 read one character at a time by compiled code: the one decoder that every kernel uses.
 
-Enters: bytes and a place in them. Leaves: the code point that begins there, and how many bytes it takes. Lone surrogates, which
-`packed` lets through, are read as what they are.
+Enters: bytes and a place in them. Leaves: the code point that begins there, and how many bytes it takes. Lone
+surrogates, which `packed` lets through, are read as what they are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ _6, _12, _18 = np.uint32(6), np.uint32(12), np.uint32(18)
 
 @compiled
 def code_point_at(data: Any, place: int) -> Any:
-    """(code point, bytes) of the character at `place`, uint32 and int. Args: data, as `pack` gives it: whole characters."""
+    """(code point, bytes) of the character at `place`, uint32 and int.
+
+    Args: data, as `pack` gives it: whole characters.
+    """
     lead = np.uint32(data[place])
     if lead <= _ASCII:
         return lead, 1

@@ -22,8 +22,21 @@ import pyarrow as pa
 from datatrove.data import Document
 
 __all__ = [
-    "CONTENT_KEYS", "EXCERPT", "RAW_EXCERPT", "Content", "Document", "Dropped", "Kind", "Message", "render", "rows_to_table", "schema", "text_of_row", "to_row", "utf8",
-]  # fmt: skip
+    "CONTENT_KEYS",
+    "EXCERPT",
+    "RAW_EXCERPT",
+    "Content",
+    "Document",
+    "Dropped",
+    "Kind",
+    "Message",
+    "render",
+    "rows_to_table",
+    "schema",
+    "text_of_row",
+    "to_row",
+    "utf8",
+]
 
 Kind = Literal["documents", "conversations", "preferences"]
 Message = dict[str, str]

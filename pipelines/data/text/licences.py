@@ -1,7 +1,7 @@
 """Which licences are permissive.
 
-Enters: a licence as a source, a record or a file header states it. Leaves: whether its text may be used, changed and passed on
-with no more than attribution.
+Enters: a licence as a source, a record or a file header states it. Leaves: whether its text may be used, changed and
+passed on with no more than attribution.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _FOLDED = {name.casefold() for name in PERMISSIVE}
 
 
 def is_permissive(expression: str) -> bool:
-    """Whether every part of an SPDX expression is: of alternatives (OR) one is enough, exceptions (WITH) only add rights."""
+    """Whether every part of an SPDX expression is: of alternatives (OR) one is enough, exceptions (WITH) add rights."""
     plain = re.sub(r"[()]|\sWITH\s+\S+", " ", expression)
     return all(
         any(choice.strip().casefold() in _FOLDED for choice in part.split(" OR ")) for part in plain.split(" AND ")

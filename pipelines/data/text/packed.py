@@ -34,5 +34,5 @@ def pack(texts: Sequence[str] | Sequence[bytes]) -> Packed:
 
 
 def compiled(function: Any) -> Any:
-    """A function over arrays as machine code, kept on disk for the next process; it runs without the interpreter's lock."""
+    """A function over arrays as machine code, kept on disk; it runs without the interpreter's lock."""
     return numba.njit(cache=True, nogil=True)(function)

@@ -2,12 +2,13 @@
 
 Enters: UTF-8 bytes and the table `characters`. Leaves: a hash per word.
 
-Words are runs of letters and digits of a spaced script, with the marks on them; a character of a script written without spaces (Han,
-kana, Thai with its vowel signs and tone marks, ...) is a word by itself. Case and punctuation are folded away, and what only the
-renderer reads (joiners, soft hyphens, variation selectors) is passed over.
+Words are runs of letters and digits of a spaced script, with the marks on them; a character of a script written without
+spaces (Han, kana, Thai with its vowel signs and tone marks, ...) is a word by itself. Case and punctuation are folded
+away, and what only the renderer reads (joiners, soft hyphens, variation selectors) is passed over.
 
     plain_words    for shingles, which hash the words once more
-    words_of       for n-grams and features: hashes whose low bits are as good as the high ones, and the places of the words
+    words_of       for n-grams and features: hashes whose low bits are as good as the high ones, and the places of the
+                   words
 """
 
 from __future__ import annotations
