@@ -1,16 +1,12 @@
 """Raw sources to clean, unique documents with a held-out part.
 
-python -m workflows.corpus                                           the demo's corpus
-python -m workflows.corpus sources=permissive name=open              without the sources of unclear licence
-python -m workflows.corpus corpus=own_data name=mine                 your own files: edit conf/corpus/own_data.yaml
-python -m workflows.corpus corpus=own_data name=more known=[corpus/mine]   a later one, without copies of what is in
-                                                                           corpus/mine
-python -m workflows.corpus show_dropped=quality.too_short            examples of what was dropped, from the finished
-                                                                     corpus
-python -m workflows.corpus show_clusters=10                          copies and what stayed in their stead, from the
-                                                                     finished corpus
-python -m workflows.corpus dry_run=true                              what it will cost and leave, from a trial on a
-                                                                     sample
+python -m workflows.corpus                                    the demo's corpus
+python -m workflows.corpus sources=permissive name=open       without the sources of unclear licence
+python -m workflows.corpus corpus=own_data name=mine          your own files: edit conf/corpus/own_data.yaml
+python -m workflows.corpus corpus=own_data name=more known=[corpus/mine]     without copies of what is in corpus/mine
+python -m workflows.corpus show_dropped=quality.too_short     examples of what was dropped, of the finished corpus
+python -m workflows.corpus show_clusters=10                   copies and what stayed in their stead, likewise
+python -m workflows.corpus dry_run=true                       what it will cost and leave, from a trial on a sample
 """
 
 from __future__ import annotations
@@ -89,8 +85,7 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
         session.compare(known, draft.folder)
 
     with session.track(draft, config, known, reach if draft.replaces else None) as tracker:
-        # Ray starts at the first pass, after everything that could be wrong with the sources has been fetched and
-        # listed
+        # Ray starts at the first pass, after all that could be wrong with the sources has been fetched and listed
         passed_over = {name: counts for name, listing in listed.items() if (counts := listing.counts())}
         corpus = build(
             config,
@@ -125,8 +120,7 @@ def _report(config: CorpusConfig, corpus: Artifact) -> None:
 
 
 def _listed(config: CorpusConfig) -> dict[str, Listing]:
-    """What lies under the paths of every source that is read: of the corpus, of the quality model, of the evaluation
-    sets.
+    """What lies under the paths of every source: of the corpus, the quality model, the evaluation sets.
 
     An evaluation set stands under a key that no source's name can be.
     """
@@ -216,9 +210,7 @@ def _table(sources: Mapping[str, Any]) -> str:
 
 
 def _held_out_unasked(config: CorpusConfig, sources: Mapping[str, Any]) -> list[str]:
-    """Sources that hold out far more than their share: a text is held out when any of its copies is, so copies add
-    up.
-    """
+    """Sources that hold out far more than their share: a text is held out when any of its copies is."""
     lines = []
     for name, source in config.chosen.items():
         heldout, train = (sources[name][split]["documents"] for split in ("heldout", "train"))

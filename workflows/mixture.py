@@ -3,8 +3,7 @@
     python -m workflows.mixture tokens=tokens/demo mixture=demo_stable
     python -m workflows.mixture tokens=tokens/demo mixture=demo_stable name=more_code \\
         mixture.weights.stdlib=0.3 mixture.weights.sotu=0.3
-    python -m workflows.mixture mixture=minicpm_decay tokens=tokens/minicpm dry_run=true     before there are tokens,
-    too
+    python -m workflows.mixture mixture=minicpm_decay tokens=tokens/minicpm dry_run=true     before there are tokens
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Corpus to token shards: train or reuse a tokenizer, encode every document, conversation and preference pair.
 
 python -m workflows.tokenize name=demo data=corpus/demo
-python -m workflows.tokenize name=mixed data=corpus/demo tokenizer.mixture=demo_stable     the tokenizer's sample by its
-                                                                                           weights
+python -m workflows.tokenize name=mixed data=corpus/demo tokenizer.mixture=demo_stable     a sample by its weights
 python -m workflows.tokenize name=ablation data=corpus/other tokenizer.reuse=tokens/demo
 """
 

@@ -6,7 +6,7 @@ is fast enough.
 | rule | what explains it | what is like it and goes |
 |---|---|---|
 | `line_punctuation` | Chinese verse in lines of five or of seven characters | menus: four |
-| | half of the lines end a clause, and clauses are as long as those of sentences | lists of keywords |
+| | half of the lines end a clause, clauses are as long as in sentences | lists of keywords |
 | `alphabetic_ratio` | Chinese or Japanese grammar around foreign terms | goods, tags, code, English with Chinese words |
 | `symbol_ratio` | the signs of formulas, in such Chinese | rows of signs |
 | `repeated_…` | stanzas whose lines end clauses, up to half of them heard before | what repeats a short line or block |

@@ -51,8 +51,7 @@ _DUPLICATE_NGRAMS = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)  # for 5- to 10-grams
 # repeats itself has five times as much (benchmarks/short_texts.py)
 _DUPLICATE_CHARACTERS = 2.0
 # of texts so short (words) that a phrase of eight words which comes twice is a tenth of them: 1.1 % of 272 stretches of
-# licences had more than
-# Gopher's, none has half as much again
+# licences had more than Gopher's, none has half as much again
 _SHORT, _DUPLICATE_SHORT = 200, 1.5
 _DUPLICATE_PARTS, _DUPLICATE_PART_CHARACTERS = 0.3, 0.2  # of lines and of paragraphs
 # C4's, as datatrove has them, and FineWeb's: what sites say about themselves in the middle of a text

@@ -152,19 +152,17 @@ class _SampleMeter(Meter):
         """Apply the function; of the pieces to clean, those that the time allows."""
         if label == "clean" and shards and time.monotonic() < self.deadline:
             cleaned: list[Any] = []
+            sources = {shard.piece.source for shard in shards}
             for shard in _in_turn(shards):
-                if time.monotonic() > self.deadline and len({s.piece.source for s in cleaned}) == len(
-                    {s.piece.source for s in shards}
-                ):
+                if time.monotonic() > self.deadline and {done.piece.source for done in cleaned} == sources:
                     raise _Enough([done.piece for done in cleaned])
                 super().__call__(function, [shard], label, describe)
                 cleaned.append(shard)
             return [function(shard) for shard in shards]  # what they left is found again
-        results = (
-            serial_map(function, shards, label)
-            if label == "clean"
-            else super().__call__(function, shards, label, describe)
-        )
+        if label == "clean":
+            results = serial_map(function, shards, label)
+        else:
+            results = super().__call__(function, shards, label, describe)
         for shard, result in zip(shards, results, strict=True):
             if isinstance(shard, ResolveTask):
                 self.census = shard.job.census()

@@ -67,10 +67,9 @@ def instruction(record: Any, text_field: str) -> Content | None:
 def preference(record: Any, text_field: str) -> Content | None:
     """`{"prompt" | "conversations", "chosen", "rejected"}`, each a string or turns.
 
-    `history`, as in `instruction`, precedes the prompt, and `system` both.
-    Answers given as turns may go on from the prompt or hold it again. What both sides begin with belongs to the prompt,
-    so without a prompt it is the turns that two whole conversations share. One answer of the assistant must then be
-    left on either side.
+    `history`, as in `instruction`, precedes the prompt, and `system` both. Answers given as turns may go on from the
+    prompt or hold it again. What both sides begin with belongs to the prompt, so without a prompt it is the turns that
+    two whole conversations share. One answer of the assistant must then be left on either side.
     """
     record = object_of(record)
     asked = record.get("prompt") or record.get("conversations")
@@ -108,8 +107,7 @@ def _turns(value: Any, missing: str) -> list[Message]:
     """Turns under their usual roles; `missing` is the reason where there is no list of them.
 
     A system turn that is blank says nothing, and goes. Any other turn that has no text, or a role that is not known,
-    costs the
-    conversation: what follows it would answer something else.
+    costs the conversation: what follows it would answer something else.
     """
     if not isinstance(value, list) or not value:
         raise Unfit(missing)

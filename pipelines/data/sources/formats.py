@@ -163,8 +163,7 @@ class _Squeezed(io.RawIOBase):
     """What Zstandard or bzip2 data hold, stream behind stream, up to the very byte where damage begins.
 
     A decompressor that meets damage keeps what it had in its hands, of Zstandard up to a megabyte. So the data are then
-    read once
-    more: those already given at once, and the rest byte by byte, until the damage is met again.
+    read once more: those already given at once, and the rest byte by byte, until the damage is met again.
     """
 
     def __init__(self, stream: BinaryIO, squeezed: str):
