@@ -43,7 +43,8 @@ _ROOMS = {
         generators problem problems_en problems_zh
     """,
     "cleaning": """
-        config passes normalise language measures forms ruled quality origins pii decontaminate classifier aids excerpts
+        config batch steps further passes normalise language measures forms ruled quality origins pii decontaminate
+        classifier aids excerpts
     """,
     "dedup": """
         config facts minhash exact holdout shuffle places census lines stripping boilerplate pairs components members

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import field, replace
 from typing import Annotated
 
-from pipelines.config import Count, Range, Seed, Share, Whole, config_class
+from pipelines.config import Chosen, Count, Range, Seed, Share, Whole, config_class
+from pipelines.data.cleaning.further import FURTHER, FurtherSettings
 from pipelines.data.cleaning.origins import UrlConfig
 from pipelines.data.cleaning.pii import PiiConfig
 from pipelines.data.cleaning.quality import QualityRules
@@ -88,3 +89,5 @@ class CleaningRecipe:
     quality: QualityConfig = field(default_factory=QualityConfig)
     pii: PiiConfig = field(default_factory=PiiConfig)
     decontaminate: DecontaminationConfig = field(default_factory=DecontaminationConfig)
+    # beside those that every corpus goes through; see `further`
+    passes: list[Annotated[FurtherSettings, Chosen("name", lambda: FURTHER)]] = field(default_factory=list)

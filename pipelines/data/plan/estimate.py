@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.cluster.cluster import inside_job, serial_map
+from pipelines.data.cleaning import passes
 from pipelines.data.corpus.assemble import build
 from pipelines.data.corpus.recipe import CorpusConfig
 from pipelines.data.dedup.places import Census
@@ -92,6 +93,8 @@ def show(prediction: CorpusPlan, config: CorpusConfig) -> None:
         for stage in prediction.stages
     ]
     say(table(header, rows))
+    cost = ", ".join(f"{name} {share:.0%}" for name, share in prediction.passes.items())
+    say(f"   of clean: {cost}; the rest is reading, keys and files")
     low, high = prediction.copies
     price = config.cluster.price_per_core_hour
     hours = prediction.core_seconds / 3600
@@ -178,6 +181,7 @@ def _measure(config: CorpusConfig, planned: Mapping[str, list[Piece]], folder: P
     trial = _with_sources(config, sources)
     draft = _draft(trial, folder / "trial")
     pieces = _choose(planned)
+    passes.SECONDS.clear()
     meter = _SampleMeter(folder / "trial", time.monotonic() + SAMPLE_SECONDS)
     while True:
         chosen = pieces
@@ -190,7 +194,7 @@ def _measure(config: CorpusConfig, planned: Mapping[str, list[Piece]], folder: P
     assert meter.census is not None
     verdicts = np.concatenate([np.empty(0, VERDICT), *meter.verdicts])
     files = {file: entry["bytes"] for file, entry in artifact.manifest["files"].items()}
-    return Sample(pieces, meter.stages, artifact.statistics, files, meter.census, verdicts)
+    return Sample(pieces, meter.stages, artifact.statistics, files, meter.census, verdicts, dict(passes.SECONDS))
 
 
 def _warm_up(

@@ -65,6 +65,7 @@ class CorpusPlan:
     copies: tuple[float, float]  # share of the clean documents that go as copies: from, to
     sampled_bytes: int
     sampled_pieces: int
+    passes: dict[str, float]  # the share of cleaning that each pass takes
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -91,6 +92,7 @@ class Sample:
     files: Mapping[str, int]  # of the artifact, and their bytes
     census: Census
     verdicts: Any  # `resolve.VERDICT` records
+    pass_seconds: Mapping[str, float]  # of cleaning, by pass
 
 
 @dataclass
@@ -181,6 +183,10 @@ def extrapolate(
         ),
         sampled_bytes=round(everything.raw),
         sampled_pieces=sum(map(len, sample.pieces.values())),
+        passes={
+            name: seconds / max(sample.stages["clean"].core_seconds, 1e-9)
+            for name, seconds in sample.pass_seconds.items()
+        },
     )
 
 
