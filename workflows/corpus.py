@@ -12,7 +12,7 @@ python -m workflows.corpus dry_run=true                       what it will cost 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.data.cleaning.classifier import unread_words
@@ -34,6 +34,7 @@ from pipelines.display.progress import human, say, table
 from pipelines.errors import ConfigError, DataError
 from pipelines.identity import identity
 from pipelines.store.artifacts import Artifact
+from pipelines.store.code import chosen_modules
 from workflows.session import DryRun, Session, entry
 
 _ROOMS = {
@@ -43,7 +44,7 @@ _ROOMS = {
         generators problem problems_en problems_zh
     """,
     "cleaning": """
-        config batch steps further passes normalise language measures forms ruled quality origins pii decontaminate
+        config batch steps passes normalise language measures forms ruled quality origins pii decontaminate
         classifier aids excerpts
     """,
     "dedup": """
@@ -53,6 +54,11 @@ _ROOMS = {
     "corpus": "recipe checks assemble pieces writing profile",
 }
 CODE = tuple(f"pipelines.data.{room}.{module}" for room, modules in _ROOMS.items() for module in modules.split())
+
+
+def code_of(passes: Sequence[str]) -> tuple[str, ...]:
+    """The modules that decide a corpus which asks for these further passes."""
+    return (*CODE, *chosen_modules("pipelines.data.cleaning.further", passes))
 
 
 def run(config: CorpusConfig, session: Session) -> Artifact:
@@ -70,8 +76,9 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
     if config.corpus.decontaminate.sets:
         whole_identity["evaluation sets"] = contents(config.corpus.decontaminate)
     refuse_other_keys(config.name, config.corpus.dedup.minhash, known)
+    announcement, code = _announcement(config, listed), code_of([asked.name for asked in config.corpus.passes])
     try:
-        draft = session.begin("corpus", config, _announcement(config, listed), known, CODE, whole_identity)
+        draft = session.begin("corpus", config, announcement, known, code, whole_identity)
     except DryRun:
         _show_estimate(config)
         raise

@@ -63,9 +63,7 @@ def run(config: MixtureConfig, session: Session) -> Artifact:
             "budget_tokens": mixture_plan.budget_tokens,
             "sources": {s.name: {"weight": s.weight, "epochs": s.epochs} for s in mixture_plan.sources},
         }
-        artifact = draft.commit(
-            config=decisive(config), statistics=statistics, licences=tokens.manifest["licences"]
-        )
+        artifact = draft.commit(config=decisive(config), statistics=statistics, licences=tokens.manifest["licences"])
     return session.done(artifact, f"python -m workflows.pretrain name={config.name} data=mixture/{config.name}")
 
 

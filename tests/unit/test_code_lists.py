@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.data.cleaning.further import FURTHER
 from pipelines.store.code import imports_of
 from pipelines.train.formats import FORMATS
 from pipelines.train.objectives import OBJECTIVES
 from pipelines.train.optimizers import OPTIMIZERS
 from pipelines.train.tasks import TASKS
-from workflows import evaluate, export, training
+from workflows import corpus, evaluate, export, training
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = ("corpus", "tokenize", "mixture", "training", "evaluate", "export", "average", "verify_resume", "recipe")
@@ -83,12 +84,16 @@ BESIDE = {
 
 # the rows of tables that a workflow chooses from; a row's own modules are hashed where it is chosen, and the table never
 ROWS: dict[str, Callable[[], Iterator[tuple[str, ...]]]] = {
+    "corpus": lambda: (corpus.code_of([name]) for name in FURTHER),
     "training": lambda: (training.code_of(one, other) for one in OBJECTIVES for other in OPTIMIZERS),
     "verify_resume": lambda: (training.code_of(one, other) for one in OBJECTIVES for other in OPTIMIZERS),
     "evaluate": lambda: (evaluate.code_of([task]) for task in TASKS),
     "export": lambda: (export.code_of(name) for name in FORMATS),
 }
-TABLES = {f"pipelines.train.{table}" for table in ("objectives", "optimizers", "tasks", "formats")}
+TABLES = {
+    "pipelines.data.cleaning.further",
+    *(f"pipelines.train.{table}" for table in ("objectives", "optimizers", "tasks", "formats")),
+}
 
 
 def code_of(workflow: str) -> set[str]:

@@ -5,8 +5,11 @@ Enters: documents as their reader gave them. Leaves: for each, in order, the cle
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from pipelines.config import config_class
 from pipelines.data.text.document import Document, Dropped
 
 
@@ -53,3 +56,23 @@ class Batch:
             self.documents[i].text = self.texts[i]
             self.documents[i].metadata["language"] = self.languages[i]
         return [self._dropped.get(i, document) for i, document in enumerate(self.documents)]
+
+
+@config_class
+class FurtherSettings:
+    """What a further pass is told; its own `Settings` extend this with `name: Literal["…"] = "…"` and its thresholds."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class FurtherPass:
+    """A pass that a recipe can ask for (see `further`).
+
+    Attributes: Settings, the class of its mapping in the recipe. run, which drops documents of a batch for named reasons
+        (`batch.drop`). again: whether documents that lost lines as boilerplate are judged anew.
+    """
+
+    Settings: type[FurtherSettings]
+    run: Callable[[Batch, Any], None]
+    again: bool = True

@@ -10,11 +10,14 @@ from dataclasses import field, replace
 from typing import Annotated
 
 from pipelines.config import Chosen, Count, Range, Seed, Share, Whole, config_class
-from pipelines.data.cleaning.further import FURTHER, FurtherSettings
+from pipelines.data.cleaning.batch import FurtherSettings
+from pipelines.data.cleaning.further import FURTHER
 from pipelines.data.cleaning.origins import UrlConfig
 from pipelines.data.cleaning.pii import PiiConfig
 from pipelines.data.cleaning.quality import QualityRules
 from pipelines.data.sources.config import ReaderConfig, SourceConfig
+
+Further = Annotated[FurtherSettings, Chosen("name", lambda: FURTHER)]
 
 
 @config_class
@@ -90,4 +93,4 @@ class CleaningRecipe:
     pii: PiiConfig = field(default_factory=PiiConfig)
     decontaminate: DecontaminationConfig = field(default_factory=DecontaminationConfig)
     # beside those that every corpus goes through; see `further`
-    passes: list[Annotated[FurtherSettings, Chosen("name", lambda: FURTHER)]] = field(default_factory=list)
+    passes: list[Further] = field(default_factory=list)
