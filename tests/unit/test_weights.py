@@ -15,6 +15,7 @@ from torch import Tensor
 from pipelines.errors import CheckpointError, StorageError
 from pipelines.store.storage import FolderStorage, sha256
 from pipelines.train.checkpoint import Checkpoint, open_checkpoint, weights, weights_of, write_weights
+from pipelines.train.checkpoint.committed import Index
 from pipelines.train.checkpoint.snapshot import Layout
 from tests.unit.test_checkpoint import flip
 
@@ -63,6 +64,26 @@ def test_checksums_are_compared_before_the_first_weight(tmp_path: Path) -> None:
     for checkpoints in (made[1], made):
         with pytest.raises(CheckpointError, match=r"@step-2: weights.safetensors does not match its checksum"):
             weights_of(checkpoints, (0.5, 0.5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_range_is_read_where_it_lies_into_whatever_it_is_wanted_in(tmp_path: Path, dtype: torch.dtype) -> None:
+    index, whole = Index(written(tmp_path, 0, 1)), drawn(0)["a"].view(-1)
+    target = torch.full((9,), -1.0, dtype=dtype)
+    index.fill("a", "fp32", 3, target[2:7])
+    assert torch.equal(target[2:7], whole[3:8].to(dtype))
+    assert target[[0, 1, 7, 8]].tolist() == [-1, -1, -1, -1]
+    with pytest.raises(CheckpointError, match=r"holds 4 of 5 values of a \(fp32\)"):
+        index.fill("a", "fp32", 8, target[:5])
+
+
+def test_a_file_that_was_cut_after_its_checksum_was_compared_is_refused(tmp_path: Path) -> None:
+    made = written(tmp_path, 0, 1)
+    stream = weights_of(made)
+    path = tmp_path / made.folder / "weights.safetensors"
+    os.truncate(path, path.stat().st_size - 4)
+    with pytest.raises(CheckpointError, match=r"ends before what its header describes; it was not loaded"):
+        list(stream)
 
 
 @pytest.mark.parametrize("given", [("b", "a", "c"), ("a", "b"), ("a", "b", "c", "c")])

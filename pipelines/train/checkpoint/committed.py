@@ -14,15 +14,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from safetensors import safe_open
+import torch
 from torch import Tensor
 
 from pipelines.errors import CheckpointError, StorageError
 from pipelines.store.artifacts import how_anew, kept, recorded, typed_again
 from pipelines.store.sealed import sealed, unsealed
 from pipelines.store.storage import FolderStorage, Storage, sha256
+from pipelines.train.checkpoint.snapshot import DTYPES
 
 DELETED = "manifest.deleted.json"  # what a rule of retention leaves of a checkpoint
 SUPERSEDED = "manifest.superseded.json"  # what going on from an earlier checkpoint leaves of it
@@ -297,31 +298,55 @@ def _before(storage: Storage, run: str, step: int) -> str:
 # ── Reading slices ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+class _Slice(NamedTuple):
+    """Where a range of one state of a parameter lies: `length` numbers from number `offset` on."""
+
+    path: Path
+    begin_bytes: int
+    dtype: torch.dtype
+    offset: int
+    length: int
+
+    def read(self, first: int, target: Tensor) -> None:
+        """Copy the numbers from `first` on, counted in the parameter, into the 1-D `target`.
+
+        They are read where they are wanted, and not through a mapped file, whose pages would count as this process's memory
+        until they are needed elsewhere. Raises: CheckpointError when the file ends before.
+        """
+        there = target.dtype == self.dtype and target.device.type == "cpu" and target.is_contiguous()
+        numbers = target.detach() if there else torch.empty(target.numel(), dtype=self.dtype)
+        rest = memoryview(numbers.view(torch.uint8).numpy())  # type: ignore[arg-type]
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(self.begin_bytes + (first - self.offset) * self.dtype.itemsize)
+            while len(rest):
+                size = file.readinto(rest)
+                if not size:
+                    raise CheckpointError(f"{self.path} ends before what its header describes; it was not loaded")
+                rest = rest[size:]
+        if not there:
+            target.copy_(numbers)
+
+
 class Index:
     """Where each (parameter, state) of a checkpoint lies, from its files' headers alone.
 
-    A frozen parameter lies in the checkpoint that holds it, which is opened too.
+    A frozen parameter lies in the checkpoint that holds it, whose headers are read too.
     """
 
     def __init__(self, checkpoint: Checkpoint):
-        """Opens every file; the checkpoint's checksums are the caller's to compare. Raises: CheckpointError as `whole` does."""
-        # name, state: offset, length, file, key
-        self._places: dict[str, dict[str, list[tuple[int, int, Any, str]]]] = {}
+        """Reads every header; the checkpoint's checksums are the caller's to compare. Raises: CheckpointError as `whole` does."""
+        self._slices: dict[tuple[str, str], list[_Slice]] = {}
         for holder in checkpoint.whole():
             paths = [holder.storage.fetch(f"{holder.folder}/{name}") for name in sorted(holder.files)]
             with ThreadPoolExecutor(8) as pool:
-                for file, entries in pool.map(_header, paths):
-                    for key, length in entries:
-                        name, state, offset = key.rsplit("@", 2)
-                        # of another checkpoint only the weights that this one has not, and never the optimizer's state
-                        if holder is checkpoint or (state == "fp32" and checkpoint.frozen.get(name) == holder.token):
-                            self._places.setdefault(name, {}).setdefault(state, []).append(
-                                (int(offset), length, file, key)
-                            )
+                for name, state, slice_ in (entry for entries in pool.map(_header, paths) for entry in entries):
+                    # of another checkpoint only the weights that this one has not, and never the optimizer's state
+                    if holder is checkpoint or (state == "fp32" and checkpoint.frozen.get(name) == holder.token):
+                        self._slices.setdefault((name, state), []).append(slice_)
 
     def states(self, name: str) -> list[str]:
         """What is held of a parameter: "fp32", and whatever its optimizer kept."""
-        return sorted(self._places.get(name, {}))
+        return sorted(state for parameter, state in self._slices if parameter == name)
 
     def fill(self, name: str, state: str, start: int, target: Tensor) -> None:
         """Copy the ranges that overlap [start, start + len) into the 1-D `target`.
@@ -329,20 +354,31 @@ class Index:
         Raises: CheckpointError when they do not cover it.
         """
         end, got = start + target.numel(), 0
-        for offset, length, file, key in self._places.get(name, {}).get(state, []):
-            low, high = max(start, offset), min(end, offset + length)
+        for slice_ in self._slices.get((name, state), []):
+            low, high = max(start, slice_.offset), min(end, slice_.offset + slice_.length)
             if low < high:
-                target[low - start : high - start].copy_(file.get_slice(key)[low - offset : high - offset])
+                slice_.read(low, target[low - start : high - start])
                 got += high - low
         if got != target.numel():
             raise CheckpointError(
-                f"the checkpoint holds {got} of {target.numel()} values of {name} ({state}): its files do not cover the parameter"
+                f"the checkpoint holds {got} of {target.numel()} values of {name} ({state}): "
+                "its files do not cover the parameter"
             )
 
 
-def _header(path: Path) -> tuple[Any, list[tuple[str, int]]]:
-    file: Any = safe_open(path, "pt")
-    return file, [(key, file.get_slice(key).get_shape()[0]) for key in file.keys() if not key.startswith("rng@")]  # noqa: SIM118
+def _header(path: Path) -> list[tuple[str, str, _Slice]]:
+    """Parameter, state and place of every slice in a file."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    slices = []
+    for key, entry in header.items():
+        if key.startswith("rng@") or key == "__metadata__":
+            continue
+        name, state, offset = key.rsplit("@", 2)
+        begin = 8 + size + entry["data_offsets"][0]
+        slices.append((name, state, _Slice(path, begin, DTYPES[entry["dtype"]], int(offset), entry["shape"][0])))
+    return slices
 
 
 def first_difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:

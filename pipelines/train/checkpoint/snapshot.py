@@ -20,8 +20,9 @@ from torch import Tensor
 from pipelines.errors import StorageError
 
 _PIECE_BYTES = 1 << 20
-# safetensors' names of what is stored
-_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int64: "I64", torch.uint8: "U8"}
+# what is stored, by safetensors' names
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "I64": torch.int64, "U8": torch.uint8}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _HOST_DTYPES = {torch.int64: torch.int64, torch.uint8: torch.uint8}  # anything else is kept as float32
 
 

@@ -24,14 +24,13 @@ from torch import Tensor
 from pipelines.data.tokens.chat import EOS_ID, TEMPLATE
 from pipelines.data.tokens.tokenizer import guarded
 from pipelines.errors import ArtifactError, StorageError
-from pipelines.train.checkpoint.snapshot import file_head, write_all
+from pipelines.train.checkpoint.snapshot import DTYPES, file_head, write_all
 from pipelines.train.formats.contract import Dtype, Source
 from pipelines.train.network.roles import roles
 
 PART_BYTES = 5_000_000_000
 TOKENIZER = "tokenizer/tokenizer.json"  # among the files of a tokens artifact
 _SETTINGS = "tokenizer/tokenizer_config.json"
-_DTYPES = {"F32": "float32", "BF16": "bfloat16"}
 _ONE_FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 Shapes = Mapping[str, Sequence[int]]
@@ -118,7 +117,7 @@ class StoredTensors:
         """Of the tensors, which all have the same."""
         name, file = next(iter(self._files.items()))
         with safe_open(self.folder / file, "pt") as opened:
-            return _DTYPES[opened.get_slice(name).get_dtype()]
+            return str(DTYPES[opened.get_slice(name).get_dtype()]).removeprefix("torch.")
 
     def __getitem__(self, name: str) -> Tensor:
         try:

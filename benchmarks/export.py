@@ -1,0 +1,154 @@
+"""What an export takes: memory and seconds of writing it and of checking it, each in a process of its own.
+
+    python -m benchmarks.export                                             0.2B, 1 GB of float32 weights; a minute
+    python -m benchmarks.export --models minicpm_1b --folder /mnt/disk      1.2B: needs 11 GB of disk
+    python -m benchmarks.export --models wind_tunnel_0.5b --formats llama --dtypes float32 bfloat16
+
+The weights are random, drawn and written tensor by tensor without an engine; nothing is trained. What counts is the peak of resident
+memory (VmHWM, which also counts the pages of files that are mapped), what the process had before taken off. `clear_refs` puts the
+peak back to what is there now, before the write and before the check.
+
+Accepted: writing in the bytes of the largest tensor plus 2 GB, checking in 1.3 × the float32 bytes of the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+RUN = "pretrain/random"
+TEXTS = {
+    "prose": ["Once upon a time there was a model, and it was small."] * 30,
+    "zh": ["话说天下大势，分久必合。"] * 30,
+}
+
+
+def build(folder: Path, name: str) -> int:
+    """A store with `RUN`, a run of random weights of `conf/model/<name>.yaml`. Returns: float32 bytes of the model."""
+    import torch
+    from torch import Tensor
+
+    from pipelines.config import plain
+    from pipelines.store.artifacts import ArtifactStore, Draft
+    from pipelines.train.checkpoint import write_weights
+    from pipelines.train.network.architecture import parameter_counts
+    from pipelines.train.network.roles import roles
+    from pipelines.train.plan.planning import tokenizer_of
+    from pipelines.train.stages import TrainConfig
+    from tests.untrained import commit_tokens
+    from workflows.session import compose_config
+
+    model = compose_config("pretrain", TrainConfig, [f"model={name}"]).model
+    assert model is not None
+    store = ArtifactStore(str(folder))
+    tokens = commit_tokens(store, TEXTS, [("1 + 1?", "2")] * 5, [("2 + 2?", "4", "fish")] * 5)
+    config = {"data": tokens.folder, "batch": {"sequence_length": 16}}
+    draft = store.begin(*RUN.split("/"), config, [tokens])
+    assert isinstance(draft, Draft)
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn() -> Iterator[tuple[str, Tensor]]:
+        for parameter, role in roles(model).items():
+            value = torch.ones(role.shape)
+            yield parameter, value if role.init_std is None else value.normal_(0, role.init_std, generator=generator)
+
+    state = {
+        "model": plain(model),
+        "segments": [{"plan": {"tokens": tokens.folder, "tokens_fingerprint": tokens.fingerprint}}],
+        "tokens": 1000,
+        "sequence_length": 16,
+        "tokenizer": tokenizer_of(tokens),
+        "learning_rate": 0.01,
+    }
+    shapes = {parameter: role.shape for parameter, role in roles(model).items()}
+    write_weights(store.storage, RUN, 1, state, shapes, drawn())
+    draft.commit(config, {"steps": 1, "tokens": 1000, "train_seconds": 1.0})
+    return 4 * parameter_counts(model)["total"]
+
+
+def measure(folder: Path, format_name: str, dtype: Any) -> dict[str, float]:
+    """Write and check one export, in this process. Returns: bytes and seconds."""
+    import transformers
+
+    from pipelines.store.artifacts import ArtifactStore
+    from pipelines.train.checkpoint.lineage import open_run, tokens_of
+    from pipelines.train.formats import FORMATS
+    from pipelines.train.formats.contract import Source
+
+    assert transformers.AutoModelForCausalLM  # loads the modules that the check would load
+    store = ArtifactStore(str(folder))
+    run = open_run(store, RUN)
+    source = Source(run, tokens_of(store, run))
+    measured: dict[str, float] = {"before": memory("VmRSS")}
+    target = Path(tempfile.mkdtemp(dir=folder))
+    try:
+        for step, act in (
+            ("write", lambda: FORMATS[format_name].write(source, target, dtype)),
+            ("check", lambda: measured.update(difference=FORMATS[format_name].verify(source, target).largest_difference)),
+        ):  # fmt: skip
+            Path("/proc/self/clear_refs").write_text("5")
+            began = time.monotonic()
+            act()
+            measured[f"{step}_seconds"] = time.monotonic() - began
+            measured[step] = memory("VmHWM") - measured["before"]
+        measured["written"] = sum(path.stat().st_size for path in target.iterdir())
+    finally:
+        shutil.rmtree(target)
+    return measured
+
+
+def memory(kind: str) -> int:
+    """Bytes of this process: VmRSS, resident now; VmHWM, at most since the last `clear_refs`."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{kind}:"))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure each model in each format and dtype, and print a table."""
+    from pipelines.display.progress import human, table
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["wind_tunnel_0.2b"], help="names in conf/model")
+    parser.add_argument("--formats", nargs="+", default=["llama", "minicpm"])
+    parser.add_argument("--dtypes", nargs="+", default=["float32"])
+    parser.add_argument("--folder", type=Path, help="where the store is made and deleted; default: a temporary folder")
+    parser.add_argument("--measure", nargs=3, metavar=("STORE", "FORMAT", "DTYPE"), help="in this process")
+    chosen = parser.parse_args(arguments)
+    if chosen.measure:
+        folder, format_name, dtype = chosen.measure
+        print(json.dumps(measure(Path(folder), format_name, dtype)))
+        return
+    rows = []
+    for name in chosen.models:
+        store = Path(tempfile.mkdtemp(dir=chosen.folder))
+        try:
+            size = build(store, name)
+            for format_name, dtype in ((f, d) for f in chosen.formats for d in chosen.dtypes):
+                line = [sys.executable, "-m", "benchmarks.export", "--measure", str(store), format_name, dtype]
+                said = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout
+                taken = json.loads(said.splitlines()[-1])
+                rows.append([
+                    name, format_name, dtype, human(size, "B"), human(taken["written"], "B"),
+                    human(taken["write"], "B"), f"{taken['write'] / size:.2f}", f"{taken['write_seconds']:.0f}",
+                    human(taken["check"], "B"), f"{taken['check'] / size:.2f}", f"{taken['check_seconds']:.0f}",
+                    f"{taken['difference']:.1e}",
+                ])  # fmt: skip
+        finally:
+            shutil.rmtree(store)
+    header = (
+        "model", "format", "dtype", "float32 weights", "written", "write: memory", "× model", "s", "check: memory", "× model",
+        "s", "logits",
+    )  # fmt: skip
+    print(table(header, rows))
+
+
+if __name__ == "__main__":
+    main()
