@@ -4,14 +4,14 @@ Enters: a `Source`, and a written folder. Leaves: logits to compare, or an Artif
 
 No model is ever whole in memory. A model is built on torch's meta device, where weights have shapes and no values; each of its layers
 takes its own from the stream when it is called, and gives them up after (`fed`). So two models are compared in the memory of one layer
-of each, the embedding, and the logits (rows · positions · vocabulary · 4 bytes, two or three times).
+of each, the embedding twice, and the logits (rows · positions · vocabulary · 4 bytes).
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,14 @@ _ROWS, _TOKENS = 4, 256
 @contextlib.contextmanager
 def fed(
     model: nn.Module, layers: Sequence[nn.Module], weights: Iterator[tuple[str, Tensor]], kept: nn.Module | None = None
-) -> Iterator[None]:
+) -> Iterator[Callable[[nn.Module], None]]:
     """Run a model of the meta device on a stream of its weights, one layer in memory.
 
     Args:
         layers: the modules that hold all weights, in the order of their calls, which is that of the stream.
         kept: one more module, whose weights come first; it has them from now on.
+
+    Yields: what gives one more module the weights that come next in the stream.
     """
     prefixes = {module: f"{name}." for name, module in model.named_modules()}
 
@@ -64,7 +66,7 @@ def fed(
     hooks += [layer.register_forward_hook(give_up) for layer in layers]
     try:
         with torch.no_grad():
-            yield
+            yield take
     finally:
         for hook in hooks:
             hook.remove()
@@ -80,11 +82,14 @@ def own_logits(source: Source, rows_BT: Tensor) -> Tensor:
         return model.logits(model(ModelInput(inputs=rows_BT, positions=positions_BT)))
 
 
-def transformers_logits(config: Any, weights: Iterator[tuple[str, Tensor]], rows_BT: Tensor, dtype: str) -> Tensor:
-    """What Llama as `transformers` has it says to rows of ids: (B, T) int64 → float32 (B, T, V).
+def transformers_difference(
+    config: Any, weights: Iterator[tuple[str, Tensor]], rows_BT: Tensor, expected_BTV: Tensor, dtype: str
+) -> float:
+    """The largest difference of a logit between Llama as `transformers` has it and what is expected, on rows of ids.
 
     Args:
-        config: a `transformers` config of a Llama. weights: in its names, in `dtype`, in the order that they are needed.
+        config: a `transformers` config of a Llama.
+        weights: in its names, in `dtype`, in the order that they are needed: embedding, blocks, final norm, output matrix.
     """
     from transformers import AutoModelForCausalLM
 
@@ -92,14 +97,15 @@ def transformers_logits(config: Any, weights: Iterator[tuple[str, Tensor]], rows
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
     body = model.model
     body.rotary_emb = type(body.rotary_emb)(config)  # what it holds is no weight: it is made on the CPU
-    with fed(model, [body.embed_tokens, *body.layers, body.norm, model.lm_head], weights):
-        logits: Tensor = model(rows_BT, use_cache=False).logits
-    return logits.float()
-
-
-def largest_difference(logits_BTV: Tensor, expected_BTV: Tensor) -> float:
-    """Of any logit; the first tensor is used up, since each takes hundreds of megabytes."""
-    return float(logits_BTV.sub_(expected_BTV).abs_().max())
+    with fed(model, [body.embed_tokens, *body.layers, body.norm], weights) as take:
+        hidden_BTD = body(rows_BT, use_cache=False).last_hidden_state
+        take(model.lm_head)
+        # row by row: all logits at once would be as large as the expected ones
+        differences = [
+            (model.lm_head(hidden_TD).float() - expected_TV).abs_().max()
+            for hidden_TD, expected_TV in zip(hidden_BTD, expected_BTV, strict=True)
+        ]
+    return float(torch.stack(differences).max())
 
 
 def refuse_difference(source: Source, difference: float) -> None:
@@ -140,8 +146,14 @@ def verify_tokenizer(folder: Path, tokens: Artifact) -> None:
     Raises: ArtifactError when they give other ids.
     """
     from transformers import AutoTokenizer
+    from transformers.utils import logging
 
-    theirs: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # of an architecture that it does not know, it warns; its tokenizer it reads all the same
+    try:
+        theirs: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    finally:
+        logging.set_verbosity(verbosity)
     ours = Encoder(tokens.path(TOKENIZER).read_text(encoding="utf-8"), fast=False)
     text = "Trunkline: 12 + 7 = 19.\n话说天下大势，分久必合。"
     messages = [

@@ -19,10 +19,9 @@ from torch import Tensor
 from pipelines.data.tokens.chat import EOS_ID
 from pipelines.train.formats.check import (
     heldout_rows,
-    largest_difference,
     own_logits,
     refuse_difference,
-    transformers_logits,
+    transformers_difference,
     verify_tokenizer,
 )
 from pipelines.train.formats.contract import Check, Description, Dtype, Format, Source
@@ -48,7 +47,9 @@ def fold(weights: Iterable[tuple[str, Tensor]], model: ModelConfig) -> Iterator[
         else:
             yield f"model.{name}", value * model.residual_scale if role.residual else value
     assert embedding is not None
-    yield "lm_head.weight", embedding / model.width_multiplier
+    output = embedding / model.width_multiplier
+    del embedding, value  # so that only one of the two is in memory where the output matrix is used
+    yield "lm_head.weight", output
 
 
 def llama_config(model: ModelConfig, dtype: str) -> dict[str, Any]:
@@ -103,12 +104,12 @@ def verify(source: Source, folder: Path) -> Check:
     rows_BT = heldout_rows(source)
     expected = own_logits(source, rows_BT)
     folded = stored.compared(fold(source.weights(), source.model))
-    difference = largest_difference(transformers_logits(config, folded, rows_BT, "float32"), expected)
+    difference = transformers_difference(config, folded, rows_BT, expected, "float32")
     refuse_difference(source, difference)
     stored_difference = difference
     if stored.dtype != "float32":
         as_stored = ((name, stored[name]) for name in names)
-        stored_difference = largest_difference(transformers_logits(config, as_stored, rows_BT, stored.dtype), expected)
+        stored_difference = transformers_difference(config, as_stored, rows_BT, expected, stored.dtype)
     verify_tokenizer(folder, source.tokens)
     return Check(rows_BT.numel(), difference, stored_difference)
 

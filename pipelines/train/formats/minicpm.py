@@ -26,10 +26,9 @@ from torch import Tensor
 from pipelines.data.tokens.chat import EOS_ID
 from pipelines.train.formats.check import (
     heldout_rows,
-    largest_difference,
     own_logits,
     refuse_difference,
-    transformers_logits,
+    transformers_difference,
     verify_tokenizer,
 )
 from pipelines.train.formats.contract import Check, Description, Dtype, Format, Source
@@ -102,7 +101,9 @@ def unscaled(weights: Iterable[tuple[str, Tensor]], config: Mapping[str, Any]) -
         else:
             yield name, value * branch if name.endswith(("o_proj.weight", "down_proj.weight")) else value
     assert embedding is not None
-    yield "lm_head.weight", embedding / (config["hidden_size"] / config["dim_model_base"])
+    output = embedding / (config["hidden_size"] / config["dim_model_base"])
+    del embedding, value  # so that only one of the two is in memory where the output matrix is used
+    yield "lm_head.weight", output
 
 
 def verify(source: Source, folder: Path) -> Check:
@@ -123,12 +124,12 @@ def verify(source: Source, folder: Path) -> Check:
     rows_BT = heldout_rows(source)
     expected = own_logits(source, rows_BT)
     exact = unscaled(stored.compared(named(source.weights(), source.model)), config)
-    difference = largest_difference(transformers_logits(llama, exact, rows_BT, "float32"), expected)
+    difference = transformers_difference(llama, exact, rows_BT, expected, "float32")
     refuse_difference(source, difference)
     stored_difference = difference
     if stored.dtype != "float32":
         rounded = unscaled(((name, stored[name].float()) for name in names), config)
-        stored_difference = largest_difference(transformers_logits(llama, rounded, rows_BT, "float32"), expected)
+        stored_difference = transformers_difference(llama, rounded, rows_BT, expected, "float32")
     verify_tokenizer(folder, source.tokens)
     return Check(rows_BT.numel(), difference, stored_difference)
 
