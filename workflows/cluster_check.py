@@ -26,7 +26,7 @@ from typing import Any
 
 from pipelines.cluster.outside import aws
 from pipelines.cluster.outside.aws import Finding
-from pipelines.cluster.outside.instances import known
+from pipelines.cluster.outside.instances import Instance, known
 from pipelines.cluster.outside.jobs import Jobs
 from pipelines.cluster.ray_token import read_by_others, token_source
 from pipelines.config import Whole, WorkflowConfig, config_class
@@ -76,8 +76,8 @@ def run(config: ClusterCheckConfig, session: Session) -> None:
     )
     findings = tools()
     _show(findings)
-    for question in (lambda: _account(config), lambda: _capacity(config)):
-        findings += _show(question())
+    for question in (_account, _capacity):
+        findings += _show(question(config))
     there, found = _cluster(config)
     findings += _show(found)
     store = config.store if config.store.startswith("s3://") else str(there.get("store") or "")
@@ -138,13 +138,13 @@ def _capacity(config: ClusterCheckConfig) -> list[Finding]:
             Finding("⚠", "machines", "not named", "instance_type=… and max_nodes=… have them and their quota checked")
         ]
     listed = known(config.instance_type)
-    instance = listed
+    asked: Instance | Finding | None = listed
     if listed is None or not listed.cpus:
-        instance = _tried("machines", lambda: aws.describe_instance(str(config.instance_type), region))
-    if isinstance(instance, Finding):
-        if listed is None:
-            return [instance]
-        instance = listed  # what is known without asking says at least whether it has GPUs
+        asked = _tried("machines", lambda: aws.describe_instance(str(config.instance_type), region))
+    # what is known without asking says at least whether it has GPUs
+    instance = listed if isinstance(asked, Finding) else asked
+    if instance is None:
+        return [asked] if isinstance(asked, Finding) else []
     fits = _tried("workers", lambda: machines.check(config.cluster, instance, config.max_nodes))
     if isinstance(fits, Finding):
         return [*aws.ask("machines", lambda: aws.offered(instance.type, region)), fits]
@@ -198,14 +198,17 @@ def _look_around(jobs: Jobs) -> dict[str, Any]:
     return dict(json.loads(lines[-1].removeprefix("found:")))
 
 
+def _release(name: str, version: str) -> str:
+    """What has to be equal: Python's patch level and torch's build (+cu128) may differ."""
+    return version.rsplit(".", 1)[0] if name == "python" else version.partition("+")[0]
+
+
 def _versions(there: dict[str, Any]) -> list[Finding]:
     """The cluster's versions beside those here: requirements.lock should have made them equal."""
     here = {name: importlib.metadata.version(name) for name in _PACKAGES}
     found = []
     for name, mine in {"python": platform.python_version(), **here}.items():
         theirs = there["python"] if name == "python" else there["versions"][name]
-        # python's patch level and torch's build (+cu128) may differ
-        cut = (lambda v: v.rsplit(".", 1)[0]) if name == "python" else (lambda v: v.partition("+")[0])
         if theirs is None:
             found.append(
                 Finding(
@@ -215,7 +218,7 @@ def _versions(there: dict[str, Any]) -> list[Finding]:
                     "look at the head's boot log (infra/terraform/README.md)",
                 )
             )
-        elif cut(theirs) != cut(mine):
+        elif _release(name, theirs) != _release(name, mine):
             what = "its nodes were made from another requirements.lock: `terraform apply` sends this one, new nodes take it"
             found.append(Finding("⚠", name, f"{theirs} on the cluster, {mine} here", what))
         else:

@@ -42,7 +42,8 @@ from pipelines.display.progress import announce, duration, human, say, table
 from pipelines.errors import ConfigError
 from pipelines.train.plan import machines
 from pipelines.train.stages import TrainConfig
-from workflows.session import CONF, DryRun, Session, compose_config, entry, explain
+from workflows.explain import CONF, explain
+from workflows.session import DryRun, Session, compose_config, entry
 
 _ELSEWHERE = ("submit", "cluster_check")
 _SHOWN = 80  # characters of a command in the list of jobs

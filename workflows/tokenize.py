@@ -30,7 +30,8 @@ from pipelines.display.progress import duration, human, say, table
 from pipelines.errors import ConfigError, DataError
 from pipelines.identity import decisive
 from pipelines.store.artifacts import Artifact, Draft
-from workflows.session import CONF, Session, entry
+from workflows.explain import CONF
+from workflows.session import Session, entry
 
 CODE = tuple(
     f"pipelines.data.{module}"

@@ -79,11 +79,12 @@ def run(config: VerifyResumeConfig, session: Session) -> Artifact:
         "pretrain", TrainConfig, [f"+experiment={config.experiment}", f"store={config.store}", *config.overrides]
     )
     stages, worlds, notes = _possible(config, pretrain)
-    changed = {
-        "steps": 2 * config.steps, "epochs": None, "log_every_steps": 1,
-        "checkpoint": dataclasses.replace(pretrain.checkpoint, every_steps=config.steps, keep_last=None, keep_every_steps=None, resume="latest"),
-    }  # fmt: skip
-    pretrain = dataclasses.replace(pretrain, **changed)
+    checkpoint = dataclasses.replace(
+        pretrain.checkpoint, every_steps=config.steps, keep_last=None, keep_every_steps=None, resume="latest"
+    )
+    pretrain = dataclasses.replace(
+        pretrain, steps=2 * config.steps, epochs=None, log_every_steps=1, checkpoint=checkpoint
+    )
     try:
         planned = plan_stage("pretrain", pretrain, session.store, None, config.killed_world)
     except ArtifactError as error:

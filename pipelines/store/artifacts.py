@@ -30,8 +30,9 @@ from typing import Any, Literal
 from pipelines.errors import ArtifactError, ConfigError, StorageError
 from pipelines.identity import difference, fingerprint, with_defaults
 from pipelines.store.code import code_version, source_fingerprint
+from pipelines.store.opening import open_storage
 from pipelines.store.sealed import sealed, unsealed
-from pipelines.store.storage import REQUESTS_AT_ONCE, Storage, disk_errors, open_storage, remembered_sha256, sha256
+from pipelines.store.storage import REQUESTS_AT_ONCE, Storage, disk_errors, remembered_sha256, sha256
 
 OnChange = Literal["refuse", "rebuild", "keep"]
 # what claims, receipts and manifests held before they were sealed

@@ -1,4 +1,4 @@
-"""A prefix in an S3 bucket as a store; the only room that imports boto3.
+"""A prefix in an S3 bucket as a store.
 
 Enters: `s3://bucket/prefix` and keys relative to it. Leaves: whole objects, each by one PUT or a completed multipart upload.
 Credentials and endpoint come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...), as for every AWS tool.

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import ConfigError, StorageError
+from pipelines.errors import StorageError
 from pipelines.store.cache import HeldPath
 from pipelines.store.disk import room, writes_in
 
@@ -284,17 +284,6 @@ def _remove(folder: Path) -> None:
             raise raised[1]
 
     shutil.rmtree(folder, onerror=pass_over)
-
-
-def open_storage(uri: str) -> Storage:
-    """The storage behind a folder path or an `s3://bucket/prefix` URI."""
-    if uri.startswith("s3://"):
-        from pipelines.store.s3 import S3Storage
-
-        return S3Storage(uri)
-    if "://" in uri:
-        raise ConfigError(f"store {uri!r} is of an unknown kind; expected a folder or s3://bucket/prefix")
-    return FolderStorage(uri)
 
 
 def sha256(path: Path) -> str:

@@ -21,7 +21,8 @@ from urllib.parse import unquote
 from pipelines.config import TrackingConfig
 from pipelines.display.progress import say
 from pipelines.errors import ConfigError, TrunklineError
-from pipelines.store.storage import FolderStorage, Storage, open_storage
+from pipelines.store.opening import open_storage
+from pipelines.store.storage import FolderStorage, Storage
 
 DATABASE, FILES = "mlflow.db", "mlflow-artifacts"
 _BUSY_SECONDS = 30.0

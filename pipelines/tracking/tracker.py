@@ -26,7 +26,8 @@ from pipelines.errors import ArtifactError, ConfigError, StorageError
 from pipelines.identity import flatten
 from pipelines.store.artifacts import Artifact, ArtifactStore
 from pipelines.store.disk import disk_error
-from pipelines.store.storage import FolderStorage, Storage, open_storage
+from pipelines.store.opening import open_storage
+from pipelines.store.storage import FolderStorage, Storage
 from pipelines.tracking.errors import (
     Deleted,
     NotMLflow,

@@ -28,7 +28,7 @@ WORKFLOWS = ("corpus", "tokenize", "mixture", "training", "evaluate", "export", 
 # how and where a run goes, and what it says; a prefix stands for all modules below it
 ANYWHERE = {
     "pipelines.store.artifacts": "keeps results under their fingerprint", "pipelines.store.code": "makes the hashes", "pipelines.store.sealed": "checksums of small files",
-    "pipelines.store.storage": "bytes as they are", "pipelines.store.s3": "bytes as they are", "pipelines.store.cache": "copies of files, bytes as they are",
+    "pipelines.store.storage": "bytes as they are", "pipelines.store.opening": "bytes as they are", "pipelines.store.s3": "bytes as they are", "pipelines.store.cache": "copies of files, bytes as they are",
     "pipelines.tracking.spool": "measured points on their way to MLflow",
     "pipelines.config": "its values are in the fingerprint", "pipelines.identity": "makes the fingerprint", "pipelines.uris": "messages", "pipelines.errors": "messages", "pipelines.store.disk": "messages about full disks", "pipelines.display.progress": "messages",
     "pipelines.display.evaluation": "tables and metrics of what is committed",

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.profiler import record_function
 
-from pipelines.store.storage import open_storage
+from pipelines.store.opening import open_storage
 from pipelines.tracking.tracker import Tracker
 from pipelines.train.run.profile import StepProfiler, device_parts, step_parts, table_text
 
