@@ -26,7 +26,7 @@ from pipelines.display.progress import announce, duration, say, table
 from pipelines.display.report import StageResult, claims, figures, stage_table, write_report
 from pipelines.errors import ConfigError
 from pipelines.identity import fingerprint
-from pipelines.store.artifacts import Artifact
+from pipelines.store.artifacts import Artifact, Reference
 from pipelines.store.sealed import sealed, unsealed
 from workflows.session import DryRun, Session, compose_config, entry
 
@@ -133,62 +133,61 @@ def run(config: RecipeConfig, session: Session) -> Artifact:
 
 def stage_results(session: Session, artifacts: Sequence[Artifact]) -> list[StageResult]:
     """What the report shows: one entry per evaluated checkpoint of a training run, in the order of the stages."""
+    return [_result_of(session, artifact) for artifact in artifacts if artifact.manifest["kind"] == "evaluate"]
+
+
+def _result_of(session: Session, evaluated: Artifact) -> StageResult:
+    """An evaluation with the curve of the run that it is of."""
     from pipelines.train.checkpoint import open_checkpoint
     from pipelines.train.results.evaluate import read_results
     from pipelines.train.run.loop import read_metrics
-    from pipelines.train.stages import STAGES
+    from pipelines.train.stages import AVERAGE, STAGES
 
-    storage, results = session.store.storage, []
-    for artifact in artifacts:
-        if artifact.manifest["kind"] != "evaluate":
-            continue
-        evaluation = read_results(artifact)
-        run_folder, _, at = evaluation["parent"].partition("@")
-        trained = session.store.get(run_folder)
-        checkpoint = open_checkpoint(storage, run_folder, at or "latest")
-        if "averaged" in trained.statistics:  # no training of its own: a point, not a curve
-            results.append(
-                StageResult(
-                    kind="average",
-                    reference=evaluation["parent"],
-                    parent=list(trained.statistics["averaged"])[-1],
-                    tokens_start=checkpoint.state["tokens"],
-                    tokens_end=checkpoint.state["tokens"],
-                    evaluation=evaluation,
-                    artifact=trained.folder,
-                )
-            )
-            continue
-        start = trained.statistics["start"]
-        curve = [row for row in read_metrics(storage, run_folder) if row["step"] <= checkpoint.step]
-        segments = checkpoint.state["segments"]
-        asked = {source["name"]: source["weight"] for source in segments[-1]["plan"]["sources"]} if segments else {}
-        results.append(
-            StageResult(
-                kind=run_folder.split("/")[0],
-                reference=evaluation["parent"],
-                parent=f"{start['run']}@step-{start['step']}" if start["run"] else None,
-                tokens_start=start["tokens"],
-                tokens_end=checkpoint.state["tokens"],
-                curve=curve,
-                colour=STAGES[run_folder.split("/")[0]].colour,
-                loss_counts=_loss_counts(trained, session.store.get(evaluation["tokens"]), list(asked)),
-                asked=asked,
-                delivered=trained.statistics["delivered"],
-                evaluation=evaluation,
-                seconds=sum(row["step_duration_s"] for row in curve),
-                artifact=trained.folder,
-            )
+    storage, evaluation = session.store.storage, read_results(evaluated)
+    run_folder, _, at = evaluation["parent"].partition("@")
+    trained = session.store.get(run_folder)
+    checkpoint = open_checkpoint(storage, run_folder, at or "latest")
+    if "averaged" in trained.statistics:  # no training of its own: a point, not a curve
+        return StageResult(
+            kind=AVERAGE,
+            reference=evaluation["parent"],
+            parent=list(trained.statistics["averaged"])[-1],
+            tokens_start=checkpoint.state["tokens"],
+            tokens_end=checkpoint.state["tokens"],
+            evaluation=evaluation,
+            artifact=trained.folder,
         )
-    return results
+    kind, start = Reference.parse(run_folder).kind, trained.statistics["start"]
+    curve = [row for row in read_metrics(storage, run_folder) if row["step"] <= checkpoint.step]
+    segments = checkpoint.state["segments"]
+    asked = {source["name"]: source["weight"] for source in segments[-1]["plan"]["sources"]} if segments else {}
+    # a run of an older version names no objective: it had its stage's
+    objective = trained.manifest["identity"]["config"].get("objective") or {}
+    loss_counts = _loss_counts(
+        objective.get("name", STAGES[kind].objective), session.store.get(evaluation["tokens"]), list(asked)
+    )
+    return StageResult(
+        kind=kind,
+        reference=evaluation["parent"],
+        parent=f"{start['run']}@step-{start['step']}" if start["run"] else None,
+        tokens_start=start["tokens"],
+        tokens_end=checkpoint.state["tokens"],
+        curve=curve,
+        colour=STAGES[kind].colour,
+        loss_counts=loss_counts,
+        asked=asked,
+        delivered=trained.statistics["delivered"],
+        evaluation=evaluation,
+        seconds=sum(row["step_duration_s"] for row in curve),
+        artifact=trained.folder,
+    )
 
 
-def _loss_counts(trained: Artifact, tokens: Artifact, sources: Sequence[str]) -> str:
+def _loss_counts(objective: str, tokens: Artifact, sources: Sequence[str]) -> str:
     """What the loss of a run is a mean over: pairs, tokens, of conversations the assistant's alone."""
     from pipelines.train.objectives import OBJECTIVES
 
-    objective = trained.manifest["identity"]["config"].get("objective", {})  # a run of an older version names none
-    unit = OBJECTIVES[objective.get("name", "next_token" if sources else "dpo")].unit
+    unit = OBJECTIVES[objective].unit
     kinds = {tokens.statistics["sources"].get(name, {}).get("kind") for name in sources}
     return "assistant tokens" if unit == "tokens" and kinds == {"conversations"} else unit
 
