@@ -617,14 +617,14 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: type[BaseExce
     monkeypatch.chdir(tmp_path)
     config = train_config(name="t", steps=8)
     from pipelines.train.plan.planning import plan_stage
-    from workflows.training import CODE
+    from workflows.training import code_of
 
     planned = plan_stage("pretrain", config, store, None, 1)
     tokens = store.get("tokens/tiny")
     commit_run(store, "pretrain/t", ModelConfig(**TINY_MODEL), tokens, steps=(4, 8))
     (tmp_path / "store/pretrain/t/manifest.json").unlink()
     store.storage.delete("pretrain/t/claim.json")
-    draft = store.begin("pretrain", "t", planned.identity, planned.inputs, CODE)
+    draft = store.begin("pretrain", "t", planned.identity, planned.inputs, code_of("next_token", "adamw"))
     assert isinstance(draft, Draft)
     draft.commit({}, {"steps": 8, "loss": {"last": 1.5}})
 
