@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from pipelines.train.checkpoint import committed_steps, open_checkpoint
+from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.run.loop import read_metrics
-from tests.integration.conftest import claimed_spec, train_config
+from tests.integration.conftest import TINY_MODEL, claimed_spec, train_config
 from tests.integration.ranks import Ranks, train
+from tests.untrained import commit_run
 from tests.waits import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
@@ -124,3 +126,37 @@ def test_a_full_disk_while_saving_commits_nothing(store: Any, one_rank: Ranks, t
     again = one_rank.call(train, spec)
     assert not again.error, again.error
     assert committed_steps(store.storage, "pretrain/full") == [4, 8]
+
+
+def train_until(values: dict[str, Any], last: int) -> None:
+    """Train a spec, and stop before the step after `last`."""
+    from pipelines.config import parse
+    from pipelines.errors import TrainingError
+    from pipelines.train.run.loop import train
+    from pipelines.train.stages import TrainSpec
+
+    def watch(step: int, rate: float, engine: Any, batches: Any) -> None:
+        if step > last:
+            raise TrainingError(f"stopped before step {step}")
+
+    train(parse(TrainSpec, values), print, watch)
+
+
+def test_a_restart_reads_back_what_was_prepared_before_the_first_step(store: Any, one_rank: Ranks) -> None:
+    commit_run(store, "sft/begun", ModelConfig(**TINY_MODEL), store.get("tokens/tiny"), sequence_length=32)
+    specs = [
+        claimed_spec(
+            "dpo",
+            train_config(
+                name=name, parent="sft/begun", data="tokens/tiny", model=None, steps=6, schedule={"peak_lr": 0.01}
+            ),
+            store,
+            1,
+        )
+        for name in ("whole", "stopped")
+    ]
+    assert one_rank.call(train, specs[0]).error == ""
+    stopped = one_rank.call(train_until, specs[1], 5)
+    assert "stopped before step 6. The checkpoint at step 4 is kept" in stopped.error
+    assert one_rank.call(train, specs[1]).error == ""
+    assert losses(store, "dpo/stopped") == losses(store, "dpo/whole")
