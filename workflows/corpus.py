@@ -27,9 +27,10 @@ from pipelines.data.dedup import report as dedup_report
 from pipelines.data.dedup.census import refuse_other_keys
 from pipelines.data.dedup.minhash import detection_curve
 from pipelines.data.plan.estimate import estimate, show
+from pipelines.data.sources.config import SourceConfig
 from pipelines.data.sources.fetch import fetch_all, to_fetch
 from pipelines.data.sources.listing import Listing
-from pipelines.data.sources.readers import inventory, listings
+from pipelines.data.sources.readers import formats_of, inventory, listings
 from pipelines.display.progress import human, say, table
 from pipelines.errors import ConfigError, DataError
 from pipelines.identity import identity
@@ -40,7 +41,7 @@ from workflows.session import DryRun, Session, entry
 _ROOMS = {
     "text": "document packed code_points words licences row_groups",
     "sources": """
-        config records conversations shape listing paths columns formats web readers fetch
+        config records conversations shape listing paths columns files opened compressed web readers fetch
         generators problem problems_en problems_zh
     """,
     "cleaning": """
@@ -56,9 +57,10 @@ _ROOMS = {
 CODE = tuple(f"pipelines.data.{room}.{module}" for room, modules in _ROOMS.items() for module in modules.split())
 
 
-def code_of(passes: Sequence[str]) -> tuple[str, ...]:
-    """The modules that decide a corpus which asks for these further passes."""
-    return (*CODE, *chosen_modules("pipelines.data.cleaning.further", passes))
+def code_of(formats: Sequence[str], passes: Sequence[str]) -> tuple[str, ...]:
+    """The modules that decide a corpus which reads files of these formats and asks for these further passes."""
+    rows = chosen_modules("pipelines.data.sources.formats", formats)
+    return (*CODE, *rows, *chosen_modules("pipelines.data.cleaning.further", passes))
 
 
 def run(config: CorpusConfig, session: Session) -> Artifact:
@@ -76,7 +78,11 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
     if config.corpus.decontaminate.sets:
         whole_identity["evaluation sets"] = contents(config.corpus.decontaminate)
     refuse_other_keys(config.name, config.corpus.dedup.minhash, known)
-    announcement, code = _announcement(config, listed), code_of([asked.name for asked in config.corpus.passes])
+    formats = formats_of(_read(config), listed)
+    announcement, code = (
+        _announcement(config, listed),
+        code_of(formats, [asked.name for asked in config.corpus.passes]),
+    )
     try:
         draft = session.begin("corpus", config, announcement, known, code, whole_identity)
     except DryRun:
@@ -141,6 +147,12 @@ def _listed(config: CorpusConfig) -> dict[str, Listing]:
         **listings(examples, "corpus.quality.model.examples"),
         **{f"set {name}": listing for name, listing in listings(sets, SETS).items()},
     }
+
+
+def _read(config: CorpusConfig) -> dict[str, SourceConfig]:
+    """Every source that is read, under the keys of `_listed`."""
+    sets = {f"set {name}": chosen.source for name, chosen in config.corpus.decontaminate.sets.items()}
+    return {**config.corpus.example_sources, **config.chosen, **sets}
 
 
 def _announcement(config: CorpusConfig, listed: Mapping[str, Listing]) -> dict[str, Any]:

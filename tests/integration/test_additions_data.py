@@ -1,7 +1,10 @@
-"""A cleaning pass and a file format, each added as one file and one row: run, counted, planned; nothing else is opened."""
+"""A cleaning pass and a file format, each added as one file and one row: run, counted, planned; nothing else is
+opened.
+"""
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,8 @@ import pytest
 
 from tests.additions import Tree
 
+FORMATS = "pipelines/data/sources/formats/__init__.py"
+IMPORT = "from pipelines.data.sources.formats import csv_rows"
 PASSES = "pipelines/data/cleaning/further/__init__.py"
 BUILD = """
 import json, sys
@@ -18,6 +23,7 @@ from pipelines.config import parse
 from pipelines.data.corpus.assemble import build, dropped_examples
 from pipelines.data.corpus.recipe import CorpusConfig
 from pipelines.data.plan.estimate import estimate, show
+from pipelines.data.sources.readers import formats_of, listings
 from pipelines.errors import TrunklineError
 from pipelines.identity import identity
 from pipelines.store.artifacts import ArtifactStore
@@ -35,6 +41,7 @@ print(json.dumps({
     "statistics": corpus.statistics,
     "card": corpus.path("data_card.html").read_text(),
     "shouting": dropped_examples(corpus, "quality.shouting")[0],
+    "formats": formats_of(config.chosen, listings(config.chosen)),
     "hashed": chosen_modules("pipelines.data.cleaning.further", asked),
 }))
 """
@@ -81,5 +88,30 @@ def test_a_new_pass_is_one_file_and_one_row(tmp_path: Path) -> None:
     loud = recipe(data, passes=[{"name": "shouting", "max_capitals": 2}])
     assert "corpus.passes[0].max_capitals is 2" in run(tree, loud, tmp_path / "none")
     assert "shouting" in run(tree, recipe(data, passes=[{"name": "shouting"}]), tmp_path / "none", "plan")
+    (tree.folder / "make.py").unlink()
+    assert tree.opened() == []
+
+
+@pytest.mark.slow
+def test_a_new_file_format_is_one_file_and_one_row(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = "".join(f'{i},"{QUIET.format(i)}"\n' for i in range(40))
+    (folder / "a.csv.gz").write_bytes(gzip.compress(f"number,text\n{rows}".encode()))
+    (folder / "notes.md").write_text("About the data.\n", encoding="utf-8")
+    tree = Tree(tmp_path)
+    tree.add("pipelines/data/sources/formats/csv_rows.py", "reader/csv_rows.py")
+    tree.row(FORMATS, after="import FileFormat", line=IMPORT)
+    tree.row(FORMATS, after='"warc"', line='    "csv": csv_rows.FORMAT,')
+
+    made = json.loads(run(tree, recipe(folder), tmp_path / "told").splitlines()[-1])
+    counts = made["statistics"]["sources"]["own"]
+    assert counts["train"]["documents"] + counts["heldout"]["documents"] == 40
+    assert made["formats"] == ["csv"]
+    config = recipe(folder)
+    config["corpus"]["sources"]["own"]["reader"]["format"] = "tsv"
+    assert "reader.format is 'tsv'; expected one of text, json, jsonl, parquet, html, warc, csv" in run(
+        tree, config, tmp_path / "none"
+    )
     (tree.folder / "make.py").unlink()
     assert tree.opened() == []

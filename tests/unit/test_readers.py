@@ -1,6 +1,7 @@
 """Readers: every format, and what bad bytes cost: their own document, under a name of its own."""
 
 import bz2
+import dataclasses
 import gzip
 import io
 import json
@@ -13,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.data.sources import formats
 from pipelines.data.sources.config import ReaderConfig, SourceConfig
-from pipelines.data.sources.formats import parse_file
+from pipelines.data.sources.files import parse_file
+from pipelines.data.sources.formats import FORMATS
+from pipelines.data.sources.opened import Opened
 from pipelines.data.sources.readers import inventory, listings, plan_pieces, read_piece, uncut
 from pipelines.data.sources.records import RECORDS, RecordKind
 from pipelines.data.text.document import Document, Dropped
@@ -433,14 +435,14 @@ def test_a_fault_in_a_format_ends_its_file_alone_and_a_lost_server_the_job(
     for name in "ab":
         (tmp_path / f"{name}.jsonl").write_bytes(lines(name))
     error: Exception = RuntimeError("of nobody's foresight")
-    real = formats._jsonl
+    lines_of = FORMATS["jsonl"]
 
-    def jsonl(lines: Any, path: str, stop: Any) -> Any:
-        if path.endswith("a.jsonl"):
+    def jsonl(opened: Opened) -> Any:
+        if opened.path.endswith("a.jsonl"):
             raise error
-        return real(lines, path, stop)
+        return lines_of.read(opened)
 
-    monkeypatch.setattr(formats, "_jsonl", jsonl)
+    monkeypatch.setitem(FORMATS, "jsonl", dataclasses.replace(lines_of, read=jsonl))
     documents, dropped = read(source(tmp_path))
     assert ([d.text for d in documents], [d.reason for d in dropped]) == (["b"], ["read.RuntimeError"])
     for kind in (StorageError, OSError, MemoryError):

@@ -11,7 +11,7 @@ from warcio.warcwriter import WARCWriter
 
 from pipelines.data.sources import web
 from pipelines.data.sources.config import ReaderConfig, SourceConfig
-from pipelines.data.sources.formats import parse_file
+from pipelines.data.sources.files import parse_file
 from pipelines.data.sources.readers import plan_pieces, read_piece
 from pipelines.data.text.document import Document, Dropped
 

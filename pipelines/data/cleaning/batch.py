@@ -1,6 +1,7 @@
 """The documents of a batch on their way through the passes: what each is now, and which are still in the running.
 
-Enters: documents as their reader gave them. Leaves: for each, in order, the clean document or the reason why there is none.
+Enters: documents as their reader gave them. Leaves: for each, in order, the clean document or the reason why there is
+none.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from pipelines.data.text.document import Document, Dropped
 class Batch:
     """Args: documents; notes, the keys that passes write into metadata: a record's own fields of these names go.
 
-    Attributes: texts and languages, one for each document; alive, the indices of those that no pass has dropped, ascending.
+    Attributes: texts and languages, one for each document; alive, the indices of those that no pass has dropped,
+        ascending.
     """
 
     def __init__(self, documents: Sequence[Document], notes: Iterable[str]):
@@ -60,7 +62,9 @@ class Batch:
 
 @config_class
 class FurtherSettings:
-    """What a further pass is told; its own `Settings` extend this with `name: Literal["…"] = "…"` and its thresholds."""
+    """What a further pass is told; its own `Settings` extend this with `name: Literal["…"] = "…"` and its
+    thresholds.
+    """
 
     name: str
 
@@ -69,8 +73,8 @@ class FurtherSettings:
 class FurtherPass:
     """A pass that a recipe can ask for (see `further`).
 
-    Attributes: Settings, the class of its mapping in the recipe. run, which drops documents of a batch for named reasons
-        (`batch.drop`). again: whether documents that lost lines as boilerplate are judged anew.
+    Attributes: Settings, the class of its mapping in the recipe. run, which drops documents of a batch for named
+        reasons (`batch.drop`). again: whether documents that lost lines as boilerplate are judged anew.
     """
 
     Settings: type[FurtherSettings]

@@ -31,8 +31,8 @@ from pipelines.data.text.document import Document, Dropped
 class Pass:
     """A pass over a batch.
 
-    Attributes: notes, the keys that it writes into metadata. again: whether documents that lost lines as boilerplate go through
-        it anew.
+    Attributes: notes, the keys that it writes into metadata. again: whether documents that lost lines as boilerplate go
+        through it anew.
     """
 
     run: Callable[[Batch, Given], None]

@@ -1,6 +1,7 @@
 """What every corpus goes through: the passes over a batch that `passes` lists.
 
-Enters: a batch, and what a piece's cleaning is given. Leaves: the batch with its texts, languages and notes, without what a pass dropped.
+Enters: a batch, and what a piece's cleaning is given. Leaves: the batch with its texts, languages and notes, without
+what a pass dropped.
 """
 
 from __future__ import annotations

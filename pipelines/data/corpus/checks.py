@@ -12,6 +12,7 @@ from pipelines.data.cleaning.config import CleaningRecipe, DecontaminationConfig
 from pipelines.data.cleaning.language import NAMED
 from pipelines.data.dedup.config import DedupConfig
 from pipelines.data.sources.config import ReaderConfig, SourceConfig
+from pipelines.data.sources.formats import FORMATS
 from pipelines.data.sources.generators import GENERATORS
 from pipelines.data.sources.records import RECORDS
 from pipelines.data.text.licences import PERMISSIVE
@@ -121,6 +122,8 @@ def _check_reader(where: str, reader: ReaderConfig) -> None:
             f"{where}.document_bytes is {reader.document_bytes}; expected 1 or more, e.g. 8_000, "
             "or null for a document a file"
         )
+    if reader.format is not None and reader.format not in FORMATS:
+        raise ConfigError(f"{where}.format is {reader.format!r}; expected one of {', '.join(FORMATS)}")
     if not 0 < reader.share <= 1:
         raise ConfigError(f"{where}.share is {reader.share}; expected a share of the files in (0, 1]")
     # of a deb the checksum may be left out: what apt offers is taken, and recorded

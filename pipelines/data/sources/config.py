@@ -12,9 +12,8 @@ from typing import Annotated, Literal
 
 from pipelines.config import Count, Range, Seed, Share, Whole, config_class, runtime
 from pipelines.data.sources.fetch import Package
+from pipelines.data.sources.formats import FORMATS
 from pipelines.data.text.licences import is_permissive
-
-Format = Literal["text", "json", "jsonl", "parquet", "html", "warc"]
 
 
 @config_class
@@ -23,7 +22,7 @@ class ReaderConfig:
 
     type: Literal["files", "package", "standard_library", "huggingface", "generated"]
     path: str | list[str] = ""  # files: paths or globs, local or s3://; package: globs over the archive's members
-    format: Format | None = None  # null: by the file's name, e.g. .jsonl.gz
+    format: str | None = None  # a name of `formats.FORMATS`; null: by the file's name, e.g. .jsonl.gz
     document_bytes: Count | None = None  # a text file is cut at blank lines; null: one document a file
     record: str = "text"  # how one record becomes a document: see pipelines/data/sources/records.py
     text_field: str = "text"
@@ -52,8 +51,10 @@ class ReaderConfig:
     @property
     def reads_pages(self) -> bool:
         """Whether its files are web pages, single or as a crawler leaves them."""
-        named = re.compile(r"\.(x?html?|warc)\b", re.IGNORECASE)
-        return self.format in ("html", "warc") or any(named.search(path) for path in self.paths)
+        pages = {name: row for name, row in FORMATS.items() if row.is_pages}
+        suffixes = "|".join(re.escape(suffix) for row in pages.values() for suffix in row.suffixes)
+        named = re.compile(rf"({suffixes})\b", re.IGNORECASE)
+        return self.format in pages or any(named.search(path) for path in self.paths)
 
     @property
     def archive_package(self) -> Package:

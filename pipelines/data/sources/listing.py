@@ -28,22 +28,13 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipelines.data.sources.formats import ACCEPTED_SUFFIXES, form_of, told_format, told_suffix
+from pipelines.data.sources.files import ACCEPTED_SUFFIXES, form_of, told_format, told_suffix
+from pipelines.data.sources.formats import FORMATS
 from pipelines.data.sources.paths import Entry, Match, match, source_of
 from pipelines.data.text.document import utf8
 from pipelines.errors import DataError
 
 _SHOWN = 5  # names of files in one line
-_RECORDS = ("json", "jsonl", "parquet", "warc")
-# by the format that the config sets, which formats a file's name may tell
-_MAY_TELL = {
-    "text": ("text", "html", "json", "jsonl"),
-    "html": ("html", "text"),
-    "json": ("json", "jsonl", "text"),
-    "jsonl": ("json", "jsonl", "text"),
-    "parquet": ("parquet",),
-    "warc": ("warc",),
-}
 _UNFINISHED = re.compile(r"\.(tmp|temp|swp|swo|lock|incomplete|part|partial|crdownload|inprogress)$|~$", re.IGNORECASE)
 _BOOKKEEPING = re.compile(
     r"_(success|metadata|common_metadata|committed_.*|started_.*)$|.*\.(crc|md5|sha1|sha256|sha512|asc|sig)$|"
@@ -192,7 +183,7 @@ def _folders_of_records(labels: Iterable[str], form: str | None) -> dict[str, se
     """
     if form is not None:
         return {}
-    data = [label for label in labels if told_format(label) in ("jsonl", "parquet", "warc")]
+    data = [label for label in labels if _holds_records(told_format(label))]
     paths = [PurePosixPath(label) for label in data if not _hidden(label) and not _by_name(label)]
     above = {folder.as_posix() for path in paths for folder in path.parents}
     return {".md": above, ".rst": above, ".py": {path.parent.as_posix() for path in paths}}
@@ -217,7 +208,7 @@ def _why_not(label: str, matched: Match, form: str | None, beside: Mapping[str, 
     told, suffix = told_format(label), told_suffix(label)
     if form is None and told is None:
         return "its name tells no format"
-    if form is not None and told is not None and told not in _MAY_TELL[form]:
+    if form is not None and told is not None and told not in FORMATS[form].may_tell:
         return "another format"
     asked = bool(suffix) and suffix in matched.wildcard.rsplit("/", 1)[-1].lower()
     among_records = form in ("json", "jsonl") and suffix != ".txt"
@@ -242,4 +233,12 @@ def _by_name(label: str) -> str:
         return "unfinished or a lock"
     if _BOOKKEEPING.match(name) or above & _BOOKKEEPING_FOLDERS:
         return "bookkeeping"
-    return "about the data" if _ABOUT.match(name) and told_format(name) not in _RECORDS else ""
+    return "about the data" if _ABOUT.match(name) and _may_describe(told_format(name)) else ""
+
+
+def _holds_records(told: str | None) -> bool:
+    return told is not None and FORMATS[told].has_records
+
+
+def _may_describe(told: str | None) -> bool:
+    return told is None or FORMATS[told].may_describe

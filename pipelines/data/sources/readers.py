@@ -3,7 +3,7 @@
 Enters: a source's config. Leaves: on the driver a list of `Piece` (some megabytes of raw input each, in a fixed order);
 on a worker the documents of one piece, with a `Dropped` in place of each that could not be read.
 
-Small files share a piece; a large one is cut into several where its format allows it (`formats.can_be_cut`), by byte
+Small files share a piece; a large one is cut into several where its format allows it (`files.can_be_cut`), by byte
 offsets that planning need not look at: 100 GB of JSON Lines are planned from one listing and read through range
 requests. Ids, and the order of documents, do not depend on the cut.
 
@@ -27,7 +27,8 @@ from typing import Any, BinaryIO
 from pipelines.data.sources.columns import Wanted, table_records
 from pipelines.data.sources.config import ReaderConfig, SourceConfig
 from pipelines.data.sources.fetch import Package, contents, fetch, members, resolve
-from pipelines.data.sources.formats import can_be_cut, parse_file, told_format
+from pipelines.data.sources.files import can_be_cut, parse_file, told_format
+from pipelines.data.sources.formats import FORMATS
 from pipelines.data.sources.generators import GENERATORS
 from pipelines.data.sources.listing import Listing, list_files
 from pipelines.data.sources.records import RECORDS, content_of
@@ -144,7 +145,27 @@ def plan_pieces(name: str, source: SourceConfig, piece_bytes: int, group: str = 
 def as_found(source: SourceConfig, pieces: Iterable[Piece]) -> SourceConfig:
     """The source, masked where `pii: auto` and a file of it is web pages: a folder's path does not tell."""
     formats = {source.reader.format or told_format(part.path) for piece in pieces for part in piece.stretches}
-    return replace(source, pii="mask") if source.pii == "auto" and formats & {"html", "warc"} else source
+    has_pages = any(name is not None and FORMATS[name].is_pages for name in formats)
+    return replace(source, pii="mask") if source.pii == "auto" and has_pages else source
+
+
+def formats_of(sources: Mapping[str, SourceConfig], listed: Mapping[str, Listing]) -> list[str]:
+    """The formats of what these sources read, by name, as far as it is known before anything is fetched.
+
+    Args:
+        listed: what `listings` returned for the same sources.
+    """
+    names: set[str | None] = set()
+    for name, source in sources.items():
+        reader = source.reader
+        if reader.type == "files":
+            names |= {reader.format or told_format(file.path) for file in listed[name].files}
+        elif reader.type == "package":
+            names |= {reader.format or told_format(path) for path in reader.paths if not path.startswith("!")}
+        elif reader.type == "standard_library":
+            names.add("text")
+    # the members of a package may be of any
+    return sorted(FORMATS) if None in names else sorted(name for name in names if name)
 
 
 def uncut(pieces: Iterable[Piece], piece_bytes: int) -> list[Piece]:
