@@ -1,6 +1,4 @@
-"""A cleaning pass and a file format, each added as one file and one row: run, counted, planned; nothing else is
-opened.
-"""
+"""A cleaning pass and a file format, each added as one file and one row; nothing else is opened."""
 
 from __future__ import annotations
 

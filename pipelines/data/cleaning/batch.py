@@ -62,9 +62,7 @@ class Batch:
 
 @config_class
 class FurtherSettings:
-    """What a further pass is told; its own `Settings` extend this with `name: Literal["…"] = "…"` and its
-    thresholds.
-    """
+    """What a further pass is told; its `Settings` extend this with `name: Literal["…"] = "…"` and thresholds."""
 
     name: str
 

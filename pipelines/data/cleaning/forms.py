@@ -7,8 +7,7 @@ is fast enough.
 |---|---|---|
 | `line_punctuation` | Chinese verse in lines of five or of seven characters | menus: four |
 | | half of the lines end a clause, clauses are as long as in sentences | lists of keywords |
-| `alphabetic_ratio` | Chinese or Japanese grammar around foreign terms | goods, tags, code, English with Chinese words
-|
+| `alphabetic_ratio` | Chinese or Japanese grammar around foreign terms | goods, tags, code, English |
 | `symbol_ratio` | the signs of formulas, in such Chinese | rows of signs |
 | `repeated_…` | stanzas whose lines end clauses, up to half of them heard before | what repeats a short line or block |
 
