@@ -210,6 +210,8 @@ def test_a_damaged_parent_is_found_when_the_child_is_verified(
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"pretrain/t@step-4: .*does not match its checksum"):
         last.verify()
+    (problem,) = last.damaged()
+    assert problem.startswith("pretrain/t@step-4, where frozen parameters lie: rank-00000")
 
 
 def test_moments_that_were_never_kept_are_not_gone_on_with(

@@ -197,8 +197,9 @@ def average(store: ArtifactStore, name: str, fingerprint: str, planned: PlannedA
 
 
 def _digests(run: Run) -> dict[str, str]:
-    """What a checkpoint holds, whatever its run is called: the checksum of each of its files."""
-    return {name: entry["sha256"] for name, entry in sorted(run.checkpoint.files.items())}
+    """What a checkpoint holds, whatever its run is called: each file's checksum, and where each frozen parameter lies."""
+    files = {name: entry["sha256"] for name, entry in sorted(run.checkpoint.files.items())}
+    return {**files, **run.checkpoint.frozen}
 
 
 def _begun_with(config: AverageConfig, store: ArtifactStore, run: str) -> tuple[int, ...] | None:

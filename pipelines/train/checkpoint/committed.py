@@ -87,8 +87,19 @@ class Checkpoint:
         """
         return [self, *(self._holder(token) for token in sorted(set(self.frozen.values())))]
 
-    def damaged(self, only: slice = slice(None)) -> list[str]:
-        """What is wrong with each file of its own (or with a share of them): missing, or unlike its checksum."""
+    def damaged(self) -> list[str]:
+        """What is wrong with each file that is missing or unlike its checksum, those of frozen parameters too."""
+        problems = self._damaged()
+        for token in sorted(set(self.frozen.values())):
+            try:
+                holder = self._holder(token)
+            except CheckpointError as error:
+                problems.append(str(error))
+            else:
+                problems += [f"{holder}, where frozen parameters lie: {problem}" for problem in holder._damaged()]
+        return problems
+
+    def _damaged(self, only: slice = slice(None)) -> list[str]:
         with ThreadPoolExecutor(8) as pool:
             return [problem for problem in pool.map(self._problem, sorted(self.files)[only]) if problem]
 
@@ -105,7 +116,7 @@ class Checkpoint:
         Raises: CheckpointError naming file and predecessor.
         """
         for checkpoint in self.whole():
-            checkpoint._refuse(checkpoint.damaged(only))
+            checkpoint._refuse(checkpoint._damaged(only))
 
     def _refuse(self, problems: Sequence[str]) -> None:
         if problems:
