@@ -1,20 +1,20 @@
 """Checkpoints as safetensors slices: no pickle, no collectives, any ZeRO stage and world size reads any other's.
 
 Each rank writes the 1-D slices that it owns of float32 weights and of whatever the optimizer keeps per weight, keyed
-`parameter@state@offset`, and its random-number states. A checkpoint exists once `manifest.json` does, and that is written by
-rank zero when every rank's file is durable.
+`parameter@state@offset`, and its random-number states. A checkpoint exists once `manifest.json` does, and that is
+written by rank zero when every rank's file is durable.
 
-    checkpoints/step-000200/rank-00000-….safetensors  manifest.json (checksums of the files and of itself, the run's state)
+    checkpoints/step-000200/rank-00000-….safetensors  manifest.json (checksums of the files, the run's state)
 
     committed.py    what exists: finding, verifying and reading checkpoints
-    weights.py      weights without an engine: one tensor after the other, averaged as asked; the whole model; writing them
+    weights.py      weights without an engine: one tensor after the other, averaged as asked; the whole; writing them
     slices.py       which slices an engine holds, and filling an engine from a checkpoint
     snapshot.py     slices in host memory, and as a file
     saver.py        saving behind the training thread
     retention.py    which checkpoints stay
 
-This replaces DeepSpeed's own format, which cannot change stage or world size, and its universal one, which copies the first
-group's learning rate and decay onto all (docs/design.md).
+This replaces DeepSpeed's own format, which cannot change stage or world size, and its universal one, which copies the
+first group's learning rate and decay onto all (docs/design.md).
 """
 
 from pipelines.train.checkpoint.committed import (

@@ -1,7 +1,7 @@
 """Committed checkpoints: finding and verifying them, and reading ranges of the parameters that they hold.
 
-The manifest vouches for every file by size and SHA-256, for itself (its last key is the SHA-256 of the text before it), and for
-where it lies: a step's folder under the name of another step or run is refused.
+The manifest vouches for every file by size and SHA-256, for itself (its last key is the SHA-256 of the text before it),
+and for where it lies: a step's folder under the name of another step or run is refused.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ DELETED = "manifest.deleted.json"  # what a rule of retention leaves of a checkp
 SUPERSEDED = "manifest.superseded.json"  # what going on from an earlier checkpoint leaves of it
 _FOLDER = re.compile(r"step-(\d{6}|[1-9]\d{6,})")
 _PLAIN = ("step", "files", "state")  # what manifests held before they carried a checksum
-# a checkpoint of so many bytes is read whole by the driver before Ray starts: a second or two at 1 GB/s; of a remote store,
-# from which the driver's machine would download it, a tenth
+# a checkpoint of so many bytes is read whole by the driver before Ray starts: a second or two at 1 GB/s; of a remote
+# store, from which the driver's machine would download it, a tenth
 _DRIVER_BYTES = 2_000_000_000
 
 
@@ -60,7 +60,7 @@ class Checkpoint:
 
     @property
     def frozen(self) -> Mapping[str, str]:
-        """The parameters that have no slices here, since they equal an ancestor's: the token of the checkpoint that holds each."""
+        """Parameters without slices here, since they equal an ancestor's, and the token of the one that holds each."""
         frozen: Mapping[str, str] = self.state.get("frozen", {})
         return frozen
 
@@ -77,7 +77,7 @@ class Checkpoint:
         return size <= _DRIVER_BYTES / (1 if isinstance(self.storage, FolderStorage) else 10)
 
     def holders(self, parameters: Iterable[str]) -> list[str]:
-        """Which checkpoints hold these parameters: this one, or where they were frozen already an ancestor's; sorted."""
+        """Which checkpoints hold these parameters, sorted: this one, or an ancestor's where they were frozen."""
         return sorted({self.frozen.get(name, str(self)).split()[0] for name in parameters})
 
     def whole(self) -> list[Checkpoint]:
@@ -174,20 +174,20 @@ def committed_steps(storage: Storage, run: str) -> list[int]:
 
 
 def steps_with(keys: list[str], file: str) -> list[int]:
-    """The steps, ascending, whose folder holds `file`, from a listing of a run's checkpoints; other folders are none's."""
+    """The steps, ascending, whose folder holds `file`. Args: keys, a listing of a run's checkpoints."""
     return sorted(int(match[1]) for folder in _holding(keys, file) if (match := _FOLDER.fullmatch(folder)))
 
 
 def strays(storage: Storage, run: str) -> list[str]:
-    """Folders among the checkpoints of `kind/name` that hold a manifest under a name that is no step's: moved, or renamed by hand."""
-    held = _holding(storage.keys(f"{run}/checkpoints"), "manifest.json")
-    return sorted(folder for folder in held if not _FOLDER.fullmatch(folder))
+    """Folders among a run's checkpoints that hold a manifest under a name that is no step's: renamed by hand."""
+    folders = _holding(storage.keys(f"{run}/checkpoints"), "manifest.json")
+    return sorted(folder for folder in folders if not _FOLDER.fullmatch(folder))
 
 
 def passed_over(storage: Storage, run: str) -> str:
     """A clause that names the strays of a run, and the run that a rebuild has set aside; "" where there are none."""
-    found = strays(storage, run)
-    named = f"; passed over, since no step is named so: {', '.join(found)} (step 10 is step-000010)" if found else ""
+    moved = strays(storage, run)
+    named = f"; passed over, since no step is named so: {', '.join(moved)} (step 10 is step-000010)" if moved else ""
     return named + kept(storage, run)
 
 
@@ -197,7 +197,7 @@ def _holding(keys: Iterable[str], file: str) -> list[str]:
 
 
 def recorded_steps(storage: Storage, run: str) -> list[int]:
-    """Steps whose rows of metrics are part of the run's curve: committed, whether or not a rule has deleted the files since."""
+    """Steps whose rows of metrics are part of the run's curve: committed, also where a rule deleted the files since."""
     keys = storage.keys(f"{run}/checkpoints")
     return sorted({*steps_with(keys, "manifest.json"), *steps_with(keys, DELETED)})
 
@@ -208,10 +208,10 @@ def set_aside_after(storage: Storage, run: str, step: int) -> list[int]:
     Their files stay, and each manifest as `manifest.superseded.json`. Returns: the steps set aside.
     """
     open_checkpoint(storage, run, f"step-{step}")
-    later = [found for found in committed_steps(storage, run) if found > step]
-    for found in recorded_steps(storage, run):
-        folder = folder_of(run, found)
-        for manifest in ("manifest.json", DELETED) if found > step else ():
+    later = [committed for committed in committed_steps(storage, run) if committed > step]
+    for recorded_step in recorded_steps(storage, run):
+        folder = folder_of(run, recorded_step)
+        for manifest in ("manifest.json", DELETED) if recorded_step > step else ():
             if (text := storage.find(f"{folder}/{manifest}")) is not None:
                 storage.write(f"{folder}/{SUPERSEDED}", text)
                 storage.delete(f"{folder}/{manifest}")
@@ -259,9 +259,9 @@ def commit(storage: Storage, folder: str, files: Mapping[str, Mapping[str, Any]]
 def sweep(storage: Storage, folder: str) -> None:
     """Delete what attempts that did not get to commit this checkpoint left beside it."""
     manifests = [f"{folder}/{name}" for name in ("manifest.json", SUPERSEDED)]
-    held = {name for key in manifests for name in json.loads(storage.find(key) or b'{"files": []}')["files"]}
+    vouched_for = {name for key in manifests for name in json.loads(storage.find(key) or b'{"files": []}')["files"]}
     for key in storage.keys(folder):
-        if key not in manifests and key.rsplit("/", 1)[1] not in held:
+        if key not in manifests and key.rsplit("/", 1)[1] not in vouched_for:
             storage.delete(key)
 
 
@@ -295,7 +295,7 @@ def header_problem(storage: Storage, key: str, size: int) -> str:
 
 def _before(storage: Storage, run: str, step: int) -> str:
     """Advice: which committed checkpoint comes before a damaged one."""
-    earlier = [found for found in committed_steps(storage, run) if found < step]
+    earlier = [committed for committed in committed_steps(storage, run) if committed < step]
     made = recorded(storage, run)
     if not earlier:
         unfinished = not storage.exists(f"{run}/manifest.json")
@@ -345,7 +345,7 @@ class Index:
     """
 
     def __init__(self, checkpoint: Checkpoint):
-        """Reads every header; the checkpoint's checksums are the caller's to compare. Raises: CheckpointError as `whole` does."""
+        """Reads every header; the checksums are the caller's to compare. Raises: CheckpointError as `whole` does."""
         self._slices: dict[tuple[str, str], list[_Slice]] = {}
         for holder in checkpoint.whole():
             paths = [holder.storage.fetch(f"{holder.folder}/{name}") for name in sorted(holder.files)]

@@ -1,8 +1,8 @@
 """Saving behind the training thread: it copies to host memory and goes on; a thread writes, uploads and commits.
 
-One save is under way at a time. When the next is due before it is done, training waits, and the wait is counted as stall and
-told once: more memory would only put off the same wait. A save that fails does not stop training; its rows of metrics go
-with the next one, and two in a row are an alarm.
+One save is under way at a time. When the next is due before it is done, training waits, and the wait is counted as
+stall and told once: more memory would only put off the same wait. A save that fails does not stop training; its rows of
+metrics go with the next one, and two in a row are an alarm.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class Saver:
     ):
         """All ranks make it together.
 
-        Args: run, `kind/name`; rule, which checkpoints stay after each commit (None: all); before_commit, called on rank zero,
-            behind the training thread, when a checkpoint lacks nothing but its manifest.
+        Args: run, `kind/name`; rule, which checkpoints stay after each commit (None: all); before_commit, called on
+            rank zero, behind the training thread, when a checkpoint lacks nothing but its manifest.
         """
         self.before_commit = before_commit
         self.storage, self.run, self.watch, self.rule = storage, run, watch, rule or Rule()
@@ -161,7 +161,8 @@ class Saver:
             self._told_of_waits = True
             self.watch.warning(
                 f"the checkpoint of step {self._step} was still being written when the next was due: training waited "
-                f"{waited:.1f} s for it, and will wait again (checkpoint_wait_s): raise checkpoint.every_steps or use a faster store"
+                f"{waited:.1f} s for it, and will wait again (checkpoint_wait_s): raise checkpoint.every_steps or use "
+                "a faster store"
             )
         count = self.failures_in_a_row + 1 if reason else 0
         self.watch.points(

@@ -1,8 +1,8 @@
 """Saving the slices that an engine holds, and filling an engine from a checkpoint.
 
-A slice is a range of one parameter, flattened (`update/pieces.py`). What is kept per weight is whatever tensor of the weights'
-shape the optimizer keeps (AdamW: `exp_avg`, `exp_avg_sq`; Muon: `momentum_buffer`); what a state needs beside those its
-optimizer's row says. So nothing here knows an optimizer, nor how DeepSpeed lays its tensors out.
+A slice is a range of one parameter, flattened (`update/pieces.py`). What is kept per weight is whatever tensor of the
+weights' shape the optimizer keeps (AdamW: `exp_avg`, `exp_avg_sq`; Muon: `momentum_buffer`); what a state needs beside
+those its optimizer's row says. So nothing here knows an optimizer, nor how DeepSpeed lays its tensors out.
 
 A frozen parameter has no slice where a parent's checkpoint holds it: the state says which one does, under `frozen`
 (`committed.py` follows it). A run without a parent stores its frozen parameters itself.
@@ -48,9 +48,10 @@ def load(
 ) -> None:
     """Fill the engine from a checkpoint of any ZeRO stage and world size; all ranks call it together.
 
-    Args: optimizer_state, moments and update count too (resume, branch) or weights alone (initialise); verified, tokens of
-        checkpoints whose checksums the driver has compared just now; own, whether the engine goes on with the run that saved
-        it, so that frozen parameters stay where that run has them; else this checkpoint holds them from now on.
+    Args: optimizer_state, moments and update count too (resume, branch) or weights alone (initialise); verified, tokens
+        of checkpoints whose checksums the driver has compared just now; own, whether the engine goes on with the run
+        that saved it, so that frozen parameters stay where that run has them; else this checkpoint holds them from now
+        on.
     Raises: CheckpointError when a file is damaged, the architecture differs, or the state is of another optimizer.
     """
     if checkpoint.token not in verified:
@@ -70,7 +71,7 @@ def load(
         if optimizer_state:
             _make_room(engine, piece.flat, stored)
         for key, value in piece.tensors(engine.optimizer).items():
-            # before the first update an optimizer may keep nothing yet, and zeros are right; after it, missing is damaged
+            # before the first update an optimizer may keep nothing yet, and zeros are right; after it, that is damage
             if key == "fp32" or (optimizer_state and (engine.updates or key in stored)):
                 index.fill(piece.name, key, piece.start, value)
     for piece in pieces.frozen(engine.deepspeed):
@@ -80,7 +81,7 @@ def load(
 
 
 def _take_over_frozen(engine: Engine, checkpoint: Checkpoint, index: Index, own: bool) -> None:
-    """Say which checkpoint holds the frozen parameters; what only the run's own checkpoints hold goes into its next ones."""
+    """Say which checkpoint holds the frozen parameters; what only the run's own ones hold goes into the next, too."""
     engine.frozen_in = {
         piece.name: checkpoint.frozen.get(piece.name, checkpoint.token)
         for piece in engine.frozen_slices
@@ -111,17 +112,17 @@ def check_optimizer(checkpoint: Checkpoint, optimizer: str, trains: Collection[s
     trained = checkpoint.state.get("trains")
     if trained is not None and (trains is None or not set(trains) <= set(trained)):
         raise CheckpointError(
-            f"{checkpoint} trained parameters of the kinds {', '.join(trained)} alone, so there is no optimizer state for "
-            f"all that this run trains ({'all' if trains is None else ', '.join(trains)}): initialise from it (sft, dpo), "
-            "or train the same kinds"
+            f"{checkpoint} trained parameters of the kinds {', '.join(trained)} alone, so there is no optimizer state "
+            f"for all that this run trains ({'all' if trains is None else ', '.join(trains)}): initialise from it "
+            "(sft, dpo), or train the same kinds"
         )
 
 
 def engine_state(engine: Engine) -> dict[str, Any]:
     """What a checkpoint records of an engine.
 
-    Returns: shapes by parameter, the optimizer's name, updates done and ZeRO stage; where some parameters are frozen also the
-        role kinds that train, and which checkpoint holds each frozen parameter that has no slices here.
+    Returns: shapes by parameter, the optimizer's name, updates done and ZeRO stage; where some parameters are frozen
+        also the role kinds that train, and which checkpoint holds each frozen parameter that has no slices here.
     """
     parameters = dict(pieces.parameters(engine.deepspeed))
     state = {
@@ -183,7 +184,7 @@ def random_states() -> dict[str, Tensor]:
 
 
 def load_random_states(checkpoint: Checkpoint) -> None:
-    """Restore this rank's generators, where the checkpoint has this rank; call `load` first, which verifies the files."""
+    """Restore this rank's generators, where the checkpoint has this rank; `load` comes first: it verifies."""
     name = next((name for name in checkpoint.files if name.startswith(f"rank-{dist.get_rank():05d}")), None)
     if name is None:
         return

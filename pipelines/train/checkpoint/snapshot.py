@@ -32,12 +32,12 @@ class Layout:
     def __init__(self, like: Mapping[str, Tensor]):
         """Args: like, tensors [n] by name; floating ones are held as float32."""
         self.shapes = {name: tuple(value.shape) for name, value in like.items()}
-        held = {name: _HOST_DTYPES.get(value.dtype, torch.float32) for name, value in like.items()}
-        ordered = sorted(like, key=lambda name: -held[name].itemsize)  # the widest first: every place is aligned
-        self._head, places = file_head({name: (held[name], tuple(like[name].shape)) for name in ordered})
+        dtypes = {name: _HOST_DTYPES.get(value.dtype, torch.float32) for name, value in like.items()}
+        ordered = sorted(like, key=lambda name: -dtypes[name].itemsize)  # the widest first: every place is aligned
+        self._head, places = file_head({name: (dtypes[name], tuple(like[name].shape)) for name in ordered})
         pinned = torch.cuda.is_available()
         self._buffer = torch.empty(body_bytes(places), dtype=torch.uint8, pin_memory=pinned)
-        self._views = {name: self._buffer[slice(*places[name])].view(held[name]) for name in ordered}
+        self._views = {name: self._buffer[slice(*places[name])].view(dtypes[name]) for name in ordered}
 
     @property
     def nbytes(self) -> int:
@@ -75,7 +75,8 @@ def file_head(
 ) -> tuple[bytes, dict[str, tuple[int, int]]]:
     """How a safetensors file begins whose body holds `tensors` in their order.
 
-    Args: tensors, dtype and shape by name. Returns: the first bytes of the file, padded to a multiple of eight; where each tensor
+    Args: tensors, dtype and shape by name. Returns: the first bytes of the file, padded to a multiple of eight; where
+        each tensor
     begins and ends in the body behind them, in bytes.
     """
     places: dict[str, tuple[int, int]] = {}

@@ -1,7 +1,7 @@
 """The shape of a model, and what follows from it by arithmetic: no weights, no torch.
 
-Enters: a `ModelConfig`, as `conf/model/` states it. Leaves: a refusal of shapes that do not divide, the number of parameters, the
-FLOPs of a token. So a plan is made without building the model (`model.py`).
+Enters: a `ModelConfig`, as `conf/model/` states it. Leaves: a refusal of shapes that do not divide, the number of
+parameters, the FLOPs of a token. So a plan is made without building the model (`model.py`).
 
 Source: MiniCPM (arXiv 2404.06395), Tables 2 and 7.
 """
@@ -79,6 +79,6 @@ def parameter_counts(config: ModelConfig) -> dict[str, int]:
 
 
 def flops_per_token(config: ModelConfig, sequence_length: int) -> float:
-    """Training FLOPs per token: 6 · (non-embedding + output projection) + 12·L·D·T/2, i.e. causal attention counted once."""
+    """Training FLOPs per token: 6 · (non-embedding + output projection) + 12·L·D·T/2: causal attention counts once."""
     counts = parameter_counts(config)
     return 6.0 * counts["total"] + 6.0 * config.layers * config.d_model * sequence_length

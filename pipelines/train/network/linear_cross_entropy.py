@@ -105,19 +105,19 @@ def _chunks(hidden_ND: Tensor, weight_VD: Tensor, chunk: int) -> Iterator[tuple[
 
 def _logits(hidden: Tensor, weight_VD: Tensor) -> Tensor:
     if not hidden.is_cuda and hidden.dtype == torch.float32 and torch._C._has_mkldnn:
-        # oneDNN, which PyTorch would not choose by itself: 143 GFLOP/s where MKL reaches 108 in this shape (V much above D)
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(hidden, weight_VD, None, "none", [], "")
-        return found
+        # oneDNN, which PyTorch would not choose by itself: 143 GFLOP/s where MKL reaches 108 in this shape, V >> D
+        logits: Tensor = torch.ops.mkldnn._linear_pointwise(hidden, weight_VD, None, "none", [], "")
+        return logits
     return torch.mm(hidden, weight_VD.t(), out=_scratch(len(hidden), len(weight_VD), hidden))
 
 
 def _scratch(rows: int, columns: int, like: Tensor) -> Tensor:
     """Memory that stays between calls: on a CPU fresh pages for every chunk cost as much as its softmax."""
     key = (like.device, like.dtype)
-    held = _SCRATCH.get(key)
-    if held is None or held.numel() < rows * columns:
-        held = _SCRATCH[key] = like.new_empty(rows * columns)
-    return held[: rows * columns].view(rows, columns)
+    memory = _SCRATCH.get(key)
+    if memory is None or memory.numel() < rows * columns:
+        memory = _SCRATCH[key] = like.new_empty(rows * columns)
+    return memory[: rows * columns].view(rows, columns)
 
 
 _SCRATCH: dict[tuple[torch.device, torch.dtype], Tensor] = {}
@@ -129,7 +129,7 @@ def let_go() -> None:
 
 
 def _loss_and_gradient_(logits: Tensor, targets: Tensor, hidden: Tensor, weight_VD: Tensor) -> Tensor:
-    """Turn logits = hidden · weightᵀ into softmax - onehot, each row's gradient of its loss, in place. Returns: the losses, float32."""
+    """Turn logits = hidden · weightᵀ into softmax - onehot, each row's gradient, in place. Returns: losses, float32."""
     if logits.is_cuda:
         losses: Tensor = _compiled()(logits, targets)
         return losses
@@ -183,5 +183,5 @@ def _products(
     if hidden.dtype == torch.float32:
         weight_grad.addmm_(gradient.t(), hidden, beta=keep)
         return
-    found = torch.mm(gradient.t(), hidden, out_dtype=torch.float32) if hidden.is_cuda else gradient.t() @ hidden
-    weight_grad.add_(found) if keep else weight_grad.copy_(found)
+    part_of_chunk = torch.mm(gradient.t(), hidden, out_dtype=torch.float32) if hidden.is_cuda else gradient.t() @ hidden
+    weight_grad.add_(part_of_chunk) if keep else weight_grad.copy_(part_of_chunk)

@@ -1,14 +1,16 @@
 """What each parameter is, said once: whoever treats parameters differently asks its role, never its name.
 
-Enters: a `ModelConfig`. Leaves: a `Role` for every parameter of `model.Transformer`, by its name and in the model's order. A name
-therefore means something in this file and in `model.py` alone, and no torch is needed to know what a model consists of.
+Enters: a `ModelConfig`. Leaves: a `Role` for every parameter of `model.Transformer`, by its name and in the model's
+order. A name therefore means something in this file and in `model.py` alone, and no torch is needed to know what a
+model consists of.
 
     kind         shape                     initial values          learning rate       in the output of a block
-    matrix       (rows, columns)           N(0, (init_std / √m)²)  the optimizer's      o_proj, down_proj: × residual_scale
+    matrix       (rows, columns)           N(0, (init_std / √m)²)  the optimizer's      o_proj, down_proj: × its scale
     embedding    (vocabulary, d_model)     N(0, init_std²)         η
     norm         (d_model,)                1                       η
 
-A fused product is one parameter that holds several maps, one below the other; `parts` names them as Llama's layout does.
+A fused product is one parameter that holds several maps, one below the other; `parts` names
+them as Llama's layout does.
 
 Source: MiniCPM (arXiv 2404.06395), Table 7; the names are those of `transformers`' Llama.
 """
@@ -105,8 +107,8 @@ def check_kinds(trains: Collection[str] | None, where: str = "trains") -> None:
     unknown = sorted(set(trains) - set(KINDS))
     if unknown or not trains:
         raise ConfigError(
-            f"{where} is [{', '.join(trains)}]; expected some of the kinds of parameters ({', '.join(KINDS)}), or null, "
-            "with which all of them train"
+            f"{where} is [{', '.join(trains)}]; expected some of the kinds of parameters ({', '.join(KINDS)}), or "
+            "null, with which all of them train"
         )
 
 

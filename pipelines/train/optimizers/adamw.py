@@ -1,7 +1,7 @@
 """AdamW: torch's own, without what torch wraps around it for its compiler.
 
-The wrappers import the whole of that compiler at the first use of an optimizer, which nothing here compiles: 1.3 s of CPU in each
-worker before its first step is done, as much as torch itself takes. What is computed is the same.
+The wrappers import the whole of that compiler at the first use of an optimizer, which nothing here compiles: 1.3 s of
+CPU in each worker before its first step is done, as much as torch itself takes. What is computed is the same.
 
 Source: Loshchilov and Hutter (arXiv 1711.05101); MiniCPM (arXiv 2404.06395) Table 7 for η/m on hidden matrices.
 """
@@ -30,7 +30,7 @@ class AdamWSettings(OptimizerSettings):
 
 
 def _inner(method: Callable[..., Any]) -> Any:
-    """The method that a decorator of torch's went around; the method itself where a version of torch has no decorator."""
+    """The method that a decorator of torch's went around; the method itself where there is no decorator."""
     return getattr(method, "__wrapped__", method)
 
 

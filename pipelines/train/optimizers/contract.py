@@ -1,10 +1,10 @@
 """What one optimizer says of itself, so that nobody else has to know it.
 
-Enters: settings, parameters by their role's kind. Leaves: a torch optimizer, the power of the width in its learning rate, the
-bytes that it keeps for a parameter, and what a resumed state needs beside the tensors that a checkpoint holds.
+Enters: settings, parameters by their role's kind. Leaves: a torch optimizer, the power of the width in its learning
+rate, the bytes that it keeps for a parameter, and what a resumed state needs beside a checkpoint's tensors.
 
-A checkpoint keeps every tensor of the optimizer's state that has the shape of what is updated, under its own name. Whatever else
-is in the state has to follow from the number of updates (`OptimizerRow.scalars`).
+A checkpoint keeps every tensor of the optimizer's state that has the shape of what is updated, under its own name.
+Whatever else is in the state has to follow from the number of updates (`OptimizerRow.scalars`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class OptimizerRow(ABC):
 
     @abstractmethod
     def build(self, groups: list[dict[str, Any]], settings: Any) -> torch.optim.Optimizer:
-        """The optimizer over groups of one role kind each (`groups.py`), which say their `name`, `lr` and `weight_decay`."""
+        """The optimizer over groups of one role kind each, with their `name`, `lr` and `weight_decay` (groups.py)."""
 
     @abstractmethod
     def bytes_kept(self, kind: RoleKind) -> int:
@@ -49,10 +49,10 @@ class OptimizerRow(ABC):
         return 1.0 if kind == "matrix" else 0.0
 
     def bind(self, optimizer: Any, slices: Sequence[Slice], roles: Mapping[str, Role], device: torch.device) -> None:
-        """Learn which ranges of which parameters this rank updates; all ranks call it together, before the first step."""
+        """Learn which ranges this rank updates, of which parameters; all ranks call it together, before any step."""
         del optimizer, slices, roles, device
 
     def scalars(self, kept: Collection[str], updates: int, device: torch.device) -> dict[str, Tensor]:
-        """What the state holds beside tensors of the weights' shape, once `updates` are done. Args: kept, those tensors' names."""
+        """What the state holds after `updates` beside tensors of the weights' shape. Args: kept, their names."""
         del kept, updates, device
         return {}

@@ -1,8 +1,9 @@
 """Parameters by role kind, with muP's learning rates, and the optimizer over them.
 
 Sources: MiniCPM (arXiv 2404.06395) Table 7 for η/m on hidden matrices; the author's published BMTrain code for what the
-paper leaves open: embedding, output projection and norms keep η; betas (0.9, 0.95); weight decay 0.1 on *every* parameter.
-Decay is decoupled and scaled by the group's own rate, p ← p − lr·wd·p, so matrices' decay shrinks by 1/m with their rate.
+paper leaves open: embedding, output projection and norms keep η; betas (0.9, 0.95); weight decay 0.1 on *every*
+parameter. Decay is decoupled and scaled by the group's own rate, p ← p − lr·wd·p, so matrices' decay shrinks by 1/m
+with their rate.
 """
 
 from __future__ import annotations

@@ -7,15 +7,16 @@ Enters: the gradients of the slices that this rank updates. Leaves: their new va
     O = orthogonal(U)                   singular values ≈ 1: five Newton-Schulz steps
     W ← W − lr·wd·W − lr·0.2·√max(rows, columns)·O
 
-Sources: K. Jordan, "Muon" (2024) for the method and its quintic; Liu et al. (arXiv 2502.16982) for 0.2·√max, which gives an
-update AdamW's root mean square, so that one schedule and one decay serve both. The fused products are parted first, since
-query, key and value (gate, up) are different maps: orthogonalised together, the largest would set the others' scale. muP's
-factor on lr is 1/√m, not AdamW's 1/m (docs/recipe.md).
+Sources: K. Jordan, "Muon" (2024) for the method and its quintic; Liu et al. (arXiv 2502.16982) for 0.2·√max, which
+gives an update AdamW's root mean square, so that one schedule and one decay serve both. The fused products are parted
+first, since query, key and value (gate, up) are different maps: orthogonalised together, the largest would set the
+others' scale. muP's factor on lr is 1/√m, not AdamW's 1/m (docs/recipe.md).
 
-Clipping is by the gradient's norm, before any of this. DeepSpeed's own Muon, which ZeRO calls on the gradients, takes the norm
-over the orthogonal updates instead and would shrink them and AdamW's gradients together; hence this one, a plain optimizer to it.
-Each matrix is put together on one rank (`owner`), and only what others hold of it travels: at ZeRO-1 and 2 the matrices at a
-partition's edges, at ZeRO-3 all of them; at stage 0 nothing.
+Clipping is by the gradient's norm, before any of this. DeepSpeed's own Muon, which ZeRO calls on the gradients, takes
+the norm over the orthogonal updates instead and would shrink them and AdamW's gradients together; hence this one, a
+plain optimizer to it.
+Each matrix is put together on one rank (`owner`), and only what others hold of it travels: at ZeRO-1 and 2 the matrices
+at a partition's edges, at ZeRO-3 all of them; at stage 0 nothing.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class _Matrix:
 
 
 class Muon(AdamW):
-    """Muon in the group named "matrix", AdamW in all others. State of a matrix: `momentum_buffer`, of the weights' shape."""
+    """Muon in the group named "matrix", AdamW in all others. State of a matrix: `momentum_buffer`, of its shape."""
 
     def __init__(self, groups: list[dict[str, Any]], momentum: float, **adamw: Any):
         """Args: momentum, Muon's β; adamw, what `torch.optim.AdamW` takes."""
@@ -104,7 +105,7 @@ class Muon(AdamW):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update of every group; DeepSpeed calls it once for each group or part of one, with the others left out."""
+        """One update of every group; DeepSpeed calls it for each group or part of one, with the others left out."""
         groups = self.param_groups
         for group in groups:
             if group["name"] == "matrix":
@@ -161,7 +162,7 @@ class Muon(AdamW):
 
 
 def orthogonal(x_NRC: Tensor) -> Tensor:
-    """(N, R, C) matrices → the same with singular values near one (between 0.7 and 1.2), by five Newton-Schulz steps."""
+    """(N, R, C) matrices → the same with singular values near one (0.7 to 1.2), by five Newton-Schulz steps."""
     a, b, c = _QUINTIC
     x = x_NRC.mT if x_NRC.shape[-2] > x_NRC.shape[-1] else x_NRC  # the shorter side's Gram matrix is the smaller
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -182,7 +183,8 @@ _Range = tuple[str, int, int, int]  # name, start in the parameter, length, offs
 def _rounds(ranges: Sequence[Sequence[_Range]], roles: Mapping[str, Role]) -> list[list[_Matrix]]:
     """The matrices of one flat tensor, in rounds of bounded size in which every rank has its share of the work.
 
-    Args: ranges, of each rank. Returns: on every rank the same, but where each holds everything (stage 0): there only its own.
+    Args: ranges, of each rank. Returns: on every rank the same, but where each holds everything (stage 0): there only
+        its own.
     """
     parts: dict[tuple[str, int], list[_Part]] = defaultdict(list)
     sizes: dict[tuple[str, int], tuple[int, int]] = {}

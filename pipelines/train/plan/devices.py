@@ -1,8 +1,8 @@
 """What a training worker runs on: what it has is compared with what was asked for, before weights are loaded.
 
-Enters: a `TrainSpec`. Leaves: which blocks compute again in the backward pass, the same on every rank, and the line that says
-why. Refused, each with what is there: a GPU that is not, GPUs of different kinds in one group (the slowest would set the pace of
-all, at the price of all), a micro-batch that does not fit into the smallest.
+Enters: a `TrainSpec`. Leaves: which blocks compute again in the backward pass, the same on every rank, and the line
+that says why. Refused, each with what is there: a GPU that is not, GPUs of different kinds in one group (the slowest
+would set the pace of all, at the price of all), a micro-batch that does not fit into the smallest.
 """
 
 from __future__ import annotations
@@ -59,12 +59,13 @@ def check(compute: ComputeConfig, zero: ZeroConfig, device: DeviceKind) -> None:
         raise ConfigError("compute.attention=varlen is FlashAttention, which needs a GPU: set compute.attention=auto")
     if compute.attention == "flex" and device == "cpu":
         raise ConfigError(
-            "compute.attention=flex has no backward pass on a CPU: set compute.attention=auto (blocks), or train on GPUs"
+            "compute.attention=flex has no backward pass on a CPU: set compute.attention=auto (blocks), or train on "
+            "GPUs"
         )
     if compute.attention == "varlen" and zero.precision == "float32":
         raise ConfigError(
-            "compute.attention=varlen takes 16-bit numbers, and zero.precision is float32: set compute.attention=auto (flex) or "
-            "zero.precision=bfloat16"
+            "compute.attention=varlen takes 16-bit numbers, and zero.precision is float32: set compute.attention=auto "
+            "(flex) or zero.precision=bfloat16"
         )
 
 
@@ -78,13 +79,13 @@ def check_gpus(cluster: ClusterConfig) -> None:
     asked = cluster.workers * cluster.gpus_per_worker
     if not asked or not here(cluster):
         return
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if found < asked:
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if there < asked:
         build = "" if torch.version.cuda else f" (torch {torch.__version__} is a build without CUDA)"
         raise ConfigError(
-            f"cluster.workers={cluster.workers} × cluster.gpus_per_worker={cluster.gpus_per_worker:g} asks for {asked:g} GPUs; this "
-            f"machine has {found}{build}: set cluster=local to train on its CPUs, "
-            + (f"cluster.workers={found} to train on those, " if found else "")
+            f"cluster.workers={cluster.workers} × cluster.gpus_per_worker={cluster.gpus_per_worker:g} asks for "
+            f"{asked:g} GPUs; this machine has {there}{build}: set cluster=local to train on its CPUs, "
+            + (f"cluster.workers={there} to train on those, " if there else "")
             + "or cluster.address=… (or `ray job submit`) to train on a Ray cluster"
         )
 
@@ -114,34 +115,34 @@ def agree(spec: TrainSpec) -> tuple[Memory, str]:
     device: DeviceKind = "cuda" if torch.cuda.is_available() else "cpu"
     index = torch.cuda.current_device() if device == "cuda" else 0
     name = torch.cuda.get_device_name(index) if device == "cuda" else "CPU"
-    found: list[tuple[str, str]] = [("", "")] * dist.get_world_size()
-    dist.all_gather_object(found, (socket.gethostname(), name))
-    if gpus and any(kind == "CPU" for _, kind in found):
-        without = sorted({node for node, kind in found if kind == "CPU"})
+    workers: list[tuple[str, str]] = [("", "")] * dist.get_world_size()
+    dist.all_gather_object(workers, (socket.gethostname(), name))
+    if gpus and any(kind == "CPU" for _, kind in workers):
+        without = sorted({node for node, kind in workers if kind == "CPU"})
         raise ConfigError(
             f"cluster.gpus_per_worker is {gpus:g}, but torch {torch.__version__} sees no GPU on {', '.join(without)}: "
             "set cluster=local to train on CPUs, or look at `nvidia-smi` and install a CUDA build of torch there"
         )
-    check_alike(found)
-    workers_here = sum(node == socket.gethostname() for node, _ in found)
+    check_alike(workers)
+    workers_here = sum(node == socket.gethostname() for node, _ in workers)
     limit, whose = budget(spec.compute, device, workers_here, index)
-    limits: list[tuple[float, str]] = [(0.0, "")] * len(found)
+    limits: list[tuple[float, str]] = [(0.0, "")] * len(workers)
     dist.all_gather_object(limits, (limit, whose))
     limit, whose = min(limits)
     predicted = memory.check(
-        setup_of(spec, len(found), device), limit, whose, rows_per_unit(spec), spec.batch.global_batch // len(found)
+        setup_of(spec, len(workers), device), limit, whose, rows_per_unit(spec), spec.batch.global_batch // len(workers)
     )
     return predicted, f"memory: {predicted.of(limit, whose)}"
 
 
-def check_alike(found: Iterable[tuple[str, str]]) -> None:
-    """Refuse GPUs of different kinds in one group. Args: found, (node, kind) of every worker. Raises: ConfigError."""
+def check_alike(workers: Iterable[tuple[str, str]]) -> None:
+    """Refuse GPUs of different kinds in one group. Args: workers, (node, kind) of every worker. Raises: ConfigError."""
     nodes: dict[str, set[str]] = {}
-    for node, kind in found:
+    for node, kind in workers:
         nodes.setdefault(kind, set()).add(node)
     if len(nodes) > 1:
         listed = "; ".join(f"{kind} on {', '.join(sorted(where))}" for kind, where in sorted(nodes.items()))
         raise ConfigError(
-            f"the workers have devices of {len(nodes)} kinds: {listed}: one group takes one kind, since its slowest sets the pace: "
-            "start the workers on nodes of one kind (on a Ray cluster: cluster.accelerator=<kind>)"
+            f"the workers have devices of {len(nodes)} kinds: {listed}: one group takes one kind, since its slowest "
+            "sets the pace: start the workers on nodes of one kind (on a Ray cluster: cluster.accelerator=<kind>)"
         )

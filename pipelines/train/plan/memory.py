@@ -1,20 +1,32 @@
 """The memory of one worker, predicted from shapes: before anything starts, and with no GPU at hand.
 
-Enters: a `Setup`, i.e. model, batch and everything that decides what lies in memory. Leaves: bytes by purpose, the blocks
-that must compute again in the backward pass so that all fits, and the largest micro-batch.
+Enters: a `Setup`: the model, the batch, and everything else that decides what lies in memory. Leaves: bytes by purpose,
+the blocks that must compute again in the backward pass so that all fits, and the largest micro-batch.
 
-Legend: B rows, T tokens, N = B·T tokens of a micro-batch, D width, H heads, G·K width of keys, F feed-forward width, V vocabulary,
-P parameters, E = V·D of them in the embedding, W workers, b bytes of a number in the compute precision (4 or 2).
+Legend: B rows, T tokens, N = B·T tokens of a micro-batch, D width, H heads, G·K width of keys, F feed-forward width, V
+vocabulary, P parameters, U of them trained, E = V·D of those in the embedding, M bytes of moments (the optimizer says
+how many for each kind of parameter: AdamW 8 a number, Muon 4 for a matrix), W workers, b bytes of a number in the compute
+precision (4 or 2).
 
-    state        weights P·b, and from ZeRO-1 on float32 weights, in all P·4 + moments P·8      ZeRO-1 splits the latter two
-    gradients    P·b, or P·4 where bfloat16 is summed in float32 (ZeRO-2 on: split over W), and the buckets in which they are reduced
-    activations  of each block by what it keeps, see `_block_numbers`; the final norm, the hidden states and their gradient
-    working      the greatest of what comes beside them in the loss (logits of a chunk, the float32 gradient E·4 of the output
-                 matrix), as the backward pass begins (one block's own), as it ends (the embedding's other gradients, when the
-                 activations are gone) and in the update
+    state        The weights that the model computes with: P·b. At ZeRO-0 the moments: M. From ZeRO-1 on the float32
+                 weights that are updated, and the moments: (U·4 + M) / W. At ZeRO-3 also P·b is divided by W, and a
+                 few blocks are whole.
+    gradients    U·b. Where bfloat16 is summed in float32: U·4. From ZeRO-2 on divided by W. Beside them the buckets in
+                 which gradients are reduced.
+    activations  What each block keeps for its backward pass (`_block_numbers`); the final norm; hidden states and their
+                 gradient.
+    working      What comes on top of these for a moment. Four moments are compared, and the worst counts:
+                   in the loss: the logits of a chunk, and the float32 gradient of the output matrix, E·4;
+                   as the backward pass begins: that gradient, and what one block needs to go back;
+                   as it ends: that gradient and the embedding's own; the activations are gone by then;
+                   in the update.
+    process      Python, torch and DeepSpeed themselves; on a CPU also the copy of a checkpoint that is being written.
 
-Blocks are counted as they run uncompiled; `torch.compile` keeps less, so for a GPU the prediction is an upper bound. Measured
-on a CPU: bytes kept for the backward pass exact, the peak of a step within 15 % (tests/unit/test_memory.py, docs/log.md).
+A frozen parameter has no gradient and no moments, so it counts in P alone.
+
+Blocks are counted as they run uncompiled; `torch.compile` keeps less, so for a GPU the prediction is an upper bound.
+Measured on a CPU: bytes kept for the backward pass exact, the peak of a step within 15 % (tests/unit/test_memory.py,
+docs/log.md).
 On CUDA the formulas come from reading the kernels and were never run.
 """
 
@@ -37,8 +49,8 @@ from pipelines.train.update.engine import ZeroConfig
 GIB = 2**30
 DeviceKind = Literal["cpu", "cuda"]
 _SHORT_DOCUMENTS = 128  # attention.py: short neighbours share masks of at most so many tokens squared
-# Python, torch, DeepSpeed and what they allocate for themselves: measured 0.35 to 0.5 GiB on a CPU; a CUDA context with cuBLAS' and
-# NCCL's workspaces
+# Python, torch, DeepSpeed and what they allocate for themselves: measured 0.35 to 0.5 GiB on a CPU; a CUDA context with
+# cuBLAS' and NCCL's workspaces
 _PROCESS_BYTES = {"cpu": 0.4 * GIB, "cuda": 1.5 * GIB}
 _USABLE = {
     "cpu": 0.9,
@@ -133,19 +145,19 @@ def predict(setup: Setup, policy: BlockPolicy) -> Memory:
         again = kept["all"] - kept["products" if policy.products else "input"]
     embedding = setup.trained.get("embedding", 0)  # of its gradient: the loss makes none for a frozen one
     logits = _chunk(setup) * model.vocabulary
-    held = logits * 4 if b == 4 else 0  # the chunk's memory stays for the next; of 16-bit logits it is made anew
+    kept_chunk = logits * 4 if b == 4 else 0  # the chunk's memory stays for the next; of 16-bit logits it is made anew
     loss = embedding * 4 + logits * (8 if setup.device == "cuda" else 4 if b == 4 else 6)
     if b == 2:
         loss += embedding * (4 if setup.device == "cuda" else 6)  # a chunk's part of the output matrix's gradient
-    begins = embedding * 4 + held + again + (2 * model.d_ff + model.d_model) * N * b
-    ends_with = embedding * 4 + held + embedding * b * (2 if setup.accumulates else 1)
-    working = max(activations + loss, activations + begins, ends_with, _update_bytes(setup) + held) - activations
+    begins = embedding * 4 + kept_chunk + again + (2 * model.d_ff + model.d_model) * N * b
+    ends_with = embedding * 4 + kept_chunk + embedding * b * (2 if setup.accumulates else 1)
+    working = max(activations + loss, activations + begins, ends_with, _update_bytes(setup) + kept_chunk) - activations
     process = _PROCESS_BYTES[setup.device] + (_snapshot_bytes(setup) if setup.device == "cpu" else 0)
     return Memory(_state_bytes(setup), _gradient_bytes(setup), activations, working, process, policy)
 
 
 def plan_keep(setup: Setup, budget_bytes: float) -> BlockPolicy:
-    """The blocks that keep everything, the products or their input, with the fewest FLOPs computed again within a budget.
+    """The blocks that keep everything, products or input, with the fewest FLOPs computed again within a budget.
 
     Where `compute.keep` names one, all blocks do that. Where nothing fits, what needs least.
     """
@@ -198,8 +210,8 @@ def usable_bytes(device: DeviceKind, total_bytes: float, workers_here: int = 1) 
 def check(setup: Setup, budget_bytes: float, of: str, rows_per_unit: int = 1, units_of_worker: int = 0) -> Memory:
     """The prediction with the least recomputation that fits.
 
-    Args: of, whose memory the budget is, for people; rows_per_unit, 2 for pairs; units_of_worker, rows (pairs) that a worker
-        takes in a step, so that the micro-batch named divides them.
+    Args: of, whose memory the budget is, for people; rows_per_unit, 2 for pairs; units_of_worker, rows (pairs) that a
+        worker takes in a step, so that the micro-batch named divides them.
     Raises: ConfigError when nothing fits, naming the largest micro-batch that does.
     """
     memory = predict(setup, plan_keep(setup, budget_bytes))
@@ -210,13 +222,13 @@ def check(setup: Setup, budget_bytes: float, of: str, rows_per_unit: int = 1, un
     advice = (
         f"set batch.micro_batch={dividing[-1]}"
         if dividing
-        else "not even batch.micro_batch=1 fits: take a higher zero.stage over more workers, zero.offload=cpu, a shorter "
-        "batch.sequence_length or a smaller model"
+        else "not even batch.micro_batch=1 fits: take a higher zero.stage over more workers, zero.offload=cpu, a "
+        "shorter batch.sequence_length or a smaller model"
     )
     tried = "" if setup.compute.keep == "auto" else ", or let compute.keep=auto compute more again"
     raise ConfigError(
-        f"batch.micro_batch={setup.rows // rows_per_unit} × {setup.sequence_length} tokens does not fit: each worker would need {memory}; "
-        f"it has {budget_bytes / GIB:.3g} GiB ({of}): {advice}{tried}"
+        f"batch.micro_batch={setup.rows // rows_per_unit} × {setup.sequence_length} tokens does not fit: each worker "
+        f"would need {memory}; it has {budget_bytes / GIB:.3g} GiB ({of}): {advice}{tried}"
     )
 
 
@@ -226,8 +238,9 @@ def _block_numbers(setup: Setup, keep: Keep) -> float:
     input      D
     products   and what matrix products and attention gave: queries, keys, values D + 2·G·K, attention D with its
                log-sum-exp (float32, H), output projection D, gate and up 2·F, down D
-    all        input, both norms and what they are of, rotated queries and keys D + G·K, values (a view of the projection,
-               D + 2·G·K; where a CPU repeats keys and values for each head, 2·D), attention, gate and up, SiLU, product 4·F
+    all        input, both norms and what they are of, rotated queries and keys D + G·K, values (a view of the
+               projection, D + 2·G·K; where a CPU repeats keys and values for each head, 2·D), attention, gate and up,
+               SiLU, product 4·F
     """
     model, b = setup.model, setup.number_bytes
     D, F, keys = model.d_model, model.d_ff, model.kv_heads * model.d_head
@@ -274,7 +287,8 @@ def _gradient_bytes(setup: Setup) -> float:
     )  # bytes of a gradient where micro-batches are summed
     staged = summed if stage == 1 else b
     filled = min(U, setup.zero.reduce_bucket_elements) * staged
-    # a GPU takes them whole, and in stages 1 and 2 twice, one to fill while the other is reduced; a CPU maps what is written
+    # a GPU takes them whole, and in stages 1 and 2 twice, one to fill while the other is reduced; a CPU maps what it
+    # writes
     buckets = filled
     if setup.device == "cuda":
         buckets = setup.zero.reduce_bucket_elements * staged * (1 if stage == 3 else 2)

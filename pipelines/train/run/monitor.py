@@ -2,15 +2,17 @@
 
 Enters: a step's micro-batches and the engine around a step. Leaves, late like the step's own numbers:
 
-    noise_scale            B_simple = tr Σ / |G|², in tokens (DPO: pairs): the batch beyond which more data per step stops
-                           paying (McCandlish et al., arXiv 1812.06162, appendix A.1). |G|² is measured at two batch sizes:
-                           of every micro-batch on every rank, as autograd hands it over, before ZeRO reduces anything; and of
-                           the whole batch, which is the gradient norm. Both estimates are smoothed, then divided.
-    update_ratio/<part>    RMS of the step's change / RMS of the weights, by layer, in float32 before rounding to bfloat16.
+    noise_scale            B_simple = tr Σ / |G|², in tokens (DPO: pairs): the batch beyond which more data per step
+                           stops paying (McCandlish et al., arXiv 1812.06162, appendix A.1). |G|² is measured at two
+                           batch sizes: of every micro-batch on every rank, as autograd hands it over, before ZeRO
+                           reduces anything; and of the whole batch, which is the gradient norm. Both estimates are
+                           smoothed, then divided.
+    update_ratio/<part>    RMS of the step's change / RMS of the weights, by layer, in float32 before rounding to
+                           bfloat16; not of parts that are frozen.
     attention_logit_max/<layer>   the largest q·k/√K over the visible pairs and all heads of each rank's first row.
 
-Nothing of it takes part in the step, so the curve is bit-equal with and without. Cost of a monitored step: a norm per gradient,
-a copy of at most 262,144 elements per parameter, and one row's attention logits.
+Nothing of it takes part in the step, so the curve is bit-equal with and without. Cost of a monitored step: a norm per
+gradient, a copy of at most 262,144 elements per parameter, and one row's attention logits.
 """
 
 from __future__ import annotations
@@ -47,7 +49,10 @@ class Monitor:
         """What cannot be measured here and why, or ""."""
         if not self.every_steps or self.engine.world * self.engine.accumulation > 1:
             return ""
-        return "no noise_scale: one micro-batch is the whole batch, and it takes two sizes; a smaller batch.micro_batch gives it"
+        return (
+            "no noise_scale: one micro-batch is the whole batch, and it takes two sizes; a smaller "
+            "batch.micro_batch gives it"
+        )
 
     def begin(self, step: int, batches: Sequence[Batch]) -> None:
         """Before step number `step` (from 1) is launched."""
@@ -117,8 +122,8 @@ class Readings:
         self._late, self._parts, self._world = Late(numbers), list(parts), world
 
     def values(self, gradient_norm: float) -> dict[str, Any]:
-        """`gradient_trace` and `gradient_square` (one step's estimates of tr Σ and |G|², where there are two batch sizes),
-        `update_ratio` by part, `attention_logit_max` by layer.
+        """`gradient_trace` and `gradient_square` (one step's estimates of tr Σ and |G|², where there are two batch
+        sizes), `update_ratio` by part, `attention_logit_max` by layer.
 
         Args: gradient_norm, of the whole batch's mean gradient.
         """
@@ -163,8 +168,8 @@ def noise_estimates(small: float, small_inverse: float, big: float, big_inverse:
 def attention_logit_max(q_THK: Tensor, k_TGK: Tensor, positions_T: Tensor, masked: bool) -> Tensor:
     """The largest q·k/√K of a row over all heads and the pairs that may see each other: a float32 scalar.
 
-    Args: queries, keys after rotation, H divisible by G; positions, 0 at each document's first token; masked, whether documents
-        are kept apart.
+    Args: queries, keys after rotation, H divisible by G; positions, 0 at each document's first token; masked, whether
+        documents are kept apart.
     """
     T, H, K = q_THK.shape
     q_HTK = q_THK.detach().transpose(0, 1).float()

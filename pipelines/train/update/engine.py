@@ -2,9 +2,9 @@
 
 Enters: the micro-batches of one step. Leaves: updated weights and the step's sums over all ranks.
 
-Exactness: N, the number of targets that count over all ranks and micro-batches, is summed before the first backward; each
-micro-batch's loss *sum* is then scaled by W/N, since ZeRO averages gradients over the W ranks. Every layout of the same
-global batch gives the same gradient (measured: ≤ 1.1e-7 between layouts; docs/design.md).
+Exactness: N, the number of targets that count over all ranks and micro-batches, is summed before the first backward;
+each micro-batch's loss *sum* is then scaled by W/N, since ZeRO averages gradients over the W ranks. Every layout of the
+same global batch gives the same gradient (measured: ≤ 1.1e-7 between layouts; docs/design.md).
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ def start_distributed() -> None:
 def import_deepspeed() -> Any:
     """DeepSpeed, imported without two libraries that cost more seconds than itself and that nothing here uses.
 
-    Its autotuner imports MLflow where it is installed (1.4 of 3.2 s), and its Muon, which every start imports, has functions
-    decorated with `torch.compile`, which imports torch's whole compiler (1.3 s of CPU).
+    Its autotuner imports MLflow where it is installed (1.4 of 3.2 s), and its Muon, which every start imports, has
+    functions decorated with `torch.compile`, which imports torch's whole compiler (1.3 s of CPU).
     """
     if "deepspeed" in sys.modules:
         return sys.modules["deepspeed"]
@@ -132,7 +132,8 @@ def import_deepspeed() -> Any:
 def _sum_in_float32_at_every_stage() -> None:
     """Stage 1 too sums bfloat16 gradients in float32 by the ZeRO optimizer, as stages 2 and 3 do.
 
-    DeepSpeed would hand that one combination to another optimizer, which overlaps nothing and splits its state differently.
+    DeepSpeed would hand that one combination to another optimizer, which overlaps nothing and splits its state
+    differently.
     """
     from deepspeed.runtime.engine import BFLOAT16, ZERO_OPTIMIZATION, DeepSpeedEngine
 
@@ -141,8 +142,8 @@ def _sum_in_float32_at_every_stage() -> None:
         return
 
     def wrapper(self: Any, optimizer: Any) -> Any:
-        found = chosen(self, optimizer)
-        return ZERO_OPTIMIZATION if found == BFLOAT16 and self.zero_optimization() else found
+        kind = chosen(self, optimizer)
+        return ZERO_OPTIMIZATION if kind == BFLOAT16 and self.zero_optimization() else kind
 
     wrapper.sums_in_float32 = True  # type: ignore[attr-defined]
     DeepSpeedEngine._do_optimizer_sanity_check = wrapper
@@ -173,8 +174,8 @@ class Engine:
         accumulation: int,
         sources: int,
     ):
-        """Args: model on the CPU with its initial weights; micro_batch, rows per micro-batch; accumulation, micro-batches
-        a step on each rank; sources, how many sources a batch's `sources` may name.
+        """Args: model on the CPU with its initial weights; micro_batch, rows per micro-batch; accumulation,
+        micro-batches a step on each rank; sources, how many sources a batch's `sources` may name.
 
         Raises: ConfigError for bfloat16 at stage 0, where DeepSpeed takes another optimizer path (0.35 % off).
         """
@@ -184,7 +185,7 @@ class Engine:
         self.objective, self.accumulation, self.sources = objective, accumulation, sources
         self.world = dist.get_world_size()
         self.model_config = model.config
-        # what this rank saves of frozen parameters, in float32 whatever ZeRO computes in; empty once a parent holds them
+        # what this rank saves of frozen parameters, in float32 at any precision; empty once a parent holds them
         self.frozen_slices = _frozen_shares(model)
         self.frozen_in: dict[str, str] = {}  # parameter -> token of the checkpoint that holds it (committed.py)
         module = TrainingModule(model, objective).to(device())
@@ -222,8 +223,8 @@ class Engine:
     def step(self, batches: Sequence[Batch], learning_rate: float) -> StepResult:
         """Launch one optimizer step over `accumulation` micro-batches; all ranks call it together.
 
-        Nothing here waits for a GPU: the result's numbers are fetched when they are read. DeepSpeed itself waits once a step
-        at stage 3, where it looks at the gradient norm.
+        Nothing here waits for a GPU: the result's numbers are fetched when they are read. DeepSpeed itself waits once a
+        step at stage 3, where it looks at the gradient norm.
         """
         counted = torch.stack([self.objective.count(batch) for batch in batches]).sum().double()
         dist.all_reduce(counted)
@@ -279,8 +280,9 @@ class Engine:
     def close(self) -> None:
         """Let go of the model, its gradients and all that DeepSpeed keeps of them: this engine takes no step any more.
 
-        Without it a process that trains again keeps every earlier model: autograd holds DeepSpeed's hooks, and those hold their
-        optimizer, where Python's garbage collector does not see them. No collective, so a rank may close alone.
+        Without it a process that trains again keeps every earlier model: autograd holds DeepSpeed's hooks, and those
+        hold their optimizer, where Python's garbage collector does not see them. No collective, so a rank may close
+        alone.
         """
         if self.deepspeed is None:
             return
@@ -342,8 +344,9 @@ def _deepspeed_config(zero: ZeroConfig, accumulation: int, world: int) -> dict[s
         "steps_per_print": 10**9,
     }
     if mixed and zero.gradients == "float32" and accumulation * world > 1:
-        # both together, or a sum that was made in float32 is rounded on its way to the optimizer (1.8e-3 of a gradient's norm):
-        # of micro-batches in stage 1's bucket of reduction, which one worker has too, of workers in the buffer of accumulation
+        # both together, or a sum that was made in float32 is rounded on its way to the optimizer (1.8e-3 of a
+        # gradient's norm): of micro-batches in stage 1's bucket of reduction, which one worker has too, of workers in
+        # the buffer of accumulation
         config["data_types"] = {"grad_accum_dtype": "fp32"}
         config["communication_data_type"] = "fp32"
     return config
@@ -353,10 +356,11 @@ def check(zero: ZeroConfig) -> None:
     """Refuse combinations that do not do what they say. Raises: ConfigError."""
     if zero.stage == 0 and zero.offload != "none":
         raise ConfigError(
-            f"zero.offload={zero.offload} with zero.stage=0: nothing is split there that could be moved to host memory; "
-            "set zero.stage=1 (2, 3), or zero.offload=none"
+            f"zero.offload={zero.offload} with zero.stage=0: nothing is split there that could be moved to host "
+            "memory; set zero.stage=1 (2, 3), or zero.offload=none"
         )
     if zero.stage == 0 and zero.precision == "bfloat16":
         raise ConfigError(
-            "zero.stage=0 with zero.precision=bfloat16 takes another optimizer path in DeepSpeed (loss off by 0.35 %): set zero.stage=1"
+            "zero.stage=0 with zero.precision=bfloat16 takes another optimizer path in DeepSpeed "
+            "(loss off by 0.35 %): set zero.stage=1"
         )

@@ -1,9 +1,10 @@
 """Which parts of the weights this rank updates, and where DeepSpeed keeps them.
 
-Enters: DeepSpeed's engine, of any ZeRO stage. Leaves: `Slice`s, ranges of single parameters, as views of the tensors that the
-optimizer updates; and the ranges of frozen parameters, which no optimizer knows.
+Enters: DeepSpeed's engine, of any ZeRO stage. Leaves: `Slice`s, ranges of single parameters, as views of the tensors
+that the optimizer updates; and the ranges of frozen parameters, which no optimizer knows.
 
-This is the one file that reads private attributes of DeepSpeed's optimizers, hence the exact pin and the round-trip tests.
+This is the one file that reads private attributes of DeepSpeed's optimizers, hence the exact pin and the round-trip
+tests.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def updated(deepspeed: Any) -> Iterator[Slice]:
 
 
 def frozen(deepspeed: Any) -> Iterator[Slice]:
-    """Every part of a frozen parameter that this rank holds, in the precision that the model computes in: all but at ZeRO-3."""
+    """Every part of a frozen parameter that this rank holds, in the precision of the computation; all but at ZeRO-3."""
     o, stage = deepspeed.optimizer, deepspeed.zero_optimization_stage()
     for name, p in parameters(deepspeed):
         if p.requires_grad:

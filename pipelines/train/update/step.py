@@ -1,9 +1,11 @@
 """What a launched optimizer step leaves: numbers that are fetched late.
 
-Enters: device tensors of a step that the GPU may still be working on. Leaves: Python numbers, when somebody asks for them.
+Enters: device tensors of a step that the GPU may still be working on. Leaves: Python numbers, when somebody
+asks for them.
 
-Asking at once would make the host wait for the device and the device then wait for the host to launch its next step. So the
-numbers are copied to pinned memory behind the step, and the loop asks for those of step s when step s + 1 is launched.
+Asking at once would make the host wait for the device and the device then wait for the host to launch its next step. So
+the numbers are copied to pinned memory behind the step, and the loop asks for those of step s when step s + 1 is
+launched.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ class StepResult:
     """Sums of one optimizer step over all ranks; reading any of them waits until the device is done with the step."""
 
     def __init__(self, totals: Tensor, sources: int, extras: Sequence[str]):
-        """Args: totals float64: loss sum, count, gradient norm, then (sources) loss sums, (sources) counts, and the extras' sums."""
+        """Args: totals, float64: loss sum, count, gradient norm, loss sums and counts by source, the extras' sums."""
         self._late, self._sources, self._extras = Late(totals), sources, list(extras)
 
     @property
