@@ -5,8 +5,8 @@ the blocks that must compute again in the backward pass so that all fits, and th
 
 Legend: B rows, T tokens, N = B·T tokens of a micro-batch, D width, H heads, G·K width of keys, F feed-forward width, V
 vocabulary, P parameters, U of them trained, E = V·D of those in the embedding, M bytes of moments (the optimizer says
-how many for each kind of parameter: AdamW 8 a number, Muon 4 for a matrix), W workers, b bytes of a number in the compute
-precision (4 or 2).
+how many for each kind of parameter: AdamW 8 a number, Muon 4 for a matrix), W workers, b bytes of a number in the
+computing precision (4 or 2).
 
     state        The weights that the model computes with: P·b. At ZeRO-0 the moments: M. From ZeRO-1 on the float32
                  weights that are updated, and the moments: (U·4 + M) / W. At ZeRO-3 also P·b is divided by W, and a
