@@ -18,6 +18,7 @@ from pipelines.train.checkpoint.retention import readers_of
 from pipelines.train.checkpoint.slices import check_optimizer
 from pipelines.train.checkpoint.weights import read_weights, write_weights
 from pipelines.train.network.roles import roles
+from pipelines.train.run.loop import read_metrics
 from pipelines.train.stages import STAGES
 from tests import tiny
 from tests.integration.conftest import claimed_spec, train_config
@@ -91,6 +92,9 @@ def test_a_frozen_embedding_stays_the_parents_and_is_stored_nowhere_else(
     assert torch.equal(before[EMBEDDING], after[EMBEDDING])
     assert all(not torch.equal(before[name], after[name]) for name in names)
     last.verify()
+    monitored = read_metrics(store.storage, "anneal/f")[1]  # no hook fails on what has no gradient
+    assert set(monitored["update_ratio"]) == {"layer_00", "layer_01", "final_norm"}
+    assert monitored["gradient_trace"] > 0
     # resumed from its own checkpoint, it comes to the same bits
     kept = stored(last)
     assert set_aside_after(store.storage, "anneal/f", 4) == [8]

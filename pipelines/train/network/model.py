@@ -9,7 +9,7 @@ Source: MiniCPM (arXiv 2404.06395), Tables 2 and 7; the author's published BMTra
     each residual branch   h + f(h) · scale_depth / √L
     logits                 tied embedding applied to h / m
     hidden matrices        N(0, (init_std / √m)²);  embedding N(0, init_std²);  norms 1
-    learning rate          hidden matrices η/m, everything else η (`optimizer.py`)
+    learning rate          hidden matrices η/m, everything else η (`optimizers/groups.py`)
 """
 
 from __future__ import annotations
