@@ -22,7 +22,7 @@ from pipelines.train.stages import TrainConfig, TrainSpec, stage_named
 from pipelines.train.worker import ready, work
 from workflows.session import DryRun, Session
 
-# the modules that decide a run's numbers, beside those of its objective, its optimizer and what stands beside its tokens
+# the modules that decide every run's numbers; its objective, its optimizer and what its tokens carry add theirs
 CODE = (
     *(
         f"pipelines.train.network.{module}"
@@ -52,7 +52,10 @@ CODE = (
 
 
 def code_of(objective: str, optimizer: str) -> tuple[str, ...]:
-    """All modules that decide a run's numbers; changing one changes its fingerprint. Args: the names of the rows chosen."""
+    """All modules that decide a run's numbers: a change of one changes its fingerprint.
+
+    Args: the names of the rows that the run chose.
+    """
     return (
         *CODE,
         *chosen_modules("pipelines.train.objectives", [objective], beside=["pipelines.train.batches"]),
