@@ -4,9 +4,9 @@
     python -m benchmarks.export --models minicpm_1b --folder /mnt/disk      1.2B: needs 11 GB of disk
     python -m benchmarks.export --models wind_tunnel_0.5b --formats llama --dtypes float32 bfloat16
 
-The weights are random, drawn and written tensor by tensor without an engine; nothing is trained. What counts is the peak of resident
-memory (VmHWM, which also counts the pages of files that are mapped), what the process had before taken off. `clear_refs` puts the
-peak back to what is there now, before the write and before the check.
+The weights are random, drawn and written tensor by tensor without an engine; nothing is trained. What counts is the
+peak of resident memory (VmHWM, which also counts the pages of files that are mapped), what the process had before taken
+off. `clear_refs` puts the peak back to what is there now, before the write and before the check.
 
 Accepted: writing in the bytes of the largest tensor plus 2 GB, checking in 1.3 × the float32 bytes of the model.
 """
@@ -92,8 +92,11 @@ def measure(folder: Path, format_name: str, dtype: Any) -> dict[str, float]:
     try:
         for step, act in (
             ("write", lambda: FORMATS[format_name].write(source, target, dtype)),
-            ("check", lambda: measured.update(difference=FORMATS[format_name].verify(source, target).largest_difference)),
-        ):  # fmt: skip
+            (
+                "check",
+                lambda: measured.update(difference=FORMATS[format_name].verify(source, target).largest_difference),
+            ),
+        ):
             Path("/proc/self/clear_refs").write_text("5")
             began = time.monotonic()
             act()
@@ -144,9 +147,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         finally:
             shutil.rmtree(store)
     header = (
-        "model", "format", "dtype", "float32 weights", "written", "write: memory", "× model", "s", "check: memory", "× model",
-        "s", "logits",
-    )  # fmt: skip
+        "model",
+        "format",
+        "dtype",
+        "float32 weights",
+        "written",
+        "write: memory",
+        "× model",
+        "s",
+        "check: memory",
+        "× model",
+        "s",
+        "logits",
+    )
     print(table(header, rows))
 
 

@@ -20,7 +20,7 @@ from pipelines.display.progress import human, say, table
 from pipelines.errors import CheckpointError, ConfigError
 from pipelines.store.artifacts import Reference
 from pipelines.store.storage import Storage
-from pipelines.train.checkpoint import Checkpoint, Rule, committed_steps, open_checkpoint, recorded_steps
+from pipelines.train.checkpoint import Rule, committed_steps, open_checkpoint, recorded_steps
 from pipelines.train.checkpoint.committed import passed_over
 from pipelines.train.checkpoint.retention import prune, readers_of
 from pipelines.train.stages import TRAINED
@@ -60,7 +60,8 @@ def run(config: CheckpointsConfig, session: Session) -> None:
     steps = committed_steps(storage, folder)
     if not steps:
         raise CheckpointError(
-            f"{folder} has no committed checkpoint in {storage.uri}{passed_over(storage, folder)}; `list` shows the runs that have"
+            f"{folder} has no committed checkpoint in {storage.uri}{passed_over(storage, folder)}; `list` shows the "
+            "runs that have"
         )
     if config.action == "verify":
         verify(storage, folder, _chosen(reference, steps))
@@ -107,17 +108,17 @@ def show(storage: Storage, run: str, rule: Rule) -> None:
     rows, total = [], 0
     for step in steps:
         try:
-            found = open_checkpoint(storage, run, f"step-{step}")
+            checkpoint = open_checkpoint(storage, run, f"step-{step}")
         except CheckpointError as error:
             rows.append([step, "", "", "", "", f"DAMAGED: {_problem(error)}"])
             continue
-        total += _size(found)
-        state = found.state
+        total += checkpoint.size
+        state = checkpoint.state
         rows.append(
             [
                 step,
-                (found.created or "").replace("T", " ").removesuffix("+00:00"),
-                human(_size(found), "B"),
+                (checkpoint.created or "").replace("T", " ").removesuffix("+00:00"),
+                human(checkpoint.size, "B"),
                 f"{state['learning_rate']:.3g}",
                 human(state["tokens"]),
                 "; ".join(reasons[step]) or "goes with `prune`",
@@ -134,14 +135,15 @@ def verify(storage: Storage, run: str, steps: list[int]) -> None:
     damaged = {}
     for step in steps:
         try:
-            found = open_checkpoint(storage, run, f"step-{step}")
-            problems, size = found.damaged(), _size(found)
+            checkpoint = open_checkpoint(storage, run, f"step-{step}")
+            problems, size = checkpoint.damaged(), checkpoint.size
         except CheckpointError as error:  # the manifest itself
             problems, size = [_problem(error)], 0
         if problems:
             damaged[step] = problems
         say(
-            f"   step {step}: {'DAMAGED: ' + '; '.join(problems) if problems else f'{human(size, chr(66))} read, as it was written'}"
+            f"   step {step}: "
+            f"{'DAMAGED: ' + '; '.join(problems) if problems else f'{human(size, chr(66))} read, as it was written'}"
         )
     if damaged:
         whole = [step for step in committed_steps(storage, run) if step not in damaged]
@@ -162,7 +164,7 @@ def delete_surplus(storage: Storage, run: str, rule: Rule, dry_run: bool) -> Non
             f"{run} was trained without a rule, so everything stays: name one, e.g. keep_last=3 keep_every_steps=1000"
         )
     reasons = rule.reasons(committed_steps(storage, run), readers_of(storage, run))
-    going = {step: _size(open_checkpoint(storage, run, f"step-{step}")) for step, why in reasons.items() if not why}
+    going = {step: open_checkpoint(storage, run, f"step-{step}").size for step, why in reasons.items() if not why}
     for step, why in reasons.items():
         say(f"   step {step}: " + (f"stays ({'; '.join(why)})" if why else f"goes ({human(going[step], 'B')})"))
     freed = human(sum(going.values()), "B")
@@ -186,10 +188,6 @@ def _rule(config: CheckpointsConfig, session: Session) -> Rule:
 def _problem(error: CheckpointError) -> str:
     """What is wrong, out of a refusal to open a checkpoint."""
     return str(error).partition(": ")[2].partition(";")[0]
-
-
-def _size(checkpoint: Checkpoint) -> int:
-    return checkpoint.size
 
 
 def main() -> None:

@@ -4,7 +4,7 @@
     python -m workflows.export parent=dpo/demo name=demo-bf16 dtype=bfloat16
     python -m workflows.export parent=dpo/demo name=demo-cpm format=minicpm       the architecture's own
 
-Runs in this process, without Ray. Memory: that of the largest layers and of some logits, whatever the size of the model.
+Runs in this process, without Ray. Memory: that of the largest tensors and of some logits, not that of the model.
 """
 
 from __future__ import annotations

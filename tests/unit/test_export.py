@@ -274,11 +274,19 @@ def test_the_minicpm_folder_alone_gives_our_logits_by_the_published_formulas(sto
     folder = store.storage.root / exported(store, format="minicpm").folder
     said = json.loads((folder / "config.json").read_text())
     keys = {
-        "layers": "num_hidden_layers", "d_model": "hidden_size", "d_ff": "intermediate_size", "heads": "num_attention_heads",
-        "kv_heads": "num_key_value_heads", "vocabulary": "vocab_size", "max_positions": "max_position_embeddings",
-        "scale_emb": "scale_emb", "scale_depth": "scale_depth", "dim_model_base": "dim_model_base",
-        "rope_base": "rope_theta", "norm_eps": "rms_norm_eps",
-    }  # fmt: skip
+        "layers": "num_hidden_layers",
+        "d_model": "hidden_size",
+        "d_ff": "intermediate_size",
+        "heads": "num_attention_heads",
+        "kv_heads": "num_key_value_heads",
+        "vocabulary": "vocab_size",
+        "max_positions": "max_position_embeddings",
+        "scale_emb": "scale_emb",
+        "scale_depth": "scale_depth",
+        "dim_model_base": "dim_model_base",
+        "rope_base": "rope_theta",
+        "norm_eps": "rms_norm_eps",
+    }
     stored = {name.removeprefix("model."): value for name, value in load_file(folder / "model.safetensors").items()}
     for layer in range(said["num_hidden_layers"]):
         for fused, maps in (("self_attn.qkv", "self_attn.{}_proj q k v"), ("mlp.gate_up", "mlp.{}_proj gate up")):

@@ -1,12 +1,13 @@
 """The one way to a checkpoint's weights: tensor after tensor, without an engine.
 
-Enters: committed checkpoints of any ZeRO stage and world size. Leaves: each parameter's name and its float32 value, in the model's
-order, merged from the slices that hold it and averaged over several checkpoints as asked. What changes weights on their way (a
-format that folds scalings, say) is a generator over that stream: `fold(weights_of(checkpoint), model)`.
+Enters: committed checkpoints of any ZeRO stage and world size. Leaves: each parameter's name and its float32 value, in
+the model's order, merged from the slices that hold it and averaged over several checkpoints as asked. What changes
+weights on their way (a format that folds scalings, say) is a generator over that stream: `fold(weights_of(checkpoint),
+model)`.
 
-Why a stream: a model of 2.4 billion parameters is 10 GB of float32, its largest tensor 1 GB. The memory is that of one tensor, and of
-the float64 sum of one where several checkpoints are averaged. Whoever needs all of a model at once says so: `read_weights`,
-`whole_model`. `write_weights` takes such a stream and commits it as a checkpoint.
+Why a stream: a model of 2.4 billion parameters is 10 GB of float32, its largest tensor 1 GB. The memory is that of one
+tensor, and of the float64 sum of one where several checkpoints are averaged. Whoever needs all of a model at once says
+so: `read_weights`, `whole_model`. `write_weights` takes such a stream and commits it as a checkpoint.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ def weights_of(
 def weighted_mean(checkpoints: Sequence[Checkpoint], shares: Sequence[float]) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Name, mean (float64) and the last checkpoint's value (float32) of one parameter after the other.
 
-    No checksum is compared. Sums are float64, so that the order of the checkpoints does not show after rounding to float32 once.
+    No checksum is compared. Sums are float64, so that the order of the checkpoints does not show after rounding to
+    float32 once.
     """
     indexes = [Index(checkpoint) for checkpoint in checkpoints]
     for name, shape in checkpoints[-1].state["shapes"].items():
@@ -116,7 +118,8 @@ def write_weights(
 ) -> Checkpoint:  # fmt: skip
     """Commit a checkpoint of whole weights, without an engine: an average of others, say. One file, no optimizer state.
 
-    It can be evaluated, exported, and started from with weights alone (sft, dpo); `load(…, optimizer_state=True)` refuses it.
+    It can be evaluated, exported, and started from with weights alone (sft, dpo); `load(…, optimizer_state=True)`
+    refuses it.
     The weights go to the file as they come, so no more than one is in memory.
 
     Args:

@@ -1,4 +1,7 @@
-"""The formats that `workflows.export` writes: another is one file beside these and one row here (`contract.py` says what a row holds)."""
+"""The formats that `workflows.export` writes.
+
+Another is one file beside these and one row here; `contract.py` says what a row holds.
+"""
 
 from pipelines.train.formats import llama, minicpm
 from pipelines.train.formats.contract import Format

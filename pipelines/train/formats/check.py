@@ -1,10 +1,11 @@
-"""What the checks of formats share: held-out rows, our own logits on them, and a model that runs on a stream of weights.
+"""What the checks of formats share: held-out rows, our own logits on them, a model that runs on a stream of weights.
 
 Enters: a `Source`, and a written folder. Leaves: logits to compare, or an ArtifactError.
 
-No model is ever whole in memory. A model is built on torch's meta device, where weights have shapes and no values; each of its layers
-takes its own from the stream when it is called, and gives them up after (`fed`). So two models are compared in the memory of one layer
-of each, the embedding twice, and the logits (rows · positions · vocabulary · 4 bytes).
+No model is ever whole in memory. A model is built on torch's meta device, where weights have shapes and no values; each
+of its layers takes its own from the stream when it is called, and gives them up after (`fed`). So two models are
+compared in the memory of one layer of each, the embedding twice, and the logits (rows · positions · vocabulary · 4
+bytes).
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def transformers_difference(
 
     Args:
         config: a `transformers` config of a Llama.
-        weights: in its names, in `dtype`, in the order that they are needed: embedding, blocks, final norm, output matrix.
+        weights: in its names, in `dtype`, in the order that they are needed: embedding, blocks, final norm, output
+            matrix.
     """
     from transformers import AutoModelForCausalLM
 
@@ -149,7 +151,8 @@ def verify_tokenizer(folder: Path, tokens: Artifact) -> None:
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # of an architecture that it does not know, it warns; its tokenizer it reads all the same
+    # of an architecture that it does not know, it warns; its tokenizer it reads all the same
+    logging.set_verbosity_error()
     try:
         theirs: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     finally:
@@ -172,5 +175,6 @@ def verify_tokenizer(folder: Path, tokens: Artifact) -> None:
     for input_, (ids, expected) in pairs.items():
         if ids != expected:
             raise ArtifactError(
-                f"the exported tokenizer gives other ids for {input_}: {ids} instead of {expected}; nothing was committed"
+                f"the exported tokenizer gives other ids for {input_}: {ids} instead of {expected}; nothing was "
+                "committed"
             )

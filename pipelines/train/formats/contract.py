@@ -1,12 +1,13 @@
 """What a format of exported models is: how it is written, checked, described and run.
 
-Enters: a `Source`, one checkpoint with the tokens that it was trained on. Leaves: a folder that somebody else's program reads.
+Enters: a `Source`, one checkpoint with the tokens that it was trained on. Leaves: a folder that somebody else's program
+reads.
 
-Nothing is believed: after `write`, the format's `verify` reads the finished folder back and compares it with the checkpoint, weight by
-weight and, where a program can be asked, logit by logit. Only then is anything committed.
+Nothing is believed: after `write`, the format's `verify` reads the finished folder back and compares it with the
+checkpoint, weight by weight and, where a program can be asked, logit by logit. Only then is anything committed.
 
-What formats share lies beside them: `folder.py` (files of a Hugging Face folder), `check.py` (held-out rows, our own logits, the
-tokenizer, and other people's models on a stream of weights).
+What formats share lies beside them: `folder.py` (files of a Hugging Face folder), `check.py` (held-out rows, our own
+logits, the tokenizer, and other people's models on a stream of weights).
 """
 
 from __future__ import annotations

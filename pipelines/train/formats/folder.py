@@ -1,11 +1,12 @@
-"""A Hugging Face folder, written and read tensor by tensor: safetensors in parts of at most 5 GB, and the tokenizer's files.
+"""A Hugging Face folder, written and read tensor by tensor: safetensors in parts below 5 GB, and the tokenizer's files.
 
-Enters: a stream of named tensors whose shapes are known before. Leaves: `model.safetensors`, or parts and their index, byte for byte
-as `safetensors.torch.save_file` writes them.
+Enters: a stream of named tensors whose shapes are known before. Leaves: `model.safetensors`, or parts and their index,
+byte for byte as `safetensors.torch.save_file` writes them.
 
-Why not `save_file`: it takes all tensors of a file at once, which is all of a model below 5 GB. Here each tensor goes to its place in
-its file and is forgotten, so writing needs the memory of one tensor. Reading opens the file for one tensor and closes it again:
-the pages of a file that stays open count as this process's memory until they are needed elsewhere.
+Why not `save_file`: it takes all tensors of a file at once, which is all of a model below 5 GB. Here each tensor goes
+to its place in its file and is forgotten, so writing needs the memory of one tensor. Reading opens the file for one
+tensor and closes it again: the pages of a file that stays open count as this process's memory until they are needed
+elsewhere.
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ Shapes = Mapping[str, Sequence[int]]
 
 
 def shapeless(source: Source) -> Iterator[tuple[str, Tensor]]:
-    """The source's weights without values, on torch's meta device: what a format makes of them has the shapes that it will write."""
+    """The source's weights without values, on torch's meta device.
+
+    What a format makes of them has the shapes that it will write.
+    """
     for name, role in roles(source.model).items():
         yield name, torch.empty(role.shape, device="meta")
 
@@ -155,8 +159,8 @@ def tokenizer_settings(source: Source) -> dict[str, Any]:
     """The tokenizer's `tokenizer_config.json`. Raises: ArtifactError when the tokens hold no tokenizer."""
     if not {TOKENIZER, _SETTINGS} <= set(source.tokens.manifest["files"]):
         raise ArtifactError(
-            f"{source.tokens.folder}, which {source.run} was trained on, holds no tokenizer ({TOKENIZER}, {_SETTINGS}): "
-            "nobody could use the exported model; make the tokens with `python -m workflows.tokenize`"
+            f"{source.tokens.folder}, which {source.run} was trained on, holds no tokenizer ({TOKENIZER}, "
+            f"{_SETTINGS}): nobody could use the exported model; make the tokens with `python -m workflows.tokenize`"
         )
     settings: dict[str, Any] = source.tokens.json(_SETTINGS)
     return settings

@@ -1,7 +1,7 @@
-"""The Llama format: `transformers`, vLLM and llama.cpp load it as it is, no remote code.
+"""The Llama format: `transformers` and what else reads Llama's folders load it as it is, no remote code.
 
-MiniCPM's scalings are folded into the weights, which needs the output matrix apart from the embedding that it is tied to
-(m = d_model / dim_model_base; docs/recipe.md):
+MiniCPM's scalings are folded into the weights, which needs the output matrix apart from the embedding that it is tied
+to (m = d_model / dim_model_base; docs/recipe.md):
 
     embed_tokens · scale_emb      o_proj, down_proj · scale_depth / √layers      lm_head = embedding / m
 
@@ -38,7 +38,10 @@ from pipelines.train.network.model import split_projections
 
 
 def fold(weights: Iterable[tuple[str, Tensor]], model: ModelConfig) -> Iterator[tuple[str, Tensor]]:
-    """MiniCPM's weights as Llama's, scalings folded in; the embedding is kept until the end, where the output matrix is made of it."""
+    """MiniCPM's weights as Llama's, scalings folded in.
+
+    The embedding is kept until the end, where the output matrix is made of it.
+    """
     embedding: Tensor | None = None
     for name, role, value in split_projections(weights, model):
         if role.kind == "embedding":
@@ -122,7 +125,8 @@ def describe(model: ModelConfig, dtype: Dtype) -> Description:
         size_bytes=(counts["total"] + counts["embedding"]) * (2 if dtype == "bfloat16" else 4),
         title="Llama",
         card="MiniCPM's scalings are folded into the weights",
-        loads="`transformers`, vLLM and llama.cpp's converter load this folder as a Llama model; no remote code is needed.",
+        loads="`transformers` loads this folder as a Llama model, and so does what else reads that format; no remote "
+        "code is needed.",
         library="transformers",
     )
 

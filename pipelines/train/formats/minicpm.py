@@ -1,14 +1,15 @@
 """The MiniCPM format: the architecture's own id, the weights as they were trained, the scalings in `config.json`.
 
-Enters and leaves what `llama.py` does, but that nothing is folded: the output matrix stays tied to the embedding, and whoever runs the
-model applies what `config.json` states.
+Enters and leaves what `llama.py` does, but that nothing is folded: the output matrix stays tied to the embedding, and
+whoever runs the model applies what `config.json` states.
 
     embedding output · scale_emb      each residual branch · scale_depth / √num_hidden_layers
     logits of hidden states / (hidden_size / dim_model_base)
 
-Why beside Llama's: whoever goes on training in another stack, or quantizes, wants weights of the sizes that training left; and it is
-smaller by the output matrix. `transformers` has no class for it, and remote code is not written, so the check reads the folder by itself:
-`unscaled` makes Llama's weights of what the folder alone says, and `transformers`' Llama gives the logits.
+Why beside Llama's: whoever goes on training in another stack, or quantizes, wants weights of the sizes that training
+left; and it is smaller by the output matrix. `transformers` has no class for it, and remote code is not written, so the
+check reads the folder by itself: `unscaled` makes Llama's weights of what the folder alone says, and `transformers`'
+Llama gives the logits.
 
 Sources: the published `config.json` and `modeling_minicpm.py` of openbmb/MiniCPM-2B-sft-bf16; vLLM's `minicpm.py`.
 """
@@ -51,7 +52,7 @@ def named(weights: Iterable[tuple[str, Tensor]], model: ModelConfig) -> Iterator
 
 
 def minicpm_config(model: ModelConfig, dtype: str) -> dict[str, Any]:
-    """The content of `config.json`, in the published keys. The head width is hidden_size / num_attention_heads, so it has none."""
+    """The content of `config.json`, in the published keys. The head width is hidden_size / num_attention_heads."""
     return {
         "architectures": ["MiniCPMForCausalLM"],
         "model_type": "minicpm",
@@ -88,7 +89,7 @@ def write(source: Source, folder: Path, dtype: Dtype) -> None:
 
 
 def unscaled(weights: Iterable[tuple[str, Tensor]], config: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """Llama's weights of the same function, as a reader works them out who knows the published format and nothing of ours.
+    """Llama's weights of the same function, worked out as a reader does who knows the published format alone.
 
     Args: weights, in the folder's names, the embedding first; config, the content of its `config.json`.
     """
@@ -109,8 +110,9 @@ def unscaled(weights: Iterable[tuple[str, Tensor]], config: Mapping[str, Any]) -
 def verify(source: Source, folder: Path) -> Check:
     """Compare the folder with the checkpoint.
 
-    Every stored weight equals the checkpoint's rounded to the stored type. With the scalings that `config.json` states, `transformers`'
-    Llama gives logits within `LIMIT` of ours on held-out tokens, in float32. Tokenizer and chat template give the ids that training used.
+    Every stored weight equals the checkpoint's rounded to the stored type. With the scalings that `config.json` states,
+    `transformers`' Llama gives logits within `LIMIT` of ours on held-out tokens, in float32. Tokenizer and chat
+    template give the ids that training used.
 
     Raises: ArtifactError on the first that does not hold.
     """
@@ -140,12 +142,13 @@ def describe(model: ModelConfig, dtype: Dtype) -> Description:
         announcement="MiniCPM, scalings in config.json",
         size_bytes=parameter_counts(model)["total"] * (2 if dtype == "bfloat16" else 4),
         title="MiniCPM",
-        card="The weights are those of training: whoever runs them applies the scalings that config.json states (scale_emb, scale_depth, "
-        "dim_model_base)",
-        loads="vLLM, SGLang and llama.cpp implement this architecture (`MiniCPMForCausalLM`). `transformers` has no class for it, and this "
-        "folder brings no remote code: a program that reads `config.json` by `transformers` needs the published configuration class beside "
-        "it (`configuration_minicpm.py` of openbmb/MiniCPM-2B-sft-bf16). llama.cpp's own converter expects MiniCPM's SentencePiece "
-        "vocabulary, and this tokenizer is a `tokenizer.json`. The code above needs neither: it puts the scalings into the weights, and "
+        card="The weights are those of training: whoever runs them applies the scalings that config.json states "
+        "(scale_emb, scale_depth, dim_model_base)",
+        loads="vLLM, SGLang and llama.cpp implement this architecture (`MiniCPMForCausalLM`). `transformers` has no "
+        "class for it, and this folder brings no remote code: a program that reads `config.json` by `transformers` "
+        "needs the published configuration class beside it (`configuration_minicpm.py` of "
+        "openbmb/MiniCPM-2B-sft-bf16). llama.cpp's own converter expects MiniCPM's SentencePiece vocabulary, and this "
+        "tokenizer is a `tokenizer.json`. The code above needs neither: it puts the scalings into the weights, and "
         "`transformers`' Llama computes the same.",
         library=None,
     )

@@ -22,12 +22,14 @@ from pipelines.train.stages import STAGES
 _UNCLEAR = re.compile(r"unclear|unknown|unstated|not stated|^\s*(none|null)?\s*$", re.IGNORECASE)
 
 
-_CHAT = """Messages are `system` (any number, before a question), `user`, `assistant`, `user`, `assistant`, ...: the model was trained on
-nothing else, so the chat template refuses other roles (tools), other orders and empty messages with an error that says so.
+_CHAT = """Messages are `system` (any number, before a question), `user`, `assistant`, `user`, `assistant`, ...: the
+model was trained on nothing else, so the chat template refuses other roles (tools), other orders and empty messages
+with an error that says so.
 
-`</s>`, `<用户>` and `<AI>` mark turns. Typed inside a message they are text: the template writes U+FDD1 into them and the tokenizer takes it
-out again after it has looked for markers. Text that goes to the tokenizer without the template (`tokenizer(text)`) has no such guard: pass
-`split_special_tokens=True` with text that is not your own. `return_assistant_tokens_mask=True` marks what counted in the loss."""
+`</s>`, `<用户>` and `<AI>` mark turns. Typed inside a message they are text: the template writes U+FDD1 into them and
+the tokenizer takes it out again after it has looked for markers. Text that goes to the tokenizer without the template
+(`tokenizer(text)`) has no such guard: pass `split_special_tokens=True` with text that is not your own.
+`return_assistant_tokens_mask=True` marks what counted in the loss."""
 
 
 def model_card(
@@ -49,10 +51,10 @@ def model_card(
     counts, described = parameter_counts(model), format_.describe(model, dtype)
     parts = [
         _front(tokens, described.library),
-        f"# {name}\n\nA language model of {counts['total']:,} parameters ({counts['non_embedding']:,} without embeddings), "
-        f"trained with Trunkline after the MiniCPM recipe (arXiv 2404.06395) on {run.checkpoint.state['tokens']:,} tokens. "
-        f"Exported from `{run}` in the {described.title} format, weights in {dtype}. {described.card}; "
-        f"logits agree with the training model to {difference:.1e} in float32.",
+        f"# {name}\n\nA language model of {counts['total']:,} parameters ({counts['non_embedding']:,} without "
+        "embeddings), trained with Trunkline after the MiniCPM recipe (arXiv 2404.06395) on "
+        f"{run.checkpoint.state['tokens']:,} tokens. Exported from `{run}` in the {described.title} format, weights "
+        f"in {dtype}. {described.card}; logits agree with the training model to {difference:.1e} in float32.",
         f"## Use\n\n```python\n{format_.snippet('path/to/this/folder')}```\n\n{described.loads}\n\n{_CHAT}",
         "## Data\n\n" + _data(tokens),
         "## Lineage\n\n" + _lineage(links),
@@ -61,12 +63,14 @@ def model_card(
         + (
             _evaluation(evaluation)
             if evaluation
-            else f"None was found for `{run}`; make one with `python -m workflows.evaluate parent={run.artifact.folder}`, then export again."
+            else f"None was found for `{run}`; make one with `python -m workflows.evaluate "
+            f"parent={run.artifact.folder}`, then export again."
         ),
-        f"## Architecture\n\n{model.layers} layers, width {model.d_model}, feed-forward {model.d_ff}, {model.heads} query and "
-        f"{model.kv_heads} key-value heads, vocabulary {model.vocabulary:,}, {model.max_positions:,} positions, RoPE base "
-        f"{model.rope_base:g}.\n\n## Limits\n\nTrained on the sources above and nothing else: what they do not say, the model "
-        "does not know; what they say wrongly, it repeats. It was not tested for safety.",
+        f"## Architecture\n\n{model.layers} layers, width {model.d_model}, feed-forward {model.d_ff}, {model.heads} "
+        f"query and {model.kv_heads} key-value heads, vocabulary {model.vocabulary:,}, {model.max_positions:,} "
+        f"positions, RoPE base {model.rope_base:g}.\n\n## Limits\n\nTrained on the sources above and nothing else: "
+        "what they do not say, the model does not know; what they say wrongly, it repeats. It was not tested for "
+        "safety.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -84,7 +88,8 @@ def licence_note(tokens: Artifact) -> str:
     if unclear:
         lines += [
             "",
-            f"**No clear upstream licence: {', '.join(unclear)}.** Use the weights for study and development; settle these licences, or train without these sources (`sources=permissive`), before passing them on.",
+            f"**No clear upstream licence: {', '.join(unclear)}.** Use the weights for study and development; settle "
+            "these licences, or train without these sources (`sources=permissive`), before passing them on.",
         ]
     elif licences:
         lines += ["", "Every source names its licence; heed their terms when passing the weights on."]
@@ -96,14 +101,14 @@ def licence_note(tokens: Artifact) -> str:
 def unclear_licences(tokens: Artifact) -> list[str]:
     """Sources whose recorded licence says that it is not known."""
     licences = {
-        name: tokens.manifest["licences"].get(name) or facts.get("licence")
-        for name, facts in tokens.statistics["sources"].items()
+        name: tokens.manifest["licences"].get(name) or source.get("licence")
+        for name, source in tokens.statistics["sources"].items()
     }
     return sorted(name for name, licence in licences.items() if _UNCLEAR.search(licence or ""))
 
 
 def find_evaluation(store: ArtifactStore, run: Run) -> Artifact | None:
-    """The newest finished evaluation of this very checkpoint; one that an older version made is named and passed over."""
+    """The newest finished evaluation of this very checkpoint. One of an older version is named and passed over."""
     folders = {"/".join(key.split("/")[:2]) for key in store.storage.keys("evaluate") if key.endswith("/manifest.json")}
     finished = [artifact for folder in sorted(folders) if (artifact := store.find(folder)) is not None]
     matching = [
@@ -120,7 +125,7 @@ def find_evaluation(store: ArtifactStore, run: Run) -> Artifact | None:
 
 
 def _front(tokens: Artifact, library: str | None) -> str:
-    languages = sorted({str(facts["language"]) for facts in tokens.statistics["sources"].values()} & {"en", "zh"})
+    languages = sorted({str(source["language"]) for source in tokens.statistics["sources"].values()} & {"en", "zh"})
     lines = [
         "---",
         *([f"library_name: {library}"] if library else []),
@@ -140,16 +145,19 @@ def _data(tokens: Artifact) -> str:
     rows = [
         [
             name,
-            facts["kind"],
-            facts["language"],
-            f"{facts['train']['tokens']:,}",
-            licences.get(name) or facts.get("licence") or "not recorded",
+            source["kind"],
+            source["language"],
+            f"{source['train']['tokens']:,}",
+            licences.get(name) or source.get("licence") or "not recorded",
         ]
-        for name, facts in tokens.statistics["sources"].items()
+        for name, source in tokens.statistics["sources"].items()
     ]
     warning = ""
     if unclear:
-        warning = f"> **Licence unclear:** {', '.join(unclear)}. Their files come with no clear upstream licence; see LICENSE.md before passing the weights on.\n\n"
+        warning = (
+            f"> **Licence unclear:** {', '.join(unclear)}. Their files come with no clear upstream licence; see "
+            "LICENSE.md before passing the weights on.\n\n"
+        )
     return warning + _markdown(("source", "kind", "language", "tokens in the corpus", "licence"), rows)
 
 
@@ -178,14 +186,19 @@ def _training(links: Sequence[Link]) -> str:
         kind = link.folder.split("/")[0]
         if kind not in STAGES or link.manifest is None or "statistics" not in link.manifest:
             continue
-        facts, config = link.manifest["statistics"], link.manifest["identity"]["config"]
-        rate, loss, batch = facts.get("learning_rate", {}), facts.get("loss", {}), config.get("batch", {})
-        rows.append([
-            kind, _number(facts.get("steps")), _number(facts.get("tokens")),
-            f"{batch['global_batch']} × {batch['sequence_length']}" if "global_batch" in batch else "–",
-            f"{rate['first']:.3g} → {rate['last']:.3g}" if rate else "–", f"{loss['first']:.3f} → {loss['last']:.3f}" if loss else "–",
-            _number(facts.get("train_seconds")),
-        ])  # fmt: skip
+        statistics, config = link.manifest["statistics"], link.manifest["identity"]["config"]
+        rate, loss, batch = statistics.get("learning_rate", {}), statistics.get("loss", {}), config.get("batch", {})
+        rows.append(
+            [
+                kind,
+                _number(statistics.get("steps")),
+                _number(statistics.get("tokens")),
+                f"{batch['global_batch']} × {batch['sequence_length']}" if "global_batch" in batch else "–",
+                f"{rate['first']:.3g} → {rate['last']:.3g}" if rate else "–",
+                f"{loss['first']:.3f} → {loss['last']:.3f}" if loss else "–",
+                _number(statistics.get("train_seconds")),
+            ]
+        )
     return _markdown(("stage", "steps", "tokens so far", "batch", "learning rate", "loss", "seconds"), rows)
 
 
