@@ -625,6 +625,6 @@ def test_the_plan_names_the_files_that_are_passed_over(tmp_path: Path) -> None:
         },
     )
     listed = corpus_workflow._listed(config)
-    plan = corpus_workflow._plan(config, listed)
+    plan = corpus_workflow._announcement(config, listed)
     for name in ("data", "spam", "set exam"):
         assert plan[f"{name} passes over"] == "1 file: README.md (about the data)"

@@ -21,8 +21,8 @@ class Opened:
     """A file to read.
 
     Attributes: raw, its bytes as they lie there. path, which starts every place. squeezed: gzip, zstd, bz2 or "".
-        start, stop: the stretch, in bytes of a file that can be cut. document_bytes: about so long are the documents that a
-        text is cut into. wanted: the fields that are read.
+        start, stop: the stretch, in bytes of a file that can be cut. document_bytes: about so long are the documents
+        that a text is cut into. wanted: the fields that are read.
     """
 
     raw: BinaryIO
