@@ -1,4 +1,4 @@
-"""Another optimizer is one file, its YAML and a row; a stage that freezes the embedding is a row: both train and resume."""
+"""Another optimizer is a file, a YAML and a row; a stage that freezes the embedding is a row: both train and resume."""
 
 from __future__ import annotations
 
@@ -72,7 +72,16 @@ def test_lion_is_one_file_a_yaml_and_a_row(tmp_path: Path, store: Any) -> None:
     # a third of the weights' bytes less than AdamW plans with
     state = {}
     for kind in ("lion", "adamw"):
-        shown = tree.run("workflows.pretrain", "name=x", f"store={store.uri}", "dry_run=true", *SMALL, *TINY, f"optimizer={kind}", "model.d_ff=900000")  # fmt: skip
+        shown = tree.run(
+            "workflows.pretrain",
+            "name=x",
+            f"store={store.uri}",
+            "dry_run=true",
+            *SMALL,
+            *TINY,
+            f"optimizer={kind}",
+            "model.d_ff=900000",
+        )
         assert shown.returncode == 0, shown.stdout + shown.stderr
         state[kind] = float(re.findall(r"state ([\d.]+),", shown.stdout)[0])
     assert state["lion"] == pytest.approx(state["adamw"] * 12 / 16, rel=0.1)

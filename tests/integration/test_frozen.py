@@ -1,4 +1,4 @@
-"""Frozen parameters on two real ranks at every ZeRO stage: no gradient, no moments, no slices where a parent holds them."""
+"""Frozen parameters on two real ranks at every ZeRO stage: no gradient, no moments, no slices beside a parent's."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_what_trains_is_updated_as_if_all_did_and_any_stage_reads_any_others(
             if name != EMBEDDING:
                 assert (value - weights[run][name]).abs().max() < 1e-6, (run, name)
     assert not torch.equal(weights["all"][EMBEDDING], weights["f0"][EMBEDDING])
-    # a child at stage 1 of a parent at stage 3, that at stage 3 of one at stage 2: the embedding is the trunk's all along
+    # a child at stage 1 of a parent at stage 3, that at stage 3 of one at stage 2: the embedding is the trunk's
     trunk = open_checkpoint(store.storage, "pretrain/t", "step-4")
     child = frozen_run("child", "anneal/f3@step-1", monkeypatch, store, zero={"stage": 1, "precision": "bfloat16"})
     assert two_ranks.call(train, child).error == ""
@@ -185,7 +185,12 @@ def test_a_parent_that_is_gone_or_was_made_anew_is_refused_by_name(
     manifest = (folder / "manifest.json").read_bytes()
     shutil.move(folder, folder.with_name("elsewhere"))
     for read in (read_weights, Checkpoint.verify, Checkpoint.glance):
-        with pytest.raises(CheckpointError, match=r"anneal/f@step-8 keeps its frozen parameters \(embed_tokens.weight\) in pretrain/t@step-4, and pretrain/t@step-4 does not exist.*bring pretrain/t@step-4 back"):  # fmt: skip
+        with pytest.raises(
+            CheckpointError,
+            match=r"anneal/f@step-8 keeps its frozen parameters "
+            r"\(embed_tokens.weight\) in pretrain/t@step-4, and "
+            r"pretrain/t@step-4 does not exist.*bring pretrain/t@step-4 back",
+        ):
             read(last)
     shutil.move(folder.with_name("elsewhere"), folder)
     read_weights(last)

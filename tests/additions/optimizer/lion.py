@@ -4,8 +4,8 @@
     W ← W − lr·wd·W − lr·U
     M ← β2·M + (1−β2)·G
 
-Source: Chen et al., "Symbolic Discovery of Optimization Algorithms" (arXiv 2302.06675), Algorithm 2. Under muP an update of signs
-has entries of one size whatever the width, as AdamW's has: its learning rate takes 1/m too.
+Source: Chen et al., "Symbolic Discovery of Optimization Algorithms" (arXiv 2302.06675), Algorithm 2. Under muP an
+update of signs has entries of one size whatever the width, as AdamW's has: its learning rate takes 1/m too.
 """
 
 from __future__ import annotations
