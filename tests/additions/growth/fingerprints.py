@@ -1,0 +1,23 @@
+"""Prints the fingerprint that a pretrain, an sft and a corpus of the smoke experiment have, without their inputs."""
+
+import json
+
+from pipelines.identity import fingerprint, identity
+from pipelines.store.artifacts import Making
+from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.stages import STAGES, TrainConfig
+from workflows import corpus, training
+from workflows.session import compose_config
+
+printed = {}
+for stage in ("pretrain", "sft"):
+    config = compose_config(stage, TrainConfig, ["+experiment=smoke"])
+    objective = config.objective.name if config.objective else STAGES[stage].objective
+    model = ModelConfig(layers=2, d_model=8, d_ff=16, heads=2, kv_heads=1, vocabulary=64, max_positions=32)
+    making = Making(
+        {**identity(config), "model": identity(model)}, code=training.code_of(objective, config.optimizer.kind)
+    )
+    printed[stage] = making.claim()["fingerprint"]
+config = compose_config("corpus", corpus.CorpusConfig, ["+experiment=smoke"])
+printed["corpus"] = fingerprint(Making(identity(config), code=corpus.code_of(())).claim()["identity"])
+print(json.dumps(printed))
