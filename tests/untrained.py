@@ -15,8 +15,9 @@ from torch import Tensor
 
 from pipelines.cluster.cluster import serial_map
 from pipelines.config import plain
+from pipelines.data.tokens.sample import sample_texts
 from pipelines.data.tokens.sidecars import FOUNDING
-from pipelines.data.tokens.tokenize import encode_shard, plan_shards, sample_texts, statistics
+from pipelines.data.tokens.tokenize import encode_shard, plan_shards, statistics
 from pipelines.data.tokens.tokenizer import TokenizerConfig, tokenizer_files, train_tokenizer
 from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
 from pipelines.store.sealed import sealed

@@ -15,21 +15,16 @@ from typing import Any
 
 from pipelines.config import WorkflowConfig, config_class, parse
 from pipelines.data.stream.mixture import MixtureRecipe, foreseen
-from pipelines.data.tokens.sidecars import known, modules
-from pipelines.data.tokens.tokenize import (
-    compression,
-    corpus_files,
-    encode_shard,
-    plan_shards,
-    sample_shares,
-    sample_texts,
-    statistics,
-)
+from pipelines.data.tokens.encode import corpus_files
+from pipelines.data.tokens.sample import sample_shares, sample_texts
+from pipelines.data.tokens.sidecars import known
+from pipelines.data.tokens.tokenize import compression, encode_shard, plan_shards, statistics
 from pipelines.data.tokens.tokenizer import Encoder, LongRuns, TokenizerConfig, tokenizer_files, train_tokenizer
 from pipelines.display.progress import duration, human, say, table
 from pipelines.errors import ConfigError, DataError
 from pipelines.identity import decisive
 from pipelines.store.artifacts import Artifact, Draft
+from pipelines.store.code import chosen_modules
 from workflows.explain import CONF
 from workflows.session import Session, entry
 
@@ -42,10 +37,9 @@ CODE = tuple(
         "tokens.codepoints",
         "tokens.chat",
         "tokens.blocks",
+        "tokens.encode",
         "tokens.megatron",
-        "tokens.sidecars.document_bytes",
-        "tokens.sidecars.layouts",
-        "tokens.sidecars.loss_mask",
+        "tokens.sample",
         "tokens.token_shards",
         "tokens.tokenize",
     )
@@ -78,7 +72,11 @@ def run(config: TokenizeConfig, session: Session) -> Artifact:
     if text_bytes == 0:
         raise DataError(f"{corpus.folder} holds no text: rebuild it with other filters or sources")
     draft = session.begin(
-        "tokens", config, _announcement(config, corpus, reused, text_bytes, files), inputs, (*CODE, *modules(sidecars))
+        "tokens",
+        config,
+        _announcement(config, corpus, reused, text_bytes, files),
+        inputs,
+        (*CODE, *chosen_modules("pipelines.data.tokens.sidecars", sidecars)),
     )
     if isinstance(draft, Artifact):
         return draft

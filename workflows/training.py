@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from pipelines.config import plain
-from pipelines.data.tokens.token_sources import modules_beside
+from pipelines.data.tokens.token_sources import code_beside
 from pipelines.display.progress import human, say
 from pipelines.display.timeline import reached
 from pipelines.errors import ArtifactError, ConfigError
@@ -41,9 +41,9 @@ CODE = (
             "stream.interleave",
             "stream.order",
             "stream.preferences",
+            "stream.rows",
+            "stream.source_stream",
             "tokens.megatron",
-            "tokens.sidecars.layouts",
-            "tokens.sidecars.loss_mask",
             "tokens.token_shards",
             "tokens.token_sources",
         )
@@ -81,7 +81,7 @@ def train_stage(stage: str, config: TrainConfig, session: Session) -> Artifact:
     _check_place(config.write_spec)
     try:
         chosen = code_of(planned.spec.objective.name, planned.spec.optimizer.kind)
-        code = (*chosen, *modules_beside(planned.inputs))
+        code = (*chosen, *code_beside(planned.inputs))
         claimed = session.begin(stage, config, announcement, planned.inputs, code, identity=planned.identity)
     except DryRun as dry:
         begun = dry.held

@@ -1,4 +1,5 @@
-"""What `engine_cases` asks of engines besides a curve: the gradient that reaches the optimizer, and what a closed engine leaves.
+"""What `engine_cases` asks of engines besides a curve: the gradient that reaches the optimizer, and what a closed
+engine leaves.
 
 Run inside the processes that `engine_cases` started; each function answers one case with arrays.
 """
@@ -29,10 +30,11 @@ Arrays = dict[str, np.ndarray]
 
 
 def gradient(case: dict[str, Any]) -> Arrays:
-    """Distance of the gradient that AdamW was given from the sum of the micro-batches' own, as a part of that sum's norm.
+    """Distance of the gradient that AdamW was given from the sum of the micro-batches' own, as a part of that sum's
+    norm.
 
-    Each micro-batch's gradient is computed without DeepSpeed in the engine's precision, and summed in float64. What AdamW was
-    given is its first moment after one step, over 1 - beta1.
+    Each micro-batch's gradient is computed without DeepSpeed in the engine's precision, and summed in float64. What
+    AdamW was given is its first moment after one step, over 1 - beta1.
     """
     rank, world, micro = dist.get_rank(), dist.get_world_size(), case["micro_batch"]
     accumulation, objective = case["rows"] // (micro * world), NextToken()
@@ -67,7 +69,9 @@ def gradient(case: dict[str, Any]) -> Arrays:
 
 
 def apart(case: dict[str, Any]) -> Arrays:
-    """Largest difference of `embed`, `blocks` and `head`, called apart, from the forward pass: inside a forward and outside of any."""
+    """Largest difference of `embed`, `blocks` and `head`, called apart, from the forward pass: inside a forward and
+    outside of any.
+    """
     rank, micro = dist.get_rank(), case["micro_batch"]
     batch = micro_batch(global_batch(case, 0), rank * micro, micro)
 
@@ -85,7 +89,9 @@ def apart(case: dict[str, Any]) -> Arrays:
 
 
 def leftovers(case: dict[str, Any]) -> Arrays:
-    """After each of many engines in a row: how many of its parts still live, and how many tensors there are in the process."""
+    """After each of many engines in a row: how many of its parts still live, and how many tensors there are in the
+    process.
+    """
     alive, tensors = [], []
     gc.collect()
     gc.freeze()  # of what is there already, no collection needs to look at again
@@ -132,7 +138,9 @@ def runs(case: dict[str, Any], folder: Path) -> Arrays:
 
 
 def _parts_of_runs() -> int:
-    """How many models, engines, optimizers, savers, logs and readers there are; a test before may have left some of a failed run."""
+    """How many models, engines, optimizers, savers, logs and readers there are; a test before may have left some of a
+    failed run.
+    """
     from pipelines.train.checkpoint import Saver
     from pipelines.train.run.log import StepLog
     from pipelines.train.run.stream import Stream

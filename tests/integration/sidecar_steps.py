@@ -1,7 +1,9 @@
-"""Tokens with sidecars, and a training run that notes what reaches each of its steps. Run in a tree to which sidecars were added.
+"""Tokens with sidecars, and a training run that notes what reaches each of its steps. Run in a tree to which sidecars
+were added.
 
 python -m tests.integration.sidecar_steps prepare STORE          tokens, a mixture over them, specs of two equal runs
-torchrun ... -m tests.integration.sidecar_steps train STORE RUN  train; DIE_IN_STEP ends the process in that step, once a checkpoint is committed
+torchrun ... -m tests.integration.sidecar_steps train STORE RUN  train; DIE_IN_STEP ends the process in that step, once
+a checkpoint is committed
 """
 
 from __future__ import annotations

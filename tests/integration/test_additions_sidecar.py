@@ -1,4 +1,6 @@
-"""A sidecar added as one file and one row: written with the ids, in every batch of two ranks, the same after a resume."""
+"""A sidecar added as one file and one row: written with the ids, in every batch of two ranks, the same after a
+resume.
+"""
 
 from __future__ import annotations
 

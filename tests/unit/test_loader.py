@@ -10,9 +10,10 @@ import yaml
 
 from pipelines.config import parse
 from pipelines.data.stream.interleave import BLOCK_SAMPLES, Interleaving, interleave, shares_of
-from pipelines.data.stream.loader import Loader, Segment, pack, rank_indices
+from pipelines.data.stream.loader import Loader, Segment, rank_indices
 from pipelines.data.stream.mixture import MixturePlan, MixtureRecipe, PlannedSource, foreseen
 from pipelines.data.stream.order import permute
+from pipelines.data.stream.source_stream import pack
 from pipelines.data.tokens.token_shards import TokenShardWriter, shard_paths
 from pipelines.data.tokens.token_sources import TokenSource
 from pipelines.errors import ConfigError, DataError

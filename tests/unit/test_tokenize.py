@@ -15,16 +15,10 @@ from pipelines.config import TrackingConfig
 from pipelines.data.stream.loader import Loader, Segment
 from pipelines.data.stream.mixture import MixtureRecipe, plan_conversations, plan_mixture
 from pipelines.data.stream.preferences import PreferenceLoader, open_preferences
+from pipelines.data.tokens.sample import sample_shares, sample_texts
 from pipelines.data.tokens.token_shards import TokenShard
 from pipelines.data.tokens.token_sources import open_sources
-from pipelines.data.tokens.tokenize import (
-    compression,
-    encode_shard,
-    plan_shards,
-    sample_shares,
-    sample_texts,
-    statistics,
-)
+from pipelines.data.tokens.tokenize import compression, encode_shard, plan_shards, statistics
 from pipelines.data.tokens.tokenizer import Encoder, TokenizerConfig, load_encoder, tokenizer_files, train_tokenizer
 from pipelines.errors import ArtifactError, ConfigError, DataError
 from pipelines.store.artifacts import ArtifactStore

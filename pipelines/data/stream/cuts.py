@@ -1,10 +1,11 @@
-"""What a window cuts off: rows that lose their end, rows of which nothing counts any more, and the tokens that go with them.
+"""What a window cuts off: rows that lose their end, rows of which nothing counts any more, and their tokens.
 
-Enters: the lengths and loss masks of a source, and a window. Leaves: a `Cut`, whose sentences stand in the plan and in the
-log. A row whose every target lies behind the window is left out of the stream: it would cost a step and teach nothing.
+Enters: the lengths and loss masks of a source, and a window. Leaves: a `Cut`, whose sentences stand in the plan and in
+the log. A row whose every target lies behind the window is left out of the stream: it would cost a step and teach
+nothing.
 
-Cost: document lengths, which packing reads anyway, and of each document that is cut one look at its mask (2 to 5 µs). From a
-remote store the masks of shards with such documents are fetched (one byte a token).
+Cost: document lengths, which packing reads anyway, and of each document that is cut one look at its mask (2 to 5 µs).
+From a remote store the masks of shards with such documents are fetched (one byte a token).
 """
 
 from __future__ import annotations
@@ -51,22 +52,28 @@ class Cut:
 
     def __add__(self, other: Cut) -> Cut:
         return Cut(
-            unit=self.unit, rows=self.rows + other.rows, cut=self.cut + other.cut, left_out=self.left_out + other.left_out,
-            lost_tokens=self.lost_tokens + other.lost_tokens, lost_targets=self.lost_targets + other.lost_targets,
+            unit=self.unit,
+            rows=self.rows + other.rows,
+            cut=self.cut + other.cut,
+            left_out=self.left_out + other.left_out,
+            lost_tokens=self.lost_tokens + other.lost_tokens,
+            lost_targets=self.lost_targets + other.lost_targets,
             counts_from=min(filter(None, (self.counts_from, other.counts_from)), default=0),
             whole_from=max(self.whole_from, other.whole_from),
-        )  # fmt: skip
+        )
 
     def describe(self, name: str) -> str:
         """E.g. `chat: of 60 conversations 20 lose their end and 12 are left out, …`."""
         if self.unit == "shards":
             return (
-                f"{name}: {self.lost_tokens:,} tokens at the ends of {self.rows:,} shards fill no window and are not read, all of "
-                f"{self.left_out:,} shards; larger corpus files or a smaller batch.sequence_length lose less"
+                f"{name}: {self.lost_tokens:,} tokens at the ends of {self.rows:,} shards fill no window and are not "
+                f"read, all of {self.left_out:,} shards; larger corpus files or a smaller batch.sequence_length lose "
+                "less"
             )
         return (
-            f"{name}: of {self.rows:,} {self.unit} {self.cut:,} lose their end and {self.left_out:,} are left out because "
-            f"{'too little of them fits' if self.unit == 'pairs' else 'nothing of them would count'}; {self.lost_tokens:,} tokens are not read, {self.lost_targets:,} of them answers; "
+            f"{name}: of {self.rows:,} {self.unit} {self.cut:,} lose their end and {self.left_out:,} are left out "
+            f"because {'too little of them fits' if self.unit == 'pairs' else 'nothing of them would count'}; "
+            f"{self.lost_tokens:,} tokens are not read, {self.lost_targets:,} of them answers; "
             f"batch.sequence_length={self.whole_from} cuts nothing"
             + ("; NOTHING of it is trained on" if self.left_out == self.rows else "")
         )
@@ -79,9 +86,9 @@ class Cut:
                 "encode the corpus anew with `python -m workflows.tokenize`, or leave the source out"
             )
         return (
-            f"nothing of source {name} counts in windows of {sequence_length} tokens: all {self.left_out:,} {self.unit} have their "
-            f"answers behind the window: set batch.sequence_length to {self.counts_from} (the first of them counts) or {self.whole_from} "
-            "(nothing is cut), or leave the source out"
+            f"nothing of source {name} counts in windows of {sequence_length} tokens: all {self.left_out:,} "
+            f"{self.unit} have their answers behind the window: set batch.sequence_length to {self.counts_from} (the "
+            f"first of them counts) or {self.whole_from} (nothing is cut), or leave the source out"
         )
 
 
@@ -119,7 +126,8 @@ def cut_documents(source: TokenSource, index: int, limit: int) -> tuple[Cut, NDA
         ), long[:0]
     if len(mask) != offsets[-1]:
         raise DataError(
-            f"the mask of {source.prefixes[index]} has {len(mask)} bytes, its index says {offsets[-1]} tokens: rebuild the shard"
+            f"the mask of {source.prefixes[index]} has {len(mask)} bytes, its index says {offsets[-1]} tokens: "
+            "rebuild the shard"
         )
     left_out, needed, lost_tokens, lost_targets = [], 0, 0, 0
     for document, start, stop in zip(long.tolist(), offsets[long].tolist(), offsets[long + 1].tolist(), strict=True):

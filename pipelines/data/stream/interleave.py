@@ -1,17 +1,19 @@
 """Which source comes next: an endless sequence in which every prefix holds each source within one sample of its weight.
 
-Tijdeman's algorithm for the chairman assignment problem (R. Tijdeman, Discrete Mathematics 32, 1980, p. 323). Each source has a
-quota n*w after n samples; among the sources that are owed something, the one whose debt falls due first comes next. With k
-sources the deviation never exceeds 1 - 1/(2k-2). Random draws would wander by sqrt(n): over 10,000 samples a 1 % source
-would be off by 10 samples, i.e. 10 % of its share. A pattern that repeats cannot hold a weight below one in its length.
+Tijdeman's algorithm for the chairman assignment problem (R. Tijdeman, Discrete Mathematics 32, 1980, p. 323). Each
+source has a quota n*w after n samples; among the sources that are owed something, the one whose debt falls due first
+comes next. With k sources the deviation never exceeds 1 - 1/(2k-2). Random draws would wander by sqrt(n): over 10,000
+samples a 1 % source would be off by 10 samples, i.e. 10 % of its share. A pattern that repeats cannot hold a weight
+below one in its length.
 
-Random access. What comes next depends on how many of each source came before, and for that no formula is known that keeps the
-bound. So the sequence is walked: from the nearest of the places that were passed before, every `BLOCK_SAMPLES`, by a compiled
-kernel of about 1 ns a source and sample (22 sources: 22 ms a million samples, once per process). Weights that are short
-decimals repeat after as many samples as their common denominator (0.7 and 0.3: after 10), and farther places cost nothing.
+Random access. What comes next depends on how many of each source came before, and for that no formula is known that
+keeps the bound. So the sequence is walked: from the nearest of the places that were passed before, every
+`BLOCK_SAMPLES`, by a compiled kernel of about 1 ns a source and sample (22 sources: 22 ms a million samples, once per
+process). Weights that are short decimals repeat after as many samples as their common denominator (0.7 and 0.3: after
+10), and farther places cost nothing.
 
-Weights are exact integers over one denominator, so that ties are decided alike on every machine: that of the decimals as they
-are written, where it is below 2^40, else 2^40 (a weight is then off by 5e-13 at most, half a sample in 10^12).
+Weights are exact integers over one denominator, so that ties are decided alike on every machine: that of the decimals
+as they are written, where it is below 2^40, else 2^40 (a weight is then off by 5e-13 at most, half a sample in 10^12).
 """
 
 from __future__ import annotations
@@ -107,8 +109,8 @@ class Interleaving:
     def _block(self, number: int) -> tuple[NDArray[np.int16], NDArray[np.int32], NDArray[np.int64]]:
         """Samples [number, number + 1) * BLOCK_SAMPLES, cached as `block`.
 
-        Returns: source of each [BLOCK_SAMPLES]; how many of the same source came earlier in the block [BLOCK_SAMPLES]; and
-            how many of each source came before the block [k].
+        Returns: source of each [BLOCK_SAMPLES]; how many of the same source came earlier in the block [BLOCK_SAMPLES];
+            and how many of each source came before the block [k].
         """
         before = self.counts(number * BLOCK_SAMPLES) if number * BLOCK_SAMPLES >= self._whole else self._before(number)
         pattern = np.zeros(BLOCK_SAMPLES, np.int16)
@@ -141,8 +143,9 @@ class Interleaving:
             pattern[:] = 0
             return
         slack = 2 * len(self._shares) - 2
-        # sample j of source s may come at ceil((j*slack + 1)*whole / (share*slack)) and is due at ceil(((j + 1)*slack - 1)*whole / …);
-        # kept as that whole number and what it was rounded up by, in parts of share*slack, so that the next is an addition
+        # sample j of source s may come at ceil((j*slack + 1)*whole / (share*slack)) and is due at
+        # ceil(((j + 1)*slack - 1)*whole / …); kept as that whole number and what it was rounded up by, in parts of
+        # share*slack, so that the next is an addition
         state = np.empty((7, len(self._shares)), np.int64)
         for source, (share, j) in enumerate(zip(self._shares, counts.tolist(), strict=True)):
             parts = share * slack
@@ -165,8 +168,8 @@ def _kernel() -> Any:
 def _steps(state: NDArray[np.int64], pattern: NDArray[np.int16]) -> None:
     """Tijdeman's steps, counted from 1.
 
-    Args: state [7, k], rows: when the next sample of a source may come, and what that was rounded up by; when it is due, and
-        likewise; the whole samples from one to the next, and the rest; the parts of which those roundings are.
+    Args: state [7, k], rows: when the next sample of a source may come, and what that was rounded up by; when it is
+        due, and likewise; the whole samples from one to the next, and the rest; the parts of which those roundings are.
     """
     owed, due, never = state[0], state[2], 1 << 62
     for n in range(1, len(pattern) + 1):

@@ -21,26 +21,23 @@ inputs = tokens[:, :T] and targets = tokens[:, 1:].
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.data.stream.cuts import Cut, cut_documents, cut_shards
+from pipelines.data.stream.cuts import Cut
 from pipelines.data.stream.interleave import BLOCK_SAMPLES, Interleaving
 from pipelines.data.stream.mixture import MixturePlan, Packing
-from pipelines.data.stream.order import permute, stream_key
-from pipelines.data.tokens.sidecars import SIDECARS, in_batches
+from pipelines.data.stream.rows import Batch, Rows, batch_sidecars
+from pipelines.data.stream.source_stream import Carried, SourceStream
 from pipelines.data.tokens.token_shards import TokenShard
 from pipelines.data.tokens.token_sources import TokenSource
 from pipelines.errors import ConfigError, DataError
 
 _CHUNK_SAMPLES = 4_096  # addresses are worked out for so many samples at once (about 1 ms) and kept for a few chunks
-
-Batch = dict[str, Any]  # see `Loader.batch`
 
 
 @dataclass(frozen=True)
@@ -49,19 +46,6 @@ class Segment:
 
     from_sample: int
     plan: MixturePlan
-
-
-@dataclass(frozen=True)
-class Carried:
-    """Where a source goes on under another window length."""
-
-    source: str
-    packing: Packing
-    begin: int  # samples of the new length that are left out: `Loader(begin=…)`
-    epoch: int  # where that is, from 0
-    group: int  # of shards, in that epoch, from 0
-    groups: int  # in an epoch
-    left_out: float  # share of an epoch that stays unread
 
 
 @dataclass(frozen=True)
@@ -109,7 +93,7 @@ class Loader:
         self.sidecars = batch_sidecars(self.sources.values())
         parts = sorted({(source.name, source.packing) for segment in segments for source in segment.plan.sources})
         self._streams = [
-            _Stream(sources[name], packing, seed, sequence_length, shards_per_group) for name, packing in parts
+            SourceStream(sources[name], packing, seed, sequence_length, shards_per_group) for name, packing in parts
         ]
         for part, stream in zip(parts, self._streams, strict=True):
             stream.skipped = (begin or {}).get(part, 0)
@@ -127,8 +111,9 @@ class Loader:
     def carry_on(self, samples: int, sequence_length: int) -> list[Carried]:
         """Where a stream of other windows begins, so that it reads nothing again that the first `samples` have read.
 
-        Windows of two lengths cut a shard differently, but the order of shards is the same for both. So each source goes on
-        at the first group of shards that was not begun: what is left of the group before it stays unread in that epoch.
+        Windows of two lengths cut a shard differently, but the order of shards is the same for both. So each source
+        goes on at the first group of shards that was not begun: what is left of the group before it stays unread in
+        that epoch.
         """
         return [
             stream.carry_on(read, sequence_length)
@@ -137,7 +122,9 @@ class Loader:
 
     @property
     def cuts(self) -> dict[str, Cut]:
-        """Source -> what its windows cut off, where they do: documents longer than T + 1 tokens keep the first T + 1."""
+        """Source -> what its windows cut off, where they do: documents longer than T + 1 tokens keep the first T +
+        1.
+        """
         return {stream.source.name: stream.cut for stream in self._streams if not stream.cut.harmless}
 
     def epoch_samples(self, name: str) -> int:
@@ -161,13 +148,13 @@ class Loader:
         stream, shard, _ = self.addresses(np.arange(first, last))
         pairs, begin = np.unique(np.stack([stream, shard]), axis=1, return_index=True)
         _, back = np.unique(np.stack([stream, shard])[:, ::-1], axis=1, return_index=True)
-        found = []
+        uses = []
         for at in np.argsort(begin):
             source = self._streams[pairs[0, at]].source
-            found.append(
+            uses.append(
                 Use((source.name, source.prefixes[pairs[1, at]]), first + int(begin[at]), last - 1 - int(back[at]))
             )
-        return found
+        return uses
 
     def shards(self, first: int, last: int) -> list[tuple[str, str]]:
         """(source, shard) pairs that samples [first, last) read, in order of first use."""
@@ -182,39 +169,40 @@ class Loader:
             loss_mask  uint8 [B, T]    1 where the target tokens[:, t+1] counts: not padding, not the first id of a
                                        document, and set in the mask of a masked shard
             sources    int16 [B]       index into `names`
-            sidecars   a dictionary, absent when empty: arrays of what else stands beside the ids of some source, by name
+            sidecars   a dictionary, absent when empty: arrays of what else stands beside the ids of some source, by
+            name
         """
         stream, shard, item = self.addresses(np.asarray(indices, np.int64))
         rows = Rows(len(stream), self.sequence_length, self.pad_id, self.sidecars)
         opened: dict[tuple[int, int], TokenShard] = {}  # a batch reads the same few shards again and again
         for row, (s, k, i) in enumerate(zip(stream.tolist(), shard.tolist(), item.tolist(), strict=True)):
-            if (found := opened.get((s, k))) is None:
-                found = opened[s, k] = self._streams[s].source.shard(k)
-            rows.fill(row, found, *self._streams[s].span(k, i))
+            if (token_shard := opened.get((s, k))) is None:
+                token_shard = opened[s, k] = self._streams[s].source.shard(k)
+            rows.fill(row, token_shard, *self._streams[s].span(k, i))
         return rows.batch(self._stream_source[stream])
 
     def addresses(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Where samples lie: stream (a source under one packing), shard and item of each, int64 [n]."""
         chunks, within = np.divmod(indices, _CHUNK_SAMPLES)
-        found = np.empty((3, len(indices)), np.int64)
+        places = np.empty((3, len(indices)), np.int64)
         for chunk in np.unique(chunks):
             here = chunks == chunk
-            found[:, here] = self._chunk(int(chunk))[:, within[here]]
-        return found[0], found[1], found[2]
+            places[:, here] = self._chunk(int(chunk))[:, within[here]]
+        return places[0], places[1], places[2]
 
     def _resolve(self, chunk: int) -> NDArray[np.int64]:
         """Stream, shard and item of every sample of a chunk: int64 [3, _CHUNK_SAMPLES]."""
         samples = np.arange(chunk * _CHUNK_SAMPLES, (chunk + 1) * _CHUNK_SAMPLES)
         segment = np.searchsorted(self._starts, samples, "right") - 1
-        found = np.empty((3, len(samples)), np.int64)
+        places = np.empty((3, len(samples)), np.int64)
         local = np.empty(len(samples), np.int64)
         for s in np.unique(segment):
             here = segment == s
-            found[0, here], local[here] = self._segments[s].locate(samples[here])
-        for s in np.unique(found[0]):
-            here = found[0] == s
-            found[1, here], found[2, here] = self._streams[s].locate(local[here])
-        return found
+            places[0, here], local[here] = self._segments[s].locate(samples[here])
+        for s in np.unique(places[0]):
+            here = places[0] == s
+            places[1, here], places[2, here] = self._streams[s].locate(local[here])
+        return places
 
 
 def rank_indices(step: int, *, global_batch: int, rank: int, world_size: int, micro_batch: int) -> NDArray[np.int64]:
@@ -233,178 +221,6 @@ def rank_indices(step: int, *, global_batch: int, rank: int, world_size: int, mi
         )
     stretch = np.arange(step * global_batch, (step + 1) * global_batch, dtype=np.int64)
     return stretch.reshape(-1, world_size, micro_batch)[:, rank]
-
-
-def batch_sidecars(sources: Iterable[TokenSource]) -> tuple[str, ...]:
-    """The sidecars that batches of some sources have, the loss mask always among them."""
-    read = {"mask", *(name for source in sources for name in source.sidecars)}
-    return tuple(name for name in in_batches() if name in read)
-
-
-class Rows:
-    """A batch being filled: token spans become rows with positions, a loss mask and sidecars. See `Loader.batch`."""
-
-    def __init__(self, count: int, sequence_length: int, pad_id: int, sidecars: Sequence[str] = ("mask",)):
-        width = sequence_length + 1
-        self.tokens = np.full((count, width), pad_id, np.int32)
-        self.begins = np.zeros((count, width), np.bool_)  # the id is the first of a document, or of the padding
-        self._sidecars = [(name, SIDECARS[name], SIDECARS[name].blank(count, width)) for name in sidecars]
-        self._width = width
-        # kept, since to make them for each row costs as much as to copy it
-        self._span = np.zeros(2, np.int64)
-
-    def fill(self, row: int, shard: TokenShard, start: int, stop: int) -> None:
-        """Put the tokens [start, stop) of a shard into a row; at most T + 1."""
-        length = stop - start
-        if length == self._width:
-            self.tokens[row] = shard.tokens[start:stop]
-        else:
-            self.tokens[row, :length] = shard.tokens[start:stop]
-            self.begins[row, length] = True
-        for name, sidecar, blank in self._sidecars:
-            entries = shard.sidecars.get(name)
-            if entries is not None or length < self._width:
-                sidecar.fill(blank, row, entries, shard.offsets, start, stop)
-        self._span[0], self._span[1] = start, stop
-        first, last = shard.offsets.searchsorted(self._span).tolist()
-        if first < last:
-            self.begins[row, shard.offsets[first:last] - start] = True
-
-    def batch(self, sources: NDArray[np.int16], trim_to: int | None = None) -> Batch:
-        """The finished arrays.
-
-        Args: trim_to, leave out columns that are padding in every row, down to a multiple of so many; None: all stay.
-        """
-        at = np.arange(self._width - 1, dtype=np.int32)
-        begun = np.maximum.accumulate(np.where(self.begins[:, :-1], at, np.int32(0)), axis=1)
-        whole = self._finished(self._width - 1)
-        loss_mask = whole["mask"] & ~self.begins[:, 1:]
-        length = self._width - 1
-        if trim_to is not None:
-            used = int(np.flatnonzero(loss_mask.any(axis=0)).max(initial=0)) + 1
-            length = min(length, -(-used // trim_to) * trim_to)
-            whole = self._finished(length)
-        sidecars = {name: np.ascontiguousarray(array) for name, array in whole.items() if name != "mask"}
-        return {
-            "tokens": np.ascontiguousarray(self.tokens[:, : length + 1]),
-            "positions": np.ascontiguousarray((at - begun)[:, :length]),
-            "loss_mask": np.ascontiguousarray(loss_mask[:, :length]),
-            "sources": sources,
-            **({"sidecars": sidecars} if sidecars else {}),
-        }
-
-    def _finished(self, length: int) -> dict[str, NDArray[Any]]:
-        """The arrays of all sidecars. Args: length, inputs of a row that are kept."""
-        return {
-            key: array
-            for name, sidecar, blank in self._sidecars
-            for key, array in sidecar.finished(name, blank, length).items()
-        }
-
-
-def pack(offsets: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
-    """Pack whole consecutive documents into rows of at most `limit` tokens, greedily.
-
-    Args:
-        offsets: token offset of each document, and the total [documents + 1].
-
-    Returns: first document of each row, and the number of documents [rows + 1]; a document longer than `limit` has a
-        row of its own, to be cut there.
-    """
-    documents = len(offsets) - 1
-    reach = np.searchsorted(offsets, offsets[:-1] + limit, "right") - 1  # the document after the last that fits
-    following = np.maximum(reach, np.arange(1, documents + 1)).tolist()
-    firsts = [0]
-    while firsts[-1] < documents:
-        firsts.append(following[firsts[-1]])
-    return np.array(firsts, np.int64)
-
-
-class _Stream:
-    """One source under one packing: local index -> shard and item."""
-
-    def __init__(self, source: TokenSource, packing: Packing, seed: int, sequence_length: int, shards_per_group: int):
-        self.source, self.packing, self.seed = source, packing, seed
-        self.sequence_length, self.shards_per_group = sequence_length, shards_per_group
-        self.cut = Cut(unit=source.kind)
-        self._packs: list[
-            tuple[NDArray[np.int64], NDArray[np.int64]]
-        ] = []  # rows of each shard: first token, and the end
-        if packing == "windows":
-            self._items = np.maximum(0, source.shard_tokens - 1) // sequence_length
-            self.cut = cut_shards(source.shard_tokens, self._items, sequence_length)
-        else:
-            # reads the document lengths of every shard of this source (about 2 % of its bytes)
-            for index in range(len(source.prefixes)):
-                cut, left_out = cut_documents(source, index, sequence_length + 1)
-                self.cut += cut
-                offsets = source.offsets(index)
-                firsts = pack(offsets, sequence_length + 1)
-                counts = ~np.isin(firsts[:-1], left_out)  # a document that is too long has a row of its own
-                self._packs.append((offsets[firsts[:-1]][counts], offsets[firsts[1:]][counts]))
-            self._items = np.array([len(starts) for starts, _ in self._packs], np.int64)
-        self.total = int(self._items.sum())
-        if self.total == 0:
-            if self.packing == "documents" and self.cut.left_out:
-                raise DataError(self.cut.refusal(source.name, sequence_length))
-            raise DataError(
-                f"source {source.name} has {int(source.shard_tokens.sum())} tokens in {len(source.prefixes)} shards, "
-                f"less than one window of {sequence_length + 1}: leave it out or lower sequence_length"
-            )
-        self._epoch = functools.lru_cache(maxsize=4)(self._shuffle_shards)
-        self.skipped = 0  # of this stream's samples, before its first
-
-    def carry_on(self, read: int, sequence_length: int) -> Carried:
-        """See `Loader.carry_on`. Args: read, samples taken from this stream."""
-        epoch, place = divmod(self.skipped + read, self.total)
-        there = _Stream(self.source, self.packing, self.seed, sequence_length, self.shards_per_group)
-        ends = self._group_ends(epoch)
-        groups = len(ends) - 1
-        group = int(np.searchsorted(ends, place, "left"))  # the first that was not begun
-        left_out = (int(ends[group]) - place) / self.total
-        if group == groups:
-            epoch, group = epoch + 1, 0
-        begin = epoch * there.total + int(there._group_ends(epoch)[group])
-        return Carried(self.source.name, self.packing, begin, epoch, group, groups, left_out)
-
-    def _group_ends(self, epoch: int) -> NDArray[np.int64]:
-        """Where each group of shards begins among an epoch's items, and the total [groups + 1]."""
-        _, ends = self._epoch(epoch)
-        return np.append(ends[: -1 : self.shards_per_group], ends[-1])
-
-    def locate(self, local: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Shard and item of each local index, both int64 [n]."""
-        epochs, places = np.divmod(local, self.total)
-        shard, item = np.empty_like(local), np.empty_like(local)
-        for epoch in np.unique(epochs):
-            order, ends = self._epoch(int(epoch))
-            group_ends = self._group_ends(int(epoch))
-            here = np.flatnonzero(epochs == epoch)
-            groups = np.searchsorted(group_ends, places[here], "right") - 1
-            for group in np.unique(groups):
-                chosen = here[groups == group]
-                begin, end = int(group_ends[group]), int(group_ends[group + 1])
-                key = stream_key(self.seed, self.source.name, int(epoch), int(group))
-                moved = permute(places[chosen] - begin, end - begin, key) + begin
-                position = np.searchsorted(ends, moved, "right") - 1
-                shard[chosen], item[chosen] = order[position], moved - ends[position]
-        return shard, item
-
-    def span(self, shard: int, item: int) -> tuple[int, int]:
-        """First and last (exclusive) token of an item inside its shard; at most T + 1 tokens."""
-        width = self.sequence_length + 1
-        if self.packing == "windows":
-            start = item * self.sequence_length
-            return start, start + width
-        starts, stops = self._packs[shard]
-        start = int(starts[item])
-        return start, min(int(stops[item]), start + width)
-
-    def _shuffle_shards(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Shards in this epoch's order [shards]; where each begins among the items, and the total [shards + 1]."""
-        count = len(self._items)
-        order = permute(np.arange(count), count, stream_key(self.seed, self.source.name, epoch))
-        return order, np.concatenate([[0], np.cumsum(self._items[order])])
 
 
 class _Parts:

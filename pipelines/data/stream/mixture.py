@@ -51,8 +51,8 @@ class MixtureRecipe:
                 raise ConfigError(f"mixture.weights.{name} is {weight}; expected a share between 0 and 1: edit {file}")
             if 0 < weight < SMALLEST_WEIGHT:
                 raise ConfigError(
-                    f"mixture.weights.{name} is {weight}; expected 0 or at least {SMALLEST_WEIGHT:g}, one sample in a million "
-                    f"million: edit {file}"
+                    f"mixture.weights.{name} is {weight}; expected 0 or at least {SMALLEST_WEIGHT:g}, one sample in a "
+                    f"million million: edit {file}"
                 )
         total = math.fsum(self.weights.values())
         if abs(total - 1) > _TOLERANCE:
@@ -117,9 +117,9 @@ def plan_mixture(recipe: MixtureRecipe, tokens: str, fingerprint: str, statistic
         `max_epochs` times (with the largest weight and budget that fit).
     """
     available = {
-        name: facts
-        for name, facts in statistics["sources"].items()
-        if facts["kind"] != "preferences" and facts["train"]["tokens"] and facts["train"].get("loss_tokens", 1)
+        name: source
+        for name, source in statistics["sources"].items()
+        if source["kind"] != "preferences" and source["train"]["tokens"] and source["train"].get("loss_tokens", 1)
     }
     asked = {name: weight for name, weight in recipe.weights.items() if weight > 0}
     absent = {name: weight for name, weight in asked.items() if name not in available}
@@ -128,7 +128,8 @@ def plan_mixture(recipe: MixtureRecipe, tokens: str, fingerprint: str, statistic
         refused = refused or list(absent)
         preferences = [name for name in refused if name in statistics["sources"]]
         why = (
-            f" ({', '.join(preferences)} cannot be mixed: preference pairs, or no training token that counts in the loss)"
+            f" ({', '.join(preferences)} cannot be mixed: preference pairs, or no training token that counts in the "
+            "loss)"
             if preferences
             else ""
         )
@@ -140,16 +141,16 @@ def plan_mixture(recipe: MixtureRecipe, tokens: str, fingerprint: str, statistic
     share = math.fsum(
         weight for name, weight in asked.items() if name not in absent
     )  # so that the plan's weights sum to 1
-    sources = []
+    planned = []
     for name, weight in asked.items():
         if name in absent:
             continue
-        facts = available[name]
-        sources.append(_source(name, facts["kind"], weight / share, facts["train"]["tokens"], recipe.budget_tokens))
-    for source in sources:
-        if source.epochs > recipe.max_epochs:
-            raise ConfigError(_too_often(source, recipe, sources))
-    return MixturePlan(tokens=tokens, tokens_fingerprint=fingerprint, sources=tuple(sources), dropped=absent)
+        source = available[name]
+        planned.append(_source(name, source["kind"], weight / share, source["train"]["tokens"], recipe.budget_tokens))
+    for planned_source in planned:
+        if planned_source.epochs > recipe.max_epochs:
+            raise ConfigError(_too_often(planned_source, recipe, planned))
+    return MixturePlan(tokens=tokens, tokens_fingerprint=fingerprint, sources=tuple(planned), dropped=absent)
 
 
 def foreseen(recipe: MixtureRecipe) -> tuple[dict[str, float], dict[str, float]]:
@@ -171,22 +172,24 @@ def plan_conversations(
 
     Raises: DataError when the tokens hold no conversations.
     """
-    found = {
-        name: facts
-        for name, facts in statistics["sources"].items()
-        if facts["kind"] == "conversations" and facts["train"]["tokens"]
+    conversations = {
+        name: source
+        for name, source in statistics["sources"].items()
+        if source["kind"] == "conversations" and source["train"]["tokens"]
     }
-    if not found:
+    if not conversations:
         raise DataError(
             f"{tokens} holds no conversations; it holds {', '.join(sorted(statistics['sources']))}: "
             "add a source of kind conversations to its corpus"
         )
-    total = sum(facts["train"]["tokens"] for facts in found.values())
-    sources = (
-        _source(name, facts["kind"], facts["train"]["tokens"] / total, facts["train"]["tokens"], round(total * epochs))
-        for name, facts in sorted(found.items())
+    total = sum(source["train"]["tokens"] for source in conversations.values())
+    planned = (
+        _source(
+            name, source["kind"], source["train"]["tokens"] / total, source["train"]["tokens"], round(total * epochs)
+        )
+        for name, source in sorted(conversations.items())
     )
-    return MixturePlan(tokens=tokens, tokens_fingerprint=fingerprint, sources=tuple(sources), dropped={})
+    return MixturePlan(tokens=tokens, tokens_fingerprint=fingerprint, sources=tuple(planned), dropped={})
 
 
 def rows(plan: MixturePlan) -> list[list[Any]]:

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.data.stream.cuts import Cut
-from pipelines.data.stream.loader import Batch, Rows, batch_sidecars
 from pipelines.data.stream.order import permute, stream_key
+from pipelines.data.stream.rows import Batch, Rows, batch_sidecars
 from pipelines.data.tokens.token_shards import TokenShard
 from pipelines.data.tokens.token_sources import TokenSource, open_sources
 from pipelines.errors import DataError

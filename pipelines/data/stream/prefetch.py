@@ -1,12 +1,12 @@
 """Shards of a remote store brought to this machine before the training step that reads them.
 
-Enters: a loader, which knows exactly which shards the coming samples read, and how many bytes may be held. Leaves: those
-shards downloaded and open when the reader asks, and closed behind it, so that the cache can let them go.
+Enters: a loader, which knows exactly which shards the coming samples read, and how many bytes may be held. Leaves:
+those shards downloaded and open when the reader asks, and closed behind it, so that the cache can let them go.
 
-A source is read in groups of shards (see `data.loader`): all of a group at once, then none of it until the next epoch. So
-the working set is one group of each source, and while one group is read, the next has all that time to arrive. Nothing is
-guessed: what is downloaded is what is read. Every rank of a machine runs this over the whole stream, and the cache lets
-one of them download each shard.
+A source is read in groups of shards (see `data.loader`): all of a group at once, then none of it until the next epoch.
+So the working set is one group of each source, and while one group is read, the next has all that time to arrive.
+Nothing is guessed: what is downloaded is what is read. Every rank of a machine runs this over the whole stream, and the
+cache lets one of them download each shard.
 """
 
 from __future__ import annotations
@@ -53,11 +53,15 @@ class WorkingSet:
         Raises: ConfigError when the cache is smaller than the least.
         """
         room = int(_ROOM * limit_bytes)
-        needs = f"this mixture reads {human(self.least_bytes, 'B')} of shards at a time, and {human(self.ample_bytes, 'B')} let the next ones arrive meanwhile"
+        needs = (
+            f"this mixture reads {human(self.least_bytes, 'B')} of shards at a time, and "
+            f"{human(self.ample_bytes, 'B')} let the next ones arrive meanwhile"
+        )
         has = f"the cache may hold {human(limit_bytes, 'B')}, {human(room, 'B')} of them shards"
         if room < self.least_bytes:
             raise ConfigError(
-                f"{has}; {needs}: set TRUNKLINE_CACHE_BYTES to {int(self.ample_bytes / _ROOM) + 1} (at least {int(self.least_bytes / _ROOM) + 1})"
+                f"{has}; {needs}: set TRUNKLINE_CACHE_BYTES to {int(self.ample_bytes / _ROOM) + 1} (at least "
+                f"{int(self.least_bytes / _ROOM) + 1})"
             )
         return f"{has}; {needs}: steps will wait where a source changes its shards" if room < self.ample_bytes else ""
 
@@ -125,8 +129,8 @@ class Prefetcher:
             source.close(index)
         if use.shard in self._until or use.first <= self._position:
             return True
-        held = sum(map(self._bytes, self._until)) + self._bytes(use.shard)
-        return held <= self._room and use.first - self._position < _AHEAD_SAMPLES
+        bytes_open = sum(map(self._bytes, self._until)) + self._bytes(use.shard)
+        return bytes_open <= self._room and use.first - self._position < _AHEAD_SAMPLES
 
     def _relieve(self) -> None:
         """Close everything: the reader needs a shard that the cache has no room for, and can open the others again."""

@@ -1,18 +1,20 @@
 """Sums over the blocks of a file that is read by ranges, and arrays that compare a block when it is first read.
 
-Enters: the bytes of a token shard's `.bin`, and of its sidecars that are read by ranges, as they are written. Leaves: a file
-`.sums` and, of a mapped file, an array whose slices are what was written or an error.
+Enters: the bytes of a token shard's `.bin`, and of its sidecars that are read by ranges, as they are written. Leaves: a
+file `.sums` and, of a mapped file, an array whose slices are what was written or an error.
 
-A shard is some hundred megabytes of which a window reads kilobytes, so its checksum would have to be worked out over all of it
-before the first window. Blocks of 64 KiB are compared one by one instead, each once in a process: a stream reads every block in
-the end, so all of it is compared once an epoch, and no step waits for more than the blocks that it reads.
+A shard is some hundred megabytes of which a window reads kilobytes, so its checksum would have to be worked out over
+all of it before the first window. Blocks of 64 KiB are compared one by one instead, each once in a process: a stream
+reads every block in the end, so all of it is compared once an epoch, and no step waits for more than the blocks that it
+reads.
 
-CRC-32: it sees every change within 32 neighbouring bits and all but one in 4 billion others, reads 1 to 2 GB/s (a rank reads some
-MB/s of tokens), and is in Python's own library: a worker needs no package for it. It is no defence against an attacker,
-and need not be: who can write a shard can write its sums.
+CRC-32: it sees every change within 32 neighbouring bits and all but one in 4 billion others, reads 1 to 2 GB/s (a rank
+reads some MB/s of tokens), and is in Python's own library: a worker needs no package for it. It is no defence against
+an attacker, and need not be: who can write a shard can write its sums.
 
-`.sums`, little-endian:  8 bytes "TLSUMS1\\0"    uint32 block bytes    then for `.bin`, for `.mask` and for each further sidecar:
-uint64 bytes of the file, uint32[ceil(bytes / block bytes)] sums. A further one has its suffix before that: uint64 bytes, UTF-8
+`.sums`, little-endian:  8 bytes "TLSUMS1\\0"    uint32 block bytes    then for `.bin`, for `.mask` and for each further
+sidecar: uint64 bytes of the file, uint32[ceil(bytes / block bytes)] sums. Before those of a further sidecar stands its
+suffix: uint64 bytes, UTF-8.
 """
 
 from __future__ import annotations
@@ -101,12 +103,14 @@ def read_sums(path: Path) -> dict[str, tuple[int, Sums]]:
 
 
 class ComparedArray:
-    """A mapped file as a one-dimensional array, read by slices; each block is compared with its sum before it is first read.
+    """A mapped file as a one-dimensional array; each block is compared with its sum before it is first read.
 
     Whatever else is asked of it (`tolist`, `astype`, NumPy's functions) reads, and so compares, all of it.
 
     Args:
-        array: the mapped file. sums: of its blocks. refuse: makes the error for a block, from a clause that says what is wrong.
+        array: the mapped file, read by slices.
+        sums: of its blocks.
+        refuse: makes the error for a block, from a clause that says what is wrong.
     """
 
     def __init__(self, array: NDArray[Any], sums: Sums, refuse: Callable[[str], TrunklineError]):
@@ -147,7 +151,8 @@ class ComparedArray:
                 begin = block * BLOCK_BYTES
                 if zlib.crc32(self._bytes[begin : begin + BLOCK_BYTES]) != self._sums[block]:
                     raise self._refuse(
-                        f"does not match its checksum in bytes {begin:,} to {min(begin + BLOCK_BYTES, len(self._bytes)):,}"
+                        f"does not match its checksum in bytes {begin:,} to "
+                        f"{min(begin + BLOCK_BYTES, len(self._bytes)):,}"
                     )
                 seen[block] = 1
                 self._left = len(seen) - seen.count(1)

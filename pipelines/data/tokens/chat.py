@@ -4,14 +4,15 @@ Enters: messages (`role`, `content`) and the ids of their texts. Leaves: token d
 each answer and its closing `</s>`, and the Jinja template that makes `transformers` render the same ids.
 
 Rules, the same in both: system messages are put before the question that follows them, each with a line end; user and
-assistant take turns, user first; every message is text and says something. Any other role or order is dropped from training by
-name, and refused by the template: the model never saw it. A question left without an answer at the end is cut off in training,
-and is what a model is asked to answer. MiniCPM's own template has no system role and closes only the last answer; closing each
-teaches the model where every answer stops.
+assistant take turns, user first; every message is text and says something. Any other role or order is dropped from
+training by name, and refused by the template: the model never saw it. A question left without an answer at the end is
+cut off in training, and is what a model is asked to answer. MiniCPM's own template has no system role and closes only
+the last answer; closing each teaches the model where every answer stops.
 
-A marker that somebody types into a message is text, never a marker. In training texts are encoded without markers and these are put
-around them. A template has but one string for both, so it writes U+FDD1, a code point that no text holds (a noncharacter of Unicode),
-into a typed marker, and the tokenizer takes U+FDD1 out again after it has looked for markers: the ids are those of training.
+A marker that somebody types into a message is text, never a marker. In training texts are encoded without markers and
+these are put around them. A template has but one string for both, so it writes U+FDD1, a code point that no text holds
+(a noncharacter of Unicode), into a typed marker, and the tokenizer takes U+FDD1 out again after it has looked for
+markers: the ids are those of training.
 A program that does not read the tokenizer's normalizer sees the bytes of U+FDD1 there, and still no marker.
 """
 
@@ -31,8 +32,8 @@ _GUARDED = " | ".join(f"replace('{marker}', '{marker[0]}{GUARD}{marker[1:]}')" f
 _ORDER = "messages are system (any number, before a question), user, assistant, user, assistant, ...: "
 
 
-def _refuse(what: str) -> str:
-    return "{{- raise_exception(" + what + ") -}}"
+def _refuse(message: str) -> str:
+    return "{{- raise_exception(" + message + ") -}}"
 
 
 # `{% generation %}` is written without dashes, as programs that do not know it look for just that
@@ -76,9 +77,9 @@ def exchanges(messages: Sequence[Message]) -> list[tuple[str, str]] | str:
 
     A question at the end that has no answer is left out; `ends_open` tells.
 
-    Returns: [(question, answer), ...], or one of `chat.unknown_role`, `chat.not_text`, `chat.empty_system`, `chat.empty_question`,
-        `chat.empty_answer`, `chat.two_questions`, `chat.two_answers`, `chat.begins_with_answer`, `chat.system_after_question`,
-        `chat.ends_with_system`, `chat.no_answer`.
+    Returns: [(question, answer), ...], or one of `chat.unknown_role`, `chat.not_text`, `chat.empty_system`,
+        `chat.empty_question`, `chat.empty_answer`, `chat.two_questions`, `chat.two_answers`, `chat.begins_with_answer`,
+        `chat.system_after_question`, `chat.ends_with_system`, `chat.no_answer`.
     """
     pairs: list[tuple[str, str]] = []
     system, question = "", None

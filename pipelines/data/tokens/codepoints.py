@@ -1,9 +1,10 @@
 """Which texts hold characters that libraries need not agree on, because Unicode gave them a meaning only lately.
 
-How text is cut before byte pairs are merged depends on what is a letter, a number or a space. `tokenizers` 0.23 and gigatoken 0.10
-carry tables of different Unicode versions: over all 1,112,064 code points they cut 4,657 differently, every one of them
-unassigned in Python 3.11's table (Unicode 14; docs/log.md). So a text with a code point that is unassigned here goes to the
-slow library, whatever version of either is installed. Such characters are rare: most are noise.
+How text is cut before byte pairs are merged depends on what is a letter, a number or a space. `tokenizers` 0.23 and
+gigatoken 0.10 carry tables of different Unicode versions: over all 1,112,064 code points they cut 4,657 differently,
+every one of them unassigned in Python 3.11's table (Unicode 14; docs/log.md). So a text with a code point that is
+unassigned here goes to the slow library, whatever version of either is installed. Such characters are rare: most are
+noise.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The index of a token shard, byte by byte as Megatron-LM's `IndexedDataset` has it.
 
-Enters: document lengths and the dtype of an id. Leaves: an `.idx` file, and what one says. Megatron, NeMo and DeepSpeed's forks
-read our `.bin` and `.idx` as they are.
+Enters: document lengths and the dtype of an id. Leaves: an `.idx` file, and what one says. Megatron, NeMo and
+DeepSpeed's forks read our `.bin` and `.idx` as they are.
 
 `.idx`, little-endian:
 

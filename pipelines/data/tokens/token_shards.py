@@ -1,4 +1,4 @@
-"""Token shards: flat arrays of token ids with document offsets, in the Megatron `.bin/.idx` layout, and what stands beside them.
+"""Token shards: flat arrays of ids in Megatron's `.bin/.idx` layout, and what stands beside them.
 
 Enters: documents as arrays of token ids, each closed by the end-of-sequence id.
 Leaves: for a shard `train/<source>/00000`
@@ -47,7 +47,7 @@ class TokenShardWriter:
     """Writes one shard, document by document or batch by batch; nothing but the lengths stays in memory.
 
     Args:
-        paths: suffix -> local file to write: "bin", "idx", the shard's sidecars, and "sums" (without it nothing can be compared).
+        paths: suffix -> local file to write: "bin", "idx", the shard's sidecars, and "sums", by which it is compared.
         vocabulary_size: decides the width of an id.
     """
 
@@ -117,7 +117,7 @@ class TokenShard:
     """One shard, memory-mapped.
 
     Attributes:
-        tokens: ids [tokens], uint16 or int32, mapped; read it by slices. Blocks are compared with their sums when first read.
+        tokens: ids [tokens], uint16 or int32, mapped; read by slices, whose blocks are compared when first read.
         offsets: token offset of each document, and the total [documents + 1], int64.
         sidecars: what stands beside the ids, mapped, by name; entries as `SIDECARS` says.
         files: what is mapped; kept here, so that the cache keeps it.
@@ -169,8 +169,8 @@ class TokenShard:
         if len(contradicting):
             at = int(contradicting[0])
             raise DataError(
-                f"{paths['idx']} contradicts itself: by the lengths before it, document {at} of {len(lengths)} begins at "
-                f"byte {offsets[at] * dtype.itemsize}, by its offset at byte {pointers[at]}: rebuild the shard"
+                f"{paths['idx']} contradicts itself: by the lengths before it, document {at} of {len(lengths)} begins "
+                f"at byte {offsets[at] * dtype.itemsize}, by its offset at byte {pointers[at]}: rebuild the shard"
             )
         sidecars = {name: open_sidecar(name, paths, refuse) for name in names}
         for name, entries in sidecars.items():
@@ -185,7 +185,7 @@ class TokenShard:
 
 
 def open_sidecar(name: str, paths: Mapping[str, Path], refuse: Refuse | None = None) -> Any:
-    """Map one sidecar of a shard; nothing else of the shard is read. Raises: DataError when it is of another size than its sums."""
+    """Map one sidecar of a shard and nothing else. Raises: DataError when it is of another size than its sums say."""
     return _compared(name, _map(paths[name], SIDECARS[name].stored_dtype), paths, refuse)
 
 

@@ -1,7 +1,7 @@
 """The sources of a tokens artifact: shards by number, opened when first read.
 
-Enters: a `tokens` artifact. Leaves: for each source a `TokenSource`, of which loader, prefetcher and evaluation read shards. Nothing
-is read or downloaded until a shard is used.
+Enters: a `tokens` artifact. Leaves: for each source a `TokenSource`, of which loader, prefetcher and evaluation read
+shards. Nothing is read or downloaded until a shard is used.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.data.tokens import sidecars as sidecars_table
 from pipelines.data.tokens.megatron import read_index
-from pipelines.data.tokens.sidecars import FOUNDING, SIDECARS, modules
+from pipelines.data.tokens.sidecars import FOUNDING, SIDECARS, in_batches
 from pipelines.data.tokens.token_shards import TokenShard, by_ranges, open_sidecar, suffixes
 from pipelines.errors import DataError, StorageError, TrunklineError
 from pipelines.store.artifacts import Artifact
+from pipelines.store.code import chosen_modules
 
 
 @dataclass
@@ -30,7 +32,7 @@ class TokenSource:
     Attributes:
         prefixes: shard names inside the artifact, e.g. `train/sotu/00000`.
         shard_tokens: tokens of each shard [shards], known without opening it.
-        locate: shard name -> its files on this machine (each downloaded when first asked for, where the store is remote).
+        locate: shard name -> its files on this machine; from a remote store each is downloaded when first asked for.
         shard_bytes: what reading each shard takes in the cache [shards]; zeros when not known.
         sidecars: names of what stands beside the ids of its shards and is read.
         relieve: lets go of what can be opened again, when the cache has no room for a shard.
@@ -105,7 +107,7 @@ class _Files(Mapping[str, Path]):
         self._names = {suffix: name for suffix, name in names.items() if name in artifact.manifest["files"]}
 
     def __getitem__(self, suffix: str) -> Path:
-        # what has sums is compared block by block when it is read; without them (a store made by an older version), whole
+        # what has sums is compared block by block when it is read; in a store of an older version, without, whole
         if by_ranges(suffix) and "sums" in self._names:
             return self._artifact.sized_path(self._names[suffix])
         return self._artifact.path(self._names[suffix])
@@ -144,7 +146,7 @@ def open_sources(
     """The sources of a `tokens` artifact, by name.
 
     Args:
-        names: which sources; all of documents and conversations when not given (preference pairs: `data.stream.preferences`).
+        names: which sources; all of documents and conversations when not given. Of pairs: `open_preferences`.
         sidecars: which of those that a source has will be read, by name; all when not given.
 
     Raises: DataError for a source that is absent, or that has a sidecar that this version does not know.
@@ -166,7 +168,7 @@ def _open_source(
     if unknown := sorted(set(has) - set(SIDECARS)):
         raise DataError(
             f"source {name} of {artifact.folder} has {', '.join(unknown)} beside its ids; known here are "
-            f"{', '.join(SIDECARS)}: add the row to pipelines/data/tokens/sidecars, or encode the corpus anew without it"
+            f"{', '.join(SIDECARS)}: add its row to pipelines/data/tokens/sidecars, or encode the corpus anew"
         )
     read = tuple(sidecar for sidecar in has if sidecars is None or sidecar in sidecars)
 
@@ -185,12 +187,13 @@ def _open_source(
     )
 
 
-def modules_beside(artifacts: Iterable[Artifact]) -> tuple[str, ...]:
-    """The modules of what stands beside the ids in tokens artifacts: see `sidecars.modules`."""
+def code_beside(artifacts: Iterable[Artifact]) -> tuple[str, ...]:
+    """The modules that make batches of what stands beside the ids in tokens artifacts: part of a run's fingerprint."""
     sources = [
         source
         for artifact in artifacts
         if artifact.folder.startswith("tokens/")
         for source in artifact.statistics["sources"].values()
     ]
-    return modules({name for source in sources for name in source.get("sidecars", ()) if name in SIDECARS})
+    names = {"mask", *(name for source in sources for name in source.get("sidecars", ()))}
+    return chosen_modules(sidecars_table.__name__, names & set(in_batches()))

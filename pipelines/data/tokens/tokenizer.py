@@ -45,7 +45,7 @@ QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _CHECKED_CHARACTERS = 1000  # of one text of every batch, by the slow path: some 0.5 ms of the 20 ms that 3 MB take
-# bytes per token on 300,000 held-out documents of MiniCPM's tokenizers (SentencePiece), by their number of ids (arXiv 2404.06395)
+# bytes per token on 300,000 held-out documents of MiniCPM's tokenizers, by their number of ids (arXiv 2404.06395)
 MINICPM_BYTES_PER_TOKEN = {
     122_753: {"zh": 3.73, "en": 4.14, "code": 2.81, "papers": 2.93, "average": 3.40},
     73_440: {"zh": 3.56, "en": 4.02, "code": 2.76, "papers": 2.88, "average": 3.31},
@@ -87,7 +87,8 @@ class TokenizerConfig:
             )
         if self.shares is not None and self.mixture is not None:
             raise ConfigError(
-                f"tokenizer.shares and tokenizer.mixture={self.mixture} both say how the sample is drawn: give one of them"
+                f"tokenizer.shares and tokenizer.mixture={self.mixture} both say how the sample is drawn: give one of "
+                "them"
             )
         if self.sample_bytes <= 0:
             raise ConfigError(f"tokenizer.sample_bytes is {self.sample_bytes}; expected a positive number of bytes")
@@ -95,9 +96,9 @@ class TokenizerConfig:
 
 @dataclass
 class LongRuns:
-    """Runs of text without a break, such as letters, spaces or signs, that are cut before the tokenizer is trained on them.
+    """Runs of text without a break (letters, spaces, signs) that are cut before the tokenizer is trained on them.
 
-    The trainer takes time with the square of a piece: 250,000 letters in a row cost 27 s, cut into pieces of 1,000 they cost 0.2.
+    The trainer takes time with the square of a piece: 250,000 letters in a row cost 27 s, in pieces of 1,000 only 0.2.
     Ordinary text has no such run, and passes as it is. What is encoded later is never cut.
     """
 
@@ -125,8 +126,8 @@ class LongRuns:
         if not self.runs:
             return ""
         return (
-            f"{self.runs:,} runs of more than {LONGEST_PIECE:,} characters without a break, in {self.texts:,} texts of the sample "
-            f"(the longest {self.longest_characters:,}), were cut into pieces of {LONGEST_PIECE:,}"
+            f"{self.runs:,} runs of more than {LONGEST_PIECE:,} characters without a break, in {self.texts:,} texts "
+            f"of the sample (the longest {self.longest_characters:,}), were cut into pieces of {LONGEST_PIECE:,}"
         )
 
 
@@ -134,8 +135,8 @@ LONGEST_PIECE = (
     1000  # characters; the longest word of a dictionary has 189,819 in jest and 45 in earnest, a line of signs 200
 )
 _SPLIT: Any = pre_tokenizers.Split(Regex(QWEN2_SPLIT), "isolated")
-# what a long piece has, in whatever version of Unicode: no space, digit or ASCII sign among letters, or nothing but spaces, or signs;
-# looked for where such a run begins alone, which is linear (a hundred times faster on Chinese)
+# what a long piece has, in whatever version of Unicode: no space, digit or ASCII sign among letters, or nothing but
+# spaces, or signs; looked for where such a run begins alone, which is linear (a hundred times faster on Chinese)
 _SUSPECT = re.compile(
     "|".join(f"(?<!{kind}){kind}{{{LONGEST_PIECE}}}" for kind in (r"[^\s0-9!-/:-@\[-`{-~]", r"\s", r"[^\sA-Za-z0-9]"))
 )
@@ -202,9 +203,9 @@ def tokenizer_files(tokenizer_json: str) -> dict[str, bytes]:
 class Encoder:
     """Texts to ids and back; never yields a marker for a piece of text.
 
-    gigatoken encodes as long as it agrees with `tokenizers`: on `PROBES` before anything is encoded, and on the beginning of one
-    text of every batch. Texts with characters that their Unicode tables may class differently never go to it
-    (`data.codepoints`). At the first disagreement `tokenizers` takes over, that batch included.
+    gigatoken encodes as long as it agrees with `tokenizers`: on `PROBES` before anything is encoded, and on the
+    beginning of one text of every batch. Texts with characters that their Unicode tables may class differently never go
+    to it (`data.codepoints`). At the first disagreement `tokenizers` takes over, that batch included.
 
     Args:
         tokenizer_json: content of `tokenizer.json`.
@@ -285,10 +286,10 @@ def _load_gigatoken(tokenizer_json: str, slow: Any) -> tuple[Any, str]:
         import gigatoken
 
         fast = gigatoken.Tokenizer.from_json(json.dumps({**json.loads(tokenizer_json), "added_tokens": []}))
-        expected, found = slow(PROBES), _encode_fast(fast, PROBES)
+        expected, encoded = slow(PROBES), _encode_fast(fast, PROBES)
     except Exception as error:  # a library that cannot load this tokenizer says so in many ways
         return None, f"gigatoken failed: {type(error).__name__}: {error}"
-    if np.array_equal(expected[0], found[0]) and np.array_equal(expected[1], found[1]):
+    if np.array_equal(expected[0], encoded[0]) and np.array_equal(expected[1], encoded[1]):
         return fast, ""
     wrong = [probe for probe in PROBES if not np.array_equal(slow([probe])[0], _encode_fast(fast, [probe])[0])]
     return None, f"gigatoken disagrees with tokenizers on {[probe[:40] for probe in wrong]}"

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.data.stream.cuts import Cut
-from pipelines.data.stream.loader import Carried, Loader
+from pipelines.data.stream.loader import Loader
+from pipelines.data.stream.source_stream import Carried
 from pipelines.store.artifacts import Artifact
 
 # as `Loader.batch`, and perhaps `sidecars`: what else belongs to each row, by name

@@ -1,9 +1,9 @@
 """Causal attention within documents: one meaning, four kernels.
 
-Legend: B rows, T tokens, N = B·T, H query heads, G key/value heads, K head width. Queries, keys and values come and go as
-(B, T, heads, K). A query sees the keys of its own document that are not later than itself; a row begins a document.
+Legend: B rows, T tokens, N = B·T, H query heads, G key/value heads, K head width. Queries, keys and values come and go
+as (B, T, heads, K). A query sees the keys of its own document that are not later than itself; a row begins a document.
 
-    varlen   FlashAttention over the documents laid end to end (CUDA, bfloat16): no work for pairs that may not see each other
+    varlen   FlashAttention over the documents laid end to end (CUDA, bfloat16): no work for pairs that are kept apart
     flex     FlexAttention with a block mask (CUDA; on a CPU it has no backward pass)
     blocks   PyTorch's SDPA per document (CPU): long documents alone, short neighbours together under a mask
     dense    one SDPA over a (T, T) mask: the plain path that the others are compared with
@@ -58,9 +58,11 @@ class Documents:
 
 
 def locate(positions_BT: Tensor, kernel: Attention, masking: bool) -> Documents:
-    """Find the documents of a batch. Best called on the host while earlier work runs: `varlen` and `blocks` read numbers back.
+    """Find the documents of a batch. Best called on the host while earlier work runs: some kernels read numbers back.
 
-    Args: positions_BT, position inside the document, 0 at its first token; masking, False takes each row as one document.
+    Args:
+        positions_BT: place in the document, 0 at its first token.
+        masking: False takes each row as one document.
     """
     B, T = positions_BT.shape
     first_BT = (positions_BT == 0) if masking else torch.zeros_like(positions_BT, dtype=torch.bool)
@@ -173,7 +175,7 @@ def _dense_mask(first_BT: Tensor) -> Tensor:
 
 
 def _segments(first_BT: Tensor) -> tuple[tuple[int, ...], tuple[Tensor | None, ...]]:
-    """Cut the flattened batch into single documents, and runs of neighbours of up to `_SEGMENT` tokens with their mask."""
+    """Cut the flattened batch into single documents, and runs of neighbours of up to `_SEGMENT` tokens, with masks."""
     first_N = first_BT.flatten()
     starts = [*first_N.nonzero()[:, 0].tolist(), len(first_N)]
     lengths: list[int] = []

@@ -2,8 +2,8 @@
 
 Legend: B rows, T tokens.
 
-Enters: the arrays of a loader, or ids that evaluation lays out. Leaves: one object that embedding, blocks and objective each take
-their part of. So an input of a new kind is one more entry of `sidecars`, and nobody's signature grows.
+Enters: the arrays of a loader, or ids that evaluation lays out. Leaves: one object that embedding, blocks and objective
+each take their part of. So an input of a new kind is one more entry of `sidecars`, and nobody's signature grows.
 
 `ModelInput` is what the model reads: evaluation and generation need no more. `Batch` adds what an objective counts.
 """

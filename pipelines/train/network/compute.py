@@ -1,6 +1,6 @@
 """How a model is computed, never what it computes: attention kernel, compilation, what is kept for the backward pass.
 
-All of it is `runtime()` configuration: whatever is chosen here, the loss curve is the same (tests/unit/test_compute.py).
+All of it is `runtime()` configuration: whatever is chosen, the loss curve is the same (tests/unit/test_attention.py).
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def choose_attention(config: ComputeConfig, device: str, precision: str = "bfloa
 def for_shapes(config: ComputeConfig, alike: bool) -> ComputeConfig:
     """The same for batches that are `alike` in shape, or not, as those of pairs, which are as wide as their longest.
 
-    Each shape is compiled anew, and after eight of them PyTorch gives up: then blocks would run as they are, and keep everything
-    where the plan counted on the compiler. So `auto` does not compile those.
+    Each shape is compiled anew, and after eight of them PyTorch gives up: then blocks would run as they are, and keep
+    everything where the plan counted on the compiler. So `auto` does not compile those.
     """
     return config if alike or config.compile != "auto" else dataclasses.replace(config, compile="off")
 

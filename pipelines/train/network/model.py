@@ -1,7 +1,7 @@
 """The MiniCPM decoder with its scalings and initialisation.
 
-Legend: B batch, T tokens, D model width, H query heads, G key/value heads (H divisible by G), K head width, F feed-forward
-width, V vocabulary, L layers; m = D / dim_model_base is muP's width multiplier.
+Legend: B batch, T tokens, D model width, H query heads, G key/value heads (H divisible by G), K head width, F
+feed-forward width, V vocabulary, L layers; m = D / dim_model_base is muP's width multiplier.
 
 Source: MiniCPM (arXiv 2404.06395), Tables 2 and 7; the author's published BMTrain code for what the paper leaves open.
 
@@ -182,8 +182,8 @@ class Transformer(nn.Module):
 
     def locate(self, positions_BT: Tensor) -> Documents:
         """The documents of a batch, as the attention kernel of this model's device wants them."""
-        # not by its name: asking ZeRO-3 for a parameter by name gathers it from all ranks, and this is called from the thread
-        # that reads ahead, at another moment on each
+        # not by its name: asking ZeRO-3 for a parameter by name gathers it from all ranks, and this is called from the
+        # thread that reads ahead, at another moment on each
         weight = next(self.parameters())
         precision = "float32" if weight.dtype == torch.float32 else "bfloat16"
         kernel = choose_attention(self.compute, weight.device.type, precision)
@@ -212,7 +212,7 @@ def rotate(x_BTHK: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def split_projections(weights: Iterable[tuple[str, Tensor]], config: ModelConfig) -> Iterator[tuple[str, Role, Tensor]]:
-    """A stream of weights under Llama's names, each with its parameter's role; fused products are cut into their maps (views)."""
+    """A stream of weights under Llama's names, each with its role; fused products are cut into their maps (views)."""
     named = roles(config)
     for name, value in weights:
         role = named[name]

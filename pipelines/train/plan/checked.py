@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.config import plain
-from pipelines.data.stream.loader import Carried
 from pipelines.data.stream.mixture import MixturePlan
+from pipelines.data.stream.source_stream import Carried
 from pipelines.errors import ArtifactError, ConfigError
 from pipelines.store.artifacts import Artifact, ArtifactStore, Reference
 from pipelines.train.batches import Batches

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pipelines.config import Range
-from pipelines.data.stream.loader import Carried
+from pipelines.data.stream.source_stream import Carried
 from pipelines.errors import ConfigError
 from pipelines.train.network.architecture import ModelConfig
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.config import plain
-from pipelines.data.stream.loader import Carried
+from pipelines.data.stream.source_stream import Carried
 from pipelines.errors import ConfigError
 from pipelines.identity import difference
 from pipelines.store.artifacts import ArtifactStore, Reference

@@ -1,15 +1,15 @@
 """What may stand beside the ids of a token shard: one row for each sidecar.
 
-A row's name is the suffix of its file, `train/prose/00000.mask`, and the key of its array in a batch. Shards, their writer,
-loader and stream go over this table, so a new sidecar is a module in this folder and a row here. The two founding ones are
-written for every source that has them; any other where `workflows.tokenize sidecars=[name]` asks for it.
+A row's name is the suffix of its file, `train/prose/00000.mask`, and the key of its array in a batch. Shards, their
+writer, loader and stream go over this table, so a new sidecar is a module in this folder and a row here. The two
+founding ones are written for every source that has them, any other where `workflows.tokenize sidecars=[name]` asks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from pipelines.data.tokens.sidecars import document_bytes, layouts, loss_mask
+from pipelines.data.tokens.sidecars import document_bytes, loss_mask
 from pipelines.data.tokens.sidecars.layouts import Sidecar
 from pipelines.errors import ConfigError
 
@@ -21,7 +21,7 @@ FOUNDING = ("mask", "bytes")
 
 
 def known(names: Iterable[str], where: str) -> tuple[str, ...]:
-    """The names, in the order of the table, the founding ones among them. Raises: ConfigError for a name without a row."""
+    """The names in the order of the table, with the founding ones. Raises: ConfigError for a name without a row."""
     asked = {*names, *FOUNDING}
     if unknown := sorted(asked - set(SIDECARS)):
         raise ConfigError(f"{where} names {', '.join(unknown)}; expected some of {', '.join(SIDECARS)}")
@@ -31,13 +31,6 @@ def known(names: Iterable[str], where: str) -> tuple[str, ...]:
 def written(asked: Iterable[str], kind: str, columns: Collection[str]) -> tuple[str, ...]:
     """Those of the sidecars asked for that a file of the corpus has, by its source's kind and its columns."""
     return tuple(name for name in asked if kind in SIDECARS[name].kinds and set(SIDECARS[name].columns) <= set(columns))
-
-
-def modules(names: Iterable[str]) -> tuple[str, ...]:
-    """The modules that decide what the sidecars asked for are: part of the fingerprint of what is made with them."""
-    rows = [SIDECARS[name] for name in names if name not in FOUNDING]
-    own = {module for row in rows for module in (type(row).__module__, row.encode.__module__)}
-    return tuple(sorted(own - {layouts.__name__}))
 
 
 def in_batches() -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""UTF-8 bytes of the text that a document's counted tokens spell: what bits per byte are measured by. No part of a batch."""
+"""UTF-8 bytes of the text that a document's counted tokens spell, for bits per byte. No part of a batch."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
 """How a sidecar lies in its file, and how a row's share of it becomes part of a batch.
 
-Enters: documents as they are encoded, and later the spans of tokens that a batch's rows read. Leaves: a file beside each
-shard, flat and without a header, so that it can be mapped; and arrays of a batch.
+Enters: documents as they are encoded, and later the spans of tokens that a batch's rows read. Leaves: a file beside
+each shard, flat and without a header, so that it can be mapped; and arrays of a batch.
 
     PerToken      an entry for each token                     in a batch [B, T], beside the inputs or beside the targets
     PerDocument   an entry for each document                  in a batch [B, T]: each token has its document's entry
     Anchored      values that stand at some of the tokens     in a batch [V, ...], and `<name>.at` [V, 2]: row and place
 
-`Anchored` is for what is large and rare, as the images of a document: a document has any number of values, and a window that
-cuts it reads those whose token it reads.
+`Anchored` is for what is large and rare, as the images of a document: a document has any number of values, and a window
+that cuts it reads those whose token it reads.
 
 Legend: B rows, T inputs of a row; a row spans up to T + 1 ids of one shard, of which [:T] are inputs and [1:] targets.
 """
@@ -55,7 +55,8 @@ class Sidecar(ABC):
         dtype: of an entry, in the file and in a batch.
         encode: the entries of some documents. Its module is part of the fingerprint of tokens that have this sidecar.
         kinds: of the sources that have it.
-        columns: that `encode` reads of the corpus beside those that every source of the kind has; a file without is without it.
+        columns: what `encode` reads of the corpus beside the columns of every source of the kind. A file without them
+            gets no sidecar.
         in_batch: whether it becomes part of a batch.
         absent: the entry of a token or document whose source is without this sidecar.
         padding: the entry where a row has no token.
@@ -69,7 +70,7 @@ class Sidecar(ABC):
     absent: int = 0
     padding: int = 0
 
-    # a file that is read by ranges is compared with its checksums block by block, any other as a whole when it is opened
+    # a file that is read by ranges is compared with its checksums block by block, any other whole when it is opened
     by_ranges = True
 
     @property
@@ -78,7 +79,10 @@ class Sidecar(ABC):
         return np.dtype(self.dtype)
 
     def stored(self, entries: NDArray[Any], first_token: int) -> NDArray[Any]:
-        """What `encode` returned, as it is appended to the file. Args: first_token, the place of the documents in their shard."""
+        """What `encode` returned, as it is appended to the file.
+
+        Args: first_token, where those documents begin in their shard.
+        """
         return np.ascontiguousarray(entries, self.stored_dtype)
 
     @abstractmethod
@@ -158,9 +162,10 @@ class PerDocument(Sidecar):
 
 @dataclass(frozen=True, kw_only=True)
 class Anchored(Sidecar):
-    """Values of one shape at some of the tokens: all of the batch's [V, *shape], and [V, 2] int64, the row and place of each.
+    """Values of one shape at some of the tokens: a batch has [V, *shape], and [V, 2] int64, row and place of each.
 
-    `encode` returns records (`stored_dtype`) by ascending `at`, the place of the value's token among those documents' tokens.
+    `encode` returns records (`stored_dtype`) by ascending `at`, the place of the value's token among those documents'
+    tokens.
     """
 
     shape: tuple[int, ...] = ()

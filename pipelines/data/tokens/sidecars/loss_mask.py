@@ -1,4 +1,4 @@
-"""Which tokens count in the loss: 1 for the answers of conversations and preference pairs, and for every token of a document.
+"""Which tokens count in the loss: those of answers, in conversations and preference pairs. Of documents all count.
 
 The loader makes the batch's `loss_mask` of it: padding and the first id of a document never count.
 """
