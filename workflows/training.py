@@ -60,6 +60,7 @@ def code_of(objective: str, optimizer: str) -> tuple[str, ...]:
         *CODE,
         *chosen_modules("pipelines.train.objectives", [objective], beside=["pipelines.train.batches"]),
         *chosen_modules("pipelines.train.optimizers", [optimizer]),
+        *chosen_modules("pipelines.data.tokens.sidecars", ["mask"]),
     )
 
 

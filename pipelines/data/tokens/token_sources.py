@@ -195,5 +195,5 @@ def code_beside(artifacts: Iterable[Artifact]) -> tuple[str, ...]:
         if artifact.folder.startswith("tokens/")
         for source in artifact.statistics["sources"].values()
     ]
-    names = {"mask", *(name for source in sources for name in source.get("sidecars", ()))}
+    names = {name for source in sources for name in source.get("sidecars", ())}
     return chosen_modules(sidecars_table.__name__, names & set(in_batches()))
