@@ -3,10 +3,10 @@
 Enters: the plain dict that a workflow resolved (from Hydra, or from a JSON file under torchrun).
 Leaves: frozen dataclasses.
 
-Three kinds of field are no part of the identity (`pipelines/identity.py`), and therefore of no fingerprint. A field that
-changes where or how fast a run goes but not its result (workers, store, logging) is declared with `runtime()`. A field at its
-default is left out, so that a new field makes nothing stale that was made before it. Where a default changes later,
-`changed()` says what it was at first: that value is still what is left out.
+Three kinds of field are no part of the identity (`pipelines/identity.py`), and therefore of no fingerprint. A field
+that changes where or how fast a run goes but not its result (workers, store, logging) is declared with `runtime()`. A
+field at its default is left out, so that a new field makes nothing stale that was made before it. Where a default
+changes later, `changed()` says what it was at first: that value is still what is left out.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def is_config(value: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Which numbers a field takes, written beside it: `share: Annotated[float, Range(0, 1)]`; `parse` refuses all others."""
+    """Which numbers a field takes, written beside it: `share: Annotated[float, Range(0, 1)]`; `parse` refuses all
+    others.
+    """
 
     low: float | None = None
     high: float | None = None
@@ -78,9 +80,10 @@ class Range:
 class Chosen:
     """One key of a mapping picks a row of a table, and the row's `Settings` is the config class of that mapping.
 
-    `optimizer: Annotated[OptimizerSettings, Chosen("kind", lambda: OPTIMIZERS)]`: with `optimizer.kind=muon` the mapping is
-    parsed as `OPTIMIZERS["muon"].Settings`. Each `Settings` says its own name, `kind: Literal["muon"] = "muon"`, and
-    extends the class in the annotation. Where the mapping has no `kind`, that of the field's default is taken.
+    `optimizer: Annotated[OptimizerSettings, Chosen("kind", lambda: OPTIMIZERS)]`: with `optimizer.kind=muon` the
+    mapping is parsed as `OPTIMIZERS["muon"].Settings`. Each `Settings` says its own name, `kind: Literal["muon"] =
+    "muon"`, and extends the class in the annotation. Where the mapping has no `kind`, that of the field's default is
+    taken.
     """
 
     key: str
@@ -135,8 +138,8 @@ def changed(default: Any = dataclasses.MISSING, *, default_factory: Any = datacl
 
     Args:
         default, default_factory: what the field is now where nobody says otherwise.
-        founding: what it was at first. What was made with that value has no such field in its identity, so that value is
-            still what the identity leaves out, and the default of now is not.
+        founding: what it was at first. What was made with that value has no such field in its identity, so that value
+            is still what the identity leaves out, and the default of now is not.
     """
     return _field(default, default_factory, {"founding": founding})
 
@@ -162,7 +165,8 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
         where: dotted path of `values` in the whole config, for messages.
 
     Raises:
-        ConfigError: an unknown key, a missing key, a value of the wrong type, a number that is none (nan, inf) or lies outside
+        ConfigError: an unknown key, a missing key, a value of the wrong type, a number that is none (nan, inf) or lies
+        outside
             its field's `Range`; named by its full dotted path.
     """
     if not isinstance(values, Mapping):
@@ -181,7 +185,8 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
             parsed[name] = _convert(hints[name], values[name], _join(where, name), default)
         elif default is dataclasses.MISSING:
             raise ConfigError(
-                f"missing key {_join(where, name)} ({type_name(hints[name])}): set it in the YAML or on the command line"
+                f"missing key {_join(where, name)} ({type_name(hints[name])}): set it in the YAML or on the command "
+                "line"
             )
     return cls(**parsed)
 
@@ -218,15 +223,17 @@ class TrackingConfig:
         """Raises: ConfigError for a URI that holds a password, or an experiment without a name."""
         if self.uri and holds_secret(self.uri):
             raise ConfigError(
-                "tracking.uri (or MLFLOW_TRACKING_URI) holds a user's name or password, and a URI is written into logs and artifacts: "
-                "give it without them, e.g. http://mlflow:5000, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD "
-                "(or MLFLOW_TRACKING_TOKEN) in the environment; a database finds its password in a file, e.g. PGPASSFILE"
+                "tracking.uri (or MLFLOW_TRACKING_URI) holds a user's name or password, and a URI is written into "
+                "logs and artifacts: give it without them, e.g. http://mlflow:5000, and set MLFLOW_TRACKING_USERNAME "
+                "and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) in the environment; a database finds its "
+                "password in a file, e.g. PGPASSFILE"
             )
         if not self.experiment.strip():
             raise ConfigError("tracking.experiment is empty; expected the name of an MLflow experiment, e.g. trunkline")
         if len(self.experiment) > _LONGEST_EXPERIMENT:
             raise ConfigError(
-                f"tracking.experiment has {len(self.experiment):,} characters; MLflow keeps {_LONGEST_EXPERIMENT}: shorten it"
+                f"tracking.experiment has {len(self.experiment):,} characters; MLflow keeps {_LONGEST_EXPERIMENT}: "
+                "shorten it"
             )
 
 
@@ -249,7 +256,8 @@ class WorkflowConfig:
             )
         if self.store != self.store.encode(errors="replace").decode():
             raise ConfigError(
-                f"store is {self.store!r}, whose name is no UTF-8; artifacts and MLflow write it down as text: give the folder another name"
+                f"store is {self.store!r}, whose name is no UTF-8; artifacts and MLflow write it down as text: give "
+                "the folder another name"
             )
         if not self.store.strip():
             raise ConfigError(
@@ -273,7 +281,8 @@ def _convert(hint: Any, value: Any, where: str, default: Any = None) -> Any:
     # a store's name has a refusal of its own
     if isinstance(value, str) and where != "store" and any("\ud800" <= one <= "\udfff" for one in value):
         raise _UnfitText(
-            f"{where} is {value!a}; expected text in UTF-8, which configs are kept in: name a file of another name by its folder or by a pattern (`?`, `*`)"
+            f"{where} is {value!a}; expected text in UTF-8, which configs are kept in: name a file of another name by "
+            "its folder or by a pattern (`?`, `*`)"
         )
     if hint is Any:
         return value
@@ -348,8 +357,9 @@ def _convert(hint: Any, value: Any, where: str, default: Any = None) -> Any:
         # that one has a refusal of its own
         if isinstance(value, str) and where != "tracking.uri" and gives_password(value):
             raise _UnfitText(
-                f"{where} holds a password in a URI, and what is in a config is written into logs and artifacts: give the URI without it, "
-                "and the password where its program looks for it (for s3:// that is AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
+                f"{where} holds a password in a URI, and what is in a config is written into logs and artifacts: give "
+                "the URI without it, and the password where its program looks for it (for s3:// that is "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
             )
         return value
     raise ConfigError(f"{where} is {_describe(value)}; expected {type_name(hint)}")

@@ -1,11 +1,12 @@
 """What decides the result of a run, and its fingerprint.
 
-Enters: configs and plain data. Leaves: the identity, which an artifact's claim records; 16 digits of its hash; and the lines
-that say what differs between two of them.
+Enters: configs and plain data. Leaves: the identity, which an artifact's claim records; 16 digits of its hash; and the
+lines that say what differs between two of them.
 
-A field at its founding default is no part of an identity. Everything was made with that value before the field was there, so
-adding a field makes nothing stale. The founding default is the one that the field had when it was added
-(`pipelines.config.changed` records it); tests/unit/test_founding.py fails where a default changes and nobody records it.
+A field at its founding default is no part of an identity. Everything was made with that value before the field was
+there, so adding a field makes nothing stale. The founding default is the one that the field had when it was added
+(`pipelines.config.changed` records it); tests/unit/test_founding.py fails where a default changes and nobody records
+it.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ _HOST = re.compile(r"(\[[^]]*\]|[^:]*)(:\d*)?")
 
 
 def holds_secret(uri: str) -> bool:
-    """Whether a URI has a password, a token or a user's name in it: `http://me:pw@host`, `postgresql://host/db?password=pw`.
+    """Whether a URI has a password, a token or a user's name in it: `http://me:pw@host`,
+    `postgresql://host/db?password=pw`.
 
     A database's URI may name its user alone: that is no secret. Of a file's path nothing is looked at but its options.
     """

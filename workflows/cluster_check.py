@@ -2,10 +2,10 @@
 
     python -m workflows.cluster_check cluster=aws instance_type=p5.48xlarge max_nodes=4 store=s3://bucket/store
 
-Asks, one after another and whatever the answers: the tools here, the AWS credentials, the region, the machines and the quota that
-`cluster.workers` take, Ray's token and version, what the cluster's own environment has (store, tracking server, versions; by a
-job of a second on the head), the buckets. Creates nothing that stays, and costs nothing. ✓ as it should be, ✗ in the way, ⚠ not
-known or to be looked at. Exit code: 0 without any ✗, else 2.
+Asks, one after another and whatever the answers: the tools here, the AWS credentials, the region, the machines and the
+quota that `cluster.workers` take, Ray's token and version, what the cluster's own environment has (store, tracking
+server, versions; by a job of a second on the head), the buckets. Creates nothing that stays, and costs nothing. ✓ as it
+should be, ✗ in the way, ⚠ not known or to be looked at. Exit code: 0 without any ✗, else 2.
 """
 
 from __future__ import annotations
@@ -219,7 +219,10 @@ def _versions(there: dict[str, Any]) -> list[Finding]:
                 )
             )
         elif _release(name, theirs) != _release(name, mine):
-            what = "its nodes were made from another requirements.lock: `terraform apply` sends this one, new nodes take it"
+            what = (
+                "its nodes were made from another requirements.lock: `terraform apply` sends this one, new nodes "
+                "take it"
+            )
             found.append(Finding("⚠", name, f"{theirs} on the cluster, {mine} here", what))
         else:
             found.append(Finding("✓", name, f"{theirs} on the cluster"))
@@ -247,8 +250,13 @@ def _environment(there: dict[str, Any]) -> list[Finding]:
         found.append(Finding("✓", "tracking server", f"{tracking} answers the head"))
     else:
         found.append(
-            Finding("✗", "tracking server", f"{tracking} does not answer the head: {health}", "systemctl status mlflow on its machine")
-        )  # fmt: skip
+            Finding(
+                "✗",
+                "tracking server",
+                f"{tracking} does not answer the head: {health}",
+                "systemctl status mlflow on its machine",
+            )
+        )
     return found
 
 

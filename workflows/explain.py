@@ -1,7 +1,8 @@
 """What Hydra says of an override that it cannot take, in one paragraph for the one who typed it.
 
-Enters: Hydra's exception and the dataclass that the config is for. Leaves: what came, what is accepted there, what to write. The key is
-followed through the types of the dataclass: fields, entries of a mapping (`corpus.sources.mine.…`), items of a list.
+Enters: Hydra's exception and the dataclass that the config is for. Leaves: what came, what is accepted there, what to
+write. The key is followed through the types of the dataclass: fields, entries of a mapping (`corpus.sources.mine.…`),
+items of a list.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ def explain(error: Exception, config_class: type, names: Names = lambda where: (
 
 
 def follow(config_class: type, key: str, value: str = "<name>") -> str | None:
-    """Why the config has no such key; None when its types have a place for it. Args: value, what it was to be set to."""
+    """Why the config has no such key; None when its types have a place for it. Args: value, what it was to be set
+    to.
+    """
     hint: Any = config_class
     parts = re.sub(r"\[(\w+)\]", r".\1", key).split(".")
     for depth, part in enumerate(parts):
@@ -107,7 +110,9 @@ def follow(config_class: type, key: str, value: str = "<name>") -> str | None:
 
 
 def _unknown_first(parts: list[str], fields: Iterable[str], value: str) -> str:
-    """What is said of a key whose first part is no field: fields, `+experiment`, and groups of other workflows are looked at."""
+    """What is said of a key whose first part is no field: fields, `+experiment`, and groups of other workflows are
+    looked at.
+    """
     part, fields = parts[0], list(fields)
     accepted = [*fields, *(() if "experiment" in fields else ("+experiment",))]
     said = f"unknown key {part}; accepted there: {', '.join(accepted)}"
@@ -123,7 +128,9 @@ def _unknown_first(parts: list[str], fields: Iterable[str], value: str) -> str:
 
 
 def follow_all(config_class: type, overrides: Iterable[str]) -> str | None:
-    """`follow` for the first of some overrides that the config has no place for; of a config group nothing is known here."""
+    """`follow` for the first of some overrides that the config has no place for; of a config group nothing is known
+    here.
+    """
     given = (override.lstrip("+~").partition("=") for override in overrides if "=" in override or override[0:1] == "~")
     said = (
         follow(config_class, key, value)
@@ -159,7 +166,9 @@ def _is_mapping(config_class: type, where: str) -> bool:
 
 
 def _options(hint: Any) -> list[Any]:
-    """The types that a value of this hint may have, without null; all of a table, where a key of the value picks one of it."""
+    """The types that a value of this hint may have, without null; all of a table, where a key of the value picks one of
+    it.
+    """
     if typing.get_origin(hint) is Annotated:
         base, *marks = typing.get_args(hint)
         choice = next((mark for mark in marks if isinstance(mark, Chosen)), None)

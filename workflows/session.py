@@ -1,6 +1,7 @@
 """What every entry script shares: Hydra in, errors out, the store, Ray when it is first needed, MLflow.
 
-An entry script reads: compose → validate → announce → find a finished output → load inputs → work → commit → print the next command.
+An entry script reads: compose → validate → announce → find a finished output → load inputs → work → commit → print the
+next command.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ class Session:
         uses_store: bool = True,
         made_with: str | None = None,
     ):
-        """Args: experiment, the one the command line named, so that the next command can name it too; uses_store, whether the store
-        is here and has to answer before any work; made_with, the command as typed, which artifacts record."""
+        """Args: experiment, the one the command line named, so that the next command can name it too; uses_store,
+        whether the store is here and has to answer before any work; made_with, the command as typed, which artifacts
+        record."""
         if uses_store and inside_job() and "://" not in config.store and not Path(config.store).is_absolute():
             raise ConfigError(
                 f"store={config.store} is relative, and a Ray job runs in a temporary copy of the project: "
@@ -124,7 +126,8 @@ class Session:
         code: Iterable[str] = (),
         identity: Any = None,
     ) -> Artifact | Draft:
-        """Announce the plan, then claim the artifact or return it finished; nothing is written or deleted until `start`.
+        """Announce the plan, then claim the artifact or return it finished; nothing is written or deleted until
+        `start`.
 
         Args:
             kind: kind of artifact; its name is `config.name`.
@@ -175,7 +178,9 @@ class Session:
                 storage.delete(aside(folder))
 
     def _foresee(self, kind: str, config: WorkflowConfig, making: Making) -> Artifact | Draft | None:
-        """What a command that only plans would get, said in a line; the plan is worth seeing also where the name is taken."""
+        """What a command that only plans would get, said in a line; the plan is worth seeing also where the name is
+        taken.
+        """
         try:
             foreseen = self.store.prepare(kind, config.name, making, config.on_change)
         except ArtifactError as error:
@@ -187,7 +192,9 @@ class Session:
         return foreseen
 
     def start(self, draft: Draft) -> None:
-        """What `begin` put off: take down what a rebuild replaces, and write the claim. `track` does it, just before the work."""
+        """What `begin` put off: take down what a rebuild replaces, and write the claim. `track` does it, just before
+        the work.
+        """
         if draft.folder in self._unstarted:
             self._unstarted.remove(draft.folder)
             draft.start()
@@ -211,8 +218,8 @@ class Session:
     ) -> Iterator[Tracker]:
         """The MLflow run of this artifact: the same run after a resume, an honest end whatever happens.
 
-        Args: meanwhile, done while the run is being opened: importing MLflow and asking its server takes seconds. Before a
-            rebuild deletes anything it is done first: a cluster that cannot start must not cost what is there.
+        Args: meanwhile, done while the run is being opened: importing MLflow and asking its server takes seconds.
+            Before a rebuild deletes anything it is done first: a cluster that cannot start must not cost what is there.
         """
         parents = {artifact.folder: artifact for artifact in inputs}
         status = "FAILED"
@@ -259,12 +266,13 @@ class Session:
         storage, kept = self.store.storage, aside(folder)
         if storage.moves and storage.keys(kept) and not storage.exists(f"{folder}/manifest.json"):
             say(
-                f"   the {folder} of before is kept as {storage.uri}/{kept} until the new one is finished; move it back to have "
-                "it again, or delete it where its room is needed"
+                f"   the {folder} of before is kept as {storage.uri}/{kept} until the new one is finished; move it "
+                "back to have it again, or delete it where its room is needed"
             )
 
     def compare(self, inputs: Iterable[Artifact], folder: str) -> None:
-        """Start Ray; where the rebuild of `folder` will delete what it replaces, compare what it reads with its checksums first.
+        """Start Ray; where the rebuild of `folder` will delete what it replaces, compare what it reads with its
+        checksums first.
 
         Where it can be moved the old artifact is kept until the new one is finished, and that needs no pass of its own.
         """
@@ -308,7 +316,8 @@ def entry(
 ) -> Callable[[], None]:
     """The `main` of a workflow: Hydra composes, the dataclass validates, a user's mistake ends without a traceback.
 
-    Exit codes: 0 done, 1 a fault of ours (traceback), 2 a mistake in config, data or names, 3 storage, 4 cluster, 130 interrupted.
+    Exit codes: 0 done, 1 a fault of ours (traceback), 2 a mistake in config, data or names, 3 storage, 4 cluster, 130
+    interrupted.
     """
 
     def main() -> None:
@@ -372,7 +381,9 @@ def entry(
 
 
 def _parsed(config_class: type[C], values: Any, overrides: Sequence[str]) -> C:
-    """The config; an unknown first key of an override is told with groups and experiments beside the config's own keys."""
+    """The config; an unknown first key of an override is told with groups and experiments beside the config's own
+    keys.
+    """
     try:
         return parse(config_class, values)
     except ConfigError as error:
@@ -381,7 +392,9 @@ def _parsed(config_class: type[C], values: Any, overrides: Sequence[str]) -> C:
 
 
 def _check_keys(config_class: type, typed: Sequence[str]) -> None:
-    """Raises: ConfigError for a key that is written as an option, `--dry-run` or `--name=x`, and for none, as in `name =x`."""
+    """Raises: ConfigError for a key that is written as an option, `--dry-run` or `--name=x`, and for none, as in `name
+    =x`.
+    """
     fields = {field.name: field.type for field in dataclasses.fields(config_class)}
     for argument in typed:
         key, _, value = argument.partition("=")
@@ -395,10 +408,11 @@ def _check_keys(config_class: type, typed: Sequence[str]) -> None:
 
 
 def _typed(workflow: str) -> str:
-    """The command that Hydra composed, of a sweep this turn's: what makes the same artifact again, but for `on_change=`.
+    """The command that Hydra composed, of a sweep this turn's: what makes the same artifact again, but for
+    `on_change=`.
 
-    Nothing of `tracking.` is in it: an address may hold a password, and it decides nothing of the artifact. Nor is where a run
-    once went back to: who makes it anew does not go there.
+    Nothing of `tracking.` is in it: an address may hold a password, and it decides nothing of the artifact. Nor is
+    where a run once went back to: who makes it anew does not go there.
     """
     from hydra.core.hydra_config import HydraConfig
 
@@ -411,7 +425,9 @@ def _typed(workflow: str) -> str:
 
 
 def _arguments(typed: Sequence[str]) -> list[str]:
-    """Overrides before options, as Hydra's argparse needs them: it takes one unbroken row of overrides and no second."""
+    """Overrides before options, as Hydra's argparse needs them: it takes one unbroken row of overrides and no
+    second.
+    """
     overrides = [argument for argument in typed if argument[0:1] != "-" and ("=" in argument or argument[0:1] == "~")]
     options = [argument for argument in typed if argument not in overrides]
     sweeps = str(temporary_folder() / "trunkline-sweeps").replace("\\", "\\\\").replace("'", "\\'")
@@ -435,12 +451,15 @@ def _help(workflow: str) -> None:
     experiments = sorted(path.parent.name for path in CONF.glob(f"experiment/*/{workflow}.yaml"))
     say(f"\nExperiments: {', '.join(f'+experiment={name}' for name in experiments) or 'none for this workflow'}")
     say(
-        "Also: dry_run=true (the plan, nothing started), --cfg job (the composed config), -m key=a,b (a sweep; vary name too)"
+        "Also: dry_run=true (the plan, nothing started), --cfg job (the composed config), -m key=a,b (a sweep; vary "
+        "name too)"
     )
 
 
 def _keys_of(name: str) -> tuple[dict[str, list[str]], list[str], list[str]]:
-    """What a YAML of conf/ states: the lines of each of its keys, indented; the groups it chooses from; the files it builds on."""
+    """What a YAML of conf/ states: the lines of each of its keys, indented; the groups it chooses from; the files it
+    builds on.
+    """
     blocks: dict[str, list[str]] = {}
     for line in (CONF / f"{name}.yaml").read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
@@ -487,13 +506,16 @@ def _experiment(argument: str, workflow: str) -> str:
         )
     if not (folder / f"{workflow}.yaml").exists():
         raise ConfigError(
-            f"{argument} has no overlay for {workflow}; it has {', '.join(sorted(path.stem for path in folder.glob('*.yaml')))}"
+            f"{argument} has no overlay for {workflow}; it has "
+            f"{', '.join(sorted(path.stem for path in folder.glob('*.yaml')))}"
         )
     return f"+experiment={name}/{workflow}"
 
 
 def _names(workflow: str, arguments: Sequence[str], where: str) -> list[str]:
-    """The keys that the composed config has under a dotted path, without the overrides of what is under it; none where it fails."""
+    """The keys that the composed config has under a dotted path, without the overrides of what is under it; none where
+    it fails.
+    """
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf

@@ -3,11 +3,12 @@
     python -m workflows.verify_resume +experiment=demo        about 10 minutes on 2 CPU cores
     python -m workflows.verify_resume +experiment=demo steps=20 worlds=[1,2] stages=[1,3]
 
-For each ZeRO stage: 2k steps straight, against k steps, SIGKILL, and the rest in new processes. Compared are the loss, the LR,
-the samples, every token of them and the random-number generators of every step, and every parameter and moment at the end.
-Then every checkpoint (each stage, on each number of workers) is loaded into every stage on every number of workers: the state
-has to be equal to the last bit, the samples the same, and the first loss within 1e-6. Needs the experiment's tokens and
-mixture, and changes nothing of its runs: what it trains goes to a folder of its own, and is deleted.
+For each ZeRO stage: 2k steps straight, against k steps, SIGKILL, and the rest in new processes. Compared are the loss,
+the LR, the samples, every token of them and the random-number generators of every step, and every parameter and moment
+at the end.
+Then every checkpoint (each stage, on each number of workers) is loaded into every stage on every number of workers: the
+state has to be equal to the last bit, the samples the same, and the first loss within 1e-6. Needs the experiment's
+tokens and mixture, and changes nothing of its runs: what it trains goes to a folder of its own, and is deleted.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ class VerifyResumeConfig(WorkflowConfig):
             raise ConfigError(f"stages is {self.stages}; expected some of 0, 1, 2, 3")
         if not self.worlds or min(self.worlds) < 1 or self.killed_world not in self.worlds:
             raise ConfigError(
-                f"worlds is {self.worlds} and killed_world {self.killed_world}; expected numbers of workers, with killed_world among them"
+                f"worlds is {self.worlds} and killed_world {self.killed_world}; expected numbers of workers, with "
+                "killed_world among them"
             )
 
 
@@ -94,8 +96,10 @@ def run(config: VerifyResumeConfig, session: Session) -> Artifact:
     what = {**identity(config), "pretrain": planned.identity, "stages": stages, "worlds": worlds}
     facts = {
         "experiment": f"{config.experiment}: {planned.announcement['model']}",
-        "killed and resumed": f"{2 * config.steps} steps, killed in step {config.steps + 2}, ZeRO {_words(stages)} on {config.killed_world} workers",
-        "loaded elsewhere": f"each of {len(stages) * len(worlds)} checkpoints (ZeRO {_words(stages)} × {_words(worlds)} workers) into each of these",
+        "killed and resumed": f"{2 * config.steps} steps, killed in step {config.steps + 2}, ZeRO {_words(stages)} on "
+        f"{config.killed_world} workers",
+        "loaded elsewhere": f"each of {len(stages) * len(worlds)} checkpoints (ZeRO {_words(stages)} × "
+        f"{_words(worlds)} workers) into each of these",
         **{f"note {i + 1}": note for i, note in enumerate(notes)},
     }
     code = (*CODE, *training.code_of(planned.spec.objective.name, planned.spec.optimizer.kind))
@@ -104,7 +108,10 @@ def run(config: VerifyResumeConfig, session: Session) -> Artifact:
         results = held.json("results.json")
         _show(results)
         return _end(held, results)
-    with session.track(held, config, planned.inputs) as tracker, _scratch(session.store, config.name, planned.inputs) as (store, prefix):  # fmt: skip
+    with (
+        session.track(held, config, planned.inputs) as tracker,
+        _scratch(session.store, config.name, planned.inputs) as (store, prefix),
+    ):
         checks = _Checks(config, pretrain, planned.spec, store, prefix, stages, worlds)
         results = {"killed": checks.killed(), "loaded": checks.loaded()}
         _show(results)
@@ -125,7 +132,10 @@ def _possible(config: VerifyResumeConfig, pretrain: TrainConfig) -> tuple[list[i
     stages, worlds, notes = sorted(set(config.stages)), sorted(set(config.worlds)), []
     if 0 in stages and (pretrain.zero.precision != "float32" or pretrain.zero.offload != "none"):
         stages.remove(0)
-        notes.append(f"ZeRO-0 is left out: it takes zero.precision=float32 and zero.offload=none, not {pretrain.zero.precision} and {pretrain.zero.offload}")  # fmt: skip
+        notes.append(
+            "ZeRO-0 is left out: it takes zero.precision=float32 and zero.offload=none, not "
+            f"{pretrain.zero.precision} and {pretrain.zero.offload}"
+        )
     gpus = torch.cuda.device_count()
     indivisible = [world for world in worlds if pretrain.batch.global_batch % world or 0 < gpus < world]
     if indivisible:
@@ -235,7 +245,18 @@ class _Checks:
     ) -> Path:  # fmt: skip
         """Run a job of `pipelines.train.run.verification` to its end, or to its death where it is to die."""
         path = self.folder / f"job-{len(list(self.folder.glob('job-*.log')))}.json"
-        path.write_text(json.dumps({"runs": runs or [], "die_after": die_after, "loads": loads or [], "sources": sources or [], "step": self.k}), encoding="utf-8")  # fmt: skip
+        path.write_text(
+            json.dumps(
+                {
+                    "runs": runs or [],
+                    "die_after": die_after,
+                    "loads": loads or [],
+                    "sources": sources or [],
+                    "step": self.k,
+                }
+            ),
+            encoding="utf-8",
+        )
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
         with path.with_suffix(".log").open("wb") as log:
             process = subprocess.Popen(
@@ -246,7 +267,8 @@ class _Checks:
                 code = process.wait(_JOB_SECONDS)
             finally:
                 if process.poll() is None:
-                    process.terminate()  # not killed at once: the workers are sessions of their own, which only torchrun ends
+                    # not killed at once: the workers are sessions of their own, which only torchrun ends
+                    process.terminate()
                     process.wait()
         said = path.with_suffix(".log").read_text(errors="replace", encoding="utf-8")
         if die_after is None and code:
@@ -258,7 +280,10 @@ class _Checks:
     def _records(self, name: str, world: int) -> dict[tuple[int, int], dict[str, Any]]:
         """What each step of each rank was given, of the attempt that counts: the last one."""
         found = {}
-        for path in sorted(self.folder.glob(f"{self.prefix}{name}-from*-rank*.jsonl"), key=lambda p: int(p.stem.split("-from")[1].split("-")[0])):  # fmt: skip
+        for path in sorted(
+            self.folder.glob(f"{self.prefix}{name}-from*-rank*.jsonl"),
+            key=lambda p: int(p.stem.split("-from")[1].split("-")[0]),
+        ):
             rank = int(path.stem.rpartition("rank")[2])
             for line in path.read_text(encoding="utf-8").splitlines():
                 record = json.loads(line)
@@ -342,7 +367,11 @@ def _show(results: dict[str, Any]) -> None:
 
 def _differences(results: dict[str, Any]) -> list[str]:
     killed = [f"ZeRO-{row['stage']} {key}: {row[key]}" for row in results["killed"] for key in _COMPARED if row[key]]
-    loaded = [f"{row['source']} into ZeRO-{row['stage']} × {row['world']}: {problem}" for row in results["loaded"] for problem in row["problems"]]  # fmt: skip
+    loaded = [
+        f"{row['source']} into ZeRO-{row['stage']} × {row['world']}: {problem}"
+        for row in results["loaded"]
+        for problem in row["problems"]
+    ]
     return [*killed, *loaded]
 
 
@@ -353,7 +382,8 @@ def _end(artifact: Artifact, results: dict[str, Any]) -> Artifact:
         raise SystemExit(1)
     loads = len(results["loaded"])
     say(
-        f"   as promised: a killed run ends bit-exactly where a straight one does, and all {loads} loads elsewhere go on equally"
+        f"   as promised: a killed run ends bit-exactly where a straight one does, and all {loads} loads elsewhere go "
+        "on equally"
     )
     return artifact
 

@@ -2,15 +2,15 @@
 
 An artifact is the folder `<store>/<kind>/<name>/`. Its life:
 
-    begin    `claim.json` records the fingerprint before any work, so an unfinished run is resumed only by the same config
-    publish  each finished piece (a shard, a source) gets a receipt naming its files, sizes and checksums
+    begin    `claim.json` records the fingerprint before any work, so an unfinished run is resumed only by the same
+    config publish  each finished piece (a shard, a source) gets a receipt naming its files, sizes and checksums
     commit   `manifest.json` is written; from here on the artifact exists
 
 The fingerprint covers the config that changes the result, the inputs' fingerprints and the code that makes it. The same
 name with another fingerprint is refused with a diff: nothing stale is served silently and no name is re-addressed.
 
-Every file that is read through an artifact is compared with its checksum first, and claim, receipts and manifest with their
-own (`pipelines/store/sealed.py`). Only token shards are read by ranges: their blocks have sums of their own.
+Every file that is read through an artifact is compared with its checksum first, and claim, receipts and manifest with
+their own (`pipelines/store/sealed.py`). Only token shards are read by ranges: their blocks have sums of their own.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class Reference:
         match = _REFERENCE.fullmatch(text)
         if not match:
             raise ConfigError(
-                f"{text!r} is not a reference; expected kind/name, kind/name@step-200 or kind/name@latest, e.g. pretrain/demo@latest"
+                f"{text!r} is not a reference; expected kind/name, kind/name@step-200 or kind/name@latest, e.g. "
+                "pretrain/demo@latest"
             )
         return cls(match["kind"], match["name"], match["at"])
 
@@ -100,7 +101,9 @@ class Artifact:
 
     @property
     def contents(self) -> str | None:
-        """Digest of the data that others read of it, by their checksums; None for kinds whose result is no fixed data."""
+        """Digest of the data that others read of it, by their checksums; None for kinds whose result is no fixed
+        data.
+        """
         kind = self.folder.split("/")[0]
         if kind not in ("corpus", "tokens", "mixture") or "files" not in self.manifest:
             return None
@@ -114,7 +117,8 @@ class Artifact:
     def path(self, file: str) -> Path:
         """A local path to one of the artifact's files, compared with its size and its checksum.
 
-        A process reads a file once for that, however often it asks; a damaged copy in the cache is downloaded once more.
+        A process reads a file once for that, however often it asks; a damaged copy in the cache is downloaded once
+        more.
 
         Raises: ArtifactError when the file is not in the manifest, is missing, or is not what was published.
         """
@@ -154,7 +158,9 @@ class Artifact:
                     )
 
     def sized_path(self, file: str) -> Path:
-        """A local path to a file of which only ranges will be read, each compared by its reader; its size is compared here."""
+        """A local path to a file of which only ranges will be read, each compared by its reader; its size is compared
+        here.
+        """
         entry = self.manifest["files"].get(file)
         if entry is None:
             raise ArtifactError(f"{self.folder} holds no file {file}; it holds {_some(self.manifest['files'])}")
@@ -181,7 +187,9 @@ class Artifact:
         )
 
     def compare(self) -> None:
-        """Compare every file with its checksum, for whoever reads them without us. Raises: ArtifactError, as `path` does."""
+        """Compare every file with its checksum, for whoever reads them without us. Raises: ArtifactError, as `path`
+        does.
+        """
         for file in self.manifest["files"]:
             self.path(file)
 
@@ -227,7 +235,9 @@ class Making:
         return claim if self.command is None else {**claim, "command": self.command}
 
     def changes(self, folder: str, recorded: Mapping[str, Any], claim: Mapping[str, Any]) -> list[str]:
-        """What differs from the artifact that is there, a line each. Args: recorded, its claim or manifest; claim, our own."""
+        """What differs from the artifact that is there, a line each. Args: recorded, its claim or manifest; claim, our
+        own.
+        """
         whole = (
             {**document["identity"], "config": with_defaults(document["identity"].get("config"), self.config)}
             for document in (recorded, claim)
@@ -255,8 +265,9 @@ class Draft:
     def start(self) -> None:
         """Take the name just before the work: set aside what a rebuild replaces, then write the claim.
 
-        What is set aside goes with the commit, or comes back (`ArtifactStore.restore`). A store that cannot rename folders
-        deletes it now; a deletion that is interrupted is known by its claim, and finished by whichever command comes next.
+        What is set aside goes with the commit, or comes back (`ArtifactStore.restore`). A store that cannot rename
+        folders deletes it now; a deletion that is interrupted is known by its claim, and finished by whichever command
+        comes next.
         """
         claim = f"{self.folder}/claim.json"
         named = dict(zip(("kind", "name"), self.folder.split("/"), strict=True))
@@ -270,7 +281,9 @@ class Draft:
         self.storage.write(claim, sealed({**named, **self.claim}))
 
     def _set_aside(self) -> bool:
-        """Move what lies under this name; False where it is to be deleted: half of an artifact, or of less worth than what is there."""
+        """Move what lies under this name; False where it is to be deleted: half of an artifact, or of less worth than
+        what is there.
+        """
         place = aside(self.folder)
         if not self.storage.moves or b'"deleting"' in (self.storage.find(f"{self.folder}/claim.json") or b""):
             return False
@@ -383,7 +396,9 @@ class ArtifactStore:
         self.uri = self.storage.uri  # absolute: workers start in other folders
 
     def find(self, folder: str) -> Artifact | None:
-        """The committed artifact `kind/name`, or None. Raises: ArtifactError for a damaged manifest, or that of another artifact."""
+        """The committed artifact `kind/name`, or None. Raises: ArtifactError for a damaged manifest, or that of another
+        artifact.
+        """
         text = self.storage.find(f"{folder}/manifest.json")
         return None if text is None else Artifact(self.storage, folder, self._opened(folder, "manifest.json", text))
 
@@ -428,9 +443,9 @@ class ArtifactStore:
             name: the user's name for it.
             config: `identity()` of the config, i.e. what changes the result.
             inputs, code, made_with: as `Making` says.
-            on_change: when the name is taken by another fingerprint: "refuse", or "keep", which goes on with what is there
-                and records that it did. "rebuild" replaces what is there, whatever its fingerprint, and starts over; one
-                that was interrupted goes on.
+            on_change: when the name is taken by another fingerprint: "refuse", or "keep", which goes on with what is
+                there and records that it did. "rebuild" replaces what is there, whatever its fingerprint, and starts
+                over; one that was interrupted goes on.
 
         Raises: ArtifactError when the name is taken by another fingerprint, with a diff of what changed.
         """
@@ -486,8 +501,8 @@ class ArtifactStore:
                 raise ArtifactError(
                     f"{folder} in {self.storage.uri} was made by another configuration. What changed:\n  "
                     + "\n  ".join(changes)
-                    + "\nUse another name (name=...), or on_change=rebuild to replace it and start over, or on_change=keep to go on with what is there"
-                    + (kept(self.storage, folder) or ".")
+                    + "\nUse another name (name=...), or on_change=rebuild to replace it and start over, or "
+                    "on_change=keep to go on with what is there" + (kept(self.storage, folder) or ".")
                 )
             recorded = {**recorded, "kept_despite": [*recorded.get("kept_despite", []), *changes]}
         return finished or Draft(self.storage, folder, recorded)
@@ -513,7 +528,8 @@ class ArtifactStore:
     def reopen(self, finished: Artifact) -> Draft:
         """A draft over a committed artifact, so that a trunk goes on where it stopped.
 
-        The manifest stays as it is until the next commit replaces it: whatever happens before, the artifact is finished.
+        The manifest stays as it is until the next commit replaces it: whatever happens before, the artifact is
+        finished.
         """
         return Draft(self.storage, finished.folder, self.claim(finished.folder))
 
@@ -524,13 +540,14 @@ class ArtifactStore:
             document = unsealed(text, _PLAIN_MANIFEST if file == "manifest.json" else _PLAIN_CLAIM)
         except ValueError as error:
             raise ArtifactError(
-                f"{place} {error}: it was changed or damaged after it was written; {way_out(self.storage, folder, file)}"
+                f"{place} {error}: it was changed or damaged after it was written; "
+                f"{way_out(self.storage, folder, file)}"
             ) from error
         own = f"{document['kind']}/{document['name']}" if "kind" in document else folder
         if own != folder:
             raise ArtifactError(
-                f"{place} is that of {own}: its folder was copied or renamed; expected {folder}: move the folder back to "
-                f"{own}, or delete it and make {folder} by its own command"
+                f"{place} is that of {own}: its folder was copied or renamed; expected {folder}: move the folder back "
+                f"to {own}, or delete it and make {folder} by its own command"
             )
         return document
 
@@ -557,8 +574,8 @@ def kept(storage: Storage, folder: str) -> str:
         return ""
     finished = "finished " if storage.exists(f"{place}/manifest.json") else ""
     return (
-        f"; the {finished}{folder} that its rebuild replaces is kept as {storage.uri}/{place}: to have it again, move that folder "
-        f"to {storage.uri}/{folder}"
+        f"; the {finished}{folder} that its rebuild replaces is kept as {storage.uri}/{place}: to have it again, move "
+        f"that folder to {storage.uri}/{folder}"
     )
 
 
@@ -570,10 +587,12 @@ def command(kind: str) -> str:
 def how_anew(folder: str, made: Mapping[str, Any], store: str, unfinished: bool = False) -> str:
     """Advice: the command that makes an artifact anew, in the store where it is damaged.
 
-    Args: made, its claim or manifest; store, that store's URI: the one of the recorded command may be another, of which this is a copy.
+    Args: made, its claim or manifest; store, that store's URI: the one of the recorded command may be another, of which
+        this is a copy.
     """
     typed = typed_again(folder, made, store)
-    # the same command again would go on with a rebuild; and a recipe's would make every stage anew, where only its report is damaged
+    # the same command again would go on with a rebuild; and a recipe's would make every stage anew, where only its
+    # report is damaged
     if folder.startswith("recipe/") or (unfinished and "rebuild" in made):
         return f"delete {store}/{folder} and make it anew: {typed}"
     choices = "" if "command" in made else ", with the choices that it was made with (`config` in its manifest.json)"
@@ -581,7 +600,9 @@ def how_anew(folder: str, made: Mapping[str, Any], store: str, unfinished: bool 
 
 
 def way_out(storage: Storage, folder: str, file: str) -> str:
-    """Advice for a damaged claim or manifest: checkpoints have manifests of their own, and need not go with that of their run."""
+    """Advice for a damaged claim or manifest: checkpoints have manifests of their own, and need not go with that of
+    their run.
+    """
     made = recorded(storage, folder)
     if made and file == "manifest.json" and storage.keys(f"{folder}/checkpoints"):
         again = typed_again(folder, made, storage.uri)
@@ -596,7 +617,9 @@ def typed_again(folder: str, made: Mapping[str, Any], store: str) -> str:
 
 
 def recorded(storage: Storage, folder: str) -> dict[str, Any]:
-    """The manifest of an artifact, or its claim, whichever is whole and names its command; nothing where neither does."""
+    """The manifest of an artifact, or its claim, whichever is whole and names its command; nothing where neither
+    does.
+    """
     for file in ("manifest.json", "claim.json"):
         try:
             document = unsealed(storage.find(f"{folder}/{file}") or b"{}", _PLAIN_MANIFEST)

@@ -4,12 +4,13 @@ Enters: an object's name and size, and a function that downloads it. Leaves: a p
 object is held, in this process or any other; beyond that, the files used longest ago make room for new ones.
 
     objects/3f/3f09…-00000.bin     an object; its modification time is that of its last use
-    objects/3f/.taking-3f09…       somebody downloads it: as long as the object will be, so that what is on its way counts
+    objects/3f/.taking-3f09…       somebody downloads it: as long as the object will be, so that what is on its way
+    counts
     objects/.lock                  held for the milliseconds in which room is made
 
-All agreement between processes is by `flock`, which ends with the process that held it: a shared lock on a file means in
-use, an exclusive one on `.taking-…` means that one process downloads while the others wait for it. After `kill -9` nothing
-is left to be cleaned up by hand. Needs a file system with `flock`: any local one.
+All agreement between processes is by `flock`, which ends with the process that held it: a shared lock on a file means
+in use, an exclusive one on `.taking-…` means that one process downloads while the others wait for it. After `kill -9`
+nothing is left to be cleaned up by hand. Needs a file system with `flock`: any local one.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ def cache_folder() -> Path:
 
 
 def cache_limit() -> int:
-    """Bytes that downloaded objects may take: `$TRUNKLINE_CACHE_BYTES` (`20GB`, `500MB`, a number), else 50 GB or 80 % of
-    what is free beside what the cache holds, whichever is less.
+    """Bytes that downloaded objects may take: `$TRUNKLINE_CACHE_BYTES` (`20GB`, `500MB`, a number), else 50 GB or 80 %
+    of what is free beside what the cache holds, whichever is less.
 
     Raises: ConfigError when the variable is no number of bytes.
     """
@@ -62,7 +63,9 @@ def cache_limit() -> int:
 
 
 def replace_durably(source: Path, target: Path) -> None:
-    """Rename a finished file to `target`, on the same file system: after a power cut there is all of it, or what was there before."""
+    """Rename a finished file to `target`, on the same file system: after a power cut there is all of it, or what was
+    there before.
+    """
     with source.open("rb") as handle:
         os.fsync(handle.fileno())
     source.replace(target)
@@ -132,8 +135,9 @@ class Cache:
                     used -= bytes_
             if used + size > limit:
                 raise StorageError(
-                    f"the cache {self.folder} may hold {limit:,} bytes; {used:,} are in use by processes of this machine, "
-                    f"and {wanted.name} needs {size:,} more: raise TRUNKLINE_CACHE_BYTES, or put TRUNKLINE_CACHE on a larger disk"
+                    f"the cache {self.folder} may hold {limit:,} bytes; {used:,} are in use by processes of this "
+                    f"machine, and {wanted.name} needs {size:,} more: raise TRUNKLINE_CACHE_BYTES, or put "
+                    "TRUNKLINE_CACHE on a larger disk"
                 )
             os.ftruncate(taking, size)
 

@@ -2,9 +2,9 @@
 
 Enters: dotted names of modules. Leaves: a hash for each, and the modules of the row that a config chose from a table.
 
-A hash tells behaviour. Comments, layout and docstrings are no part of it, nor are the annotated fields of a `config_class`:
-their values are in the identity, where a field at its default is left out. So a field that is added changes no hash, nor do the
-imports that only it needs. Methods and properties of such a class compute, and stay.
+A hash tells behaviour. Comments, layout and docstrings are no part of it, nor are the annotated fields of a
+`config_class`: their values are in the identity, where a field at its default is left out. So a field that is added
+changes no hash, nor do the imports that only it needs. Methods and properties of such a class compute, and stay.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def behaviour(tree: ast.Module) -> str:
 def chosen_modules(table: str, names: Iterable[str], beside: Iterable[str] = ()) -> tuple[str, ...]:
     """The modules of the rows that a config chose: those that are hashed, where the rest of the table is not.
 
-    A row's modules are the one that the table imports it from, and what that imports of its own package. All of it is read
-    from the source: a table is a module or package with a dictionary `{"name": Row, ...}`.
+    A row's modules are the one that the table imports it from, and what that imports of its own package. All of it is
+    read from the source: a table is a module or package with a dictionary `{"name": Row, ...}`.
 
     Args:
         table: dotted name of the module that holds the table, e.g. `pipelines.train.optimizers`.

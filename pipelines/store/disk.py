@@ -1,11 +1,13 @@
 """A disk that takes no more, told as that: which folder, how much is free there, what to do.
 
-Enters: any exception of any library. Leaves: a `StorageError` where its cause is a disk (full, over quota, read-only, not ours),
-else nothing. Libraries say it in many ways: pyarrow and json by errno, numpy by "500 requested and 131 written", SQLite by
-"database or disk is full", Rust by "(os error 28)", torch by the position in its file. So it is asked where an exception ends a shard
-(`Cluster.map_shards`) or the command (`workflows.session`), and not in every writer.
+Enters: any exception of any library. Leaves: a `StorageError` where its cause is a disk (full, over quota, read-only,
+not ours), else nothing. Libraries say it in many ways: pyarrow and json by errno, numpy by "500 requested and 131
+written", SQLite by "database or disk is full", Rust by "(os error 28)", torch by the position in its file. So it is
+asked where an exception ends a shard (`Cluster.map_shards`) or the command (`workflows.session`), and not in every
+writer.
 
-Few of them say which file it was. So `writes_in` notes where this process writes, and the fullest of these folders is named.
+Few of them say which file it was. So `writes_in` notes where this process writes, and the fullest of these folders is
+named.
 """
 
 from __future__ import annotations
@@ -53,8 +55,8 @@ def disk_error(error: BaseException) -> StorageError | None:
         file = _file(cause)
         if number in _BARRED and file is not None:
             return StorageError(
-                f"cannot use {file}: {os.strerror(number or 0)}; what was committed is kept: check the path, its owner and "
-                f"permissions, and whether its disk is mounted for writing{_advice(_existing(file))}"
+                f"cannot use {file}: {os.strerror(number or 0)}; what was committed is kept: check the path, its "
+                f"owner and permissions, and whether its disk is mounted for writing{_advice(_existing(file))}"
             )
     return None
 
@@ -114,7 +116,9 @@ def temporary_folder() -> Path:
 
 
 def _advice(place: Path) -> str:
-    """Which settings put what is written in `place` elsewhere: `, or set TMPDIR=/larger/disk`; empty where there is none."""
+    """Which settings put what is written in `place` elsewhere: `, or set TMPDIR=/larger/disk`; empty where there is
+    none.
+    """
     if _inside(place, cache_folder()):
         return ", or set TRUNKLINE_CACHE=/larger/disk"
     temporary = _inside(place, temporary_folder())

@@ -1,11 +1,11 @@
 """One command at a time on one name: a lease beside the artifacts, kept fresh while the command lives.
 
-Enters: a storage and an artifact's folder. Leaves: `.leases/<kind>/<name>.json` for as long as a command works on it, naming
-host, process and start.
+Enters: a storage and an artifact's folder. Leaves: `.leases/<kind>/<name>.json` for as long as a command works on it,
+naming host, process and start.
 
-A command that was killed must not keep its own rerun waiting. On the same machine its process is looked for, so a lease whose
-process is gone is taken over at once. From elsewhere a living owner is known by its heartbeat: the second command listens
-until the lease changes (refused) or has been silent for a while (taken over). No two clocks are compared.
+A command that was killed must not keep its own rerun waiting. On the same machine its process is looked for, so a lease
+whose process is gone is taken over at once. From elsewhere a living owner is known by its heartbeat: the second command
+listens until the lease changes (refused) or has been silent for a while (taken over). No two clocks are compared.
 
 Two commands that get past this all the same, e.g. after a long suspension, do the work twice with equal results.
 """
@@ -72,7 +72,8 @@ class Lease:
             return
         if not first:
             raise ArtifactError(
-                f"{self.storage.uri}/{self.key} is damaged, so it is not known which command makes {self.folder}: when none does, delete it"
+                f"{self.storage.uri}/{self.key} is damaged, so it is not known which command makes {self.folder}: "
+                "when none does, delete it"
             )
         here = first["machine"] == self._facts["machine"] != ""
         if here and _started(first["pid"]) != first["started"]:
@@ -80,7 +81,8 @@ class Lease:
         holder = f"process {first['pid']} on {first['host']}, since {first['since']}"
         if not here:
             say(
-                f"   {self.folder} was left by or belongs to {holder}: listening {silent_seconds:.0f} s for a sign of life"
+                f"   {self.folder} was left by or belongs to {holder}: listening {silent_seconds:.0f} s for a sign of "
+                "life"
             )
             end = time.monotonic() + silent_seconds
             while (now := self._read()) == first and time.monotonic() < end:
@@ -132,7 +134,9 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> int:
-    """When a process started, in clock ticks since the boot; 0 when there is none (a killed one may still await its parent)."""
+    """When a process started, in clock ticks since the boot; 0 when there is none (a killed one may still await its
+    parent).
+    """
     try:
         state, *facts = (
             Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()

@@ -11,7 +11,9 @@ from pipelines.store.storage import FolderStorage, Storage
 
 
 def open_storage(uri: str) -> Storage:
-    """The storage behind a folder path or an `s3://bucket/prefix` URI. Raises: ConfigError for a URI of another kind."""
+    """The storage behind a folder path or an `s3://bucket/prefix` URI. Raises: ConfigError for a URI of another
+    kind.
+    """
     if uri.startswith("s3://"):
         return S3Storage(uri)
     if "://" in uri:

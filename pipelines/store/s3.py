@@ -1,11 +1,13 @@
 """A prefix in an S3 bucket as a store.
 
-Enters: `s3://bucket/prefix` and keys relative to it. Leaves: whole objects, each by one PUT or a completed multipart upload.
-Credentials and endpoint come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...), as for every AWS tool.
+Enters: `s3://bucket/prefix` and keys relative to it. Leaves: whole objects, each by one PUT or a completed multipart
+upload.
+Credentials and endpoint come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...), as for every AWS
+tool.
 
-botocore retries a request until its answer begins, but neither a body that is cut or damaged on its way down nor one whose
-checksum the server refuses; those are retried here. Every object carries its SHA-256 as metadata, which is compared whenever
-the whole of it is read, so that damage is seen also where a server keeps no checksums.
+botocore retries a request until its answer begins, but neither a body that is cut or damaged on its way down nor one
+whose checksum the server refuses; those are retried here. Every object carries its SHA-256 as metadata, which is
+compared whenever the whole of it is read, so that damage is seen also where a server keeps no checksums.
 """
 
 from __future__ import annotations
@@ -31,8 +33,13 @@ _ATTEMPTS = 5  # each with botocore's own, so a busy or restarted server has abo
 _PAUSE_SECONDS = 0.2  # before the second attempt, up to 3 before the last
 _BUSY = {"500", "503", "InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown"}
 _DAMAGED_UPLOAD = {
-    "BadDigest", "IncompleteBody", "InvalidDigest", "MalformedXML", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch",
-}  # fmt: skip
+    "BadDigest",
+    "IncompleteBody",
+    "InvalidDigest",
+    "MalformedXML",
+    "XAmzContentChecksumMismatch",
+    "XAmzContentSHA256Mismatch",
+}
 
 
 class S3Storage(Storage):
@@ -189,7 +196,9 @@ class S3Storage(Storage):
         return sorted(name.removeprefix(folder).rstrip("/") for name in listed)
 
     def sweep(self, prefix: str) -> None:
-        """Nothing: an unfinished upload is no object. The bucket's lifecycle rule removes parts of multipart uploads."""
+        """Nothing: an unfinished upload is no object. The bucket's lifecycle rule removes parts of multipart
+        uploads.
+        """
 
     def _listed(self, folder: str, folders: bool = False) -> list[str]:
         """Every key below a folder, or, asked for `folders`, the ones directly in it."""
@@ -273,15 +282,19 @@ def _s3_errors(verb: str, uri: str) -> Iterator[None]:
             raise StorageError(f"{uri} ends before the bytes that were expected of it") from error
         if code in _DAMAGED_UPLOAD or isinstance(cause, (_Damaged, ResponseParserError)):
             advice = (
-                "it was damaged on its way, or lies damaged in the bucket: check the network and any proxy between here and "
-                "the endpoint; where those are sound, make what it belongs to anew with on_change=rebuild"
+                "it was damaged on its way, or lies damaged in the bucket: check the network and any proxy between "
+                "here and the endpoint; where those are sound, make what it belongs to anew with on_change=rebuild"
             )
         elif code in _BUSY:
             advice = "the server is busy or failing; finished pieces are kept: run the same command again later"
         elif isinstance(cause, (ConnectionError, HTTPClientError)):
-            advice = "is AWS_ENDPOINT_URL right, and does the server answer? Finished pieces are kept: run the same command again"
+            advice = (
+                "is AWS_ENDPOINT_URL right, and does the server answer? Finished pieces are kept: run the same "
+                "command again"
+            )
         else:
             raise StorageError(
-                f"cannot {verb} {uri}: {error}; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and the bucket's name"
+                f"cannot {verb} {uri}: {error}; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and "
+                "the bucket's name"
             ) from error
         raise _Passing(f"cannot {verb} {uri}: {error}; {advice}") from error

@@ -1,6 +1,7 @@
 """JSON documents that vouch for themselves: the last key of one is the SHA-256 of the text before it.
 
-Enters: a mapping, or the text of one. Leaves: text, or the mapping again when no bit of the text has changed. JSON Lines
+Enters: a mapping, or the text of one. Leaves: text, or the mapping again when no bit of the text has changed. JSON
+Lines
 likewise: a last line is the SHA-256 of the lines before it, and such texts may be put one behind the other.
 
 A manifest's checksums guard the files that it names, and nothing would guard the manifest: a flipped bit in a number is
@@ -20,7 +21,9 @@ _SEAL = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}\n?\Z')
 
 
 def sealed(value: Mapping[str, Any]) -> bytes:
-    """The mapping as JSON text that ends with its own checksum. Args: value, with at least one key, none of them `sha256`."""
+    """The mapping as JSON text that ends with its own checksum. Args: value, with at least one key, none of them
+    `sha256`.
+    """
     text = json.dumps(value, indent=1, ensure_ascii=False).encode()
     return text.removesuffix(b"\n}") + f',\n "sha256": "{hashlib.sha256(text).hexdigest()}"\n}}\n'.encode()
 

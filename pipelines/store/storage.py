@@ -1,7 +1,8 @@
 """One small interface over a folder and an S3 bucket.
 
-Enters: a store URI (`./store`, `/data/store`, `s3://bucket/prefix`) and keys relative to it. Leaves: whole objects. A key either
-holds all of what was put there or does not exist: a folder gets a file by write, fsync and rename, S3 as `pipelines/store/s3.py` says.
+Enters: a store URI (`./store`, `/data/store`, `s3://bucket/prefix`) and keys relative to it. Leaves: whole objects. A
+key either holds all of what was put there or does not exist: a folder gets a file by write, fsync and rename, S3 as
+`pipelines/store/s3.py` says.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ class Storage(ABC):
 
     @abstractmethod
     def fetch(self, key: str) -> Path:
-        """A local path holding the object; downloaded when remote, and in the cache at least as long as the path is held."""
+        """A local path holding the object; downloaded when remote, and in the cache at least as long as the path is
+        held.
+        """
 
     def forget(self, path: Path) -> bool:
         """Remove a copy that `fetch` made, so that the next one downloads again; whether `path` was such a copy."""
@@ -114,7 +117,9 @@ class Storage(ABC):
         return False
 
     def move(self, prefix: str, target: str) -> bool:
-        """Give the folder `prefix` another name, at once; whether that was possible. An object of S3 can only be copied."""
+        """Give the folder `prefix` another name, at once; whether that was possible. An object of S3 can only be
+        copied.
+        """
         return False
 
     @abstractmethod

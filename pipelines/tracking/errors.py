@@ -29,7 +29,8 @@ class Deleted(Exception):
     """A run that somebody deleted in MLflow, or whose experiment was deleted. The message names the way back."""
 
     def __init__(self, what: str, other: str = "", gone: bool = False):
-        """Args: what was deleted and how it comes back; other, what the one who makes that run can do instead; gone, for good:
+        """Args: what was deleted and how it comes back; other, what the one who makes that run can do instead; gone,
+        for good:
         MLflow has no such run at all."""
         super().__init__(f"{what}; or {other}" if other else what)
         self.what, self.gone = what, gone
@@ -78,8 +79,8 @@ def told(uri: str, error: BaseException) -> str:
         return str(error)
     if kind == "refused":
         return (
-            f"MLflow at {uri} refuses this user ({first_line(error)}): are MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD "
-            "(or MLFLOW_TRACKING_TOKEN) set and right, and may they write?"
+            f"MLflow at {uri} refuses this user ({first_line(error)}): are MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) set and right, and may they write?"
         )
     if status_of(error) == 404 or isinstance(error, NotMLflow):
         return f"what answers at {uri} is no MLflow ({first_line(error)}): is tracking.uri right?"
@@ -91,7 +92,8 @@ def told(uri: str, error: BaseException) -> str:
 def run_deleted(run: Mapping[str, Any], run_id: str) -> Deleted:
     """Somebody deleted the run, which MLflow still has."""
     return Deleted(
-        f"MLflow's run {run_id} of {run['folder']} was deleted: `{_command(run['uri'], 'runs restore --run-id', run_id)}` brings it back",
+        f"MLflow's run {run_id} of {run['folder']} was deleted: "
+        f"`{_command(run['uri'], 'runs restore --run-id', run_id)}` brings it back",
         f"remove {run['store']}/{run['folder']}/mlflow.json, and the same command makes a new run",
     )
 
@@ -99,8 +101,8 @@ def run_deleted(run: Mapping[str, Any], run_id: str) -> Deleted:
 def run_gone(run: Mapping[str, Any], run_id: str) -> Deleted:
     """The run is not there any more."""
     return Deleted(
-        f"MLflow's run {run_id} of {run['folder']} is not at {run['uri']} any more (deleted, then removed for good?): remove "
-        f"{run['store']}/{run['folder']}/mlflow.json, which names it, and the same command makes a new run",
+        f"MLflow's run {run_id} of {run['folder']} is not at {run['uri']} any more (deleted, then removed for good?): "
+        f"remove {run['store']}/{run['folder']}/mlflow.json, which names it, and the same command makes a new run",
         gone=True,
     )
 
@@ -109,13 +111,15 @@ def experiment_deleted(run: Mapping[str, Any], name: str, experiment_id: str, ru
     """Somebody deleted the experiment, and with it the run `run_id` if there was one."""
     back = _command(run["uri"], "experiments restore --experiment-id", experiment_id)
     other = (
-        f"remove {run['store']}/{run['folder']}/mlflow.json and give another tracking.experiment=…, and the same command makes a new run"
+        f"remove {run['store']}/{run['folder']}/mlflow.json and give another tracking.experiment=…, and the same "
+        "command makes a new run"
         if run_id
         else "give another tracking.experiment=…"
     )
     return Deleted(
         f"MLflow's experiment {name!r} was deleted, and with it "
-        f"{f'the run {run_id} of' if run_id else 'the place for a run of'} {run['folder']}: `{back}` brings it back; or {other}"
+        f"{f'the run {run_id} of' if run_id else 'the place for a run of'} {run['folder']}: `{back}` brings it back; "
+        f"or {other}"
     )
 
 

@@ -1,8 +1,8 @@
 """Where a store's tracking lies: in the store, wherever the store lies now.
 
-Enters: a store, or a tracking URI of the user's own. Leaves: the URI that MLflow takes, and a database whose runs have their files
-beside it. MLflow writes absolute paths into its database, so that the copy of a store would go on writing into its original:
-`bring_home` rewrites them in the copy.
+Enters: a store, or a tracking URI of the user's own. Leaves: the URI that MLflow takes, and a database whose runs have
+their files beside it. MLflow writes absolute paths into its database, so that the copy of a store would go on writing
+into its original: `bring_home` rewrites them in the copy.
 
     python -m pipelines.tracking.place STORE      the URI of the store's database, brought home (what `make ui` serves)
 """
@@ -38,7 +38,8 @@ def tracking_uri(config: TrackingConfig, store_uri: str) -> str:
     storage = open_storage(store_uri)
     if not isinstance(storage, FolderStorage):
         raise ConfigError(
-            f"store {store_uri} is remote, and the default tracking is a SQLite file beside a local store: set tracking.uri=http://your-mlflow:5000, or tracking.enabled=false"
+            f"store {store_uri} is remote, and the default tracking is a SQLite file beside a local store: set "
+            "tracking.uri=http://your-mlflow:5000, or tracking.enabled=false"
         )
     storage.root.mkdir(parents=True, exist_ok=True)
     return own_uri(storage.root)
@@ -47,8 +48,9 @@ def tracking_uri(config: TrackingConfig, store_uri: str) -> str:
 def own_uri(root: Path) -> str:
     """The URI of the SQLite file in the store at `root`.
 
-    SQLAlchemy reads `%41` and `?` in a URI's path as an escape and as the beginning of options, so these two are escaped. MLflow
-    makes the parent folder of what follows `sqlite:///` without reading escapes; with the driver's name in front it does not.
+    SQLAlchemy reads `%41` and `?` in a URI's path as an escape and as the beginning of options, so these two are
+    escaped. MLflow makes the parent folder of what follows `sqlite:///` without reading escapes; with the driver's name
+    in front it does not.
     """
     path = str(root / DATABASE)
     if "%" in path or "?" in path:
@@ -71,14 +73,17 @@ def database_of(uri: str) -> Path | None:
 
 @contextlib.contextmanager
 def alone_at(database: Path) -> Iterator[None]:
-    """One process at a time: the first client makes the tables, and two that do so at once would each fail on the other's."""
+    """One process at a time: the first client makes the tables, and two that do so at once would each fail on the
+    other's.
+    """
     with Path(f"{database}.lock").open("w", encoding="utf-8") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
 def bring_home(root: Path) -> None:
-    """Have the database of the store at `root` name this store's files, where it was copied or moved here with its runs.
+    """Have the database of the store at `root` name this store's files, where it was copied or moved here with its
+    runs.
 
     Files that came along are listed from here again, and new ones go here; nothing is written to where the store was.
     """
@@ -89,8 +94,9 @@ def bring_home(root: Path) -> None:
         if not link.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone():
             return
         strangers = link.execute(
-            "SELECT experiment_id, artifact_location FROM experiments WHERE artifact_location <> ? AND (artifact_location LIKE ? OR "
-            "(experiment_id NOT IN (SELECT experiment_id FROM runs) AND (artifact_location LIKE '/%' OR artifact_location LIKE 'file:%')))",
+            "SELECT experiment_id, artifact_location FROM experiments WHERE artifact_location <> ? AND "
+            "(artifact_location LIKE ? OR (experiment_id NOT IN (SELECT experiment_id FROM runs) AND "
+            "(artifact_location LIKE '/%' OR artifact_location LIKE 'file:%')))",
             (
                 home,
                 f"file:%/{FILES}",
@@ -115,7 +121,9 @@ def bring_home(root: Path) -> None:
 
 
 def came_along(uri: str, storage: Storage, record_uri: str) -> bool:
-    """Whether something recorded for the server `record_uri` came here in a store that was copied or moved, so is in its `uri`."""
+    """Whether something recorded for the server `record_uri` came here in a store that was copied or moved, so is in
+    its `uri`.
+    """
     if not isinstance(storage, FolderStorage) or uri != own_uri(storage.root) or record_uri == uri:
         return False
     database = database_of(record_uri)
@@ -123,7 +131,9 @@ def came_along(uri: str, storage: Storage, record_uri: str) -> bool:
 
 
 def header_here(header: Mapping[str, Any], uri: str, storage: Storage) -> dict[str, Any] | None:
-    """The header of a spool that lies in the store `storage`, as delivering it to `uri` needs it; None when it is for another server."""
+    """The header of a spool that lies in the store `storage`, as delivering it to `uri` needs it; None when it is for
+    another server.
+    """
     if header["uri"] == uri:
         return dict(header)
     if isinstance(storage, FolderStorage) and header.get("artifacts") and came_along(uri, storage, header["uri"]):

@@ -1,12 +1,13 @@
 """What is on its way to a tracking server: lines on local disk until they are delivered, so that logging never waits.
 
-Enters: JSON-able items of one run. Leaves: the same items, in order, to whoever delivers them: this process while it lives, any
-later command on this machine after it was killed, and any command with the same store after `keep`.
+Enters: JSON-able items of one run. Leaves: the same items, in order, to whoever delivers them: this process while it
+lives, any later command on this machine after it was killed, and any command with the same store after `keep`.
 
     $TRUNKLINE_CACHE/spool/<name>.jsonl    a header, then an item per line; its owner holds a lock on it while it lives
     <store>/.spool/<name>.jsonl            what a machine that may vanish had not delivered yet
 
-Items may reach the server more than once, so they must say the same twice: a metric carries the time at which it was logged.
+Items may reach the server more than once, so they must say the same twice: a metric carries the time at which it was
+logged.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ class Spool:
             kept.delete(f"{_KEPT}/{self.path.name}")
 
     def keep(self, storage: Storage) -> None:
-        """Have what is not delivered yet in the store as well: this machine may be gone before it is. Raises: StorageError."""
+        """Have what is not delivered yet in the store as well: this machine may be gone before it is. Raises:
+        StorageError.
+        """
         with self._lock:
             start, end = self._delivered, self._end
         if start < end and end > self._kept_to:

@@ -1,9 +1,9 @@
 """MLflow, and only here: one run per artifact, from rank zero alone, the same run after a resume.
 
-A tracking server that is down never stops or slows training: what is logged goes to a spool (`spool.py`), and a thread delivers it
-whenever the server answers, the making of the run itself included. What is undelivered when the process ends goes out with
-the next command that tracks at the same server. What was deleted in MLflow is told by name, and its points stay in the spool
-(`tracking_errors.py`). Where the default database lies: `tracking_place.py`.
+A tracking server that is down never stops or slows training: what is logged goes to a spool (`spool.py`), and a thread
+delivers it whenever the server answers, the making of the run itself included. What is undelivered when the process
+ends goes out with the next command that tracks at the same server. What was deleted in MLflow is told by name, and its
+points stay in the spool (`tracking_errors.py`). Where the default database lies: `tracking_place.py`.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Tracker:
     """Logs into one MLflow run. Every method returns at once; use it from rank zero only."""
 
     def __init__(self, run: Mapping[str, Any] | None, flush_seconds: float = 5.0, tell: Callable[[str], None] = say):
-        """Args: run, what `open_tracker` says of a run (`Tracker.run`), or None for a tracker that drops everything; tell, where
-        a line for people goes."""
+        """Args: run, what `open_tracker` says of a run (`Tracker.run`), or None for a tracker that drops everything;
+        tell, where a line for people goes."""
         self.run, self.flush_seconds, self.tell = dict(run) if run else None, flush_seconds, tell
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -89,7 +89,8 @@ class Tracker:
         self._put({"file": str(path), "folder": folder})
 
     def keep(self) -> None:
-        """Before a checkpoint is committed: have what its restart would not log again in the store, if it is still here.
+        """Before a checkpoint is committed: have what its restart would not log again in the store, if it is still
+        here.
 
         Costs a small write where something is undelivered, and no word with the server. Raises: StorageError.
         """
@@ -102,7 +103,9 @@ class Tracker:
         self.close()
 
     def close(self) -> None:
-        """Deliver what is left and stop, leaving the run's state alone (a worker's tracker: the driver ends the run)."""
+        """Deliver what is left and stop, leaving the run's state alone (a worker's tracker: the driver ends the
+        run).
+        """
         if self._thread is not None:
             self._stop.set()
             self._wake.set()
@@ -113,7 +116,8 @@ class Tracker:
             assert self.run is not None
             if left := len(self._spool.waiting()[0]):
                 self.tell(
-                    f"   {left} entries of {self.run['folder']} have not reached MLflow ({self._why}); they are kept in {self._spool.path}"
+                    f"   {left} entries of {self.run['folder']} have not reached MLflow ({self._why}); they are kept "
+                    f"in {self._spool.path}"
                 )
             if self._lost:
                 self.tell(
@@ -190,7 +194,8 @@ def open_tracker(
 ) -> Tracker:
     """The MLflow run of the artifact `kind/name`: the one it began with, or a new one.
 
-    Args: settings, the resolved config, logged as parameters; inputs, the artifacts read, logged as parents and datasets.
+    Args: settings, the resolved config, logged as parameters; inputs, the artifacts read, logged as parents and
+        datasets.
 
     A server that cannot be reached costs a warning, never the run: the MLflow run is made later, with all its points.
     """
@@ -198,11 +203,17 @@ def open_tracker(
         return Tracker(None)
     root = store.storage.root if isinstance(store.storage, FolderStorage) and not config.uri else None
     run: dict[str, Any] = {
-        "uri": tracking_uri(config, store.uri), "store": store.uri, "folder": folder, "run_id": None, "experiment": config.experiment,
-        "fingerprint": _fingerprint(store.storage, folder), "artifacts": files_uri(root) if root else None, "settings": dict(settings),
+        "uri": tracking_uri(config, store.uri),
+        "store": store.uri,
+        "folder": folder,
+        "run_id": None,
+        "experiment": config.experiment,
+        "fingerprint": _fingerprint(store.storage, folder),
+        "artifacts": files_uri(root) if root else None,
+        "settings": dict(settings),
         "inputs": [[reference, artifact.folder, artifact.fingerprint] for reference, artifact in inputs.items()],
         "began": int(time.time() * 1000),
-    }  # fmt: skip
+    }
     try:
         run["run_id"] = _recorded(store.storage, folder, run["uri"])
         run["run_id"] = _ready(run)
@@ -223,7 +234,8 @@ def deliver_leftovers(uri: str, storage: Storage | None) -> int:
 
     What is left of a deleted run stays where it is, and the way back is told.
 
-    Returns: how many items the server has got. Raises: whatever a server that does not answer makes MLflow's client raise.
+    Returns: how many items the server has got. Raises: whatever a server that does not answer makes MLflow's client
+        raise.
     """
     count = 0
     for left in leftovers(uri, storage):
@@ -235,7 +247,8 @@ def deliver_leftovers(uri: str, storage: Storage | None) -> int:
             if left.where not in _told:
                 _told.add(left.where)
                 say(
-                    f"   {error}; {len(left.items)} entries wait for it in {left.where} (remove that file to let them go)"
+                    f"   {error}; {len(left.items)} entries wait for it in {left.where} (remove that file to let them "
+                    "go)"
                 )
             continue
         left.drop()
@@ -245,7 +258,9 @@ def deliver_leftovers(uri: str, storage: Storage | None) -> int:
 
 @contextlib.contextmanager
 def delivering(config: TrackingConfig, store: ArtifactStore) -> Iterator[None]:
-    """For the length of a command: deliver what earlier ones left, in a thread; at its end wait for that 20 seconds at most."""
+    """For the length of a command: deliver what earlier ones left, in a thread; at its end wait for that 20 seconds at
+    most.
+    """
     begun = not isinstance(store.storage, FolderStorage) or store.storage.root.exists()  # looking must not make a store
     try:
         uri = tracking_uri(config, store.uri) if config.enabled and begun else ""
@@ -275,7 +290,8 @@ def delivering(config: TrackingConfig, store: ArtifactStore) -> Iterator[None]:
 def _send(run: Mapping[str, Any], items: Sequence[Mapping[str, Any]], tell: Callable[[str], None]) -> int:
     """Send items to their run. What MLflow will never take is told by name and left out.
 
-    Returns: how many items were left out, in whole or in part. Raises: Deleted; whatever a server that is away makes MLflow raise.
+    Returns: how many items were left out, in whole or in part. Raises: Deleted; whatever a server that is away makes
+        MLflow raise.
     """
     client = _client_of(run)
     refused: dict[int, str] = {}
@@ -299,7 +315,8 @@ def _send(run: Mapping[str, Any], items: Sequence[Mapping[str, Any]], tell: Call
             _unless_invalid(client, run, i, name, refused, call)
     if refused:
         tell(
-            f"   MLflow cannot take {len(refused)} of {len(items)} entries of {run['folder']}, first {next(iter(refused.values()))}"
+            f"   MLflow cannot take {len(refused)} of {len(items)} entries of {run['folder']}, first "
+            f"{next(iter(refused.values()))}"
         )
     return len(refused)
 
@@ -357,16 +374,18 @@ def artifact_of_run(run_id: str, config: TrackingConfig, store_uri: str) -> str:
         ) from error
     if "trunkline.artifact" not in tags:
         raise ConfigError(
-            f"{run_id} looks like an MLflow run id, but no such Trunkline run was found: the run at {uri} has no tag trunkline.artifact"
+            f"{run_id} looks like an MLflow run id, but no such Trunkline run was found: the run at {uri} has no tag "
+            "trunkline.artifact"
         )
     return str(tags["trunkline.artifact"])
 
 
 def _ready(run: Mapping[str, Any]) -> str:
-    """The id of the artifact's run: that of its header, else that in the store, else one that is made now; described, and not deleted.
+    """The id of the artifact's run: that of its header, else that in the store, else one that is made now; described,
+    and not deleted.
 
-    What is left of a run that was deleted goes to the run that `mlflow.json` names now, or to a new one where it names none any
-    more, as long as the artifact is still the same.
+    What is left of a run that was deleted goes to the run that `mlflow.json` names now, or to a new one where it names
+    none any more, as long as the artifact is still the same.
 
     Raises: Deleted; whatever a server that is away makes MLflow's client raise.
     """
@@ -439,8 +458,8 @@ def _create_run(client: Any, run: Mapping[str, Any], storage: Storage) -> str:
         if parent and i == 0:
             tags["trunkline.parent_run"] = parent
             if run["settings"].get("parent", parent) is not None:
-                # MLflow folds children under their parent. A run that takes one and has none, a trunk, stays at the top, so
-                # that trunks over the same data stand side by side; its link to the mixture is the tag above
+                # MLflow folds children under their parent. A run that takes one and has none, a trunk, stays at the
+                # top, so that trunks over the same data stand side by side; its link to the mixture is the tag above
                 tags["mlflow.parentRunId"] = parent
                 if _recorded(storage, parent_folder, run["uri"]):  # else the parent was tracked elsewhere
                     _check_parent(client, run, parent_folder, parent)
@@ -498,7 +517,8 @@ def _describe(client: Any, run: Mapping[str, Any], run_id: str) -> None:
             if kind_of(error) != "invalid":
                 raise
             say(
-                f"   MLflow cannot take some parameters of {run['folder']}: {first_line(error)}; all are in its config.json"
+                f"   MLflow cannot take some parameters of {run['folder']}: {first_line(error)}; all are in its "
+                "config.json"
             )
     client.log_dict(run_id, run["settings"], "config.json")
     _log_inputs(client, run_id, run)
@@ -546,8 +566,8 @@ def _record(storage: Storage, folder: str) -> dict[str, Any]:
             raise ValueError("it names no run")
     except (ValueError, TypeError) as error:
         raise ArtifactError(
-            f"{storage.uri}/{key} is damaged ({error}), so it is not known which MLflow run is that of {folder}: delete the file, "
-            "and the same command makes a new run"
+            f"{storage.uri}/{key} is damaged ({error}), so it is not known which MLflow run is that of {folder}: "
+            "delete the file, and the same command makes a new run"
         ) from error
     return dict(record)
 

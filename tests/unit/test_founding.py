@@ -1,7 +1,8 @@
 """No default of a config changes unmarked: what was made with the old one would be taken for made with the new one.
 
-`founding_defaults.json` holds what each field's default was when the field was added. A field that is missing there is new: write
-it in with `python -m tests.unit.test_founding`. A field that differs has changed: declare it with `changed(new, founding=old)`.
+`founding_defaults.json` holds what each field's default was when the field was added. A field that is missing there is
+new: write it in with `python -m tests.unit.test_founding`. A field that differs has changed: declare it with
+    `changed(new, founding=old)`.
 """
 
 from __future__ import annotations

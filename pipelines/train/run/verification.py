@@ -2,9 +2,10 @@
 
     torchrun --standalone --nproc_per_node=N -m pipelines.train.run.verification job.json
 
-Enters: runs to train one after another, and checkpoints to load. Leaves, beside the job file: what every optimizer step was
-given (`Record`s, a file for each rank), and what each load found (`Load`s). Starting processes costs some ten seconds, an
-engine in them a fraction of one, so a job does many things; but a run that is to die takes its processes with it.
+Enters: runs to train one after another, and checkpoints to load. Leaves, beside the job file: what every optimizer step
+was given (`Record`s, a file for each rank), and what each load found (`Load`s). Starting processes costs some ten
+seconds, an engine in them a fraction of one, so a job does many things; but a run that is to die takes its processes
+with it.
 """
 
 from __future__ import annotations
