@@ -20,4 +20,6 @@ for _kind, _names in (
     ("figure", [task.chart.name for task in TASKS.values() if task.chart is not None]),
 ):
     if _twice := sorted({name for name in _names if _names.count(name) > 1}):
-        raise TypeError(f"two evaluation tasks have a {_kind} of the name {', '.join(_twice)}: give one another name")
+        raise TypeError(
+            f"two evaluation tasks have one name for their {_kind}: {', '.join(_twice)}: give one another name"
+        )
