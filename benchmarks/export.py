@@ -42,7 +42,7 @@ def build(folder: Path, name: str) -> int:
     from pipelines.train.network.architecture import parameter_counts
     from pipelines.train.network.roles import roles
     from pipelines.train.plan.planning import tokenizer_of
-    from pipelines.train.stages import TrainConfig
+    from pipelines.train.spec import TrainConfig
     from tests.untrained import commit_tokens
     from workflows.session import compose_config
 

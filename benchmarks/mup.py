@@ -41,7 +41,7 @@ from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
 from pipelines.train.optimizers.adamw import AdamWSettings
 from pipelines.train.optimizers.groups import build, set_learning_rate
-from pipelines.train.plan.schedule import Schedule, learning_rate
+from pipelines.train.schedules.schedule import Schedule, learning_rate
 
 ARMS = ("muP", "one LR", "off")
 HEAD_WIDTH, VOCABULARY, WINDOW = 16, 128, 64

@@ -27,8 +27,8 @@ from pipelines.train.network.model import Transformer
 from pipelines.train.network.roles import roles
 from pipelines.train.optimizers import OPTIMIZERS, row_of
 from pipelines.train.optimizers.groups import build, set_learning_rate
-from pipelines.train.plan.schedule import Schedule, learning_rate
-from pipelines.train.update.pieces import Slice
+from pipelines.train.optimizers.pieces import Slice
+from pipelines.train.schedules.schedule import Schedule, learning_rate
 
 ARMS = ("adamw", "muon", "muon, fused")
 

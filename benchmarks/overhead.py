@@ -259,7 +259,7 @@ def _bare(spec: dict[str, Any]) -> None:
     from pipelines.train.network.batch import Batch
     from pipelines.train.network.model import Transformer
     from pipelines.train.objectives.next_token import NextToken
-    from pipelines.train.stages import TrainConfig
+    from pipelines.train.spec import TrainConfig
     from pipelines.train.update.engine import Engine, device, start_distributed
     from pipelines.train.update.step import Moment
 

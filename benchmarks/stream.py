@@ -31,7 +31,7 @@ from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.cache import Cache
 from pipelines.train.plan.planning import plan_stage
 from pipelines.train.run.stream import Stream
-from pipelines.train.stages import TrainConfig
+from pipelines.train.spec import TrainConfig
 from tests.integration.faulty_s3 import FaultyS3, faulty_s3
 from tests.integration.s3_server import s3_server
 

@@ -49,7 +49,7 @@ from pipelines.train.network.model import Transformer
 from pipelines.train.objectives.next_token import NextToken
 from pipelines.train.optimizers.adamw import AdamWSettings
 from pipelines.train.optimizers.groups import build, set_learning_rate
-from pipelines.train.stages import TrainConfig
+from pipelines.train.spec import TrainConfig
 from pipelines.train.update.engine import Engine, ZeroConfig, device, start_distributed
 from workflows.session import compose_config
 

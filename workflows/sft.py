@@ -6,7 +6,7 @@ python -m workflows.sft +experiment=demo
 from __future__ import annotations
 
 from pipelines.store.artifacts import Artifact
-from pipelines.train.stages import TrainConfig
+from pipelines.train.spec import TrainConfig
 from workflows.session import Session, entry
 from workflows.training import train_stage
 

@@ -41,7 +41,7 @@ from pipelines.config import Amount, Positive, Whole, WorkflowConfig, config_cla
 from pipelines.display.progress import announce, duration, human, say, table
 from pipelines.errors import ConfigError
 from pipelines.train.plan import machines
-from pipelines.train.stages import TrainConfig
+from pipelines.train.spec import TrainConfig
 from workflows.explain import CONF, explain
 from workflows.session import DryRun, Session, compose_config, entry
 

@@ -18,7 +18,8 @@ from pipelines.train.checkpoint import committed_steps, open_checkpoint, set_asi
 from pipelines.train.checkpoint.retention import readers_of
 from pipelines.train.objectives import objective_of
 from pipelines.train.plan.planning import plan_stage
-from pipelines.train.stages import TrainConfig, TrainSpec, stage_named
+from pipelines.train.spec import TrainConfig, TrainSpec
+from pipelines.train.stages import stage_named
 from pipelines.train.worker import ready, work
 from workflows.session import DryRun, Session
 
@@ -28,9 +29,9 @@ CODE = (
         f"pipelines.train.network.{module}"
         for module in ("architecture", "roles", "batch", "model", "attention", "losses", "linear_cross_entropy")
     ),
-    *(f"pipelines.train.update.{module}" for module in ("engine", "pieces", "step")),
-    "pipelines.train.optimizers.groups",
-    "pipelines.train.plan.schedule",
+    *(f"pipelines.train.update.{module}" for module in ("engine", "step")),
+    *(f"pipelines.train.optimizers.{module}" for module in ("groups", "pieces")),
+    "pipelines.train.schedules.schedule",
     "pipelines.train.checkpoint.slices",
     *(f"pipelines.train.run.{module}" for module in ("loop", "stream")),
     *(

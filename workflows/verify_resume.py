@@ -38,14 +38,14 @@ from pipelines.train.checkpoint import committed_steps, open_checkpoint
 from pipelines.train.checkpoint.committed import Index
 from pipelines.train.plan.planning import plan_stage
 from pipelines.train.run.loop import read_metrics
-from pipelines.train.stages import TrainConfig, TrainSpec
+from pipelines.train.spec import TrainConfig, TrainSpec
 from workflows import training
 from workflows.session import Session, compose_config, entry
 
 CODE = (
     *training.CODE,
     *(f"pipelines.train.checkpoint.{module}" for module in ("committed", "snapshot", "saver")),
-    "pipelines.train.run.verification",
+    "pipelines.train.verification",
 )
 _LOSS_TOLERANCE = {"float32": 1e-6, "bfloat16": 1e-4}  # relative, of the first step after a load elsewhere
 _JOB_SECONDS = 1800
@@ -243,7 +243,7 @@ class _Checks:
         self, world: int, runs: list[Any] | None = None, die_after: int | None = None, loads: list[Any] | None = None,
         sources: list[str] | None = None,
     ) -> Path:  # fmt: skip
-        """Run a job of `pipelines.train.run.verification` to its end, or to its death where it is to die."""
+        """Run a job of `pipelines.train.verification` to its end, or to its death where it is to die."""
         path = self.folder / f"job-{len(list(self.folder.glob('job-*.log')))}.json"
         path.write_text(
             json.dumps(
@@ -260,7 +260,7 @@ class _Checks:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
         with path.with_suffix(".log").open("wb") as log:
             process = subprocess.Popen(
-                [*command, "-m", "pipelines.train.run.verification", str(path)], stdout=log, stderr=subprocess.STDOUT,
+                [*command, "-m", "pipelines.train.verification", str(path)], stdout=log, stderr=subprocess.STDOUT,
                 cwd=Path(__file__).parent.parent, env={"OMP_NUM_THREADS": "1", **os.environ},
             )  # fmt: skip
             try:

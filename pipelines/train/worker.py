@@ -36,7 +36,7 @@ def work(values: dict[str, Any], emit: Callable[[str], None], observer: Observer
         ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "0")) or int(os.environ.get("WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))
     from pipelines.train.run.loop import train
-    from pipelines.train.stages import TrainSpec
+    from pipelines.train.spec import TrainSpec
     from pipelines.train.update.engine import start_distributed
 
     start_distributed()

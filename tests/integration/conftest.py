@@ -15,7 +15,7 @@ import pytest
 from pipelines.cluster.cluster import Cluster
 from pipelines.config import ClusterConfig, parse, plain
 from pipelines.train.plan.planning import plan_stage
-from pipelines.train.stages import TrainConfig
+from pipelines.train.spec import TrainConfig
 from pipelines.train.worker import ready, work
 from tests import tiny
 from tests.integration.ranks import Ranks

@@ -120,7 +120,7 @@ def _open_and_close(case: dict[str, Any], step: int) -> list[Any]:
 def runs(case: dict[str, Any], folder: Path) -> Arrays:
     """After each of several whole runs of the training loop in this process: what of them is left in it."""
     from pipelines.train.run.loop import train
-    from pipelines.train.stages import TrainSpec
+    from pipelines.train.spec import TrainSpec
     from tests import tiny
     from tests.integration.conftest import claimed_spec, train_config
 

@@ -26,7 +26,7 @@ from pipelines.train.network.model import Transformer
 from pipelines.train.objectives.next_token import NextToken
 from pipelines.train.optimizers import OPTIMIZERS
 from pipelines.train.run.loop import read_metrics, train
-from pipelines.train.stages import TrainSpec
+from pipelines.train.spec import TrainSpec
 from pipelines.train.update.engine import Engine, ZeroConfig
 from tests import tiny
 from tests.integration.conftest import claimed_spec, train_config

@@ -16,7 +16,7 @@ FIELDS = {
     "pipelines/train/stages.py": "    objective: Objective | None = None\n",
     "pipelines/train/network/architecture.py": "    dim_model_base: Count = 256\n",
     "pipelines/train/optimizers/adamw.py": "    eps: Positive = 1e-8\n",
-    "pipelines/train/plan/schedule.py": "    decay_steps: Whole | None = None\n",
+    "pipelines/train/schedules/schedule.py": "    decay_steps: Whole | None = None\n",
     "pipelines/data/corpus/recipe.py": "    dedup: DedupConfig = field(default_factory=DedupConfig)\n",
 }
 
@@ -45,7 +45,9 @@ def test_what_is_added_changes_no_fingerprint(tree: Tree) -> None:
     tree.add("pipelines/train/optimizers/lion.py", "optimizer/lion.py")
     tree.row(OPTIMIZERS, after="import adamw, muon", line="from pipelines.train.optimizers import lion")
     tree.row(OPTIMIZERS, after='"muon": muon', line='    "lion": lion.LionRow(),')
-    tree.row("pipelines/train/plan/decays.py", after='"linear"', line='    "square": lambda progress: 1 - progress**2,')
+    tree.row(
+        "pipelines/train/schedules/decays.py", after='"linear"', line='    "square": lambda progress: 1 - progress**2,'
+    )
     assert fingerprints(tree) == before
 
 

@@ -133,7 +133,7 @@ def train_until(values: dict[str, Any], last: int) -> None:
     from pipelines.config import parse
     from pipelines.errors import TrainingError
     from pipelines.train.run.loop import train
-    from pipelines.train.stages import TrainSpec
+    from pipelines.train.spec import TrainSpec
 
     def watch(step: int, rate: float, engine: Any, batches: Any) -> None:
         if step > last:

@@ -9,7 +9,7 @@ import pytest
 from tests import additions
 from tests.additions import Tree
 
-TABLE = "pipelines/train/plan/decays.py"
+TABLE = "pipelines/train/schedules/decays.py"
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ ANYWHERE = {
     "pipelines.data.stream.prefetch": "when shards are downloaded, not which", "pipelines.data.tokens.sidecars": "those that a run's tokens have are hashed with it", "pipelines.data.tokens.blocks": "compares blocks with their checksums",
     "pipelines.train.network.compute": "runtime(): equal up to rounding (tests/unit/test_attention.py)",
     "pipelines.train.plan.memory": "what a worker needs; chooses recomputation, which changes nothing", "pipelines.train.plan.devices": "refuses devices",
-    "pipelines.train.plan.decays": "the shape's values are in the fingerprint (schedule.decay_values)",
+    "pipelines.train.schedules.decays": "the shape's values are in the fingerprint (schedule.decay_values)",
     "pipelines.train.plan.planning": "builds the spec; what it decides is in the fingerprint: model, schedule, steps, parent, where the stream is read",
     "pipelines.train.plan.checked": "refuses; what it looks up is in the fingerprint by way of planning",
     "pipelines.train.plan.inheritance": "likewise", "pipelines.train.plan.announcement": "messages",
@@ -56,7 +56,7 @@ _CODE_POINTS = {"pipelines.data.text": "likewise of codepoints: which text goes 
 _STREAM = {"pipelines.data.stream": "reads nothing of a stream: reached by way of planning"}
 _TRAINING = {
     "pipelines.train.objectives": "trains nothing: reached by way of the stages", "pipelines.train.batches": "likewise",
-    "pipelines.train.update": "updates nothing: reached by way of the engine's `device`", "pipelines.train.optimizers": "likewise", "pipelines.train.plan.schedule": "likewise, by planning",
+    "pipelines.train.update": "updates nothing: reached by way of the engine's `device`", "pipelines.train.optimizers": "likewise", "pipelines.train.schedules.schedule": "likewise, by planning",
     "pipelines.train.checkpoint.slices": "fills engines, and there is none here",
     "pipelines.train.network.losses": "likewise", "pipelines.train.network.linear_cross_entropy": "likewise",
 }  # fmt: skip
@@ -75,7 +75,7 @@ BESIDE = {
                       "pipelines.train.checkpoint.weights": "as for training"},
     "evaluate": {**_STREAM, **_TRAINING, **_CODE_POINTS, "pipelines.data.tokens.codepoints": "which text goes to which of two equal encoders"},
     "export": {**_STREAM, **_TRAINING, **_CODE_POINTS, "pipelines.data.tokens": "only verifies what was written, but for chat and tokenizer",
-               "pipelines.train.network.attention": "likewise", "pipelines.train.network.batch": "likewise", "pipelines.train.results.generate": "likewise", "pipelines.train.results.scoring": "likewise",
+               "pipelines.train.network.attention": "likewise", "pipelines.train.network.batch": "likewise", "pipelines.train.tasks.generate": "likewise", "pipelines.train.tasks.scoring": "likewise",
                "pipelines.train.results.evaluate": "finds evaluations, makes none",
                "pipelines.train.tasks": "finds evaluations, makes none"},
     "average": {**_STREAM, **_TRAINING, "pipelines.data.tokens": "reads no tokens", "pipelines.train.network": "reads weights by name, builds no model"},
@@ -152,7 +152,7 @@ def test_every_module_that_a_workflow_reaches_is_hashed_or_has_a_reason_not_to_b
 def test_what_is_hashed_is_reached(workflow: str) -> None:
     """`verification` runs in processes that verify_resume starts by name."""
     code = code_of(workflow).union(*rows_of(workflow))
-    assert code - reached(f"workflows.{workflow}") <= {"pipelines.train.run.verification"}
+    assert code - reached(f"workflows.{workflow}") <= {"pipelines.train.verification"}
 
 
 @pytest.mark.parametrize("workflow", sorted(ROWS))

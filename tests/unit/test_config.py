@@ -9,7 +9,7 @@ import pytest
 from pipelines.config import Chosen, Positive, WorkflowConfig, config_class, parse, plain, runtime, type_name
 from pipelines.data.sources.config import ReaderConfig
 from pipelines.errors import ConfigError
-from pipelines.train.stages import BatchConfig
+from pipelines.train.spec import BatchConfig
 from tests.unit.test_ranges import fields_of
 from workflows.explain import follow
 

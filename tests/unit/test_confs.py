@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from pipelines.errors import ConfigError
-from pipelines.train.stages import STAGES, TrainConfig
+from pipelines.train.spec import TrainConfig
+from pipelines.train.stages import STAGES
 from tests.commands import run_here
 from tests.waits import PATIENCE_SECONDS
 from workflows.session import CONF, _help, compose_config

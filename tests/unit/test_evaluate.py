@@ -19,9 +19,9 @@ from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
 from pipelines.train.results.evaluate import EvaluateConfig, evaluate, plan_evaluation
-from pipelines.train.results.scoring import byte_lengths, token_nats, windows
 from pipelines.train.tasks import TASKS, preferences, text
 from pipelines.train.tasks.preferences import PreferenceScore, score_preferences
+from pipelines.train.tasks.scoring import byte_lengths, token_nats, windows
 from pipelines.train.tasks.task import Measured, Task, TaskPlan
 from pipelines.train.tasks.text import TextScore, score_text
 from tests import tiny

@@ -7,7 +7,7 @@ import torch
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
-from pipelines.train.results.generate import complete
+from pipelines.train.tasks.generate import complete
 
 MODEL = ModelConfig(
     layers=2, d_model=32, d_ff=64, heads=4, kv_heads=2, vocabulary=50, max_positions=24, dim_model_base=16

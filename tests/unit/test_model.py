@@ -11,7 +11,7 @@ from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
 from pipelines.train.optimizers.adamw import AdamWSettings
 from pipelines.train.optimizers.groups import parameter_groups
-from pipelines.train.stages import TrainConfig
+from pipelines.train.spec import TrainConfig
 from workflows.session import compose_config
 
 TINY = ModelConfig(

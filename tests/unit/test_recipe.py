@@ -12,7 +12,7 @@ import pytest
 from pipelines.config import WorkflowConfig
 from pipelines.errors import ConfigError
 from pipelines.train.plan.planning import plan_stage
-from pipelines.train.stages import TrainConfig
+from pipelines.train.spec import TrainConfig
 from tests import tiny
 from tests.integration.conftest import TINY_MODEL
 from workflows.recipe import SHARED, RecipeConfig, RecipeStage, compose_stage

@@ -74,5 +74,5 @@ def test_a_room_of_data_imports_only_from_those_before_it(room: str) -> None:
 def test_deepspeed_is_imported_in_the_two_files_that_the_design_names() -> None:
     assert set(importers(("deepspeed",))) == {
         "pipelines/train/update/engine.py",
-        "pipelines/train/run/verification.py",
+        "pipelines/train/verification.py",
     }

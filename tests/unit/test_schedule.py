@@ -5,8 +5,8 @@ import math
 import pytest
 
 from pipelines.errors import ConfigError
-from pipelines.train.plan.decays import DECAYS
-from pipelines.train.plan.schedule import Schedule, ScheduleConfig, check, decay_values, learning_rate, resolve
+from pipelines.train.schedules.decays import DECAYS
+from pipelines.train.schedules.schedule import Schedule, ScheduleConfig, check, decay_values, learning_rate, resolve
 
 
 def rates(schedule: Schedule, steps: int) -> list[float]:

@@ -12,7 +12,7 @@ import yaml
 from pipelines.config import WorkflowConfig
 from pipelines.data.corpus.recipe import CorpusConfig
 from pipelines.errors import ConfigError
-from pipelines.train.stages import TrainConfig
+from pipelines.train.spec import TrainConfig
 from tests.commands import run_here
 from workflows.session import Session, compose_config, entry
 

@@ -1,6 +1,6 @@
 """Saving the slices that an engine holds, and filling an engine from a checkpoint.
 
-A slice is a range of one parameter, flattened (`update/pieces.py`). What is kept per weight is whatever tensor of the
+A slice is a range of one parameter, flattened (`optimizers/pieces.py`). What is kept per weight is whatever tensor of the
 weights' shape the optimizer keeps (AdamW: `exp_avg`, `exp_avg_sq`; Muon: `momentum_buffer`); what a state needs beside
 those its optimizer's row says. So nothing here knows an optimizer, nor how DeepSpeed lays its tensors out.
 
@@ -23,8 +23,7 @@ from torch import Tensor
 from pipelines.errors import CheckpointError, StorageError
 from pipelines.train.checkpoint.committed import Checkpoint, Index, first_difference
 from pipelines.train.network.roles import roles
-from pipelines.train.optimizers import row_of
-from pipelines.train.update import pieces
+from pipelines.train.optimizers import pieces, row_of
 from pipelines.train.update.engine import Engine
 
 

@@ -9,10 +9,13 @@ Source: MiniCPM (arXiv 2404.06395), Tables 2 and 7.
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pipelines.config import Count, Positive, Range, config_class
 from pipelines.errors import ConfigError
+
+# of a branch: its parent's base, one stretched for longer windows (`plan/context.py`), or a number
+RopeBase = Literal["keep", "ntk"] | Annotated[float, Range(above=1)]
 
 
 @config_class

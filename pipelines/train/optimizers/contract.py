@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipelines.config import Amount, config_class
 from pipelines.train.network.roles import Role, RoleKind
-from pipelines.train.update.pieces import Slice
+from pipelines.train.optimizers.pieces import Slice
 
 
 @config_class

@@ -36,7 +36,7 @@ from pipelines.errors import ConfigError
 from pipelines.train.network.roles import Role, RoleKind
 from pipelines.train.optimizers.adamw import AdamW, AdamWRow
 from pipelines.train.optimizers.contract import OptimizerSettings
-from pipelines.train.update.pieces import Slice
+from pipelines.train.optimizers.pieces import Slice
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ROUND_ELEMENTS = 2**26  # of the matrices that one rank orthogonalises at a time: 128 MiB in bfloat16

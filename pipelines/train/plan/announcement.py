@@ -18,8 +18,8 @@ from pipelines.train.network.architecture import ModelConfig, parameter_counts
 from pipelines.train.network.roles import KINDS, numbers
 from pipelines.train.plan import context, devices, memory
 from pipelines.train.plan.checked import CheckedRun, device_of
-from pipelines.train.plan.schedule import Schedule, learning_rate
-from pipelines.train.stages import TrainSpec
+from pipelines.train.schedules.schedule import Schedule, learning_rate
+from pipelines.train.spec import TrainSpec
 
 
 def announce_run(run: CheckedRun, spec: TrainSpec) -> dict[str, str]:

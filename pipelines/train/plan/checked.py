@@ -33,8 +33,9 @@ from pipelines.train.plan.inheritance import (
     planned_rates,
 )
 from pipelines.train.plan.memory import DeviceKind
-from pipelines.train.plan.schedule import Schedule
-from pipelines.train.stages import BatchConfig, Stage, Start, TrainConfig, stage_named
+from pipelines.train.schedules.schedule import Schedule
+from pipelines.train.spec import BatchConfig, Start, TrainConfig
+from pipelines.train.stages import Stage, stage_named
 from pipelines.train.update import engine
 
 # times as many embeddings as ids: beyond that it is another tokenizer's model, not padding

@@ -19,14 +19,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Literal
 
-from pipelines.config import Range
 from pipelines.data.stream.source_stream import Carried
 from pipelines.errors import ConfigError
-from pipelines.train.network.architecture import ModelConfig
-
-RopeBase = Literal["keep", "ntk"] | Annotated[float, Range(above=1)]
+from pipelines.train.network.architecture import ModelConfig, RopeBase
 
 
 def ntk_base(base: float, factor: float, d_head: int) -> float:

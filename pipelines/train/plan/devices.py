@@ -22,7 +22,7 @@ from pipelines.train.network.compute import ComputeConfig
 from pipelines.train.objectives import OBJECTIVES
 from pipelines.train.plan import memory
 from pipelines.train.plan.memory import GIB, DeviceKind, Memory, Setup
-from pipelines.train.stages import TrainSpec
+from pipelines.train.spec import TrainSpec
 from pipelines.train.update.engine import ZeroConfig
 
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")

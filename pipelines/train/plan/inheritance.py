@@ -20,9 +20,11 @@ from pipelines.train.batches import Batches
 from pipelines.train.checkpoint.lineage import Run, open_run
 from pipelines.train.checkpoint.slices import check_optimizer
 from pipelines.train.network.architecture import ModelConfig, check_shapes
-from pipelines.train.plan import context, schedule
-from pipelines.train.plan.schedule import Schedule
-from pipelines.train.stages import AVERAGE, STAGES, Stage, Start, TrainConfig
+from pipelines.train.plan import context
+from pipelines.train.schedules import schedule
+from pipelines.train.schedules.schedule import Schedule
+from pipelines.train.spec import Start, TrainConfig
+from pipelines.train.stages import AVERAGE, STAGES, Stage
 
 
 def branching_stages() -> list[str]:

@@ -14,7 +14,8 @@ from pipelines.errors import ConfigError
 from pipelines.train.plan import memory
 from pipelines.train.plan.checked import check_division, chosen_objective
 from pipelines.train.plan.memory import GIB, Setup
-from pipelines.train.stages import TrainConfig, stage_named
+from pipelines.train.spec import TrainConfig
+from pipelines.train.stages import stage_named
 
 
 def workers_per_machine(cluster: ClusterConfig, instance: Instance) -> int:

@@ -16,10 +16,12 @@ from pipelines.store.artifacts import Artifact, ArtifactStore
 from pipelines.train.checkpoint import committed_steps
 from pipelines.train.checkpoint.lineage import tokenizer_of
 from pipelines.train.network.roles import frozen
-from pipelines.train.plan import devices, schedule
+from pipelines.train.plan import devices
 from pipelines.train.plan.announcement import announce_run
 from pipelines.train.plan.checked import CheckedRun, check_run
-from pipelines.train.stages import TrainConfig, TrainSpec, stage_named
+from pipelines.train.schedules import schedule
+from pipelines.train.spec import TrainConfig, TrainSpec
+from pipelines.train.stages import stage_named
 
 # runs of the store that are looked at for one that can be a parent
 _TRIED = 8

@@ -23,7 +23,7 @@ from pipelines.tracking.tracker import Tracker
 from pipelines.train.network.architecture import ModelConfig, flops_per_token
 from pipelines.train.run.monitor import NoiseScale, Readings
 from pipelines.train.run.stream import Stream
-from pipelines.train.stages import TrainSpec
+from pipelines.train.spec import TrainSpec
 from pipelines.train.update.step import Moment, StepResult
 
 _POINTS = ("tokens", "samples", "loss", "learning_rate", "gradient_norm", "step_duration_s", "data_wait_s")

@@ -34,12 +34,12 @@ from pipelines.train.network.model import Transformer
 from pipelines.train.objectives import objective_of
 from pipelines.train.optimizers.groups import freeze
 from pipelines.train.plan import devices
-from pipelines.train.plan.schedule import learning_rate
 from pipelines.train.run.log import Launched, StepLog
 from pipelines.train.run.monitor import Monitor, NoiseScale
 from pipelines.train.run.profile import StepProfiler
 from pipelines.train.run.stream import Stream, to_batch
-from pipelines.train.stages import TrainSpec
+from pipelines.train.schedules.schedule import learning_rate
+from pipelines.train.spec import TrainSpec
 from pipelines.train.update.engine import Engine, device
 
 # called before each step with its number (from 1), its LR, the engine and its micro-batches

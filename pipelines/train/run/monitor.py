@@ -27,8 +27,8 @@ from torch import Tensor
 
 from pipelines.train.network.batch import Batch
 from pipelines.train.network.roles import places, roles
+from pipelines.train.optimizers.pieces import Slice
 from pipelines.train.update.engine import Engine
-from pipelines.train.update.pieces import Slice
 from pipelines.train.update.step import Late
 
 _SAMPLE = 1 << 18  # elements of a parameter whose change is looked at, evenly spaced: the RMS is right to some 0.2 %

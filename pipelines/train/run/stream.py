@@ -30,7 +30,7 @@ from pipelines.train.batches import Arrays
 from pipelines.train.network.attention import Documents
 from pipelines.train.network.batch import Batch
 from pipelines.train.objectives import OBJECTIVES
-from pipelines.train.stages import TrainSpec
+from pipelines.train.spec import TrainSpec
 from pipelines.train.update.engine import device
 
 _READ_AHEAD_STEPS = 2

@@ -9,7 +9,7 @@ from pipelines.data.tokens.chat import EOS_ID
 from pipelines.data.tokens.tokenizer import Encoder
 from pipelines.errors import ArtifactError, ConfigError
 from pipelines.train.network.model import Transformer
-from pipelines.train.results.generate import complete
+from pipelines.train.tasks.generate import complete
 from pipelines.train.tasks.task import TOKENIZER, Measured, Sample, Subject, Task, TaskPlan
 
 _SMALL = 50_000_000  # parameters, below which a second thread costs a token more than it gives

@@ -20,7 +20,7 @@ from pipelines.config import Count, config_class
 from pipelines.data.stream.preferences import NothingFits, PreferenceLoader, fitting, open_preferences
 from pipelines.data.tokens.token_sources import TokenSource
 from pipelines.train.network.model import Transformer
-from pipelines.train.results.scoring import Ids, document_ids, drawn_order, token_nats
+from pipelines.train.tasks.scoring import Ids, document_ids, drawn_order, token_nats
 from pipelines.train.tasks.task import Chart, Column, Measured, Number, Subject, Task, TaskPlan
 
 

@@ -5,7 +5,7 @@
 
 Of each source, windows up to `max_tokens` tokens are read, drawn by the seed alike for every checkpoint. The mean over
 document sources is plain, so that no source's size decides. Assistant loss is taken over all assistant tokens.
-`results/scoring.py` says what counts in a window.
+`tasks/scoring.py` says what counts in a window.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipelines.config import Count, config_class
 from pipelines.data.tokens.sidecars import FOUNDING
 from pipelines.data.tokens.token_sources import TokenSource, open_sources
 from pipelines.train.network.model import Transformer
-from pipelines.train.results.scoring import Ids, byte_lengths, token_nats, windows
+from pipelines.train.tasks.scoring import Ids, byte_lengths, token_nats, windows
 from pipelines.train.tasks.task import TOKENIZER, Chart, Column, Measured, Number, Subject, Task, TaskPlan
 
 NOTHING_COUNTS = "no token of its held-out documents counts"

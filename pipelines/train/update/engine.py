@@ -29,11 +29,10 @@ from pipelines.train.network.batch import Batch
 from pipelines.train.network.model import Transformer
 from pipelines.train.network.roles import roles
 from pipelines.train.objectives.objective import Objective
-from pipelines.train.optimizers import row_of
+from pipelines.train.optimizers import pieces, row_of
 from pipelines.train.optimizers.contract import OptimizerSettings
 from pipelines.train.optimizers.groups import build, set_learning_rate
-from pipelines.train.update import pieces
-from pipelines.train.update.pieces import Slice
+from pipelines.train.optimizers.pieces import Slice
 from pipelines.train.update.step import StepResult
 
 

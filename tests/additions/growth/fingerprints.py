@@ -5,7 +5,8 @@ import json
 from pipelines.identity import fingerprint, identity
 from pipelines.store.artifacts import Making
 from pipelines.train.network.architecture import ModelConfig
-from pipelines.train.stages import STAGES, TrainConfig
+from pipelines.train.spec import TrainConfig
+from pipelines.train.stages import STAGES
 from workflows import corpus, training
 from workflows.session import compose_config
 

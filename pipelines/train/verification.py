@@ -1,6 +1,6 @@
 """Training processes that are watched and killed: the workers of `workflows.verify_resume`.
 
-    torchrun --standalone --nproc_per_node=N -m pipelines.train.run.verification job.json
+    torchrun --standalone --nproc_per_node=N -m pipelines.train.verification job.json
 
 Enters: runs to train one after another, and checkpoints to load. Leaves, beside the job file: what every optimizer step
 was given (`Record`s, a file for each rank), and what each load found (`Load`s). Starting processes costs some ten
@@ -37,9 +37,9 @@ from pipelines.train.checkpoint.slices import random_states
 from pipelines.train.network.batch import Batch
 from pipelines.train.network.model import Transformer
 from pipelines.train.objectives import objective_of
-from pipelines.train.plan.schedule import learning_rate
 from pipelines.train.run.stream import Stream
-from pipelines.train.stages import TrainSpec
+from pipelines.train.schedules.schedule import learning_rate
+from pipelines.train.spec import TrainSpec
 from pipelines.train.update.engine import Engine, device
 from pipelines.train.worker import work
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 from pipelines.config import Positive, Share, Whole, config_class
 from pipelines.errors import ConfigError
-from pipelines.train.plan.decays import DECAYS
+from pipelines.train.schedules.decays import DECAYS
 
 
 @config_class
@@ -88,7 +88,7 @@ def check(schedule: Schedule, steps: int) -> None:
         close = difflib.get_close_matches(schedule.decay, accepted, n=1)
         raise ConfigError(
             f"schedule.decay is {schedule.decay!r}; expected one of {', '.join(accepted)} (another is one line in "
-            "pipelines/train/plan/decays.py)" + (f": did you mean {close[0]}?" if close else "")
+            "pipelines/train/schedules/decays.py)" + (f": did you mean {close[0]}?" if close else "")
         )
     if schedule.warmup_steps + schedule.decay_steps > steps:
         raise ConfigError(

@@ -1,0 +1,1 @@
+"""Learning rates as functions of the step alone, and the shapes of their decays."""
