@@ -88,6 +88,21 @@ def circles(edges: dict[str, set[str]]) -> list[list[str]]:
     return groups
 
 
+def room(module: str) -> str:
+    """The folder that a module stands in; within `pipelines.data` and `pipelines.train` the folder there."""
+    parts = module.split(".")
+    deep = len(parts) > 2 and parts[1] in ("data", "train")
+    return ".".join(parts[:3] if deep else parts[:2]) if parts[0] == "pipelines" else parts[0]
+
+
+def between_rooms(edges: dict[str, set[str]]) -> dict[str, set[str]]:
+    """The imports of whole rooms."""
+    rooms: dict[str, set[str]] = {room(name): set() for name in edges}
+    for name, others in edges.items():
+        rooms[room(name)] |= {room(other) for other in others} - {room(name)}
+    return rooms
+
+
 def level(module: str) -> int:
     """The place of a module's room in `LEVELS`; -1 where no room is named."""
     for place, rooms in enumerate(LEVELS):
@@ -129,6 +144,7 @@ def measured(root: Path) -> dict[str, str]:
     """Label -> figure of one tree."""
     files = modules(root)
     edges = imports(files)
+    between = between_rooms(edges)
     texts = [path.read_text(encoding="utf-8").splitlines() for path in files.values()]
     sizes, functions = [len(text) for text in texts], function_lengths(files)
     return {
@@ -138,6 +154,7 @@ def measured(root: Path) -> dict[str, str]:
         "lines of a function: median, 90th percentile, most": _spread(functions),
         f"lines over {_LONGEST} columns": f"{sum(len(line) > _LONGEST for text in texts for line in text):,}",
         "circles of modules, modules in them": f"{len(circles(edges))}, {sum(map(len, circles(edges)))}",
+        "circles of rooms, rooms in them": f"{len(circles(between))}, {sum(map(len, circles(between)))}",
         "imports that point up": f"{len(upward(edges))}",
         "lines that stand twice": f"{standing_twice(files):,}",
         "YAML files, lines": _yaml(root),
@@ -167,7 +184,7 @@ def main() -> None:
     print("\n".join(_rows(roots)))
     for root in roots:
         edges = imports(modules(root))
-        for group in circles(edges):
+        for group in (*circles(edges), *circles(between_rooms(edges))):
             print(f"{root}: circle: {' '.join(group)}")
         for line in upward(edges):
             print(f"{root}: up: {line}")

@@ -45,7 +45,8 @@ ANYWHERE = {
     "pipelines.train.plan.checked": "refuses; what it looks up is in the fingerprint by way of planning",
     "pipelines.train.plan.inheritance": "likewise", "pipelines.train.plan.announcement": "messages",
     "pipelines.train.plan.context": "its outcome, the model and the segments, is in the fingerprint",
-    "pipelines.train.stages": "config and the table of stages; what a row decides, planning writes into the fingerprint",
+    "pipelines.train.stages": "the table of stages; what a row decides, planning writes into the fingerprint",
+    "pipelines.train.spec": "config and spec: their values are in the fingerprint",
     "pipelines.train.run.log": "messages and measured points", "pipelines.train.run.monitor": "measured points", "pipelines.train.run.profile": "a trace of times",
     "pipelines.train.worker": "starts the loop",
     "pipelines.train.checkpoint.committed": "stores and reads bytes, compared with their checksums", "pipelines.train.checkpoint.snapshot": "copies of slices, exact",
@@ -56,7 +57,7 @@ _CODE_POINTS = {"pipelines.data.text": "likewise of codepoints: which text goes 
 _STREAM = {"pipelines.data.stream": "reads nothing of a stream: reached by way of planning"}
 _TRAINING = {
     "pipelines.train.objectives": "trains nothing: reached by way of the stages", "pipelines.train.batches": "likewise",
-    "pipelines.train.update": "updates nothing: reached by way of the engine's `device`", "pipelines.train.optimizers": "likewise", "pipelines.train.schedules.schedule": "likewise, by planning",
+    "pipelines.train.update": "updates nothing: reached by way of the engine's `device`", "pipelines.train.optimizers": "likewise",
     "pipelines.train.checkpoint.slices": "fills engines, and there is none here",
     "pipelines.train.network.losses": "likewise", "pipelines.train.network.linear_cross_entropy": "likewise",
 }  # fmt: skip
