@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LEVELS = (  # from the ground up; a module belongs to the longest prefix that fits
-    ("pipelines.config", "pipelines.errors"),
+    ("pipelines.config", "pipelines.errors", "pipelines.identity", "pipelines.uris"),
     ("pipelines.display",),
     ("pipelines.store",),
     ("pipelines.cluster", "pipelines.tracking"),

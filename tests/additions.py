@@ -6,8 +6,8 @@
     tree.run("workflows.pretrain", "+experiment=smoke", "optimizer=lion", "dry_run=true")
     assert tree.opened() == []
 
-A wall stands where it should when what is new is one file (and, for some, a YAML) and one row of a table. Whatever else is
-changed in the copy, by `edit` or by hand, is named by `opened`.
+A wall stands where it should when what is new is one file (and, for some, a YAML) and one row of a table. Whatever else
+is changed in the copy, by `edit` or by hand, is named by `opened`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class Tree:
         self._added.add(path)
 
     def row(self, table: str, *, after: str, line: str) -> None:
-        """Put a line into a table (and, where the table needs it, a line that imports it), below the last line that holds `after`."""
+        """Put a line into a table (and, where the table needs it, a line that imports it), below the last line that
+        holds `after`.
+        """
         lines = (self.folder / table).read_text(encoding="utf-8").splitlines()
         places = [number for number, text in enumerate(lines) if after in text]
         assert places, f"{table} has no line with {after!r}"

@@ -1,4 +1,5 @@
-"""A workflow's command inside the process of the test: what it prints and how it ends, without the seconds that a new Python takes.
+"""A workflow's command inside the process of the test: what it prints and how it ends, without the seconds that a new
+Python takes.
 
 For refusals, dry runs and whatever else starts nothing. Each workflow keeps a test that starts it as a user does.
 """
@@ -27,7 +28,9 @@ class Ended:
 
 
 def run_here(workflow: str, *arguments: str) -> Ended:
-    """`python -m workflows.<workflow> <arguments>`, in this process; environment and command line are as before afterwards."""
+    """`python -m workflows.<workflow> <arguments>`, in this process; environment and command line are as before
+    afterwards.
+    """
     main = importlib.import_module(f"workflows.{workflow}").main
     line, environment, code = sys.argv, dict(os.environ), 0
     sys.argv = [f"workflows/{workflow}.py", *arguments]

@@ -1,7 +1,7 @@
 """What every test run has: a home of its own, lanes, and campaigns that are left out by name.
 
-`make test` spreads the files over several processes (pytest-xdist); `tests/lanes.py` says which files stay together and which
-come first. Run by hand, without `-n`, pytest does everything in one process and nothing here changes that.
+`make test` spreads the files over several processes (pytest-xdist); `tests/lanes.py` says which files stay together and
+which come first. Run by hand, without `-n`, pytest does everything in one process and nothing here changes that.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Bytes in a test's name would be unreadable, and must not differ between lanes, as compressed ones with a date in them do."""
+    """Bytes in a test's name would be unreadable, and must not differ between lanes, as compressed ones with a date in
+    them do.
+    """
     return argname if isinstance(val, bytes) else None
 
 

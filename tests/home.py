@@ -1,6 +1,7 @@
 """A home folder for the length of a test run: nothing that a test or a library in it keeps lands in the user's.
 
-What programs only read of the real home (the registries that pip and npm are set to, git's settings, pyenv) stays reachable.
+What programs only read of the real home (the registries that pip and npm are set to, git's settings, pyenv) stays
+reachable.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ _GONE = ("HF_HOME", "TRUNKLINE_STORE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG
 
 
 def move_in() -> Callable[[], None]:
-    """Point HOME, and what else names a place in it, at a fresh folder. Returns: the way back, which removes the folder."""
+    """Point HOME, and what else names a place in it, at a fresh folder. Returns: the way back, which removes the
+    folder.
+    """
     before, real = dict(os.environ), Path.home()
     home = Path(tempfile.mkdtemp(prefix="trunkline-home-"))
     for variable, places in _READ.items():

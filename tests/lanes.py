@@ -1,7 +1,9 @@
 """Which lane runs what when `make test` works in several processes at once (pytest-xdist).
 
-A file's tests stay together, in their order, so that what its fixtures start is started once. Files of one group stay together
-too: they share what a session starts (one Ray, one S3 server). Groups and files that take minutes come first and the rest, seconds
+A file's tests stay together, in their order, so that what its fixtures start is started once. Files of one group stay
+together
+too: they share what a session starts (one Ray, one S3 server). Groups and files that take minutes come first and the
+    rest, seconds
 each, fill up what is left, so that the lanes end at about the same time.
 """
 
@@ -12,12 +14,30 @@ from typing import Any
 
 # in the order in which they are handed out: a name for files that share something, or None; the files below tests/
 FIRST: tuple[tuple[str | None, tuple[str, ...]], ...] = (
-    ("S3 and ranks", (
-        "integration/test_checkpoints.py", "integration/test_engine.py", "integration/test_monitor.py", "integration/test_torchrun.py",
-        "integration/test_s3_training.py", "integration/test_s3_faults.py", "integration/test_s3_prefetch.py",
-        "integration/test_s3_readers.py", "integration/test_fire_s3.py",
-    )),
-    ("Ray", ("integration/test_training.py", "integration/test_train_group.py", "integration/test_average.py", "integration/test_corpus.py", "integration/test_map_shards.py")),
+    (
+        "S3 and ranks",
+        (
+            "integration/test_checkpoints.py",
+            "integration/test_engine.py",
+            "integration/test_monitor.py",
+            "integration/test_torchrun.py",
+            "integration/test_s3_training.py",
+            "integration/test_s3_faults.py",
+            "integration/test_s3_prefetch.py",
+            "integration/test_s3_readers.py",
+            "integration/test_fire_s3.py",
+        ),
+    ),
+    (
+        "Ray",
+        (
+            "integration/test_training.py",
+            "integration/test_train_group.py",
+            "integration/test_average.py",
+            "integration/test_corpus.py",
+            "integration/test_map_shards.py",
+        ),
+    ),
     ("head", ("integration/test_ray_jobs.py", "integration/test_submit.py")),
     (None, ("infra/test_cluster_boot.py",)),
     (None, ("infra/test_terraform.py",)),
@@ -28,15 +48,17 @@ FIRST: tuple[tuple[str | None, tuple[str, ...]], ...] = (
     (None, ("infra/test_terraform_apply.py",)),
     (None, ("integration/test_cluster_check.py",)),
     (None, ("infra/test_boot.py",)),
-)  # fmt: skip
+)
 
 
 @functools.cache
 def _groups() -> dict[str, tuple[int, int, str]]:
     """Of each file that is listed: its group's place, its own in the group, and the group's name."""
     return {
-        f"tests/{file}": (number, at, name or file) for number, (name, files) in enumerate(FIRST) for at, file in enumerate(files)
-    }  # fmt: skip
+        f"tests/{file}": (number, at, name or file)
+        for number, (name, files) in enumerate(FIRST)
+        for at, file in enumerate(files)
+    }
 
 
 def group(nodeid: str) -> str:
@@ -61,8 +83,8 @@ def scheduler(config: Any, log: Any) -> Any:
         def remove_node(self, node: Any) -> str | None:
             """What a lane leaves when its process ends: the test that ended it, if any; the rest goes to the others.
 
-            xdist would try that test again in one new process after the other, 40 minutes each for one that hangs, and hand
-            out what is done already, with which a lane waits for ever.
+            xdist would try that test again in one new process after the other, 40 minutes each for one that hangs, and
+            hand out what is done already, with which a lane waits for ever.
             """
             left = {scope: tests for scope, tests in self.assigned_work.pop(node).items() if not all(tests.values())}
             crashed = next((test for tests in left.values() for test, done in tests.items() if not done), None)

@@ -1,7 +1,9 @@
-"""The MiniCPM decoder in float64 NumPy, forward and backward written out from the formulas: what the real model must equal.
+"""The MiniCPM decoder in float64 NumPy, forward and backward written out from the formulas: what the real model must
+equal.
 
-Shares no code with `pipelines.train.network.model`, and takes other ways where there are any: documents are told apart by a loop
-over their starts, rotary positions turn complex numbers, each head is computed by itself, and every derivative is by hand.
+Shares no code with `pipelines.train.network.model`, and takes other ways where there are any: documents are told apart
+by a loop over their starts, rotary positions turn complex numbers, each head is computed by itself, and every
+derivative is by hand.
 
 Legend: B rows, T tokens, D width, H query heads, G key/value heads, K head width, F feed-forward width, V vocabulary.
 

@@ -1,7 +1,7 @@
 """What the tests need beside Python packages: programs on PATH.
 
-A test that cannot have its program is skipped with what to install; in CI, where `CI` is set, it fails instead, so that a
-machine that lacks something never passes by leaving tests out.
+A test that cannot have its program is skipped with what to install; in CI, where `CI` is set, it fails instead, so that
+a machine that lacks something never passes by leaving tests out.
 """
 
 import os

@@ -1,7 +1,7 @@
 """One optimizer step as the formulas say it, in float64 and one process: what the engine is compared with.
 
-The gradient comes from plain autograd on the model in float64; clipping, AdamW, Muon, learning rates and decay are NumPy,
-written from docs/recipe.md and sharing no code with `pipelines.train.optimizers`.
+The gradient comes from plain autograd on the model in float64; clipping, AdamW, Muon, learning rates and decay are
+NumPy, written from docs/recipe.md and sharing no code with `pipelines.train.optimizers`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ Arrays = dict[str, np.ndarray]
 
 
 def global_batch(case: dict[str, Any], step: int) -> Batch:
-    """Step `step`'s rows of a case: unequal masks, two sources, some rows (and with `empty` whole micro-batches) uncounted."""
+    """Step `step`'s rows of a case: unequal masks, two sources, some rows (and with `empty` whole micro-batches)
+    uncounted.
+    """
     rows = case["rows"] * (2 if case.get("objective") == "dpo" else 1)
     length, vocabulary = case["length"], case["model"]["vocabulary"]
     random = torch.Generator().manual_seed(1000 + step)
@@ -92,11 +94,19 @@ _OPTIMIZER = {
 
 
 def adamw_update(
-    name: str, weight: np.ndarray, g: np.ndarray, state: Arrays, t: int, rate: float, config: ModelConfig, optimizer: dict[str, Any]
-) -> np.ndarray:  # fmt: skip
+    name: str,
+    weight: np.ndarray,
+    g: np.ndarray,
+    state: Arrays,
+    t: int,
+    rate: float,
+    config: ModelConfig,
+    optimizer: dict[str, Any],
+) -> np.ndarray:
     """What AdamW takes off a weight at update `t`; `g` is clipped already.
 
-    lr is the group's own: rate·256-base/width for hidden matrices under muP, rate for embedding and norms; the decay is lr·wd·w.
+    lr is the group's own: rate·256-base/width for hidden matrices under muP, rate for embedding and norms; the decay is
+    lr·wd·w.
     """
     hidden = weight.ndim == 2 and "embed" not in name
     lr = rate * (config.dim_model_base / config.d_model if hidden and optimizer["mup_lr"] else 1.0)
@@ -108,8 +118,15 @@ def adamw_update(
 
 
 def muon_update(
-    name: str, weight: np.ndarray, g: np.ndarray, state: Arrays, t: int, rate: float, config: ModelConfig, optimizer: dict[str, Any]
-) -> np.ndarray:  # fmt: skip
+    name: str,
+    weight: np.ndarray,
+    g: np.ndarray,
+    state: Arrays,
+    t: int,
+    rate: float,
+    config: ModelConfig,
+    optimizer: dict[str, Any],
+) -> np.ndarray:
     """What Muon takes off a weight: each map of a fused product on its own, lr = rate·√(base/width) under muP."""
     lr = rate * (np.sqrt(config.dim_model_base / config.d_model) if optimizer["mup_lr"] else 1.0)
     beta = optimizer["momentum"]

@@ -1,7 +1,8 @@
 """A token store small enough to train on in seconds: random walks over 128 ids, written by the real rooms.
 
 Two document sources, one of conversations (masked) and one of preference pairs, with their held-out splits, and two
-mixtures over them. Sequences are learnable (each id is followed by one of four others), so a falling loss means learning.
+mixtures over them. Sequences are learnable (each id is followed by one of four others), so a falling loss means
+learning.
 """
 
 from __future__ import annotations

@@ -47,9 +47,15 @@ def commit_run(
         files = {"rank-00000.safetensors": {"bytes": path.stat().st_size, "sha256": sha256(path)}}
         store.storage.put(path, f"{folder}/rank-00000.safetensors")
         state = {
-            "model": plain(model), "segments": segments, "updates": step, "tokens": 1000 * step, "sequence_length": sequence_length,
-            "tokenizer": tokenizer_of(tokens), "shapes": {key: list(value.shape) for key, value in held.items()}, "learning_rate": 0.01,
-        }  # fmt: skip
+            "model": plain(model),
+            "segments": segments,
+            "updates": step,
+            "tokens": 1000 * step,
+            "sequence_length": sequence_length,
+            "tokenizer": tokenizer_of(tokens),
+            "shapes": {key: list(value.shape) for key, value in held.items()},
+            "learning_rate": 0.01,
+        }
         manifest = {"step": step, "files": files, "state": state}
         store.storage.write(f"{folder}/manifest.json", sealed(manifest))
     return draft.commit(config, {"steps": steps[-1], "tokens": 1000 * steps[-1], "train_seconds": 1.0})
@@ -59,7 +65,8 @@ def commit_tokens(
     store: ArtifactStore, texts: dict[str, list[str]], turns: list[tuple[str, str]], pairs: list[tuple[str, str, str]],
     vocabulary: int = 320, sidecars: tuple[str, ...] = FOUNDING,
 ) -> Artifact:  # fmt: skip
-    """Commit `corpus/c` and `tokens/t`: text sources, conversations (question, answer), pairs (question, chosen, rejected).
+    """Commit `corpus/c` and `tokens/t`: text sources, conversations (question, answer), pairs (question, chosen,
+    rejected).
 
     Training and held-out split hold the same; made by the real rooms, tokenizer included.
     """

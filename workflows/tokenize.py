@@ -124,7 +124,8 @@ def _with_shares(chosen: TokenizerConfig) -> TokenizerConfig:
         raise ConfigError(f"tokenizer.mixture={chosen.mixture}: no such mixture; there are {there} (conf/mixture)")
     from omegaconf import OmegaConf
 
-    weights, _ = foreseen(parse(MixtureRecipe, OmegaConf.to_container(OmegaConf.load(file)), "mixture"))  # type: ignore[arg-type]
+    recipe: Any = OmegaConf.to_container(OmegaConf.load(file))
+    weights, _ = foreseen(parse(MixtureRecipe, recipe, "mixture"))
     return dataclasses.replace(chosen, mixture=None, shares=weights)
 
 

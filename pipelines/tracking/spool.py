@@ -21,6 +21,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def leftovers(uri: str, storage: Storage | None) -> Iterator[Leftover]:
         (key, here_now, lines) for key, lines in kept if lines and (here_now := header_here(lines[0], uri, storage))
     ]
     for key, header, lines in sorted(ours, key=lambda entry: float(entry[1]["at"])):
-        yield Leftover(header, lines[1:], f"{storage.uri}/{key}", lambda key=key: storage.delete(key))  # type: ignore[misc]
+        yield Leftover(header, lines[1:], f"{storage.uri}/{key}", partial(storage.delete, key))
 
 
 def _folder() -> Path:

@@ -1,7 +1,7 @@
 """The config that all training stages take, and the spec that their workers get.
 
-Enters: a stage's YAML (`TrainConfig`). Leaves, by way of `plan/planning.py`: a `TrainSpec`, plain data that says everything
-a worker needs, so that the same worker runs under Ray and under torchrun.
+Enters: a stage's YAML (`TrainConfig`). Leaves, by way of `plan/planning.py`: a `TrainSpec`, plain data that says
+everything a worker needs, so that the same worker runs under Ray and under torchrun.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The AWS CLI, as far as the boot scripts use it, over boto3: arguments it does not know end it, as they do the real one.
+"""The AWS CLI, as far as the boot scripts use it, over boto3: arguments it does not know end it, as they do the real
+one.
 
-The real CLI pins another botocore than Trunkline does, so it cannot live in the same environment; the tests take it instead
-where TRUNKLINE_AWS_COMMAND names it. The command on a machine's PATH is a few lines of bash that ask this process: a Python of
-its own would take a second of the processor at each of a hundred calls.
+The real CLI pins another botocore than Trunkline does, so it cannot live in the same environment; the tests take it
+instead where TRUNKLINE_AWS_COMMAND names it. The command on a machine's PATH is a few lines of bash that ask this
+process: a Python of its own would take a second of the processor at each of a hundred calls.
 """
 
 from __future__ import annotations

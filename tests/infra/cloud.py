@@ -1,7 +1,8 @@
-"""An AWS for the tests of nodes: moto's server, an instance metadata service, and the `aws` command that boot scripts call.
+"""An AWS for the tests of nodes: moto's server, an instance metadata service, and the `aws` command that boot scripts
+call.
 
-moto answers on 127.0.0.1 and keeps what it is told (instances, launch templates, secrets, objects). The metadata service here
-speaks version 2 alone, as the launch template demands of the real one.
+moto answers on 127.0.0.1 and keeps what it is told (instances, launch templates, secrets, objects). The metadata
+service here speaks version 2 alone, as the launch template demands of the real one.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ class Cloud:
             assert answer.status == 200, answer.read()
 
     def workers(self, *states: str) -> list[dict[str, Any]]:
-        """The instances that Ray's autoscaler counts as its workers, by launch time; in these states, else alive ones."""
+        """The instances that Ray's autoscaler counts as its workers, by launch time; in these states, else alive
+        ones.
+        """
         filters = [
             {"Name": "tag:ray-node-type", "Values": ["worker"]},
             {"Name": "instance-state-name", "Values": list(states) or ["pending", "running"]},
@@ -143,8 +146,8 @@ def commands(folder: Path, aws: Cloud | None = None, **scripts: str) -> Path:
 
     `aws` asks the cloud that is given, and fails where there is none.
 
-    Each program that is a stand-in notes its arguments in <folder>/<name>.log. TRUNKLINE_AWS_COMMAND names a real AWS CLI to
-    run instead of the one here, which knows only what the boot scripts ask, and asks moto for it.
+    Each program that is a stand-in notes its arguments in <folder>/<name>.log. TRUNKLINE_AWS_COMMAND names a real AWS
+    CLI to run instead of the one here, which knows only what the boot scripts ask, and asks moto for it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     real = os.environ.get("TRUNKLINE_AWS_COMMAND")

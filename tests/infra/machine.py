@@ -1,4 +1,6 @@
-"""A machine for the boot scripts to run on: a scratch root, its metadata service, and stand-ins for disks, GPUs, systemd and Ray."""
+"""A machine for the boot scripts to run on: a scratch root, its metadata service, and stand-ins for disks, GPUs,
+systemd and Ray.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ class Machine:
         )
 
     def wrap(self, program: str, before: str) -> None:
-        """Have a program do something first. Args: before, bash, in which "$real" is the program itself; `exit` there is its end."""
+        """Have a program do something first. Args: before, bash, in which "$real" is the program itself; `exit` there
+        is its end.
+        """
         path = self.bin / program
         kept = self.bin / f"{program}.real"
         if not kept.exists():

@@ -35,9 +35,20 @@ class MlflowServer:
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
         command = [
-            sys.executable, "-m", "mlflow", "server", "--host", self.address, "--port", str(self.port), "--workers", "1",
-            "--serve-artifacts", "--artifacts-destination", f"s3://{self.storage.bucket}/mlflow",
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            self.address,
+            "--port",
+            str(self.port),
+            "--workers",
+            "1",
+            "--serve-artifacts",
+            "--artifacts-destination",
+            f"s3://{self.storage.bucket}/mlflow",
+        ]
         with self.storage.environment(), (self.folder / "mlflow.log").open("ab") as log:
             environment |= {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
             self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)

@@ -1,4 +1,6 @@
-"""Security defaults of the Terraform modules, each with the change that takes it out: `test_terraform.py` makes them one at a time."""
+"""Security defaults of the Terraform modules, each with the change that takes it out: `test_terraform.py` makes them
+one at a time.
+"""
 
 from dataclasses import dataclass
 
@@ -17,7 +19,11 @@ class Mutation:
 
 MUTATIONS = {
     "IMDSv1 on the head": Mutation(
-        "modules/ray", "main.tf", 'http_tokens                 = "required"', 'http_tokens                 = "optional"', "the head answers IMDSv1"
+        "modules/ray",
+        "main.tf",
+        'http_tokens                 = "required"',
+        'http_tokens                 = "optional"',
+        "the head answers IMDSv1",
     ),
     "IMDSv1 on workers": Mutation(
         "modules/ray",
@@ -66,33 +72,67 @@ MUTATIONS = {
     "nodes open to the world": Mutation(
         "modules/ray",
         "main.tf",
-        'type              = "ingress"\n  protocol          = "-1"\n  from_port         = 0\n  to_port           = 0\n  self              = true',
-        'type              = "ingress"\n  protocol          = "-1"\n  from_port         = 0\n  to_port           = 0\n  cidr_blocks       = ["0.0.0.0/0"]',
+        'type              = "ingress"\n  protocol          = "-1"\n  from_port         = 0\n  to_port           = '
+        "0\n  self              = true",
+        'type              = "ingress"\n  protocol          = "-1"\n  from_port         = 0\n  to_port           = '
+        '0\n  cidr_blocks       = ["0.0.0.0/0"]',
         "the nodes take connections from others than themselves",
     ),
     "head without termination protection": Mutation(
-        "modules/ray", "main.tf", "disable_api_termination     = var.protect", "", "the head can be terminated by a slip"
+        "modules/ray",
+        "main.tf",
+        "disable_api_termination     = var.protect",
+        "",
+        "the head can be terminated by a slip",
     ),
     "public head": Mutation(
-        "modules/ray", "main.tf", "associate_public_ip_address = false", "associate_public_ip_address = true", "the head has a public address"
+        "modules/ray",
+        "main.tf",
+        "associate_public_ip_address = false",
+        "associate_public_ip_address = true",
+        "the head has a public address",
     ),
     "buckets under S3's own key": Mutation(
-        "modules/storage", "main.tf", 'sse_algorithm     = "aws:kms"', 'sse_algorithm     = "AES256"', "not encrypted with the cluster's key"
+        "modules/storage",
+        "main.tf",
+        'sse_algorithm     = "aws:kms"',
+        'sse_algorithm     = "AES256"',
+        "not encrypted with the cluster's key",
     ),
     "public access allowed": Mutation(
-        "modules/storage", "main.tf", "restrict_public_buckets = true", "restrict_public_buckets = false", "a bucket can be made public"
+        "modules/storage",
+        "main.tf",
+        "restrict_public_buckets = true",
+        "restrict_public_buckets = false",
+        "a bucket can be made public",
     ),
     "S3 without TLS": Mutation(
-        "modules/storage", "main.tf", '"aws:SecureTransport" = "false"', '"aws:SecureTransport" = "true"', "a bucket answers without TLS"
+        "modules/storage",
+        "main.tf",
+        '"aws:SecureTransport" = "false"',
+        '"aws:SecureTransport" = "true"',
+        "a bucket answers without TLS",
     ),
     "no versions": Mutation(
-        "modules/storage", "main.tf", 'status = "Enabled"\n  }\n}\n\n# Which', 'status = "Suspended"\n  }\n}\n\n# Which', "keeps no versions"
+        "modules/storage",
+        "main.tf",
+        'status = "Enabled"\n  }\n}\n\n# Which',
+        'status = "Suspended"\n  }\n}\n\n# Which',
+        "keeps no versions",
     ),
     "checkpoints expire by age": Mutation(
-        "modules/storage", "main.tf", "expired_object_delete_marker = true", "days = 30", "expires or moves objects that are still named"
+        "modules/storage",
+        "main.tf",
+        "expired_object_delete_marker = true",
+        "days = 30",
+        "expires or moves objects that are still named",
     ),
     "database in the clear": Mutation(
-        "modules/mlflow", "main.tf", "storage_encrypted     = true", "storage_encrypted     = false", "not encrypted with the cluster's key"
+        "modules/mlflow",
+        "main.tf",
+        "storage_encrypted     = true",
+        "storage_encrypted     = false",
+        "not encrypted with the cluster's key",
     ),
     "password in the state": Mutation(
         "modules/mlflow",
@@ -115,4 +155,4 @@ MUTATIONS = {
         "cidr_block              = local.private_cidrs[count.index]\n  map_public_ip_on_launch = true",
         "a subnet gives machines public addresses",
     ),
-}  # fmt: skip
+}

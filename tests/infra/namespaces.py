@@ -1,4 +1,5 @@
-"""Machines that are network namespaces: each with its own address, loopback, ports and /tmp, joined by a bridge to this one.
+"""Machines that are network namespaces: each with its own address, loopback, ports and /tmp, joined by a bridge to this
+one.
 
     with network(folder) as lan:
         head, worker = lan.host("head"), lan.host("worker")
@@ -7,7 +8,8 @@
         worker.mend()
         worker.kill()         # power off: SIGKILL to every process on it
 
-Nothing leaves the bridge: there is no route from it, and what listens at `lan.address` on this machine is seen by the hosts alone.
+Nothing leaves the bridge: there is no route from it, and what listens at `lan.address` on this machine is seen by the
+hosts alone.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ class Host:
     _cable: str  # this machine's end of its cable
 
     def run(self, *command: str, timeout: float = PATIENCE_SECONDS, **options: Any) -> subprocess.CompletedProcess[str]:
-        """Run a command there to its end. Raises: AssertionError with what it said when it fails, unless check=False."""
+        """Run a command there to its end. Raises: AssertionError with what it said when it fails, unless
+        check=False.
+        """
         check = options.pop("check", True)
         done = subprocess.run(
             self._there(command), capture_output=True, text=True, timeout=timeout, env=self.environment, **options

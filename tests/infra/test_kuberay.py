@@ -1,7 +1,8 @@
-"""The KubeRay manifests against the strict schemas of KubeRay's CRDs: a key that is not in them is refused, as on no cluster.
+"""The KubeRay manifests against the strict schemas of KubeRay's CRDs: a key that is not in them is refused, as on no
+cluster.
 
-Kubernetes would drop unknown keys of a RayJob with a warning. The CRDs embed the whole schema of pods, so typos in containers,
-tolerations and security contexts are found too. Not run: the CRDs' CEL rules.
+Kubernetes would drop unknown keys of a RayJob with a warning. The CRDs embed the whole schema of pods, so typos in
+containers, tolerations and security contexts are found too. Not run: the CRDs' CEL rules.
 """
 
 import copy

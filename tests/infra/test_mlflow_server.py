@@ -1,7 +1,8 @@
-"""A training run logs to a real MLflow server that is killed midway, whose database is restarted, or that is never there.
+"""A training run logs to a real MLflow server that is killed midway, whose database is restarted, or that is never
+there.
 
-The server has a PostgreSQL behind it and passes artifacts on to S3 (`mlflow_server.py`). Whatever happens, each point of the curve
-arrives once, and so do the files and the run's end.
+The server has a PostgreSQL behind it and passes artifacts on to S3 (`mlflow_server.py`). Whatever happens, each point
+of the curve arrives once, and so do the files and the run's end.
 """
 
 from __future__ import annotations
@@ -30,10 +31,21 @@ from tests.integration.s3_server import S3Server, s3_server
 from tests.waits import wait_until
 
 TINY = (
-    "+experiment=demo", "data=mixture/tiny_stable", "model.layers=2", "model.d_model=32", "model.d_ff=80",
-    f"model.vocabulary={tiny.VOCABULARY}", "model.dim_model_base=16", "batch.sequence_length=32", "batch.global_batch=8",
-    "batch.micro_batch=2", "cluster.workers=1", "checkpoint.every_steps=20", "log_every_steps=1", "monitor_every_steps=0",
-)  # fmt: skip
+    "+experiment=demo",
+    "data=mixture/tiny_stable",
+    "model.layers=2",
+    "model.d_model=32",
+    "model.d_ff=80",
+    f"model.vocabulary={tiny.VOCABULARY}",
+    "model.dim_model_base=16",
+    "batch.sequence_length=32",
+    "batch.global_batch=8",
+    "batch.micro_batch=2",
+    "cluster.workers=1",
+    "checkpoint.every_steps=20",
+    "log_every_steps=1",
+    "monitor_every_steps=0",
+)
 
 
 @dataclass
@@ -146,9 +158,14 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     ):
         store = tiny.build(str(folder / "store"))
         environment = {
-            **os.environ, "TRUNKLINE_STORE": store.uri, "TRUNKLINE_CACHE": str(folder / "cache"), "RAY_AUTH_MODE": "token",
-            "MLFLOW_TRACKING_URI": server.uri, "MLFLOW_DISABLE_TELEMETRY": "true", "RAY_USAGE_STATS_ENABLED": "0",
-        }  # fmt: skip
+            **os.environ,
+            "TRUNKLINE_STORE": store.uri,
+            "TRUNKLINE_CACHE": str(folder / "cache"),
+            "RAY_AUTH_MODE": "token",
+            "MLFLOW_TRACKING_URI": server.uri,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
         desk = Desk(folder, server, storage, store, environment)
         try:
             yield desk
@@ -160,8 +177,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
 def through_an_outage(desk: Desk, name: str, begin: Callable[[], None], end: Callable[[], None]) -> None:
     """A run, an outage in it, and the run's end.
 
-    A delivery falls into the outage however fast or slow the machine is: the outage lasts until the run says that one failed. At
-    the latest that is its last one; where the run is over before the server is back, the next command has to send what is left.
+    A delivery falls into the outage however fast or slow the machine is: the outage lasts until the run says that one
+    failed. At the latest that is its last one; where the run is over before the server is back, the next command has to
+    send what is left.
     """
     run = desk.begin(name, "steps=200")
     run.reaches(40)

@@ -1,10 +1,12 @@
-"""Terraform's files, checked by a stock Terraform against the schema in `infra/terraform/schema`: no account, no network.
+"""Terraform's files, checked by a stock Terraform against the schema in `infra/terraform/schema`: no account, no
+network.
 
-Every module and example is validated and its own `terraform test` run. Then the mutation check: each security default is taken out
-of a copy, and the module's test must say so.
+Every module and example is validated and its own `terraform test` run. Then the mutation check: each security default
+is taken out of a copy, and the module's test must say so.
 
-One provider serves all of it: Terraform would start one anew for every run of a test, and that is what the time went into (ray: 80 s
-with, 3 s without). `budget` alone is checked by providers that Terraform finds and starts by itself, as people's do.
+One provider serves all of it: Terraform would start one anew for every run of a test, and that is what the time went
+into (ray: 80 s with, 3 s without). `budget` alone is checked by providers that Terraform finds and starts by itself, as
+people's do.
 """
 
 import json
@@ -94,7 +96,9 @@ def mutated(tree: Path, name: str) -> Ended:
 
 @pytest.fixture(scope="module")
 def runs(tree: Path, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Ended]]]:
-    """Everything that takes seconds and is asked for, two at a time: most of each is Terraform waiting for its provider to start."""
+    """Everything that takes seconds and is asked for, two at a time: most of each is Terraform waiting for its provider
+    to start.
+    """
     calls = [
         item.callspec.params
         for item in request.session.items
@@ -177,7 +181,8 @@ def test_schema_holds_every_type_in_use() -> None:
 def test_rebuilt_schema_refuses_what_the_provider_would(tree: Path, tmp_path: Path, line: str, complaint: str) -> None:
     """The whole ladder rests on it: a provider that accepted everything would let every test pass."""
     (tmp_path / "main.tf").write_text(
-        f'terraform {{\n  required_providers {{\n    aws = {{ source = "hashicorp/aws" }}\n  }}\n}}\nresource "aws_instance" "this" {{\n{line}\n}}\n'
+        f'terraform {{\n  required_providers {{\n    aws = {{ source = "hashicorp/aws" }}\n  }}\n}}\nresource '
+        f'"aws_instance" "this" {{\n{line}\n}}\n'
     )
     assert terraform(tmp_path, "init", "-input=false", "-no-color").status == 0
     ended = terraform(tmp_path, "validate", "-no-color")

@@ -1,7 +1,9 @@
-"""The modules `network` and `ray` applied for real: a real AWS provider, as old as it is, calls moto's server on this machine.
+"""The modules `network` and `ray` applied for real: a real AWS provider, as old as it is, calls moto's server on this
+machine.
 
-What mocked tests cannot see shows here: that AWS's calls take the arguments together, that a second plan finds nothing to change,
-that the instance that results has what the template promised, and that nothing is left after `destroy`. Left out: EFA, which this provider does not know, and the placement group, which moto makes and never shows.
+What mocked tests cannot see shows here: that AWS's calls take the arguments together, that a second plan finds nothing
+to change, that the instance that results has what the template promised, and that nothing is left after `destroy`. Left
+out: EFA, which this provider does not know, and the placement group, which moto makes and never shows.
 """
 
 import json
@@ -173,7 +175,8 @@ def applied(tmp_path_factory: pytest.TempPathFactory, aws: Cloud) -> Applied:
     work = Applied(folder, aws, configuration)
     work.terraform("init", "-input=false")
     work.terraform("apply", "-input=false", "-auto-approve")
-    # moto's RunInstances forgets this argument, so the provider sets it by itself in a second turn; nothing else may change
+    # moto's RunInstances forgets this argument, so the provider sets it by itself in a second turn; nothing else may
+    # change
     assert work.changes() == {("module.ray.aws_instance.head", "disable_api_termination")}
     work.terraform("apply", "-input=false", "-auto-approve")
     return work
@@ -264,12 +267,22 @@ def test_private_subnets_leave_through_nat_and_s3_endpoint(applied: Applied) -> 
 
 
 def test_destroy_leaves_nothing(applied: Applied) -> None:
-    """In the order that the READMEs give: lift the protection, end the autoscaler's workers, destroy. Last, since it ends the rest."""
+    """In the order that the READMEs give: lift the protection, end the autoscaler's workers, destroy. Last, since it
+    ends the rest.
+    """
     ec2 = applied.aws.client("ec2")
     template = applied.output()["launch_template_id"]
-    started = ec2.run_instances(LaunchTemplate={"LaunchTemplateId": template}, MinCount=1, MaxCount=1, TagSpecifications=[
-        {"ResourceType": "instance", "Tags": [{"Key": "ray-cluster-name", "Value": NAME}, {"Key": "ray-node-type", "Value": "worker"}]}
-    ])  # fmt: skip
+    started = ec2.run_instances(
+        LaunchTemplate={"LaunchTemplateId": template},
+        MinCount=1,
+        MaxCount=1,
+        TagSpecifications=[
+            {
+                "ResourceType": "instance",
+                "Tags": [{"Key": "ray-cluster-name", "Value": NAME}, {"Key": "ray-node-type", "Value": "worker"}],
+            }
+        ],
+    )
     applied.terraform("apply", "-input=false", "-auto-approve", "-var=protect=false")
     ec2.terminate_instances(InstanceIds=[started["Instances"][0]["InstanceId"]])
     applied.terraform("destroy", "-input=false", "-auto-approve", "-var=protect=false")

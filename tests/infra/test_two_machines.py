@@ -1,6 +1,7 @@
 """Training over two machines, for real: Ray on both, `ray job submit`, the store on S3, tracking on an MLflow server.
 
-The machines are network namespaces (`namespaces.py`). The worker machine restarts Ray whenever it ends, as its boot unit does.
+The machines are network namespaces (`namespaces.py`). The worker machine restarts Ray whenever it ends, as its boot
+unit does.
 """
 
 from __future__ import annotations
@@ -32,10 +33,21 @@ from tests.waits import PATIENCE_SECONDS
 STEPS, EVERY = 80, 20
 LACKS = "waiting for machines: the workers need 2 CPU, of which there are 1"
 TINY = (
-    "+experiment=demo", "data=mixture/tiny_stable", "model.layers=2", "model.d_model=32", "model.d_ff=80",
-    f"model.vocabulary={tiny.VOCABULARY}", "model.dim_model_base=16", "batch.sequence_length=32", "batch.global_batch=8",
-    "batch.micro_batch=2", f"steps={STEPS}", f"checkpoint.every_steps={EVERY}", "log_every_steps=1", "monitor_every_steps=0",
-)  # fmt: skip
+    "+experiment=demo",
+    "data=mixture/tiny_stable",
+    "model.layers=2",
+    "model.d_model=32",
+    "model.d_ff=80",
+    f"model.vocabulary={tiny.VOCABULARY}",
+    "model.dim_model_base=16",
+    "batch.sequence_length=32",
+    "batch.global_batch=8",
+    "batch.micro_batch=2",
+    f"steps={STEPS}",
+    f"checkpoint.every_steps={EVERY}",
+    "log_every_steps=1",
+    "monitor_every_steps=0",
+)
 # a machine that does not answer is given up after some 10 seconds; Ray's own default is 65
 IMPATIENT = {
     "RAY_health_check_period_ms": "1000",
@@ -71,7 +83,9 @@ class Machines:
     mlflow: MlflowServer
 
     def begin(self) -> None:
-        """Start Ray on the head, again where it gave up on its own raylet after 30 seconds, as on a machine with much else to do."""
+        """Start Ray on the head, again where it gave up on its own raylet after 30 seconds, as on a machine with much
+        else to do.
+        """
         options = (f"--node-ip-address={self.head.address}", "--num-cpus=1", "--object-store-memory=100000000")
         for attempts_left in (2, 1, 0):
             started = self.head.run("ray", "start", "--head", *options, check=attempts_left == 0)
@@ -81,7 +95,10 @@ class Machines:
 
     def join(self) -> None:
         """Have the worker run Ray, and run it again whenever it ends."""
-        ray = f"ray start --block --address={self.head.address}:6379 --node-ip-address={self.worker.address} --num-cpus=1 --object-store-memory=100000000"
+        ray = (
+            f"ray start --block --address={self.head.address}:6379 --node-ip-address={self.worker.address} "
+            "--num-cpus=1 --object-store-memory=100000000"
+        )
         log = self.worker.folder / "ray.log"
         log.unlink(missing_ok=True)
         self.worker.start("sh", "-c", f"while true; do {ray}; sleep 1; done > /tmp/ray.log 2>&1")
@@ -133,10 +150,18 @@ def two_machines(folder: Path, variables: Mapping[str, str]) -> Iterator[Machine
     ):
         store = tiny.build(f"s3://{storage.bucket}/store")
         common = {
-            **_reach(storage), **variables, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0", "TRUNKLINE_CACHE": "/tmp/cache", "PYTHONUNBUFFERED": "1",
-            "TRUNKLINE_STORE": store.uri, "MLFLOW_TRACKING_URI": mlflow.uri, "MLFLOW_DISABLE_TELEMETRY": "true",
-        }  # fmt: skip
+            **_reach(storage),
+            **variables,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "TRUNKLINE_CACHE": "/tmp/cache",
+            "PYTHONUNBUFFERED": "1",
+            "TRUNKLINE_STORE": store.uri,
+            "MLFLOW_TRACKING_URI": mlflow.uri,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
         head = lan.host("head", common)
         head.environment.update(RAY_ADDRESS=f"{head.address}:6379", RAY_API_SERVER_ADDRESS="http://127.0.0.1:8265")
         found = Machines(head, lan.host("worker", common), store, mlflow)
@@ -208,7 +233,9 @@ def assert_same(machines: Machines, name: str) -> None:
 
 
 def assert_whole(machines: Machines, name: str) -> None:
-    """Nothing is half-written: every checkpoint is as its manifest says and nothing lies beside it; MLflow has every step."""
+    """Nothing is half-written: every checkpoint is as its manifest says and nothing lies beside it; MLflow has every
+    step.
+    """
     storage, run = machines.store.storage, f"pretrain/{name}"
     assert machines.steps(name) == list(range(EVERY, STEPS + 1, EVERY))
     for step in machines.steps(name):

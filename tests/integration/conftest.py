@@ -1,4 +1,5 @@
-"""One Ray, one S3 server and one group of training processes of each size for a session: a start costs seconds, so tests share them.
+"""One Ray, one S3 server and one group of training processes of each size for a session: a start costs seconds, so
+tests share them.
 
 `tests/lanes.py` keeps the files that use one in one lane.
 """
@@ -46,7 +47,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 @pytest.fixture(scope="session")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
-    """A Ray head of two CPUs as `ray start` makes it, with a store, for tests that send it jobs; nodes they add, they take away."""
+    """A Ray head of two CPUs as `ray start` makes it, with a store, for tests that send it jobs; nodes they add, they
+    take away.
+    """
     folder = tmp_path_factory.mktemp("head")
     (folder / "secrets").mkdir()
     (folder / "secrets" / "HF_TOKEN").write_text(SECRET + "\n")

@@ -1,7 +1,7 @@
 """Runs a list of engine configurations one after another in processes that torchrun started once (`ranks.py`).
 
-Starting two processes with DeepSpeed costs ten seconds, a tiny engine in them a fraction of one. `reference_run` computes the
-same case in one process, in float64, from the formulas: `tests/reference_training.py`.
+Starting two processes with DeepSpeed costs ten seconds, a tiny engine in them a fraction of one. `reference_run`
+computes the same case in one process, in float64, from the formulas: `tests/reference_training.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import numpy as np
 
 
 def run_cases(cases: dict[str, dict[str, Any]], folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Run all cases on this rank; `then` in a case saves after so many steps and goes on in another engine. Returns: per case `loss`, `norm`, `count` (steps,) and the final weights by name."""
+    """Run all cases on this rank; `then` in a case saves after so many steps and goes on in another engine. Returns:
+    per case `loss`, `norm`, `count` (steps,) and the final weights by name.
+    """
     return {name: _answer(case, folder / name) for name, case in cases.items()}
 
 
@@ -104,7 +106,8 @@ def _run(case: dict[str, Any], folder: Path) -> dict[str, np.ndarray]:
             load(engine, open_checkpoint(FolderStorage(folder), "pretrain/x"), optimizer_state=True)
         whole = global_batch(case, step)
         batches = [micro_batch(whole, (j * world + rank) * micro, micro) for j in range(accumulation)]
-        # the thread that reads ahead does this amid a forward pass, where ZeRO-3 gathers what it is asked for by name: a collective
+        # the thread that reads ahead does this amid a forward pass, where ZeRO-3 gathers what it is asked for by name:
+        # a collective
         with mock.patch.object(ZeROOrderedDict, "__getitem__", side_effect=AssertionError("asks for a parameter")):
             engine.deepspeed.module.model.locate(batches[0].positions)
         result = engine.step(batches, rate)

@@ -3,8 +3,9 @@
     with faulty_s3(server.endpoint) as proxy, server.environment(AWS_ENDPOINT_URL=proxy.endpoint):
         proxy.inject(Fault("slow_down", times=5))
 
-Enters: S3 requests, passed on as they came (the signature covers the Host header, so that stays too). Leaves: the server's
-answers, except where a fault says otherwise. A body is damaged in its middle byte, or cut after its first half.
+Enters: S3 requests, passed on as they came (the signature covers the Host header, so that stays too). Leaves: the
+server's answers, except where a fault says otherwise. A body is damaged in its middle byte, or cut after its first
+half.
 
     python -m tests.integration.faulty_s3 --upstream http://127.0.0.1:8333 --port 9333 --latency 0.02
 """
@@ -27,7 +28,10 @@ from urllib.parse import urlsplit
 from tests.waits import PATIENCE_SECONDS
 
 Kind = Literal["slow_down", "cut_upload", "cut_download", "corrupt_upload", "corrupt_download"]
-_SLOW_DOWN = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>'
+_SLOW_DOWN = (
+    b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Message>Please reduce your request '
+    b"rate.</Message></Error>"
+)
 _OWN = {"connection", "transfer-encoding"}  # headers of one hop, which the proxy sets itself
 
 

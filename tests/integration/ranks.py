@@ -1,11 +1,12 @@
-"""Training processes that torchrun starts once, and in which tests then call functions: a start with DeepSpeed costs ten seconds.
+"""Training processes that torchrun starts once, and in which tests then call functions: a start with DeepSpeed costs
+ten seconds.
 
     ranks = Ranks(2, folder)
     done = ranks.call(train, spec)     # on both processes at once; what rank zero printed and returned
     assert done.error == ""
 
-A function is importable and its arguments can be pickled. An error on every rank leaves the processes as they are; where one rank
-fails and another waits for it in a collective, all are ended, and the next call starts new ones.
+A function is importable and its arguments can be pickled. An error on every rank leaves the processes as they are;
+where one rank fails and another waits for it in a collective, all are ended, and the next call starts new ones.
 """
 
 from __future__ import annotations

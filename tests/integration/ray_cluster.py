@@ -1,4 +1,5 @@
-"""A Ray cluster of its own for a test: a head with a token on free ports, and more nodes that can be killed like machines.
+"""A Ray cluster of its own for a test: a head with a token on free ports, and more nodes that can be killed like
+machines.
 
 with ray_cluster(folder) as cluster:
     node = cluster.add_node(resources={"spot": 1})
@@ -99,7 +100,9 @@ class RayCluster:
 
 @contextlib.contextmanager
 def ray_cluster(folder: Path, cpus: int = 2, **variables: str) -> Iterator[RayCluster]:
-    """Start a head, and kill all of the cluster at the end. Args: variables, of the environment of head, nodes and jobs."""
+    """Start a head, and kill all of the cluster at the end. Args: variables, of the environment of head, nodes and
+    jobs.
+    """
     home = folder / "home"
     (home / ".ray").mkdir(parents=True)
     (home / ".ray" / "auth_token").write_text("0123456789abcdef" * 4)
@@ -124,7 +127,9 @@ def ray_cluster(folder: Path, cpus: int = 2, **variables: str) -> Iterator[RayCl
 
 
 def _start(arguments: list[str], cluster: RayCluster, again: int = 2) -> Node:
-    """`ray start`, again where it gave up on its own raylet after 30 seconds, as it does on a machine with much else to do."""
+    """`ray start`, again where it gave up on its own raylet after 30 seconds, as it does on a machine with much else to
+    do.
+    """
     log = cluster.folder / f"node-{len(list(cluster.folder.glob('node-*.log')))}.log"
     with log.open("wb") as output:
         command = [str(BIN / "ray"), "start", "--block", *arguments]

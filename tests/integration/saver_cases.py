@@ -155,10 +155,16 @@ def slow(folder: Path) -> dict[str, Any]:
     saver.wait(final=True)
     saved = read_weights(open_checkpoint(saver.storage, "pretrain/x", "step-1"))
     return {
-        "held": held, "during": during, "waited": waited, "stall": saver.stall_seconds, "wait_seconds": saver.wait_seconds,
-        "warnings": told.warnings, "steps": committed_steps(saver.storage, "pretrain/x"), "points": told.values,
+        "held": held,
+        "during": during,
+        "waited": waited,
+        "stall": saver.stall_seconds,
+        "wait_seconds": saver.wait_seconds,
+        "warnings": told.warnings,
+        "steps": committed_steps(saver.storage, "pretrain/x"),
+        "points": told.values,
         "as it was": all(torch.equal(saved[name], at_first[name]) for name in at_first),
-    }  # fmt: skip
+    }
 
 
 def broken(folder: Path) -> dict[str, Any]:
@@ -185,9 +191,14 @@ def broken(folder: Path) -> dict[str, Any]:
     rows = {key: storage.read(key).decode() for key in storage.keys("pretrain/x/metrics")}
     failures = [each["checkpoint_failures_in_a_row"] for each in told.values if "checkpoint_failures_in_a_row" in each]
     return {
-        "seen": seen, "warnings": told.warnings, "alarms": told.alarms, "last": last, "rows": rows, "failures": failures,
+        "seen": seen,
+        "warnings": told.warnings,
+        "alarms": told.alarms,
+        "last": last,
+        "rows": rows,
+        "failures": failures,
         "steps": committed_steps(storage, "pretrain/x"),
-    }  # fmt: skip
+    }
 
 
 def strange(folder: Path) -> dict[str, Any]:
@@ -233,7 +244,9 @@ def _niceness() -> list[int]:
 
 
 def fenced(folder: Path) -> dict[str, Any]:
-    """Two groups at the same step, as when one was given up for dead and lives: the late one has other weights and changes nothing."""
+    """Two groups at the same step, as when one was given up for dead and lives: the late one has other weights and
+    changes nothing.
+    """
     trained, late = engine(), engine(seed=1)
     first, second = (LateStorage(folder), FolderStorage(folder))
     saver = Saver(first, "pretrain/x", Told())
@@ -253,8 +266,9 @@ def fenced(folder: Path) -> dict[str, Any]:
     return {
         "same": all(torch.equal(saved[name], weights[name]) for name in weights),
         "attempts": [checkpoint.state["attempt"] == each.attempt for each in (winner, saver)],
-        "files": second.keys("pretrain/x/checkpoints") == sorted(f"{checkpoint.folder}/{name}" for name in [*checkpoint.files, "manifest.json"]),
-    }  # fmt: skip
+        "files": second.keys("pretrain/x/checkpoints")
+        == sorted(f"{checkpoint.folder}/{name}" for name in [*checkpoint.files, "manifest.json"]),
+    }
 
 
 def run_of(folder: Path, **changes: Any) -> tuple[ArtifactStore, dict[str, Any]]:
@@ -282,7 +296,9 @@ def diverged(folder: Path) -> dict[str, Any]:
 
 
 def lagging(folder: Path) -> dict[str, Any]:
-    """A run goes on while one rank does not see its last checkpoint yet, as behind the cache of a network file system."""
+    """A run goes on while one rank does not see its last checkpoint yet, as behind the cache of a network file
+    system.
+    """
     store, values = run_of(folder, steps=2, **{"schedule.warmup_steps": 0})
     lines: list[str] = []
     train(parse(TrainSpec, values), lines.append)
@@ -312,7 +328,9 @@ def kept(folder: Path) -> dict[str, Any]:
 
 
 def loads(folder: Path) -> dict[str, Any]:
-    """Before any update moments are zero wherever they are loaded; another optimizer's state is refused, its weights are not."""
+    """Before any update moments are zero wherever they are loaded; another optimizer's state is refused, its weights
+    are not.
+    """
     storage, found = FolderStorage(folder), {}
     fresh = engine(stage=2)
     saver = Saver(storage, "pretrain/x", Told())

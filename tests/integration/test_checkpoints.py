@@ -93,12 +93,20 @@ def test_what_is_loaded_before_any_update_and_what_is_refused(results: Any) -> N
 
 
 def test_verify_resume_kills_resumes_and_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The user's command on the tiny store: one stage on two workers, a real SIGKILL, and the checkpoints loaded back."""
+    """The user's command on the tiny store: one stage on two workers, a real SIGKILL, and the checkpoints loaded
+    back.
+    """
     store = tiny.build(str(tmp_path / "store"))
     config = VerifyResumeConfig(
-        name="tiny", experiment="smoke", store=store.uri, tracking=TrackingConfig(enabled=False), steps=2, stages=[2], worlds=[2],
+        name="tiny",
+        experiment="smoke",
+        store=store.uri,
+        tracking=TrackingConfig(enabled=False),
+        steps=2,
+        stages=[2],
+        worlds=[2],
         overrides=["data=mixture/tiny_stable", "model.vocabulary=128", "batch.sequence_length=32"],
-    )  # fmt: skip
+    )
     with Session(config) as session:
         run(config, session)
     said = capsys.readouterr().out

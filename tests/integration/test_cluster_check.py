@@ -26,7 +26,12 @@ from tests.ports import free_port
 from tests.waits import PATIENCE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]
-KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_REGION": "us-east-1",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
 BLOCKED = dict.fromkeys(("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True)
 
 
@@ -231,8 +236,11 @@ def check(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
 def test_everything_is_asked_and_said(cluster: RayCluster, account: Any, moto: str) -> None:
     bucket(account, "checked")
     code, output = check(
-        {**cluster.environment, **KEYS, "AWS_ENDPOINT_URL": moto}, "cluster.workers=16", "instance_type=g6.48xlarge", "max_nodes=2"
-    )  # fmt: skip
+        {**cluster.environment, **KEYS, "AWS_ENDPOINT_URL": moto},
+        "cluster.workers=16",
+        "instance_type=g6.48xlarge",
+        "max_nodes=2",
+    )
     assert "✓ AWS credentials" in output, output
     assert "✓ workers                  16 workers on 2 × g6.48xlarge" in output
     assert re.search(r"⚠ quota ", output)  # moto has no quotas of EC2: not known is not ✓

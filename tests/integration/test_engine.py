@@ -1,4 +1,6 @@
-"""The engine under DeepSpeed on two processes against plain float64 arithmetic in one: every ZeRO stage, layout and objective."""
+"""The engine under DeepSpeed on two processes against plain float64 arithmetic in one: every ZeRO stage, layout and
+objective.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,15 @@ from tests.integration.ranks import Ranks
 from tests.reference_training import reference_run
 
 MODEL = {
-    "layers": 2, "d_model": 32, "d_ff": 80, "heads": 4, "kv_heads": 2, "vocabulary": 128, "max_positions": 64, "dim_model_base": 16,
-}  # fmt: skip
+    "layers": 2,
+    "d_model": 32,
+    "d_ff": 80,
+    "heads": 4,
+    "kv_heads": 2,
+    "vocabulary": 128,
+    "max_positions": 64,
+    "dim_model_base": 16,
+}
 RATES = [0.01 * min(1.0, (step + 1) / 5) for step in range(20)]  # warmup, then stable
 STEPS = ("loss", "norm", "count")
 
@@ -21,9 +30,16 @@ STEPS = ("loss", "norm", "count")
 def case(stage: int, micro_batch: int = 8, offload: str = "none", **changes: Any) -> dict[str, Any]:
     """Sixteen rows a step, so 8 on each process; two rows count nothing; the clip binds in about half of the steps."""
     return {
-        "model": MODEL, "rows": 16, "length": 32, "empty": [1, 6], "rates": RATES, "micro_batch": micro_batch,
-        "zero": {"stage": stage, "precision": "float32", "offload": offload}, "optimizer": {"gradient_clip": 0.3}, **changes,
-    }  # fmt: skip
+        "model": MODEL,
+        "rows": 16,
+        "length": 32,
+        "empty": [1, 6],
+        "rates": RATES,
+        "micro_batch": micro_batch,
+        "zero": {"stage": stage, "precision": "float32", "offload": offload},
+        "optimizer": {"gradient_clip": 0.3},
+        **changes,
+    }
 
 
 def then(stage: int, offload: str = "none") -> dict[str, Any]:
@@ -84,7 +100,10 @@ ALONE = {
     # 40 engines one after another in one process, and whole runs of the loop
     **{
         f"leftovers zero{stage}": {
-            **case(stage, 4), "asks": "leftovers", "engines": 40, "zero": {"stage": stage, "precision": "bfloat16" if stage else "float32"},
+            **case(stage, 4),
+            "asks": "leftovers",
+            "engines": 40,
+            "zero": {"stage": stage, "precision": "bfloat16" if stage else "float32"},
         }
         for stage in range(4)
     },
@@ -94,13 +113,43 @@ ALONE = {
         "runs": [
             ("pretrain", {**TRUNK, "zero.stage": 1}),
             ("pretrain", {**TRUNK, "name": "third", "zero.stage": 3}),
-            ("anneal", {**BRANCH, "name": "branch", "parent": "pretrain/trunk", "data": "mixture/tiny_decay", "model": None, "schedule": {"decay": "linear", "decay_steps": 2}}),
+            (
+                "anneal",
+                {
+                    **BRANCH,
+                    "name": "branch",
+                    "parent": "pretrain/trunk",
+                    "data": "mixture/tiny_decay",
+                    "model": None,
+                    "schedule": {"decay": "linear", "decay_steps": 2},
+                },
+            ),
             ("sft", {**BRANCH, "name": "chat", "parent": "pretrain/trunk", "data": "tokens/tiny", "model": None}),
-            ("dpo", {**BRANCH, "name": "aligned", "parent": "sft/chat", "data": "tokens/tiny", "model": None, "schedule": {"kind": "cosine", "peak_lr": 1e-4}}),
-            ("dpo", {**BRANCH, "name": "again", "parent": "sft/chat", "data": "tokens/tiny", "model": None, "schedule": {"kind": "cosine", "peak_lr": 1e-4}}),
+            (
+                "dpo",
+                {
+                    **BRANCH,
+                    "name": "aligned",
+                    "parent": "sft/chat",
+                    "data": "tokens/tiny",
+                    "model": None,
+                    "schedule": {"kind": "cosine", "peak_lr": 1e-4},
+                },
+            ),
+            (
+                "dpo",
+                {
+                    **BRANCH,
+                    "name": "again",
+                    "parent": "sft/chat",
+                    "data": "tokens/tiny",
+                    "model": None,
+                    "schedule": {"kind": "cosine", "peak_lr": 1e-4},
+                },
+            ),
         ],
     },
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +175,9 @@ def references() -> dict[tuple[str, int], dict[str, np.ndarray]]:
 
 @pytest.mark.parametrize("name", [name for name in CASES if "bfloat16" not in name])
 def test_curve_norm_and_weights_equal_float64(name: str, runs: Any, references: Any) -> None:
-    """Float32 on 2 processes against float64 in one, over all steps: loss 1e-6 relative; a weight by 3e-3 of one update."""
+    """Float32 on 2 processes against float64 in one, over all steps: loss 1e-6 relative; a weight by 3e-3 of one
+    update.
+    """
     found = runs[name]
     expected = references[name.split("zero")[0], len(CASES[name]["rates"])]
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6)
@@ -140,7 +191,8 @@ def test_curve_norm_and_weights_equal_float64(name: str, runs: Any, references: 
 def test_bfloat16_follows_float32_and_its_stages_follow_each_other(runs: Any, references: Any) -> None:
     """Masters and moments are float32: what is left is the rounding of the forward and backward pass.
 
-    Stages 1 and 2 do the same arithmetic in the same order: bit by bit. Stage 3 cuts the vectors otherwise before it sums.
+    Stages 1 and 2 do the same arithmetic in the same order: bit by bit. Stage 3 cuts the vectors otherwise before it
+    sums.
     """
     for name in CASES:
         if "bfloat16" in name:
@@ -185,7 +237,9 @@ def test_nothing_of_a_closed_engine_stays_in_the_process(name: str, alone: Any) 
 
 
 def test_nothing_of_a_finished_run_stays_in_the_process(alone: Any) -> None:
-    """Pretraining at two stages, an anneal, SFT and DPO, one after another: no model, optimizer, saver or reader, and no thread."""
+    """Pretraining at two stages, an anneal, SFT and DPO, one after another: no model, optimizer, saver or reader, and
+    no thread.
+    """
     assert not alone["runs"]["left"].any()
     assert alone["runs"]["tensors"][-1] <= alone["runs"]["tensors"][-2]
     assert alone["runs"]["threads"][-1] <= alone["runs"]["threads"][0]

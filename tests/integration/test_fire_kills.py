@@ -1,6 +1,7 @@
 """kill -9 of a worker and of Ray, one after the other, on one build: what is committed stays, the bytes are the same.
 
-Two kills each time; `make test-full` has twenty, and `python -m benchmarks.kills` takes a fresh build for every four and prints a table.
+Two kills each time; `make test-full` has twenty, and `python -m benchmarks.kills` takes a fresh build for every four
+and prints a table.
 """
 
 from __future__ import annotations

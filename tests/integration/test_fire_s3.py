@@ -1,4 +1,6 @@
-"""A corpus whose sources and store lie on a server under fire: the same bytes as in peace, or a clear error and no manifest."""
+"""A corpus whose sources and store lie on a server under fire: the same bytes as in peace, or a clear error and no
+manifest.
+"""
 
 from __future__ import annotations
 

@@ -120,9 +120,14 @@ def _readings(stage: int, every_steps: int) -> dict[str, Any]:
     from pipelines.train.update.engine import Engine, ZeroConfig
 
     engine = Engine(
-        Transformer(ModelConfig(**MODEL)).initialise(1), NextToken(), ZeroConfig(stage=stage, precision="float32"),  # type: ignore[arg-type]
-        AdamWSettings(), MICRO, CASE["rows"] // MICRO // RANKS, 2,
-    )  # fmt: skip
+        Transformer(ModelConfig(**MODEL)).initialise(1),
+        NextToken(),
+        ZeroConfig(stage=stage, precision="float32"),  # type: ignore[arg-type]
+        AdamWSettings(),
+        MICRO,
+        CASE["rows"] // MICRO // RANKS,
+        2,
+    )
     monitor = Monitor(engine, every_steps)
     found: dict[str, Any] = {"loss": [], "readings": [], "ratios": []}
     for step, rate in enumerate(RATES):

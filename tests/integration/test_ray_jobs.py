@@ -31,10 +31,21 @@ def submit(environment: dict[str, str], *arguments: str) -> subprocess.Completed
 
 
 TINY = (
-    "+experiment=demo", "name=job", "data=mixture/tiny_stable", "model.layers=2", "model.d_model=32", "model.d_ff=80",
-    f"model.vocabulary={tiny.VOCABULARY}", "model.dim_model_base=16", "batch.sequence_length=32", "batch.global_batch=8",
-    "batch.micro_batch=2", "steps=8", "checkpoint.every_steps=4", "log_every_steps=4",
-)  # fmt: skip
+    "+experiment=demo",
+    "name=job",
+    "data=mixture/tiny_stable",
+    "model.layers=2",
+    "model.d_model=32",
+    "model.d_ff=80",
+    f"model.vocabulary={tiny.VOCABULARY}",
+    "model.dim_model_base=16",
+    "batch.sequence_length=32",
+    "batch.global_batch=8",
+    "batch.micro_batch=2",
+    "steps=8",
+    "checkpoint.every_steps=4",
+    "log_every_steps=4",
+)
 
 
 def test_a_pretrain_job_runs_on_the_cluster_and_leaves_its_artifact(environment: dict[str, str]) -> None:
@@ -78,7 +89,9 @@ def test_one_machine_defaults_are_refused_on_two_nodes(head: RayCluster, environ
 
 
 def test_a_node_that_has_just_died_stops_no_job(head: RayCluster, environment: dict[str, str], tmp_path: Path) -> None:
-    """Ray lists a node for some ten seconds after its death, and for minutes while it only does not answer, as this one does first."""
+    """Ray lists a node for some ten seconds after its death, and for minutes while it only does not answer, as this one
+    does first.
+    """
     tiny.build(environment["TRUNKLINE_STORE"])
     node, said = head.add_node(cpus=1), tmp_path / "said"
     try:

@@ -1,4 +1,6 @@
-"""The whole recipe through its command: every stage, the lineage in MLflow, the second run, sources=permissive, sweeps."""
+"""The whole recipe through its command: every stage, the lineage in MLflow, the second run, sources=permissive,
+sweeps.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,19 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_every_stage_leaves_its_artifact_and_the_report(smoke: tuple[Path, str]) -> None:
     path, output = smoke
     store = ArtifactStore(str(path))
-    for folder in ("corpus/smoke", "tokens/smoke", "mixture/smoke_stable", "mixture/smoke_decay", "pretrain/smoke", "average/smoke", "anneal/smoke", "sft/smoke", "dpo/smoke", "export/smoke", "recipe/smoke"):  # fmt: skip
+    for folder in (
+        "corpus/smoke",
+        "tokens/smoke",
+        "mixture/smoke_stable",
+        "mixture/smoke_decay",
+        "pretrain/smoke",
+        "average/smoke",
+        "anneal/smoke",
+        "sft/smoke",
+        "dpo/smoke",
+        "export/smoke",
+        "recipe/smoke",
+    ):
         assert store.get(folder).fingerprint
     assert store.get("dpo/smoke").statistics["tokens"] > store.get("sft/smoke").statistics["tokens"] > 0
     assert output.count("workers: the 2 processes of the stage before") == 3  # anneal, sft, dpo in those of pretrain
@@ -58,7 +72,12 @@ def test_the_exported_model_loads_and_answers(smoke: tuple[Path, str]) -> None:
     folder = smoke[0] / "export/smoke"
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert type(model).__name__ == "LlamaForCausalLM"
-    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "What is 2 plus 3?"}], add_generation_prompt=True, return_tensors="pt", return_dict=True)  # fmt: skip
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is 2 plus 3?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
     answer = model.generate(**prompt, max_new_tokens=5, do_sample=False)
     assert answer.shape[1] > prompt["input_ids"].shape[1]
     assert torch.isfinite(model(**prompt).logits).all()
@@ -76,7 +95,16 @@ def test_mlflow_shows_the_tree_from_corpus_to_export(smoke: tuple[Path, str]) ->
     }
     assert len(found) == 16  # one run per artifact, rank zero alone
     assert {run.info.status for run in found.values()} == {"FINISHED"}
-    line = ["export/smoke", "dpo/smoke", "sft/smoke", "anneal/smoke", "pretrain/smoke", "mixture/smoke_stable", "tokens/smoke", "corpus/smoke"]  # fmt: skip
+    line = [
+        "export/smoke",
+        "dpo/smoke",
+        "sft/smoke",
+        "anneal/smoke",
+        "pretrain/smoke",
+        "mixture/smoke_stable",
+        "tokens/smoke",
+        "corpus/smoke",
+    ]
     for child, parent in itertools.pairwise(line):
         assert found[child].data.tags["trunkline.parent_run"] == found[parent].info.run_id, child
     # in the page's tree a trunk stands at the top, its branches below it
@@ -128,7 +156,15 @@ def test_dropped_documents_can_be_looked_at(smoke: tuple[Path, str]) -> None:
 
 
 def test_a_sweep_makes_one_run_each(smoke: tuple[Path, str]) -> None:
-    output = command(smoke[0], "pretrain", "-m", "+experiment=smoke", "dry_run=true", "schedule.peak_lr=0.005,0.02", "name=lr_${schedule.peak_lr}")  # fmt: skip
+    output = command(
+        smoke[0],
+        "pretrain",
+        "-m",
+        "+experiment=smoke",
+        "dry_run=true",
+        "schedule.peak_lr=0.005,0.02",
+        "name=lr_${schedule.peak_lr}",
+    )
     assert "── pretrain/lr_0.005" in output
     assert "── pretrain/lr_0.02" in output
 

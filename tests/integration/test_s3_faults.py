@@ -1,4 +1,6 @@
-"""Storage on a real S3 server behind a proxy that refuses, cuts and corrupts: whole objects or clear errors, never damage."""
+"""Storage on a real S3 server behind a proxy that refuses, cuts and corrupts: whole objects or clear errors, never
+damage.
+"""
 
 from __future__ import annotations
 

@@ -117,10 +117,19 @@ def test_wrong_keys_and_missing_paths_are_named(server: S3Server, raw: Path, tmp
 
 def test_keys_are_listed_as_files_are(server: S3Server, tmp_path: Path) -> None:
     names = [
-        "dir [v2]/part-[1].jsonl", "dir [v2]/a::b.jsonl", "dir [v2]/what?.jsonl", "dir [v2]/100%.jsonl", "dir [v2]/a#b c.jsonl",
-        "dir [v2]/Zürich 二.JSONL", "dir [v2]/README.md", "dir [v2]/_SUCCESS", "dir [v2]/.part.crc", "dir [v2]/sub/star*.jsonl",
-        "dir [v2]/x.jsonl.tmp", "dir v/part-1.jsonl",
-    ]  # fmt: skip
+        "dir [v2]/part-[1].jsonl",
+        "dir [v2]/a::b.jsonl",
+        "dir [v2]/what?.jsonl",
+        "dir [v2]/100%.jsonl",
+        "dir [v2]/a#b c.jsonl",
+        "dir [v2]/Zürich 二.JSONL",
+        "dir [v2]/README.md",
+        "dir [v2]/_SUCCESS",
+        "dir [v2]/.part.crc",
+        "dir [v2]/sub/star*.jsonl",
+        "dir [v2]/x.jsonl.tmp",
+        "dir v/part-1.jsonl",
+    ]
     for i, name in enumerate(names):
         line = json.dumps({"text": f"what is {i}?"}) + "\n"
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -131,12 +140,21 @@ def test_keys_are_listed_as_files_are(server: S3Server, tmp_path: Path) -> None:
     )  # what consoles make of a folder
     with server.environment():
         for path in (
-            "dir [v2]", "dir [v2]/", "dir [v2]/*", "dir [v2]/**", "dir [v2]/*.jsonl", "dir [v2]/**/*.jsonl", "dir [uvw]", "dir*/part-*",
-            *names[:6], names[9],
-        ):  # fmt: skip
+            "dir [v2]",
+            "dir [v2]/",
+            "dir [v2]/*",
+            "dir [v2]/**",
+            "dir [v2]/*.jsonl",
+            "dir [v2]/**/*.jsonl",
+            "dir [uvw]",
+            "dir*/part-*",
+            *names[:6],
+            names[9],
+        ):
             local, remote = (
-                list_files("corpus.sources.mine.reader", [f"{root}/{path}"]) for root in (tmp_path, f"s3://{server.bucket}/odd")
-            )  # fmt: skip
+                list_files("corpus.sources.mine.reader", [f"{root}/{path}"])
+                for root in (tmp_path, f"s3://{server.bucket}/odd")
+            )
             assert [(file.label, file.size) for file in remote.files] == [(f.label, f.size) for f in local.files]
             assert remote.in_words() == local.in_words()
         reader = ReaderConfig(type="files", path=f"s3://{server.bucket}/odd/dir [v2]")

@@ -1,4 +1,6 @@
-"""`workflows.submit` against a real Ray: exit codes, secrets, lost drivers, a replaced head, dropped connections, Ctrl-C."""
+"""`workflows.submit` against a real Ray: exit codes, secrets, lost drivers, a replaced head, dropped connections,
+Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -66,10 +68,18 @@ if __name__ == "__main__":
     main()
 """
 TINY = (
-    "+experiment=demo", "data=mixture/tiny_stable", "model.layers=2", "model.d_model=32", "model.d_ff=80",
-    f"model.vocabulary={tiny.VOCABULARY}", "model.dim_model_base=16", "batch.sequence_length=32", "batch.global_batch=8",
-    "batch.micro_batch=2", "tracking.enabled=false",
-)  # fmt: skip
+    "+experiment=demo",
+    "data=mixture/tiny_stable",
+    "model.layers=2",
+    "model.d_model=32",
+    "model.d_ff=80",
+    f"model.vocabulary={tiny.VOCABULARY}",
+    "model.dim_model_base=16",
+    "batch.sequence_length=32",
+    "batch.global_batch=8",
+    "batch.micro_batch=2",
+    "tracking.enabled=false",
+)
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +103,13 @@ def start(head: RayCluster, project: Path, *arguments: str, **variables: str) ->
     environment = {name: value for name, value in head.environment.items() if not name.startswith("TRUNKLINE_S")}
     command = [sys.executable, "-m", "workflows.submit", *arguments]
     return subprocess.Popen(
-        command, cwd=project, env={**environment, **variables}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )  # fmt: skip
+        command,
+        cwd=project,
+        env={**environment, **variables},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def submit(head: RayCluster, project: Path, *arguments: str, **variables: str) -> tuple[int, str]:
@@ -268,11 +283,17 @@ def test_ctrl_c_leaves_the_job_running(head: RayCluster, project: Path, tmp_path
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"RAY_AUTH_TOKEN": "f" * 64}, "refuses the token from RAY_AUTH_TOKEN.*unset RAY_AUTH_TOKEN; .*secretsmanager get-secret-value"),
-        ({"HOME": "/nonexistent"}, "wants a token, and there is none.*secretsmanager get-secret-value --secret-id mine/ray"),
+        (
+            {"RAY_AUTH_TOKEN": "f" * 64},
+            "refuses the token from RAY_AUTH_TOKEN.*unset RAY_AUTH_TOKEN; .*secretsmanager get-secret-value",
+        ),
+        (
+            {"HOME": "/nonexistent"},
+            "wants a token, and there is none.*secretsmanager get-secret-value --secret-id mine/ray",
+        ),
         ({"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:1"}, "no Ray answers at http://127.0.0.1:1 .*tunnel_command"),
     ],
-)  # fmt: skip
+)
 def test_a_cluster_that_lets_nobody_in(
     head: RayCluster, project: Path, variables: dict[str, str], message: str
 ) -> None:
@@ -307,9 +328,20 @@ def test_training_waits_for_the_machines_of_a_cluster_that_grows(head: RayCluste
 def test_a_driver_lost_with_its_node_is_started_again_and_training_completes(head: RayCluster) -> None:
     store = tiny.build(head.environment["TRUNKLINE_STORE"])
     node = head.add_node(resources={"spot": 1})
-    process = start(head, ROOT, "name=trunk", "driver={spot: 1}", "retries=1", "--", "workflows.pretrain", *TINY, "name=lost",
-        "steps=400", "checkpoint.every_steps=20", "log_every_steps=20",
-    )  # fmt: skip
+    process = start(
+        head,
+        ROOT,
+        "name=trunk",
+        "driver={spot: 1}",
+        "retries=1",
+        "--",
+        "workflows.pretrain",
+        *TINY,
+        "name=lost",
+        "steps=400",
+        "checkpoint.every_steps=20",
+        "log_every_steps=20",
+    )
     # seen in the store, before the log tells it: training takes a second or two to its end
     wait_until(
         lambda: committed_steps(store.storage, "pretrain/lost") or process.poll() is not None, "the first checkpoint"

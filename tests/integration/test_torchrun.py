@@ -30,7 +30,9 @@ def losses(store: Any, run: str) -> list[float]:
 def torchrun(
     spec: dict[str, Any], ranks: int, tmp_path: Path, limit_bytes: int | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a spec with torchrun, as a user does; `limit_bytes` caps the size of any file it writes, as a full disk would."""
+    """Run a spec with torchrun, as a user does; `limit_bytes` caps the size of any file it writes, as a full disk
+    would.
+    """
     path = tmp_path / f"spec-{spec['name']}-{ranks}.json"
     path.write_text(json.dumps(spec))
 

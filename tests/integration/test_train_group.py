@@ -1,4 +1,6 @@
-"""The group of training processes under real Ray: kept between stages, restarted when lost, not restarted for what would repeat itself."""
+"""The group of training processes under real Ray: kept between stages, restarted when lost, not restarted for what
+would repeat itself.
+"""
 
 from __future__ import annotations
 
@@ -152,7 +154,9 @@ def test_what_would_repeat_itself_is_raised_once(cluster: Cluster, spec: dict[st
 
 
 def test_no_rank_works_on_once_one_has_refused(cluster: Cluster, spec: dict[str, Any]) -> None:
-    """What a refused rebuild had set aside comes back, and a checkpoint that is committed then would be mixed with it."""
+    """What a refused rebuild had set aside comes back, and a checkpoint that is committed then would be mixed with
+    it.
+    """
     with pytest.raises(DataError, match="nothing is left"):
         cluster.train(refuse_beside, spec)
     assert started(int(notes(spec)[0])) == 0

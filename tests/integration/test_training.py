@@ -123,7 +123,8 @@ def test_stages_inherit_what_the_table_says(cluster: Cluster, store: Any) -> Non
     delivered = store.get("anneal/a").statistics["delivered"]
     assert sum(delivered.values()) == 64
     assert delivered["chat"] == pytest.approx(0.4 * 64, abs=1)
-    # delivered against asked, as logged while it ran: the branch's own tokens, each source within one window of its weight
+    # delivered against asked, as logged while it ran: the branch's own tokens, each source within one window of its
+    # weight
     asked = {source["name"]: source["weight"] for source in state["segments"][-1]["plan"]["sources"]}
     given = branch[-1]["tokens_by_source"]
     assert given == {name: 32 * samples for name, samples in delivered.items()}

@@ -120,7 +120,11 @@ def test_checkpoints_are_chosen_by_step(changes: dict[str, Any], chosen: tuple[i
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"last": 1}, r"1 checkpoint chosen \(60\); an average takes at least two; committed steps of pretrain/t: 10, 20,"),
+        (
+            {"last": 1},
+            r"1 checkpoint chosen \(60\); an average takes at least two; committed steps of pretrain/t: 10, "
+            r"20,",
+        ),
         ({"from_step": 70}, r"0 checkpoints chosen \(none\)"),
         ({"steps": (10, 15)}, "steps 15 are not there; committed steps of pretrain/t: 10, 20, 30, 40, 50, 60"),
         ({"steps": (10, 20), "last": 2}, r"steps=\[10, 20\] and last=2 are both set"),
@@ -130,7 +134,7 @@ def test_checkpoints_are_chosen_by_step(changes: dict[str, Any], chosen: tuple[i
         ({"decay": 0.0}, "decay is 0.0; expected"),
         ({"every_steps": 0}, "every_steps is 0; expected a positive"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_averaged_is_refused(store: ArtifactStore, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         run(store, **changes)

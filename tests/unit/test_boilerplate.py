@@ -1,4 +1,6 @@
-"""Boilerplate: lines that too many documents share go from all but the first, the same ones however the corpus is cut."""
+"""Boilerplate: lines that too many documents share go from all but the first, the same ones however the corpus is
+cut.
+"""
 
 from __future__ import annotations
 

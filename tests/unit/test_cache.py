@@ -1,4 +1,6 @@
-"""The cache: within its bound, what is held stays, one of several downloads, and a killed process leaves nothing behind."""
+"""The cache: within its bound, what is held stays, one of several downloads, and a killed process leaves nothing
+behind.
+"""
 
 from __future__ import annotations
 

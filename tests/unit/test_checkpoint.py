@@ -54,7 +54,13 @@ def flip(path: Path, bit: int) -> None:
 
 def test_weights_are_assembled_from_slices_wherever_they_were_cut(tmp_path: Path) -> None:
     flat = torch.arange(12.0)
-    whole = saved(tmp_path, {"rank-00000.safetensors": {"w@fp32@0": flat[:5].clone()}, "rank-00001.safetensors": {"w@fp32@5": flat[5:].clone()}})  # fmt: skip
+    whole = saved(
+        tmp_path,
+        {
+            "rank-00000.safetensors": {"w@fp32@0": flat[:5].clone()},
+            "rank-00001.safetensors": {"w@fp32@5": flat[5:].clone()},
+        },
+    )
     assert torch.equal(read_weights(whole)["w"], flat.view(3, 4))
     gap = saved(tmp_path, {"rank-00000.safetensors": {"w@fp32@0": flat[:5].clone(), "w@fp32@6": flat[6:].clone()}}, 8)
     with pytest.raises(CheckpointError, match=r"holds 11 of 12 values of w"):
@@ -122,7 +128,11 @@ def test_a_flipped_bit_in_any_file_is_found_before_anything_is_loaded(tmp_path: 
         bits = 8 * len(whole)
         for bit in {*range(0, bits, 37), *range(bits - 680, bits, 7)}:  # all over; and in a manifest's own checksum
             flip(folder / name, bit)
-            with pytest.raises(CheckpointError, match=r"step-8: .*it is damaged and was not loaded; the one before it is pretrain/x@step-4") as caught:  # fmt: skip
+            with pytest.raises(
+                CheckpointError,
+                match=r"step-8: .*it is damaged and was not loaded; the one before it "
+                r"is pretrain/x@step-4",
+            ) as caught:
                 read_weights(open_checkpoint(held.storage, "pretrain/x"))
             assert name in str(caught.value)
             (folder / name).write_bytes(whole)
@@ -156,17 +166,24 @@ def trunk(root: Path) -> FolderStorage:
     for reader, claim in (
         ("anneal/branch", '{"identity": {"config": {"parent": "pretrain/x@step-20"}}}'),
         ("evaluate/e", '{"identity": {"config": {"parent": "pretrain/x@step-50"}}}'),
-        ("average/a", '{"identity": {"averaged": [{"checkpoint": "pretrain/x@step-10"}, {"checkpoint": "pretrain/x@step-20"}]}}'),
+        (
+            "average/a",
+            '{"identity": {"averaged": [{"checkpoint": "pretrain/x@step-10"}, {"checkpoint": "pretrain/x@step-20"}]}}',
+        ),
         ("anneal/other", '{"identity": {"config": {"parent": "pretrain/xy@step-60"}}}'),
         ("corpus/c", '{"identity": {"config": {"name": "c"}}}'),
-    ):  # fmt: skip
+    ):
         storage.write(f"{reader}/claim.json", claim.encode())
     return storage
 
 
 def test_the_rule_keeps_the_last_every_nth_and_what_is_named(tmp_path: Path) -> None:
     storage = trunk(tmp_path)
-    assert readers_of(storage, "pretrain/x") == {20: ["anneal/branch", "average/a"], 50: ["evaluate/e"], 10: ["average/a"]}  # fmt: skip
+    assert readers_of(storage, "pretrain/x") == {
+        20: ["anneal/branch", "average/a"],
+        50: ["evaluate/e"],
+        10: ["average/a"],
+    }
     # a kind that nobody has heard of names one too
     storage.write("quantize/q/claim.json", b'{"identity": {"config": {"parent": "pretrain/x@step-50"}}}')
     assert readers_of(storage, "pretrain/x")[50] == ["evaluate/e", "quantize/q"]
@@ -223,7 +240,9 @@ def test_the_command_lists_verifies_and_prunes(tmp_path: Path, capsys: pytest.Ca
     assert "named by anneal/branch; named by average/a" in listed
     assert "goes with `prune`" in listed
     assert "10 checkpoints" in listed
-    assert "dry run: nothing was deleted; 6 of 10 checkpoints would go" in do(action="prune", run="pretrain/x", keep_last=1, dry_run=True)  # fmt: skip
+    assert ("dry run: nothing was deleted; 6 of 10 checkpoints would go") in do(
+        action="prune", run="pretrain/x", keep_last=1, dry_run=True
+    )
     assert committed_steps(storage, "pretrain/x") == STEPS
     do(action="prune", run="pretrain/x", keep_last=1)
     assert committed_steps(storage, "pretrain/x") == [10, 20, 50, 100]

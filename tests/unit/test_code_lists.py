@@ -1,7 +1,10 @@
-"""What decides a result and is not hashed fails here: every module that a workflow reaches is in its CODE, or listed with a reason.
+"""What decides a result and is not hashed fails here: every module that a workflow reaches is in its CODE, or listed
+with a reason.
 
-Reached is what its imports lead to inside `pipelines/`, those within functions included. A new module fails until somebody has
-decided: into `CODE`, where a change of behaviour makes finished artifacts stale, or into a list below, with why it cannot change them.
+Reached is what its imports lead to inside `pipelines/`, those within functions included. A new module fails until
+somebody has
+decided: into `CODE`, where a change of behaviour makes finished artifacts stale, or into a list below, with why it
+    cannot change them.
 """
 
 from __future__ import annotations
@@ -28,63 +31,124 @@ WORKFLOWS = ("corpus", "tokenize", "mixture", "training", "evaluate", "export", 
 
 # how and where a run goes, and what it says; a prefix stands for all modules below it
 ANYWHERE = {
-    "pipelines.store.artifacts": "keeps results under their fingerprint", "pipelines.store.code": "makes the hashes", "pipelines.store.sealed": "checksums of small files",
-    "pipelines.store.storage": "bytes as they are", "pipelines.store.opening": "bytes as they are", "pipelines.store.s3": "bytes as they are", "pipelines.store.cache": "copies of files, bytes as they are",
+    "pipelines.store.artifacts": "keeps results under their fingerprint",
+    "pipelines.store.code": "makes the hashes",
+    "pipelines.store.sealed": "checksums of small files",
+    "pipelines.store.storage": "bytes as they are",
+    "pipelines.store.opening": "bytes as they are",
+    "pipelines.store.s3": "bytes as they are",
+    "pipelines.store.cache": "copies of files, bytes as they are",
     "pipelines.tracking.spool": "measured points on their way to MLflow",
-    "pipelines.config": "its values are in the fingerprint", "pipelines.identity": "makes the fingerprint", "pipelines.uris": "messages", "pipelines.errors": "messages", "pipelines.store.disk": "messages about full disks", "pipelines.display.progress": "messages",
+    "pipelines.config": "its values are in the fingerprint",
+    "pipelines.identity": "makes the fingerprint",
+    "pipelines.uris": "messages",
+    "pipelines.errors": "messages",
+    "pipelines.store.disk": "messages about full disks",
+    "pipelines.display.progress": "messages",
     "pipelines.display.evaluation": "tables and metrics of what is committed",
-    "pipelines.display.timeline": "times of a start, for a benchmark", "pipelines.cluster.ray_token": "authentication of Ray",
+    "pipelines.display.timeline": "times of a start, for a benchmark",
+    "pipelines.cluster.ray_token": "authentication of Ray",
     "pipelines.cluster.cluster": "where tasks run; results do not depend on it (tests/integration/test_map_shards.py)",
-    "pipelines.cluster.nodes": "asks machines", "pipelines.cluster.train_group": "where workers run", "pipelines.cluster.train_group_rank": "likewise", "pipelines.cluster.train_group_lines": "messages", "pipelines.cluster.train_group_room": "refuses", "pipelines.display.markup": "pages about results", "pipelines.display.charts": "pages about results",
-    "pipelines.tracking.tracker": "what MLflow is told", "pipelines.tracking.errors": "messages", "pipelines.tracking.place": "where MLflow keeps it",
-    "pipelines.data.stream.prefetch": "when shards are downloaded, not which", "pipelines.data.tokens.sidecars": "those that a run's tokens have are hashed with it", "pipelines.data.tokens.blocks": "compares blocks with their checksums",
+    "pipelines.cluster.nodes": "asks machines",
+    "pipelines.cluster.train_group": "where workers run",
+    "pipelines.cluster.train_group_rank": "likewise",
+    "pipelines.cluster.train_group_lines": "messages",
+    "pipelines.cluster.train_group_room": "refuses",
+    "pipelines.display.markup": "pages about results",
+    "pipelines.display.charts": "pages about results",
+    "pipelines.tracking.tracker": "what MLflow is told",
+    "pipelines.tracking.errors": "messages",
+    "pipelines.tracking.place": "where MLflow keeps it",
+    "pipelines.data.stream.prefetch": "when shards are downloaded, not which",
+    "pipelines.data.tokens.sidecars": "those that a run's tokens have are hashed with it",
+    "pipelines.data.tokens.blocks": "compares blocks with their checksums",
     "pipelines.train.network.compute": "runtime(): equal up to rounding (tests/unit/test_attention.py)",
-    "pipelines.train.plan.memory": "what a worker needs; chooses recomputation, which changes nothing", "pipelines.train.plan.devices": "refuses devices",
+    "pipelines.train.plan.memory": "what a worker needs; chooses recomputation, which changes nothing",
+    "pipelines.train.plan.devices": "refuses devices",
     "pipelines.train.schedules.decays": "the shape's values are in the fingerprint (schedule.decay_values)",
-    "pipelines.train.plan.planning": "builds the spec; what it decides is in the fingerprint: model, schedule, steps, parent, where the stream is read",
+    "pipelines.train.plan.planning": "builds the spec; what it decides is in the fingerprint: model, schedule, steps, "
+    "parent, where the stream is read",
     "pipelines.train.plan.checked": "refuses; what it looks up is in the fingerprint by way of planning",
-    "pipelines.train.plan.inheritance": "likewise", "pipelines.train.plan.announcement": "messages",
+    "pipelines.train.plan.inheritance": "likewise",
+    "pipelines.train.plan.announcement": "messages",
     "pipelines.train.plan.context": "its outcome, the model and the segments, is in the fingerprint",
     "pipelines.train.stages": "the table of stages; what a row decides, planning writes into the fingerprint",
     "pipelines.train.spec": "config and spec: their values are in the fingerprint",
-    "pipelines.train.run.log": "messages and measured points", "pipelines.train.run.monitor": "measured points", "pipelines.train.run.profile": "a trace of times",
+    "pipelines.train.run.log": "messages and measured points",
+    "pipelines.train.run.monitor": "measured points",
+    "pipelines.train.run.profile": "a trace of times",
     "pipelines.train.worker": "starts the loop",
-    "pipelines.train.checkpoint.committed": "stores and reads bytes, compared with their checksums", "pipelines.train.checkpoint.snapshot": "copies of slices, exact",
-    "pipelines.train.checkpoint.saver": "when and where slices are written", "pipelines.train.checkpoint.retention": "which checkpoints stay",
+    "pipelines.train.checkpoint.committed": "stores and reads bytes, compared with their checksums",
+    "pipelines.train.checkpoint.snapshot": "copies of slices, exact",
+    "pipelines.train.checkpoint.saver": "when and where slices are written",
+    "pipelines.train.checkpoint.retention": "which checkpoints stay",
     "pipelines.train.checkpoint.lineage": "finds runs by their names",
-}  # fmt: skip
+}
 _CODE_POINTS = {"pipelines.data.text": "likewise of codepoints: which text goes to which of two equal encoders"}
 _STREAM = {"pipelines.data.stream": "reads nothing of a stream: reached by way of planning"}
 _TRAINING = {
-    "pipelines.train.objectives": "trains nothing: reached by way of the stages", "pipelines.train.batches": "likewise",
-    "pipelines.train.update": "updates nothing: reached by way of the engine's `device`", "pipelines.train.optimizers": "likewise",
+    "pipelines.train.objectives": "trains nothing: reached by way of the stages",
+    "pipelines.train.batches": "likewise",
+    "pipelines.train.update": "updates nothing: reached by way of the engine's `device`",
+    "pipelines.train.optimizers": "likewise",
     "pipelines.train.checkpoint.slices": "fills engines, and there is none here",
-    "pipelines.train.network.losses": "likewise", "pipelines.train.network.linear_cross_entropy": "likewise",
-}  # fmt: skip
+    "pipelines.train.network.losses": "likewise",
+    "pipelines.train.network.linear_cross_entropy": "likewise",
+}
 # what a workflow reaches and has no use for that could change its result
 BESIDE = {
     "corpus": {
-        "pipelines.data.corpus.data_card": "a page about the corpus, drawn from what is committed", "pipelines.data.corpus.browse": "shows what is there",
-        "pipelines.data.plan.estimate": "the plan alone", "pipelines.data.plan.extrapolate": "the plan alone", "pipelines.data.plan.metering": "the plan alone",
-        "pipelines.data.dedup.sizing": "numbers of tasks, which change nothing", "pipelines.data.sources.remote": "bytes as they are",
+        "pipelines.data.corpus.data_card": "a page about the corpus, drawn from what is committed",
+        "pipelines.data.corpus.browse": "shows what is there",
+        "pipelines.data.plan.estimate": "the plan alone",
+        "pipelines.data.plan.extrapolate": "the plan alone",
+        "pipelines.data.plan.metering": "the plan alone",
+        "pipelines.data.dedup.sizing": "numbers of tasks, which change nothing",
+        "pipelines.data.sources.remote": "bytes as they are",
     },
     "tokenize": {"pipelines.data.stream": "the sample's shares, which are in the fingerprint"},
     "mixture": {"pipelines.data.stream.interleave": "the least weight, below which a mixture is refused"},
-    "training": {"pipelines.data.stream.mixture": "the plan is in the fingerprint, as segments or by the mixture's own",
-                 "pipelines.train.checkpoint.weights": "weights without an engine: a run fills its engine (slices)"},
-    "verify_resume": {"pipelines.data.stream.mixture": "as for training",
-                      "pipelines.train.checkpoint.weights": "as for training"},
-    "evaluate": {**_STREAM, **_TRAINING, **_CODE_POINTS, "pipelines.data.tokens.codepoints": "which text goes to which of two equal encoders"},
-    "export": {**_STREAM, **_TRAINING, **_CODE_POINTS, "pipelines.data.tokens": "only verifies what was written, but for chat and tokenizer",
-               "pipelines.train.network.attention": "likewise", "pipelines.train.network.batch": "likewise", "pipelines.train.tasks.generate": "likewise", "pipelines.train.tasks.scoring": "likewise",
-               "pipelines.train.results.evaluate": "finds evaluations, makes none",
-               "pipelines.train.tasks": "finds evaluations, makes none"},
-    "average": {**_STREAM, **_TRAINING, "pipelines.data.tokens": "reads no tokens", "pipelines.train.network": "reads weights by name, builds no model"},
-    "recipe": {"pipelines.data": "its stages are workflows of their own; of training the report reads the curve", "pipelines.train": "likewise"},
-}  # fmt: skip
+    "training": {
+        "pipelines.data.stream.mixture": "the plan is in the fingerprint, as segments or by the mixture's own",
+        "pipelines.train.checkpoint.weights": "weights without an engine: a run fills its engine (slices)",
+    },
+    "verify_resume": {
+        "pipelines.data.stream.mixture": "as for training",
+        "pipelines.train.checkpoint.weights": "as for training",
+    },
+    "evaluate": {
+        **_STREAM,
+        **_TRAINING,
+        **_CODE_POINTS,
+        "pipelines.data.tokens.codepoints": "which text goes to which of two equal encoders",
+    },
+    "export": {
+        **_STREAM,
+        **_TRAINING,
+        **_CODE_POINTS,
+        "pipelines.data.tokens": "only verifies what was written, but for chat and tokenizer",
+        "pipelines.train.network.attention": "likewise",
+        "pipelines.train.network.batch": "likewise",
+        "pipelines.train.tasks.generate": "likewise",
+        "pipelines.train.tasks.scoring": "likewise",
+        "pipelines.train.results.evaluate": "finds evaluations, makes none",
+        "pipelines.train.tasks": "finds evaluations, makes none",
+    },
+    "average": {
+        **_STREAM,
+        **_TRAINING,
+        "pipelines.data.tokens": "reads no tokens",
+        "pipelines.train.network": "reads weights by name, builds no model",
+    },
+    "recipe": {
+        "pipelines.data": "its stages are workflows of their own; of training the report reads the curve",
+        "pipelines.train": "likewise",
+    },
+}
 
 
-# the rows of tables that a workflow chooses from; a row's own modules are hashed where it is chosen, and the table never
+# the rows of tables that a workflow chooses from; a row's own modules are hashed where it is chosen, and the table
+# never
 ROWS: dict[str, Callable[[], Iterator[tuple[str, ...]]]] = {
     "corpus": lambda: (corpus.code_of([name], FURTHER) for name in FILE_FORMATS),
     "training": lambda: (training.code_of(one, other) for one in OBJECTIVES for other in OPTIMIZERS),

@@ -96,10 +96,13 @@ def test_an_evaluation_is_named_after_its_parent() -> None:
         (["+model.layer=6"], "error: unknown key model.layer; accepted here: layers"),
         (["model.layers=six"], "error: model.layers is 'six' (str); expected int"),
         (["model=huge"], "huge"),
-        (["store=gs://bucket"], "error: store 'gs://bucket' is of an unknown kind; expected a folder or s3://bucket/prefix"),
+        (
+            ["store=gs://bucket"],
+            "error: store 'gs://bucket' is of an unknown kind; expected a folder or s3://bucket/prefix",
+        ),
         (["parent=pretrain/other"], "error: pretrain starts fresh"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_end_before_anything_starts(arguments: list[str], message: str, tmp_path: Path) -> None:
     done = run_here("pretrain", "+experiment=demo", f"store={tmp_path}", *arguments)
     assert done.code == 2

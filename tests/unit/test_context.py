@@ -1,4 +1,6 @@
-"""Longer windows at a branch: known answers of the scaling, and the exported model at positions its parent never saw."""
+"""Longer windows at a branch: known answers of the scaling, and the exported model at positions its parent never
+saw.
+"""
 
 from __future__ import annotations
 

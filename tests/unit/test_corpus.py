@@ -1,4 +1,6 @@
-"""The corpus from files to manifest: planted copies, held-out documents, caps, bad sources, and the same bytes however it is cut."""
+"""The corpus from files to manifest: planted copies, held-out documents, caps, bad sources, and the same bytes however
+it is cut.
+"""
 
 from __future__ import annotations
 
@@ -195,8 +197,10 @@ def test_who_keeps_copies_trains_on_no_held_out_text(tmp_path: Path, write: Any)
     texts = [article(i) for i in range(40)]
     sources = {
         "once": write("once", [*texts, *(text[:-9] for text in texts)], heldout=0.2),
-        "keep": write("keep", [*texts, *texts, *(article(i % 40 + 100) for i in range(80))], duplicates="keep", heldout=0.2),
-    }  # fmt: skip
+        "keep": write(
+            "keep", [*texts, *texts, *(article(i % 40 + 100) for i in range(80))], duplicates="keep", heldout=0.2
+        ),
+    }
     corpus = make(tmp_path / "s", config_of(sources))
     split = {
         name: [row["text"] for source in sources for row in rows(corpus, name, source)] for name in ("train", "heldout")
@@ -546,7 +550,9 @@ def test_permissive(licence: str, permissive: bool) -> None:
 
 @pytest.mark.parametrize("name", ["demo", "own_data"])
 def test_shipped_recipes_state_the_defaults_of_the_code(name: str) -> None:
-    """The YAML lists every threshold so that each can be changed on the command line; its numbers are the dataclasses'."""
+    """The YAML lists every threshold so that each can be changed on the command line; its numbers are the
+    dataclasses'.
+    """
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 

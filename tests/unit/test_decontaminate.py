@@ -156,7 +156,10 @@ def test_items_that_cannot_be_read_are_counted_and_said(tmp_path: Path, capsys: 
     with (tmp_path / "set.jsonl").open("a") as handle:
         handle.write("no json\n")
     assert gather(config).unread == {"exam": {"read.no_text": 2, "read.not_json": 1}}
-    said = "evaluation set exam: 3 of 4 records cannot be read, so nothing is compared with them: read.no_text 2, read.not_json 1"
+    said = (
+        "evaluation set exam: 3 of 4 records cannot be read, so nothing is compared with them: read.no_text 2, "
+        "read.not_json 1"
+    )
     assert said in capsys.readouterr().out
 
 

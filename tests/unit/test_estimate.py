@@ -85,7 +85,14 @@ def test_caps_bound_what_is_predicted(tmp_path: Path) -> None:
 
 def test_what_cannot_be_tried_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    reader = {"type": "package", "package": "not-there", "version": "1", "sha256": "0" * 64, "path": "*", "archive_bytes": 3_000_000}  # fmt: skip
+    reader = {
+        "type": "package",
+        "package": "not-there",
+        "version": "1",
+        "sha256": "0" * 64,
+        "path": "*",
+        "archive_bytes": 3_000_000,
+    }
     absent = {"licence": "MIT", "reader": reader}
     problems = {
         "licence": "MIT", "language": "en", "content": "math", "duplicates": "exact",

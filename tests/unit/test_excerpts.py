@@ -79,7 +79,9 @@ def test_names_are_masked_too_but_numbers_stay() -> None:
 
 
 def test_nothing_a_corpus_shows_holds_personal_data_even_where_its_source_keeps_it(tmp_path: Path, write: Any) -> None:
-    """Samples of every kind: unread, unfit, contaminated, exact and near copies, boilerplate, cut in the middle of an address."""
+    """Samples of every kind: unread, unfit, contaminated, exact and near copies, boilerplate, cut in the middle of an
+    address.
+    """
     jane, phone, card = "jane.the.elder@mail.example.org", "+44 20 7946 0958", "4111 1111 1111 1111"
     long, footer = (
         article(1),

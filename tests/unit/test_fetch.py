@@ -96,7 +96,10 @@ def serve_deb(folder: Path, version: str, text: str) -> None:
     (tree / "DEBIAN").mkdir(parents=True)
     (tree / "usr/share/doc/trunkline-texts").mkdir(parents=True)
     (tree / "usr/share/doc/trunkline-texts/a.txt").write_text(text)
-    fields = f"Package: trunkline-texts\nVersion: {version}\nArchitecture: all\nMaintainer: x <x@example.org>\nDescription: x\n"
+    fields = (
+        f"Package: trunkline-texts\nVersion: {version}\nArchitecture: all\nMaintainer: x "
+        "<x@example.org>\nDescription: x\n"
+    )
     (tree / "DEBIAN/control").write_text(fields)
     deb = folder / f"trunkline-texts_{version}_all.deb"
     subprocess.run(["dpkg-deb", "--root-owner-group", "-b", tree, deb], check=True, capture_output=True)
@@ -119,8 +122,8 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (state / "sources.list").write_text(f"deb [trusted=yes] file://{folder} ./\n")
     (state / "apt.conf").write_text(
         f'Dir::State "{state}"; Dir::State::lists "{state}/lists"; Dir::State::status "{state}/status";\n'
-        f'Dir::Cache "{state}/cache"; Dir::Etc::sourcelist "{state}/sources.list"; Dir::Etc::sourceparts "{state}/parts";\n'
-        'APT::Architecture "all"; APT::Sandbox::User "root";\n'
+        f'Dir::Cache "{state}/cache"; Dir::Etc::sourcelist "{state}/sources.list"; Dir::Etc::sourceparts '
+        f'"{state}/parts";\nAPT::Architecture "all"; APT::Sandbox::User "root";\n'
     )
     monkeypatch.setenv("APT_CONFIG", str(state / "apt.conf"))
     return folder
@@ -217,7 +220,10 @@ def prepare_metadata_for_build_wheel(folder, settings=None):
 @pytest.fixture
 def sdist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
     """A source archive that the real pip finds; its build writes the file `built` wherever it runs."""
-    project = '[build-system]\nrequires = []\nbuild-backend = "own"\nbackend-path = ["."]\n[project]\nname = "texts"\nversion = "1.0"\n'
+    project = (
+        '[build-system]\nrequires = []\nbuild-backend = "own"\nbackend-path = ["."]\n[project]\nname = '
+        '"texts"\nversion = "1.0"\n'
+    )
     files = {
         "pyproject.toml": project,
         "own.py": BACKEND.format(marker=str(tmp_path / "built")),

@@ -1,4 +1,6 @@
-"""One flipped bit anywhere in a store: each command either refuses, naming the file, or gives the very result it gave before."""
+"""One flipped bit anywhere in a store: each command either refuses, naming the file, or gives the very result it gave
+before.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +36,38 @@ PROMPTS = [{"text": "Once upon"}, {"text": "1 + 1?", "chat": True}]
 TASKS = {"text": {}, "preferences": {}, "completions": {"prompts": PROMPTS, "max_new_tokens": 3}}
 # command -> its module and config; what it leaves; the kinds of files that it reads
 COMMANDS: dict[str, tuple[Any, Any, str, tuple[str, ...]]] = {
-    "tokenize": (tokenize, tokenize.TokenizeConfig(**COMMON, data="corpus/c", tokenizer=TokenizerConfig(vocabulary_size=320, sample_bytes=10_000_000)), "tokens/x", ("corpus/c/manifest.json", "corpus/c/**/*.parquet")),
-    "mixture": (mixture, mixture.MixtureConfig(**COMMON, tokens="tokens/t", mixture=MixtureRecipe(weights={"prose": 1.0}, budget_tokens=2000, max_epochs=100)), "mixture/x", ("tokens/t/manifest.json",)),
-    "evaluate": (evaluate, EvaluateConfig(**COMMON, parent="pretrain/a", tasks=TASKS), "evaluate/x", ("pretrain/a/manifest.json", "pretrain/a/checkpoints/*6/*", "tokens/t/tokenizer/*", "tokens/t/heldout/**/*.*")),
+    "tokenize": (
+        tokenize,
+        tokenize.TokenizeConfig(
+            **COMMON, data="corpus/c", tokenizer=TokenizerConfig(vocabulary_size=320, sample_bytes=10_000_000)
+        ),
+        "tokens/x",
+        ("corpus/c/manifest.json", "corpus/c/**/*.parquet"),
+    ),
+    "mixture": (
+        mixture,
+        mixture.MixtureConfig(
+            **COMMON,
+            tokens="tokens/t",
+            mixture=MixtureRecipe(weights={"prose": 1.0}, budget_tokens=2000, max_epochs=100),
+        ),
+        "mixture/x",
+        ("tokens/t/manifest.json",),
+    ),
+    "evaluate": (
+        evaluate,
+        EvaluateConfig(**COMMON, parent="pretrain/a", tasks=TASKS),
+        "evaluate/x",
+        ("pretrain/a/manifest.json", "pretrain/a/checkpoints/*6/*", "tokens/t/tokenizer/*", "tokens/t/heldout/**/*.*"),
+    ),
     "average": (average, AverageConfig(**COMMON, parent="pretrain/a"), "average/x", ("pretrain/a/checkpoints/*/*",)),
-    "export": (export, export.ExportConfig(**COMMON, parent="pretrain/a"), "export/x", ("pretrain/a/checkpoints/*6/*", "tokens/t/tokenizer/*", "corpus/c/manifest.json")),
-}  # fmt: skip
+    "export": (
+        export,
+        export.ExportConfig(**COMMON, parent="pretrain/a"),
+        "export/x",
+        ("pretrain/a/checkpoints/*6/*", "tokens/t/tokenizer/*", "corpus/c/manifest.json"),
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +100,9 @@ def result(store: ArtifactStore, command: str) -> Any:
 
 
 def survive(store: ArtifactStore, command: str, flips: int, seed: int, act: Callable[[], Any]) -> tuple[int, int]:
-    """Flip bits of each kind of file that the command reads. Returns: how often it refused, how often it gave the same."""
+    """Flip bits of each kind of file that the command reads. Returns: how often it refused, how often it gave the
+    same.
+    """
     root, rng, before = Path(store.uri), random.Random(f"{command} {seed}"), act()
     refused = same = 0
     for pattern in COMMANDS[command][3]:

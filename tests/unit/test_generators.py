@@ -34,7 +34,8 @@ def test_every_written_step_is_true() -> None:
         for problem in language.problems((), 9, 0, 400):
             text = problem.steps.replace("×", "*").replace("÷", "/")
             for left, right in re.findall(
-                r"((?:-?\d+|\([-+\d ]+\))(?: [-+*/] (?:-?\d+|\([-+\d ]+\)))+) = (-?\d+(?: [-+*] \d+)*)(?! 余)(?=[.。，；元千米页条岁天 ]|$)",
+                r"((?:-?\d+|\([-+\d ]+\))(?: [-+*/] (?:-?\d+|\([-+\d ]+\)))+) = (-?\d+(?: [-+*] \d+)*)(?! "
+                r"余)(?=[.。，；元千米页条岁天 ]|$)",
                 text,
             ):
                 assert calculate(left) == calculate(right), (problem.task, problem.steps)

@@ -1,4 +1,6 @@
-"""What is damaged, moved or taken down: nothing of it is read as something else, and nothing is lost before work begins."""
+"""What is damaged, moved or taken down: nothing of it is read as something else, and nothing is lost before work
+begins.
+"""
 
 from __future__ import annotations
 
@@ -327,7 +329,9 @@ def test_nothing_is_deleted_before_the_work_begins(tmp_path: Path) -> None:
 
 
 def replace_a(tmp_path: Path, error: BaseException | None, publishes: str | None) -> ArtifactStore:
-    """A rebuild of a finished corpus/a, in a session as the workflows use it, that ends with an error or is finished."""
+    """A rebuild of a finished corpus/a, in a session as the workflows use it, that ends with an error or is
+    finished.
+    """
     store = ArtifactStore(str(tmp_path))
     if store.find_claim("corpus/a") is None:
         make(store)
@@ -591,7 +595,9 @@ def test_a_rebuild_that_deletes_compares_what_it_reads_first(tmp_path: Path, mon
 
 
 def test_a_rebuild_behind_a_link_deletes_what_it_replaces_and_leaves_the_link(tmp_path: Path) -> None:
-    """A relative link would lead elsewhere from `.replaced`, and the new artifact belongs where the user wanted the old one."""
+    """A relative link would lead elsewhere from `.replaced`, and the new artifact belongs where the user wanted the old
+    one.
+    """
     store = ArtifactStore(str(tmp_path / "store"))
     make(store)
     (tmp_path / "store/corpus/a").rename(tmp_path / "large disk")
@@ -694,7 +700,9 @@ def test_a_rebuild_that_a_worker_refuses_gives_the_old_run_back(
 def test_what_a_written_spec_rebuilds_is_not_put_back_under_its_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """torchrun trains from it, unseen by other commands, and has no checkpoint yet: old and new would mix under one name."""
+    """torchrun trains from it, unseen by other commands, and has no checkpoint yet: old and new would mix under one
+    name.
+    """
     store, _ = finished(tmp_path, monkeypatch, ClusterError)
     before = state_of(tmp_path / "store/pretrain")
     changes: dict[str, Any] = {"name": "t", "steps": 8, "store": str(tmp_path / "store")}
@@ -1030,10 +1038,18 @@ def test_a_dry_run_refuses_a_spec_that_cannot_be_written(
     [
         ("tokenize", ["data=tokens/tiny"], "data=tokens/tiny is of kind tokens; expected corpus/<name>"),
         ("tokenize", ["data=mixture/x"], "data=mixture/x is of kind mixture; expected corpus/<name>"),
-        ("mixture", ["tokens=corpus/c", "mixture=demo_stable"], "tokens=corpus/c is of kind corpus; expected tokens/<name>"),
-        ("corpus", ["corpus=own_data", "known=[tokens/tiny]"], "known=tokens/tiny is of kind tokens; expected corpus/<name>"),
+        (
+            "mixture",
+            ["tokens=corpus/c", "mixture=demo_stable"],
+            "tokens=corpus/c is of kind corpus; expected tokens/<name>",
+        ),
+        (
+            "corpus",
+            ["corpus=own_data", "known=[tokens/tiny]"],
+            "known=tokens/tiny is of kind tokens; expected corpus/<name>",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_dry_run_refuses_an_input_of_another_kind(
     workflow: str, arguments: list[str], words: str, tmp_path: Path
 ) -> None:

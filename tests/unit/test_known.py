@@ -1,4 +1,6 @@
-"""A new corpus is compared with finished ones by their keys: nothing of theirs comes in again, and they are not made again."""
+"""A new corpus is compared with finished ones by their keys: nothing of theirs comes in again, and they are not made
+again.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The large corpus's tools: planted copies whose answer is true, rounds that share nothing, synthetic keys that follow their law."""
+"""The large corpus's tools: planted copies whose answer is true, rounds that share nothing, synthetic keys that follow
+their law.
+"""
 
 import json
 from pathlib import Path

@@ -18,7 +18,14 @@ PINS = dict(line.split("==") for line in (PROJECT / "constraints.txt").read_text
 
 # what packages write, in lower case, and what it is called (SPDX)
 _SAME = {
-    "Apache-2.0": ("apache software license", "apache license, version 2.0", "apache license 2.0", "apache 2.0", "apache software license 2.0", "apache 2.0 license"),
+    "Apache-2.0": (
+        "apache software license",
+        "apache license, version 2.0",
+        "apache license 2.0",
+        "apache 2.0",
+        "apache software license 2.0",
+        "apache 2.0 license",
+    ),
     "MIT": ("mit license", "mit license (mit)"),
     "BSD-3-Clause": ("bsd 3-clause license", "3-clause bsd license"),
     "BSD-2-Clause": ("the bsd 2-clause license",),
@@ -27,7 +34,7 @@ _SAME = {
     "MPL-2.0": ("mozilla public license 2.0 (mpl 2.0)",),
     "ISC": ("isc license", "isc license (iscl)"),
     "LGPL": ("lgpl with exceptions", "gnu library or lesser general public license (lgpl)"),
-}  # fmt: skip
+}
 _NAMES = {other: name for name, others in _SAME.items() for other in others}
 _KNOWN = {name.lower(): name for name in [*_SAME, "GPL-3.0"]}
 # the first words of a licence's text, for packages whose metadata say too little
@@ -120,7 +127,10 @@ def test_a_direct_dependency_stands_there_with_its_version_and_licence(extra: st
     for line in direct()[extra]:
         name, version = pins[canonicalize_name(Requirement(line).name)]
         # `| name | version[, …] | licence … |`, or "name version (licence …)" in a sentence
-        pattern = rf"(?i)(?:^\| |[ `]|^){re.escape(name).replace('_', '[-_]')}`?(?: \| | ){re.escape(version)}(?:[^|\n(]*\| | \()([^|\n]*)"
+        pattern = (
+            rf"(?i)(?:^\| |[ `]|^){re.escape(name).replace('_', '[-_]')}`?(?: \| | "
+            rf"){re.escape(version)}(?:[^|\n(]*\| | \()([^|\n]*)"
+        )
         match = re.search(pattern, PAGE, re.M)
         assert match, f"docs/licences.md does not name {name} {version}"
         for part in re.split(r" AND | OR ", page[name]):

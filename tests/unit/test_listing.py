@@ -110,10 +110,25 @@ def test_folders_linked_crosswise_are_entered_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "part-[1].jsonl", "dir [v2]/a.jsonl", "a::b.jsonl", "what?.jsonl", "star*.jsonl", "100%.jsonl", "a#b c.jsonl", "{a,b}.jsonl",
-        "Zürich 二.jsonl", "A.JSONL", "B.JSONL.GZ", "C.Parquet", "x.jsonl:y.jsonl", "simplecache::c.jsonl", ".JSONL", "~x.jsonl", "$HOME.jsonl",
+        "part-[1].jsonl",
+        "dir [v2]/a.jsonl",
+        "a::b.jsonl",
+        "what?.jsonl",
+        "star*.jsonl",
+        "100%.jsonl",
+        "a#b c.jsonl",
+        "{a,b}.jsonl",
+        "Zürich 二.jsonl",
+        "A.JSONL",
+        "B.JSONL.GZ",
+        "C.Parquet",
+        "x.jsonl:y.jsonl",
+        "simplecache::c.jsonl",
+        ".JSONL",
+        "~x.jsonl",
+        "$HOME.jsonl",
     ],
-)  # fmt: skip
+)
 def test_a_name_that_exists_is_no_pattern(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path, name, "part-1.jsonl", "starfish.jsonl", "whats.jsonl", "dir v/a.jsonl")
     assert labels(tmp_path / name) == [name.rsplit("/", 1)[-1]]
@@ -139,10 +154,30 @@ def test_a_folder_that_a_pattern_matches_stands_for_its_files(tmp_path: Path) ->
 
 def test_what_is_no_data_is_passed_over_by_name(tmp_path: Path) -> None:
     folder = fill(
-        tmp_path, "data/a.jsonl", "data/b.JSONL.gz", "README.md", "readme_zh.md", "LICENSE", "card.md", "data/load.py", "notes.txt",
-        "_SUCCESS", "data/.a.jsonl.crc", "data/a.jsonl.crc", ".gitattributes", "dataset_infos.json", ".cache/x.jsonl", "x.jsonl.tmp",
-        ".x.jsonl.swp", "x.jsonl.lock", "y.jsonl.incomplete", "z.jsonl~", "_temporary/0/part.jsonl", "_delta_log/0.json", "photo.png",
-    )  # fmt: skip
+        tmp_path,
+        "data/a.jsonl",
+        "data/b.JSONL.gz",
+        "README.md",
+        "readme_zh.md",
+        "LICENSE",
+        "card.md",
+        "data/load.py",
+        "notes.txt",
+        "_SUCCESS",
+        "data/.a.jsonl.crc",
+        "data/a.jsonl.crc",
+        ".gitattributes",
+        "dataset_infos.json",
+        ".cache/x.jsonl",
+        "x.jsonl.tmp",
+        ".x.jsonl.swp",
+        "x.jsonl.lock",
+        "y.jsonl.incomplete",
+        "z.jsonl~",
+        "_temporary/0/part.jsonl",
+        "_delta_log/0.json",
+        "photo.png",
+    )
     found = listed(folder)
     assert [file.label for file in found.files] == ["data/a.jsonl", "data/b.JSONL.gz", "notes.txt"]
     assert {reason: sorted(names) for reason, names in found.passed_over.items()} == {
@@ -194,11 +229,15 @@ def test_the_format_that_is_set_decides_what_a_folder_is_read_for(
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["README.md", "_SUCCESS"], r"passed over: 2 files: README.md \(about the data\); _SUCCESS \(bookkeeping\); accepted: names that end in .txt"),
+        (
+            ["README.md", "_SUCCESS"],
+            r"passed over: 2 files: README.md \(about the data\); _SUCCESS \(bookkeeping\); "
+            r"accepted: names that end in .txt",
+        ),
         (["a.docx"], r"passed over: 1 file: a.docx \(its name tells no format\)"),
         ([], "source mine: nothing matches"),
     ],
-)  # fmt: skip
+)
 def test_nothing_left_says_what_was_there(tmp_path: Path, names: list[str], said: str) -> None:
     with pytest.raises(DataError, match=f"{said}.*correct {WHERE}.path, name a file itself, or set {WHERE}.format"):
         listed(fill(tmp_path, *names))
@@ -264,8 +303,14 @@ def test_a_tree_of_code_or_documentation_is_read_for_its_texts(tmp_path: Path) -
         "tests/b.py",
     )
     assert labels(tmp_path) == [
-        "docs/_meta.json", "docs/guide.md", "package.json", "setup.py", "src/a.py", "tests/b.py", "tests/data/rows.jsonl",
-    ]  # fmt: skip
+        "docs/_meta.json",
+        "docs/guide.md",
+        "package.json",
+        "setup.py",
+        "src/a.py",
+        "tests/b.py",
+        "tests/data/rows.jsonl",
+    ]
 
 
 def test_a_name_in_another_unicode_form_is_told(tmp_path: Path) -> None:

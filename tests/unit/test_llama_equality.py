@@ -1,7 +1,9 @@
-"""The model against `LlamaForCausalLM` of transformers with MiniCPM's scalings folded into its weights by the export's `fold`.
+"""The model against `LlamaForCausalLM` of transformers with MiniCPM's scalings folded into its weights by the export's
+`fold`.
 
-Gradients: the loss is differentiated through Llama *and* the folding, so a weight folded as w' = c·w gets c·g', and the embedding the
-sum of what it gets as input and as output matrix. Error ‖found − expected‖ / ‖expected‖; what is accepted is 1e-6, both sides in float32.
+Gradients: the loss is differentiated through Llama *and* the folding, so a weight folded as w' = c·w gets c·g', and the
+embedding the sum of what it gets as input and as output matrix. Error ‖found − expected‖ / ‖expected‖; what is accepted
+is 1e-6, both sides in float32.
 """
 
 import pytest

@@ -179,7 +179,9 @@ def test_delivered_is_within_one_window_per_source_of_what_is_asked(mixture):
 
 
 def test_a_weight_below_one_sample_in_a_block_is_delivered():
-    """Against the shares in exact fractions, at samples drawn over two million and around the first of the tiny sources."""
+    """Against the shares in exact fractions, at samples drawn over two million and around the first of the tiny
+    sources.
+    """
     rng = np.random.default_rng(1)
     cases = [
         {"most": 1 - 7e-6, "tiny": 7e-6},

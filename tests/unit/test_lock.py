@@ -1,4 +1,6 @@
-"""requirements.lock is what constraints.txt and pyproject.toml say: whoever changes one of them and forgets `make lock` learns it here."""
+"""requirements.lock is what constraints.txt and pyproject.toml say: whoever changes one of them and forgets `make lock`
+learns it here.
+"""
 
 import importlib.metadata
 import re
@@ -13,7 +15,8 @@ from packaging.utils import canonicalize_name
 PROJECT = Path(__file__).parent.parent.parent
 LOCK = [line for line in (PROJECT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
 LINE = re.compile(
-    r"(?P<name>[a-z0-9-]+)==(?P<version>\S+)( ; python_version == \"3\.1[12]\")?(?P<sums>( --hash=sha256:[0-9a-f]{64})+)"
+    r"(?P<name>[a-z0-9-]+)==(?P<version>\S+)( ; python_version == \"3\.1[12]\")?(?P<sums>( "
+    r"--hash=sha256:[0-9a-f]{64})+)"
 )
 SAY = "run `make lock`"
 
@@ -84,8 +87,12 @@ def test_files_are_chosen_by_python_and_platform() -> None:
                 package("pure", [file("pure-1.0-py3-none-any.whl", "1")]),
                 package(
                     "compiled",
-                    [file(f"compiled-1.0-cp311-cp311-{linux}.whl", "1"), file(f"compiled-1.0-cp312-cp312-{old}.whl", "2"),
-                     file(f"compiled-1.0-cp311-cp311-{mac}.whl", "3"), file(f"compiled-1.0-cp310-cp310-{linux}.whl", "4")],
+                    [
+                        file(f"compiled-1.0-cp311-cp311-{linux}.whl", "1"),
+                        file(f"compiled-1.0-cp312-cp312-{old}.whl", "2"),
+                        file(f"compiled-1.0-cp311-cp311-{mac}.whl", "3"),
+                        file(f"compiled-1.0-cp310-cp310-{linux}.whl", "4"),
+                    ],
                 ),
                 package("stable", [file(f"stable-1.0-cp39-abi3-{linux}.whl", "1")]),
                 package("half", [file(f"half-1.0-cp311-cp311-{linux}.whl", "1")]),
@@ -94,7 +101,7 @@ def test_files_are_chosen_by_python_and_platform() -> None:
                 package("older", [file("older-1.0-py3-none-any.whl", "1")], marker="python_full_version < '3.12'"),
             ]
         }
-    )  # fmt: skip
+    )
     sums = {"1": 64 * "1", "2": 64 * "2", "5": 64 * "5"}
     assert list(made) == [
         f"pure==1.0 --hash=sha256:{sums['1']}\n",

@@ -65,7 +65,9 @@ def test_a_loss_that_is_no_number_stops_the_run_before_its_checkpoint(log: Any, 
         log.take()
 
 
-@pytest.mark.parametrize(("in_flight", "kept"), [(True, "The checkpoint at step 3 is kept"), (False, "No checkpoint was committed")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("in_flight", "kept"), [(True, "The checkpoint at step 3 is kept"), (False, "No checkpoint was committed")]
+)
 def test_an_error_names_the_checkpoint_that_is_committed(
     in_flight: bool, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

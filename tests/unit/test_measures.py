@@ -1,4 +1,6 @@
-"""The kernel's counts are what datatrove's functions and plain Python say of the same text, on real and on awkward text."""
+"""The kernel's counts are what datatrove's functions and plain Python say of the same text, on real and on awkward
+text.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,8 @@ AWKWARD = [
     "सभी मनुष्यों को गौरव। बুদ্ধি, தமிழ் মানুষ; שָׁלוֹם عَلَيْكُم",
     "می\u200cخواهم ex\u00adample \u200d क\u094d\u200dष ❤\ufe0f 葛\U000e0100 \u0301x",
     "3.14 1,000,000.5 1.a 2,b v1.2. 5,",
-    "The end.[3]\nThe end. [^1]\nIt ended (see 4).²\nIt ended! — A. Poet\nIt ended! never\nno end [3]\nbut what is cited so [3, 4]\nend.\u200f",
+    "The end.[3]\nThe end. [^1]\nIt ended (see 4).²\nIt ended! — A. Poet\nIt ended! never\nno end [3]\nbut what is "
+    "cited so [3, 4]\nend.\u200f",
     "床前明月光，疑是地上霜。举头望明月，低头思故乡。——李白\n低头思故乡。（1）\n低头思故乡。 李白\n首页 新闻",
     "举头望明月，低头思故乡①\n举头望明月，低头思故乡［12］\n举头望明月，低头思故乡【3】②\n举头望明月，低头思故乡〔４〕\n头条①\n举头望明月，低头思故乡！⑪",
 ]

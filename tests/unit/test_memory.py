@@ -59,7 +59,9 @@ def batch(rows: int, length: int, documents: int = 4) -> Batch:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("keep", ["all", "products", "input"])
 def test_what_a_block_keeps_is_predicted_to_the_byte(keep: str, precision: Any) -> None:
-    """Two more blocks, and how much more a forward pass leaves allocated; documents of 32 tokens, so their masks count."""
+    """Two more blocks, and how much more a forward pass leaves allocated; documents of 32 tokens, so their masks
+    count.
+    """
     left = []
     for layers in (1, 3):
         config = dataclasses.replace(MODEL, layers=layers)

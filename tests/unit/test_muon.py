@@ -60,8 +60,12 @@ def test_several_steps_equal_numpy() -> None:
     from tests.reference_training import global_batch
 
     case = {
-        "model": {**vars(CONFIG)}, "rows": 4, "length": 16, "rates": [0.01, 0.02, 0.02, 0.01], "optimizer": {"kind": "muon", "gradient_clip": 0.3},
-    }  # fmt: skip
+        "model": {**vars(CONFIG)},
+        "rows": 4,
+        "length": 16,
+        "rates": [0.01, 0.02, 0.02, 0.01],
+        "optimizer": {"kind": "muon", "gradient_clip": 0.3},
+    }
     expected = reference_run(case)
     model = Transformer(CONFIG).initialise(1)
     optimizer = bound(model, MuonSettings(gradient_clip=0.3))

@@ -1,4 +1,6 @@
-"""muP at work: what a step changes at several widths, and where the best learning rate lies. Arms as in `benchmarks/mup.py`."""
+"""muP at work: what a step changes at several widths, and where the best learning rate lies. Arms as in
+`benchmarks/mup.py`.
+"""
 
 import numpy as np
 import pytest

@@ -29,7 +29,12 @@ _OTHERS = {
     "hydra.run.dir": "Hydra's own", "hydra.sweep.dir": "Hydra's own", "hydra.output_subdir": "Hydra's own",
 }  # fmt: skip
 # modules whose strings are texts to test with, code to show, or HTML
-_TEXTS = ("pipelines/data/tokens/tokenizer.py", "pipelines/data/tokens/chat.py", "pipelines/train/results/model_card.py", "pipelines/display/charts.py")  # fmt: skip
+_TEXTS = (
+    "pipelines/data/tokens/tokenizer.py",
+    "pipelines/data/tokens/chat.py",
+    "pipelines/train/results/model_card.py",
+    "pipelines/display/charts.py",
+)
 
 
 def accepted() -> tuple[set[str], set[str]]:
@@ -59,8 +64,10 @@ def messages(path: Path) -> Iterator[tuple[int, str]]:
     passed = {
         id(node.body[0].value)
         for node in ast.walk(tree)
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and node.body and isinstance(node.body[0], ast.Expr)
-    }  # fmt: skip
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
             passed |= {id(part) for part in node.values}

@@ -15,9 +15,10 @@ from pipelines.data.text.document import Document, Dropped
 from pipelines.errors import ConfigError
 
 ENGLISH = (
-    "The committee met on Tuesday to discuss the new bridge that will cross the river near the old mill. Several members said "
-    "that the cost was too high, and they asked for a second plan with fewer pillars. The engineer answered that a lighter bridge "
-    "would not carry the trucks which bring stone from the quarry. After two hours of debate the chair proposed to visit the place."
+    "The committee met on Tuesday to discuss the new bridge that will cross the river near the old mill. Several "
+    "members said that the cost was too high, and they asked for a second plan with fewer pillars. The engineer "
+    "answered that a lighter bridge would not carry the trucks which bring stone from the quarry. After two hours of "
+    "debate the chair proposed to visit the place."
 )
 SIMPLIFIED = "话说天下大势，分久必合，合久必分。周末七国分争，并入于秦。及秦灭之后，楚、汉分争，又并入于汉。汉朝自高祖斩白蛇而起义，一统天下，后来光武中兴，传至献帝，遂分为三国。"
 TRADITIONAL = "話說天下大勢，分久必合，合久必分。周末七國分爭，並入於秦。及秦滅之後，楚、漢分爭，又並入於漢。漢朝自高祖斬白蛇而起義，一統天下，後來光武中興，傳至獻帝，遂分為三國。"

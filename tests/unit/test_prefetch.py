@@ -54,9 +54,11 @@ class Remote:
 
     def loader(self, local: bool = False) -> Loader:
         planned = tuple(
-            PlannedSource(name=n, kind="documents", weight=w, available_tokens=1, budget_tokens=1, epochs=1, packing="windows")
+            PlannedSource(
+                name=n, kind="documents", weight=w, available_tokens=1, budget_tokens=1, epochs=1, packing="windows"
+            )
             for n, w in WEIGHTS.items()
-        )  # fmt: skip
+        )
         plan = MixturePlan(tokens="tokens/t", tokens_fingerprint="", sources=planned, dropped={})
         sources = self.local if local else self.sources
         return Loader(sources, [Segment(0, plan)], seed=1, sequence_length=4, shards_per_group=GROUP)

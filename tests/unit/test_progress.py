@@ -129,11 +129,16 @@ def run_with(folder: Path, code: str, redirect: str = "", **environment: str) ->
 @pytest.mark.parametrize(
     "environment",
     [
-        {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}, {"PYTHONIOENCODING": "cp1252"}, {"PYTHONIOENCODING": "gbk"},
-        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "utf-8"}, {"TERM": "dumb"},
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "latin-1"},
+        {"PYTHONIOENCODING": "cp1252"},
+        {"PYTHONIOENCODING": "gbk"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"PYTHONIOENCODING": "utf-8"},
+        {"TERM": "dumb"},
     ],
     ids=lambda environment: "-".join(environment.values()),
-)  # fmt: skip
+)
 def test_any_terminal_can_be_written_to(tmp_path: Path, environment: dict[str, str]) -> None:
     done = run_with(tmp_path, SAYS, **environment)
     assert (done.returncode, done.stderr) == (0, b"")

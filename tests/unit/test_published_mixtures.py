@@ -23,14 +23,33 @@ from workflows.session import DryRun, Session, compose_config
 CONF = Path(__file__).parents[2] / "conf"
 PUBLISHED = {
     "minicpm_stable": {
-        "cc-zh": 25, "code": 25, "dolma": 24, "c4": 15, "pile": 8, "open-web-math": 1, "arxiv": 1, "pes2o": 1,
+        "cc-zh": 25,
+        "code": 25,
+        "dolma": 24,
+        "c4": 15,
+        "pile": 8,
+        "open-web-math": 1,
+        "arxiv": 1,
+        "pes2o": 1,
     },
     "minicpm_decay": {
-        "code": 19.6, "dolma": 15.7, "cc-zh": 14.6, "c4": 9.5, "wikipedia": 6.7, "pile": 5.1, "sft-mixed": 4.8, "baike-zh": 4.5,
-        "code-sft": 3.8, "book-zh": 2.8, "knowledge-sft": 2.5, "ultrachat": 2.0, "math-synthetic": 1.9, "other": 1.3,
+        "code": 19.6,
+        "dolma": 15.7,
+        "cc-zh": 14.6,
+        "c4": 9.5,
+        "wikipedia": 6.7,
+        "pile": 5.1,
+        "sft-mixed": 4.8,
+        "baike-zh": 4.5,
+        "code-sft": 3.8,
+        "book-zh": 2.8,
+        "knowledge-sft": 2.5,
+        "ultrachat": 2.0,
+        "math-synthetic": 1.9,
+        "other": 1.3,
         "stackexchange": 1.1,
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -82,13 +101,22 @@ ROWS = {
     "sft-mixed": {"id": "1", "messages": TURNS, "source": "x"},
     "ultrachat": {"prompt": "Q", "prompt_id": "1", "messages": TURNS},
     "code-sft": {"id": "1", "input": "Q", "output": "A", "domain": "generic", "unit_tests": "[]"},
-    "knowledge-sft": {"orig_question": "q", "orig_answer": "a", "source": "x", "question": "Q", "answer": "A", "index": 1},
+    "knowledge-sft": {
+        "orig_question": "q",
+        "orig_answer": "a",
+        "source": "x",
+        "question": "Q",
+        "answer": "A",
+        "index": 1,
+    },
     "math-sft": {"problem": "Q", "generated_solution": "A", "expected_answer": "4", "problem_source": "math"},
     "sharegpt4": {"conversations": SHAREGPT},
-    "slim-orca": {"conversations": [{"from": "system", "value": "S", "weight": None}, *({**t, "weight": 1.0} for t in SHAREGPT)]},
+    "slim-orca": {
+        "conversations": [{"from": "system", "value": "S", "weight": None}, *({**t, "weight": 1.0} for t in SHAREGPT)]
+    },
     "oss-instruct": {"lang": "python", "raw_index": 1, "index": 1, "seed": "x", "problem": "Q", "solution": "A"},
     "evol-instruct": {"idx": "1", "conversations": SHAREGPT},
-}  # fmt: skip
+}
 
 
 @pytest.mark.slow

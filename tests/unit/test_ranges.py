@@ -82,7 +82,9 @@ def test_every_config_is_a_config_class() -> None:
     assert [cls.__name__ for cls in seen if "__is_config_class__" not in vars(cls)] == []
 
 
-@pytest.mark.parametrize(("cls", "name", "base", "range_"), FIELDS, ids=[f"{cls.__name__}.{name}" for cls, name, *_ in FIELDS])  # fmt: skip
+@pytest.mark.parametrize(
+    ("cls", "name", "base", "range_"), FIELDS, ids=[f"{cls.__name__}.{name}" for cls, name, *_ in FIELDS]
+)
 def test_a_numeric_field_says_which_numbers_it_takes(cls: type, name: str, base: type, range_: Range | None) -> None:
     """And takes neither nan, nor inf, nor what is below anything that makes sense, nor more than 64 bits."""
     assert range_ is not None, f"{cls.__name__}.{name} has no Range: see pipelines/config.py"

@@ -19,9 +19,16 @@ from workflows.recipe import SHARED, RecipeConfig, RecipeStage, compose_stage
 from workflows.session import compose_config
 
 GIVEN = [
-    "cluster=gpu", "cluster.workers=4", "cluster.accelerator=H100", "cluster.max_failures=1", "cluster.price_per_core_hour=0.5",
-    "tracking.uri=http://mlflow:5000", "tracking.experiment='it\\'s = a, b: (c)\\\\'", "store='/tmp/s p=1, [x]'", "on_change=keep",
-]  # fmt: skip
+    "cluster=gpu",
+    "cluster.workers=4",
+    "cluster.accelerator=H100",
+    "cluster.max_failures=1",
+    "cluster.price_per_core_hour=0.5",
+    "tracking.uri=http://mlflow:5000",
+    "tracking.experiment='it\\'s = a, b: (c)\\\\'",
+    "store='/tmp/s p=1, [x]'",
+    "on_change=keep",
+]
 
 
 def recipe(*overrides: str, experiment: str = "smoke") -> RecipeConfig:
@@ -60,8 +67,12 @@ def test_training_stages_are_planned_for_gpus(tmp_path: Path) -> None:
     assert {each.cluster.gpus_per_worker for each in training} == {1.0}
     model: Any = {**TINY_MODEL, "max_positions": 512}
     pretrain = dataclasses.replace(
-        training[0], data="mixture/tiny_stable", dry_run=True, steps=12, model=type(training[0].model)(**model)  # type: ignore[misc]
-    )  # fmt: skip
+        training[0],
+        data="mixture/tiny_stable",
+        dry_run=True,
+        steps=12,
+        model=type(training[0].model)(**model),  # type: ignore[misc]
+    )
     facts = plan_stage("pretrain", pretrain, store, None, 2).announcement
     assert "asks for 2 GPUs" in facts["note"]
 

@@ -1,8 +1,8 @@
 """The model against the formulas in float64 NumPy (`tests/numpy_model.py`): logits, loss and every gradient.
 
-An error is ‖found − expected‖ / ‖expected‖. Accepted are 1e-6 in float32 (measured over three seeds: 3e-7 for logits, 6e-7 for the
-worst gradient; a single component is off by up to 1e-6 of the largest) and 1e-12 in float64 (measured: 1e-15), where no fault of
-a formula can pass for rounding.
+An error is ‖found − expected‖ / ‖expected‖. Accepted are 1e-6 in float32 (measured over three seeds: 3e-7 for logits,
+6e-7 for the worst gradient; a single component is off by up to 1e-6 of the largest) and 1e-12 in float64 (measured:
+1e-15), where no fault of a formula can pass for rounding.
 """
 
 import functools

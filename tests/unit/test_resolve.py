@@ -166,7 +166,9 @@ def test_what_each_policy_gives_up(fates_of: Any) -> None:
 
 
 def test_strangers_in_one_bucket_all_stay(fates_of: Any) -> None:
-    """Three hundred documents that share a header and little else: candidates by the hundred, and no copy among them."""
+    """Three hundred documents that share a header and little else: candidates by the hundred, and no copy among
+    them.
+    """
     header = words(90_000, 40)
     strangers = [([*header, *words(100 * i, 60)], 0) for i in range(300)]
     fates, _ = fates_of([strangers[:100], strangers[100:]])

@@ -10,8 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LIBRARIES = {
-    "Hydra, OmegaConf": ("hydra", "omegaconf"), "Ray": ("ray",), "DeepSpeed": ("deepspeed",), "MLflow": ("mlflow",), "boto3": ("boto3", "botocore"),
-}  # fmt: skip
+    "Hydra, OmegaConf": ("hydra", "omegaconf"),
+    "Ray": ("ray",),
+    "DeepSpeed": ("deepspeed",),
+    "MLflow": ("mlflow",),
+    "boto3": ("boto3", "botocore"),
+}
 
 
 def importers(names: tuple[str, ...]) -> dict[str, bool]:
@@ -27,7 +31,13 @@ def importers(names: tuple[str, ...]) -> dict[str, bool]:
                 for node in ast.walk(function)
             }
             for node in ast.walk(tree):
-                modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names] if isinstance(node, ast.Import) else []  # fmt: skip
+                modules = (
+                    [node.module or ""]
+                    if isinstance(node, ast.ImportFrom)
+                    else [alias.name for alias in node.names]
+                    if isinstance(node, ast.Import)
+                    else []
+                )
                 if any(module.split(".")[0] in names for module in modules):
                     name = str(path.relative_to(ROOT))
                     found[name] = found.get(name, False) or id(node) not in inner

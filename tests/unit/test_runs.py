@@ -45,7 +45,13 @@ def test_every_file_of_a_lane_is_there_and_once() -> None:
 
 
 # what a file has in it that uses a fixture of a whole session, and the group that it has to be in
-SHARED = {"cluster: Cluster": "Ray", "head: RayCluster": "head", "server: S3Server": "S3 and ranks", "_rank: Ranks": "S3 and ranks", "_ranks: Ranks": "S3 and ranks"}  # fmt: skip
+SHARED = {
+    "cluster: Cluster": "Ray",
+    "head: RayCluster": "head",
+    "server: S3Server": "S3 and ranks",
+    "_rank: Ranks": "S3 and ranks",
+    "_ranks: Ranks": "S3 and ranks",
+}
 
 
 def test_what_a_session_starts_once_is_used_in_one_lane() -> None:

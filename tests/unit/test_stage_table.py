@@ -1,4 +1,6 @@
-"""The table of stages: a row that cannot be meant fails by the name of its entry, and every list follows from the rows."""
+"""The table of stages: a row that cannot be meant fails by the name of its entry, and every list follows from the
+rows.
+"""
 
 from __future__ import annotations
 

@@ -30,26 +30,64 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ("pretrain", {"data": "mixture/none"}, "mixture/none does not exist"),
         ("pretrain", {"data": "tokens/tiny"}, "data=tokens/tiny is of kind tokens; pretrain reads mixture"),
         ("pretrain", {"parent": "pretrain/x"}, "pretrain starts fresh"),
-        ("pretrain", {"objective": {"name": "dpo"}}, "objective=dpo learns from pairs, and pretrain reads windows: set objective=next_token"),
+        (
+            "pretrain",
+            {"objective": {"name": "dpo"}},
+            "objective=dpo learns from pairs, and pretrain reads windows: set objective=next_token",
+        ),
         ("pretrain", {"objective": {"name": "next"}}, "objective.name is 'next'; expected one of dpo, next_token"),
         ("pretrain", {"model": None}, "model is null"),
         ("pretrain", {"model.heads": 5}, "model.d_model 32 is not divisible by model.heads 5"),
-        ("pretrain", {"model.vocabulary": 100}, "model.vocabulary is 100, but the tokenizer of tokens/tiny has 128 ids"),
-        ("pretrain", {"batch.global_batch": 6}, "batch.global_batch 6 does not divide into micro-batches of 2 on 2 workers: set batch.micro_batch to one of 1, 3"),
+        (
+            "pretrain",
+            {"model.vocabulary": 100},
+            "model.vocabulary is 100, but the tokenizer of tokens/tiny has 128 ids",
+        ),
+        (
+            "pretrain",
+            {"batch.global_batch": 6},
+            "batch.global_batch 6 does not divide into micro-batches of 2 on 2 "
+            "workers: set batch.micro_batch to one of 1, 3",
+        ),
         ("pretrain", {"batch.global_batch": 7}, "set batch.global_batch to a multiple of 2"),
-        ("pretrain", {"batch.sequence_length": 128}, "batch.sequence_length 128 exceeds model.max_positions 64: lower it, or raise max_positions"),
+        (
+            "pretrain",
+            {"batch.sequence_length": 128},
+            "batch.sequence_length 128 exceeds model.max_positions 64: lower it, or raise max_positions",
+        ),
         ("pretrain", {"epochs": 1.0}, "got steps=12 and epochs=1.0; expected exactly one"),
         ("pretrain", {"steps": 0}, "steps is 0; expected a whole number of at least 1"),
         ("pretrain", {"zero.stage": 0, "zero.precision": "bfloat16"}, "set zero.stage=1"),
-        ("pretrain", {"model.vocabulary": 300}, "model.vocabulary is 300, but the tokenizer of tokens/tiny has 128 ids: most of the embedding would never be trained"),
-        ("pretrain", {"checkpoint": {"resume": "step-4"}, "on_change": "rebuild"}, "checkpoint.resume=step-4 goes on from a checkpoint that on_change=rebuild deletes"),
+        (
+            "pretrain",
+            {"model.vocabulary": 300},
+            "model.vocabulary is 300, but the tokenizer of tokens/tiny has 128 "
+            "ids: most of the embedding would never be trained",
+        ),
+        (
+            "pretrain",
+            {"checkpoint": {"resume": "step-4"}, "on_change": "rebuild"},
+            "checkpoint.resume=step-4 goes on from a checkpoint that on_change=rebuild deletes",
+        ),
         ("pretrain", {"checkpoint": {"resume": "4"}}, "checkpoint.resume is '4'; expected latest or step-N"),
         ("pretrain", {"rope_base": "ntk"}, "a fresh run's is model.rope_base"),
         ("pretrain", {"compute": {"memory_gib": 0}}, "compute.memory_gib is 0; expected a number above 0"),
         ("pretrain", {"compute": {"loss_chunk": 0}}, "compute.loss_chunk is 0; expected a whole number of at least 1"),
-        ("pretrain", {"compute": {"attention": "varlen"}}, "compute.attention=varlen is FlashAttention, which needs a GPU: set compute.attention=auto"),
-        ("pretrain", {"compute": {"attention": "flex"}}, "compute.attention=flex has no backward pass on a CPU: set compute.attention=auto"),
-        ("pretrain", {"compute": {"memory_gib": 0.401}, "batch.global_batch": 4096, "batch.micro_batch": 1024}, "batch.micro_batch=1024 × 32 tokens does not fit"),
+        (
+            "pretrain",
+            {"compute": {"attention": "varlen"}},
+            "compute.attention=varlen is FlashAttention, which needs a GPU: set compute.attention=auto",
+        ),
+        (
+            "pretrain",
+            {"compute": {"attention": "flex"}},
+            "compute.attention=flex has no backward pass on a CPU: set compute.attention=auto",
+        ),
+        (
+            "pretrain",
+            {"compute": {"memory_gib": 0.401}, "batch.global_batch": 4096, "batch.micro_batch": 1024},
+            "batch.micro_batch=1024 × 32 tokens does not fit",
+        ),
         ("pretrain", {"cluster": {"workers": 2, "gpus_per_worker": 1}}, "asks for 2 GPUs; this machine has 0"),
         ("pretrain", {"schedule.peak_lr": "nan"}, "schedule.peak_lr is nan; expected a finite number"),
         ("pretrain", {"schedule.peak_lr": -0.01}, "schedule.peak_lr is -0.01; expected a number above 0"),
@@ -59,9 +97,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ("anneal", {"parent": "sft/x"}, "parent=sft/x is of kind sft; anneal takes pretrain or anneal"),
         ("anneal", {"parent": "pretrain/none"}, "pretrain/none does not exist"),
         ("dpo", {"parent": "pretrain/x", "data": "tokens/tiny"}, "dpo takes average or anneal or sft or dpo"),
-        ("anneal", {"parent": "average/x"}, "parent=average/x holds weights alone, and anneal goes on with its parent's optimizer state"),
+        (
+            "anneal",
+            {"parent": "average/x"},
+            "parent=average/x holds weights alone, and anneal goes on with its parent's optimizer state",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_run_is_refused(store: Any, stage: Any, changes: dict[str, Any], message: str) -> None:
     def planned() -> None:
         config = train_config(**changes)
@@ -117,7 +159,9 @@ def test_more_steps_of_a_trunk_are_the_same_run_but_of_a_cosine_are_not(store: A
         return plan_stage("pretrain", config, store, None, 2).identity
 
     assert identity(steps=12) == identity(steps=40)
-    assert identity(steps=12, schedule={"kind": "cosine", "peak_lr": 0.01}) != identity(steps=40, schedule={"kind": "cosine", "peak_lr": 0.01})  # fmt: skip
+    assert identity(steps=12, schedule={"kind": "cosine", "peak_lr": 0.01}) != identity(
+        steps=40, schedule={"kind": "cosine", "peak_lr": 0.01}
+    )
     assert identity() == identity(**{"batch.micro_batch": 1, "zero.stage": 3})  # how it runs, not what it computes
     assert identity() != identity(seed=2)
 
@@ -161,10 +205,17 @@ def trunk(store: Any, name: str, kind: str = "pretrain", **changes: Any) -> str:
 
     planned = plan_stage("pretrain", train_config(name=name, steps=8), store, None, 2)
     state = {
-        "model": plain(planned.spec.model), "schedule": plain(planned.spec.schedule), "learning_rate": 0.01, "samples": 64,
-        "tokens": 2048, "sequence_length": 32, "seed": 1, "segments": list(planned.spec.segments),
-        "tokenizer": tokenizer_of(store.get("tokens/tiny")), **changes,
-    }  # fmt: skip
+        "model": plain(planned.spec.model),
+        "schedule": plain(planned.spec.schedule),
+        "learning_rate": 0.01,
+        "samples": 64,
+        "tokens": 2048,
+        "sequence_length": 32,
+        "seed": 1,
+        "segments": list(planned.spec.segments),
+        "tokenizer": tokenizer_of(store.get("tokens/tiny")),
+        **changes,
+    }
     store.storage.write(
         f"{kind}/{name}/checkpoints/step-000008/manifest.json",
         json.dumps({"step": 8, "files": {}, "state": state}).encode(),
@@ -199,17 +250,38 @@ def test_an_anneal_goes_on_at_the_trunks_rate_and_place(store: Any) -> None:
 @pytest.mark.parametrize(
     ("state", "changes", "message"),
     [
-        ({}, {"schedule": {"peak_lr": 0.02, "decay": "linear", "decay_fraction": 1.0}}, "schedule.peak_lr is 0.02, but pretrain/odd0@step-8 stands at 0.01"),
-        ({"learning_rate": 0.005}, {}, "was saved at LR 0.005, outside its stable phase (0.01): branch from a stable checkpoint"),
+        (
+            {},
+            {"schedule": {"peak_lr": 0.02, "decay": "linear", "decay_fraction": 1.0}},
+            "schedule.peak_lr is 0.02, but pretrain/odd0@step-8 stands at 0.01",
+        ),
+        (
+            {"learning_rate": 0.005},
+            {},
+            "was saved at LR 0.005, outside its stable phase (0.01): branch from a stable checkpoint",
+        ),
         ({}, {"schedule": {"warmup_steps": 1}}, "anneal goes on at the trunk's LR: set it to 0"),
         ({}, {"seed": 2}, "seed is 2, the trunk's is 1"),
-        ({}, {"batch.sequence_length": 16, "rope_base": "ntk"}, "rope_base=ntk with batch.sequence_length=16, but the parent was trained on 32"),
+        (
+            {},
+            {"batch.sequence_length": 16, "rope_base": "ntk"},
+            "rope_base=ntk with batch.sequence_length=16, but the parent was trained on 32",
+        ),
         ({}, {"rope_base": 0.5}, "rope_base is 0.5; expected one of keep, ntk or a number above 1"),
         ({}, {"model": {**TINY_MODEL, "layers": 3}}, "is of another architecture (layers: 2 -> 3): leave model null"),
-        ({"tokenizer": "other"}, {}, "tokens/tiny was encoded with another tokenizer than pretrain/odd7@step-8 was trained on"),
-        ({"optimizer": "muon"}, {}, "pretrain/odd8@step-8 holds the state of the optimizer muon, and this run uses adamw: choose optimizer=muon"),
+        (
+            {"tokenizer": "other"},
+            {},
+            "tokens/tiny was encoded with another tokenizer than pretrain/odd7@step-8 was trained on",
+        ),
+        (
+            {"optimizer": "muon"},
+            {},
+            "pretrain/odd8@step-8 holds the state of the optimizer muon, and this run uses "
+            "adamw: choose optimizer=muon",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_branch_that_would_break_the_trunks_line_is_refused(
     store: Any, state: dict[str, Any], changes: dict[str, Any], message: str, request: pytest.FixtureRequest
 ) -> None:

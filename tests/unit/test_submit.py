@@ -74,21 +74,47 @@ def test_the_stages_of_a_recipe_are_checked_too() -> None:
 
 def test_a_machine_without_gpu_is_refused_for_a_gpu_recipe() -> None:
     message = refused(RECIPE, "m7i.4xlarge")
-    assert "instance_type=m7i.4xlarge has no GPU, and each of cluster.workers=160 takes 1: choose one that has, e.g. g6.xlarge" in message  # fmt: skip
+    assert (
+        "instance_type=m7i.4xlarge has no GPU, and each of cluster.workers=160 takes 1: choose one that has, e.g. "
+        "g6.xlarge"
+    ) in message
 
 
 @pytest.mark.parametrize(
     ("changes", "instance_type", "max_nodes", "message"),
     [
-        (["cluster.workers=320"], None, None, r"cluster.workers=320, but a step has .* 960 / 6 = 160 micro-batches: set cluster.workers=160 or less, or batch.micro_batch=3"),
+        (
+            ["cluster.workers=320"],
+            None,
+            None,
+            r"cluster.workers=320, but a step has .* 960 / 6 = 160 micro-batches: "
+            r"set cluster.workers=160 or less, or batch.micro_batch=3",
+        ),
         (["cluster.workers=7"], None, None, "global_batch 960 does not divide into micro-batches of 6 on 7 workers"),
-        ([], "p5.48xlarge", 4, r"cluster.workers=160 takes 20 × p5.48xlarge .*at most 4 .*set cluster.workers=32 or less"),
+        (
+            [],
+            "p5.48xlarge",
+            4,
+            r"cluster.workers=160 takes 20 × p5.48xlarge .*at most 4 .*set cluster.workers=32 or "
+            r"less",
+        ),
         (["cluster.cpus_per_worker=64"], "p5.48xlarge", 4, r"takes 54 × p5.48xlarge"),
         (["cluster.gpus_per_worker=2", "cluster.workers=8"], "g6.xlarge", None, "a worker takes 2 GPUs and 8 CPUs"),
-        (["cluster.accelerator=A100"], "p5.48xlarge", None, "cluster.accelerator=A100, but instance_type=p5.48xlarge has H100"),
-        (["cluster.workers=8", "cluster.cpus_per_worker=4"], "g6.48xlarge", None, r"does not fit: .* it has 21.2 GiB \(the L4 of g6.48xlarge\)"),
+        (
+            ["cluster.accelerator=A100"],
+            "p5.48xlarge",
+            None,
+            "cluster.accelerator=A100, but instance_type=p5.48xlarge has H100",
+        ),
+        (
+            ["cluster.workers=8", "cluster.cpus_per_worker=4"],
+            "g6.48xlarge",
+            None,
+            r"does not fit: .* it has 21.2 GiB "
+            r"\(the L4 of g6.48xlarge\)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_more_than_the_plan_or_the_cluster_holds_is_refused(
     changes: list[str], instance_type: str | None, max_nodes: int | None, message: str
 ) -> None:
@@ -130,7 +156,16 @@ def test_a_machine_counts_in_the_quota_of_its_family(instance_type: str, spot: b
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TRUNKLINE_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "project"
-    for name in ("workflows/pretrain.py", "pipelines/cluster/outside/jobs.py", "store/tokens.bin", ".git/objects/ab", ".venv/bin/python", "notes/a.md", ".env", "data/x.tmp"):  # fmt: skip
+    for name in (
+        "workflows/pretrain.py",
+        "pipelines/cluster/outside/jobs.py",
+        "store/tokens.bin",
+        ".git/objects/ab",
+        ".venv/bin/python",
+        "notes/a.md",
+        ".env",
+        "data/x.tmp",
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
     (folder / ".gitignore").write_text("/store/\n")
@@ -238,7 +273,17 @@ def test_lines_are_shown_once_however_often_the_log_begins_anew() -> None:
 
 
 def job(**changes: Any) -> Job:
-    values = {"id": "a", "status": "FAILED", "command": "x", "message": "", "exit_code": None, "error": None, "began": 0.0, "ended": 1.0, "metadata": {}}  # fmt: skip
+    values = {
+        "id": "a",
+        "status": "FAILED",
+        "command": "x",
+        "message": "",
+        "exit_code": None,
+        "error": None,
+        "began": 0.0,
+        "ended": 1.0,
+        "metadata": {},
+    }
     return Job(**{**values, **changes})
 
 
@@ -274,9 +319,12 @@ def test_another_shell_learns_from_the_job_how_to_retry_it() -> None:
         (["retry=1", "--", *RECIPE], "error: unknown key retry; accepted there: .*did you mean retries"),
         (["--", *RECIPE, "store=results"], "error: store=results is relative, and a job runs in a temporary copy"),
         (["max_nodes=0", "--", *RECIPE], "error: max_nodes is 0; expected the most GPU machines"),
-        (["instance_type=g7.large", "--", *RECIPE], "error: instance_type=g7.large is not among those known here, and no AWS credentials"),
+        (
+            ["instance_type=g7.large", "--", *RECIPE],
+            "error: instance_type=g7.large is not among those known here, and no AWS credentials",
+        ),
     ],
-)  # fmt: skip
+)
 def test_mistakes_end_before_anything_is_sent(
     arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,7 +110,9 @@ def test_a_run_without_a_break_is_cut_and_counted(run):
 
 
 def test_letters_without_end_do_not_hold_up_training(trained):
-    """A quarter of a million letters took 27 s; now every piece that the trainer sees is short, and common words stay."""
+    """A quarter of a million letters took 27 s; now every piece that the trainer sees is short, and common words
+    stay.
+    """
     endless = "".join(random.Random(3).choices("abcdefghijklmnopqrstuvwxyz", k=250_000))
     seen = train_tokenizer([*TEXTS, endless], TokenizerConfig(vocabulary_size=340))
     assert len(json.loads(seen)["model"]["vocab"]) == 340
@@ -152,10 +154,43 @@ def adversarial(rng: random.Random, characters: dict[str, list[str]]) -> str:
 
 
 STUMBLES = (
-    "'s", "'S", "'LL", "'ſ", "</s>", "<用户>", "<AI>", "< /s>", "\r\n", "\n\n", "  ", "\t", "   ", "👩‍👩‍👧‍👦", "🇨🇳", "👍🏽", "e\u0301",
-    "\u200d", "\ufe0f", "Hello", "世界", "混合text", "123", "０１", "...", "!=", "\x00", "\x85", "\u2028", "\u00a0", "\u3000", "\ufeff",
-    "\U00010940\U00010941", "\ua7ce", "\u088f", "\uffff",
-)  # fmt: skip  # the last are unassigned in Python 3.11, and letters to newer tables
+    "'s",
+    "'S",
+    "'LL",
+    "'ſ",
+    "</s>",
+    "<用户>",
+    "<AI>",
+    "< /s>",
+    "\r\n",
+    "\n\n",
+    "  ",
+    "\t",
+    "   ",
+    "👩‍👩‍👧‍👦",
+    "🇨🇳",
+    "👍🏽",
+    "e\u0301",
+    "\u200d",
+    "\ufe0f",
+    "Hello",
+    "世界",
+    "混合text",
+    "123",
+    "０１",
+    "...",
+    "!=",
+    "\x00",
+    "\x85",
+    "\u2028",
+    "\u00a0",
+    "\u3000",
+    "\ufeff",
+    "\U00010940\U00010941",
+    "\ua7ce",
+    "\u088f",
+    "\uffff",
+)
 
 
 def test_ids_are_those_of_tokenizers_on_adversarial_text():
@@ -283,7 +318,11 @@ def test_the_template_gives_the_ids_and_the_mask_of_training(loaded, encoder, me
 @pytest.mark.parametrize(
     ("messages", "options", "why"),
     [
-        ([*turns("a"), {"role": "tool", "content": "b"}], {}, "not trained with the role tool: expected system, user or assistant"),
+        (
+            [*turns("a"), {"role": "tool", "content": "b"}],
+            {},
+            "not trained with the role tool: expected system, user or assistant",
+        ),
         ([{"role": "developer", "content": "b"}, *turns("a")], {}, "not trained with the role developer"),
         (turns("a", ""), {}, "a message of assistant holds no text"),
         (turns(" \n"), {}, "a message of user holds no text"),
@@ -294,11 +333,19 @@ def test_the_template_gives_the_ids_and_the_mask_of_training(loaded, encoder, me
         (turns("a", "b")[1:], {}, "an answer follows no question"),
         ([*turns("a", "b"), *turns("c", "d")[1:]], {}, "an answer follows no question"),
         ([*turns("a", "b"), *turns(system=["s"])], {}, "no question follows"),
-        (turns("a", "b"), {"add_generation_prompt": True}, "add_generation_prompt asks for an answer where no question is open"),
+        (
+            turns("a", "b"),
+            {"add_generation_prompt": True},
+            "add_generation_prompt asks for an answer where no question is open",
+        ),
         (turns("a"), {"tools": [{"type": "function", "function": {"name": "f"}}]}, "was not trained with tools"),
-        ([*turns("a"), {"role": "assistant", "content": "b", "tool_calls": [{"function": {"name": "f"}}]}], {}, "not trained to call tools"),
+        (
+            [*turns("a"), {"role": "assistant", "content": "b", "tool_calls": [{"function": {"name": "f"}}]}],
+            {},
+            "not trained to call tools",
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_template_refuses_what_training_never_saw(loaded, messages, options, why):
     from jinja2.exceptions import TemplateError
 

@@ -176,8 +176,10 @@ def test_two_commands_that_begin_at_once_are_both_tracked(tmp_path: Path) -> Non
     code = "import sys; from pipelines.tracking.tracker import _client; _client(sys.argv[1]).search_experiments()"
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     begun = [
-        subprocess.Popen([sys.executable, "-c", code, uri], stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+        subprocess.Popen(
+            [sys.executable, "-c", code, uri], stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+        )
         for _ in range(3)
-    ]  # fmt: skip
+    ]
     errors = [process.communicate(timeout=PATIENCE_SECONDS)[1] for process in begun]
     assert [process.returncode for process in begun] == [0, 0, 0], errors

@@ -1,4 +1,6 @@
-"""Runs and experiments that somebody deleted in MLflow: told by name, their points kept, the others tracked; against a real SQLite backend."""
+"""Runs and experiments that somebody deleted in MLflow: told by name, their points kept, the others tracked; against a
+real SQLite backend.
+"""
 
 from __future__ import annotations
 
@@ -254,7 +256,8 @@ class Away(Exception):
             Away(
                 "TEMPORARILY_UNAVAILABLE",
                 503,
-                "(raised as a result of Query-invoked autoflush)\n(sqlite3.OperationalError) database or disk is full\n[SQL: UPDATE]",
+                "(raised as a result of Query-invoked autoflush)\n(sqlite3.OperationalError) database or disk is "
+                "full\n[SQL: UPDATE]",
             ),
             "away",
             "does not answer (database or disk is full)",

@@ -145,14 +145,30 @@ def test_points_that_wait_in_a_store_go_along_with_its_copy(
 @pytest.mark.parametrize(
     "uri",
     [
-        "http://me:hunter2@mlflow:5000", "https://me:hunter2@mlflow", "http://hunter2@mlflow:5000", "http://me:hun/ter2@mlflow:5000",
-        "postgresql://me:hunter2@db/mlflow", "postgresql+psycopg2://me:hunter2@db:5432/mlflow", "mysql+pymysql://:hunter2@db/x",
-        "postgresql://me@db/mlflow?password=hunter2", "postgresql://db/mlflow?sslmode=require&sslpassword=hunter2",
-        "https://mlflow/?access_token=hunter2", "https://mlflow/?api_key=hunter2", "https://mlflow/?aws_credentials=hunter2", "https://mlflow/?X-Amz-Signature=hunter2", "https://mlflow/#token=hunter2", "me:hunter2@mlflow:5000",
-        "http://me%3Ahunter2@mlflow", "mssql://db/x?PWD=hunter2", "sqlite+pysqlcipher://:hunter2@//data/x.db",
-        "http://me:hun#ter2@mlflow:5000", "http://me:hun?ter2@mlflow:5000", "postgresql://me:hun#ter2@db/mlflow", "//me:hunter2@mlflow:5000",
+        "http://me:hunter2@mlflow:5000",
+        "https://me:hunter2@mlflow",
+        "http://hunter2@mlflow:5000",
+        "http://me:hun/ter2@mlflow:5000",
+        "postgresql://me:hunter2@db/mlflow",
+        "postgresql+psycopg2://me:hunter2@db:5432/mlflow",
+        "mysql+pymysql://:hunter2@db/x",
+        "postgresql://me@db/mlflow?password=hunter2",
+        "postgresql://db/mlflow?sslmode=require&sslpassword=hunter2",
+        "https://mlflow/?access_token=hunter2",
+        "https://mlflow/?api_key=hunter2",
+        "https://mlflow/?aws_credentials=hunter2",
+        "https://mlflow/?X-Amz-Signature=hunter2",
+        "https://mlflow/#token=hunter2",
+        "me:hunter2@mlflow:5000",
+        "http://me%3Ahunter2@mlflow",
+        "mssql://db/x?PWD=hunter2",
+        "sqlite+pysqlcipher://:hunter2@//data/x.db",
+        "http://me:hun#ter2@mlflow:5000",
+        "http://me:hun?ter2@mlflow:5000",
+        "postgresql://me:hun#ter2@db/mlflow",
+        "//me:hunter2@mlflow:5000",
     ],
-)  # fmt: skip
+)
 def test_a_password_in_the_tracking_uri_is_refused_and_not_said(uri: str) -> None:
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD") as refused:
         parse(TrackingConfig, {"uri": uri}, "tracking")
@@ -162,10 +178,21 @@ def test_a_password_in_the_tracking_uri_is_refused_and_not_said(uri: str) -> Non
 @pytest.mark.parametrize(
     "uri",
     [
-        "http://mlflow:5000", "https://mlflow/docs#access-token", "postgresql://db:5432/mlflow?user=me@cloud", "http://[::1]:5000/?x=a@b", "https://mlflow/base/path", "postgresql://me@db/mlflow", "postgresql://db:5432/mlflow?sslmode=require",
-        "postgresql://db/mlflow?sslkey=/etc/client.pem&sslmode=verify-full", "sqlite:////home/a:b@c/mlflow.db", "sqlite:///mlflow.db?timeout=30", "databricks://profile", "databricks", "./mlruns",
+        "http://mlflow:5000",
+        "https://mlflow/docs#access-token",
+        "postgresql://db:5432/mlflow?user=me@cloud",
+        "http://[::1]:5000/?x=a@b",
+        "https://mlflow/base/path",
+        "postgresql://me@db/mlflow",
+        "postgresql://db:5432/mlflow?sslmode=require",
+        "postgresql://db/mlflow?sslkey=/etc/client.pem&sslmode=verify-full",
+        "sqlite:////home/a:b@c/mlflow.db",
+        "sqlite:///mlflow.db?timeout=30",
+        "databricks://profile",
+        "databricks",
+        "./mlruns",
     ],
-)  # fmt: skip
+)
 def test_a_uri_without_a_password_is_taken(uri: str) -> None:
     assert parse(TrackingConfig, {"uri": uri}, "tracking").uri == uri
 
@@ -182,8 +209,14 @@ def test_a_password_anywhere_in_a_config_is_refused_and_not_said() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["http://host:8000/data@v1", "http://host:8000?x=a@b", "s3://bucket/a:b@c", "hf://datasets/x@main", "https://x/docs#access-token"],
-)  # fmt: skip
+    [
+        "http://host:8000/data@v1",
+        "http://host:8000?x=a@b",
+        "s3://bucket/a:b@c",
+        "hf://datasets/x@main",
+        "https://x/docs#access-token",
+    ],
+)
 def test_a_port_and_a_place_in_a_page_are_no_password(text: str) -> None:
     assert parse(TrackingConfig, {"experiment": text}, "tracking").experiment == text
 

@@ -146,9 +146,11 @@ def test_lone_processes_step_side_by_side_without_the_compiler() -> None:
     """Neither a fixed port, nor the imports that cost a start most: of torch's compiler and of MLflow."""
     command = [sys.executable, "-c", _ONE_STEP]
     processes = [
-        subprocess.Popen([*command, kind], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, kind], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         for kind in ("adamw", "muon")
-    ]  # fmt: skip
+    ]
     said = []
     for process in processes:  # both are alive while the other is asked
         assert process.stdout is not None

@@ -31,8 +31,8 @@ def page(title: str, paragraphs: list[str], charset: str = "utf-8") -> bytes:
 
 def paragraphs(topic: str) -> list[str]:
     return [
-        f"The history of {topic} begins, as far as anybody knows, in a small town where part {i} of it was written down by hand, "
-        "and the people who kept the records did not think that they would be read again."
+        f"The history of {topic} begins, as far as anybody knows, in a small town where part {i} of it was written "
+        "down by hand, and the people who kept the records did not think that they would be read again."
         for i in range(4)
     ]
 

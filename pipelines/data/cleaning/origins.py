@@ -22,12 +22,14 @@ from pipelines.config import config_class
 _HEAD = 3_000  # characters of a file that its header may take
 _PATH_FIELDS = ("path", "file_path", "max_stars_repo_path")
 _VENDORED = re.compile(
-    r"(^|/)(node_modules|bower_components|_?vendor|_?vendors|third[_-]?party|3rdparty|external|site-packages|dist-packages|\.venv|Pods)/",
+    r"(^|/)(node_modules|bower_components|_?vendor|_?vendors|third[_-]?party|3rdparty|external|"
+    r"site-packages|dist-packages|\.venv|Pods)/",
     re.IGNORECASE,
 )
 _MINIFIED = re.compile(r"[.-]min\.(js|css|mjs)$|\.bundle\.js$|\.(js|css)\.map$", re.IGNORECASE)
 _LOCK = re.compile(
-    r"(^|/)(package-lock\.json|npm-shrinkwrap\.json|yarn\.lock|pnpm-lock\.yaml|composer\.lock|Gemfile\.lock|poetry\.lock|uv\.lock|"
+    r"(^|/)(package-lock\.json|npm-shrinkwrap\.json|yarn\.lock|pnpm-lock\.yaml|composer\.lock|"
+    r"Gemfile\.lock|poetry\.lock|uv\.lock|"
     r"Pipfile\.lock|Cargo\.lock|go\.sum|flake\.lock|mix\.lock|pubspec\.lock)$"
 )
 _SPDX = re.compile(r"SPDX-License-Identifier:\s*([^\n*/#;]+)")

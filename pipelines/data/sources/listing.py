@@ -42,7 +42,8 @@ _BOOKKEEPING = re.compile(
     re.IGNORECASE,
 )
 _ABOUT = re.compile(
-    r"(readme([._-][a-z]{2,3}([_-][a-z]{2,4})?)?|licen[cs]es?|copying|citation|changelog|contributing|code_of_conduct)(\.|$)",
+    r"(readme([._-][a-z]{2,3}([_-][a-z]{2,4})?)?|licen[cs]es?|copying|"
+    r"citation|changelog|contributing|code_of_conduct)(\.|$)",
     re.IGNORECASE,
 )
 _UNFINISHED_FOLDERS = {"_temporary"}

@@ -197,7 +197,9 @@ def average(store: ArtifactStore, name: str, fingerprint: str, planned: PlannedA
 
 
 def _digests(run: Run) -> dict[str, str]:
-    """What a checkpoint holds, whatever its run is called: each file's checksum, and where each frozen parameter lies."""
+    """What a checkpoint holds, whatever its run is called: each file's checksum, and where each frozen parameter
+    lies.
+    """
     files = {name: entry["sha256"] for name, entry in sorted(run.checkpoint.files.items())}
     return {**files, **run.checkpoint.frozen}
 

@@ -321,8 +321,8 @@ class _Slice(NamedTuple):
     def read(self, first: int, target: Tensor) -> None:
         """Copy the numbers from `first` on, counted in the parameter, into the 1-D `target`.
 
-        They are read where they are wanted, and not through a mapped file, whose pages would count as this process's memory
-        until they are needed elsewhere. Raises: CheckpointError when the file ends before.
+        They are read where they are wanted, and not through a mapped file, whose pages would count as this process's
+        memory until they are needed elsewhere. Raises: CheckpointError when the file ends before.
         """
         there = target.dtype == self.dtype and target.device.type == "cpu" and target.is_contiguous()
         numbers = target.detach() if there else torch.empty(target.numel(), dtype=self.dtype)

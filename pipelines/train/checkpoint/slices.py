@@ -1,8 +1,8 @@
 """Saving the slices that an engine holds, and filling an engine from a checkpoint.
 
-A slice is a range of one parameter, flattened (`optimizers/pieces.py`). What is kept per weight is whatever tensor of the
-weights' shape the optimizer keeps (AdamW: `exp_avg`, `exp_avg_sq`; Muon: `momentum_buffer`); what a state needs beside
-those its optimizer's row says. So nothing here knows an optimizer, nor how DeepSpeed lays its tensors out.
+A slice is a range of one parameter, flattened (`optimizers/pieces.py`). What is kept per weight is whatever tensor of
+the weights' shape the optimizer keeps (AdamW: `exp_avg`, `exp_avg_sq`; Muon: `momentum_buffer`); what a state needs
+beside those its optimizer's row says. So nothing here knows an optimizer, nor how DeepSpeed lays its tensors out.
 
 A frozen parameter has no slice where a parent's checkpoint holds it: the state says which one does, under `frozen`
 (`committed.py` follows it). A run without a parent stores its frozen parameters itself.

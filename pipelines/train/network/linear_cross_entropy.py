@@ -35,8 +35,8 @@ def weighted_sum(
 
     Args: weights_N, float32, of each token's loss (no gradient); chunk, tokens whose logits exist at a time.
     """
-    out: tuple[Tensor, Tensor] = _WeightedSum.apply(hidden_ND, weight_VD, targets_N, weights_N, chunk)  # type: ignore[no-untyped-call]
-    return out
+    out: Any = _WeightedSum.apply(hidden_ND, weight_VD, targets_N, weights_N, chunk)  # type: ignore[no-untyped-call]
+    return out[0], out[1]
 
 
 def token_losses(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, chunk: int) -> Tensor:

@@ -1,8 +1,8 @@
 """Learning-rate schedules as pure functions of the step.
 
 Enters: a `Schedule` and an optimizer step. Leaves: the base learning rate at that step; each parameter group multiplies
-it by its own factor (`optimizers/groups.py`). There is no scheduler object, hence no state that a resume could load into the
-wrong phase.
+it by its own factor (`optimizers/groups.py`). There is no scheduler object, hence no state that a resume could load
+into the wrong phase.
 
 Sources: Warmup-Stable-Decay, MiniCPM (arXiv 2404.06395 §4); `exponential` f = 0.5^((s - s_decay_start) / half_life),
 where the paper's printed `S` is a misprint; the other shapes are in `decays.py`, each with its source.

@@ -103,6 +103,11 @@ def start_distributed() -> None:
     _sum_in_float32_at_every_stage()
 
 
+def _as_it_is(model: Any = None, **_options: Any) -> Any:
+    """Stands in for `torch.compile`, as a call or as a decorator, and compiles nothing."""
+    return model if model is not None else lambda function: function
+
+
 def import_deepspeed() -> Any:
     """DeepSpeed, imported without two libraries that cost more seconds than itself and that nothing here uses.
 
@@ -114,7 +119,7 @@ def import_deepspeed() -> Any:
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     unwanted = "mlflow" not in sys.modules
     compile_ = torch.compile
-    torch.compile = lambda model=None, **options: model if model is not None else lambda function: function  # type: ignore[assignment]
+    torch.compile = _as_it_is  # type: ignore[assignment]
     if unwanted:
         sys.modules["mlflow"] = None  # type: ignore[assignment]
     try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,9 @@ class Moment:
     """A point in this rank's work; on a GPU its time is known once the device got there."""
 
     def __init__(self) -> None:
-        self._event = torch.cuda.Event(enable_timing=True) if torch.cuda.is_available() else None  # type: ignore[no-untyped-call]
+        self._event: Any = None
+        if torch.cuda.is_available():
+            self._event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         self._time = time.perf_counter()
         if self._event is not None:
             self._event.record()
