@@ -119,7 +119,7 @@ def import_deepspeed() -> Any:
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     unwanted = "mlflow" not in sys.modules
     compile_ = torch.compile
-    torch.compile = _as_it_is  # type: ignore[assignment]
+    torch.compile = _as_it_is
     if unwanted:
         sys.modules["mlflow"] = None  # type: ignore[assignment]
     try:
