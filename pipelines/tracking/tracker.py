@@ -3,7 +3,7 @@
 A tracking server that is down never stops or slows training: what is logged goes to a spool (`spool.py`), and a thread
 delivers it whenever the server answers, the making of the run itself included. What is undelivered when the process
 ends goes out with the next command that tracks at the same server. What was deleted in MLflow is told by name, and its
-points stay in the spool (`tracking_errors.py`). Where the default database lies: `tracking_place.py`.
+points stay in the spool (`errors.py`). Where the default database lies: `place.py`.
 """
 
 from __future__ import annotations

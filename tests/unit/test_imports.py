@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.structure import between_rooms, circles, imports, level, modules, upward
+from tests.unit.test_docs import rooms
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,6 +27,16 @@ def test_no_room_is_in_a_circle(edges: dict[str, set[str]]) -> None:
 
 def test_no_import_points_up(edges: dict[str, set[str]]) -> None:
     assert upward(edges) == []
+
+
+@pytest.mark.parametrize("above", ["pipelines.data.", "pipelines.train."])
+def test_a_room_imports_only_from_those_that_the_design_lists_before_it(edges: dict[str, set[str]], above: str) -> None:
+    between = between_rooms(edges)
+    listed = [room for path, _ in rooms() if (room := path.rstrip("/").replace("/", ".")) in between]
+    listed = [room for room in listed if room.startswith(above)]
+    climbs = [f"{room} -> {other}" for n, room in enumerate(listed) for other in between[room] if other in listed[n:]]
+    assert len(listed) > 5
+    assert climbs == []
 
 
 def test_every_room_has_a_level(edges: dict[str, set[str]]) -> None:

@@ -55,7 +55,8 @@ def test_a_library_is_imported_where_contributing_says_and_nowhere_else(library:
         if not any(name == room or (room.endswith("/") and name.startswith(room)) for room in rooms)
     } == set()
     assert not any(found.values()), "imported outside a function"
-    design = (ROOT / "docs/design.md").read_text()
+    pages = [ROOT / "docs/design.md", *(ROOT / "docs/design").glob("*.md")]
+    design = "".join(page.read_text() for page in pages)
     assert all(Path(room).name in design for room in rooms)
 
 

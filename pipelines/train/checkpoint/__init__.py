@@ -14,7 +14,7 @@ written by rank zero when every rank's file is durable.
     retention.py    which checkpoints stay
 
 This replaces DeepSpeed's own format, which cannot change stage or world size, and its universal one, which copies the
-first group's learning rate and decay onto all (docs/design.md).
+first group's learning rate and decay onto all (docs/design/decisions.md).
 """
 
 from pipelines.train.checkpoint.committed import (

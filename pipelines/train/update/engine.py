@@ -4,7 +4,7 @@ Enters: the micro-batches of one step. Leaves: updated weights and the step's su
 
 Exactness: N, the number of targets that count over all ranks and micro-batches, is summed before the first backward;
 each micro-batch's loss *sum* is then scaled by W/N, since ZeRO averages gradients over the W ranks. Every layout of the
-same global batch gives the same gradient (measured: ≤ 1.1e-7 between layouts; docs/design.md).
+same global batch gives the same gradient (measured: ≤ 1.1e-7 between layouts; docs/design/objectives.md).
 """
 
 from __future__ import annotations
