@@ -11,7 +11,7 @@ a source that goes on in it starts where the earlier segments left it. The way f
     place      -> shard and item               shards shuffled per epoch; inside a group of shards, items permuted
     item       -> tokens                       windows [w*T, w*T + T + 1) or whole documents packed into T + 1
 
-A node therefore reads `shards_per_group` shards of a source at a time, and `Loader.uses` tells `data.prefetch` exactly
+A node therefore reads `shards_per_group` shards of a source at a time, and `Loader.uses` tells `prefetch` exactly
 which come next. Shuffling every item over the whole corpus would touch every shard in every step.
 
 Legend: B rows of a batch, T tokens that a model reads (`sequence_length`); a row holds T + 1 ids, so that

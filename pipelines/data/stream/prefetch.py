@@ -3,7 +3,7 @@
 Enters: a loader, which knows exactly which shards the coming samples read, and how many bytes may be held. Leaves:
 those shards downloaded and open when the reader asks, and closed behind it, so that the cache can let them go.
 
-A source is read in groups of shards (see `data.loader`): all of a group at once, then none of it until the next epoch.
+A source is read in groups of shards (see `loader`): all of a group at once, then none of it until the next epoch.
 So the working set is one group of each source, and while one group is read, the next has all that time to arrive.
 Nothing is guessed: what is downloaded is what is read. Every rank of a machine runs this over the whole stream, and the
 cache lets one of them download each shard.

@@ -205,7 +205,7 @@ class Encoder:
 
     gigatoken encodes as long as it agrees with `tokenizers`: on `PROBES` before anything is encoded, and on the
     beginning of one text of every batch. Texts with characters that their Unicode tables may class differently never go
-    to it (`data.codepoints`). At the first disagreement `tokenizers` takes over, that batch included.
+    to it (`codepoints`). At the first disagreement `tokenizers` takes over, that batch included.
 
     Args:
         tokenizer_json: content of `tokenizer.json`.
