@@ -51,7 +51,7 @@ from pipelines.train.optimizers.adamw import AdamWSettings
 from pipelines.train.optimizers.groups import build, set_learning_rate
 from pipelines.train.spec import TrainConfig
 from pipelines.train.update.engine import Engine, ZeroConfig, device, start_distributed
-from workflows.session import compose_config
+from workflows.composing import compose_config
 
 MODELS = {
     "demo": "demo",

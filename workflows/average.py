@@ -15,7 +15,8 @@ from pipelines.identity import decisive
 from pipelines.store.artifacts import Artifact
 from pipelines.train.checkpoint.average import AverageConfig, average, plan_average
 from pipelines.train.stages import AVERAGE, STAGES
-from workflows.session import Session, entry
+from workflows.entry import entry
+from workflows.session import Session
 
 CODE = tuple(f"pipelines.train.checkpoint.{module}" for module in ("average", "committed", "weights"))
 

@@ -24,7 +24,8 @@ from pipelines.train.checkpoint import Rule, committed_steps, open_checkpoint, r
 from pipelines.train.checkpoint.committed import passed_over
 from pipelines.train.checkpoint.retention import prune, readers_of
 from pipelines.train.stages import TRAINED
-from workflows.session import Session, entry
+from workflows.entry import entry
+from workflows.session import Session
 
 
 @config_class

@@ -33,7 +33,8 @@ from pipelines.config import Whole, WorkflowConfig, config_class
 from pipelines.display.progress import announce, say, width
 from pipelines.errors import TrunklineError
 from pipelines.train.plan import machines
-from workflows.session import Session, entry
+from workflows.entry import entry
+from workflows.session import Session
 from workflows.submit import token_command
 
 _TERRAFORM = (1, 7)

@@ -36,7 +36,8 @@ from pipelines.errors import ConfigError, DataError
 from pipelines.identity import identity
 from pipelines.store.artifacts import Artifact
 from pipelines.store.code import chosen_modules
-from workflows.session import DryRun, Session, entry
+from workflows.entry import entry
+from workflows.session import DryRun, Session
 
 _ROOMS = {
     "text": "document packed code_points words licences row_groups",

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pipelines.store.artifacts import Artifact
 from pipelines.train.spec import TrainConfig
-from workflows.session import Session, entry
+from workflows.entry import entry
+from workflows.session import Session
 from workflows.training import train_stage
 
 

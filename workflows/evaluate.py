@@ -18,7 +18,8 @@ from pipelines.identity import decisive
 from pipelines.store.artifacts import Artifact
 from pipelines.store.code import chosen_modules
 from pipelines.train.results.evaluate import EvaluateConfig, evaluate, plan_evaluation
-from workflows.session import Session, entry
+from workflows.entry import entry
+from workflows.session import Session
 
 _TOKENS = (
     "megatron",

@@ -25,7 +25,8 @@ from pipelines.train.formats import FORMATS
 from pipelines.train.formats.contract import Check, Dtype, Source
 from pipelines.train.formats.folder import tokenizer_settings
 from pipelines.train.results.model_card import find_evaluation, licence_note, model_card, unclear_licences
-from workflows.session import Session, entry
+from workflows.entry import entry
+from workflows.session import Session
 
 # the modules that decide what is written, beside those of the format
 CODE = (

@@ -16,7 +16,8 @@ from pipelines.display.progress import announce, human, say, table
 from pipelines.errors import ArtifactError
 from pipelines.identity import decisive
 from pipelines.store.artifacts import Artifact
-from workflows.session import DryRun, Session, entry
+from workflows.entry import entry
+from workflows.session import DryRun, Session
 
 CODE = ("pipelines.data.stream.mixture",)
 

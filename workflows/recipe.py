@@ -28,7 +28,9 @@ from pipelines.errors import ConfigError
 from pipelines.identity import fingerprint
 from pipelines.store.artifacts import Artifact, Reference
 from pipelines.store.sealed import sealed, unsealed
-from workflows.session import DryRun, Session, compose_config, entry
+from workflows.composing import compose_config
+from workflows.entry import entry
+from workflows.session import DryRun, Session
 
 # what all stages have of the recipe, whole, whatever their own YAML says
 SHARED = tuple(

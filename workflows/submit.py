@@ -42,8 +42,10 @@ from pipelines.display.progress import announce, duration, human, say, table
 from pipelines.errors import ConfigError
 from pipelines.train.plan import machines
 from pipelines.train.spec import TrainConfig
+from workflows.composing import compose_config
+from workflows.entry import entry
 from workflows.explain import CONF, explain
-from workflows.session import DryRun, Session, compose_config, entry
+from workflows.session import DryRun, Session
 
 _ELSEWHERE = ("submit", "cluster_check")
 _SHOWN = 80  # characters of a command in the list of jobs

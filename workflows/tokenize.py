@@ -25,8 +25,9 @@ from pipelines.errors import ConfigError, DataError
 from pipelines.identity import decisive
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.code import chosen_modules
+from workflows.entry import entry
 from workflows.explain import CONF
-from workflows.session import Session, entry
+from workflows.session import Session
 
 CODE = tuple(
     f"pipelines.data.{module}"

@@ -86,7 +86,7 @@ def train_stage(stage: str, config: TrainConfig, session: Session) -> Artifact:
         code = (*chosen, *code_beside(planned.inputs))
         claimed = session.begin(stage, config, announcement, planned.inputs, code, identity=planned.identity)
     except DryRun as dry:
-        begun = dry.held
+        begun = dry.foreseen
         if begun is not None and not _is_done(begun, steps, back_to) and config.on_change != "rebuild":
             refuse_fewer_steps(storage, begun.folder, steps, back_to)
         raise

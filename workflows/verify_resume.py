@@ -40,7 +40,9 @@ from pipelines.train.plan.planning import plan_stage
 from pipelines.train.run.loop import read_metrics
 from pipelines.train.spec import TrainConfig, TrainSpec
 from workflows import training
-from workflows.session import Session, compose_config, entry
+from workflows.composing import compose_config
+from workflows.entry import entry
+from workflows.session import Session
 
 CODE = (
     *training.CODE,

@@ -3,7 +3,7 @@
 Enters: any exception of any library. Leaves: a `StorageError` where its cause is a disk (full, over quota, read-only,
 not ours), else nothing. Libraries say it in many ways: pyarrow and json by errno, numpy by "500 requested and 131
 written", SQLite by "database or disk is full", Rust by "(os error 28)", torch by the position in its file. So it is
-asked where an exception ends a shard (`Cluster.map_shards`) or the command (`workflows.session`), and not in every
+asked where an exception ends a shard (`Cluster.map_shards`) or the command (`workflows.entry`), and not in every
 writer.
 
 Few of them say which file it was. So `writes_in` notes where this process writes, and the fullest of these folders is

@@ -34,7 +34,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from pipelines.config import WorkflowConfig
 from pipelines.display.progress import say
-from workflows.session import Session, entry
+from workflows.entry import entry
+from workflows.session import Session
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig(WorkflowConfig):

@@ -17,7 +17,9 @@ from pipelines.train.spec import TrainConfig
 from pipelines.train.stages import STAGES
 from tests.commands import run_here
 from tests.waits import PATIENCE_SECONDS
-from workflows.session import CONF, _help, compose_config
+from workflows.composing import compose_config
+from workflows.explain import CONF
+from workflows.usage import print_usage
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -45,9 +47,12 @@ def config_class(workflow: str) -> Any:
 def test_every_workflow_has_its_root_config() -> None:
     commands = {path.stem for path in (ROOT / "workflows").glob("*.py")} - {
         "__init__",
+        "composing",
+        "entry",
         "explain",
         "session",
         "training",
+        "usage",
     }
     assert set(WORKFLOWS) == commands
 
@@ -61,7 +66,7 @@ def test_root_configs_compose(workflow: str) -> None:
 def test_the_help_of_a_stage_shows_every_key_once_though_stages_share_a_base(
     workflow: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _help(workflow)
+    print_usage(workflow)
     keys = [line.split(":")[0].split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
     assert not [field.name for field in dataclasses.fields(TrainConfig) if keys.count(field.name) != 1]
 

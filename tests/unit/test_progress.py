@@ -177,7 +177,7 @@ with open(sys.argv[0] + ".data", "w", encoding="utf-8") as file:
 
 
 def test_a_complaint_that_cannot_be_written_keeps_its_exit_code(tmp_path: Path) -> None:
-    code = "from workflows.session import _fail; _fail('a mistake', 2)"
+    code = "from workflows.entry import fail; fail('a mistake', 2)"
     assert run_with(tmp_path, code, redirect="2> /dev/full").returncode == 2
 
 

@@ -14,7 +14,9 @@ from pipelines.data.corpus.recipe import CorpusConfig
 from pipelines.errors import ConfigError
 from pipelines.train.spec import TrainConfig
 from tests.commands import run_here
-from workflows.session import Session, compose_config, entry
+from workflows.composing import compose_config
+from workflows.entry import entry
+from workflows.session import Session
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[str]:

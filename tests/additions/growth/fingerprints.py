@@ -8,7 +8,7 @@ from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.spec import TrainConfig
 from pipelines.train.stages import STAGES
 from workflows import corpus, training
-from workflows.session import compose_config
+from workflows.composing import compose_config
 
 printed = {}
 for stage in ("pretrain", "sft"):

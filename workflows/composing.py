@@ -1,0 +1,143 @@
+"""From a command line to a config: what Hydra composes, and what it is told.
+
+Enters: the overrides as typed (`name=x`, `+experiment=demo`). Leaves: the config dataclass, or a ConfigError that names
+the key; the arguments that Hydra's own parser takes; the command to record with what is made.
+
+The recipe composes the configs of its stages by the same way (`compose_config`), so a stage within it and the stage's
+own command read their keys alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import shlex
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from pipelines.config import WorkflowConfig, parse
+from pipelines.errors import ConfigError
+from pipelines.store.disk import temporary_folder
+from workflows.explain import CONF, follow_all
+
+C = TypeVar("C", bound=WorkflowConfig)
+# the artifact keeps the resolved config, so Hydra's own output folders and log files are not wanted
+_HYDRA = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
+
+
+def compose_config(workflow: str, config_class: type[C], overrides: Sequence[str]) -> C:
+    """Another workflow's config, composed as its own command line would: how the recipe configures its stages."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    check_keys(config_class, overrides)
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base=None):
+        choices = compose(workflow, [with_overlay(override, workflow) for override in overrides])
+    return parse_composed(config_class, OmegaConf.to_container(choices, resolve=True), overrides)
+
+
+def parse_composed(config_class: type[C], values: Any, overrides: Sequence[str]) -> C:
+    """The config; an unknown first key of an override is told with groups and experiments beside the config's own
+    keys.
+    """
+    try:
+        return parse(config_class, values)
+    except ConfigError as error:
+        first = re.match(r"unknown key [^.;]+;", str(error))
+        raise ConfigError((first and follow_all(config_class, overrides)) or str(error)) from error
+
+
+def check_keys(config_class: type, typed: Sequence[str]) -> None:
+    """Raises: ConfigError for a key written as an option (`--dry-run`, `--name=x`), and for none, as in `name =x`."""
+    fields = {field.name: field.type for field in dataclasses.fields(config_class)}
+    for argument in typed:
+        key, _, value = argument.partition("=")
+        if not key.strip("+~. "):
+            raise ConfigError(f"{argument!r}: expected key=value, without spaces around the =")
+        name = key.lstrip("-").replace("-", "_")
+        # `--run` by itself is an option of Hydra's
+        if key.startswith("--") and name.split(".")[0] in fields and argument != "--run":
+            value = value or ("true" if fields[name.split(".")[0]] in (bool, "bool") else "…")
+            raise ConfigError(f"{argument}: keys are written without dashes: {name}={value}")
+
+
+def hydra_arguments(typed: Sequence[str]) -> list[str]:
+    """Overrides before options: Hydra's argparse takes one unbroken row of overrides and no second."""
+    overrides = [argument for argument in typed if argument[0:1] != "-" and ("=" in argument or argument[0:1] == "~")]
+    options = [argument for argument in typed if argument not in overrides]
+    sweeps = str(temporary_folder() / "trunkline-sweeps").replace("\\", "\\\\").replace("'", "\\'")
+    return [*_HYDRA, f"hydra.sweep.dir='{sweeps}'", *overrides, *options]
+
+
+def experiment_named(arguments: Sequence[str]) -> str | None:
+    """`demo` when the command line says `+experiment=demo`."""
+    named = [argument.partition("=")[2] for argument in arguments if argument.lstrip("+").startswith("experiment=")]
+    return named[-1].split("/")[0] if named else None
+
+
+def with_overlay(argument: str, workflow: str) -> str:
+    """`+experiment=demo` as `+experiment=demo/pretrain`: an experiment is a folder with one overlay per workflow."""
+    key, _, name = argument.partition("=")
+    folder = CONF / "experiment" / name
+    if key.lstrip("+") != "experiment" or "/" in name or "," in name:
+        return argument
+    if not name or not folder.is_dir():
+        there = sorted(path.name for path in (CONF / "experiment").iterdir())
+        close = difflib.get_close_matches(name, there, n=1)
+        raise ConfigError(
+            f"{argument}: no such experiment; there are {', '.join(there)}"
+            + (f": did you mean {key}={close[0]}?" if close else "")
+        )
+    if not (folder / f"{workflow}.yaml").exists():
+        raise ConfigError(
+            f"{argument} has no overlay for {workflow}; it has "
+            f"{', '.join(sorted(path.stem for path in folder.glob('*.yaml')))}"
+        )
+    return f"+experiment={name}/{workflow}"
+
+
+def register_resolvers() -> None:
+    """`${dashes:pretrain/demo@step-240}` in a YAML is `pretrain-demo-step-240`: a name made of a reference."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("dashes", lambda text: re.sub("[/@]", "-", text), replace=True)
+
+
+def command_typed(workflow: str) -> str:
+    """The command that Hydra composed, of a sweep this turn's: what makes the same artifact again, but for
+    `on_change=`.
+
+    Nothing of `tracking.` is in it: an address may hold a password, and it decides nothing of the artifact. Nor is
+    where a run once went back to: who makes it anew does not go there.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    given = [
+        re.sub(r"^(\+?experiment=[^/]+)/.*", r"\1", override)
+        for override in HydraConfig.get().overrides.task
+        if not override.lstrip("+~").startswith(("on_change=", "dry_run=", "tracking.", "checkpoint.resume="))
+    ]
+    return shlex.join(["python", "-m", f"workflows.{workflow}", *given])
+
+
+def keys_under(workflow: str, arguments: Sequence[str], where: str) -> list[str]:
+    """The keys that the composed config has under a dotted path, without the overrides of what is under it; none where
+    it fails.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    kept = [
+        argument for argument in arguments if argument[0:1] != "-" and not argument.startswith((f"{where}.", "hydra"))
+    ]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base=None):
+            return list(OmegaConf.select(compose(workflow, kept), where) or ())
+    except Exception:  # another mistake on the same command line
+        return []

@@ -1,0 +1,118 @@
+"""The `main` of every workflow: a command line in, an exit code out.
+
+Enters: the workflow's config class and its `run`. Leaves: a function for `if __name__ == "__main__"`. Exit codes: 0
+done, 1 a fault of ours (traceback), 2 a mistake in config, data or names, 3 storage, 4 cluster, 130 interrupted.
+
+Every error ends here and nowhere below, so that a workflow only raises, and a test may call its `run`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+from pipelines.config import WorkflowConfig
+from pipelines.display.progress import end_live_line, reopen_closed_streams, say
+from pipelines.errors import TrunklineError
+from pipelines.store.disk import disk_error
+from pipelines.uris import without_secrets
+from workflows.composing import (
+    check_keys,
+    command_typed,
+    experiment_named,
+    hydra_arguments,
+    keys_under,
+    parse_composed,
+    register_resolvers,
+    with_overlay,
+)
+from workflows.explain import CONF, explain, follow_all
+from workflows.session import DryRun, Session
+from workflows.usage import print_usage
+
+C = TypeVar("C", bound=WorkflowConfig)
+
+
+def entry(
+    config_class: type[C], run: Callable[[C, Session], Any], config_name: str, uses_store: bool = True
+) -> Callable[[], None]:
+    """The `main` of a workflow: Hydra composes, the dataclass validates, a user's mistake ends without a traceback.
+
+    Args: config_name, the workflow's name, of its module and of its YAML; uses_store, as `Session` says.
+    """
+
+    def main() -> None:
+        reopen_closed_streams()
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            try:
+                print_usage(config_name)
+            except TrunklineError as error:  # of a full disk that the help goes to
+                fail(str(error), error.exit_code)
+            return
+        import hydra
+        from hydra.errors import HydraException
+        from omegaconf import DictConfig, OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+
+        register_resolvers()
+        os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing and exiting
+
+        failures: list[TrunklineError] = []
+        begun: list[bool] = []
+        experiment = experiment_named(sys.argv[1:])
+
+        @hydra.main(version_base=None, config_path=str(CONF), config_name=config_name)
+        def composed(choices: DictConfig) -> None:
+            begun.append(True)
+            try:
+                config = parse_composed(config_class, OmegaConf.to_container(choices, resolve=True), sys.argv[1:])
+                with Session(config, experiment, uses_store, command_typed(config_name)) as session:
+                    run(config, session)
+            except DryRun:
+                say("   dry run: nothing was started")
+            except TrunklineError as error:  # kept from Hydra, which would print a line of its own
+                failures.append(error)
+                complain(str(error))
+            except Exception as error:
+                if (told := disk_error(error)) is None:
+                    raise
+                failures.append(told)
+                complain(str(told))
+
+        try:
+            check_keys(config_class, sys.argv[1:])
+            sys.argv[1:] = hydra_arguments([with_overlay(argument, config_name) for argument in sys.argv[1:]])
+            composed()
+            if failures:
+                sys.exit(failures[0].exit_code)
+        except TrunklineError as error:
+            fail(str(error), error.exit_code)
+        except (HydraException, OmegaConfBaseException) as error:
+            mistyped = follow_all(config_class, sys.argv[1:])
+            fail(
+                mistyped or explain(error, config_class, lambda where: keys_under(config_name, sys.argv[1:], where)), 2
+            )
+        except KeyboardInterrupt:
+            fail("interrupted; committed work is kept: run the same command to go on", 130)
+        except Exception as error:
+            if not begun:  # raised while composing: OmegaConf raises ValueErrors too, which name no key
+                fail(follow_all(config_class, sys.argv[1:]) or explain(error, config_class), 2)
+            print(without_secrets(traceback.format_exc()), file=sys.stderr)
+            fail("this is a fault in Trunkline, not in your input; committed work is kept", 1)
+
+    return main
+
+
+def complain(message: str) -> None:
+    end_live_line()
+    with contextlib.suppress(OSError):  # nobody can read it; the exit code tells
+        print(f"error: {without_secrets(message)}", file=sys.stderr, flush=True)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    complain(message)
+    sys.exit(code)
