@@ -39,7 +39,8 @@ from pipelines.data.sources.readers import plan_pieces, read_piece
 from pipelines.data.text.document import Document
 from pipelines.data.text.packed import pack
 from pipelines.display.progress import table
-from pipelines.store.artifacts import ArtifactStore, Draft
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.draft import Draft
 
 ROUNDS = 3
 DOCUMENT = 6_000  # characters: long texts are cut, so that every language has documents of one size

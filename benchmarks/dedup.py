@@ -46,7 +46,8 @@ from pipelines.data.dedup.minhash import MinHashConfig, band_keys, jaccard, shin
 from pipelines.data.dedup.pairs import candidates
 from pipelines.display.progress import table
 from pipelines.identity import identity
-from pipelines.store.artifacts import ArtifactStore, Draft
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.draft import Draft
 
 
 def kernels(source: Path, target: Path) -> set[int]:

@@ -37,7 +37,8 @@ def build(folder: Path, name: str) -> int:
     from torch import Tensor
 
     from pipelines.config import plain
-    from pipelines.store.artifacts import ArtifactStore, Draft
+    from pipelines.store.artifacts import ArtifactStore
+    from pipelines.store.draft import Draft
     from pipelines.train.checkpoint import write_weights
     from pipelines.train.network.architecture import parameter_counts
     from pipelines.train.network.roles import roles

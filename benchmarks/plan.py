@@ -27,7 +27,8 @@ from pipelines.data.plan.estimate import estimate, show
 from pipelines.data.plan.metering import Meter
 from pipelines.display.progress import table
 from pipelines.identity import identity
-from pipelines.store.artifacts import ArtifactStore, Draft
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.draft import Draft
 
 _FILE_BYTES = 32_000_000
 

@@ -45,7 +45,8 @@ from pipelines.data.dedup.places import Census, Party, Placed, open_job
 from pipelines.data.dedup.shuffle import blocks_of_hashes, mixed, read_all, write_shuffled
 from pipelines.data.plan.metering import Meter
 from pipelines.display.progress import human
-from pipelines.store.artifacts import ArtifactStore, Draft
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.draft import Draft
 
 WHOLE = 1_500_000_000  # documents: 4 TB of text, 1T tokens
 PIECE_DOCUMENTS = 100_000  # 270 MB of text

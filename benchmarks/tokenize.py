@@ -24,7 +24,9 @@ from benchmarks.texts import documents
 from pipelines.data.tokens.tokenize import encode_shard, plan_shards
 from pipelines.data.tokens.tokenizer import Encoder, TokenizerConfig, load_encoder, train_tokenizer
 from pipelines.display.progress import table
-from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
+from pipelines.store.artifact import Artifact
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.draft import Draft
 
 
 def main() -> None:

@@ -12,7 +12,9 @@ import numpy as np
 
 from pipelines.data.stream.mixture import MixtureRecipe, plan_mixture
 from pipelines.data.tokens.token_shards import TokenShardWriter
-from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
+from pipelines.store.artifact import Artifact
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.draft import Draft
 
 VOCABULARY = 4096
 

@@ -34,7 +34,7 @@ def config_class(cls: type[T]) -> type[T]:
     """A frozen dataclass with keywords alone, whose values are kept in an artifact's identity.
 
     Because its values are kept there, the hash of its module leaves its annotated fields out
-    (`pipelines/store/artifacts.py`): to add one changes no fingerprint.
+    (`pipelines/store/draft.py`): to add one changes no fingerprint.
     """
     made = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     made.__is_config_class__ = True  # type: ignore[attr-defined]

@@ -19,7 +19,9 @@ from pipelines.data.tokens.sample import sample_texts
 from pipelines.data.tokens.sidecars import FOUNDING
 from pipelines.data.tokens.tokenize import encode_shard, plan_shards, statistics
 from pipelines.data.tokens.tokenizer import TokenizerConfig, tokenizer_files, train_tokenizer
-from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
+from pipelines.store.artifact import Artifact
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.draft import Draft
 from pipelines.store.sealed import sealed
 from pipelines.store.storage import sha256
 from pipelines.train.checkpoint.lineage import tokenizer_of

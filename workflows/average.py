@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pipelines.display.progress import say
 from pipelines.identity import decisive
-from pipelines.store.artifacts import Artifact
+from pipelines.store.artifact import Artifact
 from pipelines.train.checkpoint.average import AverageConfig, average, plan_average
 from pipelines.train.stages import AVERAGE, STAGES
 from workflows.entry import entry

@@ -18,7 +18,7 @@ from typing import Literal
 from pipelines.config import Count, WorkflowConfig, config_class
 from pipelines.display.progress import human, say, table
 from pipelines.errors import CheckpointError, ConfigError
-from pipelines.store.artifacts import Reference
+from pipelines.store.references import Reference
 from pipelines.store.storage import Storage
 from pipelines.train.checkpoint import Rule, committed_steps, open_checkpoint, recorded_steps
 from pipelines.train.checkpoint.committed import passed_over

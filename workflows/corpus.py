@@ -34,7 +34,7 @@ from pipelines.data.sources.readers import formats_of, inventory, listings
 from pipelines.display.progress import human, say, table
 from pipelines.errors import ConfigError, DataError
 from pipelines.identity import identity
-from pipelines.store.artifacts import Artifact
+from pipelines.store.artifact import Artifact
 from pipelines.store.code import chosen_modules
 from workflows.entry import entry
 from workflows.session import DryRun, Session

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pipelines.display.evaluation import metrics, print_results, values
 from pipelines.display.progress import duration, say
 from pipelines.identity import decisive
-from pipelines.store.artifacts import Artifact
+from pipelines.store.artifact import Artifact
 from pipelines.store.code import chosen_modules
 from pipelines.train.results.evaluate import EvaluateConfig, evaluate, plan_evaluation
 from workflows.entry import entry

@@ -17,8 +17,9 @@ from pipelines.config import WorkflowConfig, config_class
 from pipelines.display.progress import human, say
 from pipelines.errors import ConfigError
 from pipelines.identity import decisive, identity
-from pipelines.store.artifacts import Artifact, Draft
+from pipelines.store.artifact import Artifact
 from pipelines.store.code import chosen_modules
+from pipelines.store.draft import Draft
 from pipelines.store.storage import FolderStorage
 from pipelines.train.checkpoint.lineage import lineage, open_run, tokens_of
 from pipelines.train.formats import FORMATS

@@ -15,7 +15,7 @@ from pipelines.data.stream.mixture import HEADER, MixtureRecipe, foreseen, plan_
 from pipelines.display.progress import announce, human, say, table
 from pipelines.errors import ArtifactError
 from pipelines.identity import decisive
-from pipelines.store.artifacts import Artifact
+from pipelines.store.artifact import Artifact
 from workflows.entry import entry
 from workflows.session import DryRun, Session
 

@@ -26,7 +26,8 @@ from pipelines.display.progress import announce, duration, say, table
 from pipelines.display.report import StageResult, claims, figures, stage_table, write_report
 from pipelines.errors import ConfigError
 from pipelines.identity import fingerprint
-from pipelines.store.artifacts import Artifact, Reference
+from pipelines.store.artifact import Artifact
+from pipelines.store.references import Reference
 from pipelines.store.sealed import sealed, unsealed
 from workflows.composing import compose_config
 from workflows.entry import entry

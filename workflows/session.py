@@ -22,8 +22,11 @@ from pipelines.config import WorkflowConfig, plain
 from pipelines.display.progress import announce, duration, say
 from pipelines.errors import ArtifactError, CheckpointError, ConfigError, DataError, StorageError
 from pipelines.identity import identity as identity_of
-from pipelines.store.artifacts import Artifact, ArtifactStore, Draft, Making, aside, compare_files
+from pipelines.store.artifact import Artifact, compare_files
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.draft import Draft, Making
 from pipelines.store.lease import Lease
+from pipelines.store.ways_out import aside_folder
 from pipelines.tracking.tracker import Tracker, artifact_of_run, delivering, open_tracker
 from workflows.explain import CONF
 
@@ -161,13 +164,13 @@ class Session:
         storage = self.store.storage
         if not storage.moves:
             return
-        storage.sweep(aside(folder.split("/")[0]))  # of deletions that were killed
-        if not storage.keys(aside(folder)):
+        storage.sweep(aside_folder(folder.split("/")[0]))  # of deletions that were killed
+        if not storage.keys(aside_folder(folder)):
             return
         with contextlib.suppress(ArtifactError):  # another command is making it anew just now: that one needs it
             self.hold(folder)
             if self.store.find(folder) is not None:
-                storage.delete(aside(folder))
+                storage.delete(aside_folder(folder))
 
     def _foresee(self, kind: str, config: WorkflowConfig, making: Making) -> Artifact | Draft | None:
         """What a command that only plans would get, said in a line; the plan is worth seeing also where the name is
@@ -255,10 +258,10 @@ class Session:
 
     def tell_of_kept(self, folder: str) -> None:
         """Say where the artifact lies that a rebuild under way has set aside, if it has."""
-        storage, kept = self.store.storage, aside(folder)
-        if storage.moves and storage.keys(kept) and not storage.exists(f"{folder}/manifest.json"):
+        storage, place = self.store.storage, aside_folder(folder)
+        if storage.moves and storage.keys(place) and not storage.exists(f"{folder}/manifest.json"):
             say(
-                f"   the {folder} of before is kept as {storage.uri}/{kept} until the new one is finished; move it "
+                f"   the {folder} of before is kept as {storage.uri}/{place} until the new one is finished; move it "
                 "back to have it again, or delete it where its room is needed"
             )
 

@@ -5,7 +5,7 @@ python -m workflows.sft +experiment=demo
 
 from __future__ import annotations
 
-from pipelines.store.artifacts import Artifact
+from pipelines.store.artifact import Artifact
 from pipelines.train.spec import TrainConfig
 from workflows.entry import entry
 from workflows.session import Session

@@ -23,8 +23,9 @@ from pipelines.data.tokens.tokenizer import Encoder, LongRuns, TokenizerConfig, 
 from pipelines.display.progress import duration, human, say, table
 from pipelines.errors import ConfigError, DataError
 from pipelines.identity import decisive
-from pipelines.store.artifacts import Artifact, Draft
+from pipelines.store.artifact import Artifact
 from pipelines.store.code import chosen_modules
+from pipelines.store.draft import Draft
 from workflows.entry import entry
 from workflows.explain import CONF
 from workflows.session import Session

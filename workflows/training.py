@@ -11,9 +11,13 @@ from pipelines.data.tokens.token_sources import code_beside
 from pipelines.display.progress import human, say
 from pipelines.display.timeline import reached
 from pipelines.errors import ArtifactError, ConfigError
-from pipelines.store.artifacts import Artifact, ArtifactStore, Draft, Reference, kept
+from pipelines.store.artifact import Artifact
+from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.code import chosen_modules
+from pipelines.store.draft import Draft
+from pipelines.store.references import Reference
 from pipelines.store.storage import Storage
+from pipelines.store.ways_out import set_aside_clause
 from pipelines.train.checkpoint import committed_steps, open_checkpoint, set_aside_after
 from pipelines.train.checkpoint.retention import readers_of
 from pipelines.train.objectives import objective_of
@@ -133,7 +137,7 @@ def _reopen(session: Session, finished: Artifact, steps: int, back_to: int | Non
 def _write_spec(session: Session, draft: Draft, spec: TrainSpec, config: TrainConfig) -> None:
     """Write the workers' spec for torchrun, which trains without this command."""
     assert config.write_spec is not None
-    if kept(session.store.storage, draft.folder):
+    if set_aside_clause(session.store.storage, draft.folder):
         # a piece: until the first checkpoint, another command would put back what was replaced
         draft.publish("spec", {})
         session.tell_of_kept(draft.folder)

@@ -32,7 +32,9 @@ from pipelines.config import Count, Range, WorkflowConfig, config_class, plain
 from pipelines.display.progress import duration, say, table
 from pipelines.errors import ArtifactError, ConfigError, TrunklineError
 from pipelines.identity import identity
-from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
+from pipelines.store.artifact import Artifact
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.draft import Draft
 from pipelines.store.storage import FolderStorage
 from pipelines.train.checkpoint import committed_steps, open_checkpoint
 from pipelines.train.checkpoint.committed import Index

@@ -1,8 +1,7 @@
 """JSON documents that vouch for themselves: the last key of one is the SHA-256 of the text before it.
 
 Enters: a mapping, or the text of one. Leaves: text, or the mapping again when no bit of the text has changed. JSON
-Lines
-likewise: a last line is the SHA-256 of the lines before it, and such texts may be put one behind the other.
+Lines likewise: a last line is the SHA-256 of the lines before it, and such texts may be put one behind the other.
 
 A manifest's checksums guard the files that it names, and nothing would guard the manifest: a flipped bit in a number is
 another number, and the JSON stays whole. Manifests, claims and receipts are written this way.
@@ -16,6 +15,20 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+# what claims, receipts and manifests held before they were sealed
+PLAIN_CLAIM = ("fingerprint", "identity", "kept_despite")
+PLAIN_RECEIPT = ("files", "statistics")
+PLAIN_MANIFEST = (
+    *PLAIN_CLAIM,
+    "kind",
+    "name",
+    "config",
+    "statistics",
+    "licences",
+    "files",
+    "code_version",
+    "created",
+)
 _SEAL_LINE = re.compile(rb'\{"sha256": "([0-9a-f]{64})"\}')
 _SEAL = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}\n?\Z')
 
@@ -48,8 +61,8 @@ def unsealed(text: bytes, plain_keys: Collection[str] | None) -> dict[str, Any]:
         raise ValueError("does not match its own checksum")
     else:
         del value["sha256"]
-    found: dict[str, Any] = value
-    return found
+    mapping: dict[str, Any] = value
+    return mapping
 
 
 def sealed_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:

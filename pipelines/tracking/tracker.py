@@ -24,7 +24,8 @@ from pipelines.config import TrackingConfig
 from pipelines.display.progress import say
 from pipelines.errors import ArtifactError, ConfigError, StorageError
 from pipelines.identity import flatten
-from pipelines.store.artifacts import Artifact, ArtifactStore
+from pipelines.store.artifact import Artifact
+from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.disk import disk_error
 from pipelines.store.opening import open_storage
 from pipelines.store.storage import FolderStorage, Storage

@@ -23,7 +23,8 @@ def prepare(store_uri: str) -> None:
     """Encode a corpus with every sidecar of the table, and write `spec-<run>.json` for two runs of the same stream."""
     from pipelines.data.stream.mixture import MixtureRecipe, plan_mixture
     from pipelines.data.tokens.sidecars import SIDECARS
-    from pipelines.store.artifacts import ArtifactStore, Draft
+    from pipelines.store.artifacts import ArtifactStore
+    from pipelines.store.draft import Draft
     from tests.integration.conftest import claimed_spec, train_config
     from tests.untrained import commit_tokens
 

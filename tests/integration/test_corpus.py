@@ -16,7 +16,9 @@ from pipelines.data.corpus.assemble import build
 from pipelines.data.corpus.recipe import CorpusConfig
 from pipelines.errors import DataError
 from pipelines.identity import identity
-from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
+from pipelines.store.artifact import Artifact
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.draft import Draft
 from tests.unit.test_corpus import planted
 from tests.waits import PATIENCE_SECONDS
 

@@ -23,7 +23,9 @@ from pipelines.data.sources.listing import list_files
 from pipelines.data.sources.readers import plan_pieces, read_piece
 from pipelines.errors import DataError
 from pipelines.identity import identity
-from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
+from pipelines.store.artifact import Artifact
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.draft import Draft
 from tests.integration.s3_server import S3Server
 
 

@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import ArtifactError, ConfigError
-from pipelines.store.artifacts import Artifact, ArtifactStore, Draft, Reference
+from pipelines.store.artifact import Artifact
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.draft import Draft
+from pipelines.store.references import Reference
 from pipelines.store.storage import FolderStorage
 
 

@@ -12,7 +12,8 @@ import torch
 
 from pipelines.config import TrackingConfig
 from pipelines.errors import CheckpointError, ConfigError
-from pipelines.store.artifacts import Artifact, ArtifactStore
+from pipelines.store.artifact import Artifact
+from pipelines.store.artifacts import ArtifactStore
 from pipelines.train.checkpoint import open_checkpoint, read_weights, write_weights
 from pipelines.train.checkpoint.average import AverageConfig, chosen_steps, means
 from pipelines.train.network.architecture import ModelConfig

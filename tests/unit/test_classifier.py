@@ -23,7 +23,9 @@ from pipelines.data.sources.config import ReaderConfig, SourceConfig
 from pipelines.data.text.packed import pack
 from pipelines.errors import ConfigError, DataError
 from pipelines.identity import identity
-from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
+from pipelines.store.artifact import Artifact
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.draft import Draft
 
 COMMON = ["the", "of", "and", "to", "in", "that", "with", "for", "it", "was", "on", "as"]
 GOOD = [

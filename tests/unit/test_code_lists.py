@@ -32,6 +32,10 @@ WORKFLOWS = ("corpus", "tokenize", "mixture", "training", "evaluate", "export", 
 # how and where a run goes, and what it says; a prefix stands for all modules below it
 ANYWHERE = {
     "pipelines.store.artifacts": "keeps results under their fingerprint",
+    "pipelines.store.artifact": "files that are published, bytes as they are",
+    "pipelines.store.draft": "publishes files, bytes as they are",
+    "pipelines.store.references": "names of artifacts; the artifacts are in the fingerprint",
+    "pipelines.store.ways_out": "messages",
     "pipelines.store.code": "makes the hashes",
     "pipelines.store.sealed": "checksums of small files",
     "pipelines.store.storage": "bytes as they are",

@@ -23,7 +23,8 @@ from pipelines.data.dedup.config import DedupConfig
 from pipelines.data.dedup.pairs import candidates
 from pipelines.data.dedup.places import Census, Job, Party, Placed, open_job
 from pipelines.data.dedup.shuffle import read_all, span, write_shuffled
-from pipelines.store.artifacts import ArtifactStore, Draft
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.draft import Draft
 
 
 @pytest.fixture

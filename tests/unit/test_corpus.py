@@ -22,7 +22,9 @@ from pipelines.data.corpus.assemble import build, dropped_examples
 from pipelines.data.corpus.recipe import CorpusConfig
 from pipelines.errors import ConfigError, DataError
 from pipelines.identity import identity
-from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
+from pipelines.store.artifact import Artifact
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.draft import Draft
 from workflows import corpus as corpus_workflow
 
 VOCABULARY = [

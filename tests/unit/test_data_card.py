@@ -18,7 +18,9 @@ from pipelines.data.corpus.recipe import CorpusConfig
 from pipelines.data.text.document import schema
 from pipelines.display.charts import Series, columns, curves
 from pipelines.identity import identity
-from pipelines.store.artifacts import Artifact, ArtifactStore, Draft
+from pipelines.store.artifact import Artifact
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.draft import Draft
 from tests.unit.test_corpus import article
 
 EVIL = "<script>alert('x')</script> & \"quotes\""

@@ -13,7 +13,8 @@ from pipelines.config import TrackingConfig
 from pipelines.data.tokens.token_shards import TokenShard
 from pipelines.data.tokens.token_sources import TokenSource, open_sources
 from pipelines.errors import ArtifactError, CheckpointError, ConfigError
-from pipelines.store.artifacts import ArtifactStore, Draft
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.draft import Draft
 from pipelines.store.sealed import sealed
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.batch import ModelInput

@@ -18,7 +18,9 @@ import pytest
 from pipelines.cluster.cluster import serial_map
 from pipelines.config import TrackingConfig, WorkflowConfig
 from pipelines.errors import ArtifactError, CheckpointError, ClusterError, ConfigError, DataError
-from pipelines.store.artifacts import Artifact, ArtifactStore, Draft, Making
+from pipelines.store.artifact import Artifact
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.draft import Draft, Making
 from pipelines.store.sealed import sealed, sealed_lines, unsealed, unsealed_lines
 from pipelines.store.storage import FolderStorage
 from pipelines.train.checkpoint import committed_steps, open_checkpoint

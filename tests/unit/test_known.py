@@ -17,7 +17,8 @@ from pipelines.data.corpus.recipe import CorpusConfig
 from pipelines.data.dedup.census import refuse_other_keys
 from pipelines.errors import ArtifactError, ConfigError
 from pipelines.identity import identity
-from pipelines.store.artifacts import ArtifactStore, Draft
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.draft import Draft
 from tests.unit.test_corpus import article, config_of, near_copy, rows, write
 
 __all__ = ["write"]  # the fixture

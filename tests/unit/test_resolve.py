@@ -24,7 +24,8 @@ from pipelines.data.dedup.resolve import REASONS
 from pipelines.data.sources.config import ReaderConfig, SourceConfig
 from pipelines.data.text.document import Document, rows_to_table, to_row
 from pipelines.errors import ConfigError
-from pipelines.store.artifacts import ArtifactStore, Draft
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.draft import Draft
 
 SURE = MinHashConfig(bands=40, rows=2)  # whatever is alike becomes a candidate
 FATES = {0: "train", 1: "heldout", **{fate: reason.removeprefix("dedup.") for fate, reason in REASONS.items()}}

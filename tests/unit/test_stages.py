@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.data.stream.mixture import plan_conversations
 from pipelines.errors import ArtifactError, CheckpointError, ConfigError, DataError
-from pipelines.store.artifacts import Draft
+from pipelines.store.draft import Draft
 from pipelines.store.sealed import sealed
 from pipelines.train.batches.windows import uneven
 from pipelines.train.plan.planning import plan_stage

@@ -15,7 +15,8 @@ from mlflow import MlflowClient
 
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConfigError
-from pipelines.store.artifacts import Artifact, ArtifactStore
+from pipelines.store.artifact import Artifact
+from pipelines.store.artifacts import ArtifactStore
 from pipelines.tracking import tracker as tracking
 from pipelines.tracking.spool import leftovers
 from pipelines.tracking.tracker import artifact_of_run, delivering, open_tracker, tracking_uri

@@ -13,7 +13,8 @@ import pytest
 from mlflow import MlflowClient
 
 from pipelines.config import TrackingConfig
-from pipelines.store.artifacts import Artifact, ArtifactStore
+from pipelines.store.artifact import Artifact
+from pipelines.store.artifacts import ArtifactStore
 from pipelines.tracking import tracker as tracking
 from pipelines.tracking.errors import NotMLflow, kind_of, told
 from pipelines.tracking.place import own_uri

@@ -19,7 +19,7 @@ from pipelines.data.cleaning.classifier import Weights
 from pipelines.data.cleaning.config import CleaningRecipe, QualityModelConfig
 from pipelines.data.cleaning.decontaminate import Lookup
 from pipelines.data.sources.config import SourceConfig
-from pipelines.store.artifacts import Draft
+from pipelines.store.draft import Draft
 
 _GRAMS, _WEIGHTS = "aids/evaluation-sets.npz", "aids/quality-model.npy"
 

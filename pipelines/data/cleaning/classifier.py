@@ -36,7 +36,7 @@ from pipelines.data.text.packed import Packed, compiled, pack
 from pipelines.data.text.words import characters, mixed, words_of
 from pipelines.display.charts import Series, curves
 from pipelines.errors import DataError
-from pipelines.store.artifacts import Draft
+from pipelines.store.draft import Draft
 
 FILE = "quality_model.json"
 LEAST_DOCUMENTS = 3  # that fill a bucket, of the examples

@@ -38,7 +38,7 @@ from pipelines.data.text.packed import compiled, pack
 from pipelines.data.text.words import characters, mixed, words_of
 from pipelines.display.progress import say
 from pipelines.errors import DataError
-from pipelines.store.artifacts import Draft
+from pipelines.store.draft import Draft
 
 SETS = "corpus.decontaminate.sets"  # the config group of the sets
 OVERLAP = 1_000  # characters of a shared text that are kept

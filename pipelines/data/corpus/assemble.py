@@ -49,7 +49,8 @@ from pipelines.data.sources.readers import Piece, as_found, plan_pieces
 from pipelines.display.progress import tally
 from pipelines.errors import DataError
 from pipelines.identity import decisive
-from pipelines.store.artifacts import Artifact, Draft
+from pipelines.store.artifact import Artifact
+from pipelines.store.draft import Draft
 
 _DROPPED = pa.schema([(name, pa.string()) for name in ("id", "reason", "text", "where")])
 

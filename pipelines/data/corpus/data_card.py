@@ -31,7 +31,7 @@ from pipelines.display import markup
 from pipelines.display.charts import columns
 from pipelines.display.progress import human
 from pipelines.identity import decisive
-from pipelines.store.artifacts import Draft
+from pipelines.store.draft import Draft
 
 FILE = "data_card.html"
 _EXAMPLES = 10  # of each reason

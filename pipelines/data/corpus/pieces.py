@@ -32,7 +32,7 @@ from pipelines.data.dedup.facts import write_facts
 from pipelines.data.sources.config import SourceConfig
 from pipelines.data.sources.readers import Piece, read_piece
 from pipelines.data.text.document import Document, Dropped, rows_to_table, to_row
-from pipelines.store.artifacts import Draft
+from pipelines.store.draft import Draft
 
 _BATCH_CHARACTERS, _BATCH_DOCUMENTS = 4_000_000, 5_000  # that pass together: bounds the memory of the compiled passes
 

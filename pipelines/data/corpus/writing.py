@@ -30,7 +30,7 @@ from pipelines.data.sources.config import SourceConfig
 from pipelines.data.text.document import schema
 from pipelines.data.text.row_groups import take_rows
 from pipelines.identity import fingerprint
-from pipelines.store.artifacts import Draft
+from pipelines.store.draft import Draft
 
 _ROW_GROUP = 10_000
 

@@ -24,7 +24,8 @@ from pipelines.data.dedup.places import EVERY_HASH, Census, Party, Placed
 from pipelines.data.sources.config import SourceConfig
 from pipelines.errors import ConfigError
 from pipelines.identity import decisive, with_defaults
-from pipelines.store.artifacts import Artifact, Draft
+from pipelines.store.artifact import Artifact
+from pipelines.store.draft import Draft
 from pipelines.store.storage import Storage
 
 

@@ -33,7 +33,7 @@ from pipelines.data.dedup.settle import SettleTask, settle_piece
 from pipelines.data.dedup.shuffle import parts_for
 from pipelines.display.progress import tally
 from pipelines.errors import DataError
-from pipelines.store.artifacts import Draft
+from pipelines.store.draft import Draft
 
 
 @dataclass(frozen=True)

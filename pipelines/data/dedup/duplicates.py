@@ -22,7 +22,7 @@ from pipelines.data.dedup.resolve import CLUSTER, LARGEST, REASONS, SAMPLED
 from pipelines.data.dedup.shuffle import mixed
 from pipelines.data.text.document import text_of_row
 from pipelines.data.text.row_groups import take_rows
-from pipelines.store.artifacts import Draft
+from pipelines.store.draft import Draft
 
 FILE = "duplicates/clusters.parquet"
 CLUSTERS = pa.schema(

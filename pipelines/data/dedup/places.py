@@ -21,7 +21,8 @@ from pipelines.data.dedup.facts import KEY
 from pipelines.data.dedup.shuffle import blocks_of_nodes, concatenated, read_all, read_many
 from pipelines.errors import StorageError
 from pipelines.identity import fingerprint
-from pipelines.store.artifacts import ArtifactStore, Draft
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.draft import Draft
 from pipelines.store.storage import Storage, remembered_sha256
 
 EVERY_HASH = 1 << 64  # as `heldout_below`: all documents are held out

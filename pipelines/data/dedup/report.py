@@ -33,7 +33,7 @@ from pipelines.data.dedup.minhash import MinHashConfig, keys_and_samples, shingl
 from pipelines.data.dedup.places import Job, Placed
 from pipelines.data.dedup.resolve import HELDOUT
 from pipelines.display.charts import Series, curves
-from pipelines.store.artifacts import Draft
+from pipelines.store.draft import Draft
 
 FILE = "dedup_quality.json"
 FROM, WIDTH = 0.3, 0.05  # the bins of similarity: [0.3, 0.35) ... [0.95, 1]

@@ -36,7 +36,8 @@ from pipelines.data.sources.readers import Piece, plan_pieces
 from pipelines.display.progress import duration, human, say, table
 from pipelines.errors import ConfigError, DataError
 from pipelines.identity import identity
-from pipelines.store.artifacts import ArtifactStore, Draft
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.draft import Draft
 
 SAMPLE_BYTES, SAMPLE_SECONDS = 20_000_000, 20.0
 

@@ -22,7 +22,7 @@ from pipelines.data.stream.rows import Batch, Rows, batch_sidecars
 from pipelines.data.tokens.token_shards import TokenShard
 from pipelines.data.tokens.token_sources import TokenSource, open_sources
 from pipelines.errors import DataError
-from pipelines.store.artifacts import Artifact
+from pipelines.store.artifact import Artifact
 
 Side = Literal["chosen", "rejected"]
 

@@ -18,7 +18,7 @@ from pipelines.data.tokens.chat import EOS_ID, assemble, exchanges
 from pipelines.data.tokens.sidecars.layouts import EncodedDocuments
 from pipelines.data.tokens.tokenizer import Encoder
 from pipelines.errors import DataError
-from pipelines.store.artifacts import Artifact
+from pipelines.store.artifact import Artifact
 
 _ROWS = 1024  # rows encoded at once: a few MB of text
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pipelines.data.tokens.encode import corpus_files, read_rows
 from pipelines.data.tokens.tokenizer import TokenizerConfig
 from pipelines.errors import DataError
-from pipelines.store.artifacts import Artifact
+from pipelines.store.artifact import Artifact
 
 _SAMPLE_FILES = 64  # files per source that the tokenizer's sample is drawn from, evenly spaced
 

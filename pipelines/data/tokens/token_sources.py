@@ -21,7 +21,7 @@ from pipelines.data.tokens.megatron import read_index
 from pipelines.data.tokens.sidecars import FOUNDING, SIDECARS, in_batches
 from pipelines.data.tokens.token_shards import TokenShard, by_ranges, open_sidecar, suffixes
 from pipelines.errors import DataError, StorageError, TrunklineError
-from pipelines.store.artifacts import Artifact
+from pipelines.store.artifact import Artifact
 from pipelines.store.code import chosen_modules
 
 

@@ -25,7 +25,8 @@ from pipelines.data.tokens.sidecars import FOUNDING, SIDECARS, written
 from pipelines.data.tokens.token_shards import TokenShardWriter, suffixes
 from pipelines.data.tokens.tokenizer import MINICPM_BYTES_PER_TOKEN, Encoder, load_encoder
 from pipelines.errors import DataError
-from pipelines.store.artifacts import Artifact, Draft
+from pipelines.store.artifact import Artifact
+from pipelines.store.draft import Draft
 
 SPLITS = ("train", "heldout")
 _TOKENIZER = "tokenizer/tokenizer.json"

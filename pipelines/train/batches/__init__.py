@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipelines.data.stream.cuts import Cut
 from pipelines.data.stream.loader import Loader
 from pipelines.data.stream.source_stream import Carried
-from pipelines.store.artifacts import Artifact
+from pipelines.store.artifact import Artifact
 
 # as `Loader.batch`, and perhaps `sidecars`: what else belongs to each row, by name
 Arrays = dict[str, Any]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipelines.data.stream.cuts import Cut
 from pipelines.data.stream.preferences import PreferenceLoader, open_preferences
-from pipelines.store.artifacts import Artifact
+from pipelines.store.artifact import Artifact
 from pipelines.train.batches import Arrays, Continuation
 
 _TRIM_TOKENS = 64

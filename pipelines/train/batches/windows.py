@@ -20,7 +20,7 @@ from pipelines.data.stream.mixture import MixturePlan, plan_conversations
 from pipelines.data.tokens.sidecars import in_batches
 from pipelines.data.tokens.token_sources import open_sources
 from pipelines.errors import ConfigError
-from pipelines.store.artifacts import Artifact
+from pipelines.store.artifact import Artifact
 from pipelines.train.batches import Arrays, Continuation
 
 _UNEVEN = 1.25  # times as often as another source: packing alone makes small sources differ by some percent

@@ -33,7 +33,8 @@ from pipelines.config import Count, Range, Whole, WorkflowConfig, config_class
 from pipelines.display.progress import Progress, human
 from pipelines.errors import CheckpointError, ConfigError
 from pipelines.identity import identity
-from pipelines.store.artifacts import ArtifactStore, Reference
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.references import Reference
 from pipelines.train.checkpoint import Checkpoint, committed_steps, write_weights
 from pipelines.train.checkpoint.committed import first_difference
 from pipelines.train.checkpoint.lineage import Run, open_run

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from pipelines.errors import CheckpointError, StorageError
-from pipelines.store.artifacts import how_anew, kept, recorded, typed_again
 from pipelines.store.sealed import sealed, unsealed
 from pipelines.store.storage import FolderStorage, Storage, sha256
+from pipelines.store.ways_out import claim_or_manifest, how_anew, set_aside_clause, typed_again
 from pipelines.train.checkpoint.snapshot import DTYPES
 
 DELETED = "manifest.deleted.json"  # what a rule of retention leaves of a checkpoint
@@ -188,7 +188,7 @@ def passed_over(storage: Storage, run: str) -> str:
     """A clause that names the strays of a run, and the run that a rebuild has set aside; "" where there are none."""
     moved = strays(storage, run)
     named = f"; passed over, since no step is named so: {', '.join(moved)} (step 10 is step-000010)" if moved else ""
-    return named + kept(storage, run)
+    return named + set_aside_clause(storage, run)
 
 
 def _holding(keys: Iterable[str], file: str) -> list[str]:
@@ -296,7 +296,7 @@ def header_problem(storage: Storage, key: str, size: int) -> str:
 def _before(storage: Storage, run: str, step: int) -> str:
     """Advice: which committed checkpoint comes before a damaged one."""
     earlier = [committed for committed in committed_steps(storage, run) if committed < step]
-    made = recorded(storage, run)
+    made = claim_or_manifest(storage, run)
     if not earlier:
         unfinished = not storage.exists(f"{run}/manifest.json")
         return f"there is none before it: {how_anew(run, made, storage.uri, unfinished)}"

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.errors import ArtifactError, ConfigError
-from pipelines.store.artifacts import Artifact, ArtifactStore, Reference
+from pipelines.store.artifact import Artifact
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.references import Reference
 from pipelines.train.checkpoint import Checkpoint, committed_steps, open_checkpoint
 from pipelines.train.stages import STAGES, TRAINED
 

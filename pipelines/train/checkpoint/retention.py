@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipelines.errors import ArtifactError, ConfigError
-from pipelines.store.artifacts import aside, way_out
 from pipelines.store.sealed import unsealed
 from pipelines.store.storage import Storage
+from pipelines.store.ways_out import aside_folder, way_out
 from pipelines.train.checkpoint.committed import DELETED, committed_steps, folder_of, steps_with
 
 
@@ -89,7 +89,7 @@ def _artifacts(storage: Storage) -> list[str]:
     """The folder of every artifact, those that rebuilds have set aside last. What begins with a point is no kind."""
     return [
         f"{place}{kind}/{name}"
-        for place in ("", aside(""))
+        for place in ("", aside_folder(""))
         for kind in storage.folders(place)
         if not kind.startswith(".")
         for name in storage.folders(f"{place}{kind}")
@@ -102,7 +102,7 @@ def _refuse_damaged(storage: Storage, key: str, text: bytes) -> None:
         unsealed(text, None)
     except ValueError as error:
         folder, _, file = key.rpartition("/")
-        set_aside = folder.removeprefix(aside(""))
+        set_aside = folder.removeprefix(aside_folder(""))
         mend = (
             way_out(storage, folder, file)
             if set_aside == folder

@@ -26,7 +26,7 @@ from pipelines.data.tokens.sidecars import FOUNDING
 from pipelines.data.tokens.token_sources import open_sources
 from pipelines.data.tokens.tokenizer import Encoder
 from pipelines.errors import ArtifactError
-from pipelines.store.artifacts import Artifact
+from pipelines.store.artifact import Artifact
 from pipelines.train.formats.contract import LIMIT, Source
 from pipelines.train.formats.folder import TOKENIZER
 from pipelines.train.network.batch import ModelInput

@@ -19,7 +19,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from pipelines.store.artifacts import Artifact
+from pipelines.store.artifact import Artifact
 from pipelines.train.checkpoint import weights_of
 from pipelines.train.checkpoint.lineage import Run
 from pipelines.train.network.architecture import ModelConfig

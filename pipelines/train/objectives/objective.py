@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from pipelines.config import config_class
-from pipelines.store.artifacts import Draft
+from pipelines.store.draft import Draft
 from pipelines.train.batches import Arrays, Batches
 from pipelines.train.network.batch import Batch
 from pipelines.train.network.model import Transformer

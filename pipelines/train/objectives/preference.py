@@ -24,7 +24,8 @@ from torch import Tensor
 
 from pipelines.config import Positive, config_class
 from pipelines.errors import ArtifactError, CheckpointError
-from pipelines.store.artifacts import Draft, how_anew
+from pipelines.store.draft import Draft
+from pipelines.store.ways_out import how_anew
 from pipelines.train.batches.pairs import Pairs
 from pipelines.train.network.batch import Batch
 from pipelines.train.network.losses import row_logps

@@ -12,7 +12,7 @@ from collections.abc import Collection
 import torch
 
 from pipelines.errors import ConfigError
-from pipelines.store.artifacts import Artifact
+from pipelines.store.artifact import Artifact
 from pipelines.train.batches import Batches
 from pipelines.train.network.architecture import ModelConfig, parameter_counts
 from pipelines.train.network.roles import KINDS, numbers

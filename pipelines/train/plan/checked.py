@@ -19,7 +19,9 @@ from pipelines.config import plain
 from pipelines.data.stream.mixture import MixturePlan
 from pipelines.data.stream.source_stream import Carried
 from pipelines.errors import ArtifactError, ConfigError
-from pipelines.store.artifacts import Artifact, ArtifactStore, Reference
+from pipelines.store.artifact import Artifact
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.references import Reference
 from pipelines.train.batches import Batches
 from pipelines.train.checkpoint.lineage import Run, tokenizer_of
 from pipelines.train.network.architecture import ModelConfig

@@ -15,7 +15,8 @@ from pipelines.config import plain
 from pipelines.data.stream.source_stream import Carried
 from pipelines.errors import ConfigError
 from pipelines.identity import difference
-from pipelines.store.artifacts import ArtifactStore, Reference
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.references import Reference
 from pipelines.train.batches import Batches
 from pipelines.train.checkpoint.lineage import Run, open_run
 from pipelines.train.checkpoint.slices import check_optimizer

@@ -12,7 +12,8 @@ from typing import Any
 from pipelines.config import plain
 from pipelines.errors import ConfigError, TrunklineError
 from pipelines.identity import fingerprint, identity
-from pipelines.store.artifacts import Artifact, ArtifactStore
+from pipelines.store.artifact import Artifact
+from pipelines.store.artifacts import ArtifactStore
 from pipelines.train.checkpoint import committed_steps
 from pipelines.train.checkpoint.lineage import tokenizer_of
 from pipelines.train.network.roles import frozen

@@ -16,7 +16,9 @@ from typing import Any
 from pipelines.config import Seed, Window, WorkflowConfig, config_class, parse, plain
 from pipelines.errors import ArtifactError, ConfigError
 from pipelines.identity import identity
-from pipelines.store.artifacts import Artifact, ArtifactStore, how_anew
+from pipelines.store.artifact import Artifact
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.ways_out import how_anew
 from pipelines.train.checkpoint import whole_model
 from pipelines.train.checkpoint.lineage import Run, open_run, tokenizer_of, tokens_of, trained_length
 from pipelines.train.network.architecture import ModelConfig

@@ -12,7 +12,9 @@ from typing import Any
 
 from pipelines.display.evaluation import lone_numbers, task_table
 from pipelines.display.progress import say
-from pipelines.store.artifacts import Artifact, ArtifactStore, command
+from pipelines.store.artifact import Artifact
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.ways_out import workflow_of
 from pipelines.train.checkpoint.lineage import Link, Run
 from pipelines.train.formats.contract import Dtype, Format, Source
 from pipelines.train.network.architecture import parameter_counts
@@ -172,7 +174,7 @@ def _lineage(links: Sequence[Link]) -> str:
                 f"`{link.folder}`",
                 f"`{link.fingerprint}`",
                 f"`{link.parent}`" if link.parent else "",
-                f"workflows.{command(kind)}",
+                f"workflows.{workflow_of(kind)}",
                 made,
                 version,
             ]

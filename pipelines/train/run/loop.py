@@ -23,9 +23,11 @@ from torch.profiler import record_function
 from pipelines.config import plain
 from pipelines.display.timeline import reached
 from pipelines.errors import CheckpointError, TrainingError, TrunklineError
-from pipelines.store.artifacts import ArtifactStore, Draft, how_anew
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.draft import Draft
 from pipelines.store.sealed import sealed_lines, unsealed_lines
 from pipelines.store.storage import Storage
+from pipelines.store.ways_out import how_anew
 from pipelines.tracking.tracker import Tracker
 from pipelines.train import checkpoint as checkpoints
 from pipelines.train.network.batch import Batch

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipelines.config import plain
-from pipelines.store.artifacts import Artifact, ArtifactStore
+from pipelines.store.artifact import Artifact
+from pipelines.store.artifacts import ArtifactStore
 from pipelines.train.checkpoint.lineage import Run
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.model import Transformer

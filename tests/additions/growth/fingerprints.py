@@ -3,7 +3,7 @@
 import json
 
 from pipelines.identity import fingerprint, identity
-from pipelines.store.artifacts import Making
+from pipelines.store.draft import Making
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.spec import TrainConfig
 from pipelines.train.stages import STAGES
