@@ -145,9 +145,14 @@ def changed(default: Any = dataclasses.MISSING, *, default_factory: Any = datacl
 
 
 def chosen(cls: type, name: str) -> Chosen | None:
-    """How the class of a field's value is picked, where a table says so."""
-    marks = getattr(hints(cls)[name], "__metadata__", ())
-    return next((mark for mark in marks if isinstance(mark, Chosen)), None)
+    """How the class of a field's value, or of each in its list or mapping, is picked where a table says so."""
+    return _choice(hints(cls)[name])
+
+
+def _choice(hint: Any) -> Chosen | None:
+    marks = (mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, Chosen))
+    inner = (choice for argument in typing.get_args(hint) if (choice := _choice(argument)) is not None)
+    return next(marks, None) or next(inner, None)
 
 
 @functools.cache

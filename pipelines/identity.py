@@ -81,7 +81,14 @@ def _decisive_fields(value: Any) -> Iterator[dataclasses.Field[Any]]:
 
 
 def _named(value: Any, choice: Chosen | None) -> Any:
-    """The identity of a field's value; with the name of its row, which the row's own class has as a default."""
+    """The identity of a field's value; with the name of its row, which the row's own class has as a default.
+
+    A field may hold several values that a table chooses: each of a list or a mapping is told with its row's name.
+    """
+    if choice and isinstance(value, Mapping):
+        return {str(key): _named(item, choice) for key, item in value.items()}
+    if choice and isinstance(value, (list, tuple)):
+        return [_named(item, choice) for item in value]
     told = identity(value)
     return {choice.key: getattr(value, choice.key), **told} if choice and is_config(value) else told
 

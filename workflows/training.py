@@ -88,7 +88,9 @@ def train_stage(stage: str, config: TrainConfig, session: Session) -> Artifact:
     try:
         chosen = code_of(planned.spec.objective.name, planned.spec.optimizer.kind)
         code = (*chosen, *code_beside(planned.inputs))
-        claimed = session.begin(stage, config, announcement, planned.inputs, code, identity=planned.identity)
+        # a difference is told with the defaults of the model and the objective that planning found
+        whole = dataclasses.replace(config, model=planned.spec.model, objective=planned.spec.objective)
+        claimed = session.begin(stage, whole, announcement, planned.inputs, code, identity=planned.identity)
     except DryRun as dry:
         begun = dry.foreseen
         if begun is not None and not _is_done(begun, steps, back_to) and config.on_change != "rebuild":

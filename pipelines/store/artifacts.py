@@ -142,7 +142,7 @@ class ArtifactStore:
             if on_change != "keep":
                 raise ArtifactError(
                     f"{folder} in {self.storage.uri} was made by another configuration. What changed:\n  "
-                    + "\n  ".join(changes)
+                    + "\n  ".join(_few(changes))
                     + "\nUse another name (name=...), or on_change=rebuild to replace it and start over, or "
                     "on_change=keep to go on with what is there" + (set_aside_clause(self.storage, folder) or ".")
                 )
@@ -202,3 +202,12 @@ class ArtifactStore:
             }
         )
         return f"{kind}/{{{', '.join(names)}}}" if names else f"no finished {kind}"
+
+
+def _few(changes: list[str], limit: int = 6) -> list[str]:
+    """The lines of a difference, config first; those of the code as one where another version has moved its modules."""
+    modules = [line.split(": ")[0].removeprefix("code.") for line in changes if line.startswith("code.")]
+    if len(modules) <= limit:
+        return changes
+    others = [line for line in changes if not line.startswith("code.")]
+    return [*others, f"code: {len(modules)} modules differ: {', '.join(modules[:3])} and {len(modules) - 3} more"]

@@ -34,7 +34,7 @@ def behaviour(tree: ast.Module) -> str:
     tree.body = [statement for statement in tree.body if not _only_fields(statement)]
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef) and _is_config_class(node):
-            node.body = [statement for statement in node.body if not isinstance(statement, ast.AnnAssign)]
+            node.body = [statement for statement in node.body if not _is_field(statement)]
         if (
             isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
             and ast.get_docstring(node, clean=False) is not None
@@ -63,7 +63,8 @@ def chosen_modules(table: str, names: Iterable[str], beside: Iterable[str] = ())
         raise ConfigError(f"{table} has no row {', '.join(unknown)}; there are {', '.join(sorted(rows))}")
     if inline := [name for name in wanted if rows[name] == table]:
         raise ConfigError(
-            f"{table} holds {', '.join(inline)} itself, and no table is hashed: give each a file of its own"
+            f"{table} holds {', '.join(inline)} itself, and no table is hashed: give each a file of its own, and have "
+            "the table only name it"
         )
     package = table if _is_package(table) else table.rpartition(".")[0]
     rooms = (package, *beside)
@@ -84,8 +85,9 @@ def imports_of(module: str) -> frozenset[str]:
     for_types = {
         id(inner)
         for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for inner in ast.walk(node)
+        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+        for statement in node.body
+        for inner in ast.walk(statement)
     }
     named: set[str] = set()
     for node in ast.walk(tree):
@@ -114,7 +116,7 @@ def code_version() -> str:
 
 
 def _rows(table: str) -> dict[str, str]:
-    """Row's name -> the module that the table takes the row from."""
+    """Row's name -> the module that the table takes the row from; the table itself where it says more than a name."""
     tree = _tree(table)
     origins = {
         name: origin if _file(origin) else origin.rpartition(".")[0]
@@ -126,9 +128,17 @@ def _rows(table: str) -> dict[str, str]:
         if isinstance(statement, (ast.Assign, ast.AnnAssign)) and isinstance(statement.value, ast.Dict):
             for key, value in zip(statement.value.keys, statement.value.values, strict=True):
                 if isinstance(key, ast.Constant) and isinstance(key.value, str):
-                    used = (node.id for node in ast.walk(value) if isinstance(node, ast.Name))
-                    rows[key.value] = next((origins[name] for name in used if name in origins), table)
+                    rows[key.value] = origins.get(_only_name(value) or "") or table
     return rows
+
+
+def _only_name(value: ast.expr) -> str | None:
+    """`lion` of `lion`, `lion.ROW` and `lion.Row()`; None for what holds anything else, which no hash would see."""
+    if isinstance(value, ast.Call) and not value.args and not value.keywords:
+        value = value.func
+    while isinstance(value, ast.Attribute):
+        value = value.value
+    return value.id if isinstance(value, ast.Name) else None
 
 
 def _bound(node: ast.AST) -> Iterator[tuple[str, str]]:
@@ -148,11 +158,21 @@ def _is_config_class(node: ast.AST) -> bool:
 
 
 def _only_fields(statement: ast.stmt) -> bool:
-    """Whether a statement defines a config class that computes nothing."""
-    return _is_config_class(statement) and all(
-        isinstance(inner, ast.AnnAssign) or (isinstance(inner, ast.Expr) and isinstance(inner.value, ast.Constant))
-        for inner in getattr(statement, "body", ())
+    """Whether a statement defines a config class that computes nothing, nor inherits what does."""
+    return (
+        isinstance(statement, ast.ClassDef)
+        and _is_config_class(statement)
+        and not statement.bases
+        and all(
+            _is_field(inner) or (isinstance(inner, ast.Expr) and isinstance(inner.value, ast.Constant))
+            for inner in statement.body
+        )
     )
+
+
+def _is_field(statement: ast.stmt) -> bool:
+    """Whether a statement of a config class is one whose value the identity tells: that of a `ClassVar` it does not."""
+    return isinstance(statement, ast.AnnAssign) and "ClassVar" not in ast.unparse(statement.annotation)
 
 
 def _drop_unused_imports(tree: ast.Module) -> None:
@@ -188,7 +208,13 @@ def _tree(module: str) -> ast.Module:
     path = _file(module)
     if path is None:
         raise ConfigError(f"cannot find the source of {module}")
-    return ast.parse(path.read_bytes())
+    tree = ast.parse(path.read_bytes())
+    package = module.split(".") if _is_package(module) else module.split(".")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:  # `from .helper import x`
+            above = package[: len(package) + 1 - node.level]
+            node.module, node.level = ".".join([*above, *filter(None, [node.module])]), 0
+    return tree
 
 
 @functools.cache

@@ -13,7 +13,7 @@ OBJECTIVES = "pipelines/train/objectives/__init__.py"
 OPTIMIZERS = "pipelines/train/optimizers/__init__.py"
 # a field with a default goes before one of these
 FIELDS = {
-    "pipelines/train/stages.py": "    objective: Objective | None = None\n",
+    "pipelines/train/spec.py": "    objective: Objective | None = None\n",
     "pipelines/train/network/architecture.py": "    dim_model_base: Count = 256\n",
     "pipelines/train/optimizers/adamw.py": "    eps: Positive = 1e-8\n",
     "pipelines/train/schedules/schedule.py": "    decay_steps: Whole | None = None\n",

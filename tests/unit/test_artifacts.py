@@ -121,3 +121,22 @@ def test_a_half_written_file_is_never_a_key(tmp_path: Path) -> None:
     storage.put(path, "folder/data.bin")
     assert storage.keys() == ["folder/data.bin"]
     assert storage.keys("folder") == ["folder/data.bin"]
+
+
+def test_another_version_of_the_code_is_told_in_one_line(tmp_path: Path) -> None:
+    """A release moves dozens of modules, and what the config says otherwise must be seen beside them."""
+    modules = [f"pipelines.{name}" for name in ("config", "errors", "identity", "uris")]
+    more = [f"pipelines.store.{name}" for name in ("cache", "code", "lease")]
+    store = ArtifactStore(str(tmp_path))
+    store.begin("corpus", "demo", {"size": 1}, code=modules)
+    with pytest.raises(ArtifactError) as few:
+        store.begin("corpus", "demo", {"size": 1}, code=modules[1:])
+    assert "code.pipelines.config: " in str(few.value)
+    with pytest.raises(ArtifactError) as many:
+        store.begin("corpus", "demo", {"size": 2}, code=more)
+    lines = str(many.value).splitlines()[1:-1]
+    assert [line.split(":")[0].strip() for line in lines] == ["config.size", "code"]
+    assert lines[1].endswith("7 modules differ: pipelines.config, pipelines.errors, pipelines.identity and 4 more")
+    kept = store.begin("corpus", "demo", {"size": 2}, code=more, on_change="keep")
+    assert isinstance(kept, Draft)
+    assert len(kept.claim["kept_despite"]) == 8

@@ -70,12 +70,21 @@ def test_a_field_of_a_config_and_what_it_alone_needs_do_not_change_a_module(befo
         ("@config_class", "@dataclass"),
         ("from pipelines.errors import", "from pipelines.mistakes import"),
         ("    @property", "    COUNT = 3\n\n    @property"),
+        ("    @property", "    POWER: ClassVar[int] = 3\n\n    @property"),
+        ("\n\n@config_class", "\n\n@config_class\nclass Wide(Sizes):\n    more: Count = 4\n\n\n@config_class"),
     ],
 )
 def test_what_a_config_computes_does(before: str, after: str) -> None:
     changed = CONFIG.replace(before, after, 1)
     assert changed != CONFIG
     assert of(changed) != of(CONFIG)
+
+
+def test_what_a_config_inherits_does() -> None:
+    """A class of fields alone computes what its bases do."""
+    narrow = f"{CONFIG}\n\n@config_class\nclass Own(Sizes):\n    depth: Count = 1\n"
+    assert of(narrow) == of(narrow.replace("depth: Count = 1", "depth: Count = 2"))
+    assert of(narrow) != of(narrow.replace("Own(Sizes)", "Own(Others)"))
 
 
 def test_fields_of_a_class_that_is_no_config_are_hashed() -> None:
@@ -127,6 +136,40 @@ def test_a_row_that_lies_in_its_table_is_refused(house: Path) -> None:
     table.write_text(table.read_text() + 'def make(): ...\n\n\nMORE = {"inline": make}\n')
     with pytest.raises(ConfigError, match="pipelines.rows holds inline itself, and no table is hashed"):
         chosen_modules("pipelines.rows", ["inline"])
+
+
+@pytest.mark.parametrize(
+    "row", ["Pass(left.work)", "lambda: left.work()", "Pass(left.Left, share=0.5)", "partial(left)"]
+)
+def test_a_row_of_which_the_table_says_more_than_a_name_is_refused(house: Path, row: str) -> None:
+    """What stands in the table is in no hash, and the first name in it need not be that of the row's file."""
+    table = house / "__init__.py"
+    table.write_text(table.read_text().replace("left.Left()", row).replace("import left", "import Pass, left, partial"))
+    with pytest.raises(ConfigError, match="pipelines.rows holds left itself, and no table is hashed"):
+        chosen_modules("pipelines.rows", ["left"])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from . import helper",
+        "from .helper import y",
+        "from ..rows import helper",
+        "from ..rows.helper import y",
+        "import pipelines.rows.helper",
+        "if not TYPE_CHECKING:\n    from pipelines.rows import helper",
+        "if TYPE_CHECKING:\n    y: int\nelse:\n    from pipelines.rows import helper",
+    ],
+)
+def test_a_row_brings_what_it_imports_however_it_says_so(house: Path, line: str) -> None:
+    (house / "right.py").write_text(f"{line}\n\n\nclass Right: ...\n")
+    assert chosen_modules("pipelines.rows", ["right"]) == ("pipelines.rows.helper", "pipelines.rows.right")
+
+
+def test_a_row_may_be_imported_relatively(house: Path) -> None:
+    table = house / "__init__.py"
+    table.write_text(table.read_text().replace("from pipelines.rows.right", "from .right"))
+    assert "pipelines.rows.right" in chosen_modules("pipelines.rows", ["right"])
 
 
 def test_a_module_without_a_source_is_refused() -> None:

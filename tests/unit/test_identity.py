@@ -1,11 +1,11 @@
 """What is part of an identity, and what differs between two of them."""
 
 from dataclasses import field
-from typing import Any
+from typing import Annotated, Any
 
-from pipelines.config import changed, config_class, runtime
+from pipelines.config import Chosen, changed, config_class, runtime
 from pipelines.identity import decisive, difference, fingerprint, founding_defaults, identity, with_defaults
-from tests.unit.test_config import Album, Brick, Drawing, Square
+from tests.unit.test_config import SHAPES, Album, Brick, Drawing, Shape, Square
 
 
 @config_class
@@ -34,6 +34,22 @@ def test_a_row_is_told_by_its_name_in_the_identity() -> None:
     assert identity(Drawing(shape=Square(edge=3.0))) == {"shape": {"kind": "square", "edge": 3.0}}
     assert identity(Album()) == {}
     assert identity(Album(cover=Brick())) == {"cover": {"kind": "brick"}}
+
+
+@config_class
+class Gallery:
+    shapes: list[Annotated[Shape, Chosen("kind", lambda: SHAPES)]] = field(default_factory=list)
+    named: dict[str, Annotated[Shape, Chosen("kind", lambda: SHAPES)]] = field(default_factory=dict)
+
+
+def test_rows_in_a_list_or_a_mapping_are_told_by_their_names() -> None:
+    """Two passes of a recipe at their defaults, in one order or the other, are not the same recipe."""
+    assert identity(Gallery()) == {}
+    assert identity(Gallery(shapes=[Square(), Brick()])) == {"shapes": [{"kind": "square"}, {"kind": "brick"}]}
+    assert identity(Gallery(named={"left": Brick()})) == {"named": {"left": {"kind": "brick"}}}
+    assert difference(identity(Gallery(shapes=[Brick()])), identity(Gallery(shapes=[Square()]))) == [
+        'shapes[0].kind: "brick" -> "square"'
+    ]
 
 
 @config_class

@@ -20,5 +20,5 @@ for stage in ("pretrain", "sft"):
     )
     printed[stage] = making.claim()["fingerprint"]
 config = compose_config("corpus", corpus.CorpusConfig, ["+experiment=smoke"])
-printed["corpus"] = fingerprint(Making(identity(config), code=corpus.code_of(())).claim()["identity"])
+printed["corpus"] = fingerprint(Making(identity(config), code=corpus.code_of((), ())).claim()["identity"])
 print(json.dumps(printed))
