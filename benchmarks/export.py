@@ -98,7 +98,7 @@ def measure(folder: Path, format_name: str, dtype: Any) -> dict[str, float]:
                 lambda: measured.update(difference=FORMATS[format_name].verify(source, target).largest_difference),
             ),
         ):
-            Path("/proc/self/clear_refs").write_text("5")
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
             began = time.monotonic()
             act()
             measured[f"{step}_seconds"] = time.monotonic() - began
@@ -111,7 +111,7 @@ def measure(folder: Path, format_name: str, dtype: Any) -> dict[str, float]:
 
 def memory(kind: str) -> int:
     """Bytes of this process: VmRSS, resident now; VmHWM, at most since the last `clear_refs`."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{kind}:"))
 
 

@@ -79,8 +79,8 @@ def run(config: ClusterCheckConfig, session: Session) -> None:
     _show(findings)
     for question in (_account, _capacity):
         findings += _show(question(config))
-    there, found = _cluster(config)
-    findings += _show(found)
+    there, answers = _cluster(config)
+    findings += _show(answers)
     store = config.store if config.store.startswith("s3://") else str(there.get("store") or "")
     findings += _show(_buckets(config, store))
     wrong = sum(finding.mark == "✗" for finding in findings)
@@ -92,18 +92,18 @@ def run(config: ClusterCheckConfig, session: Session) -> None:
 
 def tools() -> list[Finding]:
     """The programs that the way to a cluster needs on this machine."""
-    found = [_terraform()]
+    findings = [_terraform()]
     for program, purpose in (
         ("aws", "fetches the token and opens the tunnel"),
         ("session-manager-plugin", "is the tunnel"),
     ):
         there = shutil.which(program)
-        found.append(
+        findings.append(
             Finding("✓", program, there)
             if there
             else Finding("⚠", program, "not on PATH", f"it {purpose}: see infra/terraform/README.md")
         )
-    return found
+    return findings
 
 
 def _terraform() -> Finding:
@@ -159,13 +159,13 @@ def _capacity(config: ClusterCheckConfig) -> list[Finding]:
 
 def _cluster(config: ClusterCheckConfig) -> tuple[dict[str, Any], list[Finding]]:
     """What the head says of itself, and what to think of it."""
-    found = [
+    findings = [
         Finding("✓", "Ray's token", f"from {source}")
         if (source := token_source())
         else Finding("✗", "Ray's token", "there is none here", f"get it: {token_command(config.token_secret)}")
     ]
     if path := read_by_others():
-        found.append(
+        findings.append(
             Finding(
                 "⚠",
                 "Ray's token",
@@ -175,12 +175,12 @@ def _cluster(config: ClusterCheckConfig) -> tuple[dict[str, Any], list[Finding]]
         )
     jobs = _tried("cluster", lambda: Jobs(config.address, token_command(config.token_secret)))
     if isinstance(jobs, Finding):
-        return {}, [*found, jobs]
-    found.append(Finding("✓", "cluster", f"{jobs.address} answers and takes the token"))
+        return {}, [*findings, jobs]
+    findings.append(Finding("✓", "cluster", f"{jobs.address} answers and takes the token"))
     there = _tried("a job on the head", lambda: _look_around(jobs))
     if isinstance(there, Finding):
-        return {}, [*found, there]
-    return there, [*found, *_versions(there), *_environment(there)]
+        return {}, [*findings, there]
+    return there, [*findings, *_versions(there), *_environment(there)]
 
 
 def _look_around(jobs: Jobs) -> dict[str, Any]:
@@ -207,11 +207,11 @@ def _release(name: str, version: str) -> str:
 def _versions(there: dict[str, Any]) -> list[Finding]:
     """The cluster's versions beside those here: requirements.lock should have made them equal."""
     here = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    found = []
+    findings = []
     for name, mine in {"python": platform.python_version(), **here}.items():
         theirs = there["python"] if name == "python" else there["versions"][name]
         if theirs is None:
-            found.append(
+            findings.append(
                 Finding(
                     "✗",
                     name,
@@ -220,20 +220,20 @@ def _versions(there: dict[str, Any]) -> list[Finding]:
                 )
             )
         elif _release(name, theirs) != _release(name, mine):
-            what = (
+            remedy = (
                 "its nodes were made from another requirements.lock: `terraform apply` sends this one, new nodes "
                 "take it"
             )
-            found.append(Finding("⚠", name, f"{theirs} on the cluster, {mine} here", what))
+            findings.append(Finding("⚠", name, f"{theirs} on the cluster, {mine} here", remedy))
         else:
-            found.append(Finding("✓", name, f"{theirs} on the cluster"))
-    return found
+            findings.append(Finding("✓", name, f"{theirs} on the cluster"))
+    return findings
 
 
 def _environment(there: dict[str, Any]) -> list[Finding]:
     store, tracking, health = there["store"], there["tracking"], there["health"]
     unit = "the head's systemd unit sets it from Terraform's outputs"
-    found = [
+    findings = [
         Finding("✓", "store", f"TRUNKLINE_STORE={store} on the cluster")
         if store
         else Finding(
@@ -241,16 +241,18 @@ def _environment(there: dict[str, Any]) -> list[Finding]:
         )
     ]
     if not tracking:
-        what = (
+        remedy = (
             f"several nodes cannot share the SQLite default: {unit}, or pass tracking.uri=… or tracking.enabled=false"
         )
-        found.append(Finding("⚠", "tracking server", "MLFLOW_TRACKING_URI is not set on the cluster", what))
+        findings.append(Finding("⚠", "tracking server", "MLFLOW_TRACKING_URI is not set on the cluster", remedy))
     elif health is None:
-        found.append(Finding("⚠", "tracking server", f"{tracking} is no server that can be asked", "expected http://…"))
+        findings.append(
+            Finding("⚠", "tracking server", f"{tracking} is no server that can be asked", "expected http://…")
+        )
     elif health == "OK":
-        found.append(Finding("✓", "tracking server", f"{tracking} answers the head"))
+        findings.append(Finding("✓", "tracking server", f"{tracking} answers the head"))
     else:
-        found.append(
+        findings.append(
             Finding(
                 "✗",
                 "tracking server",
@@ -258,7 +260,7 @@ def _environment(there: dict[str, Any]) -> list[Finding]:
                 "systemctl status mlflow on its machine",
             )
         )
-    return found
+    return findings
 
 
 def _buckets(config: ClusterCheckConfig, store: str) -> list[Finding]:

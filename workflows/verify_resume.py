@@ -97,8 +97,8 @@ def run(config: VerifyResumeConfig, session: Session) -> Artifact:
         raise ArtifactError(
             f"verify_resume trains on what pretrain of {config.experiment} trains on, and that is not there: {error}"
         ) from error
-    what = {**identity(config), "pretrain": planned.identity, "stages": stages, "worlds": worlds}
-    facts = {
+    whole = {**identity(config), "pretrain": planned.identity, "stages": stages, "worlds": worlds}
+    announcement = {
         "experiment": f"{config.experiment}: {planned.announcement['model']}",
         "killed and resumed": f"{2 * config.steps} steps, killed in step {config.steps + 2}, ZeRO {_words(stages)} on "
         f"{config.killed_world} workers",
@@ -107,27 +107,27 @@ def run(config: VerifyResumeConfig, session: Session) -> Artifact:
         **{f"note {i + 1}": note for i, note in enumerate(notes)},
     }
     code = (*CODE, *training.code_of(planned.spec.objective.name, planned.spec.optimizer.kind))
-    held = session.begin("verify_resume", config, facts, planned.inputs, code, identity=what)
-    if isinstance(held, Artifact):
-        results = held.json("results.json")
+    draft = session.begin("verify_resume", config, announcement, planned.inputs, code, identity=whole)
+    if isinstance(draft, Artifact):
+        results = draft.json("results.json")
         _show(results)
-        return _end(held, results)
+        return _end(draft, results)
     with (
-        session.track(held, config, planned.inputs) as tracker,
+        session.track(draft, config, planned.inputs) as tracker,
         _scratch(session.store, config.name, planned.inputs) as (store, prefix),
     ):
         checks = _Checks(config, pretrain, planned.spec, store, prefix, stages, worlds)
         results = {"killed": checks.killed(), "loaded": checks.loaded()}
         _show(results)
-        path = held.scratch("results.json")
+        path = draft.scratch("results.json")
         path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        held.publish("results", {"results.json": path})
+        draft.publish("results", {"results.json": path})
         statistics = {
             "differences": len(_differences(results)),
             "checks": len(results["killed"]) + len(results["loaded"]),
         }
         tracker.metrics(statistics, 2 * config.steps)
-        artifact = held.commit(plain(config), statistics)
+        artifact = draft.commit(plain(config), statistics)
     return _end(session.done(artifact), results)
 
 
@@ -194,9 +194,9 @@ class _Checks:
     def killed(self) -> list[dict[str, Any]]:
         """Train straight on every number of workers; kill and resume on one; compare."""
         world, killed = self.config.killed_world, []
-        for each in self.worlds:
-            self._say(f"{2 * self.k} steps straight on {each} workers, ZeRO {_words(self.stages)}")
-            self._job(each, runs=[self._claimed(f"zero{stage}-w{each}", stage, each) for stage in self.stages])
+        for workers in self.worlds:
+            self._say(f"{2 * self.k} steps straight on {workers} workers, ZeRO {_words(self.stages)}")
+            self._job(workers, runs=[self._claimed(f"zero{stage}-w{workers}", stage, workers) for stage in self.stages])
         for stage in self.stages:
             self._say(f"ZeRO-{stage} on {world} workers: {self.k} steps and a kill")
             spec = self._claimed(f"zero{stage}-killed", stage, world)
@@ -283,7 +283,7 @@ class _Checks:
 
     def _records(self, name: str, world: int) -> dict[tuple[int, int], dict[str, Any]]:
         """What each step of each rank was given, of the attempt that counts: the last one."""
-        found = {}
+        records = {}
         for path in sorted(
             self.folder.glob(f"{self.prefix}{name}-from*-rank*.jsonl"),
             key=lambda p: int(p.stem.split("-from")[1].split("-")[0]),
@@ -291,9 +291,9 @@ class _Checks:
             rank = int(path.stem.rpartition("rank")[2])
             for line in path.read_text(encoding="utf-8").splitlines():
                 record = json.loads(line)
-                found[record["step"], rank] = record
-        assert len(found) == 2 * self.k * world, f"{name}: {len(found)} records"
-        return found
+                records[record["step"], rank] = record
+        assert len(records) == 2 * self.k * world, f"{name}: {len(records)} records"
+        return records
 
     def _compare(self, stage: int) -> dict[str, Any]:
         """Everything of a killed and resumed run against the straight one; "" where it is bit-exact."""
@@ -302,7 +302,7 @@ class _Checks:
         curves = [read_metrics(self.store.storage, f"pretrain/{self.prefix}{name}") for name in names]
         straight, resumed = (self._records(name, world) for name in names)
         row: dict[str, Any] = {"stage": stage, "world": world}
-        losses = [[each["loss"] for each in curve] for curve in curves]
+        losses = [[step["loss"] for step in curve] for curve in curves]
         row["loss"] = _first_difference(*losses)
         for key, field in (("LR", "learning_rate"), ("samples and tokens", "rows"), ("random numbers", "random")):
             differing = [place for place in sorted(straight) if straight[place][field] != resumed[place][field]]
@@ -341,8 +341,8 @@ class _Checks:
             problems.append(f"first loss off by {off:.1e}")
         return {"source": source, "stage": load["stage"], "world": load["world"], "loss_off": off, "problems": problems}
 
-    def _say(self, what: str) -> None:
-        say(f"   {duration(time.monotonic() - self.began):>6}  {what}")
+    def _say(self, message: str) -> None:
+        say(f"   {duration(time.monotonic() - self.began):>6}  {message}")
 
 
 _COMPARED = ("loss", "LR", "samples and tokens", "random numbers", "parameters", "moments")
@@ -381,8 +381,8 @@ def _differences(results: dict[str, Any]) -> list[str]:
 
 def _end(artifact: Artifact, results: dict[str, Any]) -> Artifact:
     """Say how it ended. Raises: SystemExit with code 1 when something differs."""
-    if found := _differences(results):
-        say(f"   NOT as promised, {len(found)} differences; the first: {found[0]}")
+    if differences := _differences(results):
+        say(f"   NOT as promised, {len(differences)} differences; the first: {differences[0]}")
         raise SystemExit(1)
     loads = len(results["loaded"])
     say(

@@ -58,8 +58,8 @@ def cache_limit() -> int:
         return size
     folder = cache_folder() / "objects"
     folder.mkdir(parents=True, exist_ok=True)
-    held = sum(size for _, size, _ in _objects(folder))
-    return min(_MOST_BYTES, int(_SHARE * (shutil.disk_usage(folder).free + held)))
+    held_bytes = sum(size for _, size, _ in _objects(folder))
+    return min(_MOST_BYTES, int(_SHARE * (shutil.disk_usage(folder).free + held_bytes)))
 
 
 def replace_durably(source: Path, target: Path) -> None:
@@ -101,23 +101,23 @@ class Cache:
         Raises: StorageError when what is in use leaves no room; what `download` raises.
         """
         path = self.folder / name[:2] / name
-        if (held := _hold(path)) is not None:
-            return held
+        if (held_path := _hold(path)) is not None:
+            return held_path
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path.with_name(f".taking-{name}"), remove=True) as taking:
-            if (held := _hold(path)) is not None:  # another process was faster
-                return held
+            if (held_path := _hold(path)) is not None:  # another process was faster
+                return held_path
             self._make_room(size, path, taking)
             partial = path.with_name(f".partial-{name}")
             try:
                 download(partial)
-                held = _hold(partial, named=path)
+                held_path = _hold(partial, named=path)
                 replace_durably(partial, path)
             finally:
                 for left in path.parent.glob(f".partial-{glob.escape(name)}*"):
                     left.unlink(missing_ok=True)
-        assert held is not None  # `download` wrote it, or `replace` had raised
-        return held
+        assert held_path is not None  # `download` wrote it, or `replace` had raised
+        return held_path
 
     def used_bytes(self) -> int:
         """Bytes of all objects, and of those on their way."""
@@ -128,9 +128,9 @@ class Cache:
         """Remove what must go for `size` more bytes, and claim them: the file `taking` counts for what it will be."""
         limit = cache_limit() if self.limit_bytes is None else self.limit_bytes
         with _locked(self.folder / ".lock"):
-            found = sorted(_objects(self.folder), key=lambda entry: entry[2])
-            used = sum(entry[1] for entry in found)
-            for path, bytes_, _ in found:
+            entries = sorted(_objects(self.folder), key=lambda entry: entry[2])
+            used = sum(entry[1] for entry in entries)
+            for path, bytes_, _ in entries:
                 if used + size > limit and not path.name.startswith(".") and _remove_unused(path):
                     used -= bytes_
             if used + size > limit:
@@ -144,7 +144,7 @@ class Cache:
 
 def _objects(folder: Path) -> list[tuple[Path, int, int]]:
     """(path, bytes, time of last use) of every object, and of every download that somebody is at."""
-    found: dict[Path, tuple[Path, int, int]] = {}
+    objects: dict[Path, tuple[Path, int, int]] = {}
     with contextlib.suppress(FileNotFoundError):
         for inner in os.scandir(folder):
             for entry in os.scandir(inner) if inner.is_dir() else ():
@@ -152,15 +152,15 @@ def _objects(folder: Path) -> list[tuple[Path, int, int]]:
                 if entry.name.startswith(".") and not taking:
                     continue
                 with contextlib.suppress(FileNotFoundError):
-                    facts = entry.stat()
+                    status = entry.stat()
                     if not taking or not _remove_unused(path):  # its process may have been killed
                         wanted = path.with_name(entry.name.removeprefix(".taking-"))  # there already: counted once
-                        found[wanted] = max(
-                            found.get(wanted, (path, 0, 0)),
-                            (path, facts.st_size, facts.st_mtime_ns),
+                        objects[wanted] = max(
+                            objects.get(wanted, (path, 0, 0)),
+                            (path, status.st_size, status.st_mtime_ns),
                             key=lambda e: e[1],
                         )
-    return list(found.values())
+    return list(objects.values())
 
 
 def _hold(path: Path, named: Path | None = None) -> HeldPath | None:
@@ -178,9 +178,9 @@ def _hold(path: Path, named: Path | None = None) -> HeldPath | None:
         if _is(handle, path):
             with contextlib.suppress(PermissionError):  # somebody else's file
                 os.utime(handle)
-            held = HeldPath(named or path)
-            weakref.finalize(held, os.close, handle)
-            return held
+            held_path = HeldPath(named or path)
+            weakref.finalize(held_path, os.close, handle)
+            return held_path
         os.close(handle)  # removed between the two calls
 
 

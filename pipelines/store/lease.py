@@ -41,7 +41,7 @@ class Lease:
         self, storage: Storage, folder: str, beat_seconds: float = BEAT_SECONDS, silent_seconds: float = SILENT_SECONDS
     ):
         self.storage, self.folder, self.key = storage, folder, f".leases/{folder}.json"
-        self._facts: dict[str, Any] = {
+        self._lease: dict[str, Any] = {
             "host": socket.gethostname(),
             "machine": _machine(),
             "pid": os.getpid(),
@@ -75,7 +75,7 @@ class Lease:
                 f"{self.storage.uri}/{self.key} is damaged, so it is not known which command makes {self.folder}: "
                 "when none does, delete it"
             )
-        here = first["machine"] == self._facts["machine"] != ""
+        here = first["machine"] == self._lease["machine"] != ""
         if here and _started(first["pid"]) != first["started"]:
             return
         holder = f"process {first['pid']} on {first['host']}, since {first['since']}"
@@ -96,28 +96,28 @@ class Lease:
 
     def _read(self) -> dict[str, Any] | None:
         """The lease, {} of one that is damaged, None where there is none."""
-        found = self.storage.find(self.key)
-        if not found:  # empty: a folder's file, just being written
+        text = self.storage.find(self.key)
+        if not text:  # empty: a folder's file, just being written
             return None
         try:
-            held = json.loads(found)
+            lease = json.loads(text)
         except ValueError:
             return {}
-        return held if isinstance(held, dict) and {"machine", "pid", "started", "host", "since"} <= set(held) else {}
+        return lease if isinstance(lease, dict) and {"machine", "pid", "started", "host", "since"} <= set(lease) else {}
 
     def _data(self) -> bytes:
-        return json.dumps(self._facts).encode()
+        return json.dumps(self._lease).encode()
 
     def _is_mine(self) -> bool:
-        held = self._read()
-        return held is not None and held.get("nonce") == self._facts["nonce"]
+        lease = self._read()
+        return lease is not None and lease.get("nonce") == self._lease["nonce"]
 
     def _beat(self, seconds: float) -> None:
         while not self._over.wait(seconds):
             try:
                 if not self._is_mine():  # taken over while this machine slept
                     return
-                self._facts["beats"] += 1
+                self._lease["beats"] += 1
                 self.storage.write(self.key, self._data())
             except StorageError:  # it may come back before anybody has waited long enough
                 continue
@@ -134,13 +134,11 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> int:
-    """When a process started, in clock ticks since the boot; 0 when there is none (a killed one may still await its
-    parent).
-    """
+    """When a process started, in clock ticks since the boot; 0 when it has ended (its parent may not know yet)."""
     try:
-        state, *facts = (
+        state, *fields = (
             Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         )
     except OSError:
         return 0
-    return 0 if state in "ZX" else int(facts[18])
+    return 0 if state in "ZX" else int(fields[18])

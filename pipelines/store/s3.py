@@ -184,11 +184,11 @@ class S3Storage(Storage):
 
     def keys(self, prefix: str = "") -> list[str]:
         folder = self._full(prefix) + "/" if self._full(prefix) else ""
-        found = self._attempts("list", prefix, lambda: self._listed(folder))
+        keys = self._attempts("list", prefix, lambda: self._listed(folder))
         cut = len(self.prefix) + 1 if self.prefix else 0
-        if not found and prefix and self.exists(prefix):
+        if not keys and prefix and self.exists(prefix):
             return [prefix]
-        return sorted(key[cut:] for key in found)
+        return sorted(key[cut:] for key in keys)
 
     def folders(self, prefix: str = "") -> list[str]:
         folder = self._full(prefix) + "/" if self._full(prefix) else ""

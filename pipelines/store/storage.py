@@ -225,8 +225,8 @@ class FolderStorage(Storage):
         base = self.root / prefix
         if base.is_file():
             return [prefix]
-        found = (path.relative_to(self.root) for path in base.rglob("*") if path.is_file())
-        return sorted(path.as_posix() for path in found if not any(part.startswith(".partial-") for part in path.parts))
+        files = (path.relative_to(self.root) for path in base.rglob("*") if path.is_file())
+        return sorted(path.as_posix() for path in files if not any(part.startswith(".partial-") for part in path.parts))
 
     def folders(self, prefix: str = "") -> list[str]:
         with disk_errors("read", self.root / prefix):
@@ -309,12 +309,12 @@ def remembered_sha256(path: Path) -> str:
 
     The times of a copy in the cache say when it was used; nobody but the cache writes there, so they do not count.
     """
-    facts = path.stat()
-    times = (0, 0) if isinstance(path, HeldPath) else (facts.st_mtime_ns, facts.st_ctime_ns)
-    state = (facts.st_dev, facts.st_ino, facts.st_size, *times)
-    held = _REMEMBERED.get(str(path))
-    if held is not None and held[0] == state:
-        return held[1]
+    status = path.stat()
+    times = (0, 0) if isinstance(path, HeldPath) else (status.st_mtime_ns, status.st_ctime_ns)
+    state = (status.st_dev, status.st_ino, status.st_size, *times)
+    remembered = _REMEMBERED.get(str(path))
+    if remembered is not None and remembered[0] == state:
+        return remembered[1]
     settled = time.time_ns() - max(times) > _SETTLED_NS
     digest = sha256(path)
     if settled:

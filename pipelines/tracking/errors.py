@@ -28,12 +28,11 @@ _DATABASE = re.compile(r"^(?:.*: )?\([\w.]+Error\) (.+)$", re.MULTILINE)
 class Deleted(Exception):
     """A run that somebody deleted in MLflow, or whose experiment was deleted. The message names the way back."""
 
-    def __init__(self, what: str, other: str = "", gone: bool = False):
-        """Args: what was deleted and how it comes back; other, what the one who makes that run can do instead; gone,
-        for good:
-        MLflow has no such run at all."""
-        super().__init__(f"{what}; or {other}" if other else what)
-        self.what, self.gone = what, gone
+    def __init__(self, deletion: str, other: str = "", gone: bool = False):
+        """Args: deletion, what was deleted and how it comes back; other, what the one who makes that run can do
+        instead; gone, for good: MLflow has no such run at all."""
+        super().__init__(f"{deletion}; or {other}" if other else deletion)
+        self.deletion, self.gone = deletion, gone
 
 
 class NotMLflow(ConnectionError):
@@ -123,5 +122,5 @@ def experiment_deleted(run: Mapping[str, Any], name: str, experiment_id: str, ru
     )
 
 
-def _command(uri: str, what: str, argument: str) -> str:
-    return f"MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow {what} {argument}"
+def _command(uri: str, subcommand: str, argument: str) -> str:
+    return f"MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow {subcommand} {argument}"

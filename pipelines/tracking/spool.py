@@ -113,9 +113,11 @@ def leftovers(uri: str, storage: Storage | None) -> Iterator[Leftover]:
 
     Args: storage, a store to look in as well; None: on this machine's disk only.
     """
-    found = [(header, path) for path in _folder().glob("*.jsonl") if (header := _header(path)) and header["uri"] == uri]
-    here = {path.name for _, path in found}
-    for header, path in sorted(found, key=lambda pair: float(pair[0]["at"])):
+    spools = [
+        (header, path) for path in _folder().glob("*.jsonl") if (header := _header(path)) and header["uri"] == uri
+    ]
+    here = {path.name for _, path in spools}
+    for header, path in sorted(spools, key=lambda pair: float(pair[0]["at"])):
         try:
             handle = path.open("rb")
         except FileNotFoundError:

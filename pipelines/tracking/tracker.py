@@ -414,19 +414,19 @@ def _ready(run: Mapping[str, Any]) -> str:
 def _check_alive(client: Any, run: Mapping[str, Any], run_id: str) -> bool:
     """Whether the run has its parameters and inputs. Raises: Deleted, naming what was deleted and the way back."""
     try:
-        found = client.get_run(run_id)
+        mlflow_run = client.get_run(run_id)
     except Exception as error:
         if is_gone(error, run_id):
             raise run_gone(run, run_id) from error
         raise
-    if found.info.run_id != run_id:
-        raise NotMLflow(f"it was asked for run {run_id}, and gave {found.info.run_id!r}")
-    if found.info.lifecycle_stage != "active":
-        experiment = client.get_experiment(found.info.experiment_id)
+    if mlflow_run.info.run_id != run_id:
+        raise NotMLflow(f"it was asked for run {run_id}, and gave {mlflow_run.info.run_id!r}")
+    if mlflow_run.info.lifecycle_stage != "active":
+        experiment = client.get_experiment(mlflow_run.info.experiment_id)
         if experiment.lifecycle_stage != "active":
             raise experiment_deleted(run, experiment.name, experiment.experiment_id, run_id)
         raise run_deleted(run, run_id)
-    return _DESCRIBED in found.data.tags
+    return _DESCRIBED in mlflow_run.data.tags
 
 
 def _make(client: Any, run: Mapping[str, Any], storage: Storage, replace: bool) -> None:
@@ -469,8 +469,8 @@ def _create_run(client: Any, run: Mapping[str, Any], storage: Storage) -> str:
 
 def _experiment(client: Any, run: Mapping[str, Any]) -> str:
     """The id of the run's experiment, made where there is none. Raises: Deleted."""
-    found = client.get_experiment_by_name(run["experiment"])
-    if found is None:
+    experiment = client.get_experiment_by_name(run["experiment"])
+    if experiment is None:
         try:
             return str(
                 client.create_experiment(
@@ -480,14 +480,14 @@ def _experiment(client: Any, run: Mapping[str, Any]) -> str:
                 )
             )
         except Exception:
-            found = client.get_experiment_by_name(run["experiment"])
-            if found is None:  # else another command has just made it
+            experiment = client.get_experiment_by_name(run["experiment"])
+            if experiment is None:  # else another command has just made it
                 raise
-    if found.name != run["experiment"]:
-        raise NotMLflow(f"it was asked for experiment {run['experiment']!r}, and gave {found.name!r}")
-    if found.lifecycle_stage != "active":
-        raise experiment_deleted(run, found.name, found.experiment_id, None)
-    return str(found.experiment_id)
+    if experiment.name != run["experiment"]:
+        raise NotMLflow(f"it was asked for experiment {run['experiment']!r}, and gave {experiment.name!r}")
+    if experiment.lifecycle_stage != "active":
+        raise experiment_deleted(run, experiment.name, experiment.experiment_id, None)
+    return str(experiment.experiment_id)
 
 
 def _check_parent(client: Any, run: Mapping[str, Any], folder: str, parent: str) -> None:
@@ -498,7 +498,7 @@ def _check_parent(client: Any, run: Mapping[str, Any], folder: str, parent: str)
         if parent not in _told:
             _told.add(parent)
             gone = f"MLflow's run {parent} of {folder}, under which it would stand, was removed for good"
-            say(f"   {run['folder']} stands alone in MLflow: {gone if error.gone else error.what}")
+            say(f"   {run['folder']} stands alone in MLflow: {gone if error.gone else error.deletion}")
 
 
 def _describe(client: Any, run: Mapping[str, Any], run_id: str) -> None:

@@ -69,7 +69,7 @@ def test_a_silent_holder_elsewhere_is_taken_over_and_a_beating_one_is_not(tmp_pa
     taken = Lease(storage, "corpus/a", beat_seconds=0.05, silent_seconds=0.2)
     silent.release()  # wakes up too late: it is no longer its own
     assert storage.keys() == [".leases/corpus/a.json"]
-    taken._facts["machine"] = "another"  # its beats write it
+    taken._lease["machine"] = "another"  # its beats write it
     with pytest.raises(ArtifactError, match="is being made by another command"):
         Lease(storage, "corpus/a", beat_seconds=0.05, silent_seconds=30)
     taken.release()

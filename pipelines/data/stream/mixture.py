@@ -192,15 +192,23 @@ def plan_conversations(
     return MixturePlan(tokens=tokens, tokens_fingerprint=fingerprint, sources=tuple(planned), dropped={})
 
 
-def rows(plan: MixturePlan) -> list[list[Any]]:
+def rows(mixture_plan: MixturePlan) -> list[list[Any]]:
     """Table rows under `HEADER`, the heaviest source first, and their sum."""
     lines: list[list[Any]] = [
         [s.name, s.kind, s.packing, _percent(s.weight), s.budget_tokens, s.available_tokens, round(s.epochs, 2)]
-        for s in sorted(plan.sources, key=lambda s: (-s.weight, s.name))
+        for s in sorted(mixture_plan.sources, key=lambda s: (-s.weight, s.name))
     ]
     return [
         *lines,
-        ["total", "", "", "100.0%", plan.budget_tokens, sum(s.available_tokens for s in plan.sources), None],
+        [
+            "total",
+            "",
+            "",
+            "100.0%",
+            mixture_plan.budget_tokens,
+            sum(s.available_tokens for s in mixture_plan.sources),
+            None,
+        ],
     ]
 
 
