@@ -4,7 +4,8 @@ Enters: settings, parameters by their role's kind. Leaves: a torch optimizer, th
 rate, the bytes that it keeps for a parameter, and what a resumed state needs beside a checkpoint's tensors.
 
 A checkpoint keeps every tensor of the optimizer's state that has the shape of what is updated, under its own name.
-Whatever else is in the state has to follow from the number of updates (`OptimizerRow.scalars`).
+Whatever else is in the state has to follow from the number of updates (`OptimizerRow.scalars`). At ZeRO stage 0 what
+is updated is a parameter; at stages 1 to 3 it is a flat range of a group, in which `bind` says where parameters lie.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pipelines.config import Amount, config_class
+from pipelines.errors import ConfigError
 from pipelines.train.network.roles import Role, RoleKind
 from pipelines.train.optimizers.pieces import Slice
 
@@ -56,3 +58,18 @@ class OptimizerRow(ABC):
         """What the state holds after `updates` beside tensors of the weights' shape. Args: kept, their names."""
         del kept, updates, device
         return {}
+
+    def check_state(self, optimizer: torch.optim.Optimizer) -> None:
+        """Refuse state that a checkpoint would not keep, so that no run resumes without it; asked after the first step.
+
+        Raises: ConfigError naming the state.
+        """
+        for flat, state in optimizer.state.items():
+            kept = {name for name, value in state.items() if torch.is_tensor(value) and value.shape == flat.shape}
+            if lost := sorted(state.keys() - kept - self.scalars(kept, 1, flat.device).keys()):
+                raise ConfigError(
+                    f"the optimizer {self.Settings().kind} keeps {', '.join(lost)} of a tensor {list(flat.shape)}, "  # type: ignore[call-arg]
+                    "and a checkpoint keeps only state of that very shape, so a resumed run would go on without: keep "
+                    "it in that shape, or work it out of the number of updates in `scalars` "
+                    "(pipelines/train/optimizers/contract.py)"
+                )

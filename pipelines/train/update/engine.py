@@ -255,6 +255,8 @@ class Engine:
         dist.all_reduce(totals)
         norm = plain_norm if plain_norm is not None else self.deepspeed.get_global_grad_norm()
         self.updates += 1
+        if self.updates == 1:
+            row_of(self.settings).check_state(self.optimizer)
         known = torch.stack([totals[0], counted, torch.as_tensor(norm, device=totals.device).double()])
         return StepResult(torch.cat([known, totals[1:]]), self.sources, self.objective.metrics)
 
