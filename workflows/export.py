@@ -95,7 +95,8 @@ def run(config: ExportConfig, session: Session) -> Artifact:
             draft.publish("model", {path.name: path for path in sorted(folder.iterdir())})
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        tracker.metrics({"logit_difference": check.largest_difference}, source.run.checkpoint.step)
+        if check.largest_difference is not None:
+            tracker.metrics({"logit_difference": check.largest_difference}, source.run.checkpoint.step)
         tracker.file(draft.storage.fetch(f"{draft.folder}/README.md"))
         statistics = {"parent": str(source.run), **asdict(check)}
         recorded = {**decisive(config), "parent": str(source.run)}
@@ -109,10 +110,7 @@ def write_and_check(config: ExportConfig, source: Source, folder: Path) -> Check
     format_ = FORMATS[config.format]
     format_.write(source, folder, config.dtype)
     check = format_.verify(source, folder)
-    say(
-        f"   checked on {check.tokens:,} held-out tokens: logits within {check.largest_difference:.1e} (float32), "
-        f"{check.stored_difference:.1e} as stored"
-    )
+    say(f"   {check}")
     return check
 
 

@@ -37,6 +37,8 @@ def test_a_new_format_is_one_file_and_one_row(tmp_path: Path) -> None:
     run = tree.run("workflows.export", "name=e", "format=arrays", *line)
     assert run.returncode == 0, run.stderr
     assert "NumPy arrays, float32" in run.stdout
+    # it asks no program for logits, and nobody says that they agree
+    assert "logits were not compared" in run.stdout
 
     made = store.get("export/e")
     weights = read_weights(open_checkpoint(store.storage, "pretrain/a"))
@@ -44,6 +46,7 @@ def test_a_new_format_is_one_file_and_one_row(tmp_path: Path) -> None:
         assert np.array_equal(np.load(made.path(f"{name}.npy")), value.numpy())
     card = made.path("README.md").read_text(encoding="utf-8")
     assert "in the NumPy format, weights in float32. Every parameter is a file;" in card
+    assert "compared with the checkpoint's one by one, and no logits." in card
     assert "NumPy loads it." in card
     folder = store.storage.root / made.folder
     code = card.partition("```python\n")[2].partition("```")[0].replace("path/to/this/folder", str(folder))

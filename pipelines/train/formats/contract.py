@@ -53,18 +53,28 @@ class Source:
 class Check:
     """What comparing the folder with the checkpoint gave."""
 
-    tokens: int  # compared positions
-    largest_difference: float  # of a logit: float32 weights in somebody else's program against ours
-    stored_difference: float  # the same with the weights as stored: the cost of bfloat16
+    tokens: int = 0  # compared positions
+    # of a logit: float32 weights in somebody else's program against ours; None where weights alone were compared
+    largest_difference: float | None = None
+    stored_difference: float | None = None  # the same with the weights as stored: the cost of bfloat16
+
+    def __str__(self) -> str:
+        """What was compared, for the terminal."""
+        if self.largest_difference is None:
+            return "checked: the weights are those of the checkpoint; logits were not compared"
+        stored = "" if self.stored_difference is None else f", {self.stored_difference:.1e} as stored"
+        return (
+            f"checked on {self.tokens:,} held-out tokens: logits within {self.largest_difference:.1e} (float32){stored}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
     """A format in words, for one model: what the announcement and the model card say of it."""
 
-    announcement: str  # "Llama, scalings folded in"
+    announcement: str  # "Llama, scalings folded in"; the dtype is told behind it
     size_bytes: int  # of all weights
-    card: str  # the sentence that follows "Exported from … in the Llama format."
+    card: str  # the clause that follows "Exported from … in the Llama format.", without a full stop
     title: str  # Llama: as people call it
     loads: str  # which programs read it
     library: str | None  # the Hub's `library_name`
@@ -77,7 +87,8 @@ class Format:
     # writes the folder, but for the model card; compares the checkpoint's checksums first.
     # Raises: CheckpointError for a damaged checkpoint, StorageError when it cannot be written
     write: Callable[[Source, Path, Dtype], None]
-    # reads the folder back and compares it with the checkpoint. Raises: ArtifactError on the first thing that differs
+    # reads the folder back and compares it with the checkpoint: its weights, and logits where a program can be asked.
+    # Raises: ArtifactError on the first thing that differs
     verify: Callable[[Source, Path], Check]
     describe: Callable[[ModelConfig, Dtype], Description]
     # Python that loads the folder, whose path it is given, and answers one question

@@ -40,24 +40,28 @@ def model_card(
     links: Sequence[Link],
     format_: Format,
     dtype: Dtype,
-    difference: float,
+    difference: float | None,
     evaluation: Mapping[str, Any] | None,
 ) -> str:
     """The content of `README.md`.
 
     Args:
-        links: the lineage, corpus first. difference: largest logit difference that the export's check measured.
+        links: the lineage, corpus first. difference: largest logit difference that the export's check measured;
+            None where it compared weights alone.
         evaluation: content of `results.json` for this very checkpoint, or None.
     """
     run, tokens, model = source.run, source.tokens, source.model
     counts, described = parameter_counts(model), format_.describe(model, dtype)
+    agrees = "they were compared with the checkpoint's one by one, and no logits"
+    if difference is not None:
+        agrees = f"logits agree with the training model to {difference:.1e} in float32"
     parts = [
         _front(tokens, described.library),
         f"# {name}\n\nA language model of {counts['total']:,} parameters ({counts['non_embedding']:,} without "
         "embeddings), trained with Trunkline after the MiniCPM recipe (arXiv 2404.06395) on "
         f"{run.checkpoint.state['tokens']:,} tokens. Exported from `{run}` in the {described.title} format, weights "
-        f"in {dtype}. {described.card}; logits agree with the training model to {difference:.1e} in float32.",
-        f"## Use\n\n```python\n{format_.snippet('path/to/this/folder')}```\n\n{described.loads}\n\n{_CHAT}",
+        f"in {dtype}. {described.card}; {agrees}.",
+        f"## Use\n\n```python\n{format_.snippet('path/to/this/folder').rstrip()}\n```\n\n{described.loads}\n\n{_CHAT}",
         "## Data\n\n" + _data(tokens),
         "## Lineage\n\n" + _lineage(links),
         "## Training\n\n" + _training(links),
