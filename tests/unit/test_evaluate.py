@@ -311,6 +311,19 @@ def test_an_evaluation_of_which_nothing_counts_is_refused_and_a_single_source_is
         plan_evaluation(narrow, store, "pretrain/a")
 
 
+def test_a_task_with_an_input_of_its_own_may_be_alone(store, monkeypatch):
+    own = Task(
+        Settings=preferences.PreferenceSettings,
+        title="",
+        reading="",
+        plan_task=lambda subject, settings: TaskPlan(announcement="of a file", identity={"sha256": "ab"}),
+        measure=lambda model, subject, settings: Measured(),
+    )
+    monkeypatch.setitem(TASKS, "own", own)
+    planned = plan_evaluation(tasked(own={}), store, "pretrain/a")
+    assert planned.identity["read_by_tasks"] == {"own": {"sha256": "ab"}}
+
+
 def test_tokens_made_anew_since_are_refused(store):
     draft = store.begin("tokens", "tiny", {"seed": 1}, on_change="rebuild")
     assert isinstance(draft, Draft)

@@ -175,14 +175,15 @@ def _unmeasured(tokens: Artifact, plans: Mapping[str, TaskPlan]) -> dict[str, st
     """Sources of which nothing can be measured, with the reason.
 
     Raises: ConfigError when that is every source, or there is none: an evaluation without a number is none. Where there
-        is no source, samples are worth having alone.
+        is no source, samples are worth having alone, and so is what a task measures on an input of its own.
     """
     sources = {name for task_plan in plans.values() for name in task_plan.sources}
     unmeasured = {name: reason for task_plan in plans.values() for name, reason in task_plan.unmeasured.items()}
     measurable = {
         name for task_plan in plans.values() for name in task_plan.sources if name not in task_plan.unmeasured
     }
-    if not measurable and (sources or not any(task_plan.samples for task_plan in plans.values())):
+    beside = any(task_plan.samples or task_plan.inputs or task_plan.identity for task_plan in plans.values())
+    if not measurable and (sources or not beside):
         reasons = "; ".join(f"{name}: {reason}" for name, reason in unmeasured.items())
         raise ConfigError(
             f"nothing that {tokens.folder} holds out can be measured ({reasons or 'it holds nothing out'}): "
