@@ -1,4 +1,7 @@
-"""An objective added as one file, one row and one YAML: trained on two ranks, its loss compared with the formula."""
+"""An objective added as one file, one row and one YAML: trained on two ranks, its loss compared with the formula.
+
+IPO is another loss over what DPO prepares; ORPO prepares nothing, and has figures of its own.
+"""
 
 from __future__ import annotations
 
@@ -76,4 +79,33 @@ def test_ipo_is_one_file_one_row_and_one_yaml(tmp_path: Path) -> None:
         "workflows.sft", *TRAINING, "parent=sft/s", f"store={store.uri}", "objective=ipo", "dry_run=true"
     )
     assert "objective=ipo learns from pairs, and sft reads windows: set objective=next_token" in other_kind.stderr
+    assert tree.opened() == []
+
+
+@pytest.mark.slow
+def test_orpo_needs_no_reference_and_is_one_file_one_row_and_one_yaml(tmp_path: Path) -> None:
+    store = tiny.build(str(tmp_path / "store"))
+    commit_run(store, "sft/s", ModelConfig(**TINY_MODEL), store.get("tokens/tiny"), sequence_length=LENGTH)
+    tree, spec = Tree(tmp_path), tmp_path / "spec.json"
+    tree.add("pipelines/train/objectives/orpo.py", "objective/orpo.py")
+    tree.add("conf/objective/orpo.yaml", "objective/orpo.yaml")
+    tree.row(TABLE, after="import NextToken", line="from pipelines.train.objectives.orpo import Orpo")
+    tree.row(TABLE, after='"dpo": Dpo', line='    "orpo": Orpo,')
+    chosen = ["cluster.workers=1", "objective=orpo", "objective.weight=0.25", f"store={store.uri}"]
+    planned = tree.run("workflows.dpo", *TRAINING, *chosen, f"write_spec={spec}")
+    assert planned.returncode == 0, planned.stderr
+    trained = tree.run("pipelines.train.worker", str(spec))
+    assert trained.returncode == 0, trained.stderr[-3000:]
+
+    first = read_metrics(store.storage, "dpo/i")[0]
+    pairs = Pairs(store.get("tokens/tiny"), (), SEED, LENGTH)
+    numbers = pairs.preferences.pairs(np.arange(PAIRS))
+    counted = pairs.stored(numbers)["loss_mask"].sum(1).reshape(-1, 2)
+    means = numpy_logps(store, "sft/s@step-1", numbers) / counted
+    log_odds = means - np.log1p(-np.exp(means))
+    ratios = log_odds[:, 0] - log_odds[:, 1]
+    assert first["loss"] == pytest.approx((-means[:, 0] + 0.25 * np.log1p(np.exp(-ratios))).mean(), rel=1e-5)
+    assert first["chosen_nll"] == pytest.approx(-means[:, 0].mean(), rel=1e-5)
+    assert first["log_odds_ratio"] == pytest.approx(ratios.mean(), rel=1e-3)
+    assert not (store.storage.root / "dpo/i/reference").exists()
     assert tree.opened() == []
