@@ -91,7 +91,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ("pretrain", {"cluster": {"workers": 2, "gpus_per_worker": 1}}, "asks for 2 GPUs; this machine has 0"),
         ("pretrain", {"schedule.peak_lr": "nan"}, "schedule.peak_lr is nan; expected a finite number"),
         ("pretrain", {"schedule.peak_lr": -0.01}, "schedule.peak_lr is -0.01; expected a number above 0"),
-        ("pretrain", {"schedule.peak_lr": None}, "no parent to inherit it from"),
+        ("pretrain", {"schedule.peak_lr": None}, "this stage takes no LR from a parent: set"),
         ("pretrain", {"schedule.warmup_steps": 20}, "exceed steps 12"),
         ("anneal", {}, "anneal needs a parent: pass parent=<pretrain|anneal>"),
         ("anneal", {"parent": "sft/x"}, "parent=sft/x is of kind sft; anneal takes pretrain or anneal"),

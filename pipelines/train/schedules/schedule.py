@@ -64,7 +64,7 @@ def resolve(config: ScheduleConfig, steps: int, inherited_lr: float | None) -> S
     peak_lr = config.peak_lr if config.peak_lr is not None else inherited_lr
     if peak_lr is None:
         raise ConfigError(
-            "schedule.peak_lr is null and there is no parent to inherit it from: set schedule.peak_lr "
+            "schedule.peak_lr is null, and this stage takes no LR from a parent: set schedule.peak_lr "
             "(the recipe: 0.01; DPO: 1e-5)"
         )
     schedule = Schedule(
