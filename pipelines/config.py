@@ -19,7 +19,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar, Union
 
 from pipelines.errors import ConfigError
@@ -27,6 +27,7 @@ from pipelines.uris import gives_password, holds_secret
 
 T = TypeVar("T")
 _LONGEST_EXPERIMENT = 256  # the column in MLflow's database
+_MOST_MEANT = 3  # places that are named for a key which stands in several
 
 
 @typing.dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
@@ -111,6 +112,25 @@ class Chosen:
         return f"a mapping whose {self.key} is one of {', '.join(sorted(self.table()))}"
 
 
+@dataclasses.dataclass(frozen=True)
+class ChosenByName:
+    """The name under which a value stands picks a row of a table, and the row's `Settings` is the config class of it.
+
+    `tasks: dict[str, Annotated[TaskSettings | None, ChosenByName(lambda: TASKS)]]`: `tasks.text` is parsed as
+    `TASKS["text"].Settings`. Each `Settings` extends the class in the annotation.
+    """
+
+    table: Callable[[], Mapping[str, Any]]
+
+    def settings(self) -> dict[str, type]:
+        """The config class of each row, by the row's name."""
+        return {name: row.Settings for name, row in self.table().items()}
+
+    def hints(self, nullable: bool) -> dict[str, Any]:
+        """What may stand under each name. Args: nullable, whether null may."""
+        return {name: cls | None if nullable else cls for name, cls in self.settings().items()}
+
+
 Count = Annotated[int, Range(1)]
 Whole = Annotated[int, Range(0)]
 Seed = Annotated[int, Range(0, 2**63 - 1)]
@@ -155,6 +175,45 @@ def _choice(hint: Any) -> Chosen | None:
     return next(marks, None) or next(inner, None)
 
 
+def parts_of(hint: Any) -> dict[str, Any]:
+    """The keys that stand inside a value of this hint, with their types: fields, or the names of a table's rows.
+
+    Of all types that the value may have, and of all rows that a key of it may choose. Empty for a number, a list, or a
+    mapping that takes any name.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated and (choice := next((mark for mark in arguments[1:] if isinstance(mark, Chosen)), None)):
+        return {name: field for row in choice.settings().values() for name, field in hints(row).items()}
+    if origin is Annotated:
+        return parts_of(arguments[0])
+    if origin is Union or origin is types.UnionType:
+        return {name: part for option in arguments for name, part in parts_of(option).items()}
+    if origin is dict:
+        named = _by_name(arguments[1])
+        return {} if named is None else named
+    return hints(typing.cast(type, hint)) if dataclasses.is_dataclass(hint) else {}
+
+
+def paths_to(cls: type, name: str) -> list[str]:
+    """Dotted paths of the keys called `name` inside the fields of a config class, those of the class left out."""
+
+    def below(hint: Any, where: str) -> list[str]:
+        inside = parts_of(hint)
+        here = [_join(where, name)] if where and name in inside else []
+        return here + [path for key, part in inside.items() for path in below(part, _join(where, key))]
+
+    return below(cls, "")
+
+
+def _by_name(hint: Any) -> dict[str, Any] | None:
+    """The types that names choose, where the values of a mapping are chosen by their names."""
+    if typing.get_origin(hint) is not Annotated:
+        return None
+    base, *marks = typing.get_args(hint)
+    choice = next((mark for mark in marks if isinstance(mark, ChosenByName)), None)
+    return None if choice is None else choice.hints(nullable=type(None) in typing.get_args(base))
+
+
 @functools.cache
 def hints(cls: type) -> dict[str, Any]:
     """The types of a config class's fields, with what `Annotated` says beside them."""
@@ -179,21 +238,35 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
         if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"did you mean {_join(where, close[0])}?" if close else "remove it"
-            raise ConfigError(f"unknown key {_join(where, str(key))}; accepted here: {_keys(cls)}: {hint}")
-    hints = typing.get_type_hints(cls, include_extras=True)
+            raise _unknown(str(key), fields, where, [_join(where, path) for path in paths_to(cls, str(key))])
+    types_of = typing.get_type_hints(cls, include_extras=True)
     parsed: dict[str, Any] = {}
     for name, field in fields.items():
         default = default_of(field)
         if name in values:
-            parsed[name] = _convert(hints[name], values[name], _join(where, name), default)
+            parsed[name] = _convert(types_of[name], values[name], _join(where, name), default)
         elif default is dataclasses.MISSING:
             raise ConfigError(
-                f"missing key {_join(where, name)} ({type_name(hints[name])}): set it in the YAML or on the command "
+                f"missing key {_join(where, name)} ({type_name(types_of[name])}): set it in the YAML or on the command "
                 "line"
             )
     return cls(**parsed)
+
+
+def meant(moved: Iterable[str], close: Iterable[str]) -> str | None:
+    """What to write instead of a key that is not there: `did you mean optimizer.kind?`; None where nothing is like it.
+
+    Args: moved, paths of keys of the very name elsewhere; close, paths of keys of a similar name in the same place.
+    """
+    paths = list(moved)[:_MOST_MEANT] or list(close)[:1]
+    return f"did you mean {' or '.join(paths)}?" if paths else None
+
+
+def _unknown(key: str, accepted: Iterable[str], where: str, moved: Iterable[str] = ()) -> ConfigError:
+    names = list(accepted)
+    close = [_join(where, name) for name in difflib.get_close_matches(key, names, n=1)]
+    hint = meant(moved, close) or "remove it"
+    return ConfigError(f"unknown key {_join(where, key)}; accepted here: {', '.join(names)}: {hint}")
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:
@@ -338,7 +411,12 @@ def _convert(hint: Any, value: Any, where: str, default: Any = None) -> Any:
                 return origin(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     elif origin is dict:
         if isinstance(value, Mapping):
-            return {str(key): _convert(arguments[1], item, _join(where, str(key))) for key, item in value.items()}
+            named = _by_name(arguments[1])
+            options = dict.fromkeys(map(str, value), arguments[1]) if named is None else named
+            for key in value:
+                if str(key) not in options:
+                    raise _unknown(str(key), options, where)
+            return {str(key): _convert(options[str(key)], item, _join(where, str(key))) for key, item in value.items()}
     elif hint is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return _finite(value, where)
@@ -384,6 +462,8 @@ def type_name(hint: Any) -> str:
         return " or ".join("null" if argument is type(None) else type_name(argument) for argument in arguments)
     if hint is bool:
         return "true or false"
+    if origin is dict and (named := _by_name(arguments[1])) is not None:
+        return f"a mapping with some of the keys {', '.join(named)}"
     if dataclasses.is_dataclass(hint):
         return f"a mapping with keys {_keys(typing.cast(type, hint))}"
     if origin is not None:

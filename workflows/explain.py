@@ -7,7 +7,6 @@ items of a list.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import re
 import types
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Union
 
-from pipelines.config import Chosen, type_name
+from pipelines.config import Chosen, meant, parts_of, paths_to, type_name
 
 CONF = Path(__file__).parent.parent / "conf"
 _ADDED = re.compile(r"Could not append to config. An item is already at '(?P<key>[^']*)'")
@@ -84,8 +83,12 @@ def follow(config_class: type, key: str, value: str = "<name>") -> str | None:
     for depth, part in enumerate(parts):
         here = ".".join(parts[:depth])
         options = _options(hint)
-        fields = {name: field for option in options for name, field in _fields(option).items()}
-        mappings = [typing.get_args(option)[1] for option in options if typing.get_origin(option) is dict]
+        fields = {name: field for option in options for name, field in parts_of(option).items()}
+        mappings = [
+            typing.get_args(option)[1]
+            for option in options
+            if typing.get_origin(option) is dict and not parts_of(option)
+        ]
         lists = [typing.get_args(option)[0] for option in options if typing.get_origin(option) in (list, tuple)]
         if part in fields:
             hint = fields[part]
@@ -96,7 +99,7 @@ def follow(config_class: type, key: str, value: str = "<name>") -> str | None:
         elif Any in options:
             return None
         elif fields and not depth:
-            return _unknown_first(parts, fields, value)
+            return _unknown_first(parts, config_class, value)
         elif fields:
             close = difflib.get_close_matches(part, fields, n=1)
             hint_text = f": did you mean {'.'.join([*parts[:depth], close[0], *parts[depth + 1 :]])}?" if close else ""
@@ -109,22 +112,20 @@ def follow(config_class: type, key: str, value: str = "<name>") -> str | None:
     return None
 
 
-def _unknown_first(parts: list[str], fields: Iterable[str], value: str) -> str:
-    """What is said of a key whose first part is no field: fields, `+experiment`, and groups of other workflows are
-    looked at.
+def _unknown_first(parts: list[str], config_class: type, value: str) -> str:
+    """What is said of a key whose first part is no field: the same key elsewhere, similar fields, `+experiment`, and
+    groups of other workflows are looked at.
     """
-    part, fields = parts[0], list(fields)
+    part, fields = parts[0], list(parts_of(config_class))
     accepted = [*fields, *(() if "experiment" in fields else ("+experiment",))]
     said = f"unknown key {part}; accepted there: {', '.join(accepted)}"
     if (CONF / part).is_dir():
         read = f": to read {part}/<name>, write data={part}/<name>" if _READERS.get(part) in fields else ""
         return f"{said}; conf/{part} holds choices of other workflows{read}"
     close = difflib.get_close_matches(part, [*fields, "experiment"], n=1)
-    if not close:
-        return f"{said}: remove it"
-    if close[0] not in fields:
-        return f"{said}: did you mean +experiment={value}?"
-    return f"{said}: did you mean {'.'.join([close[0], *parts[1:]])}?"
+    similar = [".".join([name, *parts[1:]]) if name in fields else f"+experiment={value}" for name in close]
+    moved = [".".join([path, *parts[1:]]) for path in paths_to(config_class, part)]
+    return f"{said}: {meant(moved, similar) or 'remove it'}"
 
 
 def follow_all(config_class: type, overrides: Iterable[str]) -> str | None:
@@ -177,11 +178,3 @@ def _options(hint: Any) -> list[Any]:
         options = (option for option in typing.get_args(hint) if option is not type(None))
         return [inner for option in options for inner in _options(option)]
     return [hint]
-
-
-def _fields(option: Any) -> dict[str, Any]:
-    """A dataclass's fields with their types; none for anything else."""
-    if not dataclasses.is_dataclass(option):
-        return {}
-    hints = typing.get_type_hints(option, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(option)}

@@ -18,6 +18,7 @@ from pipelines.train.checkpoint import open_checkpoint, read_weights, write_weig
 from pipelines.train.checkpoint.average import AverageConfig, chosen_steps, means
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.results.evaluate import EvaluateConfig
+from pipelines.train.tasks import TASKS
 from tests.untrained import commit_run, commit_tokens
 from workflows import average as workflow
 from workflows import evaluate as evaluation
@@ -185,7 +186,7 @@ def test_an_average_is_evaluated_like_a_run_with_its_weights(store: ArtifactStor
             name=parent.split("/")[0],
             parent=parent,
             store=store.uri,
-            tasks={"text": {"max_tokens": 50}, "preferences": {}},
+            tasks={"text": TASKS["text"].Settings(max_tokens=50), "preferences": TASKS["preferences"].Settings()},
             tracking=TrackingConfig(enabled=False),
         )
         with Session(config) as session:

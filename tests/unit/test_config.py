@@ -6,7 +6,17 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from pipelines.config import Chosen, Positive, WorkflowConfig, config_class, parse, plain, runtime, type_name
+from pipelines.config import (
+    Chosen,
+    ChosenByName,
+    Positive,
+    WorkflowConfig,
+    config_class,
+    parse,
+    plain,
+    runtime,
+    type_name,
+)
 from pipelines.data.sources.config import ReaderConfig
 from pipelines.errors import ConfigError
 from pipelines.train.spec import BatchConfig
@@ -198,3 +208,48 @@ def test_a_mistyped_key_is_followed_into_the_rows_of_a_table() -> None:
 
 def test_the_rows_of_a_table_are_walked_for_their_numbers() -> None:
     assert (Brick, "height", Positive) in list(fields_of(Album, set()))
+
+
+@config_class
+class Box:
+    lid: Shape = field(default_factory=Square)
+    sides: dict[str, Annotated[Shape | None, ChosenByName(lambda: SHAPES)]]
+
+
+def test_a_name_picks_the_class_of_what_stands_under_it() -> None:
+    parsed = parse(Box, {"sides": {"brick": {"height": 3}, "square": None}})
+    assert parsed.sides == {"brick": Brick(height=3.0), "square": None}
+    assert parse(Box, plain({"sides": parsed.sides})).sides == parsed.sides
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sides": {"brik": {}}}, "unknown key sides.brik; accepted here: square, brick: did you mean sides.brick?"),
+        ({"sides": {"brick": {"hight": 1}}}, "unknown key sides.brick.hight; accepted here: kind, edge, height: did"),
+        ({"sides": {"brick": {"height": 0}}}, "sides.brick.height is 0; expected a number above 0"),
+        ({"sides": {"brick": 3}}, "sides.brick is 3 (int); expected a mapping with keys kind, edge, height or null"),
+        ({"sides": 3}, "sides is 3 (int); expected a mapping with some of the keys square, brick"),
+        ({"sides": {}, "height": 3}, "unknown key height; accepted here: lid, sides: did you mean sides.brick.height?"),
+    ],
+)
+def test_what_does_not_fit_the_class_that_a_name_picks_is_refused(values: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(Box, values)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_mistyped_key_is_followed_into_the_rows_that_names_pick() -> None:
+    assert follow(Box, "sides.brick.height") is None
+    for key, meant in (
+        ("sides.brik.height", "accepted there: square, brick: did you mean sides.brick.height?"),
+        ("sides.brick.hight", "accepted there: kind, edge, height: did you mean sides.brick.height?"),
+        ("height", "did you mean sides.brick.height?"),
+    ):
+        said = follow(Box, key)
+        assert said is not None
+        assert meant in said
+
+
+def test_the_rows_that_names_pick_are_walked() -> None:
+    assert (Brick, "height", Positive) in list(fields_of(Box, set()))

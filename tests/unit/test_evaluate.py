@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipelines.config import TrackingConfig
+from pipelines.config import TrackingConfig, parse, plain
 from pipelines.data.tokens.token_shards import TokenShard
 from pipelines.data.tokens.token_sources import TokenSource, open_sources
 from pipelines.errors import ArtifactError, CheckpointError, ConfigError
@@ -34,14 +34,14 @@ V = 64
 MODEL = ModelConfig(
     layers=2, d_model=32, d_ff=64, heads=4, kv_heads=2, vocabulary=V, max_positions=64, dim_model_base=16
 )
-CONFIG = EvaluateConfig(name="e", parent="pretrain/a", tasks={name: {} for name in TASKS})
+CONFIG = parse(EvaluateConfig, {"name": "e", "parent": "pretrain/a", "tasks": {name: {} for name in TASKS}})
 PROMPTS = [{"text": "Once upon"}, {"text": "话说"}, {"text": "1 + 1?", "chat": True}]
 DOCUMENTS = {"kind": "documents", "language": "en"}
 
 
 def tasked(**tasks):
     """`CONFIG` with other tasks."""
-    return dataclasses.replace(CONFIG, tasks=tasks)
+    return parse(EvaluateConfig, {**plain(CONFIG), "tasks": tasks})
 
 
 @pytest.fixture(autouse=True)
@@ -283,13 +283,18 @@ def test_refusals_say_what_exists(store):
     with pytest.raises(ConfigError, match="max_pairs is 0"):
         tasked(preferences={"max_pairs": 0})
     with pytest.raises(
-        ConfigError, match=r"tasks.poetry is no evaluation task; expected some of text, preferences, comp"
+        ConfigError, match=r"unknown key tasks.poetry; accepted here: text, preferences, completions: remove it"
     ):
         tasked(poetry={})
     with pytest.raises(ConfigError, match=r"unknown key tasks.text.max_pairs; accepted here: max_tokens"):
         tasked(text={"max_pairs": 3})
-    with pytest.raises(ConfigError, match=r"tasks.text is 3; expected its settings"):
+    with pytest.raises(ConfigError, match=r"tasks.text is 3 \(int\); expected a mapping with keys max_tokens or null"):
         tasked(text=3)
+    with pytest.raises(ConfigError, match=r"unknown key tasks.txt; .*: did you mean tasks.text\?"):
+        tasked(txt={})
+    with pytest.raises(ConfigError, match=r"unknown key max_tokens; .*: did you mean tasks.text.max_tokens\?"):
+        parse(EvaluateConfig, {**plain(CONFIG), "max_tokens": 5})
+    assert list(tasked(text={}, completions=None).tasks) == ["text"]
     with pytest.raises(ConfigError, match="tasks names none; expected some of text"):
         tasked(text=None)
 
@@ -338,7 +343,7 @@ def test_the_workflow_commits_numbers_and_completions_once(tmp_path, capsys):
         parent="dpo/d",
         store=str(tmp_path),
         tracking=TrackingConfig(enabled=False),
-        tasks={"text": {}, "completions": {"prompts": PROMPTS, "max_new_tokens": 4}},
+        tasks=tasked(text={}, completions={"prompts": PROMPTS, "max_new_tokens": 4}).tasks,
     )
     with Session(config) as session:
         texts = {"prose": ["Once upon a time there was a model."] * 5, "zh": ["话说天下大势，分久必合。"] * 5}

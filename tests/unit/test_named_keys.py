@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.config import parts_of
 from tests.unit.test_ranges import classes_in, config_classes
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +53,12 @@ def walk(cls: type, where: str, paths: set[str], open_: set[str]) -> None:
             continue
         path = f"{where}{name}"
         paths.add(path)
+        if typing.get_origin(hint) is dict and (rows := parts_of(hint)):
+            for row, inner_hint in rows.items():
+                paths.add(f"{path}.{row}")
+                for inner in classes_in(inner_hint):
+                    walk(inner, f"{path}.{row}.", paths, open_)
+            continue
         if "dict" in str(hint):
             open_.add(path)
         for inner in classes_in(hint):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import pytest
 
-from pipelines.config import Amount, Chosen, Count, Range, Seed, Share, parse
+from pipelines.config import Amount, Chosen, ChosenByName, Count, Range, Seed, Share, parse
 from pipelines.errors import ConfigError
 
 WORKFLOWS = Path(__file__).parents[2] / "workflows"
@@ -37,7 +37,7 @@ def fields_of(cls: type, seen: set[type]) -> Iterator[tuple[type, str, Any]]:
 
 def classes_in(hint: Any) -> list[type]:
     """The config classes that a value of this hint may hold, those of a table's rows included."""
-    if isinstance(hint, Chosen):
+    if isinstance(hint, (Chosen, ChosenByName)):
         return list(hint.settings().values())
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return [hint]

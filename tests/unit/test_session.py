@@ -77,6 +77,7 @@ def test_a_sweep_runs_each_choice_wherever_the_option_stands(place: int, monkeyp
         ("experiments=demo", r"did you mean \+experiment=demo\?"),
         ("+experiment=minicpm_2", r"there are demo, minicpm_2b, smoke: did you mean \+experiment=minicpm_2b\?"),
         ("+experiment=", r"no such experiment; there are demo"),
+        ("beta=0.2", r"unknown key beta; accepted there: name, .*: did you mean objective.beta\?"),
         ("++foo.bar=1", r"unknown key foo; accepted there: name, .*: remove it"),
         ("++batch.global_bach=8", r"unknown key batch.global_bach; .*: did you mean batch.global_batch\?"),
         ("+modle=demo", r"unknown key modle; .*: did you mean model\?"),

@@ -11,9 +11,9 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pipelines.config import Seed, Window, WorkflowConfig, config_class, parse, plain
+from pipelines.config import ChosenByName, Seed, Window, WorkflowConfig, config_class, plain
 from pipelines.errors import ArtifactError, ConfigError
 from pipelines.identity import identity
 from pipelines.store.artifact import Artifact
@@ -23,8 +23,11 @@ from pipelines.train.checkpoint import whole_model
 from pipelines.train.checkpoint.lineage import Run, open_run, tokenizer_of, tokens_of, trained_length
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.tasks import TASKS
-from pipelines.train.tasks.task import Subject, TaskPlan
+from pipelines.train.tasks.task import Subject, TaskPlan, TaskSettings
 from pipelines.train.update.engine import device
+
+# task -> its settings; null: it is left out
+Tasks = dict[str, Annotated[TaskSettings | None, ChosenByName(lambda: TASKS)]]
 
 
 @config_class
@@ -34,25 +37,16 @@ class EvaluateConfig(WorkflowConfig):
     parent: str  # e.g. anneal/demo, pretrain/demo@step-240
     tokens: str | None = None  # null: the tokens that the parent was trained on
     sequence_length: Window | None = None  # window T; null: that of its trunk, or of the last anneal
-    tasks: dict[str, Any]  # task -> its settings; null: it is left out
+    tasks: Tasks
     seed: Seed = 0
 
     def __post_init__(self) -> None:
-        """Raises: ConfigError for no task, an unknown one, or settings that its task does not take."""
+        """Leave out the tasks that are null. Raises: ConfigError where no task is left."""
         super().__post_init__()
-        if unknown := [name for name in self.tasks if name not in TASKS]:
-            raise ConfigError(f"tasks.{unknown[0]} is no evaluation task; expected some of {', '.join(TASKS)}")
-        chosen = {name: given for name, given in self.tasks.items() if given is not None}
+        chosen = {name: settings for name, settings in self.tasks.items() if settings is not None}
         if not chosen:
             raise ConfigError(f"tasks names none; expected some of {', '.join(TASKS)}")
-        settings = {
-            name: parse(TASKS[name].Settings, given, f"tasks.{name}") if isinstance(given, Mapping) else given
-            for name, given in chosen.items()
-        }
-        for name, given in settings.items():
-            if not isinstance(given, TASKS[name].Settings):
-                raise ConfigError(f"tasks.{name} is {given!r}; expected its settings, {{}} for all defaults, or null")
-        object.__setattr__(self, "tasks", settings)
+        object.__setattr__(self, "tasks", chosen)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pipelines.data.tokens.tokenizer import Encoder
 from pipelines.errors import ArtifactError, ConfigError
 from pipelines.train.network.model import Transformer
 from pipelines.train.tasks.generate import complete
-from pipelines.train.tasks.task import TOKENIZER, Measured, Sample, Subject, Task, TaskPlan
+from pipelines.train.tasks.task import TOKENIZER, Measured, Sample, Subject, Task, TaskPlan, TaskSettings
 
 _SMALL = 50_000_000  # parameters, below which a second thread costs a token more than it gives
 
@@ -24,7 +24,7 @@ class Prompt:
 
 
 @config_class
-class CompletionSettings:
+class CompletionSettings(TaskSettings):
     """Which prompts, and how they are continued."""
 
     prompts: tuple[Prompt, ...] = ()  # empty: none, and no tokenizer is needed

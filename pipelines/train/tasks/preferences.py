@@ -21,11 +21,11 @@ from pipelines.data.stream.preferences import NothingFits, PreferenceLoader, fit
 from pipelines.data.tokens.token_sources import TokenSource
 from pipelines.train.network.model import Transformer
 from pipelines.train.tasks.scoring import Ids, document_ids, drawn_order, token_nats
-from pipelines.train.tasks.task import Chart, Column, Measured, Number, Subject, Task, TaskPlan
+from pipelines.train.tasks.task import Chart, Column, Measured, Number, Subject, Task, TaskPlan, TaskSettings
 
 
 @config_class
-class PreferenceSettings:
+class PreferenceSettings(TaskSettings):
     """How many pairs are compared."""
 
     max_pairs: Count = 200  # per source of preferences

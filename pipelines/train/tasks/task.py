@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pipelines.config import plain
+from pipelines.config import config_class, plain
 from pipelines.store.artifact import Artifact
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.train.checkpoint.lineage import Run
@@ -21,6 +21,11 @@ from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.model import Transformer
 
 TOKENIZER = "tokenizer/tokenizer.json"  # in an artifact of kind tokens
+
+
+@config_class
+class TaskSettings:
+    """What the settings of every task extend: `tasks.<name>` of an evaluation's config."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +126,7 @@ class Task:
         measure: measures. The model is in evaluation mode, in float32, on the device of this process.
     """
 
-    Settings: type[Any]
+    Settings: type[TaskSettings]
     title: str
     reading: str
     plan_task: Callable[[Subject, Any], TaskPlan]

@@ -24,14 +24,14 @@ from pipelines.data.tokens.sidecars import FOUNDING
 from pipelines.data.tokens.token_sources import TokenSource, open_sources
 from pipelines.train.network.model import Transformer
 from pipelines.train.tasks.scoring import Ids, byte_lengths, token_nats, windows
-from pipelines.train.tasks.task import TOKENIZER, Chart, Column, Measured, Number, Subject, Task, TaskPlan
+from pipelines.train.tasks.task import TOKENIZER, Chart, Column, Measured, Number, Subject, Task, TaskPlan, TaskSettings
 
 NOTHING_COUNTS = "no token of its held-out documents counts"
 _MOST_SHARDS = 16  # of one source that are opened, evenly spaced
 
 
 @config_class
-class TextSettings:
+class TextSettings(TaskSettings):
     """How much text is read."""
 
     max_tokens: Count = 4000  # per source of documents or conversations

@@ -7,11 +7,11 @@ from pipelines.data.tokens.token_sources import open_sources
 from pipelines.train.network.model import Transformer
 from pipelines.train.tasks.generate import complete
 from pipelines.train.tasks.scoring import document_ids
-from pipelines.train.tasks.task import Chart, Column, Measured, Number, Sample, Subject, Task, TaskPlan
+from pipelines.train.tasks.task import Chart, Column, Measured, Number, Sample, Subject, Task, TaskPlan, TaskSettings
 
 
 @config_class
-class NextTokenSettings:
+class NextTokenSettings(TaskSettings):
     """How much is asked."""
 
     after: Count = 8  # tokens of a document that the model is given
