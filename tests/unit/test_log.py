@@ -16,6 +16,7 @@ from pipelines.store.storage import FolderStorage
 from pipelines.tracking.tracker import Tracker
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.plan.planning import plan_stage
+from pipelines.train.network.roles import KINDS, frozen_numbers
 from pipelines.train.run.log import Efficiency, Launched, StepLog
 from pipelines.train.run.loop import _garbage_left_lying, _last_checkpoint_committed
 from pipelines.train.run.monitor import NoiseScale
@@ -142,3 +143,14 @@ def test_both_conventions_of_mfu() -> None:
         "mfu": pytest.approx(0.1), "mfu_full_attention": pytest.approx(0.1 * efficiency.full / efficiency.causal)
     }  # fmt: skip
     assert efficiency.phrase(20.0) == "MFU 10.0%"
+
+
+def test_a_frozen_weight_costs_four_flops_a_token_instead_of_six() -> None:
+    config = ModelConfig(**TINY_MODEL)
+    embedding = config.vocabulary * config.d_model
+    assert frozen_numbers(config, None) == frozen_numbers(config, KINDS) == 0
+    assert frozen_numbers(config, ("matrix", "norm")) == embedding
+    all_train, frozen = Efficiency(config, 64, world=2), Efficiency(config, 64, world=2, frozen=embedding)
+    assert all_train.causal - frozen.causal == all_train.full - frozen.full == 2 * embedding
+    assert "- 2·frozen weights" in frozen.formula()
+    assert "frozen" not in all_train.formula()

@@ -81,7 +81,10 @@ def parameter_counts(config: ModelConfig) -> dict[str, int]:
     return {"non_embedding": non_embedding, "embedding": embedding, "total": non_embedding + embedding}
 
 
-def flops_per_token(config: ModelConfig, sequence_length: int) -> float:
-    """Training FLOPs per token: 6 · (non-embedding + output projection) + 12·L·D·T/2: causal attention counts once."""
-    counts = parameter_counts(config)
-    return 6.0 * counts["total"] + 6.0 * config.layers * config.d_model * sequence_length
+def flops_per_token(config: ModelConfig, sequence_length: int, frozen: int = 0) -> float:
+    """Training FLOPs per token: 6 · (non-embedding + output projection) + 12·L·D·T/2: causal attention counts once.
+
+    Args: frozen, how many of the weights do not train: each costs 4 instead of 6, since it has no gradient of its own.
+    """
+    weights = 6.0 * parameter_counts(config)["total"] - 2.0 * frozen
+    return weights + 6.0 * config.layers * config.d_model * sequence_length

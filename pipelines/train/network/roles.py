@@ -112,6 +112,11 @@ def check_kinds(trains: Collection[str] | None, where: str = "trains") -> None:
         )
 
 
+def frozen_numbers(model: ModelConfig, trains: Collection[str] | None) -> int:
+    """How many numbers the parameters hold that stay as they are. Args: trains, the kinds that train; None: all."""
+    return sum(held for kind, held in numbers(model).items() if trains is not None and kind not in trains)
+
+
 def frozen(model: ModelConfig, trains: Collection[str] | None) -> frozenset[str]:
     """Names of the parameters that stay as they are. Args: trains, the kinds that train; None: all."""
     return frozenset(name for name, role in roles(model).items() if trains is not None and role.kind not in trains)

@@ -21,6 +21,7 @@ from pipelines.display.progress import duration
 from pipelines.errors import TrainingError
 from pipelines.tracking.tracker import Tracker
 from pipelines.train.network.architecture import ModelConfig, flops_per_token
+from pipelines.train.network.roles import frozen_numbers
 from pipelines.train.run.monitor import NoiseScale, Readings
 from pipelines.train.run.stream import Stream
 from pipelines.train.spec import TrainSpec
@@ -57,7 +58,9 @@ class StepLog:
     ):
         """Args: noise, as it stood after the rows of this run that are committed."""
         self.spec, self.data, self.emit, self.tracker, self.noise, self.rank = spec, data, emit, tracker, noise, rank
-        self.efficiency = Efficiency(spec.model, spec.batch.sequence_length, world)
+        self.efficiency = Efficiency(
+            spec.model, spec.batch.sequence_length, world, frozen_numbers(spec.model, spec.trains)
+        )
         self.began = self.last = Moment()
         self.first: int | None = None
         self.source_loss = torch.zeros(len(data.names), dtype=torch.float64)
@@ -200,9 +203,10 @@ class StepLog:
 class Efficiency:
     """How much of the hardware a speed uses: MFU where the GPU's peak is known, FLOP/s elsewhere."""
 
-    def __init__(self, model: ModelConfig, sequence_length: int, world: int):
-        self.world = world
-        self.causal = flops_per_token(model, sequence_length)
+    def __init__(self, model: ModelConfig, sequence_length: int, world: int, frozen: int = 0):
+        """Args: frozen, how many of the model's weights do not train."""
+        self.world, self.frozen = world, frozen
+        self.causal = flops_per_token(model, sequence_length, frozen)
         self.full = self.causal + 6.0 * model.layers * model.d_model * sequence_length
         name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
         self.peak = next((flops for known, flops in _BF16_PEAK_FLOPS.items() if known in name), None)
@@ -214,8 +218,9 @@ class Efficiency:
             if self.peak
             else "GFLOP/s = tok/s × FLOP per token / workers"
         )
+        less = " - 2·frozen weights" if self.frozen else ""
         return (
-            f"{formula}; 6·(weights + output) + 6·L·D·T = {self.causal / 1e6:,.4g} MFLOP per token, attention counted "
+            f"{formula}; 6·(weights + output){less} + 6·L·D·T = {self.causal / 1e6:,.4g} MFLOP per token, attention counted "
             f"as causal; with 12·L·D·T, attention in full, {self.full / self.causal:.3f} times that"
         )
 
