@@ -34,6 +34,7 @@ from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
 from pipelines.train.results.evaluate import EvaluateConfig, read_results
 from pipelines.train.results.model_card import find_evaluation
+from pipelines.train.tasks import TASKS
 from tests import tiny
 from tests.numpy_model import NumpyModel
 from tests.untrained import commit_run, commit_tokens
@@ -193,7 +194,7 @@ def measuring(store, name, parent):
         parent=parent,
         store=store.uri,
         tracking=TrackingConfig(enabled=False),
-        tasks={"text": {}, "preferences": {}},
+        tasks={name: TASKS[name].Settings() for name in ("text", "preferences")},
     )
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pipelines.cluster.cluster import serial_map
-from pipelines.config import TrackingConfig
+from pipelines.config import TrackingConfig, config_class, parse
 from pipelines.data.stream.mixture import MixtureRecipe
 from pipelines.data.tokens.tokenizer import TokenizerConfig
 from pipelines.errors import TrunklineError
@@ -22,7 +22,7 @@ from pipelines.store.artifacts import ArtifactStore
 from pipelines.train.checkpoint.average import AverageConfig
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.model import Transformer
-from pipelines.train.results.evaluate import EvaluateConfig
+from pipelines.train.results.evaluate import EvaluateConfig, Tasks
 from tests.unit.test_checkpoint import flip
 from tests.untrained import commit_run, commit_tokens
 from workflows import average, checkpoints, evaluate, export, mixture, tokenize
@@ -34,6 +34,13 @@ MODEL = ModelConfig(
 COMMON: dict[str, Any] = {"name": "x", "tracking": TrackingConfig(enabled=False)}
 PROMPTS = [{"text": "Once upon"}, {"text": "1 + 1?", "chat": True}]
 TASKS = {"text": {}, "preferences": {}, "completions": {"prompts": PROMPTS, "max_new_tokens": 3}}
+
+
+@config_class
+class Asked:
+    tasks: Tasks
+
+
 # command -> its module and config; what it leaves; the kinds of files that it reads
 COMMANDS: dict[str, tuple[Any, Any, str, tuple[str, ...]]] = {
     "tokenize": (
@@ -56,7 +63,7 @@ COMMANDS: dict[str, tuple[Any, Any, str, tuple[str, ...]]] = {
     ),
     "evaluate": (
         evaluate,
-        EvaluateConfig(**COMMON, parent="pretrain/a", tasks=TASKS),
+        EvaluateConfig(**COMMON, parent="pretrain/a", tasks=parse(Asked, {"tasks": TASKS}).tasks),
         "evaluate/x",
         ("pretrain/a/manifest.json", "pretrain/a/checkpoints/*6/*", "tokens/t/tokenizer/*", "tokens/t/heldout/**/*.*"),
     ),

@@ -15,8 +15,8 @@ from pipelines.errors import TrainingError
 from pipelines.store.storage import FolderStorage
 from pipelines.tracking.tracker import Tracker
 from pipelines.train.network.architecture import ModelConfig
-from pipelines.train.plan.planning import plan_stage
 from pipelines.train.network.roles import KINDS, frozen_numbers
+from pipelines.train.plan.planning import plan_stage
 from pipelines.train.run.log import Efficiency, Launched, StepLog
 from pipelines.train.run.loop import _garbage_left_lying, _last_checkpoint_committed
 from pipelines.train.run.monitor import NoiseScale

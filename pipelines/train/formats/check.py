@@ -3,9 +3,9 @@
 Enters: a `Source`, and a written folder. Leaves: logits to compare, or an ArtifactError.
 
 No model is ever whole in memory. A model is built on torch's meta device, where weights have shapes and no values; each
-of its layers takes its own from the stream when it is called, and gives them up after (`fed`). So two models are
-compared in the memory of one layer of each, the embedding twice, and the logits (rows · positions · vocabulary · 4
-bytes).
+of its layers takes its own from the stream when it is called, and gives them up after (`fed`). Of our own model the
+hidden states are kept, and logits are made of them where they are compared, a row at a time. So two models are compared
+in the memory of one layer of each, the embedding twice, and the logits of two rows (positions · vocabulary · 4 bytes).
 """
 
 from __future__ import annotations
@@ -73,20 +73,40 @@ def fed(
             hook.remove()
 
 
-def own_logits(source: Source, rows_BT: Tensor) -> Tensor:
-    """What the training model says to rows of ids, in float32 on the CPU: (B, T) int64 → (B, T, V)."""
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """What the training model says to rows of ids, in float32 on the CPU.
+
+    Attributes: rows_BT, int64; hidden_BTD, what logits are made of.
+    """
+
+    source: Source
+    rows_BT: Tensor
+    hidden_BTD: Tensor
+
+    def logits(self) -> Iterator[Tensor]:
+        """(T, V) of one row after the other. The embedding is read anew, and in memory as long as this goes on."""
+        with torch.device("meta"):
+            model = Transformer(self.source.model)
+        with fed(model, [], self.source.weights(), kept=model.embed_tokens):
+            for hidden_TD in self.hidden_BTD:
+                yield model.logits(hidden_TD)
+
+
+def own_answers(source: Source, rows_BT: Tensor) -> Expected:
+    """Run the training model on rows of ids."""
     with torch.device("meta"):
         model = Transformer(dataclasses.replace(source.model, document_masking=False)).eval()
     positions_BT = torch.arange(rows_BT.shape[1]).expand_as(rows_BT)
     layers = [*model.layers, model.norm]
     with fed(model, layers, source.weights(), kept=model.embed_tokens):
-        return model.logits(model(ModelInput(inputs=rows_BT, positions=positions_BT)))
+        return Expected(source, rows_BT, model(ModelInput(inputs=rows_BT, positions=positions_BT)))
 
 
 def transformers_difference(
-    config: Any, weights: Iterator[tuple[str, Tensor]], rows_BT: Tensor, expected_BTV: Tensor, dtype: str
+    config: Any, weights: Iterator[tuple[str, Tensor]], expected: Expected, dtype: str
 ) -> float:
-    """The largest difference of a logit between Llama as `transformers` has it and what is expected, on rows of ids.
+    """The largest difference of a logit between Llama as `transformers` has it and what is expected.
 
     Args:
         config: a `transformers` config of a Llama.
@@ -100,12 +120,11 @@ def transformers_difference(
     body = model.model
     body.rotary_emb = type(body.rotary_emb)(config)  # what it holds is no weight: it is made on the CPU
     with fed(model, [body.embed_tokens, *body.layers, body.norm], weights) as take:
-        hidden_BTD = body(rows_BT, use_cache=False).last_hidden_state
+        hidden_BTD = body(expected.rows_BT, use_cache=False).last_hidden_state
         take(model.lm_head)
-        # row by row: all logits at once would be as large as the expected ones
         differences = [
-            (model.lm_head(hidden_TD).float() - expected_TV).abs_().max()
-            for hidden_TD, expected_TV in zip(hidden_BTD, expected_BTV, strict=True)
+            model.lm_head(hidden_TD).float().sub_(expected_TV).abs_().max()
+            for hidden_TD, expected_TV in zip(hidden_BTD, expected.logits(), strict=True)
         ]
     return float(torch.stack(differences).max())
 

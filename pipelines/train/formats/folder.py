@@ -12,9 +12,10 @@ elsewhere.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,6 +31,7 @@ from pipelines.train.formats.contract import Dtype, Source
 from pipelines.train.network.roles import roles
 
 PART_BYTES = 5_000_000_000
+_COMPARED_BYTES = 64_000_000  # of a tensor at once
 TOKENIZER = "tokenizer/tokenizer.json"  # among the files of a tokens artifact
 _SETTINGS = "tokenizer/tokenizer_config.json"
 _ONE_FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -124,14 +126,33 @@ class StoredTensors:
             return str(DTYPES[opened.get_slice(name).get_dtype()]).removeprefix("torch.")
 
     def __getitem__(self, name: str) -> Tensor:
+        value: Tensor = self._read(name, lambda file: file.get_tensor(name))
+        return value
+
+    def _read(self, name: str, take: Callable[[Any], Any]) -> Any:
+        """What `take` reads of a tensor's opened file."""
         try:
             with safe_open(self.folder / self._files[name], "pt") as file:
-                value: Tensor = file.get_tensor(name)
+                return take(file)
         except (OSError, SafetensorError) as error:
             raise ArtifactError(
                 f"{name} cannot be read back from {self.folder}: {error}; nothing was committed"
             ) from error
-        return value
+
+    def _equal(self, name: str, value: Tensor) -> bool:
+        """Whether a tensor is stored as `value`, rounded to the stored type.
+
+        It is read in pieces of rows, and its file opened for each: a large one would be in memory twice, beside what
+        the stream and the model have of it.
+        """
+        rows = max(1, _COMPARED_BYTES * len(value) // max(1, value.nbytes))
+        if self._read(name, lambda file: file.get_slice(name).get_shape()) != list(value.shape):
+            return False
+        for piece, begin in zip(torch.split(value, rows), range(0, len(value), rows), strict=True):
+            stored = self._read(name, functools.partial(_rows, name=name, begin=begin, end=begin + len(piece)))
+            if not torch.equal(stored, piece.to(stored.dtype)):
+                return False
+        return True
 
     def refuse_others(self, names: Iterable[str]) -> None:
         """Raises: ArtifactError when the folder holds other tensors than `names`."""
@@ -144,12 +165,15 @@ class StoredTensors:
         Raises: ArtifactError on the first that is not.
         """
         for name, value in weights:
-            stored = self[name]
-            if not torch.equal(stored, value.to(stored.dtype)):
+            if not self._equal(name, value):
                 raise ArtifactError(
                     f"{name} read back from {self.folder} is not what was written; nothing was committed"
                 )
             yield name, value
+
+
+def _rows(file: Any, name: str, begin: int, end: int) -> Any:
+    return file.get_slice(name)[begin:end]
 
 
 # ── Other files ───────────────────────────────────────────────────────────────────────────────────────────────────────

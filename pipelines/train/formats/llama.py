@@ -19,7 +19,7 @@ from torch import Tensor
 from pipelines.data.tokens.chat import EOS_ID
 from pipelines.train.formats.check import (
     heldout_rows,
-    own_logits,
+    own_answers,
     refuse_difference,
     transformers_difference,
     verify_tokenizer,
@@ -105,14 +105,14 @@ def verify(source: Source, folder: Path) -> Check:
     stored.refuse_others(names)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     rows_BT = heldout_rows(source)
-    expected = own_logits(source, rows_BT)
+    expected = own_answers(source, rows_BT)
     folded = stored.compared(fold(source.weights(), source.model))
-    difference = transformers_difference(config, folded, rows_BT, expected, "float32")
+    difference = transformers_difference(config, folded, expected, "float32")
     refuse_difference(source, difference)
     stored_difference = difference
     if stored.dtype != "float32":
         as_stored = ((name, stored[name]) for name in names)
-        stored_difference = transformers_difference(config, as_stored, rows_BT, expected, stored.dtype)
+        stored_difference = transformers_difference(config, as_stored, expected, stored.dtype)
     verify_tokenizer(folder, source.tokens)
     return Check(rows_BT.numel(), difference, stored_difference)
 

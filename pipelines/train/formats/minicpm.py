@@ -27,7 +27,7 @@ from torch import Tensor
 from pipelines.data.tokens.chat import EOS_ID
 from pipelines.train.formats.check import (
     heldout_rows,
-    own_logits,
+    own_answers,
     refuse_difference,
     transformers_difference,
     verify_tokenizer,
@@ -124,14 +124,14 @@ def verify(source: Source, folder: Path) -> Check:
     config = json.loads((folder / "config.json").read_text("utf-8"))
     llama = LlamaConfig.from_dict({**config, "model_type": "llama", "tie_word_embeddings": False})
     rows_BT = heldout_rows(source)
-    expected = own_logits(source, rows_BT)
+    expected = own_answers(source, rows_BT)
     exact = unscaled(stored.compared(named(source.weights(), source.model)), config)
-    difference = transformers_difference(llama, exact, rows_BT, expected, "float32")
+    difference = transformers_difference(llama, exact, expected, "float32")
     refuse_difference(source, difference)
     stored_difference = difference
     if stored.dtype != "float32":
         rounded = unscaled(((name, stored[name].float()) for name in names), config)
-        stored_difference = transformers_difference(llama, rounded, rows_BT, expected, "float32")
+        stored_difference = transformers_difference(llama, rounded, expected, "float32")
     verify_tokenizer(folder, source.tokens)
     return Check(rows_BT.numel(), difference, stored_difference)
 

@@ -220,8 +220,8 @@ class Efficiency:
         )
         less = " - 2·frozen weights" if self.frozen else ""
         return (
-            f"{formula}; 6·(weights + output){less} + 6·L·D·T = {self.causal / 1e6:,.4g} MFLOP per token, attention counted "
-            f"as causal; with 12·L·D·T, attention in full, {self.full / self.causal:.3f} times that"
+            f"{formula}; 6·(weights + output){less} + 6·L·D·T = {self.causal / 1e6:,.4g} MFLOP per token, attention "
+            f"counted as causal; with 12·L·D·T, attention in full, {self.full / self.causal:.3f} times that"
         )
 
     def phrase(self, speed: float) -> str:
