@@ -228,7 +228,7 @@ def test_a_name_picks_the_class_of_what_stands_under_it() -> None:
         ({"sides": {"brik": {}}}, "unknown key sides.brik; accepted here: square, brick: did you mean sides.brick?"),
         ({"sides": {"brick": {"hight": 1}}}, "unknown key sides.brick.hight; accepted here: kind, edge, height: did"),
         ({"sides": {"brick": {"height": 0}}}, "sides.brick.height is 0; expected a number above 0"),
-        ({"sides": {"brick": 3}}, "sides.brick is 3 (int); expected a mapping with keys kind, edge, height or null"),
+        ({"sides": {"brick": 3}}, "sides.brick is 3 (int); expected a mapping with keys kind, edge, height"),
         ({"sides": 3}, "sides is 3 (int); expected a mapping with some of the keys square, brick"),
         ({"sides": {}, "height": 3}, "unknown key height; accepted here: lid, sides: did you mean sides.brick.height?"),
     ],
