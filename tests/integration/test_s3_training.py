@@ -79,4 +79,4 @@ def test_keys_are_whole_names_not_prefixes(server: S3Server) -> None:
         None,
     ]
     storage.delete("corpus/ab")
-    assert storage.keys() == []
+    assert storage.keys() == ["corpus/other/deep/file"]
