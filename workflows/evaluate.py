@@ -43,7 +43,7 @@ CODE = (
 
 def code_of(tasks: Iterable[str]) -> tuple[str, ...]:
     """All modules that decide the numbers of these tasks."""
-    return (*CODE, *chosen_modules("pipelines.train.tasks", tasks, beside=("pipelines.train.results",)))
+    return (*CODE, *chosen_modules("pipelines.train.tasks", tasks))
 
 
 def run(config: EvaluateConfig, session: Session) -> Artifact:

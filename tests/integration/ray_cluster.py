@@ -79,15 +79,17 @@ class RayCluster:
         ports = [f"--{name}={number}" for name, number in self.ports.items()]
         self.head = _start(["--head", f"--num-cpus={cpus}", f"--temp-dir={temporary}", *ports], self)
 
-    def add_node(self, cpus: int = 2, resources: Mapping[str, float] | None = None) -> Node:
-        """A further node on this machine, in a folder of its own, as on a machine of its own.
+    def add_node(self, cpus: int = 2, resources: Mapping[str, float] | None = None, apart: bool = False) -> Node:
+        """A further node on this machine.
 
-        In the head's folder a node unpacks a job's package anew over the files that the head's processes run from.
+        Args: apart, in a folder of its own: in the head's, the first job of a node has its package unpacked anew over
+            the files that the head's processes run from; but the Jobs API finds no log of a driver there.
         """
-        temporary = tempfile.mkdtemp(prefix="tlr", dir="/tmp")
-        self.temporaries.append(Path(temporary))
         where = [f"--address=127.0.0.1:{self.ports['port']}", f"--dashboard-agent-listen-port={free_port()}"]
-        where.append(f"--temp-dir={temporary}")
+        if apart:
+            temporary = tempfile.mkdtemp(prefix="tlr", dir="/tmp")
+            self.temporaries.append(Path(temporary))
+            where.append(f"--temp-dir={temporary}")
         node = _start([*where, f"--num-cpus={cpus}", f"--resources={json.dumps(resources or {})}"], self)
         self.nodes.append(node)
         return node

@@ -57,7 +57,9 @@ def test_a_new_task_is_one_file_and_one_row(tmp_path: Path) -> None:
     made = store.get("evaluate/e")
     assert made.statistics["next_token_right"] == share
     hashed = {module for module in made.manifest["identity"]["code"] if ".tasks." in module}
-    assert hashed == {f"pipelines.train.tasks.{module}" for module in ("task", "text", "next_token")}
+    assert hashed == {
+        f"pipelines.train.tasks.{module}" for module in ("task", "text", "scoring", "generate", "next_token")
+    }
 
     # ── the report's table, figure and page ──
     (tree.folder / "draw.py").write_text(REPORT, encoding="utf-8")

@@ -76,7 +76,7 @@ def test_without_the_token_the_cluster_says_no(environment: dict[str, str], tmp_
 
 def test_one_machine_defaults_are_refused_on_two_nodes(head: RayCluster, environment: dict[str, str]) -> None:
     tiny.build(environment["TRUNKLINE_STORE"])
-    node = head.add_node(cpus=1)
+    node = head.add_node(cpus=1, apart=True)
     try:
         refused = submit(environment, *TINY, "name=two")
         # the folder store is seen from both nodes (they share this machine), so without SQLite the job runs
@@ -93,7 +93,7 @@ def test_a_node_that_has_just_died_stops_no_job(head: RayCluster, environment: d
     does first.
     """
     tiny.build(environment["TRUNKLINE_STORE"])
-    node, said = head.add_node(cpus=1), tmp_path / "said"
+    node, said = head.add_node(cpus=1, apart=True), tmp_path / "said"
     try:
         node.stop()
         with said.open("w") as output:

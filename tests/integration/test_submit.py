@@ -173,9 +173,8 @@ def test_secrets_travel_by_name_alone(head: RayCluster, project: Path) -> None:
     request.add_header("Authorization", f"Bearer {'0123456789abcdef' * 4}")
     info = urllib.request.urlopen(request, timeout=PATIENCE_SECONDS).read().decode()
     assert "HF_TOKEN" in info
-    logs = "".join(
-        path.read_text(errors="replace") for path in head.temporaries[-1].rglob("session_*/logs/**/*") if path.is_file()
-    )  # fmt: skip
+    paths = [path for folder in head.temporaries for path in folder.rglob("session_*/logs/**/*")]
+    logs = "".join(path.read_text(errors="replace") for path in paths if path.is_file())
     assert digest in logs  # the right folder was looked at
     for value in (SECRET, "of-this-shell"):
         assert value not in output + info + logs
