@@ -73,7 +73,7 @@ def test_contradictions_are_refused(values: dict[str, object], message: str) -> 
 def test_fractions_and_inheritance_resolve() -> None:
     config = ScheduleConfig(decay="linear", decay_fraction=0.5)
     assert resolve(config, 40, 0.01) == Schedule(peak_lr=0.01, decay="linear", decay_steps=20)
-    with pytest.raises(ConfigError, match="no parent to inherit"):
+    with pytest.raises(ConfigError, match="takes no LR from a parent"):
         resolve(config, 40, None)
     with pytest.raises(ConfigError, match="both set"):
         resolve(ScheduleConfig(peak_lr=1, warmup_steps=1, warmup_fraction=0.1), 40, None)
