@@ -20,6 +20,7 @@ from pathlib import Path
 LEVELS = (  # from the ground up; a module belongs to the longest prefix that fits
     ("pipelines.config", "pipelines.errors", "pipelines.identity", "pipelines.uris"),
     ("pipelines.display",),
+    ("pipelines.laws",),
     ("pipelines.store",),
     ("pipelines.cluster", "pipelines.tracking"),
     ("pipelines.data",),

@@ -1,0 +1,1 @@
+"""What a run will cost, by arithmetic: FLOPs, memory, bytes, hours, money."""
