@@ -1,7 +1,7 @@
 """What a measure is: it looks at an engine after some steps of a run and leaves a row of numbers beside the run.
 
 Enters: settings, the run's spec, the store; then the engine, on every rank, whenever a row is due. Leaves: rows in
-`<run>/measured/<measure>.jsonl`-like files of the run's folder, so that a run is measured once however many studies ask.
+files of the run's own folder, so that a run is measured once however many studies ask for it.
 A measure changes nothing of a run: it draws no random number and leaves weights, gradients and moments alone.
 """
 
@@ -40,5 +40,5 @@ class Measure:
     """
 
     Settings: type[MeasureSettings]
-    open: Callable[[MeasureSettings, "TrainSpec", "ArtifactStore"], Look]
+    open: Callable[[MeasureSettings, TrainSpec, ArtifactStore], Look]
     unit: str
