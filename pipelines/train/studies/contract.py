@@ -6,8 +6,9 @@ what varies. It never trains: it gets results, also of a study that is half done
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pipelines.config import config_class
 from pipelines.train.studies.outcome import Outcome
@@ -23,6 +24,18 @@ class StudySettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FurtherTrial:
+    """A trial that a study asks for after it has seen those of its YAML, e.g. of the mixture that it proposes.
+
+    Attributes:
+        settings: keys as in `vary` -> values; a key that is not named stays as the stages say.
+    """
+
+    settings: Mapping[str, Any]
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """A row of `STUDIES`.
 
@@ -33,6 +46,9 @@ class Study:
         check: refuses trials that could not answer the question, before any is run. It gets results with status
             `finished`, no measurement and the planned runs. Raises: ConfigError.
         analyse: what the results say; also called while trials are still missing, so it says what it cannot say yet.
+        further: which trials to add; asked once, when every trial of the YAML has ended, with the results of those
+            alone (`round` 0). Equal results give equal trials, so that a command that goes on finds them again. They
+            come back to `analyse` as results of `round` 1. None: the study has one round.
     """
 
     Settings: type[StudySettings]
@@ -41,7 +57,9 @@ class Study:
     source: str
     check: Callable[..., None]
     analyse: Callable[..., Outcome]
+    further: Callable[..., Sequence[FurtherTrial]] | None = None
 
 
 Check = Callable[[StudySettings, Sequence[TrialResult]], None]
 Analyse = Callable[[StudySettings, Sequence[TrialResult]], Outcome]
+Further = Callable[[StudySettings, Sequence[TrialResult]], Sequence[FurtherTrial]]

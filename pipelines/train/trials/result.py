@@ -58,6 +58,7 @@ class TrialResult:
         settings: the keys that vary -> this trial's value; a bundle (several keys under one name) -> its label.
         seed: of weights and data order.
         reason: of one that did not finish: why.
+        round: 0, of the study's YAML; 1, asked for by the study itself (`Study.further`).
         measured: in order of tokens.
         curve: rows of the training curve (step, tokens, loss, learning_rate, gradient_norm, …), joined over the chain.
     """
@@ -68,6 +69,7 @@ class TrialResult:
     status: Status
     runs: tuple[StageRun, ...]
     reason: str = ""
+    round: int = 0
     measured: tuple[Measured, ...] = ()
     curve: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
 
