@@ -122,8 +122,9 @@ def run(config: RecipeConfig, session: Session) -> Artifact:
                 tracker.file(draft.storage.fetch(f"{draft.folder}/{name}"), "plots" if name in drawn else "")
             report = draft.commit(plain(config), {"stages": len(steps)})
     rebuilding.over()
-    say("\n" + table(*stage_table(results)) + "\n")
-    for claim in claims(results):
+    if results:  # of a recipe that evaluates something
+        say("\n" + table(*stage_table(results)) + "\n")
+    for claim in claims(results) if results else ():
         sign = {True: "✓", False: "✗", None: "?"}[claim.holds]
         say(f"   {sign} {claim.text}: {claim.numbers}")
     model = next((artifact for artifact in reversed(artifacts) if artifact.manifest["kind"] == "export"), None)
