@@ -1,6 +1,7 @@
 """WSD against points computed by hand."""
 
 import math
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,36 @@ def test_exponential_halves_every_half_life() -> None:
     # the published run: half-life 5000, 18,500 decay steps, 1e-2 down to 7.7e-4 (reference arithmetic)
     published = Schedule(peak_lr=0.01, decay="exponential", decay_steps=18_500, half_life_steps=5000)
     assert learning_rate(published, 279_499, 279_500) == pytest.approx(7.69e-4, rel=1e-3)
+
+
+def test_geometric_is_exponential_to_a_tenth_at_any_length() -> None:
+    geometric = Schedule(peak_lr=0.01, decay="geometric", decay_steps=20)
+    exponential = Schedule(peak_lr=0.01, decay="exponential", decay_steps=20, half_life_steps=20 * math.log10(2))
+    assert rates(geometric, 30) == pytest.approx(rates(exponential, 30))
+
+
+def test_wsd_s_decays_goes_back_to_its_peak_and_decays_again() -> None:
+    config = ScheduleConfig(peak_lr=1.0, decay="linear", decay_fraction=0.5, earlier_decays=(0.5,))
+    twice = resolve(config, 8, None)
+    assert twice.earlier_decays == ((4, 2),)
+    # the first four steps are those of a run of four steps, so the two share them
+    assert rates(twice, 8)[:4] == rates(Schedule(peak_lr=1.0, decay="linear", decay_steps=2), 4)
+    assert rates(twice, 8) == pytest.approx([1, 1, 0.55, 0.1, 0.775, 0.55, 0.325, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"decay": "linear", "decay_fraction": 0.1, "earlier_decays": (0.5, 0.3)}, "put the ends in ascending order"),
+        ({"decay": "linear", "decay_fraction": 0.6, "earlier_decays": (0.5,)}, "begins at step 40"),
+        ({"earlier_decays": (0.5,), "decay_fraction": 0.5}, "choose schedule.kind=wsd and a schedule.decay"),
+        ({"decay": "linear", "decay_fraction": 0.1, "earlier_decays": (0.01,)}, "before step 1 has no steps"),
+        ({"kind": "cosine", "earlier_decays": (0.5,)}, "has no steps: set schedule.decay_fraction"),
+    ],
+)
+def test_earlier_decays_that_do_not_fit_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve(ScheduleConfig(peak_lr=1.0, **values), 100, None)
 
 
 def test_cosine_and_constant_baselines() -> None:

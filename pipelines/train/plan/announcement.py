@@ -58,6 +58,7 @@ def _shape(rates: Schedule) -> str:
     if rates.kind != "wsd":
         return rates.kind
     phases = [f"{rates.warmup_steps} warmup"] if rates.warmup_steps else []
+    phases += [f"{rates.decay} decay before step {end}, peak again" for end, _ in rates.earlier_decays]
     phases.append("stable" if rates.decay == "none" else f"{rates.decay} decay over {rates.decay_steps} steps")
     return ", ".join(phases)
 

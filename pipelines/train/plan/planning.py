@@ -21,6 +21,7 @@ from pipelines.train.plan import devices
 from pipelines.train.plan.announcement import announce_run
 from pipelines.train.plan.checked import CheckedRun, check_run
 from pipelines.train.schedules import schedule
+from pipelines.train.schedules.schedule import Schedule
 from pipelines.train.spec import TrainConfig, TrainSpec
 from pipelines.train.stages import stage_named
 
@@ -104,7 +105,7 @@ def _identity(run: CheckedRun) -> dict[str, Any]:
         **identity(run.config),
         "parent": run.parent and str(run.parent),
         "model": identity(run.architecture),
-        "schedule": {**plain(run.rates), "decay_values": schedule.decay_values(run.rates)},
+        "schedule": {**_told(run.rates), "decay_values": schedule.decay_values(run.rates)},
         "steps": run.steps,
         "objective": {"name": settings.name, **identity(settings)},
         "start": {
@@ -123,6 +124,11 @@ def _identity(run: CheckedRun) -> dict[str, Any]:
         # named here, so that no rule of retention deletes what this run keeps no copy of
         decides["frozen"] = [] if run.parent is None else run.parent.checkpoint.holders(frozen_weights)
     return decides
+
+
+def _told(rates: Schedule) -> dict[str, Any]:
+    """A schedule without the decays that it had no word for at first: what has none keeps its fingerprint."""
+    return {name: value for name, value in plain(rates).items() if name != "earlier_decays" or value}
 
 
 def _parents_here(name: str, config: TrainConfig, store: ArtifactStore, workers: int) -> str:

@@ -5,7 +5,8 @@ it by its own factor (`optimizers/groups.py`). There is no scheduler object, hen
 into the wrong phase.
 
 Sources: Warmup-Stable-Decay, MiniCPM (arXiv 2404.06395 §4); `exponential` f = 0.5^((s - s_decay_start) / half_life),
-where the paper's printed `S` is a misprint; the other shapes are in `decays.py`, each with its source.
+where the paper's printed `S` is a misprint; `earlier_decays`, WSD-S (Wen et al., arXiv 2410.05192): a run goes on from
+its decayed weights, at the peak again, and decays once more; the other shapes are in `decays.py`, each with its source.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class ScheduleConfig:
     decay_fraction: Share | None = None  # of the run's steps, instead of decay_steps
     half_life_steps: Positive | None = None
     final_ratio: Share = 0.1
+    # WSD-S: where earlier decays end, in parts of the run's steps; each decays as a run of that length would
+    earlier_decays: tuple[Share, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,7 @@ class Schedule:
     decay_steps: int = 0  # length of the decay; the run's steps = warmup + stable + decay
     half_life_steps: float | None = None  # exponential only; unpublished for sure (5000 or 8000 of 18,500), so a choice
     final_ratio: float = 0.1  # LR at the end of linear, 1-sqrt and cosine decays, as a part of peak_lr
+    earlier_decays: tuple[tuple[int, int], ...] = ()  # WSD-S: the step before which each ends, and its length
 
 
 def resolve(config: ScheduleConfig, steps: int, inherited_lr: float | None) -> Schedule:
@@ -73,10 +77,23 @@ def resolve(config: ScheduleConfig, steps: int, inherited_lr: float | None) -> S
         decay=config.decay,
         half_life_steps=config.half_life_steps,
         final_ratio=config.final_ratio,
+        earlier_decays=_earlier_decays(config, steps),
         **lengths,
     )
     check(schedule, steps)
     return schedule
+
+
+def _earlier_decays(config: ScheduleConfig, steps: int) -> tuple[tuple[int, int], ...]:
+    """The end and length of each: what the decay of a run with that many steps has. Raises: ConfigError."""
+    ends = [round(part * steps) for part in config.earlier_decays]
+    lengths = [config.decay_steps or round((config.decay_fraction or 0.0) * end) for end in ends]
+    if 0 in lengths:
+        raise ConfigError(
+            f"schedule.earlier_decays is {list(config.earlier_decays)} and the decay before step "
+            f"{ends[lengths.index(0)]} has no steps: set schedule.decay_fraction (e.g. 0.1), or leave out that end"
+        )
+    return tuple(zip(ends, lengths, strict=True))
 
 
 def check(schedule: Schedule, steps: int) -> None:
@@ -95,6 +112,8 @@ def check(schedule: Schedule, steps: int) -> None:
             f"schedule.warmup_steps {schedule.warmup_steps} + schedule.decay_steps {schedule.decay_steps} exceed "
             f"steps {steps}: lengthen steps or shorten the phases"
         )
+    if schedule.earlier_decays:
+        _check_earlier_decays(schedule, steps)
     if not 0 <= schedule.final_ratio <= 1:
         raise ConfigError(f"schedule.final_ratio is {schedule.final_ratio}; expected 0 to 1")
     if schedule.kind != "wsd" and (schedule.decay != "none" or schedule.decay_steps):
@@ -114,6 +133,25 @@ def check(schedule: Schedule, steps: int) -> None:
         )
 
 
+def _check_earlier_decays(schedule: Schedule, steps: int) -> None:
+    """Raises: ConfigError for decays without a last one, or that lie within each other or the warmup."""
+    if schedule.kind != "wsd" or schedule.decay == "none":
+        raise ConfigError(
+            f"schedule.earlier_decays is set with schedule.kind={schedule.kind} and schedule.decay={schedule.decay}; "
+            "they repeat the decay of a wsd schedule: choose schedule.kind=wsd and a schedule.decay, or "
+            "schedule.earlier_decays=[]"
+        )
+    after = schedule.warmup_steps
+    for end, length in (*schedule.earlier_decays, (steps, schedule.decay_steps)):
+        if end - length < after:
+            raise ConfigError(
+                f"schedule.earlier_decays: the decay before step {end} begins at step {end - length}, and what comes "
+                f"before it ends at step {after}: put the ends in ascending order and further apart, or shorten the "
+                "decays"
+            )
+        after = end
+
+
 def learning_rate(schedule: Schedule, step: int, steps: int) -> float:
     """The base LR of optimizer step `step` (0 is the first) in a run of `steps` steps.
 
@@ -122,18 +160,24 @@ def learning_rate(schedule: Schedule, step: int, steps: int) -> float:
     """
     if step < schedule.warmup_steps:
         return schedule.peak_lr * (step + 1) / schedule.warmup_steps
-    floor = schedule.final_ratio
     if schedule.kind == "cosine":
         progress = min(1.0, (step - schedule.warmup_steps + 1) / max(1, steps - schedule.warmup_steps))
-        return schedule.peak_lr * (floor + (1 - floor) * DECAYS["cosine"](progress))
-    into_decay = step - (steps - schedule.decay_steps) + 1
-    if schedule.kind == "constant" or schedule.decay == "none" or into_decay <= 0:
+        return _on_the_way_down(schedule, "cosine", progress)
+    if schedule.kind == "constant" or schedule.decay == "none":
         return schedule.peak_lr
-    if schedule.decay == "exponential":
-        assert schedule.half_life_steps is not None
-        return schedule.peak_lr * float(0.5 ** (into_decay / schedule.half_life_steps))
-    progress = min(1.0, into_decay / schedule.decay_steps)
-    return schedule.peak_lr * (floor + (1 - floor) * DECAYS[schedule.decay](progress))
+    for end, length in (*schedule.earlier_decays, (steps, schedule.decay_steps)):
+        into_decay = step - (end - length) + 1
+        if into_decay > 0 and (step < end or end == steps):
+            if schedule.decay == "exponential":
+                assert schedule.half_life_steps is not None
+                return schedule.peak_lr * float(0.5 ** (into_decay / schedule.half_life_steps))
+            return _on_the_way_down(schedule, schedule.decay, min(1.0, into_decay / length))
+    return schedule.peak_lr
+
+
+def _on_the_way_down(schedule: Schedule, shape: str, progress: float) -> float:
+    floor = schedule.final_ratio
+    return schedule.peak_lr * (floor + (1 - floor) * DECAYS[shape](progress))
 
 
 def decay_values(schedule: Schedule) -> list[float]:
