@@ -77,7 +77,7 @@ def fit_mixing(
             name: _estimate(value, samples[name], level)
             for name, value in zip(names, [fitted.floor, *fitted.slopes], strict=True)
         },
-        ranges={source: (float(column.min()), float(column.max())) for source, column in zip(sources, shares.T)},
+        ranges={source: (float(column.min()), float(column.max())) for source, column in zip(sources, shares.T, strict=True)},
         points=len(values), runs=len(set(groups)), samples=samples,
         residual_spread=math.sqrt(float(np.sum(np.square(fitted.residuals / values))) / left),
         warnings=_warnings(shares, fitted, values, left),
@@ -128,7 +128,9 @@ def best_weights(
 
     sources = sources_of(next(iter(laws.values())))
     parts = np.array([importance[name] for name in laws])
-    slopes = np.array([_central(law, sources) if sample is None else _slopes(law, sources)[sample] for law in laws.values()])
+    slopes = np.array(
+        [_central(law, sources) if sample is None else _slopes(law, sources)[sample] for law in laws.values()]
+    )
 
     def mean(row: Floats) -> tuple[float, Floats]:
         terms = parts * np.exp(slopes @ row)
