@@ -59,7 +59,7 @@ def test_predictions_hold_the_loss_of_mixtures_that_were_not_trained() -> None:
 
 def test_the_best_weights_are_those_of_the_planted_law() -> None:
     laws = {name: planted(name) for name in SLOPES}
-    bounds = {source: (0.05, 0.6) for source in SOURCES}
+    bounds = dict.fromkeys(SOURCES, (0.05, 0.6))
     best = best_weights(laws, {"code": 0.5, "en": 0.5}, bounds, START)
     assert sum(best.values()) == pytest.approx(1)
     grid = (row for row in mixtures(4000, seed=3) if all(0.05 <= share <= 0.6 for share in row.values()))
