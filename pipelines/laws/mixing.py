@@ -77,7 +77,10 @@ def fit_mixing(
             name: _estimate(value, samples[name], level)
             for name, value in zip(names, [fitted.floor, *fitted.slopes], strict=True)
         },
-        ranges={source: (float(column.min()), float(column.max())) for source, column in zip(sources, shares.T, strict=True)},
+        ranges={
+            source: (float(shares[:, place].min()), float(shares[:, place].max()))
+            for place, source in enumerate(sources)
+        },
         points=len(values), runs=len(set(groups)), samples=samples,
         residual_spread=math.sqrt(float(np.sum(np.square(fitted.residuals / values))) / left),
         warnings=_warnings(shares, fitted, values, left),
