@@ -95,6 +95,17 @@ class Start:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Adopted:
+    """The checkpoint of another run whose steps until then are, bit by bit, also this run's."""
+
+    run: str  # kind/name
+    step: int
+
+    def __str__(self) -> str:
+        return f"{self.run}@step-{self.step}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainSpec:
     """Everything a worker needs; plain data all through (`config.plain` / `config.parse`)."""
 
@@ -124,6 +135,9 @@ class TrainSpec:
     tracking: dict[str, Any]  # `Tracker.run`, empty where nothing is tracked
     trains: tuple[str, ...] | None = None  # role kinds of the parameters that train; None: all
     verified: tuple[str, ...] = ()  # `Checkpoint.token` of what the driver has read whole
+    # where this run goes on if it has no checkpoint of its own (pipelines/train/sharing); None: at its `start`
+    adopts: Adopted | None = None
+    until: int | None = None  # commit a checkpoint at this step and return, without a manifest; None: to the end
 
     @property
     def run(self) -> str:

@@ -10,7 +10,7 @@ causal attention is computed, and in full, as PaLM (arXiv 2204.02311, appendix B
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +97,29 @@ class StepLog:
             )
         if self.rank == 0:
             self._rows.append(self._write(launched))
+
+    def go_on(self, state: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+        """Go on after a checkpoint. Args: state, its own; rows, of the curve until then, where another run wrote them:
+        they are published with this run's first own checkpoint.
+        """
+        if (sums := state.get("sums_by_source")) is not None:
+            self.source_loss.copy_(torch.tensor(sums["loss"], dtype=torch.float64))
+            self.source_count.copy_(torch.tensor(sums["count"], dtype=torch.float64))
+        every, steps = self.spec.log_every_steps, self.spec.steps
+        own = [dict(row) for row in rows]
+        for row in own:
+            if row["step"] % every and row["step"] != steps:  # the other run ended there, and this one does not
+                for name in ("loss_by_source", "tokens_by_source"):
+                    row.pop(name, None)
+        if own and own[-1]["step"] == steps and steps % every:  # this run ends there, and the other perhaps does not
+            own[-1].update(self._by_source(steps))
+        self._rows = own
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the sums since the last log line, so that the next one is of all its steps."""
+        if not self.source_count.any():
+            return {}
+        return {"sums_by_source": {"loss": self.source_loss.tolist(), "count": self.source_count.tolist()}}
 
     def take(self) -> list[dict[str, Any]]:
         """The rows since the last call, up to the last step that was launched."""
@@ -185,19 +208,22 @@ class StepLog:
         points = {name: row[name] for name in (*_POINTS, *result.extras)}
         points["tokens_per_s"] = speed
         points.update(self.efficiency.points(speed))
-        for name, loss, count in zip(
-            self.data.names, self.source_loss.tolist(), self.source_count.tolist(), strict=True
-        ):
-            if count:
-                points[f"loss_by_source/{name}"] = loss / count
-                row.setdefault("loss_by_source", {})[name] = loss / count
-        self.source_loss.zero_()
-        self.source_count.zero_()
-        row["tokens_by_source"] = self.data.tokens_by_source(step)
-        points.update({f"tokens_by_source/{name}": tokens for name, tokens in row["tokens_by_source"].items()})
+        by_source = self._by_source(step)
+        row.update(by_source)
+        points.update(_points(by_source))
+        if step % spec.log_every_steps == 0:  # else it is the run's end, and a longer run goes on with these sums
+            self.source_loss.zero_()
+            self.source_count.zero_()
         self.tracker.metrics(points, step)
         self.tracker.metrics({"loss_by_tokens": result.loss}, tokens)
         return row
+
+    def _by_source(self, step: int) -> dict[str, Any]:
+        """Of each source: the mean loss of its tokens since the last log line, and its tokens until `step`."""
+        sums = zip(self.data.names, self.source_loss.tolist(), self.source_count.tolist(), strict=True)
+        losses = {name: loss / count for name, loss, count in sums if count}
+        told: dict[str, Any] = {"loss_by_source": losses} if losses else {}
+        return {**told, "tokens_by_source": self.data.tokens_by_source(step)}
 
 
 class Efficiency:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -75,7 +77,10 @@ def _train(spec: TrainSpec, emit: Callable[[str], None], observer: Observer | No
     model.prepare(compute, memory.policy, device(), whole_weights=spec.zero.stage < 3)
     accumulation = spec.batch.global_batch // (spec.batch.micro_batch * world)
     engine = Engine(model, objective, spec.zero, spec.optimizer, spec.batch.micro_batch, accumulation, len(data.names))
-    step, where = _load_weights(spec, store.storage, engine)
+    beginning = _load_weights(spec, store.storage, engine)
+    step = beginning.step
+    # a run that others share steps with is trained in several calls (pipelines/train/sharing)
+    last = spec.steps if spec.until is None else min(spec.until, spec.steps)
     objective.prepare(
         Draft(store.storage, spec.run, spec.claim),
         data.batches,
@@ -85,14 +90,17 @@ def _train(spec: TrainSpec, emit: Callable[[str], None], observer: Observer | No
     tracker = Tracker(spec.tracking if rank == 0 else None, tell=emit)
     monitor = Monitor(engine, spec.monitor_every_steps)
     noise = NoiseScale()
-    for row in read_metrics(store.storage, spec.run) if rank == 0 and step else ():
+    earlier = _rows_so_far(spec, store.storage, beginning) if rank == 0 else []
+    for row in earlier:
         noise.add(row)  # goes on where it was
     log = StepLog(spec, data, emit, tracker, noise, rank, world)
+    if beginning.checkpoint is not None:
+        log.go_on(beginning.checkpoint.state, earlier if beginning.adopted else [])
     if rank == 0:
         if data.warning:
             log.warning(data.warning)
         reached("weights")
-        emit(f"   weights: {where}; {world} workers, {device()}, first step {step + 1} of {spec.steps}")
+        emit(f"   weights: {beginning.phrase}; {world} workers, {device()}, first step {step + 1} of {spec.steps}")
         emit(f"   {about_memory}")
         log.cuts()
         emit(f"   {log.efficiency.formula()}")
@@ -103,8 +111,18 @@ def _train(spec: TrainSpec, emit: Callable[[str], None], observer: Observer | No
     profiler = StepProfiler(
         spec.profile_steps if spec.profile and rank == 0 else None, store.storage, spec.run, emit, tracker
     )
+
+    def save(step: int, rate: float) -> None:
+        rows = log.take()
+        state = {**_state(spec, data, step, rate), **log.state()}
+        with record_function("step/checkpoint"):
+            saver.save(engine, step, state, sealed_lines(rows) if rank == 0 else None)
+        gc.collect()
+
     with _garbage_left_lying(), log, _last_checkpoint_committed(saver, store.storage, spec.run):
-        for batches in data.steps(step, rank, world, model.locate):
+        if beginning.adopted and step == last:  # nothing is left to train
+            save(step, learning_rate(spec.schedule, step - 1, spec.steps))
+        for batches in itertools.islice(data.steps(step, rank, world, model.locate), max(0, last - step)):
             rate = learning_rate(spec.schedule, step, spec.steps)
             monitor.begin(step + 1, batches)
             if observer is not None:
@@ -116,21 +134,18 @@ def _train(spec: TrainSpec, emit: Callable[[str], None], observer: Observer | No
             log.launched(Launched(step, rate, result, data.wait_seconds, monitor.end()))
             if step % spec.log_every_steps == 0:
                 gc.collect(1)  # of what is new: a few milliseconds
-            if step % spec.checkpoint.every_steps == 0 or step == spec.steps:
-                rows = log.take()
-                with record_function("step/checkpoint"):
-                    saver.save(engine, step, _state(spec, data, step, rate), sealed_lines(rows) if rank == 0 else None)
-                gc.collect()
+            if step % spec.checkpoint.every_steps == 0 or step == last:
+                save(step, rate)
             profiler.step()
     profiler.close()
     saver.wait(final=True)
     # ── Commit ────────────────────────────────────────────────────────────────────────────────────────────────────────
-    if rank == 0:
+    if rank == 0 and last == spec.steps:
         statistics = _statistics(spec, data, read_metrics(store.storage, spec.run))
         statistics.update(checkpoint_stall_s=round(saver.stall_seconds, 3), workers=world)
         log.cuts(ended=True)
         Draft(store.storage, spec.run, spec.claim).commit(spec.config, statistics)
-        tracker.close()
+    tracker.close()
     dist.barrier()
     return engine
 
@@ -169,10 +184,15 @@ def _statistics(spec: TrainSpec, data: Stream, curve: list[dict[str, Any]]) -> d
     }
 
 
-def read_metrics(storage: Storage, run: str) -> list[dict[str, Any]]:
-    """The run's curve: one row per step, joined over the checkpoints that it committed."""
+def read_metrics(storage: Storage, run: str, until: int | None = None) -> list[dict[str, Any]]:
+    """The run's curve: one row per step, joined over the checkpoints that it committed.
+
+    Args: until, the last of them that is asked for; None: all.
+    """
     rows: dict[int, dict[str, Any]] = {}
     for step in checkpoints.recorded_steps(storage, run):
+        if until is not None and step > until:
+            break
         file = f"{run}/metrics/step-{step:06d}.jsonl"
         try:
             rows.update((row["step"], row) for row in unsealed_lines(storage.read(file), "step"))
@@ -185,22 +205,53 @@ def read_metrics(storage: Storage, run: str) -> list[dict[str, Any]]:
     return [rows[step] for step in sorted(rows)]
 
 
-def _load_weights(spec: TrainSpec, storage: Storage, engine: Engine) -> tuple[int, str]:
-    """Completed steps, and a phrase saying where the weights came from."""
-    own = _own_checkpoint(spec, storage)
-    if own is not None:
-        checkpoints.load(engine, own, optimizer_state=True, verified=spec.verified, own=True)
-        checkpoints.load_random_states(own)
-        phrase = f"resumed from {spec.run}@step-{own.step}"
-        step = own.step
-    elif spec.start.mode == "fresh":
-        phrase, step = f"fresh from seed {spec.seed}", 0
-    else:
-        assert spec.start.run is not None
-        parent = checkpoints.open_checkpoint(storage, spec.start.run, f"step-{spec.start.step}")
-        checkpoints.load(engine, parent, optimizer_state=spec.start.mode == "branch", verified=spec.verified)
-        phrase, step = f"{spec.start.mode} from {spec.start.run}@step-{spec.start.step}", 0
-    return step, phrase
+@dataclass(frozen=True)
+class _Beginning:
+    """Where this start of the run goes on.
+
+    Attributes: checkpoint, with which it does: its own, or an adopted one; None at step 0. phrase, for people.
+    """
+
+    step: int
+    phrase: str
+    checkpoint: checkpoints.Checkpoint | None = None
+    adopted: bool = False
+
+
+def _load_weights(spec: TrainSpec, storage: Storage, engine: Engine) -> _Beginning:
+    """Fill the engine from the run's own checkpoint, or one it adopts, or its parent's; or leave it as initialised."""
+    checkpoint = _own_checkpoint(spec, storage)
+    adopted = checkpoint is None and spec.adopts is not None
+    if adopted and spec.adopts is not None:
+        checkpoint = checkpoints.open_checkpoint(storage, spec.adopts.run, f"step-{spec.adopts.step}")
+    if checkpoint is not None:
+        # adopted, it is as if the run itself had saved it: frozen parameters, too, stay where the run would have them
+        checkpoints.load(engine, checkpoint, optimizer_state=True, verified=spec.verified, own=True)
+        checkpoints.load_random_states(checkpoint)
+        phrase = f"the common steps of {checkpoint}" if adopted else f"resumed from {checkpoint}"
+        return _Beginning(checkpoint.step, phrase, checkpoint, adopted)
+    if spec.start.mode == "fresh":
+        return _Beginning(0, f"fresh from seed {spec.seed}")
+    assert spec.start.run is not None
+    parent = checkpoints.open_checkpoint(storage, spec.start.run, f"step-{spec.start.step}")
+    checkpoints.load(engine, parent, optimizer_state=spec.start.mode == "branch", verified=spec.verified)
+    return _Beginning(0, f"{spec.start.mode} from {spec.start.run}@step-{spec.start.step}")
+
+
+def _rows_so_far(spec: TrainSpec, storage: Storage, beginning: _Beginning) -> list[dict[str, Any]]:
+    """The rows of the curve up to where this start goes on; of an adopted checkpoint those of the run that saved it.
+
+    Raises: CheckpointError when that run has them no more.
+    """
+    if beginning.checkpoint is None:
+        return []
+    rows = read_metrics(storage, beginning.checkpoint.run, beginning.step)
+    if beginning.adopted and [row["step"] for row in rows] != list(range(1, beginning.step + 1)):
+        raise CheckpointError(
+            f"{beginning.checkpoint} is there, but of the {beginning.step} rows of its curve {len(rows)} are: "
+            f"{spec.run} cannot take over its steps; train it alone (the same config without share=true)"
+        )
+    return rows
 
 
 def _own_checkpoint(spec: TrainSpec, storage: Storage) -> checkpoints.Checkpoint | None:
