@@ -51,6 +51,7 @@ def test_every_workflow_has_its_root_config() -> None:
         "entry",
         "explain",
         "session",
+        "sharing",
         "training",
         "usage",
     }
