@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,18 @@ class Estimate:
         return self.high - self.low
 
 
+@dataclass(frozen=True)
+class Prediction(Estimate):
+    """What a law says of a place: an estimate, and what speaks against trusting it.
+
+    Attributes: beyond, column -> how many times the width of the data (in logarithms) it lies outside of them; empty
+        within. warnings: a sentence for each such column.
+    """
+
+    beyond: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class FittedLaw:
     """A law of `LAWS` with its parameters, and what it was fitted to.
@@ -45,6 +58,8 @@ class FittedLaw:
         residual_spread: standard deviation of the residuals, in logarithms of the value.
         warnings: what speaks against trusting it, a sentence each.
         unit: of the value that it predicts, e.g. `bits per byte`.
+        derived: what follows from the parameters, with intervals, e.g. `eta` of MiniCPM's reading of D/N.
+        left_out: why points were not fitted -> their names.
     """
 
     law: str
@@ -58,6 +73,8 @@ class FittedLaw:
     residual_spread: float = 0.0
     warnings: tuple[str, ...] = ()
     unit: str = ""
+    derived: Mapping[str, Estimate] = field(default_factory=dict)
+    left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def plain(self) -> dict[str, object]:
         """JSON-able; `read` takes it back."""
@@ -67,8 +84,10 @@ class FittedLaw:
     def read(values: Mapping[str, object]) -> FittedLaw:
         """The law that `plain` wrote."""
         known = {part.name for part in dataclasses.fields(FittedLaw)}
-        given = {name: value for name, value in values.items() if name in known}
-        parameters = {name: Estimate(**estimate) for name, estimate in given["parameters"].items()}  # type: ignore[attr-defined]
-        ranges = {name: (low, high) for name, (low, high) in given["ranges"].items()}  # type: ignore[attr-defined]
-        warnings: tuple[str, ...] = tuple(given.get("warnings", ()))  # type: ignore[arg-type]
-        return FittedLaw(**{**given, "parameters": parameters, "ranges": ranges, "warnings": warnings})  # type: ignore[arg-type]
+        given: dict[str, Any] = {name: value for name, value in values.items() if name in known}
+        given["parameters"] = {name: Estimate(**estimate) for name, estimate in given["parameters"].items()}
+        given["derived"] = {name: Estimate(**estimate) for name, estimate in given.get("derived", {}).items()}
+        given["ranges"] = {name: (low, high) for name, (low, high) in given["ranges"].items()}
+        given["warnings"] = tuple(given.get("warnings", ()))
+        given["left_out"] = {reason: tuple(names) for reason, names in given.get("left_out", {}).items()}
+        return FittedLaw(**given)
