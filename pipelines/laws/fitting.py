@@ -4,7 +4,7 @@
     predict(law, {"params": 2.4e9, "tokens": 1.1e12})                         a value, its interval, its warnings
 
 Enters: columns of numbers by name. Leaves: `FittedLaw`, plain data. Intervals come from a bootstrap by run
-(`bootstrap.py`); how often they hold the truth is measured by `tests/unit/test_laws_coverage.py`.
+(`bootstrap.py`).
 """
 
 from __future__ import annotations
