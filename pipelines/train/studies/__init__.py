@@ -1,5 +1,8 @@
 """The table of studies. To add one: a file here, a line below, a YAML in conf/sandbox/."""
 
 from pipelines.train.studies.contract import Study
+from pipelines.train.studies.lr import LR
 
-STUDIES: dict[str, Study] = {}
+STUDIES: dict[str, Study] = {
+    "lr": LR,
+}

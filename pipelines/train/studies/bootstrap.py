@@ -119,3 +119,14 @@ def mean_of(members: Sequence[float], *, level: float, samples: int, seed: int =
         seed=seed,
     )
     return means.estimates.get("mean")
+
+
+# how an interval lies to the bounds of a claim, for the reason of a verdict
+WHERE = {True: "lies within", False: "lies outside of", None: "reaches beyond"}
+
+
+def within(estimate: Estimate, low: float, high: float) -> bool | None:
+    """Whether the whole interval lies between two bounds; False: the whole of it outside; None: neither."""
+    if low <= estimate.low and estimate.high <= high:
+        return True
+    return False if estimate.low > high or estimate.high < low else None
