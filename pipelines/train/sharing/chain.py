@@ -1,6 +1,6 @@
 """A chain: the commands of one trial, each of which begins from the one before it, as configs alone.
 
-Enters: a name and composed configs. Leaves: plain facts, asked for by the planner of the tree and by the
+Enters: a name and composed configs. Leaves: plain facts, asked for by the planner of the tree (`tree.py`) and by the
 executor (`workflows/sharing.py`). No store is needed.
 """
 
