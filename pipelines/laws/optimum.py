@@ -16,6 +16,7 @@ from pipelines.laws.chinchilla import balance
 from pipelines.laws.fitting import row_of
 from pipelines.laws.law import Estimate, FittedLaw
 from pipelines.laws.minimise import Array
+from pipelines.laws.shape import PowerSum
 
 _MOST_MISSING = 0.1  # of the samples, in which α or β is not above 0, so that nothing lies between the ends
 
@@ -23,7 +24,7 @@ _MOST_MISSING = 0.1  # of the samples, in which α or β is not above 0, so that
 def tokens_per_parameter(law: FittedLaw, flops: float) -> Estimate | None:
     """The best D/N for 6·N·D FLOPs; None where α or β may be 0, so that the loss may be least at an end."""
     shape = row_of(law.law).shape
-    assert shape is not None
+    assert isinstance(shape, PowerSum)
     # N·D as the law counts them: `minicpm` in billions each
     product = flops / 6 / float(np.prod([term.scale for term in shape.terms]))
 

@@ -166,7 +166,7 @@ def _plots(
             name="scaling_optimum",
             title="Tokens a parameter that are best for a compute budget",
             sentence="The line and its band are the law's reading; compute was tried in the grey stripe alone. Far "
-            "from it the band opens, so that the published point (its bar: five held-out sets) is neither met nor missed.",
+            "from it the band opens, so the published point (its bar: five held-out sets) is neither met nor missed.",
             draw=styled(scaling_plots.draw_optimum, laws[MEAN], (min(flops), max(flops))),
         ),
         Plot(

@@ -180,8 +180,8 @@ def _largest(reading: Reading, miss: Miss) -> Finding:
     return reading.finding(
         claim="A law of the smaller sizes predicts the loss of the largest",
         published="a ladder to 1.2B predicted a C4 loss of 2.45 at 7B, 2.40 at 9B; MiniCPM ended at 2.41 (Notion)",
-        quantity=f"prediction for {miss.params:,.0f} parameters and {miss.tokens:,.0f} tokens, above what was measured, "
-        "as a part of it",
+        quantity=f"prediction for {miss.params:,.0f} parameters and {miss.tokens:,.0f} tokens, above what was "
+        "measured, as a part of it",
         estimate=miss.relative,
         agrees=None if inside and vague else inside,
         reason=f"measured {miss.measured:.4f} bits per byte, predicted {_precise(miss.predicted)}: "

@@ -102,7 +102,7 @@ def draw_exponents(laws: Mapping[str, FittedLaw], mean: str) -> Figure:
     from pipelines.display.report.drawing import as_ascii
 
     figure, drawn = panels(["α, of parameters", "β, of tokens"], "exponent", "")
-    names = [name for name in reversed(laws) if name != mean] + ([mean] if mean in laws else [])
+    names = [name for name in reversed(list(laws)) if name != mean] + ([mean] if mean in laws else [])
     for axes, parameter in zip(drawn, ("alpha", "beta"), strict=True):
         for place, name in enumerate(names):
             estimate, number = laws[name].parameters[parameter], 1 if name == mean else 0
