@@ -13,7 +13,7 @@ from pipelines.laws.optimum import ratio_exponent, tokens_per_parameter
 from pipelines.train.network.architecture import parameter_counts
 from pipelines.train.schedules.schedule import Schedule
 from pipelines.train.studies.outcome import Finding, Outcome
-from pipelines.train.studies.scaling import STUDY, analyse, check
+from pipelines.train.studies.scaling import SCALING, analyse, check
 from pipelines.train.studies.scaling_findings import ScalingSettings, published_ratio
 from pipelines.train.trials.result import TrialResult
 from tests.unit.planted import BATCH_TOKENS, model, stage_run, trial
@@ -144,7 +144,7 @@ def test_the_published_reading_is_that_of_the_rounded_constants() -> None:
 def test_trials_that_no_law_goes_through_are_refused() -> None:
     trials = grid()
     check(SETTINGS, trials)
-    assert STUDY.further is None
+    assert SCALING.further is None
     with pytest.raises(ConfigError, match="models of 47,392 and 106,416 parameters; its law needs 3 sizes"):
         check(SETTINGS, trials[:24])
     with pytest.raises(ConfigError, match=r"trained for 2 different length"):

@@ -2,7 +2,9 @@
 
 from pipelines.train.studies.contract import Study
 from pipelines.train.studies.lr import LR
+from pipelines.train.studies.scaling import SCALING
 
 STUDIES: dict[str, Study] = {
     "lr": LR,
+    "scaling": SCALING,
 }

@@ -179,7 +179,7 @@ def _plots(
     )
 
 
-STUDY = Study(
+SCALING = Study(
     Settings=ScalingSettings,
     title="Scaling: loss by size and tokens",
     question="How does the loss fall with parameters and tokens, and how is a compute budget best split between them?",
