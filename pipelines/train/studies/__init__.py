@@ -1,5 +1,6 @@
 """The table of studies. To add one: a file here, a line below, a YAML in conf/sandbox/."""
 
+from pipelines.train.studies.batch import BATCH
 from pipelines.train.studies.contract import Study
 from pipelines.train.studies.lr import LR
 from pipelines.train.studies.scaling import SCALING
@@ -7,4 +8,5 @@ from pipelines.train.studies.scaling import SCALING
 STUDIES: dict[str, Study] = {
     "lr": LR,
     "scaling": SCALING,
+    "batch": BATCH,
 }

@@ -62,15 +62,15 @@ def marker(number: int) -> str:
 
 
 def points_with_intervals(
-    axes: Axes, x: Sequence[float], estimates: Sequence[Estimate], number: int, label: str, line: str = "none"
+    axes: Axes, x: Sequence[float], estimates: Sequence[Estimate], number: int, label: str, hollow: bool = False
 ) -> None:
-    """Points with their intervals as bars. Args: number, of the series; line, a matplotlib line style."""
+    """Points with their intervals as bars. Args: number, of the series, which has its colour and marker from it."""
     values = [estimate.value for estimate in estimates]
     below = [estimate.value - estimate.low for estimate in estimates]
     above = [estimate.high - estimate.value for estimate in estimates]
     axes.errorbar(
-        x, values, yerr=[below, above], color=colour(number), marker=marker(number), linestyle=line, capsize=3,
-        markersize=6, linewidth=1.4, label=label,
+        x, values, yerr=[below, above], color=colour(number), marker=marker(number), linestyle="none", capsize=3,
+        markersize=6, linewidth=1.4, label=label, markerfacecolor="none" if hollow else colour(number),
     )  # fmt: skip
 
 
