@@ -5,10 +5,11 @@ Enters: `search:` of a study. Leaves: settings, or a refusal before any work.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
-from pipelines.config import Count, Range, config_class, plain
+from pipelines.config import Amount, Count, Positive, Range, config_class, plain
 from pipelines.errors import ConfigError
 
 
@@ -16,9 +17,9 @@ from pipelines.errors import ConfigError
 class Span:
     """The values of one key: exactly one of these."""
 
-    log: tuple[float, float] | None = None  # lowest and highest, evenly in the logarithm
-    linear: tuple[float, float] | None = None
-    choices: tuple[int | float | bool | str, ...] | None = None
+    log: tuple[Positive, Positive] | None = None  # lowest and highest, evenly in the logarithm
+    linear: tuple[Amount, Amount] | None = None
+    choices: tuple[Any, ...] | None = None  # numbers, texts, true and false
 
 
 @config_class
@@ -37,7 +38,7 @@ class SearchSettings:
     sampler: Literal["tpe", "random"] = "tpe"
     trials: Count  # proposals; each is trained with every seed of the study
     space: dict[str, Span]
-    start: tuple[dict[str, int | float | bool | str], ...] = ()  # proposed first, e.g. the published values
+    start: tuple[dict[str, Any], ...] = ()  # proposed first, e.g. the published values
     startup_trials: Count = 10  # at random, before TPE has something to go by
     prune: PruneSettings | None = None
 
@@ -76,14 +77,15 @@ def _check_span(span: Span, where: str) -> None:
     if len(given) != 1:
         raise ConfigError(f"{where} has {', '.join(given) or 'nothing'}; expected one of log, linear, choices")
     if span.choices is not None:
-        if len(set(map(str, span.choices))) != len(span.choices) or len(span.choices) < 2:
-            raise ConfigError(f"{where}.choices is {list(span.choices)}; expected two or more that differ")
+        scalars = all(isinstance(choice, (int, str)) or _is_finite(choice) for choice in span.choices)
+        if not scalars or len(set(map(str, span.choices))) != len(span.choices) or len(span.choices) < 2:
+            raise ConfigError(
+                f"{where}.choices is {list(span.choices)}; expected two or more numbers, texts or true and false that differ"
+            )
         return
     ((name, (low, high)),) = given.items()
     if not low < high:
         raise ConfigError(f"{where}.{name} is [{low:g}, {high:g}]; expected the lowest value, then a higher one")
-    if name == "log" and low <= 0:
-        raise ConfigError(f"{where}.log begins at {low:g}; a logarithm needs values above 0: raise it, or say linear")
 
 
 def _check_start(settings: SearchSettings, values: Mapping[str, Any], where: str) -> None:
@@ -103,6 +105,10 @@ def lies_in(span: Span, value: Any) -> bool:
         return value in span.choices
     low, high = span.log or span.linear or (0.0, 0.0)
     return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _words(span: Span) -> str:
