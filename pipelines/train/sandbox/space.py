@@ -80,7 +80,8 @@ def _check_span(span: Span, where: str) -> None:
         scalars = all(isinstance(choice, (int, str)) or _is_finite(choice) for choice in span.choices)
         if not scalars or len(set(map(str, span.choices))) != len(span.choices) or len(span.choices) < 2:
             raise ConfigError(
-                f"{where}.choices is {list(span.choices)}; expected two or more numbers, texts or true and false that differ"
+                f"{where}.choices is {list(span.choices)}; expected two or more numbers, texts or true and false that "
+                "differ"
             )
         return
     ((name, (low, high)),) = given.items()
