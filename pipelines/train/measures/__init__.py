@@ -3,4 +3,6 @@
 from pipelines.train.measures.coordinates import COORDINATES
 from pipelines.train.measures.measure import Measure
 
-MEASURES: dict[str, Measure] = {"coordinates": COORDINATES}
+MEASURES: dict[str, Measure] = {
+    "coordinates": COORDINATES,
+}

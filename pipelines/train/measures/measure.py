@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.config import Count, config_class
 
@@ -40,5 +40,5 @@ class Measure:
     """
 
     Settings: type[MeasureSettings]
-    open: Callable[[MeasureSettings, TrainSpec, ArtifactStore], Look]
+    open: Callable[[Any, TrainSpec, ArtifactStore], Look]  # settings of its own class
     unit: str

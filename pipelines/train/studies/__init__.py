@@ -2,10 +2,12 @@
 
 from pipelines.train.studies.batch import BATCH
 from pipelines.train.studies.contract import Study
+from pipelines.train.studies.coord import COORD
 from pipelines.train.studies.lr import LR
 from pipelines.train.studies.scaling import SCALING
 
 STUDIES: dict[str, Study] = {
+    "coord": COORD,
     "lr": LR,
     "scaling": SCALING,
     "batch": BATCH,

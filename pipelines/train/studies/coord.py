@@ -12,7 +12,7 @@ Ways to grow the width, told by the configs (at the base width they are one mode
 
 And the depth: `scale_depth/√L` (one scale_depth for all) or `off` (the branches' factor is the same at every depth).
 
-Source: the coordinate check of Yang et al. (arXiv 2203.03466, appendix D.1); the scalings are those of MiniCPM, Table 7.
+Source: the coordinate check of Yang et al. (arXiv 2203.03466, appendix D.1); the scalings are of MiniCPM, Table 7.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -53,7 +53,7 @@ class CoordSettings(StudySettings):
     """What counts as flat."""
 
     kind: Literal["coord"] = "coord"
-    flat: Positive = 0.1  # slopes between minus and plus this: at most 7 % for each doubling
+    flat: Positive = 0.25  # slopes between minus and plus this: a doubling changes 19 % at most; without muP, 170 %
 
 
 @dataclass(frozen=True)
@@ -91,36 +91,27 @@ class Series:
 def series_of(results: Sequence[TrialResult]) -> list[Series]:
     """Trials put together that differ in one direction alone, and in how the model is grown along it."""
     found: list[Series] = []
-    for (layers, residual, peak_lr), trials in _grouped(results, lambda r: (*_depth(r), r.peak_lr)).items():
-        del layers, residual
+    for trials in _alike(results, lambda r: (r.model.layers, _residual_scale(r), r.peak_lr)):
         bases = Counter(trial.model.dim_model_base for trial in trials if trial.model.width_multiplier != 1)
         base = bases.most_common(1)[0][0] if bases else None
+        scaled = [trial for trial in trials if trial.model.dim_model_base == base]
         arms = {
-            "muP": [t for t in trials if t.model.dim_model_base == base and (_mup_lr(t) or t.model.d_model == base)],
-            "one LR": [
-                t for t in trials if t.model.dim_model_base == base and (not _mup_lr(t) or t.model.d_model == base)
-            ],
-            "off": [t for t in trials if t.model.width_multiplier == 1],
+            "muP": [trial for trial in scaled if _mup_lr(trial) or trial.model.d_model == base],
+            "one LR": [trial for trial in scaled if not _mup_lr(trial) or trial.model.d_model == base],
+            "off": [trial for trial in trials if trial.model.width_multiplier == 1],
         }
-        found += [Series("width", arm, peak_lr, tuple(some)) for arm, some in arms.items()]
-    for (*_, peak_lr), trials in _grouped(
-        results, lambda r: (r.model.d_model, r.model.dim_model_base, _mup_lr(r), r.peak_lr)
-    ).items():
+        found += [Series("width", arm, trials[0].peak_lr, tuple(some)) for arm, some in arms.items()]
+    for trials in _alike(results, lambda r: (r.model.d_model, r.model.dim_model_base, _mup_lr(r), r.peak_lr)):
         for arm, key in (("scale_depth/√L", _scale_depth), ("off", _residual_scale)):
-            for some in _grouped(trials, lambda r, key=key: (key(r),)).values():  # type: ignore[misc]
-                found.append(Series("layers", arm, float(peak_lr), tuple(some)))
+            found += [Series("layers", arm, trials[0].peak_lr, tuple(some)) for some in _alike(trials, key)]
     return [series for series in found if len(series.sizes) >= FEWEST_SIZES]
 
 
-def _grouped(results: Sequence[TrialResult], key: object) -> dict[tuple[float, ...], list[TrialResult]]:
-    groups: dict[tuple[float, ...], list[TrialResult]] = {}
+def _alike(results: Sequence[TrialResult], key: Callable[[TrialResult], Hashable]) -> list[list[TrialResult]]:
+    groups: dict[Hashable, list[TrialResult]] = {}
     for result in results:
-        groups.setdefault(key(result), []).append(result)  # type: ignore[operator]
-    return groups
-
-
-def _depth(result: TrialResult) -> tuple[int, float]:
-    return result.model.layers, _residual_scale(result)
+        groups.setdefault(key(result), []).append(result)
+    return list(groups.values())
 
 
 def _scale_depth(result: TrialResult) -> float:
@@ -146,8 +137,8 @@ def check_coord(settings: CoordSettings, results: Sequence[TrialResult]) -> None
         widths = sorted({result.model.d_model for result in results})
         layers = sorted({result.model.layers for result in results})
         raise ConfigError(
-            f"a coord study has widths {widths} and layers {layers}, and no {FEWEST_SIZES} models that differ in one of "
-            "them alone: vary model.d_model (with heads and d_ff) at equal layers and peak LR, or model.layers"
+            f"a coord study has widths {widths} and layers {layers}, and no {FEWEST_SIZES} models that differ in one "
+            "of them alone: vary model.d_model (with heads and d_ff) at equal layers and peak LR, or model.layers"
         )
 
 
@@ -191,10 +182,11 @@ def analyse_coord(settings: CoordSettings, results: Sequence[TrialResult]) -> Ou
         f"{arm} over {along} at peak LR {lr:g}: too few sizes have been measured so far."
         for along, arm, lr in sorted(planned - there)
     ]
-    for along in ("width", "layers"):
+    alongs: tuple[Along, ...] = ("width", "layers")
+    for along in alongs:
         some = [entry for entry in fitted if entry[0].along == along]
         if some:
-            plots += _plots(along, some, settings)  # type: ignore[arg-type]
+            plots += _plots(along, some, settings)
     return Outcome(findings=tuple(findings), plots=tuple(plots), tables=tables, notes=tuple(notes))
 
 
