@@ -3,6 +3,7 @@
 from pipelines.train.studies.batch import BATCH
 from pipelines.train.studies.contract import Study
 from pipelines.train.studies.coord import COORD
+from pipelines.train.studies.data import DATA
 from pipelines.train.studies.lr import LR
 from pipelines.train.studies.scaling import SCALING
 
@@ -10,5 +11,6 @@ STUDIES: dict[str, Study] = {
     "coord": COORD,
     "lr": LR,
     "scaling": SCALING,
+    "data": DATA,
     "batch": BATCH,
 }

@@ -87,7 +87,7 @@ def bootstrap(
 
 def interval(value: float, samples: Sequence[float], *, level: float, sizes: Sequence[int]) -> Estimate:
     """A percentile interval, stretched for few seeds. Args: sizes, of the groups behind the value, one above 1."""
-    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+    low, high = (float(bound) for bound in np.quantile(samples, [(1 - level) / 2, (1 + level) / 2]))
     stretch = stretched(level, sizes)
     return Estimate(value, min(value, value - stretch * (value - low)), max(value, value + stretch * (high - value)))
 
