@@ -4,13 +4,15 @@ from pipelines.train.studies.batch import BATCH
 from pipelines.train.studies.contract import Study
 from pipelines.train.studies.coord import COORD
 from pipelines.train.studies.data import DATA
+from pipelines.train.studies.hparams import HPARAMS
 from pipelines.train.studies.lr import LR
 from pipelines.train.studies.scaling import SCALING
 
 STUDIES: dict[str, Study] = {
     "coord": COORD,
+    "hparams": HPARAMS,
     "lr": LR,
+    "batch": BATCH,
     "scaling": SCALING,
     "data": DATA,
-    "batch": BATCH,
 }

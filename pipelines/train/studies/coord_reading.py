@@ -88,7 +88,7 @@ def _scale_depth(result: TrialResult) -> float:
 
 
 def _residual_scale(result: TrialResult) -> float:
-    return round(result.model.residual_scale, 6)
+    return round(result.model.residual_scale, 4)
 
 
 def _mup_lr(result: TrialResult) -> bool:
