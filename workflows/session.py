@@ -84,7 +84,7 @@ class Session:
             self._stack.close()
         finally:
             for folder in list(self._leases):
-                self._release(folder)
+                self.release(folder)
 
     @property
     def cluster(self) -> Cluster:
@@ -156,7 +156,7 @@ class Session:
         else:
             say(f"   finished already ({draft.manifest['created']}, fingerprint {draft.fingerprint}): reused")
             self._forget_replaced(folder)
-            self._release(folder)
+            self.release(folder)
         return draft
 
     def _forget_replaced(self, folder: str) -> None:
@@ -199,7 +199,8 @@ class Session:
         if folder not in self._leases:
             self._leases[folder] = Lease(self.store.storage, folder)
 
-    def _release(self, folder: str) -> None:
+    def release(self, folder: str) -> None:
+        """Other commands may have the name again."""
         if (lease := self._leases.pop(folder, None)) is not None:
             lease.release()
 
@@ -278,7 +279,7 @@ class Session:
 
     def done(self, artifact: Artifact, *next_commands: str) -> Artifact:
         """Say what was committed and what to run next; other commands may have the name again."""
-        self._release(artifact.folder)
+        self.release(artifact.folder)
         say(f"   committed {artifact.folder} in {duration(time.monotonic() - self.began)}")
         for line in () if self.within_recipe else next_commands:
             say(f"   next: {self._in_experiment(line)}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pipelines.config import plain
 from pipelines.data.tokens.token_sources import code_beside
@@ -21,8 +23,8 @@ from pipelines.store.ways_out import set_aside_clause
 from pipelines.train.checkpoint import committed_steps, open_checkpoint, set_aside_after
 from pipelines.train.checkpoint.retention import readers_of
 from pipelines.train.objectives import objective_of
-from pipelines.train.plan.planning import plan_stage
-from pipelines.train.spec import TrainConfig, TrainSpec
+from pipelines.train.plan.planning import PlannedRun, plan_stage
+from pipelines.train.spec import Adopted, TrainConfig, TrainSpec
 from pipelines.train.stages import stage_named
 from pipelines.train.worker import ready, work
 from workflows.session import DryRun, Session
@@ -69,41 +71,71 @@ def code_of(objective: str, optimizer: str) -> tuple[str, ...]:
     )
 
 
+def plan_run(stage: str, config: TrainConfig, session: Session) -> tuple[TrainConfig, PlannedRun]:
+    """Plan a stage's run, with what its config names looked up. Returns: the config with that, and the plan."""
+    parent = session.resolve(config.parent) if config.parent else None
+    if config.on_change != "rebuild":
+        parent = begun_from(session.store, Reference(stage, config.name).folder, parent)
+    config = dataclasses.replace(config, data=session.resolve(config.data))
+    return config, plan_stage(stage, config, session.store, parent, config.cluster.workers)
+
+
+def told_whole(config: TrainConfig, planned: PlannedRun) -> TrainConfig:
+    """The config with the model and the objective that planning found: a difference is told with their defaults."""
+    return dataclasses.replace(config, model=planned.spec.model, objective=planned.spec.objective)
+
+
+def code_of_run(planned: PlannedRun) -> tuple[str, ...]:
+    """All modules that decide a run's numbers, those that read its tokens included."""
+    chosen = code_of(planned.spec.objective.name, planned.spec.optimizer.kind)
+    return (*chosen, *code_beside(planned.inputs))
+
+
+def adopted_by(store: ArtifactStore, claim: Mapping[str, Any]) -> Adopted | None:
+    """The checkpoint that a run which was trained with others was to go on from; None where it is not there any more.
+
+    Args: claim, of the run. It names the checkpoint, and the fingerprint of the run that made it.
+    """
+    if (named := claim.get("adopted")) is None:
+        return None
+    reference = Reference.parse(named["checkpoint"])
+    step = int(str(reference.at).removeprefix("step-"))
+    made_by = store.find_claim(reference.folder)
+    if made_by is None or made_by["fingerprint"] != named["fingerprint"]:
+        return None
+    there = step in committed_steps(store.storage, reference.folder)
+    return Adopted(run=reference.folder, step=step) if there else None
+
+
 def train_stage(stage: str, config: TrainConfig, session: Session) -> Artifact:
     """Run one stage to its end, or return it finished; a trunk asked for more steps goes on from its last checkpoint.
 
     Args: stage, a name in `STAGES`.
     """
     folder = Reference(stage, config.name).folder
-    parent = session.resolve(config.parent) if config.parent else None
-    if config.on_change != "rebuild":
-        parent = begun_from(session.store, folder, parent)
-    config = dataclasses.replace(config, data=session.resolve(config.data))
-    planned = plan_stage(stage, config, session.store, parent, config.cluster.workers)
+    config, planned = plan_run(stage, config, session)
     storage, steps, back_to = session.store.storage, planned.spec.steps, _back_to(config)
     announcement = {**planned.announcement, **_named_by_others(storage, folder, config.on_change)}
     if back_to is not None:
         open_checkpoint(storage, folder, f"step-{back_to}")  # raises: there is no such step
     _check_place(config.write_spec)
     try:
-        chosen = code_of(planned.spec.objective.name, planned.spec.optimizer.kind)
-        code = (*chosen, *code_beside(planned.inputs))
-        # a difference is told with the defaults of the model and the objective that planning found
-        whole = dataclasses.replace(config, model=planned.spec.model, objective=planned.spec.objective)
+        whole, code = told_whole(config, planned), code_of_run(planned)
         claimed = session.begin(stage, whole, announcement, planned.inputs, code, identity=planned.identity)
     except DryRun as dry:
         begun = dry.foreseen
-        if begun is not None and not _is_done(begun, steps, back_to) and config.on_change != "rebuild":
+        if begun is not None and not is_done(begun, steps, back_to) and config.on_change != "rebuild":
             refuse_fewer_steps(storage, begun.folder, steps, back_to)
         raise
-    if isinstance(claimed, Artifact) and _is_done(claimed, steps, back_to):
+    if isinstance(claimed, Artifact) and is_done(claimed, steps, back_to):
         return claimed
-    draft = _reopen(session, claimed, steps, back_to) if isinstance(claimed, Artifact) else claimed
+    draft = reopen(session, claimed, steps, back_to) if isinstance(claimed, Artifact) else claimed
     # ── everything that can be refused is, before anything is taken down ──
     if not draft.replaces:
         refuse_fewer_steps(storage, folder, steps, back_to)
     verified = verify_first(storage, None if draft.replaces else folder, planned.spec, back_to)
-    spec = dataclasses.replace(planned.spec, claim=draft.claim, verified=verified)
+    adopts = None if draft.replaces else adopted_by(session.store, draft.claim)
+    spec = dataclasses.replace(planned.spec, claim=draft.claim, verified=verified, adopts=adopts)
 
     def take_down() -> None:
         session.start(draft)
@@ -125,7 +157,7 @@ def train_stage(stage: str, config: TrainConfig, session: Session) -> Artifact:
     return session.done(session.store.get(folder), *_next_commands(stage, config))
 
 
-def _reopen(session: Session, finished: Artifact, steps: int, back_to: int | None) -> Draft:
+def reopen(session: Session, finished: Artifact, steps: int, back_to: int | None) -> Draft:
     """A finished run as one that goes on to `steps`, under the command that asked for it."""
     stands = max([finished.statistics["steps"], *committed_steps(session.store.storage, finished.folder)])
     goes_on = f"goes back to step {back_to} and on" if back_to is not None and back_to < stands else "goes on"
@@ -175,7 +207,7 @@ def _back_to(config: TrainConfig) -> int | None:
     return None if config.checkpoint.resume == "latest" else int(config.checkpoint.resume.removeprefix("step-"))
 
 
-def _is_done(run: Artifact | Draft, steps: int, back_to: int | None) -> bool:
+def is_done(run: Artifact | Draft, steps: int, back_to: int | None) -> bool:
     """Whether there is nothing left to do: the run is finished, no earlier step was asked for, and no later one."""
     if not isinstance(run, Artifact):
         return False

@@ -192,11 +192,13 @@ def open_tracker(
     folder: str,
     settings: Mapping[str, Any],
     inputs: Mapping[str, Artifact],
+    under: str | None = None,
 ) -> Tracker:
     """The MLflow run of the artifact `kind/name`: the one it began with, or a new one.
 
     Args: settings, the resolved config, logged as parameters; inputs, the artifacts read, logged as parents and
-        datasets.
+        datasets; under, below which run MLflow shows one that begins from none: an artifact, as kind/name, or the id of
+        a run.
 
     A server that cannot be reached costs a warning, never the run: the MLflow run is made later, with all its points.
     """
@@ -214,6 +216,7 @@ def open_tracker(
         "settings": dict(settings),
         "inputs": [[reference, artifact.folder, artifact.fingerprint] for reference, artifact in inputs.items()],
         "began": int(time.time() * 1000),
+        **({} if under is None else {"under": under}),
     }
     try:
         run["run_id"] = _recorded(store.storage, folder, run["uri"])
@@ -464,6 +467,9 @@ def _create_run(client: Any, run: Mapping[str, Any], storage: Storage) -> str:
                 tags["mlflow.parentRunId"] = parent
                 if _recorded(storage, parent_folder, run["uri"]):  # else the parent was tracked elsewhere
                     _check_parent(client, run, parent_folder, parent)
+    under = run.get("under")
+    if under and (parent := _run_of(storage, under) if "/" in under else under):
+        tags.setdefault("mlflow.parentRunId", parent)
     return str(client.create_run(experiment_id, start_time=run["began"], tags=tags).info.run_id)
 
 

@@ -34,7 +34,8 @@ class TreeRun:
     """One run of the tree.
 
     Attributes:
-        config: with its parent filled in. needs: what its chains make before it, e.g. its mixture.
+        config: with its parent filled in. command: as of its `ChainStage`.
+        needs: what its chains make before it, e.g. its mixture.
         parent: the run before it in its chain, which has to be finished first.
         chains: names of the chains that it is a stage of.
         adopts, adopted_step: the run that carries its first steps, and how many.
@@ -49,6 +50,7 @@ class TreeRun:
     trajectory: Trajectory
     parent: TreeRun | None
     needs: tuple[ChainStage, ...] = ()
+    command: str | None = None
     chains: list[str] = field(default_factory=list)
     adopts: TreeRun | None = None
     adopted_step: int = 0
@@ -256,17 +258,19 @@ class Tree:
             run = self.runs.get(stage.folder) or new.get(stage.folder)
             if run is None:
                 trajectory = trajectory_of(stage.workflow, config, None if parent is None else parent.trajectory)
-                run = new[stage.folder] = TreeRun(stage.workflow, config, trajectory, parent, tuple(needs))
+                run = new[stage.folder] = TreeRun(
+                    stage.workflow, config, trajectory, parent, tuple(needs), stage.command
+                )
             path.append(run)
         return path
 
 
 def any_lost(run: TreeRun) -> bool:
     """Whether the run needs the steps of one that has failed, and has not got them."""
-    while run.adopts is not None and not run.committed:
+    while not run.lost and run.adopts is not None and not run.committed:
+        if run.adopted_step in run.adopts.committed:
+            return False
         run = run.adopts
-        if run.lost:
-            return True
     return run.lost
 
 
