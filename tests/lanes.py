@@ -37,6 +37,7 @@ FIRST: tuple[tuple[str | None, tuple[str, ...]], ...] = (
         (
             "integration/test_training.py",
             "integration/test_train_group.py",
+            "integration/test_trial_pool.py",
             "integration/test_average.py",
             "integration/test_corpus.py",
             "integration/test_map_shards.py",

@@ -42,22 +42,18 @@ _PEER_IS_GONE = ("gloo/transport", "Connection closed by peer", "Connection rese
 class TrainGroup:
     """`config.workers` processes that train one stage after another."""
 
-    def __init__(self, config: ClusterConfig, ready: Callable[[], None]):
+    def __init__(self, config: ClusterConfig, ready: Callable[[], None], channel: Any = None):
         """Begin to form the group in the Ray that this process is connected to.
 
         Args: ready, importable function that each rank calls once, beside the forming of the group: imports what will
-            be needed.
+            be needed; channel, of somebody else (`open_channel`), which this group shares and leaves alone.
         Raises: ConfigError for a group that this cluster cannot hold, or that would mix kinds of GPU.
         """
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
         check_size(config)
         check_kinds_here(config)
         self.config, self.ready = config, ready
-        # beside the driver, so that a lost worker node cannot take it along
-        beside_driver = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._channel = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=beside_driver)(Channel).remote()
+        self._shares_channel = channel is not None
+        self._channel = open_channel() if channel is None else channel
         self._pool = ThreadPoolExecutor(1, "train-group")
         self._ended = threading.Event()
         self._actors: list[Any] = []
@@ -114,9 +110,9 @@ class TrainGroup:
                     self._tell_of_ranks(len(ranks))
                     self._channel.saving.remote(None)  # what ranks that are lost were writing
                     running[:] = [actor.run.remote(worker, spec, self._channel) for actor in ranks]
-                    _gather(running)
+                    gathered(running)
                     return
-                except _LostError as lost:
+                except LostError as lost:
                     running.clear()
                     self._clear()
                     failures += not lost.preempted
@@ -134,13 +130,11 @@ class TrainGroup:
                 if running:
                     finish_save(self._channel, running[0])
             finally:
-                self.end()
-                _await_ends(self._places)
+                self.end_and_wait()
             raise
         except BaseException:
             listener.stop()
-            self.end()
-            _await_ends(self._places)
+            self.end_and_wait()
             raise
         finally:
             listener.stop()
@@ -149,7 +143,7 @@ class TrainGroup:
         """Until the ranks have met. Raises: ClusterError when one of them was lost before that."""
         try:
             self._formed()
-        except _LostError as lost:
+        except LostError as lost:
             self.end()
             raise ClusterError(
                 f"the training workers could not be started, and nothing was touched. Cause: {lost.cause}"
@@ -166,7 +160,24 @@ class TrainGroup:
         self._clear()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._clear()  # what was made meanwhile, by a group that was still forming
-        ray.kill(self._channel)
+        if not self._shares_channel:
+            ray.kill(self._channel)
+
+    def end_and_wait(self) -> None:
+        """End the processes, and wait until they write nothing any more."""
+        self.end()
+        _await_ends(self._places)
+
+    @property
+    def formed(self) -> bool:
+        """Whether forming is over: the ranks have met, or `launch` tells what went wrong."""
+        return self._forming.done()
+
+    def launch(self, worker: Worker, spec: dict[str, Any]) -> list[Any]:
+        """Have every rank run the worker once it has done what it was given before; waits for nothing but the ranks'
+        meeting. Returns: a reference of each rank's answer, for `gathered`.
+        """
+        return [actor.run_next.remote(worker, spec, self._channel) for actor in self._formed()]
 
     def _form(self) -> list[Any]:
         """Actors in their places, joined: rank zero first."""
@@ -197,7 +208,7 @@ class TrainGroup:
         seated = seats(places)
         backend = "nccl" if config.gpus_per_worker else "gloo"
         joined = [a.join.remote(seat, backend, self.ready) for a, seat in zip(self._actors, seated, strict=True)]
-        _gather(joined)
+        gathered(joined)
         reached("workers")
         self._formed_seconds = time.monotonic() - began
         return [self._actors[i] for i in sorted(range(len(seated)), key=lambda i: seated[i].rank)]
@@ -214,7 +225,7 @@ class TrainGroup:
                 raise ClusterError("the group of training workers was ended while it formed")
             if quiet_since is not None and time.monotonic() - quiet_since > _QUIET_SECONDS:
                 quiet_since = self._tell_of_waiting()
-        return _gather(asked)
+        return gathered(asked)
 
     def _tell_of_waiting(self) -> float | None:
         missing = [
@@ -254,6 +265,15 @@ class TrainGroup:
             self._room = None
 
 
+def open_channel() -> Any:
+    """A channel beside the driver, so that a lost worker node cannot take it along."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    beside_driver = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=beside_driver)(Channel).remote()
+
+
 def check_kinds_here(config: ClusterConfig) -> None:
     """`check_kinds` of the nodes that are alive; before it refuses, without those that have just died."""
     try:
@@ -266,7 +286,7 @@ def _shape(config: ClusterConfig) -> tuple[Any, ...]:
     return config.workers, config.cpus_per_worker, config.gpus_per_worker, config.accelerator, config.address
 
 
-class _LostError(Exception):
+class LostError(Exception):
     """Processes, a link or the storage went away: a new group can go on from the last checkpoint."""
 
     def __init__(
@@ -281,12 +301,12 @@ class _LostError(Exception):
         self.cause, self.preempted, self.ends_as = cause, preempted, ends_as
 
 
-def _gather(references: Sequence[Any]) -> list[Any]:
+def gathered(references: Sequence[Any]) -> list[Any]:
     """All results; or the error that explains the others, as soon as it is known.
 
     When a rank fails, the others wait for it in a collective or fail in its wake. So an error that may be an echo waits
     a moment for the end of another process; a mistake of the user's or the end of a process waits for nobody.
-    Raises: _LostError, a TrunklineError, or the exception of a rank.
+    Raises: LostError, a TrunklineError, or the exception of a rank.
     """
     import ray
 
@@ -338,24 +358,24 @@ def _explains(error: Exception) -> bool:
 
 
 def _verdict(error: Exception) -> Exception:
-    """What to raise for a rank's error: where a new group may fare better a `_LostError`, else the error itself.
+    """What to raise for a rank's error: where a new group may fare better a `LostError`, else the error itself.
 
     An exception of the worker's code would come again at the same step, with every restart.
     """
     from ray.exceptions import RayTaskError, TaskCancelledError, UnserializableException
 
     if not isinstance(error, RayTaskError | UnserializableException):  # the process, or its machine, is gone
-        return _LostError("a worker was lost", _last_line(error), bool(getattr(error, "preempted", False)))
+        return LostError("a worker was lost", _last_line(error), bool(getattr(error, "preempted", False)))
     # one that cannot be made again here is an exception like any other
     cause: BaseException = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, TaskCancelledError):  # a signal to that process alone
-        return _LostError("a worker was interrupted", _last_line(cause))
+        return LostError("a worker was interrupted", _last_line(cause))
     if isinstance(cause, StorageError):  # storage may come back
-        return _LostError(
+        return LostError(
             f"a worker could not reach its storage ({_last_line(cause)})", str(cause), ends_as=StorageError
         )
     if not isinstance(cause, TrunklineError) and any(sign in str(cause) for sign in _PEER_IS_GONE):
-        return _LostError("a worker lost the others", _last_line(cause))
+        return LostError("a worker lost the others", _last_line(cause))
     return cause if isinstance(cause, Exception) else error
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from pipelines.display.progress import say
@@ -93,8 +94,9 @@ class Voice:
 class Listener:
     """Prints what the channel carries, from a thread beside the driver's wait for the ranks."""
 
-    def __init__(self, channel: Any):
-        self.channel = channel
+    def __init__(self, channel: Any, tell: Callable[[str], None] | None = None):
+        """Args: tell, takes each line; None: it is printed."""
+        self.channel, self._tell = channel, tell or say
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
@@ -125,7 +127,7 @@ class Listener:
             else:
                 return
             for line in lines:
-                say(line)
+                self._tell(line)
             if last:
                 return
 

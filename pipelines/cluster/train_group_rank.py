@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import Any
 
 from pipelines.cluster.train_group_lines import Voice
+from pipelines.errors import TrainingError, TrunklineError
 
 Worker = Callable[[dict[str, Any], Callable[[str], None]], None]
 
@@ -79,12 +80,26 @@ def seats(places: Sequence[Place]) -> list[Seat]:
     return [seated[i] for i in range(len(places))]
 
 
+class UnfitError(Exception):
+    """The process does nothing any more, after an error."""
+
+
+def goes_on_after(error: BaseException, ranks: int) -> bool:
+    """Whether processes may run the next worker after one that raised `error`.
+
+    All ranks raise a TrainingError, in the same step. After any other one of several ranks cannot know where the others
+    are; and what is no mistake of the input's may have left this process damaged.
+    """
+    return isinstance(error, TrainingError) or (ranks == 1 and isinstance(error, TrunklineError))
+
+
 class TrainWorker:
     """One rank's process."""
 
     def __init__(self) -> None:
         # listens from now on, so that nobody else can take the port before rank zero's store has it
         self._listening = socket.create_server(("", 0))
+        self._unfit = False
 
     def place(self) -> Place:
         """Where this process is."""
@@ -122,6 +137,22 @@ class TrainWorker:
         finally:
             gc.collect()
             voice.wait(_LINE_SECONDS)
+
+    def run_next(self, worker: Worker, spec: dict[str, Any], channel: Any) -> float:
+        """Run the worker in a row of many, the next of which may wait already. Returns: seconds it took.
+
+        Raises: what the worker raises; UnfitError, from then on, where this process may not go on after an error: other
+            ranks may still be in the middle of it.
+        """
+        if self._unfit:
+            raise UnfitError
+        began = time.monotonic()
+        try:
+            self.run(worker, spec, channel)
+        except BaseException as error:
+            self._unfit = not goes_on_after(error, int(os.environ["WORLD_SIZE"]))
+            raise
+        return time.monotonic() - began
 
 
 def until_gone(processes: Sequence[int], seconds: float) -> None:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipelines.cluster.train_group import _LostError, _verdict
+from pipelines.cluster.train_group import LostError, _verdict
 from pipelines.cluster.train_group_lines import Listener
 from pipelines.cluster.train_group_rank import Place, Seat, seats
 from pipelines.errors import CheckpointError, ClusterError, StorageError, TrunklineError
@@ -51,9 +51,9 @@ def test_only_what_may_pass_restarts_a_group(cause: Exception, restarts: bool) -
     from ray.exceptions import RayTaskError
 
     verdict = _verdict(RayTaskError("run", "Traceback …", cause))
-    assert isinstance(verdict, _LostError) is restarts
+    assert isinstance(verdict, LostError) is restarts
     assert restarts or verdict is cause
-    if isinstance(verdict, _LostError):  # a disk that stays full ends the command as that, whatever it has tried
+    if isinstance(verdict, LostError):  # a disk that stays full ends the command as that, whatever it has tried
         assert verdict.ends_as is (StorageError if isinstance(cause, StorageError) else ClusterError)
 
 
@@ -61,7 +61,7 @@ def test_a_dead_process_restarts_a_group() -> None:
     from ray.exceptions import ActorDiedError
 
     assert str(_verdict(ActorDiedError())) == "a worker was lost"
-    assert not issubclass(_LostError, TrunklineError)
+    assert not issubclass(LostError, TrunklineError)
 
 
 def test_an_exception_that_cannot_be_made_again_is_no_lost_worker() -> None:
@@ -69,7 +69,7 @@ def test_an_exception_that_cannot_be_made_again_is_no_lost_worker() -> None:
 
     error = UnserializableException("Traceback …\nlibrary.Error: two arguments")
     assert _verdict(error) is error
-    assert isinstance(_verdict(RayTaskError("run", "Traceback …", TaskCancelledError())), _LostError)
+    assert isinstance(_verdict(RayTaskError("run", "Traceback …", TaskCancelledError())), LostError)
 
 
 class SlowRay:

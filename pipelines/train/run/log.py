@@ -127,6 +127,10 @@ class StepLog:
         rows, self._rows = self._rows, []
         return rows
 
+    def leave_out_time(self) -> None:
+        """What has passed since the last step counts for no step: something else than training was done."""
+        self.last = Moment()
+
     def __enter__(self) -> StepLog:
         return self
 

@@ -15,7 +15,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -50,20 +50,52 @@ from pipelines.train.update.engine import Engine, device
 Observer = Callable[[int, float, Engine, Sequence[Batch]], None]
 
 
-def train(spec: TrainSpec, emit: Callable[[str], None], observer: Observer | None = None) -> None:
+class Looks(Protocol):
+    """What looks at the engine between steps, on every rank alike, and changes nothing of it."""
+
+    def due(self, step: int) -> bool:
+        """Whether to look when `step` steps are done; asked also before the first step of a start."""
+
+    def look(self, engine: Engine, step: int, tokens: int) -> None:
+        """Look; the checkpoint of this step is saved after it. Args: tokens, trained on by then, as in the curve."""
+
+
+def train(
+    spec: TrainSpec, emit: Callable[[str], None], observer: Observer | None = None, looks: Looks | None = None
+) -> None:
     """Run a stage on this rank, from wherever its own checkpoints stand to its last step.
 
-    Nothing of the run stays in the process when it has ended well, so that the process can run the next stage. After an
-    error it cannot: letting go waits for the device, and that may wait for a rank that is lost.
+    Nothing of the run stays in the process when it has ended well, has diverged, or has failed on its only rank, so
+    that the process can run the next one. After another error it cannot: letting go waits for the device, and that may
+    wait for a rank that is lost.
 
-    Args: emit, called on rank zero with one line for people at a time; observer, called on every rank before each step.
-    Raises: CheckpointError for a damaged or foreign checkpoint; StorageError when the last checkpoint cannot be saved.
+    Args: emit, called on rank zero with one line for people at a time; observer, called on every rank before each step;
+        looks, asked after each.
+    Raises: CheckpointError for a damaged or foreign checkpoint; StorageError when the last checkpoint cannot be saved;
+        TrainingError, on every rank alike, when training has diverged.
     """
-    _train(spec, emit, observer).close()
-    gc.collect()
+    opened: list[Engine | Tracker] = []
+    let_go = True
+    try:
+        _train(spec, emit, observer, looks, opened)
+    except BaseException as error:
+        let_go = isinstance(error, TrainingError) or dist.get_world_size() == 1
+        raise
+    finally:
+        if let_go:
+            for one in reversed(opened):
+                one.close()
+            gc.collect()
 
 
-def _train(spec: TrainSpec, emit: Callable[[str], None], observer: Observer | None) -> Engine:
+def _train(
+    spec: TrainSpec,
+    emit: Callable[[str], None],
+    observer: Observer | None,
+    looks: Looks | None,
+    opened: list[Engine | Tracker],
+) -> None:
+    """Args: opened, which takes what must be closed, as soon as it is there."""
     rank, world = dist.get_rank(), dist.get_world_size()
     store = ArtifactStore(spec.store)
     memory, about_memory = devices.agree(spec)
@@ -77,6 +109,7 @@ def _train(spec: TrainSpec, emit: Callable[[str], None], observer: Observer | No
     model.prepare(compute, memory.policy, device(), whole_weights=spec.zero.stage < 3)
     accumulation = spec.batch.global_batch // (spec.batch.micro_batch * world)
     engine = Engine(model, objective, spec.zero, spec.optimizer, spec.batch.micro_batch, accumulation, len(data.names))
+    opened.append(engine)
     beginning = _load_weights(spec, store.storage, engine)
     step = beginning.step
     # a run that others share steps with is trained in several calls (pipelines/train/sharing)
@@ -88,6 +121,7 @@ def _train(spec: TrainSpec, emit: Callable[[str], None], observer: Observer | No
         fresh=step == 0,
     )
     tracker = Tracker(spec.tracking if rank == 0 else None, tell=emit)
+    opened.append(tracker)
     monitor = Monitor(engine, spec.monitor_every_steps)
     noise = NoiseScale()
     earlier = _rows_so_far(spec, store.storage, beginning) if rank == 0 else []
@@ -106,6 +140,8 @@ def _train(spec: TrainSpec, emit: Callable[[str], None], observer: Observer | No
         emit(f"   {log.efficiency.formula()}")
         if missing := monitor.missing():
             emit(f"   {missing}")
+    # a run that is finished is only looked at
+    finished = rank == 0 and step == spec.steps and store.storage.exists(f"{spec.run}/manifest.json")
     # ── Steps ─────────────────────────────────────────────────────────────────────────────────────────────────────────
     saver = checkpoints.Saver(store.storage, spec.run, log, spec.checkpoint.rule, before_commit=tracker.keep)
     profiler = StepProfiler(
@@ -119,10 +155,16 @@ def _train(spec: TrainSpec, emit: Callable[[str], None], observer: Observer | No
             saver.save(engine, step, state, sealed_lines(rows) if rank == 0 else None)
         gc.collect()
 
-    with _garbage_left_lying(), log, _last_checkpoint_committed(saver, store.storage, spec.run):
+    with (
+        _garbage_left_lying(),
+        log,
+        _last_checkpoint_committed(saver, store.storage, spec.run),
+        contextlib.closing(data.steps(step, rank, world, model.locate)) as steps,
+    ):
+        _look(looks, engine, step, data, log)
         if beginning.adopted and step == last:  # nothing is left to train
             save(step, learning_rate(spec.schedule, step - 1, spec.steps))
-        for batches in itertools.islice(data.steps(step, rank, world, model.locate), max(0, last - step)):
+        for batches in itertools.islice(steps, max(0, last - step)):
             rate = learning_rate(spec.schedule, step, spec.steps)
             monitor.begin(step + 1, batches)
             if observer is not None:
@@ -132,6 +174,7 @@ def _train(spec: TrainSpec, emit: Callable[[str], None], observer: Observer | No
             if step == 1 and rank == 0:
                 reached("first step")
             log.launched(Launched(step, rate, result, data.wait_seconds, monitor.end()))
+            _look(looks, engine, step, data, log)
             if step % spec.log_every_steps == 0:
                 gc.collect(1)  # of what is new: a few milliseconds
             if step % spec.checkpoint.every_steps == 0 or step == last:
@@ -140,14 +183,21 @@ def _train(spec: TrainSpec, emit: Callable[[str], None], observer: Observer | No
     profiler.close()
     saver.wait(final=True)
     # ── Commit ────────────────────────────────────────────────────────────────────────────────────────────────────────
-    if rank == 0 and last == spec.steps:
+    if rank == 0 and last == spec.steps and not finished:
         statistics = _statistics(spec, data, read_metrics(store.storage, spec.run))
         statistics.update(checkpoint_stall_s=round(saver.stall_seconds, 3), workers=world)
         log.cuts(ended=True)
         Draft(store.storage, spec.run, spec.claim).commit(spec.config, statistics)
     tracker.close()
     dist.barrier()
-    return engine
+
+
+def _look(looks: Looks | None, engine: Engine, step: int, data: Stream, log: StepLog) -> None:
+    if looks is not None and looks.due(step):
+        # a step that has diverged is told of, not looked at
+        log.catch_up()
+        looks.look(engine, step, data.tokens_after(step))
+        log.leave_out_time()
 
 
 def _state(spec: TrainSpec, data: Stream, step: int, rate: float) -> dict[str, Any]:
@@ -296,16 +346,19 @@ def _garbage_left_lying() -> Iterator[None]:
 
     A full pass over what torch, DeepSpeed and MLflow have allocated takes tens to hundreds of milliseconds, and comes
     at another moment on each rank. What lies there now is never looked at again; the loop collects what is new, at log
-    lines and checkpoints.
+    lines and checkpoints. A process of trials has frozen what it has imported for good: its passes are short as they
+    are, and what a trial has made must not stay.
     """
-    enabled = gc.isenabled()
+    enabled, frozen_before = gc.isenabled(), gc.get_freeze_count()
     gc.collect()
-    gc.freeze()
+    if not frozen_before:
+        gc.freeze()
     gc.disable()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if not frozen_before:
+            gc.unfreeze()
         if enabled:
             gc.enable()
 

@@ -8,13 +8,14 @@ function of the step alone, so it is the same after any restart.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
-from queue import Queue
+from queue import Empty, Queue
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ from pipelines.train.spec import TrainSpec
 from pipelines.train.update.engine import device
 
 _READ_AHEAD_STEPS = 2
+_END_SECONDS = 5.0  # for the reading thread to end; one that waits for a download is not waited for
+_LOOK_SECONDS = 0.02  # between two looks whether the reading thread has ended
 
 
 class Stream:
@@ -61,7 +64,7 @@ class Stream:
 
     def steps(
         self, first: int, rank: int, world: int, locate: Callable[[torch.Tensor], Documents] | None = None
-    ) -> Iterator[list[Batch]]:
+    ) -> Generator[list[Batch], None, None]:
         """This rank's micro-batches of each step from `first` on, read ahead by a thread.
 
         Args: locate, finds the documents in a micro-batch's positions (`Transformer.locate`); None: the model looks for
@@ -74,10 +77,14 @@ class Stream:
                 self.batches.loader, self.samples_after(first), self.samples_after(self.spec.steps), self.cache_bytes
             )
 
+        over = threading.Event()
+
         def read() -> None:
             try:
                 copies = _Copies()
                 for step in range(first, self.spec.steps):
+                    if over.is_set():
+                        return
                     ready.put(copies.beside_the_computation(partial(self._step, step, rank, world, locate)))
                     if ahead is not None:
                         ahead.reached(self.samples_after(step + 1))
@@ -88,7 +95,8 @@ class Stream:
         # they are kept until the step that reads them is over, since the loop waits for a step before it asks for the
         # next but one
         recent: deque[_Copied] = deque(maxlen=3)
-        threading.Thread(target=read, name="batch-reader", daemon=True).start()
+        reader = threading.Thread(target=read, name="batch-reader", daemon=True)
+        reader.start()
         try:
             for _ in range(first, self.spec.steps):
                 began = time.perf_counter()
@@ -100,6 +108,12 @@ class Stream:
                 recent.append(item)
                 yield item.hand_over()
         finally:
+            over.set()
+            until = time.monotonic() + _END_SECONDS
+            # it may wait for room to hand over what nobody takes any more
+            while reader.is_alive() and time.monotonic() < until:
+                with contextlib.suppress(Empty):
+                    ready.get(timeout=_LOOK_SECONDS)
             if ahead is not None:
                 ahead.close()
 

@@ -96,7 +96,7 @@ def token_nats(
     """
     nats = torch.zeros(len(rows), dtype=torch.float64)
     order = sorted(range(len(rows)), key=lambda row: len(rows[row][0]))
-    batches = list(_batches(order, rows))
+    batches = list(batches_by_length(order, rows))
     on_gpu = model.embed_tokens.weight.is_cuda
     before = torch.get_num_threads()
     torch.set_num_threads(before if on_gpu else 1)
@@ -115,23 +115,35 @@ def _batch_nats(model: Transformer, rows: Sequence[tuple[Ids, NDArray[np.bool_]]
     """Nats of each row (B,), float64. Logits are made only where a target counts, a slice at a time: with 122,753 ids a
     full window's would take 2 GB."""
     place = model.embed_tokens.weight.device
+    tokens, counted = padded(rows)
+    tokens_BT, counted_BT = torch.from_numpy(tokens).to(place), torch.from_numpy(counted).to(place)
+    positions_BT = torch.arange(counted.shape[1], device=place).expand(counted.shape)
+    if not counted.any():
+        return torch.zeros(len(rows), dtype=torch.float64)
+    hidden_BTD = model(ModelInput(inputs=tokens_BT[:, :-1], positions=positions_BT))
+    return counted_nats(model, hidden_BTD, tokens_BT[:, 1:], counted_BT).cpu()
+
+
+def padded(rows: Sequence[tuple[Ids, NDArray[np.bool_]]]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Ids (B, T + 1) and which targets count (B, T), as wide as the longest row; padding does not count."""
     width = max(len(ids) for ids, _ in rows)
     tokens = np.zeros((len(rows), width), np.int64)
     counted = np.zeros((len(rows), width - 1), np.bool_)
     for i, (ids, counts) in enumerate(rows):
         tokens[i, : len(ids)], counted[i, : len(counts)] = ids, counts
-    tokens_BT, counted_BT = torch.from_numpy(tokens).to(place), torch.from_numpy(counted).to(place)
-    positions_BT = torch.arange(width - 1, device=place).expand(len(rows), width - 1)
-    nats_B = torch.zeros(len(rows), dtype=torch.float64)
-    if not counted.any():
-        return nats_B
-    hidden_ND = model(ModelInput(inputs=tokens_BT[:, :-1], positions=positions_BT))[counted_BT]
-    targets_N, owners_N = tokens_BT[:, 1:][counted_BT], counted_BT.nonzero()[:, 0].cpu()
+    return tokens, counted
+
+
+@torch.no_grad()
+def counted_nats(model: Transformer, hidden_BTD: Tensor, targets_BT: Tensor, counted_BT: Tensor) -> Tensor:
+    """Nats of each row's counted targets (B,), float64, on the device of the hidden states."""
+    nats_B = torch.zeros(len(hidden_BTD), dtype=torch.float64, device=hidden_BTD.device)
+    hidden_ND, targets_N, owners_N = hidden_BTD[counted_BT], targets_BT[counted_BT], counted_BT.nonzero()[:, 0]
     step = max(1, _LOGITS // model.config.vocabulary)
     for at in range(0, len(targets_N), step):
         here = slice(at, at + step)
         spent_N = F.cross_entropy(model.logits(hidden_ND[here]).float(), targets_N[here], reduction="none")
-        nats_B.index_add_(0, owners_N[here], spent_N.cpu().double())
+        nats_B.index_add_(0, owners_N[here], spent_N.double())
     return nats_B
 
 
@@ -147,7 +159,7 @@ def document_ids(shard: TokenShard, index: int) -> tuple[Ids, NDArray[np.bool_]]
     return tokens, np.ones(len(tokens), np.bool_) if shard.mask is None else shard.mask[span].astype(np.bool_)
 
 
-def _batches(order: Sequence[int], rows: Sequence[tuple[Ids, NDArray[np.bool_]]]) -> Iterator[list[int]]:
+def batches_by_length(order: Sequence[int], rows: Sequence[tuple[Ids, NDArray[np.bool_]]]) -> Iterator[list[int]]:
     """Rows in order of length, as many as fit into `_BATCH_TOKENS` with padding."""
     members: list[int] = []
     for row in order:

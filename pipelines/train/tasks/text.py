@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pipelines.config import Count, config_class
 from pipelines.data.tokens.sidecars import FOUNDING
 from pipelines.data.tokens.token_sources import TokenSource, open_sources
+from pipelines.store.artifact import Artifact
 from pipelines.train.network.model import Transformer
 from pipelines.train.tasks.scoring import Ids, byte_lengths, token_nats, windows
 from pipelines.train.tasks.task import TOKENIZER, Chart, Column, Measured, Number, Subject, Task, TaskPlan, TaskSettings
@@ -52,7 +53,7 @@ class TextScore:
 
 def plan_text(subject: Subject, settings: TextSettings) -> TaskPlan:
     """Find the sources that hold documents or conversations out."""
-    heldout = _heldout(subject)
+    heldout = heldout_sources(subject.tokens)
     return TaskPlan(
         announcement=f"per source {settings.max_tokens:,} tokens, in windows of {subject.sequence_length}",
         sources=tuple(heldout),
@@ -63,10 +64,8 @@ def plan_text(subject: Subject, settings: TextSettings) -> TaskPlan:
 def measure_text(model: Transformer, subject: Subject, settings: TextSettings) -> Measured:
     """Score every source."""
     tokens = subject.tokens
-    id_bytes = (
-        byte_lengths(tokens.path(TOKENIZER).read_text("utf-8")) if TOKENIZER in tokens.manifest["files"] else None
-    )
-    opened = open_sources(tokens, "heldout", list(_heldout(subject)), FOUNDING)
+    id_bytes = bytes_of_ids(tokens)
+    opened = open_sources(tokens, "heldout", list(heldout_sources(subject.tokens)), FOUNDING)
     scores = {
         name: score_text(
             model, source, tokens.statistics["sources"][name], subject.sequence_length, settings.max_tokens,
@@ -82,6 +81,11 @@ def measure_text(model: Transformer, subject: Subject, settings: TextSettings) -
     )
 
 
+def bytes_of_ids(tokens: Artifact) -> NDArray[np.int64] | None:
+    """UTF-8 bytes that each id spells [V], where the tokens have their tokenizer beside them."""
+    return byte_lengths(tokens.path(TOKENIZER).read_text("utf-8")) if TOKENIZER in tokens.manifest["files"] else None
+
+
 def score_text(
     model: Transformer, source: TokenSource, about: Mapping[str, Any], length: int, max_tokens: int, seed: int,
     id_bytes: NDArray[np.int64] | None = None,
@@ -90,6 +94,38 @@ def score_text(
 
     Args: about, its kind and language; length, T; id_bytes, bytes that each id spells [V].
     """
+    text = read_text(source, length, max_tokens, seed, id_bytes)
+    if text is None:
+        return None
+    nats, counts = token_nats(model, text.rows)
+    spent, predicted = float(nats.sum()), int(counts.sum())
+    return TextScore(
+        kind=str(about["kind"]), language=str(about["language"]),
+        bits_per_byte=text.bits_per_byte(spent, model.config.vocabulary), loss=spent / max(1, predicted),
+        documents=text.documents, tokens=predicted, bytes=round(text.bytes),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class HeldoutText:
+    """The windows of one source that are scored, and what their nats are divided by."""
+
+    rows: tuple[tuple[Ids, NDArray[np.bool_]], ...]  # ids of a window, and which of those after its first count
+    documents: int  # that they are of
+    firsts: int  # first ids of documents, which have no context
+    bytes: float  # of the text that the counted ids spell
+    has_bytes: bool  # whether all shards say how many
+
+    def bits_per_byte(self, nats: float, vocabulary: int) -> float | None:
+        """Args: nats, of all counted targets. Returns: None where the bytes are not known."""
+        charged = nats + self.firsts * math.log(vocabulary)
+        return charged / (math.log(2) * self.bytes) if self.has_bytes and self.bytes else None
+
+
+def read_text(
+    source: TokenSource, length: int, max_tokens: int, seed: int, id_bytes: NDArray[np.int64] | None = None
+) -> HeldoutText | None:
+    """Choose the windows of one source, or None when nothing in it counts. Args: as of `score_text`."""
     rows: list[tuple[Ids, NDArray[np.bool_]]] = []
     seen: set[tuple[int, int]] = set()
     firsts, total_bytes, has_bytes, budget = 0, 0.0, True, max_tokens
@@ -106,16 +142,7 @@ def score_text(
             seen.add((number, window.document))
             firsts += window.opens
             total_bytes += window.byte_count(shard, id_bytes)
-    if not rows:
-        return None
-    nats, counts = token_nats(model, rows)
-    spent, predicted = float(nats.sum()), int(counts.sum())
-    charged = spent + firsts * math.log(model.config.vocabulary)
-    return TextScore(
-        kind=str(about["kind"]), language=str(about["language"]),
-        bits_per_byte=charged / (math.log(2) * total_bytes) if has_bytes and total_bytes else None,
-        loss=spent / max(1, predicted), documents=len(seen), tokens=predicted, bytes=round(total_bytes),
-    )  # fmt: skip
+    return HeldoutText(tuple(rows), len(seen), firsts, total_bytes, has_bytes) if rows else None
 
 
 def summary(scores: Mapping[str, TextScore]) -> dict[str, float | None]:
@@ -131,12 +158,11 @@ def summary(scores: Mapping[str, TextScore]) -> dict[str, float | None]:
     }
 
 
-def _heldout(subject: Subject) -> dict[str, Mapping[str, Any]]:
+def heldout_sources(tokens: Artifact) -> dict[str, Mapping[str, Any]]:
     """Statistics of the held-out split of every source of documents or conversations that has one."""
-    sources = subject.tokens.statistics["sources"]
     return {
         name: source["heldout"]
-        for name, source in sources.items()
+        for name, source in tokens.statistics["sources"].items()
         if source["kind"] != "preferences" and source["heldout"]["documents"]
     }
 

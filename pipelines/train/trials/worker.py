@@ -1,0 +1,65 @@
+"""A trial's run in a process that lives on for the next one.
+
+    pool = TrialPool(config, lanes, ready, work_trial)      # pipelines/cluster/trial_pool.py
+    pool.submit("lr-d64-s0", {"spec": plain(spec), "measures": {"heldout": {"max_tokens": 8000}}, "threads": 1})
+
+Enters: a plain `TrainSpec`, what is measured, and how many threads torch may use. Leaves: the run's checkpoints,
+metrics, measured rows and manifest, as the loop commits them: bit by bit those of the same run in a process of its own.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pipelines.config import parse
+
+if TYPE_CHECKING:
+    from pipelines.train.spec import TrainSpec
+
+_PASSED_ON = ("WARNING", "ALARM")  # of a trial's lines; a thousand trials say too much else
+
+
+def ready() -> None:
+    """Import what trials need, once for all of them, and have Python's garbage collector never look at it again: a full
+    pass takes 0.1 s with it, and a trial needs several.
+    """
+    from pipelines.train.update.engine import import_deepspeed
+
+    import_deepspeed()
+
+    gc.collect()
+    gc.freeze()
+
+
+def work_trial(values: dict[str, Any], emit: Callable[[str], None]) -> None:
+    """Train the run of `values["spec"]` on this rank, and measure what `values["measures"]` names.
+
+    Args: values, `spec`, a plain `TrainSpec`; `measures`, settings by name (`MEASURES`); `threads`, of torch on a CPU;
+        emit, takes the run's warnings, with its name.
+    Raises: as of `train`.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        torch.set_num_threads(int(values.get("threads", 1)))
+    from pipelines.store.artifacts import ArtifactStore
+    from pipelines.train.run.loop import train
+    from pipelines.train.spec import TrainSpec
+    from pipelines.train.trials.rows import Rows, parse_measures
+    from pipelines.train.update.engine import start_distributed
+
+    start_distributed()
+    spec = parse(TrainSpec, values["spec"])
+    measures = parse_measures(values.get("measures") or {})
+    rows = Rows(spec, ArtifactStore(spec.store), measures) if measures else None
+    train(spec, _with_name(spec, emit), looks=rows)
+
+
+def _with_name(spec: TrainSpec, emit: Callable[[str], None]) -> Callable[[str], None]:
+    def say(line: str) -> None:
+        if line.split(maxsplit=1)[:1] and line.split(maxsplit=1)[0] in _PASSED_ON:
+            emit(f"   {spec.run}: {line.strip()}")
+
+    return say
