@@ -7,12 +7,14 @@ from pipelines.train.studies.data import DATA
 from pipelines.train.studies.hparams import HPARAMS
 from pipelines.train.studies.lr import LR
 from pipelines.train.studies.scaling import SCALING
+from pipelines.train.studies.wsd import WSD
 
 STUDIES: dict[str, Study] = {
     "coord": COORD,
     "hparams": HPARAMS,
     "lr": LR,
     "batch": BATCH,
+    "wsd": WSD,
     "scaling": SCALING,
     "data": DATA,
 }
