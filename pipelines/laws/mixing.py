@@ -87,8 +87,16 @@ def fit_mixing(
     )  # fmt: skip
 
 
-def predict_mixing(law: FittedLaw, weights: Mapping[str, float]) -> Estimate:
-    """The loss of a mixture, with the interval of a trial's own loss (noise of one trial included).
+@dataclass(frozen=True)
+class Losses:
+    """The law's loss of a mixture, and the loss in each bootstrap sample [S]."""
+
+    value: float
+    samples: Floats
+
+
+def losses_of(law: FittedLaw, weights: Mapping[str, float]) -> Losses:
+    """What the law says of a mixture, without the noise of a trial.
 
     Raises: ConfigError for a source that the law does not know.
     """
@@ -96,10 +104,18 @@ def predict_mixing(law: FittedLaw, weights: Mapping[str, float]) -> Estimate:
     _known(law, sources, weights)
     row = np.array([weights.get(source, 0.0) for source in sources])
     value = float(_loss(law.parameters["c"].value, _central(law, sources), row))
-    draws = np.array(law.samples["c"]) + np.exp(_slopes(law, sources) @ row)
-    noise = np.random.default_rng(0).normal(0.0, law.residual_spread * value, len(draws))
-    low, high = np.quantile(draws + noise, [(1 - law.level) / 2, (1 + law.level) / 2])
-    return Estimate(value, min(value, float(low)), max(value, float(high)))
+    return Losses(value, np.array(law.samples["c"]) + np.exp(np.clip(_slopes(law, sources) @ row, -50, 50)))
+
+
+def predict_mixing(law: FittedLaw, weights: Mapping[str, float]) -> Estimate:
+    """The loss of a mixture, with the interval of a trial's own loss (noise of one trial included).
+
+    Raises: ConfigError for a source that the law does not know.
+    """
+    losses = losses_of(law, weights)
+    noise = np.random.default_rng(0).normal(0.0, law.residual_spread * losses.value, len(losses.samples))
+    low, high = np.quantile(losses.samples + noise, [(1 - law.level) / 2, (1 + law.level) / 2])
+    return Estimate(losses.value, min(losses.value, float(low)), max(losses.value, float(high)))
 
 
 def outside(law: FittedLaw, weights: Mapping[str, float]) -> list[str]:
