@@ -6,6 +6,7 @@ from pipelines.train.studies.coord import COORD
 from pipelines.train.studies.data import DATA
 from pipelines.train.studies.hparams import HPARAMS
 from pipelines.train.studies.lr import LR
+from pipelines.train.studies.mixtures import MIXTURES
 from pipelines.train.studies.scaling import SCALING
 from pipelines.train.studies.wsd import WSD
 
@@ -17,4 +18,5 @@ STUDIES: dict[str, Study] = {
     "wsd": WSD,
     "scaling": SCALING,
     "data": DATA,
+    "mixtures": MIXTURES,
 }

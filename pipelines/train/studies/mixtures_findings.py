@@ -202,7 +202,7 @@ def plots(reading: Reading) -> tuple[Plot, ...]:
             name="mixtures_weights",
             title="Starting and proposed weights",
             sentence="Bars are the proposed weights, lines where they lie when trials are drawn anew: a long line "
-            "means that this weight hardly matters, or that the trials do not tell. Dots are the starting weights.",
+            "means that this weight hardly matters, or that the trials do not tell. Squares are the starting weights.",
             draw=styled(_draw_weights, reading),
         ),
         Plot(
