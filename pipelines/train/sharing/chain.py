@@ -13,6 +13,7 @@ from typing import Any
 
 from pipelines.config import WorkflowConfig
 from pipelines.errors import ConfigError
+from pipelines.train.measures.measure import WHEN
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,16 @@ def both(one: Mapping[str, Any] | None, other: Mapping[str, Any]) -> Mapping[str
     """The settings of a measure that two chains ask for along the same steps. Raises: ConfigError where they differ."""
     if one is None or dict(one) == dict(other):
         return other
-    rest = [{name: value for name, value in settings.items() if name != "every_steps"} for settings in (one, other)]
+    rest = [{name: value for name, value in settings.items() if name not in WHEN} for settings in (one, other)]
     if rest[0] != rest[1]:
         raise ConfigError(
             f"two trials that share steps measure them with different settings, {rest[0]} and {rest[1]}: give both the "
             "same"
         )
     steps = [settings["every_steps"] for settings in (one, other) if settings.get("every_steps")]
-    return {**rest[0], "every_steps": math.gcd(*steps) if steps else None}
+    doublings = [settings["per_doubling"] for settings in (one, other) if settings.get("per_doubling")]
+    return {
+        **rest[0],
+        "every_steps": math.gcd(*steps) if steps else None,
+        "per_doubling": math.lcm(*doublings) if doublings else None,
+    }

@@ -19,7 +19,7 @@ from pipelines.errors import CheckpointError, ConfigError
 from pipelines.store.sealed import sealed, unsealed
 from pipelines.store.storage import Storage
 from pipelines.train.measures import MEASURES
-from pipelines.train.measures.measure import Look, MeasureSettings
+from pipelines.train.measures.measure import WHEN, Look, MeasureSettings
 from pipelines.train.trials.result import Measured
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def missing_rows(
     """
     there = _steps_there(storage, run, measures)
     wanted = {
-        name: {step for step in range(1, steps + 1) if _falls_on(settings, step, steps)} - there[name]
+        name: {step for step in range(1, steps + 1) if settings.falls_on(step, steps)} - there[name]
         for name, settings in measures.items()
     }
     return {name: sorted(missing) for name, missing in wanted.items() if missing}
@@ -104,18 +104,14 @@ class Rows:
         return [
             name
             for name, measure in self._open.items()
-            if step and step not in measure.there and _falls_on(measure.settings, step, self.spec.steps)
+            if step and step not in measure.there and measure.settings.falls_on(step, self.spec.steps)
         ]
-
-
-def _falls_on(settings: MeasureSettings, step: int, steps: int) -> bool:
-    return step == steps or (settings.every_steps is not None and step % settings.every_steps == 0)
 
 
 def _decides(settings: MeasureSettings) -> dict[str, Any]:
     """What of the settings decides the values of a row."""
     values: dict[str, Any] = plain(settings)
-    return {name: value for name, value in values.items() if name != "every_steps"}
+    return {name: value for name, value in values.items() if name not in WHEN}
 
 
 def _steps_there(storage: Storage, run: str, measures: Mapping[str, MeasureSettings]) -> dict[str, set[int]]:
