@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from pipelines.train.spec import TrainSpec
     from pipelines.train.update.engine import Engine
 
+Kind = Literal["documents", "conversations"]
+_MEASURE: dict[Kind, str] = {"documents": "heldout", "conversations": "answers"}
 _KEPT = 4  # sets of windows that a process keeps: the tokens of one study, of different lengths
 
 
@@ -59,8 +61,10 @@ class _Windows:
 _KEEP: OrderedDict[tuple[Any, ...], _Windows] = OrderedDict()
 
 
-def open_heldout(settings: HeldoutSettings, spec: TrainSpec, store: ArtifactStore) -> Look:
-    """Read the windows, or find them kept.
+def open_heldout(
+    settings: HeldoutSettings, spec: TrainSpec, store: ArtifactStore, kind: Kind = "documents"
+) -> Look:  # fmt: skip
+    """Read the windows, or find them kept. Args: kind, of the sources where the settings name none.
 
     Raises: ConfigError when the tokens do not have a source that is asked for, hold no document out, or do not know
         their bytes.
@@ -69,10 +73,10 @@ def open_heldout(settings: HeldoutSettings, spec: TrainSpec, store: ArtifactStor
     length = spec.batch.sequence_length
     key = (
         *(store.storage.uri, tokens.folder, tokens.fingerprint, str(tokens.contents)),
-        *(length, settings.max_tokens, settings.sources, settings.seed),
+        *(length, settings.max_tokens, settings.sources or kind, settings.seed),
     )
     if key not in _KEEP:
-        _KEEP[key] = _read(settings, tokens, length)
+        _KEEP[key] = _read(settings, tokens, length, kind)
         while len(_KEEP) > _KEPT:
             _KEEP.popitem(last=False)
     _KEEP.move_to_end(key)
@@ -80,16 +84,16 @@ def open_heldout(settings: HeldoutSettings, spec: TrainSpec, store: ArtifactStor
     return lambda engine, step: _measure(engine, windows)
 
 
-def _read(settings: HeldoutSettings, tokens: Artifact, length: int) -> _Windows:
+def _read(settings: HeldoutSettings, tokens: Artifact, length: int, kind: Kind) -> _Windows:
     from pipelines.train.run.stream import to_batch
 
     about = tokens.statistics["sources"]
     heldout = heldout_sources(tokens)
-    documents = tuple(name for name in heldout if about[name]["kind"] == "documents")
-    names = documents if settings.sources is None else settings.sources
+    of_kind = tuple(name for name in heldout if about[name]["kind"] == kind)
+    names = of_kind if settings.sources is None else settings.sources
     if unknown := [name for name in names if name not in heldout]:
         raise ConfigError(
-            f"measures.heldout.sources has {', '.join(unknown)}; {tokens.folder} holds out text of "
+            f"measures.{_MEASURE[kind]}.sources has {', '.join(unknown)}; {tokens.folder} holds out text of "
             f"{', '.join(heldout) or 'no source'}: name some of these"
         )
     opened, id_bytes = open_sources(tokens, "heldout", list(names), FOUNDING), bytes_of_ids(tokens)
@@ -101,7 +105,7 @@ def _read(settings: HeldoutSettings, tokens: Artifact, length: int) -> _Windows:
     if not texts or not all(text.has_bytes and text.bytes for text in texts.values()):
         problem = NOTHING_COUNTS if not texts else "its shards do not say how many bytes they spell"
         raise ConfigError(
-            f"measures.heldout cannot be measured over {tokens.folder}: {problem}; hold documents out "
+            f"measures.{_MEASURE[kind]} cannot be measured over {tokens.folder}: {problem}; hold {kind} out "
             "(corpus.heldout), or make the tokens anew with this version"
         )
     rows = [(row, number) for number, text in enumerate(texts.values()) for row in text.rows]
