@@ -1,14 +1,18 @@
 """A branch off the trunk: the LR decays on the decay mixture, optimizer state and data position inherited.
 
 python -m workflows.anneal +experiment=demo
+python -m workflows.anneal +experiment=demo -m share=true schedule.decay=linear,1-sqrt
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 from pipelines.store.artifact import Artifact
 from pipelines.train.spec import TrainConfig
 from workflows.entry import entry
 from workflows.session import Session
+from workflows.sweep import sweep_stage
 from workflows.training import train_stage
 
 
@@ -17,7 +21,7 @@ def run(config: TrainConfig, session: Session) -> Artifact:
     return train_stage("anneal", config, session)
 
 
-main = entry(TrainConfig, run, "anneal")
+main = entry(TrainConfig, run, "anneal", sweep=partial(sweep_stage, "anneal"))
 
 if __name__ == "__main__":
     main()

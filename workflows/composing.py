@@ -13,7 +13,7 @@ import dataclasses
 import difflib
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pipelines.config import WorkflowConfig, parse
@@ -119,9 +119,34 @@ def command_typed(workflow: str) -> str:
     given = [
         re.sub(r"^(\+?experiment=[^/]+)/.*", r"\1", override)
         for override in HydraConfig.get().overrides.task
-        if not override.lstrip("+~").startswith(("on_change=", "dry_run=", "tracking.", "checkpoint.resume="))
+        if not override.lstrip("+~").startswith(("on_change=", "dry_run=", "share=", "tracking.", "checkpoint.resume="))
     ]
     return shlex.join(["python", "-m", f"workflows.{workflow}", *given])
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One turn of a sweep. Attributes: command, that makes the same by itself; overrides, as `overrides_typed`."""
+
+    config: Any
+    command: str
+    overrides: Mapping[str, str]
+
+
+def in_sweep() -> bool:
+    """Whether Hydra composes for one turn of `-m`."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
+
+
+def overrides_typed() -> dict[str, str]:
+    """The overrides of this command, or of this turn of its sweep: key -> value, without signs before the key."""
+    from hydra.core.hydra_config import HydraConfig
+
+    pairs = (override.lstrip("+~").partition("=") for override in HydraConfig.get().overrides.task)
+    return {key: value for key, _, value in pairs}
 
 
 def keys_under(workflow: str, arguments: Sequence[str], where: str) -> list[str]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from pipelines.config import WorkflowConfig
@@ -21,11 +22,14 @@ from pipelines.errors import TrunklineError
 from pipelines.store.disk import disk_error
 from pipelines.uris import without_secrets
 from workflows.composing import (
+    Job,
     check_keys,
     command_typed,
     experiment_named,
     hydra_arguments,
+    in_sweep,
     keys_under,
+    overrides_typed,
     parse_composed,
     register_resolvers,
     with_overlay,
@@ -38,11 +42,16 @@ C = TypeVar("C", bound=WorkflowConfig)
 
 
 def entry(
-    config_class: type[C], run: Callable[[C, Session], Any], config_name: str, uses_store: bool = True
+    config_class: type[C],
+    run: Callable[[C, Session], Any],
+    config_name: str,
+    uses_store: bool = True,
+    sweep: Callable[[Sequence[Job], Session], Any] | None = None,
 ) -> Callable[[], None]:
     """The `main` of a workflow: Hydra composes, the dataclass validates, a user's mistake ends without a traceback.
 
-    Args: config_name, the workflow's name, of its module and of its YAML; uses_store, as `Session` says.
+    Args: config_name, the workflow's name, of its module and of its YAML; uses_store, as `Session` says; sweep, runs
+        all configs of a sweep (`-m`) with `share=true` together, in one session.
     """
 
     def main() -> None:
@@ -63,15 +72,26 @@ def entry(
 
         failures: list[TrunklineError] = []
         begun: list[bool] = []
+        jobs: list[Job] = []
         experiment = experiment_named(sys.argv[1:])
 
         @hydra.main(version_base=None, config_path=str(CONF), config_name=config_name)
         def composed(choices: DictConfig) -> None:
             begun.append(True)
-            try:
+
+            def work() -> None:
                 config = parse_composed(config_class, OmegaConf.to_container(choices, resolve=True), sys.argv[1:])
+                if sweep is not None and getattr(config, "share", False) and in_sweep():
+                    jobs.append(Job(config, command_typed(config_name), overrides_typed()))
+                    return
                 with Session(config, experiment, uses_store, command_typed(config_name)) as session:
                     run(config, session)
+
+            telling(work)
+
+        def telling(work: Callable[[], None]) -> None:
+            try:
+                work()
             except DryRun:
                 say("   dry run: nothing was started")
             except TrunklineError as error:  # kept from Hydra, which would print a line of its own
@@ -83,10 +103,17 @@ def entry(
                 failures.append(told)
                 complain(str(told))
 
+        def together(sweep: Callable[[Sequence[Job], Session], Any], jobs: Sequence[Job]) -> None:
+            command = shlex.join(["python", "-m", f"workflows.{config_name}", *sys.argv[1:]])
+            with Session(jobs[0].config, experiment, uses_store, command) as session:
+                sweep(jobs, session)
+
         try:
             check_keys(config_class, sys.argv[1:])
             sys.argv[1:] = hydra_arguments([with_overlay(argument, config_name) for argument in sys.argv[1:]])
             composed()
+            if sweep is not None and jobs and not failures:  # all of them are gathered
+                telling(lambda: together(sweep, jobs))
             if failures:
                 sys.exit(failures[0].exit_code)
         except TrunklineError as error:

@@ -42,8 +42,8 @@ class EdgeEnded:
         chains: names of the chains that it is about: all that these steps belong to; with `last`, those that are over.
         run: folder of the run, e.g. pretrain/lr-0.01.
         step: at which it stands; of an error, its last committed step.
-        last: whether these chains are over: their last run is finished (and may have been before), or `error` says why
-            not.
+        last: whether these chains are over: their last run is finished (and may have been before), or they were pruned,
+            or `error` says why not.
         error: None, or what ended them: a TrainingError of one that has diverged, which is a result; any other is none.
     """
 
@@ -133,9 +133,10 @@ class TreeRunner:
                 self._tell_of_end((chain.name,), last)
 
     def prune(self, chain: str) -> None:
-        """Have a chain end where it stands; what others need of its runs is still trained."""
-        self._over.add(chain)
-        self._let_go()
+        """Have a chain end where it stands; what others need of its runs is still trained. Its end is told as any."""
+        if self._alive(chain):
+            self._tell_of_end((chain,), self.tree.path(chain)[-1])
+            self._let_go()
 
     def next(self, timeout: float | None = None) -> EdgeEnded | None:
         """What ends next; None when all chains are over, or after `timeout` seconds.

@@ -226,7 +226,7 @@ def test_a_pruned_chain_ends_and_what_others_need_of_it_is_trained(
         runner.prune("h14")
         ends = drain(runner)
         assert runner.done
-    assert [end.chains for end in ends if end.last] == [("h8",)]
+    assert [end.chains for end in ends if end.last] == [("h14",), ("h8",)]
     assert committed_steps(store.storage, "pretrain/h14")[-1] == 5
     assert store.find("pretrain/h14") is None
 

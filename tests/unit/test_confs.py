@@ -53,6 +53,7 @@ def test_every_workflow_has_its_root_config() -> None:
         "explain",
         "session",
         "sharing",
+        "sweep",
         "training",
         "usage",
     }
