@@ -25,6 +25,7 @@ FIRST: tuple[tuple[str | None, tuple[str, ...]], ...] = (
             "integration/test_frozen.py",
             "integration/test_sharing.py",
             "integration/test_tree_runner.py",
+            "integration/test_coordinates.py",
             "integration/test_s3_training.py",
             "integration/test_s3_faults.py",
             "integration/test_s3_prefetch.py",
