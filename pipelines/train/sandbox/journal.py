@@ -30,6 +30,7 @@ class Journal:
             raise DamagedJournal(f"holds a line that is no JSON ({error})") from error
         if not all(isinstance(entry, dict) and "op_code" in entry for entry in self.entries):
             raise DamagedJournal("holds a line that is no entry of a journal")
+        self._lines = [line + b"\n" for line in text.splitlines()]
         self._saved = len(self.entries)
 
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
@@ -38,12 +39,14 @@ class Journal:
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Add entries; they are in the store after `save`."""
-        # through JSON at once, so that what this driver goes on with is what the next one reads
-        self.entries.extend(json.loads(json.dumps(logs)))
+        for entry in logs:
+            line = json.dumps(entry, separators=(",", ":"))
+            # through JSON, so that what this driver goes on with is what the next one reads
+            self.entries.append(json.loads(line))
+            self._lines.append(line.encode() + b"\n")
 
     def save(self) -> None:
         """Put the journal into the store, where there is something new."""
         if len(self.entries) > self._saved:
-            lines = (json.dumps(entry, separators=(",", ":")) + "\n" for entry in self.entries)
-            self.storage.write(self.key, "".join(lines).encode())
+            self.storage.write(self.key, b"".join(self._lines))
             self._saved = len(self.entries)
