@@ -12,13 +12,13 @@ import pytest
 from pipelines.errors import ConfigError
 from pipelines.train.schedules.schedule import Schedule
 from pipelines.train.studies.lr import LR, LrSettings
-from pipelines.train.studies.lr_reading import OFF, ON
+from pipelines.train.studies.lr_reading import OFF, ON, arms_of_trial, common_base
 from pipelines.train.studies.outcome import Finding, Outcome
 from pipelines.train.trials.result import Status, TrialResult
 from tests.planted import planted_trial
 
 RATES = tuple(0.0025 * 2.0**octave for octave in range(6))
-WIDTHS = (16, 32, 64)
+WIDTHS = (64, 128, 256)
 SETTINGS = LrSettings(bootstrap=100)
 
 
@@ -29,15 +29,15 @@ def trials(
     diverged_above: float = math.inf,
     on_drift: float = 0.0,
 ) -> list[TrialResult]:
-    """The optimum of width 16 is planted at 0.012."""
+    """The optimum of width 64 is planted at 0.012."""
     random, made = np.random.default_rng(0), []
     for arm, drift in ((True, on_drift), (False, off_drift)):
         for width in WIDTHS:
-            optimum = math.log2(0.012) + drift * math.log2(width / 16)
+            optimum = math.log2(0.012) + drift * math.log2(width / 64)
             for seed in range(seeds):
                 luck = random.normal(0, 0.01)
                 for rate in RATES:
-                    loss = 3 - 0.2 * math.log2(width / 16) + luck + 0.02 * (math.log2(rate) - optimum) ** 2
+                    loss = 3 - 0.2 * math.log2(width / 64) + luck + 0.02 * (math.log2(rate) - optimum) ** 2
                     status: Status = "diverged" if rate > diverged_above else "finished"
                     made.append(
                         planted_trial(
@@ -90,8 +90,8 @@ def test_the_proposal_and_its_law_hold_the_planted_rate() -> None:
     law = outcome.laws[f"lr, {OFF}"]
     assert law.law == "power"
     assert law.parameters["b"].value == pytest.approx(-0.8, abs=0.1)
-    at_32 = law.parameters["a"].value * 32 ** law.parameters["b"].value
-    assert at_32 == pytest.approx(0.012 * 2**-0.8, rel=0.1)
+    at_128 = law.parameters["a"].value * 128 ** law.parameters["b"].value
+    assert at_128 == pytest.approx(0.012 * 2**-0.8, rel=0.1)
     assert len(law.samples["a"]) == len(law.samples["b"])
 
 
@@ -123,8 +123,8 @@ def test_diverged_trials_are_counted_and_narrow_the_rates() -> None:
 @pytest.mark.parametrize(
     ("kept", "message"),
     [
-        (lambda trial: trial.model.d_model == 32, "has the width 32 alone"),
-        (lambda trial: trial.peak_lr < 0.02, "has 3 learning rates at width 16"),
+        (lambda trial: trial.model.d_model == 128, "has the width 128 alone"),
+        (lambda trial: trial.peak_lr < 0.02, "has 3 learning rates at width 64"),
     ],
 )
 def test_trials_that_could_not_answer_are_refused(kept: Any, message: str) -> None:
@@ -144,3 +144,9 @@ def test_pictures_are_drawn() -> None:
     outcome = LR.analyse(SETTINGS, trials())
     assert [plot.name for plot in outcome.plots] == ["lr-loss", "lr-optimum"]
     draw(outcome)
+
+
+def test_at_the_base_width_a_trial_counts_with_mup_and_without() -> None:
+    small = planted_trial("d32", {1: 3.0}, width=32)
+    wide = [planted_trial(f"d64 {mup}", {1: 2.9}, width=64, optimizer={"mup_lr": mup}) for mup in (True, False)]
+    assert [arms_of_trial(trial, common_base([small, *wide])) for trial in (small, *wide)] == [(ON, OFF), (ON,), (OFF,)]

@@ -24,7 +24,18 @@ from pipelines.train.studies.bootstrap import WHERE, Bootstrapped, bootstrap, tr
 from pipelines.train.studies.contract import Study, StudySettings
 from pipelines.train.studies.evidence import folders_of, measured_trials, notes_about
 from pipelines.train.studies.lr_pictures import draw_loss, draw_optimum
-from pipelines.train.studies.lr_reading import OFF, ON, Cell, Cells, arm_of, arms_of, cells_of, mean_losses, numbers
+from pipelines.train.studies.lr_reading import (
+    OFF,
+    ON,
+    Cell,
+    Cells,
+    arms_of,
+    arms_of_trial,
+    cells_of,
+    common_base,
+    mean_losses,
+    numbers,
+)
 from pipelines.train.studies.outcome import Finding, Outcome, Plot, Proposal, verdict_of
 from pipelines.train.studies.panels import styled
 from pipelines.train.studies.parabola import parabola
@@ -47,7 +58,8 @@ def check(settings: LrSettings, trials: Sequence[TrialResult]) -> None:
     """Raises: ConfigError where no optimum, or no drift, could be told."""
     rates: dict[Cell, set[float]] = {}
     for trial in trials:
-        rates.setdefault((arm_of(trial), trial.model.d_model), set()).add(trial.peak_lr)
+        for arm in arms_of_trial(trial, common_base(trials)):
+            rates.setdefault((arm, trial.model.d_model), set()).add(trial.peak_lr)
     few = {cell: len(own) for cell, own in rates.items() if len(own) < FEWEST_RATES}
     if few:
         (arm, width), count = next(iter(few.items()))
@@ -97,7 +109,8 @@ def _seeds(cells: Cells, arm: str) -> int:
 
 
 def _runs(trials: Sequence[TrialResult], arm: str) -> tuple[str, ...]:
-    return folders_of([trial for trial in trials if arm_of(trial) == arm])
+    base = common_base(trials)
+    return folders_of([trial for trial in trials if arm in arms_of_trial(trial, base)])
 
 
 def _notes(cells: Cells, said: Bootstrapped, settings: LrSettings) -> list[str]:

@@ -21,19 +21,31 @@ Losses = Mapping[float, float]  # of one seed: peak LR -> loss at the end
 Cells = Mapping[Cell, Sequence[Losses]]
 
 
-def arm_of(trial: TrialResult) -> str:
-    """Whether the learning rate of hidden matrices is divided by the width multiplier."""
-    return ON if trial.runs[0].config["optimizer"].get("mup_lr", True) else OFF
+def common_base(trials: Sequence[TrialResult]) -> int:
+    """The dim_model_base that most trials have: another one, of a model that is as wide, turns the scalings off."""
+    bases = [trial.model.dim_model_base for trial in trials]
+    return min(set(bases), key=lambda base: (-bases.count(base), base)) if bases else 0
+
+
+def arms_of_trial(trial: TrialResult, base: int) -> tuple[str, ...]:
+    """With muP, without, or both: at the base's own width they are one model. Args: base, `common_base`."""
+    model = trial.model
+    if model.dim_model_base == base == model.d_model:
+        return (ON, OFF)
+    scaled = model.dim_model_base == base and trial.runs[0].config["optimizer"].get("mup_lr", True)
+    return (ON,) if scaled else (OFF,)
 
 
 def cells_of(trials: Sequence[TrialResult]) -> dict[Cell, list[Losses]]:
     """Arm and width -> for each seed, its loss at each learning rate."""
+    base = common_base(trials)
     by_seed: dict[Cell, dict[int, dict[float, float]]] = {}
     for trial in trials:
         loss = trial.loss()
         if loss is not None and math.isfinite(loss):
-            cell = by_seed.setdefault((arm_of(trial), trial.model.d_model), {})
-            cell.setdefault(trial.seed, {})[trial.peak_lr] = loss
+            for arm in arms_of_trial(trial, base):
+                cell = by_seed.setdefault((arm, trial.model.d_model), {})
+                cell.setdefault(trial.seed, {})[trial.peak_lr] = loss
     return {cell: list(by_seed[cell].values()) for cell in sorted(by_seed, key=lambda cell: (cell[0] == OFF, cell[1]))}
 
 
