@@ -44,7 +44,7 @@ def enlarged(residuals: Array, slopes: Array, weights: Array, runs: Sequence[Arr
         own, root = scaled[places], np.sqrt(weights[places])
         values, vectors = np.linalg.eigh(np.eye(len(places)) - own @ inverse @ own.T)
         larger[places] = vectors @ ((vectors.T @ (residuals[places] * root)) / np.maximum(values, _LEAST)) / root
-    return larger
+    return larger * float(np.sqrt((len(runs) - 1) / len(runs)))
 
 
 def student_ratio(level: float, freedom: int) -> float:
@@ -70,5 +70,6 @@ def interval(samples: Array, level: float) -> tuple[float, float]:
     if not len(there):
         return float("nan"), float("nan")
     tail = (1 - level) / 2
-    low, high = np.quantile(there, [tail, 1 - tail])
+    # Weibull's places: of 200 samples numpy's own would hold 94.1 % instead of 95 %
+    low, high = np.quantile(there, [tail, 1 - tail], method="weibull")
     return float(low), float(high)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from pipelines.laws.minimise import Array
-from pipelines.laws.points import Points
+from pipelines.laws.points import Points, check_apart
 from pipelines.laws.regression import Fit, FitSettings, fit_curve
 from pipelines.laws.shape import Law, PowerSum, Term
 
@@ -44,6 +44,7 @@ def loss_of(shape: PowerSum, parameters: Mapping[str, Array], inputs: Mapping[st
 
 
 def _fit(points: Points, settings: FitSettings) -> Fit:
+    check_apart("chinchilla", points, "params", "tokens")
     return fit_curve(SHAPE, points, settings)
 
 

@@ -4,7 +4,7 @@
     predict(law, {"params": 2.4e9, "tokens": 1.1e12})                         a value, its interval, its warnings
 
 Enters: columns of numbers by name. Leaves: `FittedLaw`, plain data. Intervals come from a bootstrap by run
-(`bootstrap.py`).
+(`bootstrap.py`); `tests/unit/test_laws_coverage.py` measures how often they hold the truth.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def predict(
     low, high = min(low, middle), max(high, middle)
     if of_a_run and row.shape is not None:
         low, high = _with_noise(fitted, middle, low, high, level or fitted.level)
-    beyond = {name: away for name in given if (away := _beyond(fitted.ranges[name], given[name])) > 0}
+    beyond = {name: away for name in given if (away := distance_beyond(fitted, name, given[name])) > 0}
     wider = 1 + sum(beyond.values())
     low, high = middle - wider * (middle - low), middle + wider * (high - middle)
     return Prediction(
@@ -141,9 +141,9 @@ def _with_noise(fitted: FittedLaw, middle: float, low: float, high: float, level
     return middle - float(np.hypot(middle - low, noise)), middle + float(np.hypot(high - middle, noise))
 
 
-def _beyond(fitted_range: tuple[float, float], value: float) -> float:
-    """How many widths of the range, in logarithms, a value lies outside of it; 0 within."""
-    low, high = (float(np.log(end)) for end in fitted_range)
+def distance_beyond(fitted: FittedLaw, name: str, value: float) -> float:
+    """How many widths of the fitted range, in logarithms, a value of a column lies outside of it; 0 within."""
+    low, high = (float(np.log(end)) for end in fitted.ranges[name])
     away = max(low - float(np.log(value)), float(np.log(value)) - high, 0.0)
     return away / max(high - low, np.log(2)) if away > 1e-9 else 0.0
 

@@ -87,20 +87,25 @@ def _fit(points: Points, settings: FitSettings) -> Fit:
     labels = list(points.groups)
     if widths is not None and not any(labels):
         labels = [f"{width:g}" for width in widths]
-    parts: dict[str, Fit] = {}
+    usable: dict[str, Points] = {}
     skipped: list[str] = []
-    for stream, label in enumerate(sorted(set(labels), key=labels.index)):
+    for label in sorted(set(labels), key=labels.index):
         own = points.within([place for place, other in enumerate(labels) if other == label])
         near = _around_best(own, settings.window)
         if len({*near.columns["lr"]}) < FEWEST_RATES or len(near) <= FEWEST_RATES:
             skipped.append(label or "all")
         else:
-            parts[label] = fit_curve(Parabola(), near, settings, stream)
-    if not parts:
+            usable[label] = near
+    if not usable:
         raise ConfigError(
             f"law lr needs at least {FEWEST_RATES} learning rates and {FEWEST_RATES + 1} points in a group; there is "
             f"no such group ({', '.join(skipped)}): add learning rates, or seeds"
         )
+    freedom = {label: len(near) - FEWEST_RATES for label, near in usable.items()}
+    parts = {
+        label: fit_curve(Parabola(), near, settings, stream, sum(freedom.values()) - freedom[label])
+        for stream, (label, near) in enumerate(usable.items())
+    }
     return _joined(parts, tuple(skipped), settings)
 
 
@@ -121,8 +126,7 @@ def _joined(parts: Mapping[str, Fit], skipped: tuple[str, ...], settings: FitSet
     warnings += [f"group {label} has too few learning rates or points for a parabola: left out" for label in skipped]
     logs = np.stack([np.log(fit.samples["optimum"]) for fit in parts.values()])
     values = np.array([np.log(fit.estimates["optimum"].value) for fit in parts.values()])
-    # an interval's width rather than a variance: a few samples may lie far away
-    spread = np.array([max(estimate_width(fit.estimates["optimum"]), 1e-9) for fit in parts.values()])
+    spread = _deviations(parts)
     weights = spread**-2.0 / (spread**-2.0).sum()
     estimates: dict[str, Estimate] = {}
     samples: dict[str, Array] = {}
@@ -132,7 +136,7 @@ def _joined(parts: Mapping[str, Fit], skipped: tuple[str, ...], settings: FitSet
         away = np.log2(widths) - middle
         scale = (weights * away**2).sum()
         slope, slopes = (weights * away) @ values / scale, (weights * away) @ logs / scale
-        ratio = _scatter(values - weights @ values - slope * away, spread, settings.level, len(parts) - 2)
+        ratio = _scatter(values - weights @ values - slope * away, spread, len(parts) - 2)
         if ratio > 1:
             warnings.append(
                 f"the optima scatter {ratio:.1f} times as far around a line as their own intervals say: those of the "
@@ -162,9 +166,17 @@ def _joined(parts: Mapping[str, Fit], skipped: tuple[str, ...], settings: FitSet
     )
 
 
-def estimate_width(estimate: Estimate) -> float:
-    """Of an interval, in logarithms."""
-    return float(np.log(estimate.high / estimate.low))
+def _deviations(parts: Mapping[str, Fit]) -> Array:
+    """The standard deviation of each group's log optimum, from the design of its points and the noise of all groups: a
+    group of five points does not know its own noise well enough to be weighed by it."""
+    freedom = sum(len(fit.residuals) - len(fit.at) for fit in parts.values())
+    noise = sum(float((fit.residuals**2).sum()) for fit in parts.values()) / freedom
+    deviations = []
+    for fit in parts.values():
+        slopes = Parabola().curve(fit.points.columns)(fit.at[None])[1][0]
+        inverse = np.linalg.pinv(slopes.T @ slopes)
+        deviations.append(float(np.sqrt(max(noise, 1e-16) * inverse[1, 1])))
+    return np.asarray([max(deviation, 1e-9) for deviation in deviations])
 
 
 def _widths(parts: Mapping[str, Fit]) -> Array | None:
@@ -174,14 +186,13 @@ def _widths(parts: Mapping[str, Fit]) -> Array | None:
     return np.asarray(widths) if len({round(np.log(width), 6) for width in widths}) > 1 else None
 
 
-def _scatter(residuals: Array, spread: Array, level: float, freedom: int) -> float:
-    """How many times further than their intervals say optima lie from the line, where chance would not do so in one
+def _scatter(residuals: Array, deviations: Array, freedom: int) -> float:
+    """How many times further than their deviations say optima lie from the line, where chance would not do so in one
     case of twenty (Birge 1932); else 1."""
-    from scipy.special import chdtrc, ndtri
+    from scipy.special import chdtrc
 
     if freedom < 1:
         return 1.0
-    deviations = spread / (2 * ndtri(0.5 + level / 2))
     squares = float(((residuals / deviations) ** 2).sum())
     return float(np.sqrt(squares / freedom)) if chdtrc(freedom, squares) < 0.05 else 1.0
 

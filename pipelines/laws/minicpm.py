@@ -8,7 +8,7 @@ them 192 tokens a parameter at 1e21 FLOPs, at that compute alone (arXiv 2404.063
 from __future__ import annotations
 
 from pipelines.laws.chinchilla import COLUMNS, FEWEST_POINTS, FEWEST_VALUES, balance, loss_of
-from pipelines.laws.points import Points
+from pipelines.laws.points import Points, check_apart
 from pipelines.laws.regression import Fit, FitSettings, fit_curve
 from pipelines.laws.shape import Law, PowerSum, Term
 
@@ -20,6 +20,7 @@ PUBLISHED = {"C_N": 0.0715, "alpha": 0.29, "C_D": 0.300, "beta": 0.23, "L0": 0.3
 
 
 def _fit(points: Points, settings: FitSettings) -> Fit:
+    check_apart("minicpm", points, "params", "tokens")
     return fit_curve(SHAPE, points, settings)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from pipelines.errors import ConfigError
 from pipelines.laws.minimise import Array
 
+_TOGETHER = 0.998
 _NAMED = 5  # points that a sentence names before it counts the rest
 
 
@@ -151,6 +152,17 @@ def check_enough(law: str, points: Points, fewest_points: int, fewest_values: Ma
     if len(points) < fewest_points:
         raise ConfigError(
             f"law {law} needs at least {fewest_points} points; {len(points)} can be used{without}: add runs"
+        )
+
+
+def check_apart(law: str, points: Points, first: str, second: str) -> None:
+    """Raises: ConfigError where two columns rise together in all points, so that nobody could tell them apart."""
+    together = float(np.corrcoef(np.log(points.columns[first]), np.log(points.columns[second]))[0, 1])
+    if abs(together) > _TOGETHER:
+        raise ConfigError(
+            f"law {law}: {first} and {second} rise together in all points (correlation {together:.4f} of their "
+            f"logarithms), so what one does cannot be told from what the other does: add points with other {second} at "
+            f"the same {first}, or fit law=power to one of them"
         )
 
 

@@ -15,6 +15,7 @@ from pipelines.laws import LAWS
 from pipelines.laws.fitting import fit, predict
 from pipelines.laws.law import FittedLaw
 from pipelines.laws.minicpm import PUBLISHED
+from pipelines.laws.optimal import compute_optimal
 
 SIZES = (31e6, 110e6, 250e6, 490e6, 850e6, 2e9)
 TOKENS_A_PARAMETER = (10, 20, 30, 40, 50, 60)
@@ -217,3 +218,35 @@ def test_every_row_of_the_table_says_what_it_is() -> None:
         assert row.formula, name
         assert row.source, name
         assert row.predicts in {*row.columns, *row.optional}
+
+
+def test_the_published_law_has_184_tokens_a_parameter_at_1e21_and_83_at_1e18() -> None:
+    """By its rounded constants; 192 is published, at 1e21 alone."""
+    columns, runs = minicpm_grid(0.0)
+    for name in ("minicpm", "chinchilla"):
+        law = fit(name, columns, runs, bootstrap=20)
+        assert compute_optimal(law, 1e21).ratio.value == pytest.approx(184, rel=0.02)
+        best = compute_optimal(law, 1e18)
+        assert best.ratio.value == pytest.approx(83, rel=0.02)
+        assert 6 * best.params.value * best.tokens.value == pytest.approx(1e18)
+        for factor in (0.7, 1.4):
+            beside = predict(law, {"params": best.params.value * factor, "tokens": best.tokens.value / factor})
+            assert beside.value > best.loss.value
+
+
+def test_the_optimum_of_noisy_points_holds_the_truth_and_widens_beyond() -> None:
+    columns, runs = minicpm_grid(0.002)
+    law = fit("minicpm", columns, runs)
+    inside, outside = compute_optimal(law, 1e19), compute_optimal(law, 1e23)
+    assert inside.ratio.low < 107 < inside.ratio.high
+    assert inside.sure == 1.0
+    assert outside.ratio.high / outside.ratio.low > inside.ratio.high / inside.ratio.low
+    assert outside.loss.warnings
+    with pytest.raises(ConfigError, match="law power has no compute-optimal size"):
+        compute_optimal(fit("power", {"x": [1, 2, 3, 4, 5, 6], "y": [9, 8, 7, 6, 5.5, 5]}, bootstrap=5), 1e18)
+
+
+def test_sizes_that_all_have_the_same_tokens_a_parameter_are_refused() -> None:
+    sizes = list(np.geomspace(1e6, 1e9, 9))
+    columns = {"params": sizes, "tokens": [20 * size for size in sizes], "loss": [3 - k / 10 for k in range(9)]}
+    assert "params and tokens rise together in all points" in refused("chinchilla", columns)
