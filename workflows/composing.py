@@ -28,6 +28,11 @@ _HYDRA = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none
 
 def compose_config(workflow: str, config_class: type[C], overrides: Sequence[str]) -> C:
     """Another workflow's config, composed as its own command line would: how the recipe configures its stages."""
+    return parse_composed(config_class, composed_values(workflow, config_class, overrides), overrides)
+
+
+def composed_values(workflow: str, config_class: type, overrides: Sequence[str]) -> Any:
+    """The same before it is parsed: plain values, in which a study sets keys of its own."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
@@ -37,7 +42,7 @@ def compose_config(workflow: str, config_class: type[C], overrides: Sequence[str
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base=None):
         choices = compose(workflow, [with_overlay(override, workflow) for override in overrides])
-    return parse_composed(config_class, OmegaConf.to_container(choices, resolve=True), overrides)
+    return OmegaConf.to_container(choices, resolve=True)
 
 
 def parse_composed(config_class: type[C], values: Any, overrides: Sequence[str]) -> C:

@@ -24,6 +24,8 @@ _CHOSEN = re.compile(
     r"Multiple values for (?P<group>[^.\s]+)\. To override a value use 'override [^:]*: (?P<choice>[^']*)'"
 )
 _NOT_CHOSEN = re.compile(r"Could not delete '(?P<key>[^']*)'\. No match in the defaults list")
+# a choice of a group; of a list of choices
+_ABSENT = re.compile(r"Could not (find|load) '(?P<path>[^']*)'")
 _MERGED = re.compile(r"Error merging override (?P<key>[^=\s]+)=")
 # by kind of artifact: a field that those configs have which read it as `data`
 _READERS = {"corpus": "tokenizer", "mixture": "schedule"}
@@ -37,8 +39,8 @@ def explain(error: Exception, config_class: type, names: Names = lambda where: (
     """
     text = str(error.__cause__ or error).strip().splitlines()[0]
     first = str(error).strip().splitlines()[0]
-    if "Could not find '" in first:
-        wanted = first.split("Could not find '")[1].split("'")[0].split("/")
+    if absent := _ABSENT.search(first):
+        wanted = absent["path"].split("/")
         depth = 1
         while depth < len(wanted) - 1 and (CONF / "/".join(wanted[: depth + 1])).is_dir():
             depth += 1
@@ -136,7 +138,11 @@ def follow_all(config_class: type, overrides: Iterable[str]) -> str | None:
     said = (
         follow(config_class, key, value)
         for key, _, value in given
-        if key and "/" not in key and not key.startswith(("hydra", "-")) and key != "experiment"
+        if key
+        and "/" not in key
+        and not key.startswith(("hydra", "-"))
+        and key != "experiment"
+        and key not in getattr(config_class, "GROUPS", ())
     )
     return next((line for line in said if line), None)
 

@@ -32,6 +32,7 @@ _LOOK_ALIKES = {
     "°": " degrees", "µ": "u",
 }  # fmt: skip
 _live: TextIO | None = None  # where a live line stands unfinished
+_block: LiveBlock | None = None  # what stands above the cursor, to be drawn over
 
 
 def say(line: str = "") -> None:
@@ -48,7 +49,8 @@ def say(line: str = "") -> None:
 
 def end_live_line() -> None:
     """Leave an unfinished live line as it stands, so that what is printed next has a line of its own."""
-    global _live
+    global _live, _block
+    _block = None
     if _live is not None:
         stream, _live = _live, None
         _write(stream, "\n")
@@ -202,6 +204,30 @@ class Progress:
             _live = self.stream
             if self.done >= self.total:
                 end_live_line()
+
+
+class LiveBlock:
+    """Some lines that a terminal shows in place of those before; what is said in between leaves them standing."""
+
+    def __init__(self, stream: TextIO | None = None):
+        self.stream: TextIO = stream or sys.stdout or io.StringIO()
+        self._height = 0
+
+    @property
+    def live(self) -> bool:
+        """Whether lines can be drawn over there."""
+        return _is_terminal(self.stream)
+
+    def show(self, lines: Sequence[str]) -> None:
+        """Draw the lines, cut to the terminal's width and height, over the last ones."""
+        global _block
+        columns, rows = shutil.get_terminal_size()
+        cut = [_cut(shown(line, self.stream), columns - 1) for line in lines[: max(1, rows - 2)]]
+        up = f"\033[{self._height}F\033[J" if _block is self and self._height else ""
+        if not up:
+            end_live_line()
+        _write(self.stream, up + "".join(f"{line}\n" for line in cut))
+        _block, self._height = self, len(cut)
 
 
 def _is_terminal(stream: TextIO) -> bool:

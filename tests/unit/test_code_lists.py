@@ -19,15 +19,28 @@ import pytest
 
 from pipelines.data.cleaning.further import FURTHER
 from pipelines.data.sources.formats import FORMATS as FILE_FORMATS
-from pipelines.store.code import imports_of
+from pipelines.store.code import chosen_modules, imports_of
 from pipelines.train.formats import FORMATS
+from pipelines.train.measures import MEASURES
 from pipelines.train.objectives import OBJECTIVES
 from pipelines.train.optimizers import OPTIMIZERS
+from pipelines.train.studies import STUDIES
 from pipelines.train.tasks import TASKS
 from workflows import corpus, evaluate, export, training
 
 ROOT = Path(__file__).parents[2]
-WORKFLOWS = ("corpus", "tokenize", "mixture", "training", "evaluate", "export", "average", "verify_resume", "recipe")
+WORKFLOWS = (
+    "corpus",
+    "tokenize",
+    "mixture",
+    "training",
+    "evaluate",
+    "export",
+    "average",
+    "verify_resume",
+    "recipe",
+    "sandbox",
+)
 
 # how and where a run goes, and what it says; a prefix stands for all modules below it
 ANYWHERE = {
@@ -144,6 +157,17 @@ BESIDE = {
         "pipelines.data.tokens": "reads no tokens",
         "pipelines.train.network": "reads weights by name, builds no model",
     },
+    "sandbox": {
+        "pipelines.data.stream.mixture": "its mixtures are artifacts of their own",
+        "pipelines.display.report": "colours and fonts of the pictures",
+        "pipelines.train.checkpoint.weights": "as for training",
+        "pipelines.train.sandbox.config": "its values are in the fingerprint",
+        "pipelines.train.sandbox.space": "likewise",
+        "pipelines.train.sandbox.costs": "what it takes, beside what it says",
+        "pipelines.train.sandbox.page": "a page about what is committed",
+        "pipelines.train.sandbox.writing": "likewise",
+        "pipelines.train.trials.result": "fields of what is committed",
+    },
     "recipe": {
         "pipelines.data": "its stages are workflows of their own; of training the report reads the curve",
         "pipelines.train": "likewise",
@@ -159,12 +183,23 @@ ROWS: dict[str, Callable[[], Iterator[tuple[str, ...]]]] = {
     "verify_resume": lambda: (training.code_of(one, other) for one in OBJECTIVES for other in OPTIMIZERS),
     "evaluate": lambda: (evaluate.code_of([task]) for task in TASKS),
     "export": lambda: (export.code_of(name) for name in FORMATS),
+    "sandbox": lambda: (
+        (*chosen_modules("pipelines.train.studies", [kind]), *measures(), *training.code_of(one, other))
+        for kind in STUDIES
+        for one in OBJECTIVES
+        for other in OPTIMIZERS
+    ),
 }
 TABLES = {
     "pipelines.data.cleaning.further",
     "pipelines.data.sources.formats",
-    *(f"pipelines.train.{table}" for table in ("objectives", "optimizers", "tasks", "formats")),
+    *(f"pipelines.train.{table}" for table in ("objectives", "optimizers", "tasks", "formats", "studies", "measures")),
 }
+
+
+def measures() -> tuple[str, ...]:
+    """The modules of all measures."""
+    return chosen_modules("pipelines.train.measures", MEASURES, beside=["pipelines.train.tasks"])
 
 
 def code_of(workflow: str) -> set[str]:

@@ -49,6 +49,8 @@ def test_every_workflow_has_its_root_config() -> None:
         "__init__",
         "claimed",
         "composing",
+        "studies",
+        "trials",
         "entry",
         "explain",
         "session",

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pipelines.config import config_class
+from pipelines.config import Count, Range, config_class
 from pipelines.train.studies.outcome import Outcome
 from pipelines.train.trials.result import TrialResult
 
@@ -19,8 +19,8 @@ from pipelines.train.trials.result import TrialResult
 class StudySettings:
     """What all studies take. Each row's own class extends it, with `kind: Literal["lr"] = "lr"`."""
 
-    level: float = 0.95  # of the intervals
-    bootstrap: int = 400  # samples
+    level: Annotated[float, Range(above=0, below=1)] = 0.95  # of the intervals
+    bootstrap: Count = 400  # samples
 
 
 @dataclass(frozen=True, kw_only=True)
