@@ -47,6 +47,7 @@ CODE = (
     *TRAINING_CODE,
     *chosen_modules("pipelines.laws", LAWS),
     "pipelines.laws.fitting",
+    "pipelines.laws.mixing",
     "pipelines.laws.optimum",
 )
 

@@ -166,7 +166,7 @@ BESIDE = {
         "pipelines.train.sandbox.costs": "what it takes, beside what it says",
         "pipelines.train.sandbox.page": "a page about what is committed",
         "pipelines.train.sandbox.writing": "likewise",
-        "pipelines.train.trials.result": "fields of what is committed",
+        "pipelines.train.trials": "rows and fields of what is committed",
     },
     "recipe": {
         "pipelines.data": "its stages are workflows of their own; of training the report reads the curve",
