@@ -51,8 +51,8 @@ def check(settings: MixturesSettings, results: Sequence[TrialResult]) -> None:
     if not mixtures:
         raise ConfigError(
             "a study of mixtures varies no weights: under vary, give mixture.weights "
-            "{sample: {around: {source: weight}, concentration: 12}, count: 32}, and the chain a mixture before the "
-            "stage that reads it"
+            "{sample: {around: {source: weight}, concentration: 24, count: 32, seed: 0}}, and the chain a mixture "
+            "before the stage that reads it"
         )
     sources = {source for weights in mixtures for source, share in weights if share > 0}
     if unknown := sorted(set(settings.start) - sources):
