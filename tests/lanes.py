@@ -26,6 +26,7 @@ FIRST: tuple[tuple[str | None, tuple[str, ...]], ...] = (
             "integration/test_sharing.py",
             "integration/test_tree_runner.py",
             "integration/test_coordinates.py",
+            "integration/test_averages_measure.py",
             "integration/test_s3_training.py",
             "integration/test_s3_faults.py",
             "integration/test_s3_prefetch.py",

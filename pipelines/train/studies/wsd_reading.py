@@ -75,7 +75,7 @@ def seeds_of(trials: Sequence[TrialResult]) -> list[Seed]:
         for row in trial.measured:
             if row.tokens not in horizons:
                 continue
-            if row.measure == AVERAGES and arm.kind == "constant":
+            if row.measure == AVERAGES and arm.kind == "constant" and row.values:
                 own.setdefault(row.tokens, {})[Arm("average")] = _mean(row)
             if row.measure == "heldout" and arm.kind == "cosine" and row.tokens < trial.tokens:
                 longer = dataclasses.replace(arm, stretch=round(trial.tokens / row.tokens, 3))
