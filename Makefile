@@ -10,7 +10,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: infra-scan lock help setup demo corpus-large cluster-check test test-full check fast ui clean
+.PHONY: infra-scan lock help setup demo sandbox-demo corpus-large cluster-check test test-full check fast ui clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -27,6 +27,10 @@ $(VENV)/.ready: constraints.txt pyproject.toml
 
 demo: setup ## run the whole recipe on real text: about 10 minutes on 2 cores
 	@$(BIN)/python -m workflows.recipe +experiment=demo
+
+sandbox-demo: setup ## a laptop's wind tunnel: seven studies of small models on real text, one page: about 25 minutes on 2 cores
+	@$(BIN)/python -m workflows.recipe +experiment=wind_tunnel
+	@$(BIN)/python -m workflows.sandbox +experiment=wind_tunnel
 
 corpus-large: setup ## 300 MB of real text, then 3 GB with planted near-copies: about 15 minutes on 2 cores, 270 MB of downloads; needs apt-get and npm
 	@$(BIN)/python -m benchmarks.large warc
