@@ -15,6 +15,7 @@ of that run alone: whoever wanted to adopt from it is placed anew.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -70,6 +71,9 @@ class Pool(Protocol):
     config: ClusterConfig
 
     @property
+    def lanes(self) -> int: ...
+
+    @property
     def wanted(self) -> int:
         """How many more submissions keep every lane busy and one queued each."""
         ...
@@ -88,10 +92,10 @@ class TreeRunner:
         pool: Pool,
         measures: Mapping[str, Mapping[str, Any]] | None = None,
         mlflow_parent: str | None = None,
-        threads: int = 1,
+        threads: int | None = None,
     ):
-        """Args: measures, along every run; mlflow_parent, id of the MLflow run above them; threads, of torch in a
-        lane.
+        """Args: measures, along every run; mlflow_parent, id of the MLflow run above them; threads, of torch in each
+        process of a lane on a CPU; None: the cores of this machine, shared among all.
         """
         self._storage, self._pool, self._threads = session.store.storage, pool, threads
         self._measures = dict(measures or {})
@@ -216,7 +220,9 @@ class TreeRunner:
                 if adopter.adopted_step <= run.first and not known and any(map(self._alive, adopter.all_chains())):
                     self._claim(adopter)
         try:
-            values = claimed.values(step, self._measures_of(run, step), self._threads)
+            processes = self._pool.lanes * self._pool.config.workers
+            threads = self._threads or max(1, len(os.sched_getaffinity(0)) // processes)
+            values = claimed.values(step, self._measures_of(run, step), threads)
         except TrunklineError as error:
             self._fail(run, error)
             return

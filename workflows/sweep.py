@@ -7,13 +7,14 @@ the same names; a run that nobody named is called after the keys that vary.
 from __future__ import annotations
 
 import dataclasses
-import os
+import functools
 import re
 import shlex
 from collections.abc import Sequence
+from types import TracebackType
 from typing import Any
 
-from pipelines.cluster.trial_pool import TrialPool
+from pipelines.cluster.trial_pool import Ended, TrialPool
 from pipelines.display.progress import announce, human, say, table
 from pipelines.errors import ConfigError
 from pipelines.store.artifact import Artifact
@@ -47,24 +48,60 @@ def sweep_stage(stage: str, jobs: Sequence[Job], session: Session) -> list[Artif
             "trained by the same processes: sweep it without share=true"
         )
     failed: dict[str, Exception] = {}
-    _ = session.cluster
-    with TrialPool(cluster, None, ready, work_trial) as pool:
-        threads = max(1, len(os.sched_getaffinity(0)) // (pool.lanes * cluster.workers))
-        say(f"   lanes: {pool.lanes}, each of {cluster.workers} processes")
-        with TreeRunner(session, pool, threads=threads) as runner:
-            runner.add(chains)
-            over = 0
-            while (edge := runner.next()) is not None:
-                if edge.last:
-                    over += len(edge.chains)
-                    failed.update({name: edge.error for name in edge.chains if edge.error is not None})
-                say(_told(edge, over, len(chains)))
+    with PoolWhenNeeded(session) as pool, TreeRunner(session, pool) as runner:
+        runner.add(chains)
+        over = 0
+        while (edge := runner.next()) is not None:
+            if edge.last:
+                over += len(edge.chains)
+                failed.update({name: edge.error for name in edge.chains if edge.error is not None})
+            say(_told(edge, over, len(chains)))
     if failed:
         name, error = next(iter(failed.items()))
         raise type(error)(f"{len(failed)} of {len(chains)} runs ended with an error, first {stage}/{name}: {error}")
     follows = stage_named(stage).followed_by or "export"
     say(f"   next: python -m workflows.{follows} parent={stage}/{chains[0].name} name={chains[0].name}")
     return [session.store.get(f"{stage}/{chain.name}") for chain in chains]
+
+
+class PoolWhenNeeded:
+    """Lanes that are made when the first edge is submitted: where all is finished, Ray is not started."""
+
+    def __init__(self, session: Session):
+        self._session = session
+        self.config = session.config.cluster
+        self._made = False
+
+    @functools.cached_property
+    def _pool(self) -> TrialPool:
+        _ = self._session.cluster  # starts Ray, or joins it
+        pool = TrialPool(self.config, None, ready, work_trial)
+        self._made = True
+        say(f"   lanes: {pool.lanes}, each of {self.config.workers} process{'es' * (self.config.workers > 1)}")
+        return pool
+
+    @property
+    def lanes(self) -> int:
+        return self._pool.lanes
+
+    @property
+    def wanted(self) -> int:
+        return self._pool.wanted if self._made else 1
+
+    def submit(self, key: str, values: dict[str, Any]) -> None:
+        self._pool.submit(key, values)
+
+    def next(self, timeout: float | None = None) -> Ended | None:
+        return self._pool.next(timeout)
+
+    def __enter__(self) -> PoolWhenNeeded:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._made:
+            self._pool.end()
 
 
 def chains_of(stage: str, jobs: Sequence[Job]) -> list[Chain]:
@@ -99,7 +136,7 @@ def _short(key: str, varied: Sequence[str]) -> str:
 def _announcement(tree: Tree) -> dict[str, str]:
     trained, naive = tree.trained_tokens, tree.naive_tokens
     begun = [run for run in tree.runs.values() if run.committed]
-    saved = f" ({1 - trained / naive:.0%} saved)" if naive and not begun else ""
+    saved = f" ({1 - trained / naive:.0%} saved)" if trained < naive and not begun else ""
     lines = {
         "edges": f"{sum(1 for _ in tree.edges())}, each trained once",
         "tokens": f"{human(trained)} to train; {human(naive)} if each run were trained by itself{saved}",

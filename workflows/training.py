@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,6 +59,7 @@ CODE = (
 )
 
 
+@functools.cache
 def code_of(objective: str, optimizer: str) -> tuple[str, ...]:
     """All modules that decide a run's numbers: a change of one changes its fingerprint.
 

@@ -1,0 +1,74 @@
+"""`-m share=true` as a user types it: killed, typed again, and compared with the plain commands."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipelines.config import parse
+from pipelines.train.checkpoint import committed_steps
+from pipelines.train.spec import TrainConfig
+from tests.commands import run_here
+from tests.integration.ranks import Ranks, train
+from tests.integration.test_sharing import assert_equal
+from tests.integration.test_tree_runner import alone_spec
+from tests.waits import wait_until
+from workflows.session import Session
+
+ROOT = Path(__file__).parents[2]
+
+
+def arguments(store: Any, *more: str) -> list[str]:
+    model = (
+        "layers=2 d_model=32 d_ff=80 heads=4 kv_heads=2 vocabulary=128 max_positions=64 dim_model_base=16 "
+        "scale_emb=12.0 scale_depth=1.4"
+    )
+    return [
+        "+experiment=wind_tunnel", f"store={store.uri}", "name=run", "data=mixture/tiny_stable", "seed=1",
+        *(f"++model.{pair}" for pair in model.split()),
+        "batch={sequence_length: 32, global_batch: 8, micro_batch: 2}", "checkpoint={every_steps: 20, keep_last: 1}",
+        "schedule={peak_lr: 0.01, warmup_steps: 2, decay: linear, decay_steps: 10}", "tracking.enabled=false", *more,
+    ]  # fmt: skip
+
+
+def test_a_sweep_that_was_killed_goes_on_when_it_is_typed_again(store: Any, one_rank: Ranks, tmp_path: Path) -> None:
+    sweep = arguments(store, "-m", "share=true", "steps=60,160,400")
+    command = [sys.executable, "-m", "workflows.pretrain", *sweep]
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        killed = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
+    trunk = "pretrain/run-steps-400"
+    wait_until(
+        lambda: killed.poll() is not None or (committed_steps(store.storage, trunk) or [0])[-1] >= 50,
+        "the trunk to stand at step 50",
+        lambda: log.read_text(),
+    )
+    assert killed.poll() is None, log.read_text()
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    # what was committed is not trained again
+    assert f"{trunk} stands at step 50, for 3 runs" in done.stdout
+    assert "its own step" in done.stdout
+    finished = run_here("pretrain", *sweep)
+    assert finished.code == 0, finished.output
+    assert "lanes" not in finished.out
+    assert "(3 of 3)" in finished.out
+    # each by its own command, as the claim has it
+    for steps in (60, 160, 400):
+        name = f"run-steps-{steps}"
+        plain_command = store.claim(f"pretrain/{name}")["command"].split()
+        assert plain_command[-2:] == [f"steps={steps}", f"name={name}"]
+        alone = run_here("pretrain", *arguments(store, f"steps={steps}", f"name={name}"))
+        assert "finished already" in alone.out, alone.output
+    values = store.get("pretrain/run-steps-60").config
+    config = dataclasses.replace(parse(TrainConfig, {**values, "share": False}), name="alone")
+    with Session(config) as session:
+        assert one_rank.call(train, alone_spec(session, "pretrain", config)).error == ""
+    assert_equal(store, "pretrain/run-steps-60", "pretrain/alone")
