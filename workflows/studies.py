@@ -31,8 +31,10 @@ DECIDES = tuple(f"pipelines.train.sandbox.{module}" for module in ("axes", "expa
 
 def study_state(name: str, config: SandboxConfig) -> StudyState:
     """A study with all trials of its YAML. Raises: ConfigError."""
-    study = config.studies[name]
-    expander = Expander(name, study, config, lambda stage, choices: compose_stage(name, stage, choices), groups())
+    study, workers = config.studies[name], config.cluster.workers
+    expander = Expander(
+        name, study, config, lambda stage, choices: compose_stage(name, stage, choices, workers), groups()
+    )
     row = STUDIES[getattr(study.study, "kind")]  # noqa: B009, of the row's own class
     return StudyState(name, study, row, expander, expander.trials())
 
@@ -42,15 +44,15 @@ def groups() -> set[str]:
     return {path.name for path in CONF.iterdir() if path.is_dir()} - {"experiment", "sandbox", "base"}
 
 
-def compose_stage(study: str, stage: StudyStage, choices: Sequence[str]) -> Composed:
-    """A stage's values as its own command would compose them. Raises: ConfigError."""
+def compose_stage(study: str, stage: StudyStage, choices: Sequence[str], workers: int = 1) -> Composed:
+    """A stage's values as its own command would compose them. Args: workers, of a lane. Raises: ConfigError."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     config_class = _class_of(stage.workflow)
     for override in stage.overrides:
         key = override.lstrip("+~").split("=")[0].split(".")[0].split("@")[0]
-        if key in SHARED:
+        if key in SHARED and override != f"cluster.workers={workers}":
             raise ConfigError(
                 f"studies.{study}.stages has the override {override}, but all trials of a sandbox share one {key}: "
                 "set it for the sandbox"

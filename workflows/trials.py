@@ -6,8 +6,7 @@ receipt each; a live table and a page that grows meanwhile. A trial that diverge
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 from pipelines.config import plain
 from pipelines.errors import TrainingError
@@ -25,25 +24,9 @@ from pipelines.train.sharing.chain import Chain, ChainStage
 from pipelines.train.sharing.tree import plan_tree
 from pipelines.train.trials.result import Status, TrialResult
 from workflows.session import Session
-from workflows.sharing import EdgeEnded
+from workflows.sharing import EdgeEnded, TreeRunner
 
 _LOOK_SECONDS = 1.0  # between two looks at the table and the page while no edge ends
-
-
-class Runner(Protocol):
-    """Trains chains whose common steps are trained once (`workflows.sharing.TreeRunner`)."""
-
-    def add(self, chains: Iterable[Chain]) -> object:
-        """Take chains; also later, as a search does."""
-        ...
-
-    def next(self, timeout: float | None = None) -> EdgeEnded | None:
-        """What has ended since; None where nothing did within `timeout` seconds."""
-        ...
-
-    def prune(self, chain: str) -> None:
-        """Train nothing more that this chain alone needs."""
-        ...
 
 
 class TrialRun:
@@ -64,9 +47,17 @@ class TrialRun:
 
     def run_all(self, config: SandboxConfig) -> None:
         """Make the lanes and run what has not ended yet."""
-        raise NotImplementedError
+        from pipelines.cluster.trial_pool import TrialPool
+        from pipelines.train.trials.worker import ready, work_trial
 
-    def run(self, runner: Runner, lanes: int) -> None:
+        _ = self._session.cluster  # Ray is there from here on
+        with (
+            TrialPool(config.cluster, config.lanes, ready, work_trial) as pool,
+            TreeRunner(self._session, pool, mlflow_parent=self._tracker.run_id, threads=config.threads or 1) as runner,
+        ):
+            self.run(runner, pool.lanes)
+
+    def run(self, runner: TreeRunner, lanes: int) -> None:
         """Run what has not ended yet."""
         for state in self._states:
             if state.config.search is not None:
@@ -88,7 +79,7 @@ class TrialRun:
 
     # ── beginning ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _begin(self, runner: Runner, state: StudyState, trials: Sequence[Trial]) -> None:
+    def _begin(self, runner: TreeRunner, state: StudyState, trials: Sequence[Trial]) -> None:
         """Hand over those trials that have not ended in an earlier command."""
         chains: list[Chain] = []
         for trial in list(trials):
@@ -106,7 +97,7 @@ class TrialRun:
         if chains:
             runner.add(chains)
 
-    def _feed(self, runner: Runner, lanes: int) -> None:
+    def _feed(self, runner: TreeRunner, lanes: int) -> None:
         """Ask searches for as many proposals as lanes want, and studies for their second round."""
         for state in self._states:
             search = self._searches.get(state.name)
@@ -121,7 +112,7 @@ class TrialRun:
 
     # ── ending ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _take(self, runner: Runner, edge: EdgeEnded) -> None:
+    def _take(self, runner: TreeRunner, edge: EdgeEnded) -> None:
         """What an edge's end means for its chains."""
         for name in edge.chains:
             if name not in self._open:
@@ -131,7 +122,7 @@ class TrialRun:
             elif name not in self._pruned:
                 self._look(runner, name, edge.step)
 
-    def _look(self, runner: Runner, name: str, step: int) -> None:
+    def _look(self, runner: TreeRunner, name: str, step: int) -> None:
         """Compare a chain at a rung, and end those that are behind."""
         for state, trial in self._open[name]:
             search = self._searches.get(state.name)

@@ -132,12 +132,15 @@ def _range(name: str, form: Mapping[str, Any], where: str) -> list[Option]:
 
 
 def _sample(name: str, form: Mapping[str, Any], where: str) -> list[Option]:
+    beside = {key: value for key, value in form.items() if key != "sample"}
     sample, where = form["sample"], f"{where}.sample"
+    if isinstance(sample, Mapping):  # a count may stand within or beside
+        sample = {**beside, **sample}
     kind = next((kind for kind in _SAMPLED if isinstance(sample, Mapping) and kind in sample), None)
     if kind is None:
         raise ConfigError(f"{where} is {sample!r}; expected one of {'; '.join(_SAMPLED.values())}")
-    beside = ("count", "seed", *(("concentration",) if kind == "around" else ()))
-    if unknown := [str(key) for key in sample if key != kind and key not in beside]:
+    accepted = ("count", "seed", *(("concentration",) if kind == "around" else ()))
+    if unknown := [str(key) for key in sample if key != kind and key not in accepted]:
         raise ConfigError(f"{where} has {', '.join(unknown)}; expected {_SAMPLED[kind]}")
     count, seed = _count(sample, "count", where), sample.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
@@ -217,5 +220,5 @@ _READ: dict[str, tuple[Callable[[str, Mapping[str, Any], str], list[Option]], tu
     "bundles": (_bundles, ()),
     "log": (_range, ("points",)),
     "linear": (_range, ("points",)),
-    "sample": (_sample, ()),
+    "sample": (_sample, ("count", "seed")),
 }

@@ -160,11 +160,13 @@ class Expander:
         return keys, labels
 
     def _parts_of_name(self, labels: Mapping[str, str]) -> list[str]:
-        """`d64` of bundles, `peak_lr=0.01` of keys; the whole key where two end alike."""
+        """`d64` of bundles, `peak_lr=0.01` of keys, the whole key where two end alike; nothing of a single value."""
         last = [name.rpartition(".")[2] for name in labels]
         parts = []
         for name, label in labels.items():
             axis = self._by_name.get(name)
+            if axis is not None and len(axis.options) == 1:
+                continue  # it does not vary
             bundled = axis is not None and name not in axis.options[0].keys
             short = name.rpartition(".")[2]
             parts.append(label if bundled else f"{short if last.count(short) == 1 else name}={label}")
@@ -248,7 +250,9 @@ class Expander:
             if key not in chosen and key not in PSEUDO:
                 set_key(values, key, value)
         shared = {key: plain(getattr(self.sandbox, key)) for key in SHARED if key != "name"}
-        return {**values, **shared, "dry_run": False}
+        # a sandbox that is made anew draws from the runs that are there
+        change = "keep" if self.sandbox.on_change == "keep" else "refuse"
+        return {**values, **shared, "dry_run": False, "on_change": change}
 
     def _mixture(self, place: int, keys: Mapping[str, Any]) -> Any:
         pseudo = [key for key in PSEUDO[1:] if key in keys]
