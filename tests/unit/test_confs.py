@@ -37,6 +37,7 @@ SHOWN_BY = {
     "mixture": "mixture",
     "cluster": "pretrain",
     "tracking": "pretrain",
+    "device": "plan",
 }
 
 

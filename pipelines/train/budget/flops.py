@@ -17,8 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipelines.train.network.architecture import ModelConfig
-from pipelines.train.plan.memory import Setup, recomputed_flops
 from pipelines.train.network.compute import BlockPolicy
+from pipelines.train.plan.memory import Setup, recomputed_flops
 
 
 @dataclass(frozen=True)

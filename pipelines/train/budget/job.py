@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+
 from pipelines.errors import ConfigError
 from pipelines.train.budget.flops import TokenFlops, token_flops
 from pipelines.train.network.architecture import ModelConfig, check_shapes, parameter_counts
+from pipelines.train.network.roles import numbers
 from pipelines.train.objectives import Objective
 from pipelines.train.optimizers import row_of
-from pipelines.train.network.roles import numbers
 from pipelines.train.plan.checked import chosen_objective
 from pipelines.train.schedules import schedule
 from pipelines.train.spec import TrainConfig

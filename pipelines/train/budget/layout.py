@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pipelines.train.budget.device import DeviceConfig
 from pipelines.train.budget.flops import recomputed_share
 from pipelines.train.budget.job import Job
+from pipelines.train.network.architecture import parameter_counts
 from pipelines.train.plan import memory
 from pipelines.train.plan.checked import check_division
 from pipelines.train.plan.memory import Memory, Setup
@@ -118,7 +119,7 @@ def layout_of(job: Job, workers: int) -> Layout:
 def sent_bytes(setup: Setup, accumulation: int) -> float:
     """Bytes that a worker sends in a step; see the module."""
     W, U, b = setup.workers, setup.updated_numbers, setup.number_bytes
-    P = sum(memory.numbers(setup.model).values())
+    P = parameter_counts(setup.model)["total"]
     g = 4 if b == 4 or setup.zero.gradients == "float32" else b
     shared = {
         0: 2 * U * b,

@@ -1,8 +1,8 @@
 """Tokens and epochs of each source that a stage reads, as far as they are known where nothing has been made yet.
 
-Enters: the recipe of a mixture (conf/mixture/), and what the store knows where there is one: the mixture's plan. Leaves:
-a row for each source. Without the tokens nobody knows how often a source is read; then the row says how many tokens the
-source must have, so that it is not read more often than the mixture allows.
+Enters: the recipe of a mixture (conf/mixture/), and what the store knows where there is one: the mixture's plan.
+Leaves: a row for each source. Without the tokens nobody knows how often a source is read. Then the row says how many
+tokens the source must have, so that it is not read more often than the mixture allows.
 """
 
 from __future__ import annotations
@@ -65,9 +65,7 @@ def of_recipe(recipe: MixtureRecipe, tokens: int, tokens_reference: str) -> Sour
     ]
     if absent:
         share = sum(absent.values())
-        unknown.append(
-            f"no open data stands in for {', '.join(absent)} ({share:.1%}): their share goes to the others"
-        )
+        unknown.append(f"no open data stands in for {', '.join(absent)} ({share:.1%}): their share goes to the others")
     if tokens > recipe.budget_tokens:
         unknown.append(
             f"the stage reads {tokens:,} tokens, and the mixture is made for {recipe.budget_tokens:,}: "
