@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines.train.studies.hparams_reading import Point, flat_range
-from pipelines.train.studies.panels import colour, panels
+from pipelines.train.studies.panels import colour, doublings, panels
 from pipelines.train.studies.surface import Valley
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def draw_valleys(
 ) -> Figure:  # fmt: skip
     """Loss over each hyper-parameter."""
     keys = list(points[0].values)
-    figure, drawn = panels([key.rpartition(".")[2] for key in keys], "", "held-out loss, bits per byte")
+    figure, drawn = panels(keys, "", "held-out loss, bits per byte")
     losses = sorted(point.loss for point in points)
     top = losses[0] + _SHOWN * max(losses[len(losses) // 2] - losses[0], 1e-3)
     best = min(points, key=lambda point: point.loss)
@@ -36,8 +37,8 @@ def draw_valleys(
         axes.plot(best.values[key], best.loss, "*", markersize=13, color=colour(1))
         if lost:
             axes.plot([point[key] for point in lost], [top] * len(lost), "x", markersize=5, color=colour(2))
-        axes.set_xscale("log")
-        axes.set_xlabel(key)
+        low, high = min(tried), max(tried)
+        doublings(axes, [float(f"{value:.2g}") for value in (low, math.sqrt(low * high), high)])
     return figure
 
 
