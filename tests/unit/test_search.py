@@ -11,7 +11,7 @@ from pipelines.config import parse
 from pipelines.errors import ConfigError
 from pipelines.store.storage import FolderStorage
 from pipelines.train.sandbox.search import Search, Told, curve_value, is_pruned
-from pipelines.train.sandbox.space import SearchSettings, check_search
+from pipelines.train.sandbox.space import SearchSettings, check_search, outermost
 
 SPACE = {"model.init_std": {"log": [0.01, 1.0]}, "model.scale_emb": {"linear": [1.0, 30.0]}}
 KEY = "sandbox/x/hparams"
@@ -79,6 +79,25 @@ def test_more_trials_are_asked_of_a_search_that_was_done(tmp_path: Path) -> None
     asked = more.ask()
     assert asked is not None
     assert asked.number == 3
+
+
+def test_every_kind_of_value_is_proposed(tmp_path: Path) -> None:
+    space = {"a": {"whole": [2, 5]}, "b": {"choices": ["x", "y"]}, "c": {"linear": [0, 1]}, "d": {"choices": [True, 3]}}
+    start = {"a": 2, "b": "y", "c": 0.5, "d": True}
+    search = Search(settings(trials=20, space=space, start=[start]), FolderStorage(tmp_path), KEY)
+    proposed = []
+    while asked := search.ask():
+        proposed.append(asked.values)
+        search.tell(asked.number, float(asked.values["a"]), "finished")
+    assert proposed[0] == start
+    assert {type(values["a"]) for values in proposed} == {int}
+    assert {values["a"] for values in proposed} == {2, 3, 4, 5}
+    assert {values["b"] for values in proposed} == {"x", "y"}
+    assert outermost(settings(space=space, start=[start])) == [
+        {"a": 2, "b": "x", "c": 0.0, "d": True},
+        {"a": 5, "b": "y", "c": 1.0, "d": 3},
+        start,
+    ]
 
 
 def test_published_values_are_proposed_first(tmp_path: Path) -> None:
@@ -209,9 +228,12 @@ def test_curves_are_compared_by_the_mean_of_their_last_steps() -> None:
     [
         ({"space": {}}, "search.space is empty"),
         ({"trials": 0}, "trials is 0"),
-        ({"space": {"a.b": {}}}, "search.space.a.b has nothing; expected one of log, linear, choices"),
+        ({"space": {"a.b": {}}}, "search.space.a.b has nothing; expected one of log, linear, whole, choices"),
         ({"space": {"a.b": {"log": [1, 2], "linear": [1, 2]}}}, "has log, linear"),
         ({"space": {"a.b": {"log": [0, 2]}}}, "space.a.b.log.0. is 0; expected a number above 0"),
+        ({"space": {"a.b": {"whole": [2, 2]}}}, "expected the lowest value, then a higher one"),
+        ({"space": {"a.b": {"whole": [2, 2.5]}}}, "expected int"),
+        ({"space": {"a": {"whole": [2, 4]}}, "start": [{"a": 2.5}]}, r"start\[0\].a is 2.5"),
         ({"space": {"a.b": {"linear": [2, 1]}}}, "expected the lowest value, then a higher one"),
         ({"space": {"a.b": {"linear": [1, math.nan]}}}, "finite"),
         ({"space": {"a.b": {"choices": [1]}}}, "two or more"),

@@ -22,7 +22,7 @@ from pipelines.config import plain
 from pipelines.identity import fingerprint
 from pipelines.store.storage import Storage
 from pipelines.train.sandbox.journal import DamagedJournal, Journal
-from pipelines.train.sandbox.space import SearchSettings, check_search, lies_in
+from pipelines.train.sandbox.space import SearchSettings, check_search, ends_of, lies_in
 from pipelines.train.trials.result import Status
 
 if TYPE_CHECKING:
@@ -183,15 +183,16 @@ class Search:
         return Asked(trial.number, {key: _rounded(value) for key, value in trial.params.items()})
 
     def _distributions(self) -> dict[str, Any]:
-        from optuna.distributions import CategoricalDistribution, FloatDistribution
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
         made: dict[str, Any] = {}
         for key, span in self.settings.space.items():
             if span.choices is not None:
                 made[key] = CategoricalDistribution(span.choices)
+            elif span.whole is not None:
+                made[key] = IntDistribution(*span.whole)
             else:
-                low, high = span.log or span.linear or (0.0, 1.0)
-                made[key] = FloatDistribution(low, high, log=span.log is not None)
+                made[key] = FloatDistribution(*ends_of(span), log=span.log is not None)
         return made
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:

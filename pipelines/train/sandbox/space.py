@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
-from pipelines.config import Amount, Count, Positive, Range, config_class, plain
+from pipelines.config import Amount, Count, Positive, Range, Whole, config_class, plain
 from pipelines.errors import ConfigError
 
 
@@ -19,6 +19,7 @@ class Span:
 
     log: tuple[Positive, Positive] | None = None  # lowest and highest, evenly in the logarithm
     linear: tuple[Amount, Amount] | None = None
+    whole: tuple[Whole, Whole] | None = None  # whole numbers, evenly
     choices: tuple[Any, ...] | None = None  # numbers, texts, true and false
 
 
@@ -75,7 +76,7 @@ def check_search(
 def _check_span(span: Span, where: str) -> None:
     given = {name: value for name, value in plain(span).items() if value is not None}
     if len(given) != 1:
-        raise ConfigError(f"{where} has {', '.join(given) or 'nothing'}; expected one of log, linear, choices")
+        raise ConfigError(f"{where} has {', '.join(given) or 'nothing'}; expected one of log, linear, whole, choices")
     if span.choices is not None:
         scalars = all(isinstance(choice, (int, str)) or _is_finite(choice) for choice in span.choices)
         if not scalars or len(set(map(str, span.choices))) != len(span.choices) or len(span.choices) < 2:
@@ -100,11 +101,27 @@ def _check_start(settings: SearchSettings, values: Mapping[str, Any], where: str
             raise ConfigError(f"{where}.{key} is {values[key]}; expected a value of space.{key}: {_words(span)}")
 
 
+def ends_of(span: Span) -> tuple[float, float]:
+    """The lowest and highest value of a span that has no choices."""
+    return span.log or span.linear or span.whole or (0.0, 0.0)
+
+
+def outermost(settings: SearchSettings) -> list[dict[str, Any]]:
+    """Two proposals, of lowest and of highest values, and those that come first: what all others lie between.
+
+    A search has no trials before it is run; these stand for them where keys, memory and steps are checked.
+    """
+    ends = {key: span.choices or ends_of(span) for key, span in settings.space.items()}
+    return [{key: values[place] for key, values in ends.items()} for place in (0, -1)] + [*map(dict, settings.start)]
+
+
 def lies_in(span: Span, value: Any) -> bool:
     """Whether a value is one that the span proposes."""
     if span.choices is not None:
         return value in span.choices
-    low, high = span.log or span.linear or (0.0, 0.0)
+    if span.whole is not None and not isinstance(value, int):
+        return False
+    low, high = ends_of(span)
     return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 
 
