@@ -25,6 +25,8 @@ from workflows.explain import CONF, explain, follow_all
 from workflows.training import CODE as TRAINING_CODE
 from workflows.training import code_of
 
+# how a command line chooses studies
+_CHOICE = "sandbox" + "="
 # what makes trials of a study, and results of trials; the runs' own code, the measures' and the analyses' is beside it
 DECIDES = tuple(f"pipelines.train.sandbox.{module}" for module in ("axes", "expand", "planned", "results", "ledger"))
 
@@ -83,7 +85,7 @@ def chosen_studies() -> list[str]:
     if not HydraConfig.initialized():
         return []
     given = HydraConfig.get().overrides.task
-    named: Any = next((each.partition("=")[2] for each in given[::-1] if each.startswith("sandbox=")), None)
+    named: Any = next((each.partition("=")[2] for each in given[::-1] if each.startswith(_CHOICE)), None)
     if named is not None:
         return [name.strip(" '\"") for name in named.strip("[]").split(",") if name.strip()]
     overlay = next((each.partition("=")[2] for each in given if each.lstrip("+").startswith("experiment=")), None)

@@ -87,8 +87,8 @@ def check_coordinates(zero_stage: int, start: str) -> None:
         )
     if start != "fresh":
         raise ConfigError(
-            f"measures.coordinates compares with the weights of initialisation, and this run is a {start} of its "
-            "parent: measure it in a run of pretrain"
+            f"measures.coordinates compares with the weights of initialisation, and this run begins by {start} from "
+            "its parent: measure it in a run of pretrain"
         )
 
 

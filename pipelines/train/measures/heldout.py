@@ -106,7 +106,7 @@ def _read(settings: HeldoutSettings, tokens: Artifact, length: int, kind: Kind) 
         problem = NOTHING_COUNTS if not texts else "its shards do not say how many bytes they spell"
         raise ConfigError(
             f"measures.{_MEASURE[kind]} cannot be measured over {tokens.folder}: {problem}; hold {kind} out "
-            "(corpus.heldout), or make the tokens anew with this version"
+            "(heldout: 0.05 of a source in conf/corpus), or make the tokens anew with this version"
         )
     rows = [(row, number) for number, text in enumerate(texts.values()) for row in text.rows]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0][0]))

@@ -44,7 +44,7 @@ class StudyStage:
         """Raises: ConfigError for a workflow that is neither trained nor a mixture."""
         if self.workflow not in (*STAGES, MIXTURE):
             raise ConfigError(
-                f"a stage of a study has workflow={self.workflow}; expected one of {', '.join((MIXTURE, *STAGES))}"
+                f"a stage of a study has the workflow {self.workflow}; expected one of {', '.join((MIXTURE, *STAGES))}"
             )
 
 

@@ -65,7 +65,9 @@ def check_search(
     if settings.prune is not None:
         rungs = settings.prune.rungs
         if not rungs or list(rungs) != sorted(set(rungs)):
-            raise ConfigError(f"{where}.prune.rungs is {list(rungs)}; expected rising steps, or prune=null")
+            raise ConfigError(
+                f"{where}.prune.rungs is {list(rungs)}; expected rising steps, or null instead of {where}.prune"
+            )
         if steps is not None and rungs[-1] >= steps:
             raise ConfigError(
                 f"{where}.prune.rungs ends with step {rungs[-1]}, and a trial has {steps} steps: expected rungs before "
