@@ -108,8 +108,8 @@ def _beyond(base: Arm, margin: float, cells: Cells, said: Bootstrapped) -> Itera
             yield Claim(arm, "WSD-S, which goes on from decayed weights, beats WSD", "Wen et al., arXiv 2410.05192",
                         estimate, better, _lies(estimate, 0.0), base)  # fmt: skip
         elif arm == Arm("wsd", "1-sqrt", base.share):
-            yield Claim(arm, f"a 1-sqrt decay beats one of shape {base.shape}", "Hägele et al., arXiv 2405.18392", estimate,
-                        better, _lies(estimate, 0.0), base)  # fmt: skip
+            yield Claim(arm, f"a 1-sqrt decay beats one of shape {base.shape}", "Hägele et al., arXiv 2405.18392",
+                        estimate, better, _lies(estimate, 0.0), base)  # fmt: skip
         elif arm.kind == "average":
             reason = f"{_lies(estimate, margin)}, above which the decay is the better one"
             yield Claim(arm, "an average of the trunk's checkpoints replaces the decay", "WSM, arXiv 2507.17634",
