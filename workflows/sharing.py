@@ -29,6 +29,7 @@ from pipelines.train.checkpoint import committed_steps
 from pipelines.train.sharing.chain import Chain, both
 from pipelines.train.sharing.order import weights_of
 from pipelines.train.sharing.tree import Tree, TreeRun
+from pipelines.train.trials.rows import missing_rows, parse_measures
 from workflows.claimed import ClaimedRun, Desk
 from workflows.session import Session
 
@@ -197,6 +198,8 @@ class TreeRunner:
                 known = donor in self._claimed or donor in self._finished or donor.lost
                 if not known or run.adopted_step not in donor.committed:
                     continue
+            if any(adopter.parent not in (None, *self._finished) for adopter in self._to_be_claimed(run)):
+                continue
             wanted = self._target(run) is not None if run in self._claimed else any(map(self._alive, run.all_chains()))
             if wanted:
                 yield run
@@ -213,12 +216,8 @@ class TreeRunner:
         claimed = self._claim(run)
         if claimed is None or (step := self._target(run)) is None:
             return
-        if run.config.checkpoint.rule.keep_last is not None:
-            # a rule of retention keeps what claims name: before the run goes on, whoever adopts here has to have one
-            for adopter in list(run.adopters):
-                known = adopter in self._claimed or adopter in self._finished or adopter.lost
-                if adopter.adopted_step <= run.first and not known and any(map(self._alive, adopter.all_chains())):
-                    self._claim(adopter)
+        for adopter in self._to_be_claimed(run):
+            self._claim(adopter)
         try:
             processes = self._pool.lanes * self._pool.config.workers
             threads = self._threads or max(1, len(os.sched_getaffinity(0)) // processes)
@@ -230,6 +229,21 @@ class TreeRunner:
         key = f"{run.folder}@step-{step}"
         self._running[key] = (run, step)
         self._pool.submit(key, values)
+
+    def _to_be_claimed(self, run: TreeRun) -> list[TreeRun]:
+        """Those who adopt where the run stands, and need a claim before it goes on: a rule of retention keeps what
+        claims name.
+        """
+        if run.config.checkpoint.rule.keep_last is None:
+            return []
+        known = (*self._claimed, *self._finished)
+        return [
+            adopter
+            for adopter in run.adopters
+            if adopter.adopted_step <= run.first
+            and not (adopter.lost or adopter in known)
+            and any(map(self._alive, adopter.all_chains()))
+        ]
 
     def _claim(self, run: TreeRun) -> ClaimedRun | None:
         """Claim a run; None where it is finished, or could not be claimed."""
@@ -254,10 +268,9 @@ class TreeRunner:
 
     def _unmeasured(self, run: TreeRun, claimed: ClaimedRun) -> bool:
         """Whether a finished run has not been measured at its end as is now asked."""
-        return not all(
-            self._storage.exists(f"{run.folder}/measured/{measure}/step-{claimed.steps:06d}.json")
-            for measure in self._measures_of(run, claimed.steps)
-        )
+        measures = parse_measures(self._measures_of(run, claimed.steps))
+        missing = missing_rows(self._storage, run.folder, measures, claimed.steps)
+        return any(claimed.steps in steps for steps in missing.values())
 
     def _measures_of(self, run: TreeRun, step: int) -> dict[str, Mapping[str, Any]]:
         """What is measured along an edge: all that the chains ask for which its steps belong to."""

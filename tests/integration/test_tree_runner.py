@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pipelines.config import ClusterConfig
+from pipelines.data.stream.mixture import MixtureRecipe
 from pipelines.errors import ArtifactError, ConfigError, TrainingError
 from pipelines.train.checkpoint import committed_steps
 from pipelines.train.run.loop import read_metrics
@@ -19,6 +20,7 @@ from tests.integration.conftest import train_config
 from tests.integration.ranks import Ranks, train
 from tests.integration.test_sharing import assert_equal
 from workflows import pretrain
+from workflows.mixture import MixtureConfig
 from workflows.session import Session
 from workflows.sharing import EdgeEnded, TreeRunner
 
@@ -268,3 +270,51 @@ def test_other_lanes_than_a_run_asks_for_are_refused(store: Any, session: Sessio
             with pytest.raises(ConfigError, match=message):
                 runner.add([alone(config_in(store, 1, **{"cluster.workers": 1, **changes}))])
         assert runner.done
+
+
+def test_a_chain_of_a_mixture_and_three_stages(store: Any, session: Session, one_rank: Ranks) -> None:
+    recipe = MixtureRecipe(weights={"walks": 0.5, "chat": 0.5}, budget_tokens=20_000, max_epochs=100)
+    made = MixtureConfig(name="mixed", tokens="tokens/tiny", mixture=recipe, store=store.uri)
+
+    def chain(name: str, length: int) -> Chain:
+        branch = {"model": None, "schedule": {"decay": "linear", "decay_steps": length}}
+        first = config_in(store, 1, name=f"{name}-trunk", steps=6)
+        anneal = config_in(store, 1, name=name, data="mixture/mixed", steps=6, **branch)
+        tuned = config_in(store, 1, name=name, data="tokens/tiny", steps=2, model=None, schedule={})
+        stages = (("pretrain", first), ("mixture", made), ("anneal", anneal), ("sft", tuned))
+        return Chain(name, tuple(ChainStage(workflow, config) for workflow, config in stages))
+
+    with TreeRunner(session, RanksPool(one_rank)) as runner:
+        runner.add([chain("a", 2), chain("b", 3)])
+        ends = [end for end in drain(runner) if end.last]
+        assert runner.done
+    assert [end.error for end in ends] == [None, None]
+    # the second trunk is the first by another name, and its branch goes with the other's up to the decay
+    assert store.claim("pretrain/b-trunk")["adopted"]["checkpoint"] == "pretrain/a-trunk@step-6"
+    assert store.claim("anneal/b")["adopted"]["checkpoint"] == "anneal/a@step-3"
+    assert store.claim("anneal/b")["identity"]["config"]["parent"] == "pretrain/b-trunk@step-6"
+    assert store.get("sft/b").statistics["start"]["run"] == "anneal/b"
+    for name in "ab":
+        run = runner.tree.runs[f"anneal/{name}"]
+        solo = dataclasses.replace(run.config, name=f"{name}-alone")
+        assert one_rank.call(train, alone_spec(session, "anneal", solo)).error == ""
+        assert_equal(store, f"anneal/{name}", f"anneal/{name}-alone")
+
+
+def test_a_branch_waits_for_the_claim_of_who_adopts_from_it(store: Any, session: Session, one_rank: Ranks) -> None:
+    """Under a rule of retention; and that claim needs its own parent, which may come later."""
+    retention = {"checkpoint": {"every_steps": 2, "keep_last": 1}}
+
+    def chain(name: str, steps: int) -> Chain:
+        first = config_in(store, 1, name=f"{name}-trunk", steps=6, **retention)
+        branch = {"model": None, "data": "mixture/tiny_decay", "schedule": {"decay": "linear", "decay_steps": 2}}
+        anneal = config_in(store, 1, name=name, steps=steps, **branch, **retention)
+        return Chain(name, (ChainStage("pretrain", first), ChainStage("anneal", anneal)))
+
+    with TreeRunner(session, RanksPool(one_rank)) as runner:
+        runner.add([chain("long", 8), chain("short", 5)])
+        # the short one's trunk last of all
+        runner._open.sort(key=lambda run: run.config.name == "short-trunk")
+        ends = {name: end.error for end in drain(runner) if end.last for name in end.chains}
+    assert ends == {"long": None, "short": None}
+    assert committed_steps(store.storage, "anneal/long") == [3, 8]
