@@ -6,8 +6,9 @@ losses, and notes about the rest: a trial that diverged is evidence, one that fa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from pipelines.laws.law import FittedLaw
 from pipelines.train.trials.result import Status, TrialResult
 
 _NAMED = 3  # trials that a note names
@@ -64,6 +65,15 @@ def notes_about(results: Sequence[TrialResult], measures: Sequence[str] = ("held
         words = f"no row of {' or '.join(measures)} at the end, so they say nothing here"
         notes.append(f"{_count(len(unmeasured))} finished with {words}: {_names(unmeasured)}.")
     return tuple(notes)
+
+
+def notes_of_laws(laws: Mapping[str, FittedLaw]) -> tuple[str, ...]:
+    """A sentence for each warning, with all the laws that it is about."""
+    about: dict[str, list[str]] = {}
+    for name, law in laws.items():
+        for warning in law.warnings:
+            about.setdefault(warning, []).append(name)
+    return tuple(f"{', '.join(names)}: {warning}." for warning, names in about.items())
 
 
 def _count(number: int) -> str:

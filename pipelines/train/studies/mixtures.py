@@ -20,7 +20,7 @@ from pipelines.errors import ConfigError
 from pipelines.laws.law import FittedLaw
 from pipelines.laws.mixing import best_weights, fit_mixing
 from pipelines.train.studies.contract import FurtherTrial, Study
-from pipelines.train.studies.evidence import common_sets, end_losses, measured_trials, notes_about
+from pipelines.train.studies.evidence import common_sets, end_losses, measured_trials, notes_about, notes_of_laws
 from pipelines.train.studies.mixtures_findings import (
     MEAN,
     MixturesSettings,
@@ -104,11 +104,7 @@ def analyse(settings: MixturesSettings, results: Sequence[TrialResult]) -> Outco
         first=measured_trials(first, settings.measures),
         compared=_compared(settings, results, proposed.weights),
     )
-    notes += [
-        f"{name.removeprefix(MEAN).strip() or 'The mean'}: {said}."
-        for name, law in laws.items()
-        for said in law.warnings
-    ]
+    notes += notes_of_laws({name.removeprefix(MEAN).strip() or "The mean": law for name, law in laws.items()})
     if not any(result.round for result in results):
         notes.append("The proposed mixture has not been trained yet.")
     return Outcome(

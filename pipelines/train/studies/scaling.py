@@ -20,7 +20,7 @@ from pipelines.laws.fitting import fit, predict
 from pipelines.laws.law import FittedLaw
 from pipelines.train.studies import scaling_plots
 from pipelines.train.studies.contract import Study
-from pipelines.train.studies.evidence import common_sets, end_losses, measured_trials, notes_about
+from pipelines.train.studies.evidence import common_sets, end_losses, measured_trials, notes_about, notes_of_laws
 from pipelines.train.studies.outcome import Outcome, Plot
 from pipelines.train.studies.panels import styled
 from pipelines.train.studies.scaling_findings import (
@@ -96,7 +96,7 @@ def analyse(settings: ScalingSettings, results: Sequence[TrialResult]) -> Outcom
             notes.append(f"No law of {'the mean' if name == MEAN else name} yet: {error}.")
     if MEAN not in laws:
         return Outcome(notes=tuple(notes))
-    notes += [f"{'The mean' if name == MEAN else name}: {said}." for name, law in laws.items() for said in law.warnings]
+    notes += notes_of_laws({"The mean" if name == MEAN else name: law for name, law in laws.items()})
     misses, without = _largest_predicted(points, settings, notes)
     flops = [6 * n * d for n, d in zip(points.params, points.tokens, strict=True)]
     reading = Reading(trials=trials, flops=flops, laws=laws, misses=misses, settings=settings)

@@ -27,6 +27,7 @@ PUBLISHED_FLOPS = 1e21
 PUBLISHED_RATIO = 191.87  # tokens a parameter there; and of each of the five sets:
 PUBLISHED_RATIOS = (834.0, 195.0, 166.0, 113.0, 96.0)
 CHINCHILLA_RATIO = 20.0  # Hoffmann et al. 2022, arXiv 2203.15556
+_NOTHING = 1e-9  # of a constant: 1e-9 bits per byte
 _SOURCE = "arXiv 2404.06395 §4.5"
 _NO_LEAST = "α or β may be 0, so that the loss may be least with all compute in size, or all in tokens"
 
@@ -210,7 +211,7 @@ def tables(reading: Reading) -> dict[str, tuple[tuple[str, ...], ...]]:
     laws = (
         (
             "mean" if name == MEAN else name,
-            *(str(law.parameters[parameter]) for parameter in names),
+            *(_rounded(law.parameters[parameter]) for parameter in names),
             str(tokens_per_parameter(law, reading.most_flops) or "none"),
         )
         for name, law in reading.laws.items()
@@ -267,6 +268,13 @@ def _where(estimate: Estimate | None, bound: float) -> str:
 
 def _overlap(estimate: Estimate, low: float, high: float) -> bool:
     return estimate.low <= high and low <= estimate.high
+
+
+def _rounded(estimate: Estimate) -> str:
+    """A constant that the search drives to nothing is 0."""
+    return str(
+        Estimate(*(0.0 if abs(end) < _NOTHING else end for end in (estimate.value, estimate.low, estimate.high)))
+    )
 
 
 def _precise(estimate: Estimate) -> str:

@@ -111,10 +111,8 @@ def draw_exponents(laws: Mapping[str, FittedLaw], mean: str) -> Figure:
                 color=colour(number), marker=marker(number), capsize=3, linewidth=1.6,
             )  # fmt: skip
         axes.axvline(PUBLISHED[parameter], color=_GREY, linestyle=":", linewidth=1.4)
-        axes.text(
-            PUBLISHED[parameter], len(names) - 0.45, f"published {PUBLISHED[parameter]}", color=_GREY, ha="center"
-        )
-        axes.set_ylim(-0.6, len(names) - 0.1)
+        axes.text(PUBLISHED[parameter] + 0.03, len(names) - 0.5, f"published {PUBLISHED[parameter]}", color=_GREY)
+        axes.set_ylim(-0.6, len(names) - 0.05)
         values = [laws[name].parameters[parameter].value for name in names]
         axes.set_xlim(-0.1, max(0.7, 1.6 * max(values)))
         axes.grid(axis="x", color="#e6e6e6")
