@@ -51,6 +51,7 @@ FIRST: tuple[tuple[str | None, tuple[str, ...]], ...] = (
     (None, ("infra/test_two_machines.py",)),
     (None, ("integration/test_recipe.py",)),
     (None, ("integration/test_fire_kills.py",)),
+    (None, ("integration/test_sandbox.py",)),
     (None, ("integration/test_sweep.py",)),
     (None, ("infra/test_mlflow_server.py",)),
     (None, ("integration/test_additions_stage.py",)),

@@ -329,7 +329,7 @@ def _label(config: TrainConfig, model: ModelConfig | None, before: Sequence[str]
     rate = config.schedule.peak_lr
     parts = [
         f"d{model.d_model}L{model.layers}" if model else "",
-        f"lr{rate:.3g}" if rate else "",
+        f"lr{rate:.3g}".replace("+", "") if rate else "",
         f"b{batch_tokens}",
         f"t{human(batch_tokens * config.steps)}" if config.steps else "",
         f"s{config.seed}",

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 _LARGEST_SVG = 250_000  # bytes; a picture of many points is smaller as PNG
 _PNG_DPI = 150
+_WIDE = 1.9  # times as wide as high: two panels
+_NUMBER_LENGTH = 24  # of a cell that is set to the right as a number
+_SHOWN_LABELS = 8
 _SIGNS: Mapping[Verdict, tuple[str, str]] = {
     "reproduced": ("✓", "yes"),
     "contradicted": ("✗", "no"),
@@ -35,11 +38,14 @@ _SIGNS: Mapping[Verdict, tuple[str, str]] = {
 _STYLE = """<style>
 .verdict{display:inline-block;padding:.05rem .5rem;border-radius:1rem;font-weight:600;white-space:nowrap}
 .yes{background:var(--new)}.no{background:var(--gone)}.open{background:var(--wash);border:1px solid var(--line)}
-.findings td{max-width:22rem;min-width:9rem}
+.findings td{max-width:24rem}
+.findings td:nth-child(n+2){min-width:10.5rem}
+.findings td:nth-child(5){min-width:0}
 .findings b{font-variant-numeric:tabular-nums}
 .question{font-size:1.05rem;font-style:italic}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:1.4rem;margin:1rem 0}
 .plots figure{max-width:680px}
+.plots figure.broad{grid-column:1/-1;max-width:none}
 .plots img{width:100%;height:auto;display:block;background:#fff;border-radius:6px;padding:.3rem}
 .plots figcaption b{display:block;color:var(--ink)}
 progress{width:100%;height:.6rem;accent-color:var(--one)}
@@ -55,6 +61,7 @@ class Picture:
     file: str  # below the artifact's folder
     content: bytes
     kind: str  # svg+xml or png
+    wide: bool = False  # of several panels side by side: it takes the whole width
 
     @property
     def uri(self) -> str:
@@ -94,7 +101,9 @@ def draw(study: str, plots: Sequence[Plot]) -> list[Picture]:
             content, kind = _saved(figure, "svg"), "svg+xml"
             if len(content) > _LARGEST_SVG:
                 content, kind = _saved(figure, "png"), "png"
-            pictures.append(Picture(plot, f"plots/{study}-{plot.name}.{kind[:3]}", content, kind))
+            width, height = figure.get_size_inches()
+            file = f"plots/{study}-{plot.name}.{kind[:3]}"
+            pictures.append(Picture(plot, file, content, kind, wide=width > _WIDE * height))
     return pictures
 
 
@@ -135,9 +144,8 @@ def _tiles(ended: int, trials: int, costs: Costs) -> list[tuple[str, str]]:
     return [
         ("trials", f"{ended:,}" if ended == trials else f"{ended:,} of {trials:,}"),
         ("tokens trained", human(costs.tokens_shared)),
-        ("without sharing", human(costs.tokens_naive)),
-        ("saved by sharing", f"{costs.saved_share:.0%}"),
-        ("time saved, one lane", duration(costs.saved_seconds)),
+        ("tokens without sharing", human(costs.tokens_naive)),
+        ("saved by sharing", f"{costs.saved_share:.0%}, {duration(costs.saved_seconds)} of a lane"),
         (f"on {costs.gpus} {costs.gpu}", f"{duration(costs.gpu_seconds)}, {costs.money:.2f}"),
     ]
 
@@ -184,7 +192,7 @@ def _short(verdict: Verdict) -> str:
 
 def _study(study: StudyPage) -> str:
     outcome, ended = study.outcome, len(study.results)
-    varied = "; ".join(f"{axis}: {_labels(labels)}" for axis, labels in study.varied.items())
+    varied = "; ".join(f"{axis}: {_labels(labels)}" for axis, labels in study.varied.items() if len(labels) > 1)
     seeds = f"{len(study.seeds)} {'seed' if len(study.seeds) == 1 else 'seeds'}"
     progress = f"{ended:,} trials" if ended == study.trials else f"{ended:,} of {study.trials:,} trials have ended"
     parts = [
@@ -205,7 +213,7 @@ def _study(study: StudyPage) -> str:
 
 
 def _labels(labels: Sequence[str]) -> str:
-    shown = labels if len(labels) <= 8 else [*labels[:3], "…", labels[-1]]
+    shown = labels if len(labels) <= _SHOWN_LABELS else [*labels[:3], "…", labels[-1]]
     return ", ".join(shown)
 
 
@@ -217,10 +225,10 @@ def _not_finished(results: Sequence[TrialResult]) -> str:
 
 def _figure(picture: Picture) -> str:
     plot = picture.plot
-    return (
-        f'<figure><img src="{picture.uri}" alt="{text(plot.title)}"><figcaption><b>{text(plot.title)}</b> '
-        f"{text(plot.sentence)}</figcaption></figure>"
-    )
+    width = "broad" if picture.wide else "narrow"
+    drawing = f'<img src="{picture.uri}" alt="{text(plot.title)}">'
+    caption = f"<figcaption><b>{text(plot.title)}</b> {text(plot.sentence)}</figcaption>"
+    return f'<figure class="{width}">{drawing}{caption}</figure>'
 
 
 def _table(heading: str, rows: Sequence[Sequence[str]]) -> str:
@@ -237,7 +245,7 @@ def _numbers(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
 
 
 def _is_number(cell: str) -> bool:
-    return cell in ("", "–") or cell[0] in "+-−~0123456789"
+    return cell in ("", "–") or (cell[0] in "+-−~0123456789" and len(cell) <= _NUMBER_LENGTH)
 
 
 def _law(name: str, law: FittedLaw) -> str:
@@ -293,12 +301,10 @@ def _trials(results: Sequence[TrialResult]) -> str:
 
 def _costs(costs: Costs) -> str:
     lines = [
-        f"{costs.runs:,} runs in {costs.edges:,} pieces: a step that several runs have in common was trained once.",
-        f"{human(costs.tokens_shared)} tokens were trained; each run by itself would have taken "
-        f"{human(costs.tokens_naive)}, {costs.saved_share:.0%} more work saved."
-        if costs.tokens_naive
-        else "",
-        f"Training took {duration(costs.seconds)} of one lane ({human(costs.flops_per_second)} FLOP/s).",
+        f"{costs.runs:,} runs in {costs.edges:,} pieces: a step that several runs have in common is trained once.",
+        f"{human(costs.tokens_shared)} tokens are trained; by itself each trial would train all of its own, "
+        f"{human(costs.tokens_naive)} together: sharing saves {costs.saved_share:.0%}.",
+        f"Training takes {duration(costs.seconds)} of one lane ({human(costs.flops_per_second)} FLOP/s).",
         costs.on_gpus(),
     ]
     return "<h2>What it took</h2>" + _list([line for line in lines if line])

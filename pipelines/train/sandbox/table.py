@@ -61,7 +61,7 @@ class TrialTable:
         """Count and show a trial that has just ended."""
         self.tallies[study].add(result)
         loss = result.loss()
-        said = f"{loss:.4f} bits/byte" if loss is not None else result.reason or result.status
+        said = f"{loss:.4f} bits/byte" if loss is not None else f"{result.status}: {result.reason.split(': ')[0]}"
         line = f"{_SIGNS[result.status]} {study}: {result.name}  {said}  {human(result.tokens)} tokens"
         self._last.append(line)
         self._untold.append(line)
