@@ -167,7 +167,7 @@ def test_a_plan_needs_no_data_and_starts_nothing(place: Path, tmp_path: Path) ->
         (["studies.lr.vary.width.bundles.d32={model.d_model: 65536}", "lanes=2"], "does not fit"),
         (["studies.lr.stages=[{workflow: pretrain, experiment: wind_tunnel}]"], "mixture/wind_tunnel_stable does not"),
         (
-            ["studies.lr.stages=[{workflow: anneal, experiment: wind_tunnel, overrides: [data=mixture/tiny_decay]}]"],
+            ["studies.lr.stages=[{workflow: anneal, experiment: wind_tunnel, overrides: ['data=mixture/tiny_decay']}]"],
             "pretrain/wind_tunnel",
         ),
         (["sandbox=[tiny,laptop/nope]"], "no such choice"),
