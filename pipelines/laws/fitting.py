@@ -81,7 +81,7 @@ def fit_fully(
         warnings=(*points.warnings, *made.warnings),
         unit=unit,
         derived=derived,
-        left_out=points.left_out,
+        left_out={**points.left_out, **made.left_out},
     )
     return fitted, made
 

@@ -8,7 +8,9 @@ optimum stays, as muP promises and MiniCPM measured (arXiv 2404.06395, §4.2: 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,6 +90,7 @@ def _fit(points: Points, settings: FitSettings) -> Fit:
     if widths is not None and not any(labels):
         labels = [f"{width:g}" for width in widths]
     usable: dict[str, Points] = {}
+    far: list[str] = []
     skipped: list[str] = []
     for label in sorted(set(labels), key=labels.index):
         own = points.within([place for place, other in enumerate(labels) if other == label])
@@ -96,6 +99,7 @@ def _fit(points: Points, settings: FitSettings) -> Fit:
             skipped.append(label or "all")
         else:
             usable[label] = near
+            far += _without(own.runs, near.runs)
     if not usable:
         raise ConfigError(
             f"law lr needs at least {FEWEST_RATES} learning rates and {FEWEST_RATES + 1} points in a group; there is "
@@ -106,7 +110,15 @@ def _fit(points: Points, settings: FitSettings) -> Fit:
         label: fit_curve(Parabola(), near, settings, stream, sum(freedom.values()) - freedom[label])
         for stream, (label, near) in enumerate(usable.items())
     }
-    return _joined(parts, tuple(skipped), settings)
+    joint = _joined(parts, tuple(skipped), settings)
+    reason = f"further than a factor of {settings.window:g} from the best learning rate"
+    return dataclasses.replace(joint, left_out={reason: tuple(far)} if far else {})
+
+
+def _without(runs: Sequence[str], others: Sequence[str]) -> list[str]:
+    """The runs less the others, of which each counts once."""
+    left = Counter(runs) - Counter(others)
+    return list(left.elements())
 
 
 def _around_best(points: Points, window: float) -> Points:
@@ -122,7 +134,12 @@ def _around_best(points: Points, window: float) -> Points:
 
 def _joined(parts: Mapping[str, Fit], skipped: tuple[str, ...], settings: FitSettings) -> Fit:
     """The groups as one law: the optimum of all, and its drift where they differ in width."""
-    warnings = [f"{label}: {warning}" if label else warning for label, fit in parts.items() for warning in fit.warnings]
+    common = set.intersection(*(set(fit.warnings) for fit in parts.values()))
+    warnings = [
+        f"{label}: {warning}" if label and warning not in common else warning
+        for label, fit in parts.items()
+        for warning in fit.warnings
+    ]
     warnings += [f"group {label} has too few learning rates or points for a parabola: left out" for label in skipped]
     logs = np.stack([np.log(fit.samples["optimum"]) for fit in parts.values()])
     values = np.array([np.log(fit.estimates["optimum"].value) for fit in parts.values()])

@@ -49,6 +49,7 @@ class Fit:
         estimates: parameter -> value and interval. samples: parameter -> (S,).
         points: those that were fitted. fitted: log of the prediction at each. residuals: log of the value less that.
         runs: how many there are. delta: of Huber's loss, as used. shape: the curve, where it is one.
+        left_out: why usable points were not fitted -> their runs.
         at: the parameters of the search. parts: group -> its own fit, where each group has one.
         warnings: a sentence each.
     """
@@ -64,6 +65,7 @@ class Fit:
     shape: Shape | None = None
     at: Array = field(default_factory=lambda: np.zeros(0))
     parts: Mapping[str, Fit] = field(default_factory=dict)
+    left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def fit_curve(shape: Shape, points: Points, settings: FitSettings, stream: int = 0, further: int = 0) -> Fit:
@@ -122,18 +124,12 @@ def profile(fit: Fit, name: str, steps: int = 41) -> tuple[Array, Array]:
     reach = 1.3 * float(max(abs(ends[0] - centre), abs(ends[1] - centre), 1e-9))
     axis = np.linspace(centre - reach, centre + reach, steps)
     curve, targets = shape.curve(fit.points.columns), np.log(fit.points.columns[shape.predicts])
-    losses = np.zeros(steps)
-    middle = steps // 2
-    for order in (range(middle, steps), range(middle, -1, -1)):  # outwards, each from its neighbour's answer
-        vector = fit.at.copy()
-        for step in order:
-            vector[place] = axis[step]
-            found, loss = minimise(curve, vector[None], targets, fit.delta, fixed=(place,))
-            vector, losses[step] = found[0].copy(), loss[0]
-    noise = _spread(fit.residuals, len(shape.names))
     vectors = np.repeat(fit.at[None], steps, 0)
     vectors[:, place] = axis
-    return shape.public(vectors)[name], 2 * (losses - losses[middle]) / max(noise, 1e-12) ** 2
+    values = shape.public(vectors)[name]
+    losses = minimise(curve, vectors, targets, fit.delta, fixed=(place,))[1]
+    noise = _spread(fit.residuals, len(shape.names))
+    return values, 2 * (losses - losses[steps // 2]) / max(noise, 1e-12) ** 2
 
 
 def _search(shape: Shape, points: Points, targets: Array, delta: float) -> Array:

@@ -384,6 +384,48 @@ def artifact_of_run(run_id: str, config: TrackingConfig, store_uri: str) -> str:
     return str(tags["trunkline.artifact"])
 
 
+def runs_matching(query: str, config: TrackingConfig, store_uri: str) -> list[dict[str, Any]]:
+    """A row for each run of the experiment that MLflow's search finds: `run` (its name), `run_id`, `status`, and its
+    `metrics.…` (the last of each), `params.…` and `tags.…`.
+
+    Args: query, MLflow's filter, e.g. `metrics.loss < 4`; "" for all runs.
+    Raises: ConfigError when there is no such experiment, or MLflow does not take the query.
+    """
+    storage = open_storage(store_uri)
+    if not config.uri and isinstance(storage, FolderStorage) and not storage.root.exists():
+        raise ConfigError(f"there is no store {store_uri}, so nothing was tracked there: set store= or tracking.uri=")
+    uri = tracking_uri(config, store_uri)
+    rows: list[dict[str, Any]] = []
+    try:
+        client = _client(uri)
+        experiment = client.get_experiment_by_name(config.experiment)
+        if experiment is None:
+            raise ConfigError(f"MLflow at {uri} has no experiment {config.experiment}: set tracking.experiment=")
+        token = None
+        while True:
+            page = client.search_runs([experiment.experiment_id], query, max_results=1000, page_token=token)
+            rows += [_row(run) for run in page]
+            token = page.token
+            if not token:
+                return rows
+    except ConfigError:
+        raise
+    except Exception as error:
+        if kind_of(error) == "invalid":
+            raise ConfigError(
+                f"MLflow does not take the query {query!r}: {first_line(error)}: write it as its search has it, e.g. "
+                "tags.`trunkline.kind` = 'pretrain' and metrics.loss < 4"
+            ) from error
+        raise ConfigError(f"{told(uri, error)}: its runs cannot be read") from error
+
+
+def _row(run: Any) -> dict[str, Any]:
+    data = run.data
+    named = {"run": run.info.run_name or run.info.run_id, "run_id": run.info.run_id, "status": run.info.status}
+    parts = {"metrics": data.metrics, "params": data.params, "tags": data.tags}
+    return {**named, **{f"{part}.{name}": value for part, own in parts.items() for name, value in own.items()}}
+
+
 def _ready(run: Mapping[str, Any]) -> str:
     """The id of the artifact's run: that of its header, else that in the store, else one that is made now; described,
     and not deleted.
