@@ -26,7 +26,7 @@ from pipelines.laws.axes import (
 )
 from pipelines.laws.fitting import predict, row_of
 from pipelines.laws.law import FittedLaw
-from pipelines.laws.lr import Parabola
+from pipelines.laws.lr import parabola_for
 from pipelines.laws.optimal import UNITS, compute_optimal
 from pipelines.laws.regression import Fit, profile
 
@@ -155,7 +155,7 @@ def _parabolas(fit: Fit) -> Figure:
     ):
         rates, losses = part.points.columns["lr"], part.points.columns["loss"]
         across = np.geomspace(rates.min() / 1.1, rates.max() * 1.1, _STEPS)
-        predicted = np.exp(Parabola().curve({"lr": across})(part.at[None])[0][0])
+        predicted = np.exp(parabola_for(part.points).curve({"lr": across})(part.at[None])[0][0])
         axes.plot(across, predicted, color=colour)
         axes.plot(rates, losses, marker, color=colour, ms=5, label=label or "points")
         best, height = part.estimates["optimum"], lowest - below * (place + 1)

@@ -66,7 +66,9 @@ def fit_fully(
     derived_samples = row.derived(made.samples)
     at_value = row.derived({name: np.array([one.value]) for name, one in made.estimates.items()})
     derived = {
-        name: estimate_of(float(at_value[name][0]), samples, chosen.level) for name, samples in derived_samples.items()
+        name: estimate_of(float(at_value[name][0]), samples, chosen.level)
+        for name, samples in derived_samples.items()
+        if np.isfinite(at_value[name][0])
     }
     fitted = FittedLaw(
         law=law,

@@ -31,16 +31,16 @@ class Parabola:
     """log L = log loss + bend·(log lr - log optimum)²; the search knows all three by their logarithms."""
 
     predicts: str = "loss"
+    low: float = -700.0  # logarithms between which an optimum is believed
+    high: float = 700.0
     names: tuple[str, ...] = ("loss", "optimum", "bend")
 
     def curve(self, columns: Mapping[str, Array]) -> Callable[[Array], tuple[Array, Array]]:
         """The parabola; an optimum far outside of the rates is taken for one at the end of what is believed."""
         rates = np.log(columns["lr"])[None, :]
-        low, high = float(rates.min()), float(rates.max())
-        least, most = low - _FURTHEST * (high - low), high + _FURTHEST * (high - low)
 
         def at(parameters: Array) -> tuple[Array, Array]:
-            optimum = np.clip(parameters[:, 1, None], least, most)
+            optimum = np.clip(parameters[:, 1, None], self.low, self.high)
             away = rates - optimum
             bend = np.exp(np.clip(parameters[:, 2, None], -60.0, 20.0))
             rise = bend * away**2
@@ -62,7 +62,7 @@ class Parabola:
         """No logarithms any more."""
         return {
             "loss": np.exp(parameters[:, 0]),
-            "optimum": np.exp(np.clip(parameters[:, 1], -700.0, 700.0)),
+            "optimum": np.exp(np.clip(parameters[:, 1], self.low, self.high)),
             "bend": np.exp(np.clip(parameters[:, 2], -60.0, 20.0)),
         }
 
@@ -81,6 +81,13 @@ class Parabola:
             f"the best learning rate {edge} outside of those around it that were tried ({rates.min():.3g} to "
             f"{rates.max():.3g}; optimum {best}): add rates on that side, or seeds",
         )
+
+
+def parabola_for(points: Points) -> Parabola:
+    """The parabola whose optimum may lie some widths of the rates outside of them, and no further."""
+    rates = np.log(points.columns["lr"])
+    low, high = float(rates.min()), float(rates.max())
+    return Parabola(low=low - _FURTHEST * (high - low), high=high + _FURTHEST * (high - low))
 
 
 def _fit(points: Points, settings: FitSettings) -> Fit:
@@ -107,7 +114,7 @@ def _fit(points: Points, settings: FitSettings) -> Fit:
         )
     freedom = {label: len(near) - FEWEST_RATES for label, near in usable.items()}
     parts = {
-        label: fit_curve(Parabola(), near, settings, stream, sum(freedom.values()) - freedom[label])
+        label: fit_curve(parabola_for(near), near, settings, stream, sum(freedom.values()) - freedom[label])
         for stream, (label, near) in enumerate(usable.items())
     }
     joint = _joined(parts, tuple(skipped), settings)
@@ -190,7 +197,7 @@ def _deviations(parts: Mapping[str, Fit]) -> Array:
     noise = sum(float((fit.residuals**2).sum()) for fit in parts.values()) / freedom
     deviations = []
     for fit in parts.values():
-        slopes = Parabola().curve(fit.points.columns)(fit.at[None])[1][0]
+        slopes = parabola_for(fit.points).curve(fit.points.columns)(fit.at[None])[1][0]
         inverse = np.linalg.pinv(slopes.T @ slopes)
         deviations.append(float(np.sqrt(max(noise, 1e-16) * inverse[1, 1])))
     return np.asarray([max(deviation, 1e-9) for deviation in deviations])

@@ -25,6 +25,7 @@ _FIRST_STEPS = 25  # of all starts; the best go on to the end
 _BEST = 12
 _HUBER_EFFICIENT = 2.0
 _MAD = 1.4826  # median of |residuals| to the spread of a normal distribution
+_LITTLE = 0.5  # of the variance that a law should explain
 _FEWEST_RUNS = 6  # below it, intervals by run are little more than a guess
 
 
@@ -99,6 +100,12 @@ def fit_curve(shape: Shape, points: Points, settings: FitSettings, stream: int =
     values = {name: float(value[0]) for name, value in shape.public(best[None]).items()}
     estimates = {name: estimate_of(value, samples[name], settings.level) for name, value in values.items()}
     warnings += shape.doubts(estimates, points.columns)
+    explained = 1 - float(np.var(residuals)) / max(float(np.var(targets)), 1e-300)
+    if explained < _LITTLE:
+        warnings.append(
+            f"the law explains {max(explained, 0):.0%} of the spread of {shape.predicts}: what is left is noise, or "
+            "another law"
+        )
     return Fit(
         estimates=estimates, samples=samples, points=points, fitted=predicted, residuals=residuals, runs=len(runs),
         delta=delta, warnings=tuple(warnings), shape=shape, at=best,

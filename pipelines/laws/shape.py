@@ -134,7 +134,7 @@ class PowerSum:
         plain = {}
         for place, name in enumerate(self.names):
             is_exponent = place % 2 == 1 and place < 2 * len(self.terms)
-            plain[name] = parameters[:, place] if is_exponent else np.exp(np.maximum(parameters[:, place], -700.0))
+            plain[name] = parameters[:, place] if is_exponent else np.exp(np.clip(parameters[:, place], -700.0, 700.0))
         return plain
 
     def searched(self, values: Mapping[str, Array]) -> Array:

@@ -250,3 +250,24 @@ def test_sizes_that_all_have_the_same_tokens_a_parameter_are_refused() -> None:
     sizes = list(np.geomspace(1e6, 1e9, 9))
     columns = {"params": sizes, "tokens": [20 * size for size in sizes], "loss": [3 - k / 10 for k in range(9)]}
     assert "params and tokens rise together in all points" in refused("chinchilla", columns)
+
+
+def test_a_law_through_noise_says_that_it_explains_nothing_and_stays_json() -> None:
+    columns, runs = minicpm_grid(0.0)
+    noise = np.exp(0.01 * np.random.default_rng(0).normal(size=len(runs)))
+    law = fit("minicpm", {**columns, "loss": [float(3 * one) for one in noise]}, runs, bootstrap=40)
+    assert any("of the spread of loss: what is left is noise" in warning for warning in law.warnings)
+    assert any("may be 0 or below" in warning for warning in law.warnings)
+    json.dumps(law.plain(), allow_nan=False)
+    if law.parameters["alpha"].value <= 0 or law.parameters["beta"].value <= 0:
+        assert law.derived == {}
+        with pytest.raises(ConfigError, match="expected both above 0"):
+            compute_optimal(law, 1e20)
+
+
+def test_an_optimum_that_nothing_bounds_stays_near_what_was_tried() -> None:
+    rates = list(np.geomspace(1e-3, 1e-1, 9))
+    law = fit("lr", {"lr": rates, "loss": [3 - 0.1 * math.log(rate) for rate in rates]}, bootstrap=40)
+    assert law.parameters["optimum"].low > 1e-12
+    assert law.parameters["optimum"].high < 1e6
+    assert any("outside of those around it that were tried" in warning for warning in law.warnings)
