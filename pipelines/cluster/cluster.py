@@ -36,6 +36,7 @@ from pipelines.store.storage import FolderStorage, Storage
 if TYPE_CHECKING:
     from pipelines.cluster.train_group import TrainGroup
     from pipelines.cluster.train_group_rank import Worker
+    from pipelines.cluster.trial_pool import TrialPool
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -244,6 +245,18 @@ class Cluster:
         self.prepare(ready)
         assert self._group is not None
         self._group.run(worker, spec, self.config.max_failures, begin)
+
+    def trial_pool(
+        self, lanes: int | None, ready: Callable[[], None], worker: Worker, *, trials_per_gpu: int = 1
+    ) -> TrialPool:
+        """Lanes for many small runs, in the place of the group of training processes.
+
+        Args, Raises: as of `TrialPool`.
+        """
+        from pipelines.cluster.trial_pool import TrialPool
+
+        self._end_group()
+        return TrialPool(self.config, lanes, ready, worker, trials_per_gpu=trials_per_gpu)
 
     def _end_group(self) -> None:
         if self._group is not None:

@@ -91,6 +91,7 @@ ANYWHERE = {
     "pipelines.train.plan.context": "its outcome, the model and the segments, is in the fingerprint",
     "pipelines.train.stages": "the table of stages; what a row decides, planning writes into the fingerprint",
     "pipelines.train.spec": "config and spec: their values are in the fingerprint",
+    "pipelines.train.run.garbage": "when Python looks for garbage",
     "pipelines.train.run.log": "messages and measured points",
     "pipelines.train.run.monitor": "measured points",
     "pipelines.train.run.profile": "a trace of times",

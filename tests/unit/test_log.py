@@ -17,8 +17,9 @@ from pipelines.tracking.tracker import Tracker
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.roles import KINDS, frozen_numbers
 from pipelines.train.plan.planning import plan_stage
+from pipelines.train.run.garbage import garbage_left_lying
 from pipelines.train.run.log import Efficiency, Launched, StepLog
-from pipelines.train.run.loop import _garbage_left_lying, _last_checkpoint_committed
+from pipelines.train.run.loop import _last_checkpoint_committed
 from pipelines.train.run.monitor import NoiseScale
 from pipelines.train.run.stream import Stream
 from pipelines.train.update.step import StepResult
@@ -125,7 +126,7 @@ def test_an_error_elsewhere_still_tells_of_the_last_step(log: Any) -> None:
 
 def test_python_collects_no_garbage_in_the_loop_and_does_again_after_it() -> None:
     assert gc.isenabled()
-    with contextlib.suppress(ValueError), _garbage_left_lying():
+    with contextlib.suppress(ValueError), garbage_left_lying():
         assert not gc.isenabled()
         assert gc.get_freeze_count() > 1000
         raise ValueError("elsewhere")

@@ -38,6 +38,7 @@ from pipelines.train.network.model import Transformer
 from pipelines.train.objectives import objective_of
 from pipelines.train.optimizers.groups import freeze
 from pipelines.train.plan import devices
+from pipelines.train.run.garbage import garbage_left_lying
 from pipelines.train.run.log import Launched, StepLog
 from pipelines.train.run.monitor import Monitor, NoiseScale
 from pipelines.train.run.profile import StepProfiler
@@ -156,7 +157,7 @@ def _train(
         gc.collect()
 
     with (
-        _garbage_left_lying(),
+        garbage_left_lying(),
         log,
         _last_checkpoint_committed(saver, store.storage, spec.run),
         contextlib.closing(data.steps(step, rank, world, model.locate)) as steps,
@@ -338,29 +339,6 @@ def _last_checkpoint_committed(saver: checkpoints.Saver, storage: Storage, run: 
         dist.broadcast_object_list(kept, src=0)
         outcome = f"The checkpoint at step {kept[0][0]} is kept" if kept[0] else "No checkpoint was committed"
         raise TrainingError(f"{error}. {outcome}") from error
-
-
-@contextlib.contextmanager
-def _garbage_left_lying() -> Iterator[None]:
-    """No garbage collection of Python's own choosing, which would stop one rank in a step while all others wait for it.
-
-    A full pass over what torch, DeepSpeed and MLflow have allocated takes tens to hundreds of milliseconds, and comes
-    at another moment on each rank. What lies there now is never looked at again; the loop collects what is new, at log
-    lines and checkpoints. A process of trials has frozen what it has imported for good: its passes are short as they
-    are, and what a trial has made must not stay.
-    """
-    enabled, frozen_before = gc.isenabled(), gc.get_freeze_count()
-    gc.collect()
-    if not frozen_before:
-        gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if not frozen_before:
-            gc.unfreeze()
-        if enabled:
-            gc.enable()
 
 
 def _seed_everything(seed: int) -> None:

@@ -81,7 +81,7 @@ class Rows:
         """All ranks make it together. Raises: what the measures raise, as they are opened."""
         self.spec, self.storage = spec, store.storage
         # as rank zero finds it: a shared file system may show one machine what it hides from another
-        there: list[Any] = [_steps_there(store.storage, spec.run, measures) if dist.get_rank() == 0 else None]
+        there: list[Any] = [_taken_over(store.storage, spec, measures) if dist.get_rank() == 0 else None]
         dist.broadcast_object_list(there, src=0)
         self._open = {
             name: _Open(settings, MEASURES[name].open(settings, spec, store), there[0][name])
@@ -112,6 +112,18 @@ def _decides(settings: MeasureSettings) -> dict[str, Any]:
     """What of the settings decides the values of a row."""
     values: dict[str, Any] = plain(settings)
     return {name: value for name, value in values.items() if name not in WHEN}
+
+
+def _taken_over(storage: Storage, spec: TrainSpec, measures: Mapping[str, MeasureSettings]) -> dict[str, set[int]]:
+    """`_steps_there` of the run, once it has the rows of the steps that it shares with the run that trained them."""
+    there = _steps_there(storage, spec.run, measures)
+    if spec.adopts is not None:
+        for name, shared in _steps_there(storage, spec.adopts.run, measures).items():
+            for step in sorted(shared - there[name]):
+                if step <= spec.adopts.step and measures[name].falls_on(step, spec.steps):
+                    storage.write(row_key(spec.run, name, step), storage.read(row_key(spec.adopts.run, name, step)))
+                    there[name].add(step)
+    return there
 
 
 def _steps_there(storage: Storage, run: str, measures: Mapping[str, MeasureSettings]) -> dict[str, set[int]]:

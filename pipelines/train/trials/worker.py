@@ -9,28 +9,30 @@ metrics, measured rows and manifest, as the loop commits them: bit by bit those 
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pipelines.config import parse
+from pipelines.train.run.garbage import keep_for_good
 
 if TYPE_CHECKING:
     from pipelines.train.spec import TrainSpec
 
+_RUNS_THAT_IMPORT = 2  # of a process; a run's trackers and writers import in threads, some after its end
 _PASSED_ON = ("WARNING", "ALARM")  # of a trial's lines; a thousand trials say too much else
+
+_runs = 0  # of this process
 
 
 def ready() -> None:
-    """Import what trials need, once for all of them, and have Python's garbage collector never look at it again: a full
-    pass takes 0.1 s with it, and a trial needs several.
-    """
+    """Import what trials need, once for all of them."""
     from pipelines.train.update.engine import import_deepspeed
 
     import_deepspeed()
+    import pipelines.train.run.loop
+    import pipelines.train.trials.rows  # noqa: F401
 
-    gc.collect()
-    gc.freeze()
+    keep_for_good()
 
 
 def work_trial(values: dict[str, Any], emit: Callable[[str], None]) -> None:
@@ -51,10 +53,19 @@ def work_trial(values: dict[str, Any], emit: Callable[[str], None]) -> None:
     from pipelines.train.update.engine import start_distributed
 
     start_distributed()
+    _settle()
     spec = parse(TrainSpec, values["spec"])
     measures = parse_measures(values.get("measures") or {})
     rows = Rows(spec, ArtifactStore(spec.store), measures) if measures else None
     train(spec, _with_name(spec, emit), looks=rows)
+
+
+def _settle() -> None:
+    """Keep what the first runs have imported besides, MLflow among it. Later ones import nothing."""
+    global _runs
+    _runs += 1
+    if 1 < _runs <= _RUNS_THAT_IMPORT + 1:
+        keep_for_good()
 
 
 def _with_name(spec: TrainSpec, emit: Callable[[str], None]) -> Callable[[str], None]:
