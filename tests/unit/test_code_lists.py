@@ -71,6 +71,7 @@ ANYWHERE = {
     "pipelines.cluster.train_group_rank": "likewise",
     "pipelines.cluster.train_group_lines": "messages",
     "pipelines.cluster.train_group_room": "refuses",
+    "pipelines.cluster.trial_pool": "where trials run",
     "pipelines.display.markup": "pages about results",
     "pipelines.display.charts": "pages about results",
     "pipelines.tracking.tracker": "what MLflow is told",
