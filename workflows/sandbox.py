@@ -66,6 +66,7 @@ def run(config: SandboxConfig, session: Session) -> Artifact:
     states = [study_state(name, config) for name in config.studies]
     for state in states:
         state.plan(state.trials, store)
+        state.foresee(store)
         state.check()
     lanes = lanes_foreseen(config)
     largest = _largest(states, lanes)
@@ -77,7 +78,7 @@ def run(config: SandboxConfig, session: Session) -> Artifact:
         raise DryRun
     # ── Claim it, or find it finished ─────────────────────────────────────────────────────────────────────────────────
     inputs = [store.get(folder) for folder in data_of(states)]
-    check_in_store([trial for state in states for trial in state.trials], store)
+    check_in_store([trial for state in states for trial, _ in state.foreseen], store)
     identity = identity_of(config, states)
     draft = session.begin("sandbox", config, announcement, inputs, (*CODE, *code_of_studies(states)), identity=identity)
     if isinstance(draft, Artifact):
@@ -123,7 +124,7 @@ def data_of(states: Sequence[StudyState]) -> list[str]:
     """Artifacts that trials read and that no stage of theirs makes; of a mixture that one makes, its tokens."""
     folders: dict[str, None] = {}
     for state in states:
-        for trial in state.trials:
+        for trial, _ in state.foreseen:
             made = {f"{MIXTURE}/{stage.config.name}" for stage in trial.stages if stage.workflow == MIXTURE}
             for stage in trial.stages:
                 folder = stage.config.tokens if stage.workflow == MIXTURE else stage.config.data
@@ -134,7 +135,7 @@ def data_of(states: Sequence[StudyState]) -> list[str]:
 
 def _largest(states: Sequence[StudyState], lanes: int) -> Memory | None:
     """Memory of the trial that needs most. Raises: ConfigError for one that does not fit."""
-    every = [lane_memory(trial, state.runs[trial.name], lanes) for state in states for trial in state.trials]
+    every = [lane_memory(trial, runs, lanes) for state in states for trial, runs in state.foreseen]
     return max(every, key=lambda memory: memory.total, default=None)
 
 
@@ -160,7 +161,7 @@ def _data_there(states: Sequence[StudyState], store: ArtifactStore) -> dict[str,
         except ArtifactError as error:
             missing.append(str(error))
     if not missing:
-        check_in_store([trial for state in states for trial in state.trials], store)
+        check_in_store([trial for state in states for trial, _ in state.foreseen], store)
     return {"data": f"planned without it: {missing[0]}"} if missing else {}
 
 
@@ -169,7 +170,10 @@ def _row(state: StudyState) -> list[Any]:
     if state.config.search is not None:
         varied = ", ".join([*([varied] if varied else []), f"search of {', '.join(state.config.search.space)}"])
     tokens = sum(run.tokens for trial in state.trials for run in state.runs[trial.name])
-    count = state.config.search.trials * len(state.config.seed_list) if state.config.search else len(state.trials)
+    count = len(state.trials)
+    if state.config.search is not None:
+        count = state.config.search.trials * len(list(state.expander.combinations())) * len(state.config.seed_list)
+        tokens = count * max(sum(run.tokens for run in runs) for _, runs in state.probes)
     return [state.name, count, varied, len(state.config.seed_list), human(tokens)]
 
 

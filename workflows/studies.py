@@ -143,7 +143,7 @@ def identity_of(config: SandboxConfig, states: Sequence[StudyState]) -> dict[str
 
 def code_of_studies(states: Sequence[StudyState]) -> tuple[str, ...]:
     """Modules that the studies chose: analyses, measures, and the rows that their runs train with."""
-    trained = [stage for state in states for trial in state.trials for stage in trial.trained]
+    trained = [stage for state in states for trial, _ in state.foreseen for stage in trial.trained]
     rows = {
         (
             own.name if (own := stage.config.objective) else stage_named(stage.workflow).objective,

@@ -7,6 +7,7 @@ Enters: conf/sandbox.yaml with the studies of conf/sandbox/<scale>/<study>.yaml.
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Annotated, Any, Literal
 
 from pipelines.config import Amount, Chosen, ChosenByName, Count, Positive, Seed, WorkflowConfig, config_class, runtime
@@ -18,6 +19,7 @@ from pipelines.train.stages import STAGES
 from pipelines.train.studies import STUDIES
 from pipelines.train.studies.contract import StudySettings
 
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 MIXTURE = "mixture"  # the one stage of a chain that is not trained: it is made in the driver, for the stage behind it
 
 
@@ -100,6 +102,10 @@ class SandboxConfig(WorkflowConfig):
 
 
 def _check_chain(name: str, study: StudyConfig) -> None:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"a study is called {name!r}; expected letters, digits, _ and - alone, since folders are named after it"
+        )
     trained = [stage for stage in study.stages if stage.workflow != MIXTURE]
     if not trained:
         raise ConfigError(

@@ -27,6 +27,7 @@ from pipelines.identity import fingerprint, identity
 from pipelines.train.network.architecture import ModelConfig, parameter_counts
 from pipelines.train.sandbox.axes import label_of, read_axis
 from pipelines.train.sandbox.config import MIXTURE, SandboxConfig, StudyConfig, StudyStage
+from pipelines.train.sandbox.space import outermost
 from pipelines.train.spec import TrainConfig
 
 # one for all trials of a sandbox, which says it at its top
@@ -117,6 +118,20 @@ class Expander:
             )
         trials = [self.trial(settings, seed) for settings in self.combinations() for seed in self.study.seed_list]
         return trials
+
+    def probes(self) -> list[Trial]:
+        """Trials at the ends of each search's space: what stands for proposals before there are any.
+
+        Raises: ConfigError for a key or a value that no stage takes.
+        """
+        if self.study.search is None:
+            return []
+        seed = self.study.seed_list[0]
+        return [
+            self.trial({**combination, **values}, seed)
+            for combination in self.combinations()
+            for values in outermost(self.study.search)
+        ]
 
     def combinations(self) -> Iterator[dict[str, Any]]:
         """Settings of `vary`, each combination once; an empty one where nothing varies."""

@@ -21,6 +21,7 @@ from pipelines.train.sandbox.config import StudyConfig
 from pipelines.train.sandbox.expand import Expander, Trial
 from pipelines.train.sandbox.planned import planned_result, planned_runs
 from pipelines.train.sandbox.results import receipt_of, result_from
+from pipelines.train.sandbox.space import check_search
 from pipelines.train.studies.contract import Study
 from pipelines.train.trials.result import StageRun, TrialResult
 
@@ -33,7 +34,7 @@ class StudyState:
 
     Attributes:
         runs: name of a trial -> its planned runs. results: name of a trial that has ended -> its result.
-        asked: whether its second round was asked for.
+        asked: whether its second round was asked for. probes: what stands for the proposals of a search, planned.
     """
 
     name: str
@@ -44,6 +45,7 @@ class StudyState:
     runs: dict[str, tuple[StageRun, ...]] = field(default_factory=dict)
     results: dict[str, TrialResult] = field(default_factory=dict)
     asked: bool = False
+    probes: list[tuple[Trial, tuple[StageRun, ...]]] = field(default_factory=list)
 
     def plan(self, trials: Sequence[Trial], store: ArtifactStore | None) -> None:
         """Plan the runs of trials. Raises: ConfigError for one that cannot work, or for two of one name."""
@@ -53,6 +55,18 @@ class StudyState:
                     f"study {self.name} has two trials called {trial.name}: give its axes labels that tell them apart"
                 )
             self.runs[trial.name] = planned_runs(trial, store)
+
+    def foresee(self, store: ArtifactStore | None) -> None:
+        """Plan what stands for the proposals of a search. Raises: ConfigError for keys, values, rungs that cannot be."""
+        self.probes = [(trial, planned_runs(trial, store)) for trial in self.expander.probes()]
+        if self.config.search is not None:
+            steps = min(runs[-1].steps for _, runs in self.probes)
+            check_search(self.config.search, self.config.vary, steps, f"studies.{self.name}.search")
+
+    @property
+    def foreseen(self) -> list[tuple[Trial, tuple[StageRun, ...]]]:
+        """Trials with their planned runs, and probes: what is checked before any work."""
+        return [*((trial, self.runs[trial.name]) for trial in self.trials), *self.probes]
 
     def check(self) -> None:
         """Let the study refuse trials that could not answer it. Raises: ConfigError."""
