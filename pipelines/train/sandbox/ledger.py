@@ -57,7 +57,7 @@ class StudyState:
             self.runs[trial.name] = planned_runs(trial, store)
 
     def foresee(self, store: ArtifactStore | None) -> None:
-        """Plan what stands for the proposals of a search. Raises: ConfigError for keys, values, rungs that cannot be."""
+        """Plan what stands for a search's proposals. Raises: ConfigError for keys, values, rungs that cannot be."""
         self.probes = [(trial, planned_runs(trial, store)) for trial in self.expander.probes()]
         if self.config.search is not None:
             steps = min(runs[-1].steps for _, runs in self.probes)
