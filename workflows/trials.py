@@ -93,7 +93,9 @@ class TrialRun:
             else:
                 self._open[trial.key] = [(state, trial)]
                 search = self._searches.get(state.name)
-                chains.append(chain_of(state, trial, search.rungs() if search else ()))
+                # the second round is no part of the search: nobody ends it early
+                rungs = search.rungs() if search is not None and trial.round == 0 else ()
+                chains.append(chain_of(state, trial, rungs))
         if chains:
             runner.add(chains)
 

@@ -79,6 +79,8 @@ class StudySearch:
 
     def reached(self, trial: Trial, step: int, curve: Sequence[Mapping[str, Any]]) -> list[Trial]:
         """Compare a trial at a rung. Returns: the trials to end, of all its seeds; mostly none."""
+        if trial.name not in self._of:  # of the second round, which shares steps with the first
+            return []
         search, number = self._of[trial.name]
         if not search.report(number, step, curve_value(curve, step), seed=trial.seed_place):
             return []
