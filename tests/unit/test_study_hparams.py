@@ -89,10 +89,19 @@ def test_published_values_stay_where_nothing_is_better() -> None:
     asked = HPARAMS.further(settings, alike)
     results = [*alike, *(trial(dict(further.settings), further.seed, round_=1) for further in asked)]
     outcome = HPARAMS.analyse(settings, results)
-    if outcome.proposals:
-        assert {proposal.value for proposal in outcome.proposals} <= set(FLOOR.values())
-    else:
-        assert any("themselves the best" in note for note in outcome.notes)
+    assert {proposal.value for proposal in outcome.proposals} <= set(FLOOR.values())
+
+
+def test_published_values_that_are_the_best_point_are_compared_with_nothing() -> None:
+    settings = dataclasses.replace(SETTINGS, published=FLOOR)
+    points = [trial({**FLOOR, "schedule.peak_lr": lr}, seed, noise=0) for seed in range(3) for lr in (0.01, 0.03, 0.1)]
+    assert HPARAMS.further is not None
+    asked = HPARAMS.further(settings, points)
+    assert [further.settings for further in asked] == [FLOOR] * 3
+    results = [*points, *(trial(dict(further.settings), further.seed, round_=1) for further in asked)]
+    outcome = HPARAMS.analyse(settings, results)
+    assert (outcome.findings, outcome.proposals) == ((), ())
+    assert any("themselves the best" in note for note in outcome.notes)
 
 
 def test_few_points_one_seed_or_none_give_notes() -> None:

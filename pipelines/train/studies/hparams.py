@@ -143,9 +143,14 @@ def _floors(points: Sequence[Point], settings: HparamsSettings) -> Bootstrapped:
 
 
 def _gain(settings: HparamsSettings, results: Sequence[TrialResult], best: Point) -> list[tuple[int, float]]:
-    """Seed -> loss of the published values minus that of the best point, of the fresh seeds that have both."""
+    """Seed -> loss of the published values minus that of the best point, of the fresh seeds that have both.
+
+    Empty where the published values are the best point.
+    """
     fresh = points_of([result for result in results if result.round == 1], list(best.values))
     published = _published(settings, best.values)
+    if same(published, best.values):
+        return []
     losses = [next((point.by_seed for point in fresh if same(point.values, v)), {}) for v in (published, best.values)]
     return [(seed, losses[0][seed] - losses[1][seed]) for seed in sorted(losses[0]) if seed in losses[1]]
 
