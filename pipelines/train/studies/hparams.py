@@ -75,8 +75,9 @@ def further_hparams(settings: HparamsSettings, results: Sequence[TrialResult]) -
     published = _published(settings, compared[0])
     if not same(published, compared[0]):
         compared.append(published)
+    alike = {key: value for key, value in results[0].settings.items() if key not in compared[0]}
     return [
-        FurtherTrial(settings=dict(values), seed=first + number)
+        FurtherTrial(settings={**alike, **values}, seed=first + number)
         for values in compared
         for number in range(settings.fresh_seeds)
     ]
