@@ -20,13 +20,16 @@ computing precision (4 or 2).
                    as the backward pass begins: that gradient, and what one block needs to go back;
                    as it ends: that gradient and the embedding's own; the activations are gone by then;
                    in the update.
-    process      Python, torch and DeepSpeed themselves; on a CPU also the copy of a checkpoint that is being written.
+    process      Python, torch and DeepSpeed themselves; on a CPU also the copy of a checkpoint that is being written,
+                 and freed blocks that the C library keeps for itself.
 
 A frozen parameter has no gradient and no moments, so it counts in P alone.
 
 Blocks are counted as they run uncompiled; `torch.compile` keeps less, so for a GPU the prediction is an upper bound.
 Measured on a CPU: bytes kept for the backward pass exact, the peak of a step within 15 % (tests/unit/test_memory.py,
-docs/log.md).
+docs/log.md); the resident memory of whole training processes in float32 within 6 % where all is kept
+(`benchmarks/memory.py`, docs/scaling.md). In bfloat16 a CPU takes more than is said here, and more with every step: oneDNN compiles a kernel for
+each length of a document and keeps it.
 On CUDA the formulas come from reading the kernels and were never run.
 """
 
@@ -49,9 +52,13 @@ from pipelines.train.update.engine import ZeroConfig
 GIB = 2**30
 DeviceKind = Literal["cpu", "cuda"]
 _SHORT_DOCUMENTS = 128  # attention.py: short neighbours share masks of at most so many tokens squared
-# Python, torch, DeepSpeed and what they allocate for themselves: measured 0.35 to 0.5 GiB on a CPU; a CUDA context with
-# cuBLAS' and NCCL's workspaces
-_PROCESS_BYTES = {"cpu": 0.4 * GIB, "cuda": 1.5 * GIB}
+# Python, torch, DeepSpeed and what they allocate for themselves: measured 0.25 GiB on a CPU before the first step, 0.28
+# with the reading of data; a CUDA context with cuBLAS' and NCCL's workspaces
+_PROCESS_BYTES = {"cpu": 0.28 * GIB, "cuda": 1.5 * GIB}
+# glibc never gives blocks below 32 MiB back while others lie above them: measured, what it keeps beside what is in use
+# is 0.6 to 0.9 of the activations in such blocks (benchmarks/memory.py, with and without MALLOC_MMAP_THRESHOLD_)
+_LARGEST_KEPT_BLOCK = 32 << 20
+_KEPT_SHARE = 0.7
 _USABLE = {
     "cpu": 0.9,
     "cuda": 0.95,
@@ -152,7 +159,9 @@ def predict(setup: Setup, policy: BlockPolicy) -> Memory:
     begins = embedding * 4 + kept_chunk + again + (2 * model.d_ff + model.d_model) * N * b
     ends_with = embedding * 4 + kept_chunk + embedding * b * (2 if setup.accumulates else 1)
     working = max(activations + loss, activations + begins, ends_with, _update_bytes(setup) + kept_chunk) - activations
-    process = _PROCESS_BYTES[setup.device] + (_snapshot_bytes(setup) if setup.device == "cpu" else 0)
+    process = _PROCESS_BYTES[setup.device]
+    if setup.device == "cpu":
+        process += _snapshot_bytes(setup) + _KEPT_SHARE * _small_share(setup) * activations
     return Memory(_state_bytes(setup), _gradient_bytes(setup), activations, working, process, policy)
 
 
@@ -309,6 +318,17 @@ def _update_bytes(setup: Setup) -> float:
 def _snapshot_bytes(setup: Setup) -> float:
     """Float32 weights and moments of this worker, copied for the checkpoint that is being written."""
     return (setup.updated_numbers * 4 + setup.moment_bytes) / setup.workers
+
+
+def _small_share(setup: Setup) -> float:
+    """The share of the activations that lies in blocks which the C library keeps when they are freed."""
+    model = setup.model
+    bytes_of_column = setup.tokens * setup.number_bytes
+    # columns of a block's tensors, and how many columns there are of each width: some eight of D; gate and up in one,
+    # SiLU, product
+    widths = {model.d_model: 8 * model.d_model, 2 * model.d_ff: 2 * model.d_ff, model.d_ff: 2 * model.d_ff}
+    small = sum(n for width, n in widths.items() if width * bytes_of_column <= _LARGEST_KEPT_BLOCK)
+    return small / sum(widths.values())
 
 
 def _chunk(setup: Setup) -> int:
