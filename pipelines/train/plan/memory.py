@@ -28,8 +28,8 @@ A frozen parameter has no gradient and no moments, so it counts in P alone.
 Blocks are counted as they run uncompiled; `torch.compile` keeps less, so for a GPU the prediction is an upper bound.
 Measured on a CPU: bytes kept for the backward pass exact, the peak of a step within 15 % (tests/unit/test_memory.py,
 docs/log.md); the resident memory of whole training processes in float32 within 6 % where all is kept
-(`benchmarks/memory.py`, docs/scaling.md). In bfloat16 a CPU takes more than is said here, and more with every step: oneDNN compiles a kernel for
-each length of a document and keeps it.
+(`benchmarks/memory.py`, docs/scaling.md). In bfloat16 a CPU takes more than is said here, and more with every step:
+oneDNN compiles a kernel for each length of a document and keeps it.
 On CUDA the formulas come from reading the kernels and were never run.
 """
 
