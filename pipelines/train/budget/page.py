@@ -31,6 +31,7 @@ _PARTS = {
     "working": "#f0e442",
     "process": "#999999",
 }
+_DOTS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#999999")
 _WIDTH, _LABEL, _BAR, _GAP = 760, 190, 15, 5
 
 
@@ -171,7 +172,7 @@ def offers_picture(offers: Sequence[Offer]) -> str:
     def place(x: float, y: float) -> tuple[float, float]:
         share = math.log(x / across[0]) / math.log(across[1] / across[0])
         high = math.log(y / upwards[0]) / math.log(upwards[1] / upwards[0])
-        return left + share * (_WIDTH - left - 30), (height - bottom) - high * (height - bottom - 24)
+        return left + share * (_WIDTH - left - 130), (height - bottom) - high * (height - bottom - 24)
 
     drawn = []
     for tick in _ticks(*across):
@@ -180,9 +181,10 @@ def offers_picture(offers: Sequence[Offer]) -> str:
         drawn.append(f'<text x="{x:.1f}" y="{height - bottom + 16}" text-anchor="middle">{tick:g}</text>')
     for tick in _ticks(*upwards):
         _, y = place(across[0], tick)
-        drawn.append(f'<line x1="{left}" y1="{y:.1f}" x2="{_WIDTH - 20}" y2="{y:.1f}" stroke="var(--line)"/>')
+        drawn.append(f'<line x1="{left}" y1="{y:.1f}" x2="{_WIDTH - 120}" y2="{y:.1f}" stroke="var(--line)"/>')
         drawn.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:,g}</text>')
-    colours = dict(zip(dict.fromkeys(offer.device for offer in offers), list(_PARTS.values()) * 3, strict=False))
+    names = dict.fromkeys(offer.device for offer in offers)
+    colours = dict(zip(names, _DOTS * (1 + len(names) // len(_DOTS)), strict=False))
     for number, (days, money, offer) in enumerate(points):
         x, y = place(days, money)
         ring = ' stroke="currentColor" stroke-width="2.5"' if number == 0 else ""

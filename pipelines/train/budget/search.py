@@ -2,7 +2,7 @@
 
 Enters: the jobs of a plan, devices with their speeds, the hours there are. Leaves: `Offer`s, the cheapest first. For
 each number of devices each job takes the layout with the fastest step that fits into memory; among equals the lower
-ZeRO stage, then the smaller micro-batch. Money decides, then hours: a larger number of devices at a constant MFU costs
+ZeRO stage, then the smaller micro-batch. Money decides, then the number: a larger number of devices at a constant MFU costs
 no more until sending no longer hides behind computing, so a deadline mostly decides how many there are.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -41,8 +42,9 @@ class Offer:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """The cheaper first, by device hours where a price is not known; then the faster."""
-        return (self.usd if self.usd is not None else self.hours * self.workers, self.hours)
+        """The cheaper first, by device hours where a price is not known; of those alike to 1 %, the fewest devices."""
+        amount = self.usd if self.usd is not None else self.hours * self.workers
+        return (round(math.log(amount) / math.log(1.01)), self.workers)
 
 
 def offers(jobs: Sequence[Job], devices: Mapping[str, DeviceConfig], speeds: Mapping[str, Speed]) -> list[Offer]:

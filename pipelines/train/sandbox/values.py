@@ -23,6 +23,7 @@ from pipelines.train.budget.loss import LOSS_LAWS
 
 # times the largest size that was tried: MiniCPM itself went five times beyond its largest small model
 FAR = 10.0
+_WIDEST = 1e4  # high / low of a number of tokens that still says something
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,12 @@ def _tokens(offered: Mapping[str, _Offered], target: Target) -> tuple[Value, lis
     if one.proposal["value"] is not None:
         return _as_proposed(one, target, 0), []
     best = None if one.law is None else _best_tokens(one.law, target.parameters)
-    if best is None or one.law is None:
+    if best is None or one.law is None or best.high > _WIDEST * best.low:
+        if best is not None:
+            raise ConfigError(
+                f"study {one.study} does not tell how many tokens are best: its law says anything from {best.low:.2g} to "
+                f"{best.high:.2g}: add seeds, sizes or longer trunks, or say it: tokens=1.1e12"
+            )
         raise ConfigError(
             f"the law of study {one.study} gives no best number of tokens (its exponents may be 0): add seeds or "
             "sizes, or say it: tokens=1.1e12"
@@ -192,10 +198,15 @@ def _read_off(key: str, one: _Offered, target: Target, tokens: float, scaling: F
     law, proposal = one.law, one.proposal
     assert law is not None
     comment = [str(proposal["sentence"]), f"law {one.law_name}: {_formula(law)}"]
-    if law.law == "lr":
-        predicted = predict(law, {"width": float(target.width)} if "width" in law.ranges else {})
+    if law.law == "power" and key == "schedule.peak_lr":  # over the width
+        predicted = predict(law, {"x": float(target.width)})
         comment.append(f"at width {target.width}: {Estimate(predicted.value, predicted.low, predicted.high)}")
         value: Any = float(f"{predicted.value:.2g}")
+        warnings = predicted.warnings
+    elif law.law == "lr":
+        predicted = predict(law, {"width": float(target.width)} if "width" in law.ranges else {})
+        comment.append(f"at width {target.width}: {Estimate(predicted.value, predicted.low, predicted.high)}")
+        value = float(f"{predicted.value:.2g}")
         warnings = predicted.warnings
     elif law.law == "batch" and scaling is not None:
         loss = predict(scaling, {"params": float(target.parameters), "tokens": tokens}, of_a_run=False)

@@ -172,7 +172,8 @@ def _mixture(name: str, recipe: str, value: Value, budget_tokens: int) -> str:
 def _header(purpose: str, workflow: str, name: str) -> list[str]:
     return [
         "# @package _global_",
-        f"# Purpose: {purpose}. Written by `python -m workflows.plan recipe=…`; change it as any other.",
+        f"# Purpose: {purpose}.",
+        "# Written by `python -m workflows.plan recipe=…`; change it as any other.",
         f"# Command: python -m workflows.{workflow} +experiment={name}",
         f"# Hardware, hours and money: python -m workflows.plan +experiment={name} gpus=… gpu=…",
     ]
