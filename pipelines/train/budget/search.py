@@ -2,8 +2,9 @@
 
 Enters: the jobs of a plan, devices with their speeds, the hours there are. Leaves: `Offer`s, the cheapest first. For
 each number of devices each job takes the layout with the fastest step that fits into memory; among equals the lower
-ZeRO stage, then the smaller micro-batch. Money decides, then the number: a larger number of devices at a constant MFU costs
-no more until sending no longer hides behind computing, so a deadline mostly decides how many there are.
+ZeRO stage, then the smaller micro-batch. Money decides, then the number of devices, fewer first. At a constant MFU a
+larger number costs the same until sending no longer hides behind computing, so a deadline mostly decides how many there
+are.
 """
 
 from __future__ import annotations

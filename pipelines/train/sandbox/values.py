@@ -135,8 +135,8 @@ def _tokens(offered: Mapping[str, _Offered], target: Target) -> tuple[Value, lis
     if best is None or one.law is None or best.high > _WIDEST * best.low:
         if best is not None:
             raise ConfigError(
-                f"study {one.study} does not tell how many tokens are best: its law says anything from {best.low:.2g} to "
-                f"{best.high:.2g}: add seeds, sizes or longer trunks, or say it: tokens=1.1e12"
+                f"study {one.study} does not tell how many tokens are best: its law says anything from {best.low:.2g} "
+                f"to {best.high:.2g}: add seeds, sizes or longer trunks, or say it: tokens=1.1e12"
             )
         raise ConfigError(
             f"the law of study {one.study} gives no best number of tokens (its exponents may be 0): add seeds or "
