@@ -32,7 +32,7 @@ _PARTS = {
     "process": "#999999",
 }
 _DOTS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#999999")
-_WIDTH, _LABEL, _BAR, _GAP = 760, 190, 15, 5
+_WIDTH, _LABEL, _BAR, _GAP = 760, 275, 15, 5
 
 
 def write_page(
@@ -126,6 +126,7 @@ def memory_picture(plan: Plan) -> str:
     scale = (_WIDTH - _LABEL - 60) / most
     top = 26
     height = top + len(cases) * (_BAR + _GAP) + 24
+    at = _LABEL + limit * scale
     drawn = [_legend()]
     for place, (stage, size, memory) in enumerate(cases):
         y = top + place * (_BAR + _GAP)
@@ -137,8 +138,8 @@ def memory_picture(plan: Plan) -> str:
             drawn.append(f'<rect x="{x:.1f}" y="{y}" width="{wide:.1f}" height="{_BAR}" fill="{colour}"/>')
             x += wide
         cut = " →" if memory.total > most else ""
-        drawn.append(f'<text x="{x + 4:.1f}" y="{y + 12}">{memory.total / GIB:.3g}{cut}</text>')
-    at = _LABEL + limit * scale
+        beside = at if x < at < x + 36 else x  # not across the dashed line
+        drawn.append(f'<text x="{beside + 4:.1f}" y="{y + 12}">{memory.total / GIB:.3g}{cut}</text>')
     drawn.append(
         f'<line x1="{at:.1f}" y1="{top - 4}" x2="{at:.1f}" y2="{height - 20}" stroke="var(--ink, currentColor)" '
         'stroke-dasharray="5 4"/>'
