@@ -12,6 +12,7 @@ from pipelines.config import plain
 from pipelines.errors import TrainingError
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.tracking.tracker import Tracker
+from pipelines.train.plan.planning import plan_stage
 from pipelines.train.sandbox.config import SandboxConfig
 from pipelines.train.sandbox.costs import Costs, flops_of, measured_speed, priced
 from pipelines.train.sandbox.expand import Trial
@@ -52,10 +53,28 @@ class TrialRun:
 
         _ = self._session.cluster  # Ray is there from here on
         with (
-            TrialPool(config.cluster, config.lanes, ready, work_trial) as pool,
-            TreeRunner(self._session, pool, mlflow_parent=self._tracker.run_id, threads=config.threads or 1) as runner,
+            TrialPool(config.cluster, config.lanes, ready, work_trial, trials_per_gpu=self._per_gpu(config)) as pool,
+            TreeRunner(self._session, pool, mlflow_parent=self._tracker.run_id, threads=config.threads) as runner,
         ):
             self.run(runner, pool.lanes)
+
+    def _per_gpu(self, config: SandboxConfig) -> int:
+        """How many trials share a GPU: as the config says, or measured with the run of most FLOPs a token."""
+        from pipelines.cluster.trials_per_gpu import measured_trials_per_gpu
+        from pipelines.train.trials.probe import probe_trial
+        from pipelines.train.trials.worker import ready
+
+        if not config.cluster.gpus_per_worker:
+            return 1
+        if config.trials_per_gpu != "auto":
+            return config.trials_per_gpu
+        begun = [(runs[0], trial.stages[0]) for state in self._states for trial, runs in state.foreseen]
+        fresh = [(run, stage.config) for run, stage in begun if stage.workflow == run.stage]
+        if not fresh:  # every chain begins with a mixture that is not made yet
+            return 1
+        run, first = max(fresh, key=lambda pair: pair[0].flops / pair[0].tokens)
+        planned = plan_stage(run.stage, first, self._session.store, first.parent, config.cluster.workers)
+        return measured_trials_per_gpu(config.cluster, ready, probe_trial, {"spec": plain(planned.spec)})
 
     def run(self, runner: TreeRunner, lanes: int) -> None:
         """Run what has not ended yet."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _LARGEST_SVG = 250_000  # bytes; a picture of many points is smaller as PNG
 _PNG_DPI = 150
-_WIDE = 1.9  # times as wide as high: two panels
+_WIDE = 1.7  # times as wide as high: several panels
 _NUMBER_LENGTH = 24  # of a cell that is set to the right as a number
 _SHOWN_LABELS = 8
 _SIGNS: Mapping[Verdict, tuple[str, str]] = {
@@ -36,6 +36,7 @@ _SIGNS: Mapping[Verdict, tuple[str, str]] = {
     "cannot be told at this size": ("?", "open"),
 }
 _STYLE = """<style>
+main{max-width:1240px}
 .verdict{display:inline-block;padding:.05rem .5rem;border-radius:1rem;font-weight:600;white-space:nowrap}
 .yes{background:var(--new)}.no{background:var(--gone)}.open{background:var(--wash);border:1px solid var(--line)}
 .findings td{max-width:24rem}
