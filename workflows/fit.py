@@ -25,7 +25,7 @@ from pipelines.display.progress import announce, say, table
 from pipelines.errors import ConfigError
 from pipelines.laws.fitting import fit_fully, predict, row_of
 from pipelines.laws.law import FittedLaw, Prediction
-from pipelines.laws.optimal import UNITS, Optimum, compute_optimal
+from pipelines.laws.optimum import UNITS, Optimum, compute_optimal
 from pipelines.laws.page import optimum_rows, parameter_rows, prediction_rows, write_fit
 from pipelines.laws.table import Table, read_table, table_of
 from pipelines.tracking.tracker import runs_matching

@@ -6,6 +6,7 @@ receipt each; a live table and a page that grows meanwhile. A trial that diverge
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from pipelines.config import plain
@@ -141,16 +142,18 @@ class TrialRun:
             if edge.last:
                 self._end(name, edge.error)
             elif name not in self._pruned:
-                self._look(runner, name, edge.step)
+                self._look(runner, name, edge)
 
-    def _look(self, runner: TreeRunner, name: str, step: int) -> None:
+    def _look(self, runner: TreeRunner, name: str, edge: EdgeEnded) -> None:
         """Compare a chain at a rung, and end those that are behind."""
         for state, trial in self._open[name]:
             search = self._searches.get(state.name)
-            if search is None or step not in search.rungs():
+            if search is None or edge.step not in search.rungs():
                 continue
-            curve = Curve(self._session.store.storage, state.runs[trial.name][-1:])
-            for behind in search.reached(trial, step, curve):
+            # the rows lie with the run that trained these steps, which may be another trial's
+            there = dataclasses.replace(state.runs[trial.name][-1], folder=edge.run)
+            curve = Curve(self._session.store.storage, (there,))
+            for behind in search.reached(trial, edge.step, curve):
                 # what another study wants as well goes on
                 if behind.key in self._open and len(self._open[behind.key]) == 1 and behind.key not in self._pruned:
                     self._pruned.add(behind.key)

@@ -27,7 +27,7 @@ from pipelines.laws.axes import (
 from pipelines.laws.fitting import predict, row_of
 from pipelines.laws.law import FittedLaw
 from pipelines.laws.lr import parabola_for
-from pipelines.laws.optimal import UNITS, compute_optimal
+from pipelines.laws.optimum import UNITS, compute_optimal
 from pipelines.laws.regression import Fit, profile
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from pipelines.errors import StorageError
 from pipelines.laws.drawing import Picture, pictures
 from pipelines.laws.fitting import row_of
 from pipelines.laws.law import Estimate, FittedLaw, Prediction
-from pipelines.laws.optimal import Optimum
+from pipelines.laws.optimum import Optimum
 from pipelines.laws.regression import Fit
 
 _RESOLUTION = 130  # dots an inch

@@ -15,7 +15,7 @@ from pipelines.laws import LAWS
 from pipelines.laws.fitting import fit, predict
 from pipelines.laws.law import FittedLaw
 from pipelines.laws.minicpm import PUBLISHED
-from pipelines.laws.optimal import compute_optimal
+from pipelines.laws.optimum import compute_optimal
 
 SIZES = (31e6, 110e6, 250e6, 490e6, 850e6, 2e9)
 TOKENS_A_PARAMETER = (10, 20, 30, 40, 50, 60)
