@@ -7,6 +7,7 @@ receipt each; a live table and a page that grows meanwhile. A trial that diverge
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Sequence
 
 from pipelines.config import plain
@@ -23,11 +24,13 @@ from pipelines.train.sandbox.searching import StudySearch
 from pipelines.train.sandbox.table import TrialTable
 from pipelines.train.sandbox.writing import Writer
 from pipelines.train.sharing.chain import Chain, ChainStage
+from pipelines.train.sharing.order import work_left
 from pipelines.train.sharing.tree import plan_tree
 from pipelines.train.trials.result import Status, TrialResult
 from workflows.session import Session
 from workflows.sharing import EdgeEnded, TreeRunner
 
+_ESTIMATE_SECONDS = 5.0  # between two estimates of what is left: each walks over the whole tree
 _LOOK_SECONDS = 1.0  # between two looks at the table and the page while no edge ends
 
 
@@ -88,9 +91,13 @@ class TrialRun:
         for state in self._states:
             self._begin(runner, state, state.trials)
         self._feed(runner, lanes)
+        estimated = time.monotonic()
         while self._open:
             edge = runner.next(_LOOK_SECONDS)
             if edge is not None:
+                if time.monotonic() - estimated > _ESTIMATE_SECONDS:
+                    self._table.progressed(work_left(runner.tree))
+                    estimated = time.monotonic()
                 self._take(runner, edge)
                 self._feed(runner, lanes)
             self._table.show(len(self._open))
@@ -118,6 +125,7 @@ class TrialRun:
                 chains.append(chain_of(state, trial, rungs))
         if chains:
             runner.add(chains)
+            self._table.progressed(work_left(runner.tree), more=True)
 
     def _feed(self, runner: TreeRunner, lanes: int) -> None:
         """Ask searches for as many proposals as lanes want, and studies for their second round."""

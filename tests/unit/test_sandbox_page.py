@@ -181,7 +181,7 @@ def test_the_live_table_is_drawn_in_place(state: StudyState, monkeypatch: pytest
     table.show(running=2, last=True)
     first = stream.getvalue()
     assert "toy    2/4" in first
-    assert "2 running" in first
+    assert "2 to go" in first
     table.ended("toy", state.ordered()[3])
     table.show(last=True)
     assert f"\033[{first.count(chr(10))}F\033[J" in stream.getvalue()[len(first) :]
@@ -201,6 +201,15 @@ def test_without_a_terminal_ended_trials_are_lines(state: StudyState, capsys: py
     said = capsys.readouterr().out
     assert "✗ toy: peak_lr=0.01 seed=1  diverged: its loss is <nan>" in said
     assert "4/4 trials, 1 more since" in said
+
+
+def test_the_table_says_how_long_the_rest_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    table = TrialTable({"toy": 4})
+    table.progressed(100.0, more=True)
+    table.progressed(75.0)
+    table._began -= 60
+    table.show(running=3, last=True)
+    assert "0/4 trials, 3 to go  in 1m00s, ETA 3m00s" in capsys.readouterr().out
 
 
 def test_a_search_goes_on_from_its_receipts(draft: Draft, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pipelines.train.trials.result import Status, TrialResult
 
 _LAST = 6  # trials that ended last, below the studies
 _LINE_SECONDS = 5.0  # between two lines where nothing can be drawn over
+_QUIET_SECONDS = 30.0  # without an end, before a line says how far all is
 _DRAW_SECONDS = 0.3
 _SIGNS: Mapping[Status, str] = {"finished": "✓", "diverged": "✗", "pruned": "–", "failed": "⚠"}
 
@@ -50,7 +51,8 @@ class TrialTable:
         self._last: deque[str] = deque(maxlen=_LAST)
         self._untold: list[str] = []
         self._found = 0  # ended in an earlier command
-        self.tokens, self.total_tokens = 0, 0  # trained by this command, and to be trained
+        # tokens times parameters that are still to be trained, and that this command has trained
+        self.work_left = self.work_done = 0.0
 
     def found(self, study: str, result: TrialResult) -> None:
         """Count a trial of an earlier command."""
@@ -66,22 +68,29 @@ class TrialTable:
         self._last.append(line)
         self._untold.append(line)
 
+    def progressed(self, work_left: float, more: bool = False) -> None:
+        """Note what is still to be trained. Args: more, whether trials were added, or an edge has ended."""
+        if not more:
+            self.work_done += max(0.0, self.work_left - work_left)
+        self.work_left = work_left
+
     def more(self, study: str, trials: int) -> None:
         """A study asked for further trials."""
         self.tallies[study].trials += trials
 
     def show(self, running: int = 0, last: bool = False) -> None:
-        """Draw what is known. Args: running, edges at work; last, whatever time has passed since."""
+        """Draw what is known. Args: running, trials that have not ended; last, whatever time has passed since."""
         now = time.monotonic()
         if now - self._shown < (_DRAW_SECONDS if self.block.live else _LINE_SECONDS) and not last:
             return
         if self.block.live:
             self.block.show(self.lines(running))
-        elif self._untold:
+        elif self._untold or last or now - self._shown > _QUIET_SECONDS:
             for line in self._untold[-3:]:
                 say(f"   {line}")
             others = f", {len(self._untold) - 3} more since" if len(self._untold) > 3 else ""
-            say(f"   {self._counts()}{others}  {self._left(now)}")
+            at_work = f", {running} to go" if running and not self._untold else ""
+            say(f"   {self._counts()}{others}{at_work}  {self._left(now)}")
             self._untold.clear()
         else:
             return
@@ -95,7 +104,7 @@ class TrialTable:
             counts = [tally.statuses[status] for status in ("finished", "diverged", "pruned", "failed")]
             rows.append([study, f"{tally.ended}/{tally.trials}", *counts, best, tally.best.name if tally.best else ""])
         header = ["study", "ended", "finished", "diverged", "pruned", "failed", "best bits/byte", "of"]
-        below = f"   {self._counts()}, {running} running  {self._left(time.monotonic())}"
+        below = f"   {self._counts()}, {running} to go  {self._left(time.monotonic())}"
         return [*table(header, rows).split("\n"), below, *(f"   {line}" for line in self._last)]
 
     def _counts(self) -> str:
@@ -104,9 +113,9 @@ class TrialTable:
 
     def _left(self, now: float) -> str:
         spent = now - self._began
-        if not self.tokens or self.tokens >= self.total_tokens:
+        if not self.work_done or not self.work_left:
             return f"in {duration(spent)}"
-        return f"in {duration(spent)}, ETA {duration(spent * (self.total_tokens / self.tokens - 1))}"
+        return f"in {duration(spent)}, ETA {duration(spent * self.work_left / self.work_done)}"
 
 
 def finding_rows(findings: Iterable[tuple[str, str, str, str]]) -> str:

@@ -34,6 +34,11 @@ def weights_of(tree: Tree) -> dict[TreeRun, float]:
     return weights
 
 
+def work_left(tree: Tree) -> float:
+    """What is still to be trained, in the same unit for all runs: tokens times parameters."""
+    return sum((edge.last - edge.first) * _step_cost(edge.run) for edge in tree.edges() if edge.last is not None)
+
+
 def _step_cost(run: TreeRun) -> float:
     """Of a step, in no unit: tokens times parameters, those of the first run of its chain where it has its parent's."""
     first = run
