@@ -53,13 +53,13 @@ def check(settings: BatchSettings, trials: Sequence[TrialResult]) -> None:
     for size, own in batches.items():
         if len(own) < FEWEST_BATCHES:
             raise ConfigError(
-                f"study batch has {len(own)} batch sizes at {size:,} parameters; a parabola with its minimum inside "
+                f"it has {len(own)} batch sizes at {size:,} parameters; a parabola with its minimum inside "
                 f"takes {FEWEST_BATCHES}: give batch.global_batch (or batch_tokens) more values"
             )
     lengths = {trial.peak_lr for trial in trials}
     if len(lengths) > 1:
         raise ConfigError(
-            f"study batch has the learning rates {', '.join(f'{rate:g}' for rate in sorted(lengths))}; batch sizes are "
+            f"it has the learning rates {', '.join(f'{rate:g}' for rate in sorted(lengths))}; batch sizes are "
             "compared at one: set schedule.peak_lr to one value"
         )
 

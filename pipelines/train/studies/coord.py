@@ -57,7 +57,7 @@ def check_coord(settings: CoordSettings, results: Sequence[TrialResult]) -> None
         widths = sorted({result.model.d_model for result in results})
         layers = sorted({result.model.layers for result in results})
         raise ConfigError(
-            f"a coord study has widths {widths} and layers {layers}, and no {FEWEST_SIZES} models that differ in one "
+            f"it has widths {widths} and layers {layers}, and no {FEWEST_SIZES} models that differ in one "
             "of them alone: vary model.d_model (with heads and d_ff) at equal layers and peak LR, or model.layers"
         )
 

@@ -64,13 +64,13 @@ def check(settings: LrSettings, trials: Sequence[TrialResult]) -> None:
     if few:
         (arm, width), count = next(iter(few.items()))
         raise ConfigError(
-            f"study lr has {count} learning rates at width {width} ({arm}); a parabola with its minimum inside takes "
+            f"it has {count} learning rates at width {width} ({arm}); a parabola with its minimum inside takes "
             f"{FEWEST_RATES}: give schedule.peak_lr more points"
         )
     widths = {width for _, width in rates}
     if len(widths) < 2:
         raise ConfigError(
-            f"study lr has the width {', '.join(map(str, sorted(widths))) or 'of no trial'} alone; a drift takes two: "
+            f"it has the width {', '.join(map(str, sorted(widths))) or 'of no trial'} alone; a drift takes two: "
             "vary model.d_model (with model.heads, model.kv_heads, model.d_ff)"
         )
 

@@ -59,14 +59,14 @@ def check(settings: WsdSettings, trials: Sequence[TrialResult]) -> None:
     if not any(settings.base in own and len(own) > 1 for own in arms.values()):
         there = sorted({str(arm) for own in arms.values() for arm in own})
         raise ConfigError(
-            f"study wsd compares all schedules with {settings.base} at equal tokens, and no horizon has it beside "
+            f"it compares all schedules with {settings.base} at equal tokens, and no horizon has it beside "
             f"another; there are {', '.join(there) or 'no trials'}: add schedule.decay={settings.shape} with "
             f"schedule.decay_fraction={settings.share:g}, or set study.shape and study.share to a decay that is there"
         )
     sizes = {trial.parameters for trial in trials}
     if len(sizes) > 1:
         raise ConfigError(
-            f"study wsd has models of {', '.join(f'{size:,}' for size in sorted(sizes))} parameters; schedules are "
+            f"it has models of {', '.join(f'{size:,}' for size in sorted(sizes))} parameters; schedules are "
             "compared on one: vary no key of model"
         )
 
