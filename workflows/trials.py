@@ -7,6 +7,7 @@ receipt each; a live table and a page that grows meanwhile. A trial that diverge
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ from pipelines.config import plain
 from pipelines.errors import TrainingError
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.tracking.tracker import Tracker
+from pipelines.train.budget.device import DeviceConfig
 from pipelines.train.plan.planning import plan_stage
 from pipelines.train.sandbox.config import SandboxConfig
 from pipelines.train.sandbox.costs import Costs, flops_of, measured_speed, priced
@@ -27,6 +29,7 @@ from pipelines.train.sharing.chain import Chain, ChainStage
 from pipelines.train.sharing.order import work_left
 from pipelines.train.sharing.tree import plan_tree
 from pipelines.train.trials.result import Status, TrialResult
+from workflows.plan import read_device
 from workflows.session import Session
 from workflows.sharing import EdgeEnded, TreeRunner
 
@@ -226,5 +229,11 @@ def costs_of(config: SandboxConfig, states: Sequence[StudyState], store: Artifac
         flops_per_second=speed or config.flops_per_second,
         measured=speed is not None,
         lanes=lanes,
-        **priced(config.price),
+        **priced(config.price, _device(config.price.gpu)),
     )
+
+
+@functools.cache
+def _device(name: str) -> DeviceConfig:
+    """A device of conf/device: the page asks for its price again and again. Raises: ConfigError with those there."""
+    return read_device(name)

@@ -160,6 +160,7 @@ BESIDE = {
         "pipelines.train.network": "reads weights by name, builds no model",
     },
     "sandbox": {
+        "pipelines.train.budget.device": "the price elsewhere",
         "pipelines.data.stream.mixture": "its mixtures are artifacts of their own",
         "pipelines.display.report": "colours and fonts of the pictures",
         "pipelines.train.checkpoint.weights": "as for training",

@@ -29,6 +29,7 @@ from pipelines.train.sandbox.writing import NUMBERS, PAGE, Writer, analysed, num
 from pipelines.train.studies import STUDIES
 from pipelines.train.trials.result import Measured, Status, TrialResult
 from tests.unit.toy_study import TOY, sandbox
+from workflows.plan import read_device
 from workflows.studies import study_state
 
 
@@ -39,7 +40,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 COSTS = Costs(
     trials=4, runs=4, edges=4, tokens_naive=4_000_000, tokens_shared=1_000_000, flops_naive=4e12, flops_shared=1e12,
-    flops_per_second=1e10, measured=True, lanes=2, **priced(PriceConfig()),
+    flops_per_second=1e10, measured=True, lanes=2, **priced(PriceConfig(), read_device("a100")),
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import re
 from typing import Annotated, Any, Literal
 
-from pipelines.config import Amount, Chosen, ChosenByName, Count, Positive, Seed, WorkflowConfig, config_class, runtime
+from pipelines.config import Chosen, ChosenByName, Count, Positive, Seed, WorkflowConfig, config_class, runtime
 from pipelines.errors import ConfigError
 from pipelines.train.measures import MEASURES
 from pipelines.train.measures.measure import MeasureSettings
@@ -69,13 +69,12 @@ class StudyConfig:
 
 @config_class
 class PriceConfig:
-    """What the same tokens would cost elsewhere; stated, since this machine cannot measure it."""
+    """Where the same trials would be priced; its speed and its price are stated, since this machine cannot measure
+    them.
+    """
 
     gpus: Count = runtime(8)
-    gpu: str = runtime("A100")
-    flops_per_second: Positive = runtime(312e12)  # of one GPU in bfloat16, dense: NVIDIA's data sheet
-    utilisation: Positive = runtime(0.3)  # of it, in one trial that fills a GPU; small ones reach far less
-    per_gpu_hour: Amount = runtime(2.0)  # in any currency
+    gpu: str = runtime("a100")  # a file of conf/device
 
 
 @config_class

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipelines.display.progress import duration, human
 from pipelines.store.artifacts import ArtifactStore
+from pipelines.train.budget.device import DeviceConfig
 from pipelines.train.sandbox.config import PriceConfig
 from pipelines.train.trials.result import StageRun
 
@@ -29,7 +30,8 @@ class Costs:
         flops_naive, flops_shared: likewise.
         flops_per_second: of one lane. measured: whether runs told it, or the config.
         lanes: side by side.
-        gpus, gpu, gpu_flops_per_second, money_per_gpu_hour: of the machine that a price is said for; FLOP/s as reached.
+        gpus, gpu, gpu_flops_per_second, money_per_gpu_hour: of the machine that a price is said for; FLOP/s as reached,
+            dollars, None where conf/device has no price.
     """
 
     trials: int
@@ -45,7 +47,7 @@ class Costs:
     gpus: int
     gpu: str
     gpu_flops_per_second: float
-    money_per_gpu_hour: float
+    money_per_gpu_hour: float | None
 
     @property
     def saved_share(self) -> float:
@@ -68,17 +70,19 @@ class Costs:
         return (self.flops_shared / self.gpu_flops_per_second + BETWEEN_SECONDS * self.edges) / self.gpus
 
     @property
-    def money(self) -> float:
-        """On the GPUs, in the currency of the price."""
-        return self.gpu_seconds / 3600 * self.gpus * self.money_per_gpu_hour
+    def money(self) -> float | None:
+        """On the GPUs, in dollars."""
+        hours = self.gpu_seconds / 3600 * self.gpus
+        return None if self.money_per_gpu_hour is None else hours * self.money_per_gpu_hour
 
     def on_gpus(self) -> str:
         """The price, with what it stands on."""
+        price = "" if self.money is None else f" and ${self.money:.2f} at ${self.money_per_gpu_hour:g} a GPU hour"
         return (
-            f"On {self.gpus} {self.gpu}: about {duration(self.gpu_seconds)} and {self.money:.2f} at "
-            f"{self.money_per_gpu_hour:g} a GPU hour, with {human(self.gpu_flops_per_second)} FLOP/s reached by each, "
-            f"and {BETWEEN_SECONDS:g} s between pieces. Stated, not measured: a model that does not fill a GPU reaches "
-            "less, and several trials then share one."
+            f"On {self.gpus} {self.gpu}: about {duration(self.gpu_seconds)}{price}, with "
+            f"{human(self.gpu_flops_per_second)} FLOP/s reached by each, and {BETWEEN_SECONDS:g} s between pieces. "
+            "Stated (conf/device), not measured: a model that does not fill a GPU reaches less, and several trials "
+            "then share one."
         )
 
     def announcement(self) -> dict[str, str]:
@@ -110,11 +114,11 @@ def measured_speed(store: ArtifactStore, runs: Iterable[StageRun]) -> float | No
     return flops / seconds if seconds else None
 
 
-def priced(price: PriceConfig) -> dict[str, Any]:
-    """The fields of `Costs` that say what GPUs cost."""
+def priced(price: PriceConfig, device: DeviceConfig) -> dict[str, Any]:
+    """The fields of `Costs` that say what GPUs cost. Args: device, as conf/device has it."""
     return {
         "gpus": price.gpus,
         "gpu": price.gpu,
-        "gpu_flops_per_second": price.flops_per_second * price.utilisation,
-        "money_per_gpu_hour": price.per_gpu_hour,
+        "gpu_flops_per_second": device.peak * device.mfu.value,
+        "money_per_gpu_hour": device.usd_per_hour,
     }

@@ -147,7 +147,10 @@ def _tiles(ended: int, trials: int, costs: Costs) -> list[tuple[str, str]]:
         ("tokens trained", human(costs.tokens_shared)),
         ("tokens without sharing", human(costs.tokens_naive)),
         ("saved by sharing", f"{costs.saved_share:.0%}, {duration(costs.saved_seconds)} of a lane"),
-        (f"on {costs.gpus} {costs.gpu}", f"{duration(costs.gpu_seconds)}, {costs.money:.2f}"),
+        (
+            f"on {costs.gpus} {costs.gpu}",
+            duration(costs.gpu_seconds) + ("" if costs.money is None else f", ${costs.money:.2f}"),
+        ),
     ]
 
 
