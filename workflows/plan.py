@@ -260,7 +260,9 @@ def device_names() -> list[str]:
 
 
 def read_device(name: str) -> DeviceConfig:
-    """A device of conf/device, as the YAML has it."""
+    """A device of conf/device, as the YAML has it. Raises: ConfigError with those that there are."""
+    if name not in device_names():
+        raise ConfigError(f"there is no device {name}; conf/device has {', '.join(device_names())}")
     device = compose_config("plan", PlanConfig, [f"device={name}"]).device
     assert device is not None
     return device
