@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
 import shlex
 from collections.abc import Sequence
@@ -15,15 +16,19 @@ from types import TracebackType
 from typing import Any
 
 from pipelines.cluster.trial_pool import Ended, TrialPool
-from pipelines.display.progress import announce, human, say, table
+from pipelines.display.progress import announce, duration, human, say, table
 from pipelines.errors import ConfigError
 from pipelines.store.artifact import Artifact
 from pipelines.train.checkpoint import committed_steps
+from pipelines.train.network.architecture import flops_per_token
+from pipelines.train.plan import memory
+from pipelines.train.plan.checked import setup_of_config
 from pipelines.train.sharing.chain import Chain, ChainStage
 from pipelines.train.sharing.tree import Tree, TreeRun, plan_tree
 from pipelines.train.stages import stage_named
 from pipelines.train.trials.worker import ready, work_trial
 from workflows.composing import Job
+from workflows.plan import device_names, read_device
 from workflows.session import DryRun, Session
 from workflows.sharing import EdgeEnded, TreeRunner
 
@@ -38,7 +43,7 @@ def sweep_stage(stage: str, jobs: Sequence[Job], session: Session) -> list[Artif
     chains = chains_of(stage, jobs)
     storage, cluster = session.store.storage, session.config.cluster
     tree = plan_tree(chains, lambda folder: committed_steps(storage, folder))
-    announce(f"{stage}: {len(chains)} runs", {**_announcement(tree), "store": session.store.uri})
+    announce(f"{stage}: {len(chains)} runs", {**_announcement(tree), **_costs(tree), "store": session.store.uri})
     say(_shown(tree))
     if session.config.dry_run:
         raise DryRun
@@ -145,6 +150,32 @@ def _announcement(tree: Tree) -> dict[str, str]:
         there = sum(run.first * run.trajectory.step_tokens for run in begun)
         lines["there already"] = f"{human(there)} tokens of {len(begun)} runs"
     return lines
+
+
+def _costs(tree: Tree) -> dict[str, str]:
+    """Memory, hours and money of what is to be trained, where the runs' own configs have their models.
+
+    A branch has its parent's, and only the store knows that.
+    """
+    models = {run: run.config.model for run in tree.runs.values()}
+    setups = [setup_of_config(run.stage, run.config, model) for run, model in models.items() if model is not None]
+    if len(setups) < len(models):
+        return {}
+    largest = max((memory.predict(setup, memory.plan_keep(setup, math.inf)) for setup in setups), key=lambda m: m.total)
+    lines = {"memory": f"{largest.total / memory.GIB:.3g} GiB in each process of a lane, at most"}
+    cluster = next(iter(models)).config.cluster
+    name = (cluster.accelerator or "").lower() if cluster.gpus_per_worker else "cpu"
+    if name not in device_names():
+        return {**lines, "hours": "not known of this GPU: cluster.accelerator names a file of conf/device"}
+    device, flops = read_device(name), 0.0
+    for edge in tree.edges():
+        model, length = edge.run.config.model, edge.run.config.batch.sequence_length
+        assert model is not None
+        flops += edge.tokens * flops_per_token(model, length)
+    hours = flops / (device.peak * device.mfu.value) / 3600
+    price = "" if device.usd_per_hour is None else f", ${hours * device.usd_per_hour:.2f}"
+    how = f"of one {name}{price}, at an MFU of {device.mfu.value:.0%} (conf/device/{name}.yaml)"
+    return {**lines, "hours": f"{duration(hours * 3600)} {how}"}
 
 
 def _shown(tree: Tree) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ def test_a_plan_needs_no_store(tmp_path: Path) -> None:
     assert ended.code == 0, ended.output
     assert "pretrain: 4 runs" in ended.out
     assert "860k to train; 1.23M if each run were trained by itself (30% saved)" in ended.out
+    assert re.search(r"memory +0\.\d+ GiB in each process of a lane", ended.out)
+    assert re.search(r"hours +[\d.]+s of one cpu, \$0\.00", ended.out)
     assert "pretrain/wind_tunnel-steps-200-peak_lr-0.02@step-90" in ended.out
     assert "dry run: nothing was started" in ended.out
     assert not store.exists()

@@ -34,7 +34,7 @@ from pipelines.train.plan.inheritance import (
     planned_beginning,
     planned_rates,
 )
-from pipelines.train.plan.memory import DeviceKind
+from pipelines.train.plan.memory import DeviceKind, Setup
 from pipelines.train.schedules.schedule import Schedule
 from pipelines.train.spec import BatchConfig, Start, TrainConfig
 from pipelines.train.stages import Stage, stage_named
@@ -119,6 +119,23 @@ def check_run(name: str, config: TrainConfig, store: ArtifactStore, parent: str 
 def device_of(config: TrainConfig) -> DeviceKind:
     """What the workers will train on."""
     return "cuda" if config.cluster.gpus_per_worker else "cpu"
+
+
+def setup_of_config(name: str, config: TrainConfig, model: ModelConfig) -> Setup:
+    """What decides a worker's memory, from a config alone. Args: name, of the stage; model, its own or inherited."""
+    batch, workers = config.batch, config.cluster.workers
+    return Setup(
+        model=model,
+        rows=batch.micro_batch * chosen_objective(name, config).batches.rows_per_unit,
+        sequence_length=batch.sequence_length,
+        accumulates=batch.global_batch > batch.micro_batch * workers,
+        zero=config.zero,
+        compute=config.compute,
+        workers=workers,
+        device=device_of(config),
+        optimizer=config.optimizer,
+        trains=stage_named(name).trains,
+    )
 
 
 def _check_fields(name: str, stage: Stage, config: TrainConfig, parent: str | None) -> None:

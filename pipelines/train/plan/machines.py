@@ -12,10 +12,9 @@ from pipelines.cluster.outside.instances import Instance, with_gpus
 from pipelines.config import ClusterConfig
 from pipelines.errors import ConfigError
 from pipelines.train.plan import memory
-from pipelines.train.plan.checked import check_division, chosen_objective
-from pipelines.train.plan.memory import GIB, Setup
+from pipelines.train.plan.checked import check_division, chosen_objective, setup_of_config
+from pipelines.train.plan.memory import GIB
 from pipelines.train.spec import TrainConfig
-from pipelines.train.stages import stage_named
 
 
 def workers_per_machine(cluster: ClusterConfig, instance: Instance) -> int:
@@ -79,18 +78,7 @@ def check_stage(stage: str, config: TrainConfig, instance: Instance | None, max_
     lines = check(cluster, instance, max_nodes)
     if instance is not None and cluster.gpus_per_worker and config.model is not None:  # children have their parent's
         rows_per_unit = chosen_objective(stage, config).batches.rows_per_unit
-        setup = Setup(
-            model=config.model,
-            rows=batch.micro_batch * rows_per_unit,
-            sequence_length=batch.sequence_length,
-            accumulates=batch.global_batch > batch.micro_batch * cluster.workers,
-            zero=config.zero,
-            compute=config.compute,
-            workers=cluster.workers,
-            device="cuda",
-            optimizer=config.optimizer,
-            trains=stage_named(stage).trains,
-        )
+        setup = setup_of_config(stage, config, config.model)
         limit = memory.usable_bytes("cuda", instance.gpu_gib * GIB)
         if config.compute.memory_gib is not None:
             limit = min(limit, config.compute.memory_gib * GIB)

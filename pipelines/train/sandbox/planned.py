@@ -15,7 +15,7 @@ from pipelines.errors import ConfigError, TrunklineError
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.train.network.architecture import ModelConfig, check_shapes
 from pipelines.train.plan import devices, memory
-from pipelines.train.plan.checked import check_division, chosen_objective, device_of
+from pipelines.train.plan.checked import check_division, chosen_objective, device_of, setup_of_config
 from pipelines.train.plan.inheritance import open_parent
 from pipelines.train.plan.planning import plan_stage
 from pipelines.train.sandbox.config import MIXTURE, SandboxConfig
@@ -106,12 +106,7 @@ def lane_memory(trial: Trial, runs: Sequence[StageRun], lanes: int) -> memory.Me
         config: TrainConfig = stage.config
         device, workers = device_of(config), config.cluster.workers
         rows = chosen_objective(stage.workflow, config).batches.rows_per_unit
-        setup = memory.Setup(
-            model=run.model, rows=config.batch.micro_batch * rows, sequence_length=config.batch.sequence_length,
-            accumulates=config.batch.global_batch > config.batch.micro_batch * workers, zero=config.zero,
-            compute=config.compute, workers=workers, device=device, optimizer=config.optimizer,
-            trains=stage_named(stage.workflow).trains,
-        )  # fmt: skip
+        setup = setup_of_config(stage.workflow, config, run.model)
         try:
             if device == "cuda" and config.compute.memory_gib is None and not devices.here(config.cluster):
                 predictions.append(memory.predict(setup, memory.plan_keep(setup, float("inf"))))
