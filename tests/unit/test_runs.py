@@ -44,21 +44,22 @@ def test_every_file_of_a_lane_is_there_and_once() -> None:
         assert lanes.group(f"tests/{file}::test_a[b::c]") == lanes.group(f"tests/{file}::test_d")
 
 
-# what a file has in it that uses a fixture of a whole session, and the group that it has to be in
+# what a file has in it that uses a fixture of a whole session, and the groups that it may be in
 SHARED = {
-    "cluster: Cluster": "Ray",
-    "head: RayCluster": "head",
-    "server: S3Server": "S3 and ranks",
-    "_rank: Ranks": "S3 and ranks",
-    "_ranks: Ranks": "S3 and ranks",
+    "cluster: Cluster": ("Ray",),
+    "head: RayCluster": ("head",),
+    "server: S3Server": ("S3 and ranks",),
+    # two groups: one alone would be the longest lane by far
+    "_rank: Ranks": ("S3 and ranks", "ranks of trials"),
+    "_ranks: Ranks": ("S3 and ranks", "ranks of trials"),
 }
 
 
 def test_what_a_session_starts_once_is_used_in_one_lane() -> None:
     for path in (ROOT / "tests" / "integration").glob("test_*.py"):
-        for words, group in SHARED.items():
+        for words, groups in SHARED.items():
             if words in path.read_text():
-                assert lanes.group(f"tests/integration/{path.name}::test") == group, (
+                assert lanes.group(f"tests/integration/{path.name}::test") in groups, (
                     f"list {path.name} in tests/lanes.py"
                 )
 
