@@ -38,6 +38,7 @@ FIRST: tuple[tuple[str | None, tuple[str, ...]], ...] = (
             "integration/test_trials.py",
             "integration/test_coordinates.py",
             "integration/test_averages_measure.py",
+            "integration/test_sweep.py",
         ),
     ),
     (
@@ -59,7 +60,6 @@ FIRST: tuple[tuple[str | None, tuple[str, ...]], ...] = (
     (None, ("integration/test_fire_kills.py",)),
     (None, ("integration/test_wind_tunnel.py",)),
     (None, ("integration/test_sandbox.py",)),
-    (None, ("integration/test_sweep.py",)),
     (None, ("infra/test_mlflow_server.py",)),
     (None, ("integration/test_additions_stage.py",)),
     (None, ("integration/test_additions_objective.py",)),
