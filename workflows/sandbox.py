@@ -83,6 +83,7 @@ def run(config: SandboxConfig, session: Session) -> Artifact:
     draft = session.begin("sandbox", config, announcement, inputs, (*CODE, *code_of_studies(states)), identity=identity)
     if isinstance(draft, Artifact):
         return _tell_finished(draft, store)
+    began = session.began
     say(table(["study", "trials", "varied", "seeds", "tokens alone"], [_row(state) for state in states]))
     # ── Trials; no inputs are named to MLflow, which would fold the sandbox under its mixture ─────────────────────────
     with session.track(draft, config) as tracker:
@@ -107,6 +108,7 @@ def run(config: SandboxConfig, session: Session) -> Artifact:
             tracker.file(draft.storage.fetch(f"{draft.folder}/{name}"))
         tracker.metrics({"tokens": costs.tokens_shared, "tokens_without_sharing": costs.tokens_naive}, step=0)
         artifact = draft.commit(plain(config), {"trials": costs.trials, "tokens": costs.tokens_shared})
+    session.began = began  # and not when the last mixture was
     return session.done(artifact, f"python -m workflows.plan recipe=sandbox/{config.name} target=2b")
 
 
