@@ -126,7 +126,7 @@ def main() -> None:
             flush=True,
         )
         if options.json:
-            options.json.write_text(json.dumps([dataclasses.asdict(one) for one in points], indent=1))
+            options.json.write_text(json.dumps([dataclasses.asdict(one) for one in points], indent=1), encoding="utf-8")
     print("\n" + table(*summary(points)))
 
 
@@ -155,7 +155,7 @@ def measure(case: Case, steps: int = _STEPS) -> Point:
         assert isinstance(draft, Draft)
         spec = dataclasses.replace(planned.spec, claim=draft.claim)
         path = Path(folder) / "spec.json"
-        path.write_text(json.dumps(plain(spec)))
+        path.write_text(json.dumps(plain(spec)), encoding="utf-8")
         began = time.monotonic()
         peaks = run_ranks(path, case.workers)
         seconds = time.monotonic() - began
@@ -182,14 +182,14 @@ def run_ranks(spec: Path, workers: int) -> list[float]:
             "LOCAL_WORLD_SIZE": str(workers), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         }  # fmt: skip
         command = [sys.executable, "-m", "pipelines.train.worker", str(spec)]
-        log = (spec.parent / f"rank-{rank}.log").open("w")
+        log = (spec.parent / f"rank-{rank}.log").open("w", encoding="utf-8")
         processes.append(subprocess.Popen(command, env=surroundings, stdout=log, stderr=subprocess.STDOUT))
     peaks = []
     for rank, process in enumerate(processes):
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            raise RuntimeError((spec.parent / f"rank-{rank}.log").read_text())
+            raise RuntimeError((spec.parent / f"rank-{rank}.log").read_text(encoding="utf-8"))
         peaks.append(usage.ru_maxrss * 1024.0)
     return peaks
 
@@ -218,7 +218,7 @@ def make_store(uri: str, vocabulary: int, length: int) -> ArtifactStore:
     assert isinstance(mixture, Draft)
     plan = plan_mixture(recipe, tokens.folder, tokens.fingerprint, tokens.statistics)
     path = mixture.scratch("mixture.json")
-    path.write_text(json.dumps(plan.to_json()))
+    path.write_text(json.dumps(plan.to_json()), encoding="utf-8")
     mixture.publish("mixture", {"mixture.json": path})
     mixture.commit({}, {})
     return store

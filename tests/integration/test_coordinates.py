@@ -97,5 +97,5 @@ def test_weights_that_are_split_or_not_its_own_are_refused(store: Any) -> None:
     spec = parse(TrainSpec, claimed_spec("pretrain", train_config(name="split", **{"zero.stage": 3}), store, 1))
     with pytest.raises(ConfigError, match=r"measures.coordinates reads whole weights, and zero.stage=3 splits them"):
         open_coordinates(CoordinatesSettings(), spec, store)
-    with pytest.raises(ConfigError, match="this run is a branch of its parent"):
+    with pytest.raises(ConfigError, match="this run begins by branch from its parent"):
         check_coordinates(1, "branch")

@@ -75,7 +75,10 @@ def test_a_sweep_runs_each_choice_wherever_the_option_stands(place: int, monkeyp
         ("profile_steps.first=3", r"profile_steps is a list: give the whole of it, 'profile_steps=\[…\]'"),
         ("+experment=demo", r"unknown key experment; accepted there: .*\+experiment: did you mean \+experiment=demo\?"),
         ("experiments=demo", r"did you mean \+experiment=demo\?"),
-        ("+experiment=minicpm_2", r"there are demo, minicpm_2b, smoke: did you mean \+experiment=minicpm_2b\?"),
+        (
+            "+experiment=minicpm_2",
+            r"there are demo, minicpm_2b, smoke, wind_tunnel, wind_tunnel_smoke: did you mean \+experiment=minicpm_2b\?",
+        ),
         ("+experiment=", r"no such experiment; there are demo"),
         ("beta=0.2", r"unknown key beta; accepted there: name, .*: did you mean objective.beta\?"),
         ("++foo.bar=1", r"unknown key foo; accepted there: name, .*: remove it"),
