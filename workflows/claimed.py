@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from pipelines.config import plain
+from pipelines.display.progress import hushed
 from pipelines.store.artifact import Artifact
 from pipelines.store.draft import Draft, Making
 from pipelines.store.storage import Storage
@@ -82,7 +83,8 @@ class Desk:
             return
         within, self.session.within_recipe = self.session.within_recipe, True
         try:
-            importlib.import_module(f"workflows.{stage.workflow}").run(stage.config, self.session)
+            with hushed():
+                importlib.import_module(f"workflows.{stage.workflow}").run(stage.config, self.session)
         finally:
             self.session.within_recipe = within
         self._made.add(stage.folder)

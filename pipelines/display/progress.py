@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from pipelines.errors import StorageError
@@ -31,6 +31,7 @@ _LOOK_ALIKES = {
     "·": ".", "≥": ">=", "≤": "<=", "≈": "~", "−": "-", "±": "+-", "²": "2", "‘": "'", "’": "'", "“": '"', "”": '"',
     "°": " degrees", "µ": "u",
 }  # fmt: skip
+_hush = threading.local()
 _live: TextIO | None = None  # where a live line stands unfinished
 _block: LiveBlock | None = None  # what stands above the cursor, to be drawn over
 
@@ -43,8 +44,20 @@ def say(line: str = "") -> None:
     Raises: SystemExit where nobody reads any more (`| head`), as a shell's own programs end there; StorageError where a
         file that output goes to takes no more.
     """
+    if getattr(_hush, "on", False):
+        return
     end_live_line()
     _write(sys.stdout, line + "\n")
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Let nothing be heard of what this thread says: of a command that is one of many steps of another."""
+    before, _hush.on = getattr(_hush, "on", False), True
+    try:
+        yield
+    finally:
+        _hush.on = before
 
 
 def end_live_line() -> None:

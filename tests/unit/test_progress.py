@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.display import progress
-from pipelines.display.progress import Progress, duration, human, say, table, tally
+from pipelines.display.progress import Progress, announce, duration, human, hushed, say, table, tally
 
 
 class Terminal(io.StringIO):
@@ -201,3 +201,13 @@ def test_every_text_file_is_read_and_written_in_utf_8_whatever_the_locale() -> N
             if (texts or (opens and modes)) and "encoding" not in {keyword.arg for keyword in call.keywords}:
                 bare.append(f"{file}:{call.lineno}")
     assert bare == [], "give them encoding='utf-8'"
+
+
+def test_what_is_said_within_a_hush_goes_nowhere(capsys: pytest.CaptureFixture[str]) -> None:
+    with hushed():
+        say("a step among many")
+        with hushed():
+            announce("mixture/a", {"tokens": "1"})
+        say("still")
+    say("heard")
+    assert capsys.readouterr().out == "heard\n"
