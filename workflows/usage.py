@@ -25,13 +25,20 @@ def print_usage(workflow: str) -> None:
         groups += shared_groups
     say("\nChoices, as group=choice:\n")
     for group in groups:
-        say(f"    {group:<10} {', '.join(sorted(path.stem for path in (CONF / group).glob('*.yaml')))}")
+        say(f"    {group:<10} {', '.join(_choices(group))}")
     experiments = sorted(path.parent.name for path in CONF.glob(f"experiment/*/{workflow}.yaml"))
     say(f"\nExperiments: {', '.join(f'+experiment={name}' for name in experiments) or 'none for this workflow'}")
     say(
         "Also: dry_run=true (the plan, nothing started), --cfg job (the composed config), -m key=a,b (a sweep; vary "
         "name too)"
     )
+
+
+def _choices(group: str) -> list[str]:
+    """The files of a group; of its folders, where it has nothing else."""
+    folder = CONF / group
+    files = list(folder.glob("*.yaml")) or list(folder.rglob("*.yaml"))
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in files)
 
 
 def _keys_of(name: str) -> tuple[dict[str, list[str]], list[str], list[str]]:
