@@ -217,6 +217,8 @@ def costs_of(config: SandboxConfig, states: Sequence[StudyState], store: Artifac
     tree = plan_tree({trial.key: chain_of(state, trial) for state, trial in pairs}.values())
     edges = list(tree.edges())
     naive = [run for state, trial in pairs for run in state.runs[trial.name]]
+    device = _device(config.price.gpu)
+    stated = device.peak * device.mfu.value if config.cluster.gpus_per_worker else config.flops_per_second
     speed = measured_speed(store, planned.values())
     return Costs(
         trials=len(pairs),
@@ -226,10 +228,10 @@ def costs_of(config: SandboxConfig, states: Sequence[StudyState], store: Artifac
         tokens_shared=sum(edge.tokens for edge in edges),
         flops_naive=sum(run.flops for run in naive),
         flops_shared=sum(flops_of(planned[edge.run.folder], edge.tokens) for edge in edges),
-        flops_per_second=speed or config.flops_per_second,
+        flops_per_second=speed or stated,
         measured=speed is not None,
         lanes=lanes,
-        **priced(config.price, _device(config.price.gpu)),
+        **priced(config.price, device),
     )
 
 

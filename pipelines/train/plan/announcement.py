@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
-import torch
-
 from pipelines.errors import ConfigError
 from pipelines.store.artifact import Artifact
 from pipelines.train.batches import Batches
@@ -102,7 +100,7 @@ def _memory(run: CheckedRun, spec: TrainSpec) -> str:
     """The prediction for one worker; what a GPU elsewhere has, its worker finds out."""
     config, workers, device = run.config, run.workers, device_of(run.config)
     setup = devices.setup_of(spec, workers, device)
-    known = devices.here(config.cluster) and not config.write_spec and (device == "cpu" or torch.cuda.is_available())
+    known = devices.known(config.cluster, device) and not config.write_spec
     if not known and config.compute.memory_gib is None:
         predicted = memory.predict(setup, memory.plan_keep(setup, math.inf))
         return (

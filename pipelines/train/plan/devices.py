@@ -74,6 +74,11 @@ def here(cluster: ClusterConfig) -> bool:
     return cluster.address is None and "RAY_ADDRESS" not in os.environ and not inside_job()
 
 
+def known(cluster: ClusterConfig, device: DeviceKind) -> bool:
+    """Whether this process can ask the device that training will run on how much memory it has."""
+    return here(cluster) and (device == "cpu" or torch.cuda.is_available())
+
+
 def check_gpus(cluster: ClusterConfig) -> None:
     """Refuse GPUs that this machine does not have, before a private Ray is started. Raises: ConfigError."""
     asked = cluster.workers * cluster.gpus_per_worker

@@ -87,7 +87,7 @@ class Costs:
 
     def announcement(self) -> dict[str, str]:
         """Label -> text, for the plan."""
-        how = "measured by finished runs" if self.measured else "stated: flops_per_second"
+        how = "measured by finished runs" if self.measured else "stated"
         return {
             "trials": f"{self.trials:,}, {self.runs:,} runs, {self.edges:,} pieces between branching points",
             "tokens": f"{human(self.tokens_shared)}; {human(self.tokens_naive)} without sharing, "

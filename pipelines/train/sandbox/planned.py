@@ -108,7 +108,8 @@ def lane_memory(trial: Trial, runs: Sequence[StageRun], lanes: int) -> memory.Me
         rows = chosen_objective(stage.workflow, config).batches.rows_per_unit
         setup = setup_of_config(stage.workflow, config, run.model)
         try:
-            if device == "cuda" and config.compute.memory_gib is None and not devices.here(config.cluster):
+            elsewhere = device == "cuda" and not devices.known(config.cluster, device)
+            if elsewhere and config.compute.memory_gib is None:
                 predictions.append(memory.predict(setup, memory.plan_keep(setup, float("inf"))))
             else:
                 limit, whose = devices.budget(config.compute, device, workers * lanes if device == "cpu" else workers)
