@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -53,9 +54,11 @@ def test_a_sweep_that_was_killed_goes_on_when_it_is_typed_again(store: Any, one_
     killed.wait()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    # what was committed is not trained again
-    assert f"{trunk} stands at step 50, for 3 runs" in done.stdout
-    assert "its own step" in done.stdout
+    # what was committed is not trained again; how far that is depends on when the kill came
+    begins = re.search(rf"{trunk} +400 +its own step (\d+)", done.stdout)
+    assert begins is not None, done.stdout
+    assert int(begins[1]) >= 50
+    assert "there already" in done.stdout
     finished = run_here("pretrain", *sweep)
     assert finished.code == 0, finished.output
     assert "lanes" not in finished.out
