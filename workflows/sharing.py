@@ -27,7 +27,7 @@ from pipelines.config import ClusterConfig
 from pipelines.errors import ClusterError, ConfigError, StorageError, TrainingError, TrunklineError
 from pipelines.train.checkpoint import committed_steps
 from pipelines.train.sharing.chain import Chain, both
-from pipelines.train.sharing.order import weights_of
+from pipelines.train.sharing.order import weights_of, work_left
 from pipelines.train.sharing.tree import Tree, TreeRun
 from pipelines.train.trials.rows import missing_rows, parse_measures
 from workflows.claimed import ClaimedRun, Desk
@@ -121,6 +121,11 @@ class TreeRunner:
     def done(self) -> bool:
         """Whether all chains are over and all has been told."""
         return not (self._events or self._running) and all(name in self._over for name in self.tree.chains)
+
+    @property
+    def work_left(self) -> float:
+        """What chains that are not over still need, in tokens times parameters."""
+        return work_left(self.tree, self._alive)
 
     def add(self, chains: Iterable[Chain]) -> None:
         """Add chains. Raises: ConfigError, with nothing added, as `Tree.add`, and for runs of another shape than the

@@ -26,7 +26,6 @@ from pipelines.train.sandbox.searching import StudySearch
 from pipelines.train.sandbox.table import TrialTable
 from pipelines.train.sandbox.writing import Writer
 from pipelines.train.sharing.chain import Chain, ChainStage
-from pipelines.train.sharing.order import work_left
 from pipelines.train.sharing.tree import plan_tree
 from pipelines.train.trials.result import Status, TrialResult
 from workflows.plan import read_device
@@ -99,7 +98,7 @@ class TrialRun:
             edge = runner.next(_LOOK_SECONDS)
             if edge is not None:
                 if time.monotonic() - estimated > _ESTIMATE_SECONDS:
-                    self._table.progressed(work_left(runner.tree))
+                    self._table.progressed(runner.work_left)
                     estimated = time.monotonic()
                 self._take(runner, edge)
                 self._feed(runner, lanes)
@@ -128,7 +127,7 @@ class TrialRun:
                 chains.append(chain_of(state, trial, rungs))
         if chains:
             runner.add(chains)
-            self._table.progressed(work_left(runner.tree), more=True)
+            self._table.progressed(runner.work_left, more=True)
 
     def _feed(self, runner: TreeRunner, lanes: int) -> None:
         """Ask searches for as many proposals as lanes want, and studies for their second round."""

@@ -6,6 +6,8 @@ trunk that was begun last.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pipelines.train.network.architecture import parameter_counts
 from pipelines.train.sharing.tree import Tree, TreeRun
 
@@ -34,9 +36,13 @@ def weights_of(tree: Tree) -> dict[TreeRun, float]:
     return weights
 
 
-def work_left(tree: Tree) -> float:
-    """What is still to be trained, in the same unit for all runs: tokens times parameters."""
-    return sum((edge.last - edge.first) * _step_cost(edge.run) for edge in tree.edges() if edge.last is not None)
+def work_left(tree: Tree, alive: Callable[[str], bool]) -> float:
+    """What is still to be trained, in the same unit for all runs: tokens times parameters.
+
+    Args: alive, whether a chain is not over: a pruned one is trained no further.
+    """
+    edges = (edge for edge in tree.edges() if edge.last is not None and any(map(alive, edge.chains)))
+    return sum((edge.tokens / edge.run.trajectory.step_tokens) * _step_cost(edge.run) for edge in edges)
 
 
 def _step_cost(run: TreeRun) -> float:
