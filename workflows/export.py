@@ -10,10 +10,9 @@ Runs in this process, without Ray. Memory: that of the largest tensors and of so
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
-from pipelines.config import WorkflowConfig, config_class
+from pipelines.config import WorkflowConfig, changed, config_class, plain
 from pipelines.display.progress import human, say
 from pipelines.errors import ConfigError
 from pipelines.identity import decisive, identity
@@ -23,7 +22,7 @@ from pipelines.store.draft import Draft
 from pipelines.store.storage import FolderStorage
 from pipelines.train.checkpoint.lineage import lineage, open_run, tokens_of
 from pipelines.train.formats import FORMATS
-from pipelines.train.formats.contract import Check, Dtype, Source
+from pipelines.train.formats.contract import Check, Source
 from pipelines.train.formats.folder import tokenizer_settings
 from pipelines.train.results.model_card import find_evaluation, licence_note, model_card, unclear_licences
 from workflows.entry import entry
@@ -44,12 +43,24 @@ class ExportConfig(WorkflowConfig):
 
     parent: str  # e.g. dpo/demo, anneal/demo@step-80
     format: str = "llama"  # a row of FORMATS
-    dtype: Dtype = "float32"  # of the stored weights
+    # how weights are stored, a name that the format knows; null: its first
+    dtype: str | None = changed(None, founding="float32")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.format not in FORMATS:
             raise ConfigError(f"format is {self.format!r}; expected one of {', '.join(FORMATS)}")
+        dtypes = FORMATS[self.format].dtypes
+        if self.dtype is None:
+            object.__setattr__(self, "dtype", next(iter(dtypes)))
+        elif self.dtype not in dtypes:
+            raise ConfigError(f"dtype is {self.dtype!r}; format={self.format} stores weights as {', '.join(dtypes)}")
+
+    @property
+    def stored(self) -> str:
+        """How weights are stored, once null is settled."""
+        assert self.dtype is not None
+        return self.dtype
 
 
 def code_of(format_name: str) -> tuple[str, ...]:
@@ -65,10 +76,10 @@ def run(config: ExportConfig, session: Session) -> Artifact:
     evaluation = find_evaluation(session.store, source.run)
 
     # ── announce ──
-    described, unclear = FORMATS[config.format].describe(source.model, config.dtype), unclear_licences(source.tokens)
+    described, unclear = FORMATS[config.format].describe(source, config.stored), unclear_licences(source.tokens)
     announcement = {
         "checkpoint": f"{source.run}, {source.run.checkpoint.state['tokens']:,} tokens trained on",
-        "format": f"{described.announcement}, {config.dtype}, {human(described.size_bytes, 'B')}",
+        "format": f"{described.announcement}, {config.stored}, {human(described.size_bytes, 'B')}",
         "evaluation": evaluation.folder if evaluation else "none found; the model card will say so",
         "licences": f"unclear for {', '.join(unclear)}: the model card says so"
         if unclear
@@ -98,18 +109,18 @@ def run(config: ExportConfig, session: Session) -> Artifact:
         if check.largest_difference is not None:
             tracker.metrics({"logit_difference": check.largest_difference}, source.run.checkpoint.step)
         tracker.file(draft.storage.fetch(f"{draft.folder}/README.md"))
-        statistics = {"parent": str(source.run), **asdict(check)}
+        statistics = {"parent": str(source.run), **plain(check)}
         recorded = {**decisive(config), "parent": str(source.run)}
         artifact = draft.commit(recorded, statistics, source.tokens.manifest["licences"])
-    say(f"\n   run it:\n\n{FORMATS[config.format].snippet(place(draft))}")
+    say(f"\n   run it:\n\n{FORMATS[config.format].run(place(draft))[0].text}")
     return session.done(artifact)
 
 
 def write_and_check(config: ExportConfig, source: Source, folder: Path) -> Check:
     """Write the model's files, and compare them with the checkpoint. Raises: ArtifactError when they differ."""
     format_ = FORMATS[config.format]
-    format_.write(source, folder, config.dtype)
-    check = format_.verify(source, folder)
+    format_.write(source, folder, config.stored)
+    check = format_.verify(source, folder, config.stored)
     say(f"   {check}")
     return check
 
@@ -119,7 +130,7 @@ def describe(config: ExportConfig, session: Session, source: Source, check: Chec
     links = lineage(session.store, source.run.artifact)
     results = evaluation.json("results.json") if evaluation else None
     difference = check.largest_difference
-    return model_card(config.name, source, links, FORMATS[config.format], config.dtype, difference, results)
+    return model_card(config.name, source, links, FORMATS[config.format], config.stored, difference, results)
 
 
 def place(draft: Draft) -> str:

@@ -24,10 +24,11 @@ from pipelines.errors import ArtifactError, CheckpointError, ConfigError, Storag
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.sealed import sealed
 from pipelines.train.checkpoint import read_weights
-from pipelines.train.checkpoint.lineage import lineage, open_run
+from pipelines.train.checkpoint.lineage import lineage, open_run, tokens_of
 from pipelines.train.formats import FORMATS, llama, minicpm
 from pipelines.train.formats import folder as formats_folder
 from pipelines.train.formats.check import verify_tokenizer
+from pipelines.train.formats.contract import Source
 from pipelines.train.formats.llama import fold, llama_config
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.batch import ModelInput
@@ -80,7 +81,13 @@ def store(trained, tmp_path):
 
 
 def config(store, **changes):
-    values = {"name": "e", "parent": "dpo/d", "store": store.uri, "tracking": TrackingConfig(enabled=False)}
+    values = {
+        "name": "e",
+        "parent": "dpo/d",
+        "store": store.uri,
+        "tracking": TrackingConfig(enabled=False),
+        "dtype": "float32",
+    }
     return ExportConfig(**{**values, **changes})
 
 
@@ -88,6 +95,11 @@ def exported(store, **changes):
     wanted = config(store, **changes)
     with Session(wanted) as session:
         return workflow.run(wanted, session)
+
+
+def source_of(store):
+    run = open_run(store, "dpo/d")
+    return Source(run, tokens_of(store, run))
 
 
 def our_logits(store, ids):
@@ -318,7 +330,7 @@ def test_the_code_in_the_model_card_runs_and_gives_our_logits(store, name):
     folder = store.storage.root / artifact.folder
     card = (folder / "README.md").read_text()
     code = card.partition("```python\n")[2].partition("```")[0]
-    assert FORMATS[name].describe(MODEL, "float32").loads in card
+    assert FORMATS[name].describe(source_of(store), "float32").loads in card
     variables: dict = {}
     with contextlib.redirect_stdout(io.StringIO()):
         exec(code.replace("path/to/this/folder", str(folder)), variables)
@@ -334,17 +346,17 @@ def test_the_announced_size_is_that_of_the_weights(store, name):
         path = store.storage.root / exported(store, name=f"x-{dtype}", format=name, dtype=dtype).folder
         with safe_open(path / "model.safetensors", "pt") as file:
             size = sum(file.get_tensor(key).nbytes for key in file.keys())  # noqa: SIM118
-        assert FORMATS[name].describe(MODEL, dtype).size_bytes == size
+        assert FORMATS[name].describe(source_of(store), dtype).size_bytes == size
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_byte_that_the_disk_changed_is_found_and_nothing_is_committed(store, monkeypatch, name):
-    def verify(source, folder):
+    def verify(source, folder, dtype):
         path = folder / "model.safetensors"
         data = bytearray(path.read_bytes())
         data[-3] ^= 4
         path.write_bytes(data)
-        return FORMATS[name].verify(source, folder)
+        return FORMATS[name].verify(source, folder, dtype)
 
     monkeypatch.setattr(workflow, "FORMATS", {name: dataclasses.replace(FORMATS[name], verify=verify)})
     with pytest.raises(ArtifactError, match=r"read back from .* is not what was written; nothing was committed"):

@@ -27,7 +27,7 @@ from pipelines.data.tokens.chat import EOS_ID, TEMPLATE
 from pipelines.data.tokens.tokenizer import guarded
 from pipelines.errors import ArtifactError, StorageError
 from pipelines.train.checkpoint.snapshot import DTYPES, file_head, write_all
-from pipelines.train.formats.contract import Dtype, Source
+from pipelines.train.formats.contract import Source, Stored
 from pipelines.train.network.roles import roles
 
 PART_BYTES = 5_000_000_000
@@ -35,6 +35,13 @@ _COMPARED_BYTES = 64_000_000  # of a tensor at once
 TOKENIZER = "tokenizer/tokenizer.json"  # among the files of a tokens artifact
 _SETTINGS = "tokenizer/tokenizer_config.json"
 _ONE_FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+
+# how a Hugging Face folder may hold floating-point weights
+FLOATS = {
+    "bfloat16": Stored(bits=16, words="bfloat16"),
+    "float16": Stored(bits=16, words="float16"),
+    "float32": Stored(bits=32, words="float32"),
+}
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -51,7 +58,7 @@ def shapeless(source: Source) -> Iterator[tuple[str, Tensor]]:
         yield name, torch.empty(role.shape, device="meta")
 
 
-def write_tensors(folder: Path, shapes: Shapes, weights: Iterable[tuple[str, Tensor]], dtype: Dtype) -> None:
+def write_tensors(folder: Path, shapes: Shapes, weights: Iterable[tuple[str, Tensor]], dtype: str) -> None:
     """Write a stream of tensors to the folder, rounded to `dtype`.
 
     Args: shapes, of every tensor; their order says which part each goes to. weights, all of them, in any order.
@@ -96,6 +103,19 @@ def split(sizes: Mapping[str, int], limit_bytes: int) -> Iterator[list[str]]:
             part = []
         part.append(name)
     yield part
+
+
+def llama_names(config: Mapping[str, Any]) -> list[str]:
+    """The names of a Llama's tensors, in the order of a stream. Args: config, in the keys of its `config.json`."""
+    maps = [f"self_attn.{map_}_proj" for map_ in "qkvo"]
+    block = [
+        "input_layernorm",
+        *maps,
+        "post_attention_layernorm",
+        *(f"mlp.{map_}_proj" for map_ in ("gate", "up", "down")),
+    ]
+    blocks = [f"model.layers.{number}.{part}.weight" for number in range(config["num_hidden_layers"]) for part in block]
+    return ["model.embed_tokens.weight", *blocks, "model.norm.weight", "lm_head.weight"]
 
 
 class StoredTensors:

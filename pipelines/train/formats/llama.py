@@ -10,6 +10,7 @@ Rotary positions are in Llama's half-split layout already.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,11 @@ from pipelines.train.formats.check import (
     transformers_difference,
     verify_tokenizer,
 )
-from pipelines.train.formats.contract import Check, Description, Dtype, Format, Source
+from pipelines.train.formats.contract import Check, Delivered, Description, Format, HowToRun, Source
 from pipelines.train.formats.folder import (
+    FLOATS,
     StoredTensors,
+    llama_names,
     shapeless,
     write_generation_config,
     write_json,
@@ -81,7 +84,7 @@ def llama_config(model: ModelConfig, dtype: str) -> dict[str, Any]:
     }
 
 
-def write(source: Source, folder: Path, dtype: Dtype) -> None:
+def write(source: Source, folder: Path, dtype: str) -> None:
     """Write the folder; `Format.write` says what is raised."""
     shapes = {name: value.shape for name, value in fold(shapeless(source), source.model)}
     write_tensors(folder, shapes, fold(source.weights(verify=True), source.model), dtype)
@@ -90,7 +93,7 @@ def write(source: Source, folder: Path, dtype: Dtype) -> None:
     write_tokenizer(source, folder)
 
 
-def verify(source: Source, folder: Path) -> Check:
+def verify(source: Source, folder: Path, dtype: str) -> Check:
     """Read the folder with `transformers` and compare it with the checkpoint.
 
     Every stored weight equals the folded one rounded to the stored type; logits on held-out tokens agree to `LIMIT` in
@@ -117,12 +120,18 @@ def verify(source: Source, folder: Path) -> Check:
     return Check(rows_BT.numel(), difference, stored_difference)
 
 
-def describe(model: ModelConfig, dtype: Dtype) -> Description:
+def read(folder: Path) -> Delivered:
+    """What `transformers` computes with, in float32."""
+    stored, config = StoredTensors(folder), json.loads((folder / "config.json").read_text("utf-8"))
+    return Delivered(config, lambda: ((name, stored[name].float()) for name in llama_names(config)))
+
+
+def describe(source: Source, dtype: str) -> Description:
     """The format in words; the untied output matrix counts beside the model's own parameters."""
-    counts = parameter_counts(model)
+    counts = parameter_counts(source.model)
     return Description(
         announcement="Llama, scalings folded in",
-        size_bytes=(counts["total"] + counts["embedding"]) * (2 if dtype == "bfloat16" else 4),
+        size_bytes=round((counts["total"] + counts["embedding"]) * FLOATS[dtype].bits / 8),
         title="Llama",
         card="MiniCPM's scalings are folded into the weights",
         loads="`transformers` loads this folder as a Llama model, and so does what else reads that format; no remote "
@@ -131,9 +140,9 @@ def describe(model: ModelConfig, dtype: Dtype) -> Description:
     )
 
 
-def snippet(folder: str) -> str:
+def run(folder: str) -> tuple[HowToRun, ...]:
     """Python that loads the folder and answers one question."""
-    return f'''from transformers import AutoModelForCausalLM, AutoTokenizer
+    text = f'''from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{folder}")
 model = AutoModelForCausalLM.from_pretrained("{folder}")
@@ -142,6 +151,9 @@ inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, ret
 output = model.generate(**inputs, max_new_tokens=64)
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
 '''
+    return (HowToRun(program="transformers", language="python", text=text),)
 
 
-FORMAT = Format(write=write, verify=verify, describe=describe, snippet=snippet)
+FORMAT = Format(
+    dtypes=FLOATS, write=write, verify=verify, describe=describe, run=run, read=read, runtimes=("transformers",)
+)

@@ -32,9 +32,11 @@ from pipelines.train.formats.check import (
     transformers_difference,
     verify_tokenizer,
 )
-from pipelines.train.formats.contract import Check, Description, Dtype, Format, Source
+from pipelines.train.formats.contract import Check, Delivered, Description, Format, HowToRun, Source
 from pipelines.train.formats.folder import (
+    FLOATS,
     StoredTensors,
+    llama_names,
     shapeless,
     write_generation_config,
     write_json,
@@ -79,7 +81,7 @@ def minicpm_config(model: ModelConfig, dtype: str) -> dict[str, Any]:
     }
 
 
-def write(source: Source, folder: Path, dtype: Dtype) -> None:
+def write(source: Source, folder: Path, dtype: str) -> None:
     """Write the folder; `Format.write` says what is raised."""
     shapes = {name: value.shape for name, value in named(shapeless(source), source.model)}
     write_tensors(folder, shapes, named(source.weights(verify=True), source.model), dtype)
@@ -107,7 +109,7 @@ def unscaled(weights: Iterable[tuple[str, Tensor]], config: Mapping[str, Any]) -
     yield "lm_head.weight", output
 
 
-def verify(source: Source, folder: Path) -> Check:
+def verify(source: Source, folder: Path, dtype: str) -> Check:
     """Compare the folder with the checkpoint.
 
     Every stored weight equals the checkpoint's rounded to the stored type. With the scalings that `config.json` states,
@@ -136,11 +138,18 @@ def verify(source: Source, folder: Path) -> Check:
     return Check(rows_BT.numel(), difference, stored_difference)
 
 
-def describe(model: ModelConfig, dtype: Dtype) -> Description:
+def read(folder: Path) -> Delivered:
+    """What a program that applies the scalings computes with, in float32."""
+    stored, config = StoredTensors(folder), json.loads((folder / "config.json").read_text("utf-8"))
+    names = llama_names(config)[:-1]  # the output matrix is the embedding
+    return Delivered(config, lambda: unscaled(((name, stored[name].float()) for name in names), config))
+
+
+def describe(source: Source, dtype: str) -> Description:
     """The format in words."""
     return Description(
         announcement="MiniCPM, scalings in config.json",
-        size_bytes=parameter_counts(model)["total"] * (2 if dtype == "bfloat16" else 4),
+        size_bytes=round(parameter_counts(source.model)["total"] * FLOATS[dtype].bits / 8),
         title="MiniCPM",
         card="The weights are those of training: whoever runs them applies the scalings that config.json states "
         "(scale_emb, scale_depth, dim_model_base)",
@@ -154,9 +163,9 @@ def describe(model: ModelConfig, dtype: Dtype) -> Description:
     )
 
 
-def snippet(folder: str) -> str:
+def run(folder: str) -> tuple[HowToRun, ...]:
     """Python that loads the folder and answers one question."""
-    return f'''import json
+    text = f'''import json
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -180,6 +189,7 @@ inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, ret
 output = model.generate(**inputs, max_new_tokens=64)
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
 '''
+    return (HowToRun(program="transformers", language="python", text=text),)
 
 
-FORMAT = Format(write=write, verify=verify, describe=describe, snippet=snippet)
+FORMAT = Format(dtypes=FLOATS, write=write, verify=verify, describe=describe, run=run, read=read, runtimes=())

@@ -16,7 +16,7 @@ from pipelines.store.artifact import Artifact
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.ways_out import workflow_of
 from pipelines.train.checkpoint.lineage import Link, Run
-from pipelines.train.formats.contract import Dtype, Format, Source
+from pipelines.train.formats.contract import Format, Source
 from pipelines.train.network.architecture import parameter_counts
 from pipelines.train.results.evaluate import of_this_version
 from pipelines.train.stages import STAGES
@@ -39,7 +39,7 @@ def model_card(
     source: Source,
     links: Sequence[Link],
     format_: Format,
-    dtype: Dtype,
+    dtype: str,
     difference: float | None,
     evaluation: Mapping[str, Any] | None,
 ) -> str:
@@ -51,7 +51,8 @@ def model_card(
         evaluation: content of `results.json` for this very checkpoint, or None.
     """
     run, tokens, model = source.run, source.tokens, source.model
-    counts, described = parameter_counts(model), format_.describe(model, dtype)
+    use = format_.run("path/to/this/folder")[0]
+    counts, described = parameter_counts(model), format_.describe(source, dtype)
     agrees = "they were compared with the checkpoint's one by one, and no logits"
     if difference is not None:
         agrees = f"logits agree with the training model to {difference:.1e} in float32"
@@ -61,7 +62,7 @@ def model_card(
         "embeddings), trained with Trunkline after the MiniCPM recipe (arXiv 2404.06395) on "
         f"{run.checkpoint.state['tokens']:,} tokens. Exported from `{run}` in the {described.title} format, weights "
         f"in {dtype}. {described.card}; {agrees}.",
-        f"## Use\n\n```python\n{format_.snippet('path/to/this/folder').rstrip()}\n```\n\n{described.loads}\n\n{_CHAT}",
+        f"## Use\n\n```{use.language}\n{use.text.rstrip()}\n```\n\n{described.loads}\n\n{_CHAT}",
         "## Data\n\n" + _data(tokens),
         "## Lineage\n\n" + _lineage(links),
         "## Training\n\n" + _training(links),

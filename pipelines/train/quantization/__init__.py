@@ -1,0 +1,8 @@
+"""Methods that make small whole numbers of a model's matrices, and the walk through its layers.
+
+To add one: a file that ends with a `Method`, and a row here.
+"""
+
+from pipelines.train.quantization.contract import Method
+
+METHODS: dict[str, Method] = {}
