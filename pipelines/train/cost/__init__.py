@@ -1,0 +1,1 @@
+"""What answers cost: tokens a second, memory, money."""
