@@ -10,7 +10,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: infra-scan lock help setup demo sandbox-demo corpus-large cluster-check test test-full check fast ui clean
+.PHONY: infra-scan lock help setup demo pocket sandbox-demo corpus-large cluster-check test test-full check fast ui clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -31,6 +31,11 @@ demo: setup ## run the whole recipe on real text: about 10 minutes on 2 cores
 sandbox-demo: setup ## a laptop's wind tunnel: seven studies of small models on real text, one page: 22 minutes on 2 cores
 	@$(BIN)/python -m workflows.recipe +experiment=wind_tunnel
 	@$(BIN)/python -m workflows.sandbox +experiment=wind_tunnel
+
+# the lowest priority: it takes what nobody else wants of the machine
+pocket: setup ## a model that is no toy, from raw text to a GGUF: a night on 2 cores, 270 MB of downloads; needs apt-get and npm; go on with the same command
+	@nice -n 19 $(BIN)/python -m benchmarks.large warc
+	@nice -n 19 $(BIN)/python -m workflows.recipe +experiment=pocket
 
 corpus-large: setup ## 300 MB of real text, then 3 GB with planted near-copies: about 15 minutes on 2 cores, 270 MB of downloads; needs apt-get and npm
 	@$(BIN)/python -m benchmarks.large warc
