@@ -127,10 +127,9 @@ def write_and_check(config: ExportConfig, source: Source, folder: Path) -> Check
 
 def describe(config: ExportConfig, session: Session, source: Source, check: Check, evaluation: Artifact | None) -> str:
     """The model card."""
-    links = lineage(session.store, source.run.artifact)
+    links = lineage(session.store, source.quantized or source.run.artifact)
     results = evaluation.json("results.json") if evaluation else None
-    difference = check.largest_difference
-    return model_card(config.name, source, links, FORMATS[config.format], config.stored, difference, results)
+    return model_card(config.name, source, links, FORMATS[config.format], config.stored, check, results)
 
 
 def place(draft: Draft) -> str:

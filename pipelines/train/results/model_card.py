@@ -16,7 +16,7 @@ from pipelines.store.artifact import Artifact
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.ways_out import workflow_of
 from pipelines.train.checkpoint.lineage import Link, Run
-from pipelines.train.formats.contract import Format, Source
+from pipelines.train.formats.contract import Check, Format, Source
 from pipelines.train.network.architecture import parameter_counts
 from pipelines.train.results.evaluate import of_this_version
 from pipelines.train.stages import STAGES
@@ -40,22 +40,21 @@ def model_card(
     links: Sequence[Link],
     format_: Format,
     dtype: str,
-    difference: float | None,
+    check: Check,
     evaluation: Mapping[str, Any] | None,
 ) -> str:
     """The content of `README.md`.
 
     Args:
-        links: the lineage, corpus first. difference: largest logit difference that the export's check measured;
-            None where it compared weights alone.
+        links: the lineage of what is exported, corpus first. check: what the export's check gave.
         evaluation: content of `results.json` for this very checkpoint, or None.
     """
     run, tokens, model = source.run, source.tokens, source.model
     use = format_.run("path/to/this/folder")[0]
     counts, described = parameter_counts(model), format_.describe(source, dtype)
     agrees = "they were compared with the checkpoint's one by one, and no logits"
-    if difference is not None:
-        agrees = f"logits agree with the training model to {difference:.1e} in float32"
+    if check.largest_difference is not None:
+        agrees = f"logits agree with the training model to {check.largest_difference:.1e} in float32"
     parts = [
         _front(tokens, described.library),
         f"# {name}\n\nA language model of {counts['total']:,} parameters ({counts['non_embedding']:,} without "
