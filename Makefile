@@ -10,7 +10,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: infra-scan lock help setup demo pocket sandbox-demo corpus-large cluster-check test test-full check fast ui clean
+.PHONY: infra-scan lock help setup llama demo pocket sandbox-demo corpus-large cluster-check test test-full check fast ui clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -24,6 +24,17 @@ $(VENV)/.ready: constraints.txt pyproject.toml
 	$(BIN)/python -m pip install -q --disable-pip-version-check $$(grep -E '^torch==' constraints.txt)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,infra,server]'
 	@touch $@
+
+# compiled for this machine's processor, once: the wheel stays where another environment finds it
+WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/trunkline/wheels
+LLAMA := $(shell grep -E '^llama-cpp-python==' constraints.txt)
+
+llama: setup ## llama.cpp, which runs GGUF files and makes k-quants: some ten minutes of compiling once; needs a C++ compiler and CMake
+	@$(BIN)/python -c 'import importlib.metadata as m, sys; sys.exit(m.version("llama-cpp-python") != "$(LLAMA)".partition("==")[2])' 2>/dev/null || { \
+	  mkdir -p $(WHEELS) && \
+	  { ls $(WHEELS)/llama_cpp_python-$(lastword $(subst ==, ,$(LLAMA)))-*.whl >/dev/null 2>&1 || \
+	    CMAKE_ARGS="-DLLAVA_BUILD=OFF $$CMAKE_ARGS" $(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps -w $(WHEELS) $(LLAMA); } && \
+	  $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt $(WHEELS)/llama_cpp_python-$(lastword $(subst ==, ,$(LLAMA)))-*.whl; }
 
 demo: setup ## run the whole recipe on real text: about 10 minutes on 2 cores
 	@$(BIN)/python -m workflows.recipe +experiment=demo
@@ -55,7 +66,7 @@ LANES ?= 3
 test: setup ## all tests but campaigns, with real Ray, DeepSpeed, MLflow and S3: about 17 minutes on 2 quiet cores
 	@$(BIN)/python -m pytest -n $(LANES)
 
-test-full: setup ## and the campaigns too, such as twenty kills
+test-full: llama ## and the campaigns too, such as twenty kills, and GGUF files in llama.cpp
 	@$(BIN)/python -m pytest -n $(LANES) --campaigns
 
 check: setup ## ruff, mypy and the fast tests: run it before every commit
