@@ -4,5 +4,8 @@ To add one: a file that ends with a `Method`, and a row here.
 """
 
 from pipelines.train.quantization.contract import Method
+from pipelines.train.quantization.rtn import RTN
 
-METHODS: dict[str, Method] = {}
+METHODS: dict[str, Method] = {
+    "rtn": RTN,
+}

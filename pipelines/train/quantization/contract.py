@@ -78,12 +78,35 @@ class MethodSettings:
 
 
 @dataclass(frozen=True)
+class CalibrationRows:
+    """What calibration reads: B rows of T ids.
+
+    Attributes: ids, (B, T) int64; positions, place of each id in its document, (B, T) int64, 0 at its first; real,
+        (B, T) boolean, False where a row is filled up; tokens, real ids by source.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    real: Tensor
+    tokens: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class Inputs:
-    """What calibration saw go into one map: the mean of xᵀx, (I, I) float32, and the mean of |x|, (I,)."""
+    """What calibration saw go into one map, once everything before it was quantized.
+
+    Attributes:
+        hessian: the mean of xᵀx, (I, I) float32.
+        magnitude: the mean of |x|, (I,) float32.
+        rows: tokens that were seen.
+        shift: the mean of (y - W x)ᵀx, (O, I) float32, where y is what the full model computes there: by it a map can
+            mend what those before it broke. None: it was not asked for.
+    """
 
     hessian: Tensor
     magnitude: Tensor
-    rows: int  # tokens that were seen
+    rows: int
+    shift: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,15 +116,18 @@ class Method:
     Attributes:
         Settings: the config class of `methods.<name>`. words: the method in a clause, for tables and cards.
         calibrated: whether it looks at data.
-        rescale: changes the maps and norms of one block so that the block computes the same and quantizes better;
-            None: it does not. Args: the block's weights in Llama's names without `model.layers.N.`, the inputs of each
-            map, the grid of each map, settings. Returns: all of the block's weights.
         quantize: one map. Args: weight (O, I) float32, its grid, its inputs (None where not calibrated), the type of
             the scales, settings.
+        mends: whether settings ask for `Inputs.shift`.
+        rescale: changes the maps and norms of one block so that the block computes the same and quantizes better;
+            None: it does not. Args: the block's weights in Llama's names without `model.layers.N.`, the inputs of each
+            map (of the block as it was), the grid of each map that is quantized, the type of the scales, settings.
+            Returns: all of the block's weights.
     """
 
     Settings: type[MethodSettings]
     words: str
     calibrated: bool
     quantize: Callable[..., Quantized]
+    mends: Callable[..., bool] = lambda _settings: False
     rescale: Callable[..., Mapping[str, Tensor]] | None = None
