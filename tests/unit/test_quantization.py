@@ -146,8 +146,8 @@ def test_group_sizes_that_do_not_divide_are_refused_with_those_that_do() -> None
     with pytest.raises(ConfigError) as refusal:
         check_grid(POCKET, 64)
     assert str(refusal.value) == (
-        "down_proj has 800 inputs, which groups of 64 do not divide: group_size=32 divides all; "
-        "or keep 64 for the others with group_sizes={down_proj: 32}"
+        "down_proj has 800 inputs, which groups of 64 do not divide: a group_size of 32 divides all; "
+        "or keep 64 for the others, with group_sizes {down_proj: 32}"
     )
     assert check_grid(POCKET, 64, {"down_proj": 32})["down_proj"] == 32
     with pytest.raises(ConfigError, match="no group size divides"):

@@ -53,13 +53,13 @@ def check_grid(model: ModelConfig, group_size: int, group_sizes: Mapping[str, in
     told = " and ".join(
         f"{kind} has {kinds[kind]:,} inputs, which groups of {chosen[kind]} do not divide" for kind in odd
     )
+    smaller = ", ".join(f"{kind}: {max(some[kind])}" for kind in odd if some[kind])
     if fit_all:
-        advice = f"group_size={' or '.join(map(str, fit_all))} divides all"
+        advice = f"a group_size of {' or '.join(map(str, fit_all))} divides all"
         if all(some.values()):
-            wanted = ", ".join(f"{kind}: {max(some[kind])}" for kind in odd)
-            advice += f"; or keep {group_size} for the others with group_sizes={{{wanted}}}"
+            advice += f"; or keep {group_size} for the others, with group_sizes {{{smaller}}}"
     elif all(some.values()):
-        advice = "set group_sizes={" + ", ".join(f"{kind}: {max(some[kind])}" for kind in odd) + "}"
+        advice = f"set group_sizes to {{{smaller}}}"
     else:
         advice = "no group size divides all maps of this model, so it cannot be quantized"
     raise ConfigError(f"{told}: {advice}")
