@@ -20,8 +20,15 @@ from torch import Tensor
 from pipelines.errors import StorageError
 
 _PIECE_BYTES = 1 << 20
-# what is stored, by safetensors' names
-DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "I64": torch.int64, "U8": torch.uint8}
+# what is stored, by safetensors' names, in the order in which that library puts tensors into a file
+DTYPES = {
+    "I64": torch.int64,
+    "F32": torch.float32,
+    "I32": torch.int32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "U8": torch.uint8,
+}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _HOST_DTYPES = {torch.int64: torch.int64, torch.uint8: torch.uint8}  # anything else is kept as float32
 

@@ -35,6 +35,7 @@ _COMPARED_BYTES = 64_000_000  # of a tensor at once
 TOKENIZER = "tokenizer/tokenizer.json"  # among the files of a tokens artifact
 _SETTINGS = "tokenizer/tokenizer_config.json"
 _ONE_FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_ORDER = {dtype: place for place, dtype in enumerate(DTYPES.values())}
 
 # how a Hugging Face folder may hold floating-point weights
 FLOATS = {
@@ -58,14 +59,18 @@ def shapeless(source: Source) -> Iterator[tuple[str, Tensor]]:
         yield name, torch.empty(role.shape, device="meta")
 
 
-def write_tensors(folder: Path, shapes: Shapes, weights: Iterable[tuple[str, Tensor]], dtype: str) -> None:
+def write_tensors(
+    folder: Path, shapes: Shapes, weights: Iterable[tuple[str, Tensor]], dtype: str,
+    others: Mapping[str, torch.dtype] | None = None,
+) -> None:  # fmt: skip
     """Write a stream of tensors to the folder, rounded to `dtype`.
 
-    Args: shapes, of every tensor; their order says which part each goes to. weights, all of them, in any order.
+    Args: shapes, of every tensor; their order says which part each goes to. weights, all of them, in any order. others,
+        the types of tensors that are stored in another than `dtype`.
     Raises: StorageError when it cannot be written.
     """
-    number = getattr(torch, dtype)
-    sizes = {name: math.prod(shape) * number.itemsize for name, shape in shapes.items()}
+    numbers = {name: (others or {}).get(name, getattr(torch, dtype)) for name in shapes}
+    sizes = {name: math.prod(shape) * numbers[name].itemsize for name, shape in shapes.items()}
     parts = list(split(sizes, PART_BYTES))
     files = [_ONE_FILE] if len(parts) == 1 else [
         f"model-{part:05d}-of-{len(parts):05d}.safetensors" for part in range(1, len(parts) + 1)
@@ -73,8 +78,9 @@ def write_tensors(folder: Path, shapes: Shapes, weights: Iterable[tuple[str, Ten
     places: dict[str, tuple[BinaryIO, int]] = {}
     with contextlib.ExitStack() as opened:
         for file, names in zip(files, parts, strict=True):
-            # in the order of names, as the library has tensors of one dtype
-            head, within = file_head({name: (number, shapes[name]) for name in sorted(names)}, {"format": "pt"})
+            # by type and then by name, as the library has them
+            ordered = sorted(names, key=lambda name: (_ORDER[numbers[name]], name))
+            head, within = file_head({name: (numbers[name], shapes[name]) for name in ordered}, {"format": "pt"})
             with writing(folder / file):
                 handle: BinaryIO = opened.enter_context((folder / file).open("wb", buffering=0))
                 (folder / file).chmod(0o644)
@@ -82,7 +88,7 @@ def write_tensors(folder: Path, shapes: Shapes, weights: Iterable[tuple[str, Ten
             places.update((name, (handle, len(head) + within[name][0])) for name in names)
         for name, value in weights:
             handle, begin = places.pop(name)
-            data = value.to(number).contiguous().view(-1).view(torch.uint8).numpy()
+            data = value.to(numbers[name]).contiguous().view(-1).view(torch.uint8).numpy()
             with writing(Path(str(handle.name))):
                 handle.seek(begin)
                 write_all(handle, memoryview(data))  # type: ignore[arg-type]
@@ -145,6 +151,11 @@ class StoredTensors:
         with safe_open(self.folder / file, "pt") as opened:
             return str(DTYPES[opened.get_slice(name).get_dtype()]).removeprefix("torch.")
 
+    def shape(self, name: str) -> list[int]:
+        """Of a tensor, which is not read."""
+        shape: list[int] = self._read(name, lambda file: file.get_slice(name).get_shape())
+        return shape
+
     def __getitem__(self, name: str) -> Tensor:
         value: Tensor = self._read(name, lambda file: file.get_tensor(name))
         return value
@@ -166,7 +177,7 @@ class StoredTensors:
         the stream and the model have of it.
         """
         rows = max(1, _COMPARED_BYTES * len(value) // max(1, value.nbytes))
-        if self._read(name, lambda file: file.get_slice(name).get_shape()) != list(value.shape):
+        if self.shape(name) != list(value.shape):
             return False
         for piece, begin in zip(torch.split(value, rows), range(0, len(value), rows), strict=True):
             stored = self._read(name, functools.partial(_rows, name=name, begin=begin, end=begin + len(piece)))
