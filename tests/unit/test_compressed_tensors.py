@@ -15,7 +15,6 @@ from pipelines.train.formats.contract import Source
 from pipelines.train.formats.folder import write_tensors
 from pipelines.train.formats.llama import fold
 from pipelines.train.network.architecture import ModelConfig
-from pipelines.train.network.model import Transformer
 from pipelines.train.quantization.contract import Grid, Quantized
 from tests.untrained import commit_run, commit_tokens
 
@@ -98,7 +97,7 @@ def test_transformers_computes_with_the_values_bit_by_bit(source, tmp_path, case
         own = value if name in grids else value.to(getattr(torch, kept))
         assert theirs[name].dtype == getattr(torch, kept)
         assert torch.equal(theirs[name].float(), own.float()), name
-    assert len({grid for grid in grids.values()}) == len(
+    assert len(set(grids.values())) == len(
         json.loads((tmp_path / "config.json").read_text())["quantization_config"]["config_groups"]
     )
 
@@ -117,7 +116,8 @@ def test_what_is_written_is_read_back(source, tmp_path, case):
         assert name == expected_name
         if name in grids:
             assert torch.equal(read.codes, expected.codes)
-            assert read.scales.dtype == expected.scales.dtype and torch.equal(read.scales, expected.scales)
+            assert read.scales.dtype == expected.scales.dtype
+            assert torch.equal(read.scales, expected.scales)
             assert (read.zeros is None) == (expected.zeros is None)
             assert read.zeros is None or torch.equal(read.zeros, expected.zeros)
         else:

@@ -1,4 +1,4 @@
-"""The `pack-quantized` layout of compressed-tensors: matrices as small whole numbers, which `transformers` and vLLM read.
+"""The `pack-quantized` layout of compressed-tensors: matrices as small numbers, which `transformers` and vLLM read.
 
 Legend: O rows (outputs), I columns (inputs), G groups of a row, b bits of a code.
 
@@ -171,8 +171,8 @@ def quantization_config(grids: Grids) -> dict[str, Any]:
         }
         for number, (grid, names) in enumerate(by_grid.items())
     }
-    # Without `dequantize` transformers 5.23 unpacks on first use, and then expects zero points that are not packed. With
-    # it, it takes the first group's grid for all maps (which is why `refuse_mixture` is there). vLLM has no such key.
+    # Without `dequantize` transformers 5.23 unpacks on first use, and then expects zero points that are not packed.
+    # With it, it takes the first group's grid for all maps, so `refuse_mixture` is there. vLLM has no such key.
     unpacked_at_once = {} if all(grid.symmetric for grid in by_grid) else {"dequantize": True}
     return {
         "quant_method": "compressed-tensors",
@@ -257,7 +257,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _grid(stored: StoredTensors, name: str) -> Grid:
     """A map's grid, from the shapes of its tensors."""
-    rows, columns = stored[name + _SHAPE].tolist()
+    _, columns = stored[name + _SHAPE].tolist()
     words = stored.shape(name + _PACKED)[1]
     bits, groups = words * _WORD_BITS // columns, stored.shape(name + _SCALE)[1]
     if bits not in (4, 8) or not groups or columns % groups:
