@@ -151,7 +151,7 @@ def quantization_config(grids: Grids) -> dict[str, Any]:
     for name, grid in grids.items():
         by_grid.setdefault(grid, []).append(name)
     alone = len(by_grid) == 1
-    groups = {
+    groups: dict[str, Any] = {
         f"group_{number}": {
             "targets": ["Linear"] if alone else _targets(names),
             "input_activations": None,
