@@ -192,7 +192,7 @@ def refuse_mixture(grids: Grids) -> None:
     if len(kinds) > 1 and not all(grid.symmetric for grid in kinds):
         raise ConfigError(
             f"there are {len(kinds)} grids (bits, group sizes), and not all of them are symmetric: transformers reads "
-            "such a folder wrongly; expected symmetric=true, or one number of bits and one group size for all maps"
+            "such a folder wrongly; expected symmetric grids, or one number of bits and one group size for all maps"
         )
 
 
