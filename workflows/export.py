@@ -20,10 +20,11 @@ from pipelines.store.artifact import Artifact
 from pipelines.store.code import chosen_modules
 from pipelines.store.draft import Draft
 from pipelines.store.storage import FolderStorage
-from pipelines.train.checkpoint.lineage import lineage, open_run, tokens_of
+from pipelines.train.checkpoint.lineage import lineage
 from pipelines.train.formats import FORMATS
 from pipelines.train.formats.contract import Check, Source
 from pipelines.train.formats.folder import tokenizer_settings
+from pipelines.train.formats.parents import open_source
 from pipelines.train.results.model_card import find_evaluation, licence_note, model_card, unclear_licences
 from workflows.entry import entry
 from workflows.session import Session
@@ -70,8 +71,7 @@ def code_of(format_name: str) -> tuple[str, ...]:
 
 def run(config: ExportConfig, session: Session) -> Artifact:
     """Make `export/<name>`, or find it finished."""
-    checkpoint = open_run(session.store, session.resolve(config.parent))
-    source = Source(checkpoint, tokens_of(session.store, checkpoint))
+    source = open_source(session.store, session.resolve(config.parent))
     tokenizer_settings(source)
     evaluation = find_evaluation(session.store, source.run)
 

@@ -152,6 +152,8 @@ BESIDE = {
         "pipelines.train.tasks.scoring": "likewise",
         "pipelines.train.results.evaluate": "finds evaluations, makes none",
         "pipelines.train.tasks": "finds evaluations, makes none",
+        "pipelines.train.formats.parents": "finds the parent by its name",
+        "pipelines.train.runtimes": "programs that are asked about what was written",
     },
     "average": {
         **_STREAM,

@@ -25,10 +25,10 @@ from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.sealed import sealed
 from pipelines.train.checkpoint import read_weights
 from pipelines.train.checkpoint.lineage import lineage, open_run, tokens_of
-from pipelines.train.formats import FORMATS, llama, minicpm
+from pipelines.train.formats import FORMATS, llama, minicpm, questions
 from pipelines.train.formats import folder as formats_folder
-from pipelines.train.formats.check import verify_tokenizer
 from pipelines.train.formats.contract import Source
+from pipelines.train.formats.gate import ask_transformers_tokenizer
 from pipelines.train.formats.llama import fold, llama_config
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.batch import ModelInput
@@ -72,6 +72,14 @@ def trained(tmp_path_factory):
     for kind in ("pretrain", "anneal", "sft", "dpo"):
         parent = commit_run(store, f"{kind}/d", MODEL, tokens, parent, weights)
     return path
+
+
+@pytest.fixture(autouse=True)
+def few_questions(monkeypatch):
+    """What the gate asks in seconds, not minutes; what it asks in full, `test_gate.py` and campaigns ask once."""
+    monkeypatch.setattr(questions, "STRINGS", 150)
+    monkeypatch.setattr(questions, "PROMPTS", 4)
+    monkeypatch.setattr(questions, "GREEDY_TOKENS", 6)
 
 
 @pytest.fixture
@@ -178,8 +186,8 @@ def test_a_tokenizer_with_other_ids_is_refused(store, tmp_path):
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings["chat_template"] = settings["chat_template"].replace("'<AI>'", "'<AI> '")
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    with pytest.raises(ArtifactError, match="other ids for chat"):
-        verify_tokenizer(folder, store.get("tokens/t"))
+    with pytest.raises(ArtifactError, match=r"gives other ids .* for the conversation .*What is 12 plus 7"):
+        ask_transformers_tokenizer(folder, source_of(store))
 
 
 def test_a_damaged_checkpoint_is_not_exported(store):

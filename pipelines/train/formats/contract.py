@@ -98,6 +98,9 @@ class Asked:
     conversations: int = 0  # rendered alike
     prompts: int = 0  # continued greedily
     greedy_tokens: int = 0  # of all prompts
+    # nats per token of held-out text, from what reads the greedy answers (the file's own weights in float32, of a float
+    # format the checkpoint) to what the program computes
+    kl: float | None = None
     greedy_agreeing: int = 0  # tokens that our own model finds likeliest there too, or as likely within rounding
     notes: tuple[str, ...] = ()
 

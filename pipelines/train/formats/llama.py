@@ -18,13 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from pipelines.data.tokens.chat import EOS_ID
-from pipelines.train.formats.check import (
-    heldout_rows,
-    own_answers,
-    refuse_difference,
-    transformers_difference,
-    verify_tokenizer,
-)
+from pipelines.train.formats.check import compared_by_block, heldout_rows, own_answers, transformers_difference
 from pipelines.train.formats.contract import Check, Delivered, Description, Format, HowToRun, Source
 from pipelines.train.formats.folder import (
     FLOATS,
@@ -36,6 +30,7 @@ from pipelines.train.formats.folder import (
     write_tensors,
     write_tokenizer,
 )
+from pipelines.train.formats.gate import ask_runtime
 from pipelines.train.network.architecture import ModelConfig, parameter_counts
 from pipelines.train.network.model import split_projections
 
@@ -96,8 +91,9 @@ def write(source: Source, folder: Path, dtype: str) -> None:
 def verify(source: Source, folder: Path, dtype: str) -> Check:
     """Read the folder with `transformers` and compare it with the checkpoint.
 
-    Every stored weight equals the folded one rounded to the stored type; logits on held-out tokens agree to `LIMIT` in
-    float32; tokenizer and chat template give the ids that training used.
+    Every stored weight equals the folded one rounded to the stored type; hidden states after each block agree to
+    `BLOCK_LIMIT` and logits to `LIMIT` on held-out tokens in float32. Then `transformers` loads the folder and is asked
+    for ids, conversations and greedy answers (`gate.py`).
 
     Raises: ArtifactError on the first that does not hold.
     """
@@ -108,16 +104,15 @@ def verify(source: Source, folder: Path, dtype: str) -> Check:
     stored.refuse_others(names)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     rows_BT = heldout_rows(source)
-    expected = own_answers(source, rows_BT)
+    expected = own_answers(source, rows_BT, keep_blocks=True)
     folded = stored.compared(fold(source.weights(), source.model))
-    difference = transformers_difference(config, folded, expected, "float32")
-    refuse_difference(source, difference)
+    difference, blocks = compared_by_block(config, folded, expected)
     stored_difference = difference
     if stored.dtype != "float32":
         as_stored = ((name, stored[name]) for name in names)
         stored_difference = transformers_difference(config, as_stored, expected, stored.dtype)
-    verify_tokenizer(folder, source.tokens)
-    return Check(rows_BT.numel(), difference, stored_difference)
+    asked = ask_runtime("transformers", folder, source, FLOATS[dtype])
+    return Check(rows_BT.numel(), difference, stored_difference, blocks, asked=(asked,))
 
 
 def read(folder: Path) -> Delivered:

@@ -25,13 +25,7 @@ from typing import Any
 from torch import Tensor
 
 from pipelines.data.tokens.chat import EOS_ID
-from pipelines.train.formats.check import (
-    heldout_rows,
-    own_answers,
-    refuse_difference,
-    transformers_difference,
-    verify_tokenizer,
-)
+from pipelines.train.formats.check import compared_by_block, heldout_rows, own_answers, transformers_difference
 from pipelines.train.formats.contract import Check, Delivered, Description, Format, HowToRun, Source
 from pipelines.train.formats.folder import (
     FLOATS,
@@ -43,6 +37,7 @@ from pipelines.train.formats.folder import (
     write_tensors,
     write_tokenizer,
 )
+from pipelines.train.formats.gate import ask_transformers_tokenizer
 from pipelines.train.network.architecture import ModelConfig, parameter_counts
 from pipelines.train.network.model import split_projections
 
@@ -113,8 +108,9 @@ def verify(source: Source, folder: Path, dtype: str) -> Check:
     """Compare the folder with the checkpoint.
 
     Every stored weight equals the checkpoint's rounded to the stored type. With the scalings that `config.json` states,
-    `transformers`' Llama gives logits within `LIMIT` of ours on held-out tokens, in float32. Tokenizer and chat
-    template give the ids that training used.
+    `transformers`' Llama gives hidden states within `BLOCK_LIMIT` and logits within `LIMIT` of ours on held-out tokens,
+    in float32. Tokenizer and chat template give the ids that training used. No program runs the folder without remote
+    code, so none is asked for answers.
 
     Raises: ArtifactError on the first that does not hold.
     """
@@ -126,16 +122,15 @@ def verify(source: Source, folder: Path, dtype: str) -> Check:
     config = json.loads((folder / "config.json").read_text("utf-8"))
     llama = LlamaConfig.from_dict({**config, "model_type": "llama", "tie_word_embeddings": False})
     rows_BT = heldout_rows(source)
-    expected = own_answers(source, rows_BT)
+    expected = own_answers(source, rows_BT, keep_blocks=True)
     exact = unscaled(stored.compared(named(source.weights(), source.model)), config)
-    difference = transformers_difference(llama, exact, expected, "float32")
-    refuse_difference(source, difference)
+    difference, blocks = compared_by_block(llama, exact, expected)
     stored_difference = difference
     if stored.dtype != "float32":
         rounded = unscaled(((name, stored[name].float()) for name in names), config)
         stored_difference = transformers_difference(llama, rounded, expected, "float32")
-    verify_tokenizer(folder, source.tokens)
-    return Check(rows_BT.numel(), difference, stored_difference)
+    asked = ask_transformers_tokenizer(folder, source)
+    return Check(rows_BT.numel(), difference, stored_difference, blocks, asked=(asked,))
 
 
 def read(folder: Path) -> Delivered:
