@@ -44,7 +44,7 @@ _CODE = (
     "x = np.zeros((3, 4), dtype=np.float32)  # 注释",
     "$ rm -rf ./build && make -j4",
     "https://例子.测试/a?b=c&d=%E4%BD%A0#e",
-    "\\frac{a}{b} \\leq \\sum_{i=1}^{n} x_i",
+    "\\frac{a}{b} \\leq \\sum_{k \\in K} x_k",
     "0xDEADBEEF 0b1010 1_000_000",
 )
 _ZWJ, _EMOJI_STYLE = "\u200d", "\ufe0f"
