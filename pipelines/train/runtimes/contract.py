@@ -57,7 +57,9 @@ class Loaded(Protocol):
 
     runtime: str  # its row of RUNTIMES, with the version: "llama_cpp 0.3.36"
     context: int  # positions
-    eos: int  # the id that ends an answer
+    eos: int  # the id that ends an answer; -1: none does
+    vocabulary: int  # ids that can come next: the width of logits
+    prompt_read: int  # ids of the last prompt that were read; the others had been before
     draft: DraftCounts | None  # of the last answer; None where there is no draft
 
     def encode(self, text: str) -> list[int]:
