@@ -12,7 +12,7 @@ the same answer at any temperature, but for the rounding of passes of another le
 probabilities, as the paper has it, would accept more of a sampled answer and give another one.
 
 Why not `generate(assistant_model=…)` of `transformers` and `draft_model=` of llama-cpp-python: each streams and samples
-in its own way, and neither says how many proposals were accepted. `benchmarks/speculative.py` compares with them.
+in its own way, and neither says how many proposals were accepted.
 """
 
 from __future__ import annotations
