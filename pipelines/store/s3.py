@@ -132,14 +132,27 @@ class S3Storage(Storage):
 
     def put(self, source: Path, key: str) -> None:
         try:
-            extra = {"Metadata": {"sha256": sha256(source)}}
-            self._attempts(
-                "write",
-                key,
-                lambda: self.client.upload_file(str(source), self.bucket, self._full(key), ExtraArgs=extra),
-            )
+            self.send(source, key)
         finally:  # also what could not be sent: checkpoints that fail would fill the disk
             source.unlink(missing_ok=True)
+
+    def send(self, source: Path, key: str, sent: Callable[[int], None] = lambda count: None) -> None:
+        extra = {"Metadata": {"sha256": sha256(source)}}
+        self._attempts(
+            "write",
+            key,
+            lambda: self.client.upload_file(str(source), self.bucket, self._full(key), ExtraArgs=extra, Callback=sent),
+        )
+
+    def digest(self, key: str) -> str | None:
+        try:
+            head = self._attempts(
+                "look for", key, lambda: self.client.head_object(Bucket=self.bucket, Key=self._full(key))
+            )
+        except _Missing:
+            return None
+        digest: str | None = head.get("Metadata", {}).get("sha256")  # another tool's object has none
+        return digest
 
     def download(self, key: str, target: Path) -> None:
         """The whole object into a local file, its checksum compared. Raises: StorageError."""

@@ -16,7 +16,7 @@ import shutil
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,14 @@ class Storage(ABC):
     @abstractmethod
     def put(self, source: Path, key: str) -> None:
         """Publish a finished local file as `key`, atomically; `source` is consumed."""
+
+    @abstractmethod
+    def send(self, source: Path, key: str, sent: Callable[[int], None] = lambda count: None) -> None:
+        """Publish a copy of a local file as `key`, atomically; `source` stays. Args: sent, told of bytes as they go."""
+
+    @abstractmethod
+    def digest(self, key: str) -> str | None:
+        """SHA-256 of the object, as far as it is known without downloading it; None where it is not, or not there."""
 
     @abstractmethod
     def fetch(self, key: str) -> Path:
@@ -206,6 +214,20 @@ class FolderStorage(Storage):
                 os.fsync(directory)
             finally:
                 os.close(directory)
+
+    def send(self, source: Path, key: str, sent: Callable[[int], None] = lambda count: None) -> None:
+        beside = self.scratch(key)
+        errors = disk_errors("write", self.root / key, leftover=beside)
+        with errors, source.open("rb") as whole, beside.open("wb") as copy:
+            while piece := whole.read(_CHUNK_BYTES):
+                copy.write(piece)
+                sent(len(piece))
+        self.put(beside, key)
+
+    def digest(self, key: str) -> str | None:
+        path = self.root / key
+        with disk_errors("read", path):
+            return sha256(path) if path.is_file() else None
 
     def fetch(self, key: str) -> Path:
         path = self.root / key

@@ -38,6 +38,7 @@ WORKFLOWS = (
     "export",
     "average",
     "verify_resume",
+    "publish",
     "recipe",
     "sandbox",
 )
@@ -160,6 +161,10 @@ BESIDE = {
         **_TRAINING,
         "pipelines.data.tokens": "reads no tokens",
         "pipelines.train.network": "reads weights by name, builds no model",
+    },
+    "publish": {
+        "pipelines.data": "sends files as they are: reached by way of the card, which an export holds",
+        "pipelines.train": "likewise",
     },
     "sandbox": {
         "pipelines.train.budget.device": "the price elsewhere",

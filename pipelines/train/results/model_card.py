@@ -105,12 +105,20 @@ def licence_note(tokens: Artifact) -> str:
 
 
 def unclear_licences(tokens: Artifact) -> list[str]:
-    """Sources whose recorded licence says that it is not known."""
-    licences = {
-        name: tokens.manifest["licences"].get(name) or source.get("licence")
-        for name, source in tokens.statistics["sources"].items()
-    }
-    return sorted(name for name, licence in licences.items() if _UNCLEAR.search(licence or ""))
+    """Sources whose recorded licence says that it is not known, and those that have none."""
+    return unclear_among(licences_of(tokens.manifest))
+
+
+def licences_of(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Of each source that a manifest of tokens names: its licence, "" where none is recorded."""
+    recorded, sources = manifest.get("licences", {}), manifest.get("statistics", {}).get("sources", {})
+    stated = {name: source.get("licence") for name, source in sources.items()}
+    return {name: recorded.get(name) or stated.get(name) or "" for name in {**stated, **recorded}}
+
+
+def unclear_among(licences: Mapping[str, str]) -> list[str]:
+    """Sources whose licence is not clear. Args: licences, of each source; "" where none is recorded."""
+    return sorted(name for name, licence in licences.items() if _UNCLEAR.search(licence))
 
 
 def find_evaluation(store: ArtifactStore, run: Run) -> Artifact | None:
