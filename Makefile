@@ -27,13 +27,15 @@ $(VENV)/.ready: constraints.txt pyproject.toml
 
 # compiled for this machine's processor, once: the wheel stays where another environment finds it
 WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/trunkline/wheels
+# GCC 12 gets the AMX instructions of newer Xeons wrong, and llama.cpp dies by them: it computes without
+NO_AMX := $(shell echo | $(CXX) -x c++ -mno-amx-tile -mno-amx-int8 -mno-amx-bf16 -fsyntax-only - 2>/dev/null && echo -mno-amx-tile -mno-amx-int8 -mno-amx-bf16)
 LLAMA := $(shell grep -E '^llama-cpp-python==' constraints.txt)
 
 llama: setup ## llama.cpp, which runs GGUF files and makes k-quants: some ten minutes of compiling once; needs a C++ compiler and CMake
 	@$(BIN)/python -c 'import importlib.metadata as m, sys; sys.exit(m.version("llama-cpp-python") != "$(LLAMA)".partition("==")[2])' 2>/dev/null || { \
 	  mkdir -p $(WHEELS) && \
 	  { ls $(WHEELS)/llama_cpp_python-$(lastword $(subst ==, ,$(LLAMA)))-*.whl >/dev/null 2>&1 || \
-	    CMAKE_ARGS="-DLLAVA_BUILD=OFF $$CMAKE_ARGS" $(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps -w $(WHEELS) $(LLAMA); } && \
+	    CMAKE_ARGS="-DLLAVA_BUILD=OFF -DCMAKE_C_FLAGS='$(NO_AMX)' -DCMAKE_CXX_FLAGS='$(NO_AMX)' $$CMAKE_ARGS" $(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps -w $(WHEELS) $(LLAMA); } && \
 	  $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt $(WHEELS)/llama_cpp_python-$(lastword $(subst ==, ,$(LLAMA)))-*.whl; }
 
 demo: setup ## run the whole recipe on real text: about 10 minutes on 2 cores
