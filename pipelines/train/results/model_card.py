@@ -1,7 +1,11 @@
-"""The model card of an exported model: what it was made from, under which licences, how it was trained, how it does.
+"""The model card of a delivered model: what it was made from, under which licences, how it was trained, how it does.
 
-Enters: the lineage that the artifacts recorded and, where there is one, the evaluation. Leaves: `README.md` and
-`LICENSE.md`. Nothing is claimed that an artifact does not say; a source without a clear licence is called out first.
+Enters: the lineage that the artifacts recorded, what the export's check gave and, where there are any, the evaluation
+and what quantizing cost. Leaves: `README.md` and `LICENSE.md`. Nothing is claimed that an artifact does not say; a
+source without a clear licence is called out first.
+
+Its head is what the Hugging Face Hub reads (https://huggingface.co/docs/hub/model-cards). `base_model` is not in it: it
+names a repository of the Hub, and what these models are made of lies in a store.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipelines.display.evaluation import lone_numbers, task_table
-from pipelines.display.progress import say
+from pipelines.display.progress import human, say
 from pipelines.store.artifact import Artifact
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.ways_out import workflow_of
@@ -50,35 +54,54 @@ def model_card(
         evaluation: content of `results.json` for this very checkpoint, or None.
     """
     run, tokens, model = source.run, source.tokens, source.model
-    use = format_.run("path/to/this/folder")[0]
     counts, described = parameter_counts(model), format_.describe(source, dtype)
-    agrees = "they were compared with the checkpoint's one by one, and no logits"
-    if check.largest_difference is not None:
-        agrees = f"logits agree with the training model to {check.largest_difference:.1e} in float32"
+    quantization = quantization_of(source)
+    ways = format_.run("path/to/this/folder")
     parts = [
-        _front(tokens, described.library),
+        _front(tokens, described.library, quantization is not None or not format_.dtypes[dtype].is_float),
         f"# {name}\n\nA language model of {counts['total']:,} parameters ({counts['non_embedding']:,} without "
         "embeddings), trained with Trunkline after the MiniCPM recipe (arXiv 2404.06395) on "
-        f"{run.checkpoint.state['tokens']:,} tokens. Exported from `{run}` in the {described.title} format, weights "
-        f"in {dtype}. {described.card}; {agrees}.",
-        f"## Use\n\n```{use.language}\n{use.text.rstrip()}\n```\n\n{described.loads}\n\n{_CHAT}",
-        "## Data\n\n" + _data(tokens),
-        "## Lineage\n\n" + _lineage(links),
+        f"{run.checkpoint.state['tokens']:,} tokens. Exported from `{source.name}` in the {described.title} format, "
+        f"weights in {dtype}. {described.card}; {_agreement(check)}.",
+        _licence_warning(tokens),
+        "## How to run it\n\n"
+        + "\n\n".join(f"### {way.program}\n\n```{way.language}\n{way.text.rstrip()}\n```" for way in ways)
+        + f"\n\n{described.loads}\n\n{_CHAT}",
+        "## Intended use\n\n" + _intended(tokens, links),
+        "## Data and licences\n\n" + _data(tokens, links),
+        "## Lineage\n\n" + _lineage(links, source, described.title, dtype),
         "## Training\n\n" + _training(links),
-        "## Evaluation\n\n"
+        "## Scores\n\n"
         + (
-            _evaluation(evaluation)
+            _evaluation(evaluation, source)
             if evaluation
-            else f"None was found for `{run}`; make one with `python -m workflows.evaluate "
+            else f"No evaluation was found for `{run}`; make one with `python -m workflows.evaluate "
             f"parent={run.artifact.folder}`, then export again."
         ),
+        "" if quantization is None else "## What quantizing cost\n\n" + _cost(quantization),
+        "## What was checked\n\n" + _checks(check),
         f"## Architecture\n\n{model.layers} layers, width {model.d_model}, feed-forward {model.d_ff}, {model.heads} "
         f"query and {model.kv_heads} key-value heads, vocabulary {model.vocabulary:,}, {model.max_positions:,} "
-        f"positions, RoPE base {model.rope_base:g}.\n\n## Limits\n\nTrained on the sources above and nothing else: "
-        "what they do not say, the model does not know; what they say wrongly, it repeats. It was not tested for "
-        "safety.",
+        f"positions, RoPE base {model.rope_base:g}.",
+        "## Limits\n\n"
+        f"- A model of {human(counts['total'])} parameters knows little, and says what it does not know as fluently "
+        "as what it does: check what it says.\n"
+        "- Trained on the sources above and nothing else: what they do not say, the model does not know; what they say "
+        "wrongly, it repeats, their prejudices included.\n"
+        f"- It reads {model.max_positions:,} tokens at most, of which its training used "
+        f"{run.checkpoint.state['sequence_length']:,}.\n"
+        "- It was not tested for safety, and nothing was done to have it refuse.\n"
+        "- The scores are of held-out documents of its own sources. They say nothing of texts of another kind.",
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def quantization_of(source: Source) -> dict[str, Any] | None:
+    """What `workflows.quantize` measured; None where nothing was quantized by it."""
+    if source.quantized is None or "quantization.json" not in source.quantized.manifest["files"]:
+        return None
+    content: dict[str, Any] = source.quantized.json("quantization.json")
+    return content
 
 
 def licence_note(tokens: Artifact) -> str:
@@ -138,44 +161,103 @@ def find_evaluation(store: ArtifactStore, run: Run) -> Artifact | None:
     return max(readable, key=lambda artifact: str(artifact.manifest["created"]), default=None)
 
 
-def _front(tokens: Artifact, library: str | None) -> str:
-    languages = sorted({str(source["language"]) for source in tokens.statistics["sources"].values()} & {"en", "zh"})
+def _front(tokens: Artifact, library: str | None, quantized: bool) -> str:
+    """The head, in YAML: https://huggingface.co/docs/hub/model-cards#model-card-metadata."""
+    languages = _languages(tokens)
     lines = [
         "---",
         *([f"library_name: {library}"] if library else []),
         "pipeline_tag: text-generation",
+        # the weights have no licence of their own beside those of what they were trained on
         "license: other",
-        "license_name: see-LICENSE.md",
-    ]
-    lines += [
+        "license_name: those-of-its-sources",
         "license_link: LICENSE.md",
         *(["language:", *(f"- {language}" for language in languages)] if languages else []),
+        "tags:",
+        "- trunkline",
+        "- minicpm",
+        *(["- quantized"] if quantized else []),
+        "---",
     ]
-    return "\n".join([*lines, "tags:", "- trunkline", "- minicpm", "---"])
+    return "\n".join(lines)
 
 
-def _data(tokens: Artifact) -> str:
-    licences, unclear = tokens.manifest["licences"], unclear_licences(tokens)
+def _languages(tokens: Artifact) -> list[str]:
+    """Those that the Hub knows by name; a source of code or of nothing in particular has another word there."""
+    return sorted({str(source["language"]) for source in tokens.statistics["sources"].values()} & {"en", "zh"})
+
+
+def _agreement(check: Check) -> str:
+    """A clause: how the folder was compared with the checkpoint."""
+    if check.kl is not None:
+        return (
+            f"on held-out text it is {check.kl:.3g} nats of KL per token away from the model in full precision, and "
+            f"finds the same token likeliest at {check.top1 or 0:.1%} of the places"
+        )
+    if check.largest_difference is not None:
+        return f"logits agree with the training model to {check.largest_difference:.1e} in float32"
+    return "they were compared with the checkpoint's one by one, and no logits"
+
+
+def _licence_warning(tokens: Artifact) -> str:
+    unclear = unclear_licences(tokens)
+    if not unclear:
+        return ""
+    return (
+        f"> **Licence unclear:** {', '.join(unclear)}. Their files come with no clear upstream licence; see "
+        "LICENSE.md before passing the weights on."
+    )
+
+
+def _intended(tokens: Artifact, links: Sequence[Link]) -> str:
+    stages = [STAGES[kind] for link in links if (kind := link.folder.split("/")[0]) in STAGES]
+    answers = any(stage.starts == "initialise" for stage in stages)  # by conversations or pairs
+    names = {"en": "English", "zh": "Chinese"}
+    spoken = " and ".join(names[language] for language in _languages(tokens)) or "the languages of its sources"
+    does = "answers questions and continues text" if answers else "continues text; it was not taught to answer"
+    return (
+        f"It {does}, in {spoken}. It is made for the study of how small models are trained, for trying out programs "
+        "that run models on small devices, and as a parent to train further.\n\nIt is **not** for: facts that nobody "
+        "checks; advice on health, law or money; decisions about people; answers to the public, or to children, that "
+        "nobody reads first; other languages; tools and agents, for which it was not trained."
+    )
+
+
+def _data(tokens: Artifact, links: Sequence[Link]) -> str:
+    """The sources, the largest first; of each mixture a column with the shares that it draws."""
+    licences, sources = licences_of(tokens.manifest), tokens.statistics["sources"]
+    unclear = set(unclear_among(licences))
+    mixtures = {
+        link.folder: link.manifest["statistics"]["sources"]
+        for link in links
+        if link.folder.startswith("mixture/") and link.manifest and "sources" in link.manifest.get("statistics", {})
+    }
+    total = sum(source["train"]["tokens"] for source in sources.values())
     rows = [
         [
             name,
             source["kind"],
             source["language"],
             f"{source['train']['tokens']:,}",
-            licences.get(name) or source.get("licence") or "not recorded",
+            f"{source['train']['tokens'] / max(1, total):.1%}",
+            *(f"{drawn[name]['weight']:.1%}" if name in drawn else "–" for drawn in mixtures.values()),
+            f"**{licences[name] or 'not recorded'}**" if name in unclear else licences[name],
         ]
-        for name, source in tokens.statistics["sources"].items()
-    ]
-    warning = ""
-    if unclear:
-        warning = (
-            f"> **Licence unclear:** {', '.join(unclear)}. Their files come with no clear upstream licence; see "
-            "LICENSE.md before passing the weights on.\n\n"
+        for name, source in sorted(
+            sources.items(), key=lambda item: (item[0] not in unclear, -item[1]["train"]["tokens"], item[0])
         )
-    return warning + _markdown(("source", "kind", "language", "tokens in the corpus", "licence"), rows)
+    ]
+    header = ("source", "kind", "language", "tokens", "share", *(f"in `{name}`" for name in mixtures), "licence")
+    told = f"{total:,} tokens of training data lay in {tokens.folder}; a mixture draws from them by its own weights."
+    warned = " Sources whose licence is not clear come first, in bold." if unclear else ""
+    return f"{told}{warned}\n\n{_markdown(header, rows)}"
 
 
-def _lineage(links: Sequence[Link]) -> str:
+def _lineage(links: Sequence[Link], source: Source, title: str, dtype: str) -> str:
+    """The way from corpus to format in a line, then each artifact."""
+    began = {link.parent.partition("@")[0]: link.parent for link in links if link.parent}
+    steps = {**began, source.run.artifact.folder: str(source.run)}
+    way = " → ".join([*(f"`{steps.get(link.folder, link.folder)}`" for link in links), f"{title}, {dtype}"])
     rows = []
     for link in links:
         made = str(link.manifest.get("created", "under way")) if link.manifest else "no longer in the store"
@@ -191,7 +273,8 @@ def _lineage(links: Sequence[Link]) -> str:
                 version,
             ]
         )
-    return _markdown(("artifact", "fingerprint", "began from", "made by", "finished", "code"), rows)
+    table = _markdown(("artifact", "fingerprint", "began from", "made by", "finished", "code"), rows)
+    return f"{way}\n\n{table}"
 
 
 def _training(links: Sequence[Link]) -> str:
@@ -216,9 +299,12 @@ def _training(links: Sequence[Link]) -> str:
     return _markdown(("stage", "steps", "tokens so far", "batch", "learning rate", "loss", "seconds"), rows)
 
 
-def _evaluation(results: Mapping[str, Any]) -> str:
+def _evaluation(results: Mapping[str, Any], source: Source) -> str:
     """Every task that left something: its table, its numbers, its samples."""
-    parts = [f"On held-out documents of `{results['tokens']}`, in windows of {results['sequence_length']} tokens."]
+    whose = f"Of `{source.run}` in full precision. " if source.quantized is not None else ""
+    parts = [
+        f"{whose}On held-out documents of `{results['tokens']}`, in windows of {results['sequence_length']} tokens."
+    ]
     for task in results["tasks"].values():
         header, rows = task_table(task, digits=3)
         lines = [f"- {line}" for line in lone_numbers(task, digits=3)]
@@ -233,6 +319,86 @@ def _evaluation(results: Mapping[str, Any]) -> str:
         if lines:
             parts.append("\n".join(lines))
     return "\n\n".join(parts)
+
+
+def _cost(content: Mapping[str, Any]) -> str:
+    """What `quantization.json` says: how it was quantized, sizes, and numbers against full precision."""
+    sizes, calibration, measured = content["bytes"], content.get("calibration"), content.get("measured")
+    full = sizes["bfloat16"]
+    lines = [
+        f"By {content['method']} ({content['words']}), {content['bits_per_weight']:.2f} bits for each weight of a "
+        f"linear map; embedding, norms and output matrix stay {content['dtype']}. Linear maps take "
+        f"{human(sizes['linear'], 'B')} instead of {human(full['linear'], 'B')} in bfloat16 "
+        f"({sizes['linear'] / full['linear']:.1%}), all weights {human(sizes['total'], 'B')} instead of "
+        f"{human(full['total'], 'B')}."
+    ]
+    if calibration:
+        lines.append(f"Calibrated on {calibration['words']} of `{calibration['tokens']}`, seed {calibration['seed']}.")
+    if not measured:
+        return "\n\n".join([*lines, "What that costs was not measured."])
+    rows = []
+    for name, own in measured["models"].items():
+        told = f"**{name}**" if name == content["method"] else name
+        rows.append(
+            [
+                told,
+                _part(own["bits_per_byte"]["mean"], 4),
+                *(_estimate(own.get(key)) for key in ("lost_bits_per_byte", "kl")),
+                _estimate(own.get("top1"), share=True),
+                _part(own["assistant_loss"], 3),
+                "–" if own["preference_accuracy"] is None else f"{own['preference_accuracy']:.1%}",
+            ]
+        )
+    header = ("model", "bits per byte", "lost bits per byte", "KL to full, nats", "same likeliest token")
+    lines.append(_markdown((*header, "assistant loss", "preference accuracy"), rows))
+    lines.append(
+        f"Means over the sources' held-out documents of `{content['tokens']}`. In brackets: "
+        f"{measured['level']:.0%} intervals over documents drawn again. The model in bold is this one."
+    )
+    return "\n\n".join(lines)
+
+
+def _estimate(part: Mapping[str, Any] | None, share: bool = False) -> str:
+    """A number with its interval."""
+    mean = part.get("mean") if part else None
+    if mean is None:
+        return "–"
+    shown = "{:.1%}" if share else "{:.4f}"
+    interval = "" if mean.get("low") is None else f" ({shown.format(mean['low'])} to {shown.format(mean['high'])})"
+    return shown.format(mean["value"]) + interval
+
+
+def _part(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _checks(check: Check) -> str:
+    """What was compared before this folder was committed, and which programs were asked, or why not."""
+    lines = [f"- {str(check).removeprefix('checked ').removeprefix('checked: ')}"]
+    if check.layer_differences:
+        lines.append(
+            f"- hidden states after each block within {max(check.layer_differences):.1e} of the largest of them"
+        )
+    for asked in check.asked:
+        if asked.not_asked:
+            lines.append(f"- **{asked.runtime} was not asked**: {asked.not_asked}")
+            continue
+        told = [
+            f"{asked.strings:,} strings tokenized like in training"
+            + (f" ({asked.strings_differing:,} differ, see below)" if asked.strings_differing else ""),
+            f"{asked.conversations:,} conversations rendered alike",
+        ]
+        if asked.prompts:
+            told.append(
+                f"{asked.prompts} prompts continued greedily, {asked.greedy_agreeing:,} of {asked.greedy_tokens:,} "
+                "tokens likeliest to our own model too"
+            )
+        if asked.kl is not None:
+            told.append(f"{asked.kl:.3g} nats of KL per token to what the file says")
+        lines.append(f"- {asked.runtime}: " + "; ".join([*told, *asked.notes]))
+    if not any(not asked.not_asked for asked in check.asked):
+        lines.append("- no program of others was asked to run this folder")
+    return "\n".join(lines)
 
 
 def _markdown(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
