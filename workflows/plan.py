@@ -20,9 +20,11 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pipelines.config import Count, Positive, WorkflowConfig, config_class, runtime
+import yaml
+
+from pipelines.config import Chosen, Count, Positive, WorkflowConfig, config_class, runtime
 from pipelines.data.stream.mixture import MixturePlan
 from pipelines.display.progress import announce, say, table
 from pipelines.errors import ArtifactError, ConfigError
@@ -30,7 +32,7 @@ from pipelines.store.references import Reference
 from pipelines.train.budget import plan as budget
 from pipelines.train.budget import search
 from pipelines.train.budget.deadline import deadline_hours
-from pipelines.train.budget.device import DeviceConfig, Use
+from pipelines.train.budget.device import DEVICES, DeviceConfig, Use
 from pipelines.train.budget.job import Job, job_of
 from pipelines.train.budget.layout import Layout, Speed, layout_of
 from pipelines.train.budget.loss import ForeseenLoss, foreseen_loss, read_law
@@ -38,6 +40,7 @@ from pipelines.train.budget.measured import measured_speed
 from pipelines.train.budget.page import write_page
 from pipelines.train.budget.search import Offer
 from pipelines.train.budget.sources import SourceNeeds, of_plan, of_recipe
+from pipelines.train.cost.device import AnsweringDevice
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.sandbox.writer import Written, write_experiment
 from pipelines.train.spec import TrainConfig
@@ -51,6 +54,8 @@ from workflows.session import Session
 _SHARED = ("batch", "zero", "compute", "cluster", "optimizer")  # how a run is run: the same in all stages
 _MOST_OFFERS = 12
 
+Device = Annotated[AnsweringDevice | None, Chosen("kind", lambda: DEVICES)]
+
 
 @config_class
 class PlanConfig(WorkflowConfig):
@@ -59,7 +64,7 @@ class PlanConfig(WorkflowConfig):
     name: str = runtime("auto")
     gpus: Literal["auto"] | Count | None = None
     gpu: str | None = None
-    device: DeviceConfig | None = None
+    device: Device = None
     stages: list[str] | None = None
     mfu: Use | None = None
     tokens_per_second: Positive | None = None
@@ -255,23 +260,52 @@ def _on(job: Job, gpus: int | str | None, device: DeviceConfig) -> Job:
 
 
 def device_names() -> list[str]:
-    """What conf/device holds."""
+    """The devices of conf/device that train."""
+    return [name for name in all_devices() if _kind(name) != "phone"]
+
+
+def all_devices() -> list[str]:
+    """What conf/device holds, devices that only answer among them."""
     return sorted(path.stem for path in (CONF / "device").glob("*.yaml"))
 
 
-def read_device(name: str) -> DeviceConfig:
-    """A device of conf/device, as the YAML has it. Raises: ConfigError with those that there are."""
-    if name not in device_names():
-        raise ConfigError(f"there is no device {name}; conf/device has {', '.join(device_names())}")
+@functools.cache
+def _kind(name: str) -> str:
+    content = yaml.safe_load((CONF / "device" / f"{name}.yaml").read_text(encoding="utf-8"))
+    return str(content.get("kind")) if isinstance(content, dict) else ""
+
+
+def read_any_device(name: str) -> AnsweringDevice:
+    """A device of conf/device, also one that trains nothing. Raises: ConfigError with those that there are."""
+    if name not in all_devices():
+        raise ConfigError(f"there is no device {name}; conf/device has {', '.join(all_devices())}")
     device = compose_config("plan", PlanConfig, [f"device={name}"]).device
     assert device is not None
+    return device
+
+
+def read_device(name: str) -> DeviceConfig:
+    """A device of conf/device that trains. Raises: ConfigError with those that there are."""
+    if name not in all_devices():
+        raise ConfigError(f"there is no device {name}; conf/device has {', '.join(device_names())}")
+    return training_device(name, read_any_device(name))
+
+
+def training_device(name: str, device: AnsweringDevice) -> DeviceConfig:
+    """The device, where it trains. Raises: ConfigError for a phone."""
+    if not isinstance(device, DeviceConfig):
+        raise ConfigError(
+            f"{name} is a phone, which answers and trains nothing: conf/device/{name}.yaml has no training figures; "
+            f"expected one of {', '.join(device_names())} (`python -m workflows.cost` says what its answers cost)"
+        )
     return device
 
 
 def _device(config: PlanConfig, jobs: Sequence[Job]) -> tuple[str, DeviceConfig]:
     """The one that is named; the CPU's where the stages train on CPUs."""
     if config.device is not None:
-        return config.gpu or "device", config.device
+        name = config.gpu or "device"
+        return name, training_device(name, config.device)
     if config.gpus is None and not jobs[0].config.cluster.gpus_per_worker:
         return "cpu", read_device("cpu")
     raise ConfigError(
@@ -306,7 +340,7 @@ def _offers(config: PlanConfig, session: Session, jobs: Sequence[Job], hours: fl
 
 
 def _plan_of(config: PlanConfig, session: Session, jobs: Sequence[Job], offer: Offer) -> budget.Plan:
-    device = config.device if config.device is not None else read_device(offer.device)
+    device = read_device(offer.device) if config.device is None else training_device(offer.device, config.device)
     layouts: list[Layout] = [cost.layout for cost in offer.costs]
     settled = [
         search.with_layout(_on(job, offer.workers, device), layout) for job, layout in zip(jobs, layouts, strict=True)

@@ -24,9 +24,10 @@ from pipelines.train.formats import FORMATS
 from pipelines.train.measures import MEASURES
 from pipelines.train.objectives import OBJECTIVES
 from pipelines.train.optimizers import OPTIMIZERS
+from pipelines.train.runtimes import RUNTIMES
 from pipelines.train.studies import STUDIES
 from pipelines.train.tasks import TASKS
-from workflows import corpus, evaluate, export, training
+from workflows import corpus, cost, evaluate, export, training
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = (
@@ -37,6 +38,7 @@ WORKFLOWS = (
     "evaluate",
     "export",
     "average",
+    "cost",
     "verify_resume",
     "publish",
     "recipe",
@@ -156,6 +158,17 @@ BESIDE = {
         "pipelines.train.formats.parents": "finds the parent by its name",
         "pipelines.train.runtimes": "programs that are asked about what was written",
     },
+    "cost": {
+        **_STREAM,
+        **_TRAINING,
+        **_CODE_POINTS,
+        "pipelines.data.tokens": "reads held-out ids as they are; its tokens are in the fingerprint",
+        "pipelines.train.cost.page": "a page about what is committed",
+        "pipelines.train.cost.table": "messages",
+        "pipelines.train.runtimes.contract": "what runtimes say of themselves",
+        "pipelines.train.tasks.task": "what tasks say of themselves",
+        "pipelines.train.schedules": "trains nothing: reached by way of the spec",
+    },
     "average": {
         **_STREAM,
         **_TRAINING,
@@ -168,6 +181,7 @@ BESIDE = {
     },
     "sandbox": {
         "pipelines.train.budget.device": "the price elsewhere",
+        "pipelines.train.cost.device": "likewise",
         "pipelines.data.stream.mixture": "its mixtures are artifacts of their own",
         "pipelines.display.report": "colours and fonts of the pictures",
         "pipelines.train.checkpoint.weights": "as for training",
@@ -193,6 +207,10 @@ ROWS: dict[str, Callable[[], Iterator[tuple[str, ...]]]] = {
     "verify_resume": lambda: (training.code_of(one, other) for one in OBJECTIVES for other in OPTIMIZERS),
     "evaluate": lambda: (evaluate.code_of([task]) for task in TASKS),
     "export": lambda: (export.code_of(name) for name in FORMATS),
+    "cost": lambda: (
+        *(cost.code_of([name], []) for name in FORMATS),
+        *(cost.code_of([], [name]) for name in RUNTIMES),
+    ),
     "sandbox": lambda: (
         (*chosen_modules("pipelines.train.studies", [kind]), *measures(), *training.code_of(one, other))
         for kind in STUDIES
@@ -204,6 +222,7 @@ TABLES = {
     "pipelines.data.cleaning.further",
     "pipelines.data.sources.formats",
     *(f"pipelines.train.{table}" for table in ("objectives", "optimizers", "tasks", "formats", "studies", "measures")),
+    "pipelines.train.runtimes",
 }
 
 

@@ -38,6 +38,7 @@ SHOWN_BY = {
     "cluster": "pretrain",
     "tracking": "pretrain",
     "device": "plan",
+    "price": "cost",
 }
 
 

@@ -2,14 +2,20 @@
 
 Enters: the YAML. Leaves: a `DeviceConfig`. A figure has its source beside it in the YAML; of an MFU the config says it
 itself, since a plan prints it: no hour of a plan is better than its MFU.
+
+Every device may say what answering on it costs (`pipelines/train/cost/device.py`). A phone says nothing else: it is a
+kind of device that no plan takes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated
 
 from pipelines.config import Count, Positive, Range, config_class
 from pipelines.errors import ConfigError
+from pipelines.train.cost.device import AnsweringDevice, PhoneConfig
 from pipelines.train.plan import memory
 from pipelines.train.plan.memory import GIB, DeviceKind
 
@@ -33,8 +39,8 @@ class MfuConfig:
 
 
 @config_class
-class DeviceConfig:
-    """One device; bandwidths are in 10^9 bytes a second, one way."""
+class DeviceConfig(AnsweringDevice):
+    """One device that trains; bandwidths are in 10^9 bytes a second, one way."""
 
     kind: DeviceKind
     bf16_tflops: Positive  # dense; of a CPU float32
@@ -43,9 +49,12 @@ class DeviceConfig:
     link_gb_s: Positive  # to the others of its machine
     network_gb_s: Positive  # beyond its machine, this device's share
     per_machine: Count
-    usd_per_hour: Positive | None = None  # null: not known, and no money is planned
     mfu: MfuConfig
     mfu_source: str
+
+    @property
+    def own_bandwidth_gb_s(self) -> float | None:
+        return self.memory_gb_s
 
     @property
     def peak(self) -> float:
@@ -64,3 +73,17 @@ class DeviceConfig:
         """
         across = self.per_machine * self.network_gb_s
         return 1e9 * (self.link_gb_s if workers <= self.per_machine else min(self.link_gb_s, across))
+
+
+@dataclass(frozen=True)
+class DeviceRow:
+    """One row of `DEVICES`. Attributes: Settings, the config class of a file whose `kind` this is."""
+
+    Settings: type[AnsweringDevice]
+
+
+DEVICES: Mapping[str, DeviceRow] = {
+    "cuda": DeviceRow(DeviceConfig),
+    "cpu": DeviceRow(DeviceConfig),
+    "phone": DeviceRow(PhoneConfig),
+}

@@ -1,1 +1,1 @@
-"""What answers cost: tokens a second, memory, money."""
+"""What answers cost: speed, memory, bits per byte and money, of every format of a model side by side."""
