@@ -207,10 +207,7 @@ ROWS: dict[str, Callable[[], Iterator[tuple[str, ...]]]] = {
     "verify_resume": lambda: (training.code_of(one, other) for one in OBJECTIVES for other in OPTIMIZERS),
     "evaluate": lambda: (evaluate.code_of([task]) for task in TASKS),
     "export": lambda: (export.code_of(name) for name in FORMATS),
-    "cost": lambda: (
-        *(cost.code_of([name], []) for name in FORMATS),
-        *(cost.code_of([], [name]) for name in RUNTIMES),
-    ),
+    "cost": lambda: (cost.code_of([one], [other]) for one in FORMATS for other in RUNTIMES),
     "sandbox": lambda: (
         (*chosen_modules("pipelines.train.studies", [kind]), *measures(), *training.code_of(one, other))
         for kind in STUDIES
