@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +44,7 @@ from pipelines.train.quantization.contract import (
 from pipelines.train.quantization.rounding import output_error
 
 EMBEDDING = "model.embed_tokens.weight"
-_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
+_LAYER = re.compile(r"(model\.layers\.\d+)\.(.+)")
 
 
 @dataclass
@@ -79,7 +79,7 @@ def quantize_stream(
     if calibration is None:
         raise ConfigError(f"this method ({method.words}) needs calibration rows, and got none: give calibration data")
     walk = _Walk(model, method, settings, grids, calibration, scale_dtype, tell or (lambda _error: None))
-    return _layer_by_layer(iter(weights), walk, progress)
+    return _layer_by_layer(weights, walk, progress)
 
 
 def _tensor_by_tensor(
@@ -102,13 +102,13 @@ def _parts(name: str, parts: tuple[tuple[str, int], ...]) -> Iterator[str]:
     return (part for part, _ in parts) if parts else iter((name,))
 
 
-def _layer_by_layer(weights: Iterator[tuple[str, Tensor]], walk: _Walk, progress: Progress | None) -> QuantizedStream:
-    number, layer = 0, dict[str, Tensor]()
-    expected = len(walk.names)
+def _by_layer(
+    weights: Iterable[tuple[str, Tensor]], model: ModelConfig
+) -> Iterator[tuple[str, Tensor | dict[str, Tensor]]]:
+    """Tensors outside of layers one by one, each layer's together under `model.layers.N`, in names without that."""
+    expected, layer = len(layer_names(model)), dict[str, Tensor]()
     for name, value in weights:
         match = _LAYER.fullmatch(name)
-        if name == EMBEDDING:
-            walk.begin(value)
         if match is None:
             yield name, value
             del value
@@ -118,11 +118,71 @@ def _layer_by_layer(weights: Iterator[tuple[str, Tensor]], walk: _Walk, progress
         if len(layer) == expected:
             # the layer is handed over, so that it is given up where it is no longer needed
             handed, layer = layer, {}
-            yield from walk.layer(number, handed)
+            yield match[1], handed
             del handed
-            number += 1
-            if progress is not None:
-                progress.update()
+
+
+def layer_names(model: ModelConfig) -> tuple[str, ...]:
+    """Names of a layer's weights in Llama's order, without `model.layers.N.`."""
+    first = [(name, role) for name, role in roles(model).items() if role.layer == 0]
+    return tuple(part.removeprefix("layers.0.") for name, role in first for part in _parts(name, role.parts))
+
+
+def _layer_by_layer(weights: Iterable[tuple[str, Tensor]], walk: _Walk, progress: Progress | None) -> QuantizedStream:
+    layers = _by_layer(weights, walk.model)
+    number = 0
+    for name, value in layers:
+        if isinstance(value, Tensor):
+            if name == EMBEDDING:
+                walk.begin(value)
+            yield name, value
+            del value
+            continue
+        yield from walk.layer(number, value)  # which empties it
+        del value
+        number += 1
+        if progress is not None:
+            progress.update()
+
+
+@dataclass(frozen=True)
+class SiteSeen:
+    """What one matrix of the full model reads."""
+
+    parameter: str  # our own name
+    maps: tuple[Tensor, ...]  # its maps, (O, I) each
+    inputs: Inputs
+
+
+@torch.no_grad()
+def watch(
+    weights: Iterable[tuple[str, Tensor]], model: ModelConfig, calibration: CalibrationRows,
+    progress: Progress | None = None,
+) -> Iterator[SiteSeen]:  # fmt: skip
+    """Pass rows through the full model, and tell what goes into each matrix, in order. Args: as `quantize_stream`."""
+    stream: Stream | None = None
+    number = 0
+    for name, value in _by_layer(weights, model):
+        if isinstance(value, Tensor):
+            if name == EMBEDDING:
+                stream = Stream(model, F.embedding(calibration.ids, value.float()))
+            del value
+            continue
+        assert stream is not None
+        layer = {map_: weight.float() for map_, weight in value.items()}
+        del value
+        for site in SITES:
+            seen = _Seen()
+            for chunk in chunks(calibration, model):
+                seen.add(_real(stream.inputs(site.name, layer, chunk), chunk))
+            maps = tuple(layer[map_] for map_ in site.maps)
+            yield SiteSeen(f"layers.{number}.{site.parameter}", maps, seen.of(None))
+            del seen, maps
+            for chunk in chunks(calibration, model):
+                stream.pass_site(site.name, layer, chunk)
+        number += 1
+        if progress is not None:
+            progress.update()
 
 
 @dataclass
@@ -138,11 +198,6 @@ class _Walk:
     tell: Callable[[MapError], None]
     delivered: Stream | None = None  # through the layers as they are delivered
     full: Stream | None = None  # through the full model; None: nobody asks
-    names: tuple[str, ...] = field(init=False)  # of a layer's weights
-
-    def __post_init__(self) -> None:
-        first = [(name, role) for name, role in roles(self.model).items() if role.layer == 0]
-        self.names = tuple(part.removeprefix("layers.0.") for name, role in first for part in _parts(name, role.parts))
 
     def begin(self, embedding_VD: Tensor) -> None:
         """Look the rows up in the embedding."""
@@ -174,7 +229,7 @@ class _Walk:
                 del seen, inputs, quantized
             self._pass(site, values, original)
         del original, values
-        for name in self.names:
+        for name in layer_names(self.model):
             yield f"model.layers.{number}.{name}", done.pop(name)
 
     def _tell(
