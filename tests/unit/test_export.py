@@ -25,7 +25,7 @@ from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.sealed import sealed
 from pipelines.train.checkpoint import read_weights
 from pipelines.train.checkpoint.lineage import lineage, open_run, tokens_of
-from pipelines.train.formats import FORMATS, llama, minicpm, questions
+from pipelines.train.formats import FORMATS, llama, minicpm, mlc, questions
 from pipelines.train.formats import folder as formats_folder
 from pipelines.train.formats.contract import Source
 from pipelines.train.formats.gate import ask_transformers_tokenizer
@@ -44,6 +44,9 @@ from workflows import evaluate as evaluating
 from workflows import export as workflow
 from workflows.export import ExportConfig
 from workflows.session import Session
+
+# formats whose folder a Llama of transformers is made of, with the dtypes that store float32 and half as many bits
+FOLDERS = {"llama": ("float32", "bfloat16"), "minicpm": ("float32", "float16"), "mlc": ("q0f32", "q4f16_1")}
 
 # every constant differs from Llama's default, so that one left out of config.json shows
 MODEL = ModelConfig(
@@ -329,16 +332,60 @@ def test_a_minicpm_config_that_says_something_else_is_refused(store, monkeypatch
     assert store.find("export/e") is None
 
 
+# ── MLC's ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_mlc_folder_says_what_the_model_is_and_how_it_chats(store, capsys):
+    folder = store.storage.root / exported(store, format="mlc", dtype="q4f16_1").folder
+    said = json.loads((folder / "mlc-chat-config.json").read_text())
+    model = said["model_config"]
+    assert (said["model_type"], said["quantization"]) == ("llama", "q4f16_1")
+    assert (model["position_embedding_base"], model["rms_norm_eps"]) == (5000.0, 3e-5)
+    assert (model["head_dim"], model["num_key_value_heads"], model["context_window_size"]) == (8, 2, 96)
+    assert said["tokenizer_files"] == [path.name for path in sorted(folder.glob("tokenizer*"))]
+    questions_ = [
+        {"role": "user", "content": "1?"},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": "3"},
+    ]
+    assert mlc.rendered(said["conv_template"], questions_) == "<用户>1?<AI>2</s><用户>3<AI>"
+    for device in ("android", "iphone"):
+        package = json.loads((folder / f"mlc-package-config.{device}.json").read_text())
+        assert package["device"] == device
+        assert package["model_list"][0]["model"] == "dist/trunkline-q4f16_1-MLC"
+        assert package["model_list"][0]["bundle_weight"] is True
+    card = (folder / "README.md").read_text()
+    out = capsys.readouterr().out
+    assert "MLC-LLM was not asked: it is on no package index" in out
+    assert f"F=$(realpath {folder})" in out
+    assert "reads typed markers as markers" in card
+
+
+def test_a_chat_format_that_mlc_would_render_otherwise_is_refused(store, monkeypatch):
+    real = mlc.conversation()
+    monkeypatch.setattr(mlc, "conversation", lambda: {**real, "seps": ["\n", "</s>"]})
+    with pytest.raises(ArtifactError, match=r"MLC's chat format gives other ids than training for the conversation"):
+        exported(store, format="mlc", dtype="q0f32")
+    assert store.find("export/e") is None
+
+
+def test_the_commands_find_the_quantization_in_the_folder(store):
+    folder = store.storage.root / exported(store, format="mlc", dtype="q4f32_1").folder
+    line = next(line for line in mlc.run(str(folder))[1].text.splitlines() if line.startswith("Q="))
+    found = subprocess.run(["bash", "-c", f"F={folder}; {line}; echo $Q"], capture_output=True, text=True, check=True)
+    assert found.stdout == "q4f32_1\n"
+
+
 # ── Every format ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", FOLDERS)
 def test_the_code_in_the_model_card_runs_and_gives_our_logits(store, name):
-    artifact = exported(store, format=name, dtype="float32")
+    artifact = exported(store, format=name, dtype=FOLDERS[name][0])
     folder = store.storage.root / artifact.folder
     card = (folder / "README.md").read_text()
     code = card.partition("```python\n")[2].partition("```")[0]
-    assert FORMATS[name].describe(source_of(store), "float32").loads in card
+    assert FORMATS[name].describe(source_of(store), FOLDERS[name][0]).loads in card
     variables: dict = {}
     with contextlib.redirect_stdout(io.StringIO()):
         exec(code.replace("path/to/this/folder", str(folder)), variables)
@@ -348,16 +395,16 @@ def test_the_code_in_the_model_card_runs_and_gives_our_logits(store, name):
     assert variables["output"].shape[1] > variables["inputs"]["input_ids"].shape[1]
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", FOLDERS)
 def test_the_announced_size_is_that_of_the_weights(store, name):
-    for dtype in ("float32", "bfloat16"):
+    for dtype in FOLDERS[name]:
         path = store.storage.root / exported(store, name=f"x-{dtype}", format=name, dtype=dtype).folder
         with safe_open(path / "model.safetensors", "pt") as file:
             size = sum(file.get_tensor(key).nbytes for key in file.keys())  # noqa: SIM118
         assert FORMATS[name].describe(source_of(store), dtype).size_bytes == size
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", FOLDERS)
 def test_a_byte_that_the_disk_changed_is_found_and_nothing_is_committed(store, monkeypatch, name):
     def verify(source, folder, dtype):
         path = folder / "model.safetensors"
@@ -368,7 +415,7 @@ def test_a_byte_that_the_disk_changed_is_found_and_nothing_is_committed(store, m
 
     monkeypatch.setattr(workflow, "FORMATS", {name: dataclasses.replace(FORMATS[name], verify=verify)})
     with pytest.raises(ArtifactError, match=r"read back from .* is not what was written; nothing was committed"):
-        exported(store, format=name)
+        exported(store, format=name, dtype=FOLDERS[name][0])
     assert [path.name for path in (store.storage.root / "export/e").rglob("*")] == ["claim.json"]
 
 
@@ -402,5 +449,12 @@ def test_a_killed_export_is_made_anew_by_the_same_command(store):
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones(store):
-    with pytest.raises(ConfigError, match=r"format is 'gguf'; expected one of llama, minicpm"):
-        config(store, format="gguf")
+    with pytest.raises(ConfigError, match=r"format is 'ggml'; expected one of llama, minicpm"):
+        config(store, format="ggml")
+
+
+def test_a_dtype_of_another_format_is_refused_with_the_known_ones(store):
+    with pytest.raises(ConfigError, match=r"dtype is 'q4f16_1'; format=llama stores weights as bfloat16, float16, fl"):
+        config(store, dtype="q4f16_1")
+    assert config(store, dtype=None).stored == "bfloat16"
+    assert config(store, dtype=None, format="mlc").stored == "q4f16_1"

@@ -3,10 +3,11 @@
 Another is one file beside these and one row here; `contract.py` says what a row holds.
 """
 
-from pipelines.train.formats import llama, minicpm
+from pipelines.train.formats import llama, minicpm, mlc
 from pipelines.train.formats.contract import Format
 
 FORMATS: dict[str, Format] = {
     "llama": llama.FORMAT,
     "minicpm": minicpm.FORMAT,
+    "mlc": mlc.FORMAT,
 }

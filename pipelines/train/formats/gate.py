@@ -160,18 +160,25 @@ def _other_ids(name: str, of: str, theirs: Sequence[int], ours: Sequence[int]) -
     )
 
 
-def ask_transformers_tokenizer(folder: Path, source: Source) -> Asked:
-    """Compare the folder's tokenizer as `transformers` loads it. Raises: ArtifactError when it gives other ids."""
-    from transformers import AutoTokenizer, __version__
+def load_tokenizer(folder: Path) -> Any:
+    """The folder's tokenizer as `transformers` has it."""
+    from transformers import AutoTokenizer
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
     # of an architecture that it does not know, it warns; its tokenizer it reads all the same
     logging.set_verbosity_error()
     try:
-        theirs: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     finally:
         logging.set_verbosity(verbosity)
+
+
+def ask_transformers_tokenizer(folder: Path, source: Source) -> Asked:
+    """Compare the folder's tokenizer as `transformers` loads it. Raises: ArtifactError when it gives other ids."""
+    from transformers import __version__
+
+    theirs = load_tokenizer(folder)
     markers = theirs.convert_tokens_to_ids(list(SPECIAL_TOKENS))
     if markers != [EOS_ID, USER_ID, ASSISTANT_ID]:
         raise _other_ids("transformers", f"the markers {SPECIAL_TOKENS}", markers, [EOS_ID, USER_ID, ASSISTANT_ID])
