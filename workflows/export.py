@@ -168,7 +168,7 @@ def checks(format_: Format, dtype: str) -> Iterator[str]:
 def asks(format_: Format) -> Iterator[str]:
     """Which programs will be asked, and which will not, with the line that installs them."""
     for name in format_.runtimes:
-        line = RUNTIMES[name].missing() if name in RUNTIMES else "it has no row in RUNTIMES"
+        line = RUNTIMES[name].missing()
         if line is None:
             yield (
                 f"{name}: {questions.STRINGS:,} strings, {len(questions.conversations())} conversations, "

@@ -4,18 +4,20 @@ Enters: a written folder or file, and a `Source`. Leaves: an `Asked` for each pr
 what differs, and where.
 
 A program is asked for ids of texts, ids of conversations by its own chat template, logits of held-out text, and greedy
-answers. Our own side of an answer is never generated: the program's ids are read by the training model in one pass, and
-each must be the likeliest at its place, or so near to it that rounding decides (`Margin`). So a model of any size is
-asked in the memory of the program alone, and of one layer after it.
+answers. Our own side of an answer is never generated: one streamed pass of what the file holds, in float32, reads the
+program's ids, and each must be the likeliest at its place, or so near to it that rounding decides (`Margin`). So a
+model of any size is asked in the memory of the program alone, and of one layer after it.
 
-Greedy answers of a float format are read by the checkpoint itself; those of others by what the file holds, in float32.
-A difference is accepted only where a rule of `RULES` names its reason, and is counted.
+What the file holds was compared with the checkpoint before: bit by bit, or by KL. Programs compute in float32 where the
+model is small enough (`EXACT_BYTES`), else in the type that is stored, with a wider margin. A difference between
+tokenizers is accepted only where a rule of `RULES` names its reason, and is counted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,15 +30,18 @@ from torch import Tensor
 from pipelines.data.tokens.chat import ASSISTANT_ID, EOS_ID, GUARD, SPECIAL_TOKENS, USER_ID, Message
 from pipelines.data.tokens.codepoints import unsettled
 from pipelines.data.tokens.tokenizer import Encoder
+from pipelines.display.progress import Progress
 from pipelines.errors import ArtifactError
 from pipelines.train.formats import questions
 from pipelines.train.formats.check import heldout_rows, llama_answers, llama_config_of, own_answers
 from pipelines.train.formats.contract import Asked, Delivered, Source, Stored
 from pipelines.train.formats.folder import TOKENIZER
+from pipelines.train.network.architecture import parameter_counts
 from pipelines.train.runtimes import RUNTIMES
 from pipelines.train.runtimes.contract import Loaded, LoadSettings, Sampling
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0)
+_THREADS_HELP = 100_000_000  # parameters
 _LOGIT_TOKENS = 64  # of one held-out row, whose logits a program is asked for
 
 
@@ -70,9 +75,11 @@ class Margin:
     kl: float
 
 
-# float32 programs differ by less than 1e-4; others round weights, activations or both
+# float32 weights and sums: differences are below 1e-4
 EXACT = Margin(1e-3, 1e-6)
+# half precision, or weights of few bits times inputs of 8 bits (llama.cpp)
 ROUNDED = Margin(0.5, 2e-2)
+EXACT_BYTES = 6_000_000_000  # of a model in float32 that a program loads whole; so 2.4B stays below 12 GB
 
 
 def encoder_of(source: Source) -> Encoder:
@@ -205,39 +212,43 @@ def ask_runtime(name: str, path: Path, source: Source, stored: Stored, delivered
         name: a row of RUNTIMES.
         path: the folder or file that it loads.
         stored: how weights are stored.
-        delivered: what the file holds, which reads the answers; None: the checkpoint reads them, as of float formats.
+        delivered: what the file holds, which reads the answers; None: the checkpoint reads them, as may be where the
+            file holds its very numbers.
 
     Raises: ArtifactError for ids, logits or answers that differ, with prompt, place and ids.
     """
-    if name not in RUNTIMES:
-        return Asked(name, not_asked="it has no row in RUNTIMES")
-    runtime = RUNTIMES[name]
-    if (line := runtime.missing()) is not None:
+    if (line := RUNTIMES[name].missing()) is not None:
         return Asked(name, not_asked=line)
     encoder = encoder_of(source)
-    margin = EXACT if stored.is_float and stored.bits == 32 else ROUNDED
     heldout = heldout_rows(source, 1, _LOGIT_TOKENS)[0].tolist()
     beginnings = _beginnings(encoder, source.model.max_positions)
-    longest = max(len(heldout), *(len(ids) for ids in beginnings.values())) + questions.GREEDY_TOKENS
+    longest = max(len(heldout), *(len(ids) + questions.GREEDY_TOKENS for ids in beginnings.values()))
     context = min(source.model.max_positions, longest)
-    loaded = runtime.load(path, LoadSettings(exact=True, context=context))
+    settings, margin = _how(name, source, stored)
+    loaded = RUNTIMES[name].load(path, dataclasses.replace(settings, context=context))
     try:
         tokenized = ask_tokenizer(loaded.runtime, loaded.encode, loaded.encode_chat, source, RULES.get(name, ()))
         theirs_TV = loaded.logits(heldout)
-        answers = {prompt: _answer(loaded, ids, context) for prompt, ids in beginnings.items()}
+        progress, answers = Progress(f"ask {name}", len(beginnings), "prompts"), {}
+        for prompt, ids in beginnings.items():
+            answers[prompt] = _answer(loaded, ids, context)
+            progress.update()
+        runtime = loaded.runtime
     finally:
         loaded.close()
+    del loaded
     rows = [heldout, *(ids + answers[prompt] for prompt, ids in beginnings.items())]
-    read = _read(source, delivered, rows)
-    kl, difference = _compare(theirs_TV, next(read))
-    if not kl <= margin.kl:
-        raise ArtifactError(
-            f"{loaded.runtime} computes other logits than the model that was exported: {kl:.3g} nats of KL per token "
-            f"on held-out text, accepted is {margin.kl:g} (by {difference:.3g} at most): nothing was committed"
-        )
     agreeing = 0
-    for (prompt, ids), logits_TV in zip(beginnings.items(), read, strict=True):
-        agreeing += _likeliest(loaded.runtime, prompt, ids, answers[prompt], logits_TV, margin, encoder)
+    with contextlib.closing(_read(source, delivered, rows)) as read:
+        kl, difference = _compare(theirs_TV, next(read))
+        if not kl <= margin.kl:
+            raise ArtifactError(
+                f"{runtime} computes other logits than the model that was exported: {kl:.3g} nats of KL per token on "
+                f"held-out text, accepted is {margin.kl:g}; a logit differs by {difference:.3g} at most: nothing was "
+                "committed"
+            )
+        for (prompt, ids), logits_TV in zip(beginnings.items(), read, strict=True):
+            agreeing += _likeliest(runtime, prompt, ids, answers[prompt], logits_TV, margin, encoder)
     return dataclasses.replace(
         tokenized,
         prompts=len(beginnings),
@@ -245,6 +256,20 @@ def ask_runtime(name: str, path: Path, source: Source, stored: Stored, delivered
         greedy_agreeing=agreeing,
         kl=kl,
     )
+
+
+def _how(name: str, source: Source, stored: Stored) -> tuple[LoadSettings, Margin]:
+    """How a program loads the model, and what its rounding may do."""
+    counts = parameter_counts(source.model)
+    fits = 4 * (counts["total"] + counts["embedding"]) <= EXACT_BYTES
+    # threads wait for each other longer than they take for a small matrix, where other work shares the cores
+    threads = 1 if counts["total"] < _THREADS_HELP else None
+    if name == "transformers":
+        dtype = "bfloat16" if stored.bits == 32 and not fits else "auto"
+        return LoadSettings(exact=fits, dtype=dtype, threads=threads), EXACT if fits else ROUNDED
+    # llama.cpp multiplies the stored numbers as they are, whatever it is asked for
+    exact = stored.is_float and stored.bits == 32
+    return LoadSettings(exact=True, threads=threads), EXACT if exact else ROUNDED
 
 
 def _beginnings(encoder: Encoder, positions: int) -> dict[str, list[int]]:
@@ -265,7 +290,7 @@ def _answer(loaded: Loaded, ids: list[int], context: int) -> list[int]:
     return answer if len(answer) == most else [*answer, loaded.eos]
 
 
-def _read(source: Source, delivered: Delivered | None, rows: Sequence[list[int]]) -> Iterator[Tensor]:
+def _read(source: Source, delivered: Delivered | None, rows: Sequence[list[int]]) -> Generator[Tensor]:
     """Logits after each id of each row, (T, V) of one row after the other, from one pass over the weights."""
     rows_BT = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
     for number, row in enumerate(rows):  # what follows a row never reaches it: attention is causal

@@ -111,7 +111,7 @@ def verify(source: Source, folder: Path, dtype: str) -> Check:
     if stored.dtype != "float32":
         as_stored = ((name, stored[name]) for name in names)
         stored_difference = transformers_difference(config, as_stored, expected, stored.dtype)
-    asked = ask_runtime("transformers", folder, source, FLOATS[dtype])
+    asked = ask_runtime("transformers", folder, source, FLOATS[dtype], read(folder))
     return Check(rows_BT.numel(), difference, stored_difference, blocks, asked=(asked,))
 
 

@@ -6,14 +6,14 @@ the weights, and compiles; the commands are in `run`. Its `gen_config` is left o
 formats of its own list, and would write one of them over ours.
 
 What is checked: the Llama folder as that of `llama.py`, and the chat format by what MLC-LLM's `Conversation.as_prompt`
-does with it. MLC-LLM itself is asked nothing: it is on no package index (docs/design/formats.md), so its 4-bit numbers
+does with it. MLC-LLM itself is asked nothing: it is on no package index (docs/design/results.md), so its 4-bit numbers
 are not measured here.
 
 Two limits of its chat format, which has no rules of its own: a system message comes before `<用户>`, where training had
 it behind; and a marker that somebody types becomes a marker.
 
-Sources: MLC-LLM's documentation (compilation: convert weights, compile, package) and the fields of its
-`mlc_chat_config.py`, `conversation_protocol.py` and `llama_model.py`.
+Sources: MLC-LLM's documentation (compilation: convert weights, compile, package), and the fields of its classes
+`MLCChatConfig`, `Conversation` and `LlamaConfig`.
 """
 
 from __future__ import annotations
