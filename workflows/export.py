@@ -84,6 +84,8 @@ def run(config: ExportConfig, session: Session) -> Artifact:
     format_ = FORMATS[config.format]
     refuse_parent(config, source)
     tokenizer_settings(source)
+    if (refuse := FORMATS[config.format].refuse) is not None:
+        refuse(source, config.stored)
     evaluation = find_evaluation(session.store, source.run)
 
     # ── announce ──

@@ -173,4 +173,7 @@ class Format:
     # what a program that loads the folder computes with; None: nobody reads it back
     read: Callable[[Path], Delivered] | None = None
     parents: frozenset[Parent] = field(default_factory=lambda: frozenset({"trained"}))
+    # asked before anything is announced or written. Raises: ConfigError for a source that the format or the dtype
+    # cannot hold, or a program that writing needs and that is not installed
+    refuse: Callable[[Source, str], None] | None = None
     runtimes: tuple[str, ...] = ()  # rows of RUNTIMES that load the folder
