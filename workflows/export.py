@@ -44,6 +44,7 @@ CODE = (
     *(f"pipelines.train.checkpoint.{module}" for module in ("weights", "snapshot")),
     *(f"pipelines.train.network.{module}" for module in ("architecture", "roles", "model")),
     *(f"pipelines.data.tokens.{module}" for module in ("tokenizer", "chat")),
+    "pipelines.train.quantization.contract",  # what codes are, whose blocks a GGUF file takes
 )
 
 
