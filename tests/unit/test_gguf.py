@@ -41,6 +41,12 @@ def trained(tmp_path_factory):
     return committed(tmp_path_factory.mktemp("trained")).storage.root
 
 
+@pytest.fixture(autouse=True)
+def no_llama_cpp(monkeypatch):
+    """As for users who have not installed it; `tests/integration/test_llama_cpp.py` asks it."""
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+
+
 @pytest.fixture
 def store(trained, tmp_path):
     return ArtifactStore(str(shutil.copytree(trained, tmp_path / "store")))
@@ -64,4 +70,4 @@ def test_what_is_written_is_read_back(source, tmp_path, dtype):
     assert [path.name for path in folder.iterdir()] == [f"model-{dtype}.gguf"]
     check = gguf.verify(source, folder, dtype)
     assert check.tokens > 100
-    print(dtype, check)
+    assert check.asked[0].not_asked

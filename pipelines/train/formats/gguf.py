@@ -15,28 +15,30 @@ Source: convert_hf_to_gguf.py of llama.cpp (the permutation); `gguf_quants.py` s
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.display.progress import human, say
 from pipelines.errors import ArtifactError, ConfigError
 from pipelines.train.formats.check import (
-    Expected,
-    fed,
+    agreement,
+    compared_by_block,
     heldout_rows,
+    llama_config_of,
     own_answers,
-    refuse_difference,
+    refuse_disagreement,
     transformers_difference,
 )
 from pipelines.train.formats.contract import Check, Delivered, Description, Format, HowToRun, Source
 from pipelines.train.formats.folder import llama_names, shapeless
+from pipelines.train.formats.gate import ask_runtime
 from pipelines.train.formats.gguf_file import GgufFile, stored_bytes, write_file
 from pipelines.train.formats.gguf_quants import (
     BLOCK,
@@ -206,6 +208,8 @@ def open_file(folder: Path) -> GgufFile:
 
 def config_of(file: GgufFile) -> dict[str, Any]:
     """What the file's metadata say of the model, in the keys of a Llama's `config.json`. Raises: ArtifactError."""
+    from gguf import Keys
+
     known = file.metadata
     if known.get("general.architecture") != "llama":
         raise ArtifactError(
@@ -230,8 +234,8 @@ def config_of(file: GgufFile) -> dict[str, Any]:
             "mlp_bias": False,
             "tie_word_embeddings": "output.weight" not in file.places,
             "bos_token_id": None,
-            "eos_token_id": known["tokenizer.ggml.eos_token_id"],
-            "pad_token_id": known["tokenizer.ggml.padding_token_id"],
+            "eos_token_id": known[Keys.Tokenizer.EOS_ID],
+            "pad_token_id": known[Keys.Tokenizer.PAD_ID],
             "torch_dtype": "float32",
         }
     except KeyError as error:
@@ -299,60 +303,39 @@ def _compared(file: GgufFile, source: Source, dtype: str) -> Iterator[tuple[Name
         yield (name, value), (name, read_back if heads is None else unpermute(read_back, heads))
 
 
-def _transformers_config(config: Mapping[str, Any]) -> Any:
-    from transformers import LlamaConfig
-
-    return LlamaConfig.from_dict(dict(config))
-
-
 def verify(source: Source, folder: Path, dtype: str) -> Check:
     """Read the file back and compare it: metadata, tokenizer, every weight, and what a model computes with them.
 
+    Then llama.cpp is asked, where it is installed.
+
     Raises: ArtifactError on the first that does not hold.
     """
-    file, limits = open_file(folder), DTYPES[dtype]
+    file = open_file(folder)
     _refuse_config(file, source.model)
     vocabulary_of(source.tokens, source.model.vocabulary).refuse_other(file.metadata, str(file.path))
+    delivered = Delivered(config_of(file), lambda: _values(file, config_of(file)))
+    check = _float_check if DTYPES[dtype].is_float else _quantized_check
+    made = check(file, delivered, source, dtype)
+    asked = ask_runtime("llama_cpp", file.path, source, DTYPES[dtype], delivered)
+    return dataclasses.replace(made, asked=(asked,))
+
+
+def _float_check(file: GgufFile, delivered: Delivered, source: Source, dtype: str) -> Check:
     rows_BT = heldout_rows(source)
-    expected, config = own_answers(source, rows_BT), config_of(file)
-    if limits.is_float:
-        llama = _transformers_config(config)
-        exact = (given for given, _ in _compared(file, source, dtype))
-        difference = transformers_difference(llama, exact, expected, "float32")
-        refuse_difference(source, difference)
-        stored_difference = transformers_difference(llama, _values(file, config), expected, "float32")
-        return Check(rows_BT.numel(), difference, stored_difference)
-    kl, top1 = _agreement(config, (stored for _, stored in _compared(file, source, dtype)), expected)
-    if not (kl <= (limits.most_kl or 0) and top1 >= (limits.least_top1 or 0)):
-        raise ArtifactError(
-            f"{file.path.name} is {kl:.3g} nats of KL per token from {source.name} and finds the same likeliest id at "
-            f"{top1:.1%} of {rows_BT.numel():,} held-out tokens; accepted for {dtype} are {limits.most_kl} and "
-            f"{limits.least_top1:.0%}: nothing was committed; take a dtype of more bits"
-        )
+    expected, config = own_answers(source, rows_BT, keep_blocks=True), llama_config_of(delivered)
+    exact = (given for given, _ in _compared(file, source, dtype))
+    difference, blocks = compared_by_block(config, exact, expected)
+    # weights as they are stored, computed with in float32
+    stored_difference = transformers_difference(config, delivered.weights(), expected, "float32")
+    return Check(rows_BT.numel(), difference, stored_difference, blocks)
+
+
+def _quantized_check(file: GgufFile, delivered: Delivered, source: Source, dtype: str) -> Check:
+    rows_BT = heldout_rows(source)
+    compared = Delivered(delivered.config, lambda: (stored for _, stored in _compared(file, source, dtype)))
+    kl, top1 = agreement(source, compared, rows_BT)
+    refuse_disagreement(source, DTYPES[dtype], kl, top1)
     return Check(rows_BT.numel(), kl=kl, top1=top1)
-
-
-def _agreement(
-    config: Mapping[str, Any], weights: Iterable[tuple[str, Tensor]], expected: Expected
-) -> tuple[float, float]:
-    """KL in nats per token from our model to Llama as `transformers` has it, and the share of equal likeliest ids."""
-    from transformers import AutoModelForCausalLM
-
-    llama = _transformers_config(config)
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(llama, dtype=torch.float32).eval()
-    body = model.model
-    body.rotary_emb = type(body.rotary_emb)(llama)
-    kl, same, places = 0.0, 0, 0
-    with fed(model, [body.embed_tokens, *body.layers, body.norm], iter(weights)) as take:
-        hidden_BTD = body(expected.rows_BT, use_cache=False).last_hidden_state
-        take(model.lm_head)
-        for hidden_TD, expected_TV in zip(hidden_BTD, expected.logits(), strict=True):
-            theirs_TV, ours_TV = model.lm_head(hidden_TD).log_softmax(-1), expected_TV.log_softmax(-1)
-            kl += float((ours_TV.exp() * (ours_TV - theirs_TV)).sum())
-            same += int((theirs_TV.argmax(-1) == ours_TV.argmax(-1)).sum())
-            places += len(ours_TV)
-    return kl / places, same / places
 
 
 # ── In words ──────────────────────────────────────────────────────────────────────────────────────────────────────────

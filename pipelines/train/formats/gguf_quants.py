@@ -94,7 +94,7 @@ def type_of_codes(matrix: Quantized, name: str) -> str:
         kind = "symmetric" if grid.symmetric else "asymmetric"
         raise ConfigError(
             f"{name} has {grid.bits} bits in {kind} groups of {grid.group_size}; a GGUF file holds 4 or 8 bits in "
-            "symmetric groups of 32, 64 or 128 as they are: quantize with symmetric=true, or export the checkpoint "
+            "symmetric groups of 32, 64 or 128 as they are: quantize on such a grid, or export the checkpoint "
             "that it was quantized from with format=gguf, which rounds anew"
         )
     return "q4_0" if grid.bits == 4 else "q8_0"

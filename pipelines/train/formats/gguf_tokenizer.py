@@ -50,13 +50,15 @@ class Vocabulary:
 
     def refuse_other(self, metadata: Any, where: str) -> None:
         """Raises: ArtifactError where a file's metadata hold another tokenizer."""
+        from gguf import Keys
+
+        known = Keys.Tokenizer
         expected = {
-            "model": "gpt2", "pre": "qwen2", "tokens": self.tokens, "token_type": self.types, "merges": self.merges,
-            "bos_token_id": EOS_ID, "eos_token_id": EOS_ID, "padding_token_id": EOS_ID, "add_bos_token": False,
-            "add_eos_token": False,
+            known.MODEL: "gpt2", known.PRE: "qwen2", known.LIST: self.tokens, known.TOKEN_TYPE: self.types,
+            known.MERGES: self.merges, known.BOS_ID: EOS_ID, known.EOS_ID: EOS_ID, known.PAD_ID: EOS_ID,
+            known.ADD_BOS: False, known.ADD_EOS: False, known.CHAT_TEMPLATE: GGUF_TEMPLATE,
         }  # fmt: skip
-        expected = {f"tokenizer.ggml.{key}": value for key, value in expected.items()}
-        for key, value in {**expected, "tokenizer.chat_template": GGUF_TEMPLATE}.items():
+        for key, value in expected.items():
             if metadata.get(key) != value:
                 raise ArtifactError(
                     f"{where} has another tokenizer than training: {key} read back is not what was written; nothing "
