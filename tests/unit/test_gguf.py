@@ -1,6 +1,7 @@
 """The GGUF file: what is written is read back by `gguf`'s own code, and what is wrong is refused. No llama.cpp here."""
 
 import shutil
+import sys
 
 import pytest
 import torch
