@@ -59,6 +59,7 @@ CODE = (
     *(f"pipelines.train.network.{module}" for module in ("architecture", "roles", "batch", "model", "untied")),
     "pipelines.train.network.attention",
     "pipelines.train.checkpoint.weights",
+    "pipelines.train.quantization.contract",
     *(f"pipelines.train.tasks.{module}" for module in ("scoring", "text")),
 )
 _BUSY = 0.5  # load average for each core beyond which a machine is called busy
