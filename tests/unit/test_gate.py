@@ -1,7 +1,10 @@
 """What stands before the commit: what every reader is asked, and what is refused, with real readers on tiny models."""
 
 import dataclasses
+import functools
+import json
 import shutil
+import sys
 import unicodedata
 
 import numpy as np
@@ -13,11 +16,12 @@ from pipelines.errors import ArtifactError, ConfigError
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.draft import Draft
 from pipelines.train.checkpoint.lineage import open_run, tokens_of
-from pipelines.train.formats import FORMATS, questions
+from pipelines.train.formats import FORMATS, gate, questions
 from pipelines.train.formats.check import agreement, heldout_rows, own_answers, refuse_disagreement
 from pipelines.train.formats.contract import Delivered, Source, Stored
 from pipelines.train.formats.gate import (
     Rule,
+    ask_runtime,
     ask_tokenizer,
     ask_transformers_tokenizer,
     encoder_of,
@@ -25,7 +29,10 @@ from pipelines.train.formats.gate import (
 from pipelines.train.formats.llama import fold, llama_config
 from pipelines.train.formats.parents import open_source
 from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.runtimes import RUNTIMES
 from tests.untrained import commit_run, commit_tokens
+from workflows import export as workflow
+from workflows.export import ExportConfig, refuse_parent, told
 
 MODEL = ModelConfig(
     layers=2, d_model=32, d_ff=48, heads=4, kv_heads=2, vocabulary=330, max_positions=128, scale_emb=9.0,
@@ -94,6 +101,7 @@ def ours(source):
     return encoder_of(source)
 
 
+@pytest.mark.slow
 def test_the_written_tokenizer_gives_our_ids_for_all_strings(source, tmp_path):
     FORMATS["llama"].write(source, tmp_path, "float32")
     asked = ask_transformers_tokenizer(tmp_path, source)
@@ -126,6 +134,95 @@ def test_a_conversation_with_a_marker_too_many_is_refused(source, ours, monkeypa
 
     with pytest.raises(ArtifactError, match=r"for the conversation .*Be brief.*place 67 on \[1\] instead of \[\]"):
         ask_tokenizer("reader", lambda text: ours.encode([text])[0].tolist(), encode_chat, source)
+
+
+# ── Programs that run it ──────────────────────────────────────────────────────────────────────────────────────────────
+
+FLOAT32 = Stored(bits=32, words="float32")
+
+
+@pytest.fixture
+def few(monkeypatch):
+    monkeypatch.setattr(questions, "STRINGS", 60)
+    monkeypatch.setattr(questions, "PROMPTS", 4)
+    monkeypatch.setattr(questions, "GREEDY_TOKENS", 8)
+
+
+@pytest.fixture(scope="module")
+def written(source, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("llama")
+    FORMATS["llama"].write(source, folder, "float32")
+    return folder
+
+
+def test_transformers_answers_as_the_model_that_was_exported(source, written, few):
+    asked = ask_runtime("transformers", written, source, FLOAT32, FORMATS["llama"].read(written))
+    assert (asked.strings, asked.prompts, asked.greedy_agreeing) == (60, 4, asked.greedy_tokens)
+    assert 4 <= asked.greedy_tokens <= 32
+    assert asked.kl is not None
+    assert asked.kl < 1e-8
+    # the checkpoint says the same as what the file holds
+    by_checkpoint = ask_runtime("transformers", written, source, FLOAT32)
+    assert by_checkpoint.kl == pytest.approx(asked.kl, abs=1e-7)
+    assert dataclasses.replace(by_checkpoint, kl=asked.kl) == asked
+
+
+def altered(monkeypatch, **changes):
+    """`transformers` with other methods."""
+    real = RUNTIMES["transformers"].load
+
+    def load(path, settings):
+        loaded = real(path, settings)
+        for name, change in changes.items():
+            setattr(loaded, name, functools.partial(change, getattr(loaded, name)))
+        return loaded
+
+    row = dataclasses.replace(RUNTIMES["transformers"], load=load)
+    monkeypatch.setattr(gate, "RUNTIMES", {"transformers": row})
+
+
+def test_an_answer_that_is_not_the_likeliest_is_refused_with_prompt_place_and_ids(source, written, few, monkeypatch):
+    def stream(real, ids, sampling):
+        for place, id_ in enumerate(real(ids, sampling)):
+            yield 7 if place == 3 else id_
+
+    altered(monkeypatch, stream=stream)
+    with pytest.raises(
+        ArtifactError,
+        match=r"to 'Once upon a time', at new token 4 of 8, it chose id 7 .*nats behind the likeliest, \d+ ",
+    ):
+        ask_runtime("transformers", written, source, FLOAT32)
+
+
+def test_an_answer_that_ends_too_early_is_refused(source, written, few, monkeypatch):
+    altered(monkeypatch, stream=lambda real, ids, sampling: list(real(ids, sampling))[:2])
+    with pytest.raises(ArtifactError, match=r"at new token 3 of 3, it chose id 0 \('</s>'\)"):
+        ask_runtime("transformers", written, source, FLOAT32)
+
+
+def test_other_logits_are_refused(source, written, few, monkeypatch):
+    altered(monkeypatch, logits=lambda real, ids: real(ids) * np.float32(1.05))
+    with pytest.raises(ArtifactError, match=r"computes other logits .* nats of KL per token .*accepted is 1e-06"):
+        ask_runtime("transformers", written, source, FLOAT32)
+    altered(monkeypatch, logits=lambda real, ids: real(ids) * np.float32("nan"))
+    with pytest.raises(ArtifactError, match=r"computes other logits .* nan nats"):
+        ask_runtime("transformers", written, source, FLOAT32)
+
+
+def test_a_folder_that_holds_another_model_is_refused(source, written, few, tmp_path):
+    other = shutil.copytree(written, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text(encoding="utf-8"))
+    (other / "config.json").write_text(json.dumps({**config, "rope_theta": 500.0}), encoding="utf-8")
+    with pytest.raises(ArtifactError, match="computes other logits than the model that was exported"):
+        ask_runtime("transformers", other, source, FLOAT32)
+
+
+def test_a_program_that_is_not_there_is_named_with_the_line_that_installs_it(source, written, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    asked = ask_runtime("llama_cpp", written, source, FLOAT32)
+    assert asked.not_asked == "pip install 'trunkline[llama]'"
+    assert asked.strings == asked.greedy_tokens == 0
+    assert told(asked) == "llama_cpp was not asked: pip install 'trunkline[llama]'"
 
 
 # ── Agreement ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -223,9 +320,6 @@ def test_what_holds_no_model_is_no_parent(store):
 
 
 def test_a_format_names_the_way_to_a_parent_that_it_takes(store, monkeypatch):
-    from workflows import export as workflow
-    from workflows.export import ExportConfig, refuse_parent
-
     quantized(store)
     packed = dataclasses.replace(FORMATS["llama"], parents=frozenset({"quantized"}))
     monkeypatch.setattr(workflow, "FORMATS", {"llama": FORMATS["llama"], "packed": packed})

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,8 +112,10 @@ def ask_tokenizer(
     texts = questions.strings(questions.STRINGS, heldout=heldout_texts(source, encoder))
     accepted = dict.fromkeys((rule.words for rule in rules), 0)
     guarded = 0
-    for text in texts:
-        theirs, ours = list(encode(text)), _ids(encoder, text)
+    with _no_warnings():
+        ids_of_theirs = [list(encode(text)) for text in texts]
+    for text, theirs in zip(texts, ids_of_theirs, strict=True):
+        ours = _ids(encoder, text)
         if theirs == ours:
             continue
         if GUARD in text and theirs == _ids(encoder, text.replace(GUARD, "")):
@@ -170,13 +172,20 @@ def _other_ids(name: str, of: str, theirs: Sequence[int], ours: Sequence[int]) -
 def load_tokenizer(folder: Path) -> Any:
     """The folder's tokenizer as `transformers` has it."""
     from transformers import AutoTokenizer
+
+    with _no_warnings():
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+    """`transformers` warns of architectures that it does not know, and of texts longer than a model: it reads both."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
-    # of an architecture that it does not know, it warns; its tokenizer it reads all the same
     logging.set_verbosity_error()
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        yield
     finally:
         logging.set_verbosity(verbosity)
 
