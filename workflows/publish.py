@@ -9,7 +9,9 @@ Runs in this process, without Ray. Leaves `publish/<name>`, a record of what was
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -22,9 +24,19 @@ from pipelines.store.artifact import Artifact
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.references import Reference
 from pipelines.train.checkpoint.lineage import lineage
-from pipelines.train.results.model_card import licences_of, unclear_among
+from pipelines.train.formats import FORMATS
+from pipelines.train.formats.contract import Check
+from pipelines.train.formats.parents import open_source
+from pipelines.train.results.model_card import (
+    find_evaluation,
+    licence_note,
+    licences_of,
+    model_card,
+    unclear_among,
+)
 from pipelines.train.results.publication import (
     CARD,
+    LICENCE,
     Destination,
     Outgoing,
     Plan,
@@ -34,12 +46,16 @@ from pipelines.train.results.publication import (
     plan_delivery,
     shipment,
 )
+from pipelines.train.stages import TRAINED
 from workflows.entry import entry
 from workflows.session import Session
 
 # the modules that decide what is sent
-CODE = ("pipelines.train.results.publication",)
+CODE = ("pipelines.train.results.publication", "pipelines.train.results.model_card")
 _KINDS = {"export": "", "quantize": "model/"}  # kind of what is published -> folder of its files in the artifact
+
+
+_QUANTIZED_FORMAT = "compressed-tensors"
 
 
 @config_class
@@ -52,13 +68,21 @@ class PublishConfig(WorkflowConfig):
     replace: bool = runtime(False)  # another model that lies there may be replaced
     unclear_licences: Literal["refuse", "allow"] = runtime("refuse")
 
+    def __post_init__(self) -> None:
+        """Settle a name that is `auto`: of the model and the place, so that two places are two publications."""
+        if self.name == "auto":
+            place = self.to.replace("://", " ") if "://" in self.to else self.to.rstrip("/").rpartition("/")[2]
+            words = re.findall(r"[\w.]+", f"{self.parent} {place}")
+            object.__setattr__(self, "name", "-".join(word for word in words if word.strip(".")))
+        super().__post_init__()
+
 
 def run(config: PublishConfig, session: Session) -> Artifact:
     """Make `publish/<name>`, or find it finished: then what was sent must still lie there."""
     destination = open_destination(config.to, config.private)
     artifact = published(session.store, session.resolve(config.parent))
     refuse_within(session.store, destination)
-    wanted = shipment_of(artifact)
+    wanted = shipment_of(session.store, artifact)
     licences = all_licences(session.store, artifact)
 
     # ── what is in the way ──
@@ -106,7 +130,7 @@ def run(config: PublishConfig, session: Session) -> Artifact:
         tracker.metrics({"published_bytes": wanted.size_bytes, "sent_bytes": plan.sent_bytes}, 0)
         statistics = {"to": destination.uri, "version": version, "bytes": wanted.size_bytes, "files": len(files)}
         made = draft.commit({**decisive(config), "to": destination.uri}, statistics, licences)
-    say(f"   sent {human(plan.sent_bytes, 'B')} in {len(plan.sent)} files; {len(plan.there)} lay there already")
+    say(f"   sent {human(plan.sent_bytes, 'B')} in {len(plan.sent)} files; {plan.kept} lay there already")
     for label, text in destination.told().items():
         say(f"   {label}: {text}")
     return session.done(made)
@@ -118,34 +142,57 @@ def run(config: PublishConfig, session: Session) -> Artifact:
 def published(store: ArtifactStore, parent: str) -> Artifact:
     """The artifact that `parent=` names. Raises: ConfigError for a kind that is no delivered model."""
     reference = Reference.parse(parent)
-    if reference.kind not in _KINDS or reference.at is not None:
+    expected = "expected export/<name> or quantize/<name>"
+    if reference.kind in TRAINED:
         raise ConfigError(
-            f"parent={parent} is no delivered model; expected export/<name> or quantize/<name>: make one with "
-            f"`python -m workflows.export parent={parent}`"
-            if reference.kind not in _KINDS
-            else f"parent={parent} has no steps; expected {reference.folder}"
+            f"parent={parent} is a checkpoint, which only Trunkline reads; {expected}: make one with `python -m "
+            f"workflows.export parent={parent}`"
         )
+    if reference.kind not in _KINDS:
+        raise ConfigError(f"parent={parent} is of kind {reference.kind}; {expected}")
+    if reference.at is not None:
+        raise ConfigError(f"parent={parent} names a step, and a delivered model has one state; {expected}")
     return store.get(parent)
 
 
-def shipment_of(artifact: Artifact) -> Shipment:
+def shipment_of(store: ArtifactStore, artifact: Artifact) -> Shipment:
     """All files of the delivered model, under the names that they have in its folder."""
     prefix = _KINDS[artifact.folder.split("/")[0]]
     files = [
-        Outgoing(name.removeprefix(prefix), entry["bytes"], entry["sha256"], lambda name=name: artifact.path(name))  # type: ignore[misc]
+        Outgoing(name.removeprefix(prefix), entry["bytes"], entry["sha256"], functools.partial(artifact.path, name))
         for name, entry in artifact.manifest["files"].items()
         if name.startswith(prefix)
     ]
+    if CARD not in {file.name for file in files}:  # an export has one, and its licences
+        files += described(store, artifact)
     statistics, config = artifact.statistics, artifact.config
     told = {
         "fingerprint": artifact.fingerprint,
         "parent": statistics.get("parent", config.get("parent")),
-        "format": config.get("format", "compressed-tensors"),
+        "format": config.get("format", _QUANTIZED_FORMAT),
         "dtype": config.get("dtype"),
         "made": artifact.manifest["created"],
         "code": artifact.manifest["code_version"],
     }
     return shipment(artifact.folder, files, {key: value for key, value in told.items() if value is not None})
+
+
+def described(store: ArtifactStore, quantized: Artifact) -> list[Outgoing]:
+    """Card and licences of what `workflows.quantize` left, which has none. Raises: as `open_source`."""
+    source, format_ = open_source(store, quantized.folder), FORMATS.get(_QUANTIZED_FORMAT)
+    if format_ is None:
+        raise ConfigError(
+            f"parent={quantized.folder}: there is no format {_QUANTIZED_FORMAT} to describe it; export it first, to "
+            f"one of {', '.join(FORMATS)}"
+        )
+    links, evaluation = lineage(store, quantized), find_evaluation(store, source.run)
+    results = evaluation.json("results.json") if evaluation else None
+    told = quantized.statistics
+    check = Check(kl=told.get("kl"), top1=told.get("top1"))
+    dtype = str(quantized.config.get("dtype") or next(iter(format_.dtypes)))
+    name = quantized.folder.partition("/")[2]
+    card = model_card(name, source, links, format_, dtype, check, results)
+    return [Outgoing.of(CARD, card.encode()), Outgoing.of(LICENCE, licence_note(source.tokens).encode())]
 
 
 def all_licences(store: ArtifactStore, artifact: Artifact) -> dict[str, str]:
@@ -223,7 +270,7 @@ def announced(
     }
     if plan is not None:
         size = human(plan.sent_bytes, "B")
-        lines["to send"] = f"{len(plan.sent)} files, {size}; {len(plan.there)} lie there already"
+        lines["to send"] = f"{len(plan.sent)} files, {size}; {plan.kept} lie there already"
         if plan.other is not None:
             lines["replaces"] = plan.other
         if plan.strange:

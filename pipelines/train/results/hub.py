@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _OWN = {".gitattributes"}  # files that the Hub puts there itself
 _REFUSED = (401, 403)
+_SENT_ALONE = 1_000_000  # bytes of a file that goes up before the commit; smaller ones go with it
 
 
 class HubDestination:
@@ -97,6 +98,8 @@ class HubDestination:
     def deliver(self, plan: Plan, sending: Sending) -> str | None:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
+        if plan.finished and not plan.removed:
+            return self._head
         hub = self._hub
         with self._errors("write to"):
             if self._head is None:
@@ -107,7 +110,8 @@ class HubDestination:
                 content = file.source()
                 source = content if isinstance(content, bytes) else str(content)
                 addition = CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=source)
-                hub.preupload_lfs_files(self.repository, [addition], free_memory=False)
+                if file.size_bytes > _SENT_ALONE:
+                    hub.preupload_lfs_files(self.repository, [addition], free_memory=False)
                 additions.append(addition)
                 sending.whole(file)
             content = record.source()

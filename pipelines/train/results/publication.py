@@ -154,6 +154,8 @@ def open_destination(to: str, private: bool) -> Destination:
 
         return HubDestination(to, private)
     if to.startswith("s3://"):
+        if not to.removeprefix("s3://").split("/")[0]:
+            raise ConfigError(f"to={to} names no bucket; expected s3://bucket/prefix")
         return StoreDestination(open_storage(to))
     if scheme:
         raise ConfigError(f"to={to} is of an unknown kind; expected {_FORMS}")
@@ -201,6 +203,8 @@ class StoreDestination:
         return self.storage.digest(file.name) == file.sha256
 
     def deliver(self, plan: Plan, sending: Sending) -> None:
+        if plan.finished and not plan.removed:
+            return
         self._put(plan.shipment.record(finished=False, replaced=plan.removed))
         for name in (CARD, LICENCE):  # another model's card must not stand over these weights
             if name in plan.changed:
@@ -261,6 +265,11 @@ class Plan:
     @property
     def sent_bytes(self) -> int:
         return sum(file.size_bytes for file in self.sent)
+
+    @property
+    def kept(self) -> int:
+        """How many files need not be sent."""
+        return len(self.shipment.files) - len(self.sent)
 
     def refusal(self, uri: str) -> str | None:
         """Why nothing is sent unless `replace=true` is given; None where nothing is in the way."""
@@ -323,12 +332,14 @@ def _other(
     if not names:
         return None
     if record is None:
-        return f"what lies there and names no model of Trunkline ({_some(names)} differ)"
+        return f"what lies there and names no model of Trunkline (other contents: {_some(names)})"
+    told = f"{record.get('model')}, fingerprint {record.get('fingerprint')}"
     own = json.loads(json.dumps({"model": wanted.model, **wanted.told}))
-    same = all(record.get(key) == value for key, value in own.items())
-    half = "" if record.get("finished") else ", half sent"
-    told = f"{record.get('model')}, fingerprint {record.get('fingerprint')}{half}"
-    return f"{told} ({_some(names)} {'was changed there' if same else 'differ'})"
+    if any(record.get(key) != value for key, value in own.items()):
+        return f"{told}{'' if record.get('finished') else ', half sent'} (other contents: {_some(names)})"
+    if not record.get("finished"):
+        return f"what {record.get('model')}, half sent, was to replace ({_some(names)})"
+    return f"{told} (changed there: {_some(names)})"
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:
