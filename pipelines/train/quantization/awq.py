@@ -5,7 +5,7 @@ Legend: O rows (outputs), I columns (inputs) of a map.
     s_i = mean|x_i|^alpha / √(largest · smallest)      W ← W · diag(s),  what gives x is divided by s
 
 Alpha is tried from 0 to 1 in even steps for each site, and the one whose rounded maps change their output least is
-taken. Alpha 0 changes nothing. Then each map is rounded to nearest.
+taken. Alpha 0 changes nothing. Then each map is rounded to nearest; groups are clipped only then, as in their code.
 
     qkv_proj     into input_layernorm              gate_up_proj    into post_attention_layernorm
     down_proj    into the rows of up_proj          o_proj          into the rows of v_proj
@@ -69,9 +69,9 @@ def _best_scales(
 
     def lost(scales_I: Tensor) -> float:
         total = 0.0
-        seen = Inputs(inputs.hessian / torch.outer(scales_I, scales_I), inputs.magnitude / scales_I, inputs.rows)
         for weight_OI, grid in maps:
-            rounded = quantize(weight_OI * scales_I, grid, seen, scale_dtype, settings)
+            scaled_OI = weight_OI * scales_I
+            rounded = encoded(scaled_OI, *plain_scales(in_groups(scaled_OI, grid), grid, scale_dtype), grid)
             total += output_error(rounded.values() / scales_I - weight_OI, inputs.hessian)
         return total
 

@@ -22,7 +22,7 @@ from pipelines.errors import CheckpointError, ConfigError
 from pipelines.train.quantization.contract import Grid, Quantized
 
 # how far a group is clipped, as shares of its longest weight; 8 bits are clipped little
-_CLIPS = {4: torch.linspace(1.06, 0.58, 25), 8: torch.linspace(1.01, 0.91, 11)}
+_CLIPS = {4: torch.linspace(1.04, 0.6, 16), 8: torch.linspace(1.01, 0.91, 11)}
 
 
 def in_groups(weight_OI: Tensor, grid: Grid) -> Tensor:
