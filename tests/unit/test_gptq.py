@@ -12,10 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.errors import DataError
+from pipelines.train.network.batch import ModelInput
+from pipelines.train.network.untied import untied_model
+from pipelines.train.quantization import METHODS
 from pipelines.train.quantization.contract import Grid, Inputs, Quantized
 from pipelines.train.quantization.gptq import GPTQ, GptqSettings
+from pipelines.train.quantization.grids import uniform_grids
 from pipelines.train.quantization.rounding import output_error
 from pipelines.train.quantization.rtn import RTN, RtnSettings
+from pipelines.train.quantization.walk import quantize_stream
+from tests.unit.test_quantization import MODEL, folded, rows
 
 GRIDS = [Grid(4, 32, True), Grid(4, 32, False), Grid(8, 32, True)]
 PLAIN = {"search": False, "mend": False, "sweeps": 0, "activation_order": False}
@@ -146,3 +152,29 @@ def test_inputs_that_are_no_numbers_are_refused() -> None:
     hessian = torch.full((64, 64), float("nan"))
     with pytest.raises(DataError, match="no finite numbers"):
         gptq(weight(), GRIDS[0], Inputs(hessian, torch.ones(64), 10))
+
+
+def test_too_little_damping_for_too_few_rows_is_refused() -> None:
+    x = torch.ones(3, 64)
+    with pytest.raises(DataError, match="too few directions for a damping of 1e-30: raise the damping of gptq"):
+        gptq(weight(), GRIDS[0], Inputs(x.T @ x, x[0], 3), damping=1e-30)
+
+
+def test_a_whole_model_stays_closer_to_the_full_one_than_rounded_to_nearest() -> None:
+    """And comes out alike when it is made again."""
+    calibration = rows(count=64)
+    batch = ModelInput(inputs=rows(count=8).ids, positions=torch.arange(24).expand(8, 24))
+    full = untied_model(folded().items(), MODEL)
+    lost, delivered = {}, {}
+    for name in ("rtn", "awq", "gptq", "gptq"):
+        method = METHODS[name]
+        grids = uniform_grids(MODEL, 4, 32, True)
+        stream = quantize_stream(folded().items(), MODEL, method, method.Settings(), grids, calibration, torch.bfloat16)
+        weights = {key: value.values() if isinstance(value, Quantized) else value for key, value in stream}
+        for key, value in delivered.get(name, weights).items():
+            assert torch.equal(value, weights[key])
+        delivered[name] = weights
+        with torch.no_grad():
+            lost[name] = float((untied_model(weights.items(), MODEL)(batch) - full(batch)).square().mean())
+    assert lost["gptq"] < 0.5 * lost["rtn"]
+    assert lost["awq"] < 0.9 * lost["rtn"]

@@ -89,7 +89,13 @@ def _damped(hessian_II: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     mean = float(diagonal_I.mean()) or 1.0
     added_I = torch.where(diagonal_I == 0, mean, damping * mean)
     damped_II = hessian_II + torch.diag(added_I)
-    return damped_II, torch.cholesky_inverse(torch.linalg.cholesky(damped_II))
+    factor_II, failed = torch.linalg.cholesky_ex(damped_II)
+    if failed:
+        raise DataError(
+            f"what calibration saw go into a map has too few directions for a damping of {damping:g}: raise the "
+            "damping of gptq, or calibrate on more rows"
+        )
+    return damped_II, torch.cholesky_inverse(factor_II)
 
 
 @dataclass

@@ -49,7 +49,10 @@ _LAYER = re.compile(r"(model\.layers\.\d+)\.(.+)")
 
 @dataclass
 class MapError:
-    """What quantizing cost one map, relative to the mean square of its output: by calibration's inputs."""
+    """How far one map's output moved from what its own weights give, relative to that output's mean square.
+
+    By the inputs that calibration saw. A method that mends errors of earlier maps moves it on purpose.
+    """
 
     parameter: str  # our own name of the matrix that it belongs to
     map: str  # in Llama's names
