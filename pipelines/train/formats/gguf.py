@@ -27,6 +27,7 @@ from torch import Tensor
 
 from pipelines.display.progress import human, say
 from pipelines.errors import ArtifactError, ConfigError
+from pipelines.store.artifact import Artifact
 from pipelines.train.formats.check import (
     agreement,
     compared_by_block,
@@ -36,6 +37,7 @@ from pipelines.train.formats.check import (
     refuse_disagreement,
     transformers_difference,
 )
+from pipelines.train.formats.compressed_tensors import read_quantized, stored_grids
 from pipelines.train.formats.contract import Check, Delivered, Description, Format, HowToRun, Source
 from pipelines.train.formats.folder import llama_names, shapeless
 from pipelines.train.formats.gate import ask_runtime
@@ -47,15 +49,18 @@ from pipelines.train.formats.gguf_quants import (
     INSTALL,
     K_BLOCK,
     K_QUANTS,
+    code_blocks,
     from_bytes,
     missing,
     quantize_file,
     to_bytes,
     type_of,
+    type_of_codes,
 )
 from pipelines.train.formats.gguf_tokenizer import vocabulary_of
 from pipelines.train.formats.llama import fold, llama_config
 from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.quantization.contract import Quantized
 
 _MOST_LAYERS = 512  # LLAMA_MAX_LAYERS
 _FILE_TYPES = {"f32": "ALL_F32"}  # others are MOSTLY_…
@@ -106,53 +111,106 @@ def refuse(source: Source, dtype: str) -> None:
         raise ConfigError(
             f"{source.name} has {source.model.layers} layers; llama.cpp reads at most {_MOST_LAYERS}: take format=llama"
         )
-    if dtype in K_QUANTS and (install := missing()):
+    if dtype in K_QUANTS and source.quantized is None and (install := missing()):
         raise ConfigError(
             f"dtype={dtype} is written by llama.cpp's own quantizer, which is not installed: {install}; or take "
             "dtype=q4_0 or q8_0, which need nothing more"
         )
     vocabulary_of(source.tokens, source.model.vocabulary)
+    stored_as(source, dtype)
+
+
+def stored_as(source: Source, dtype: str) -> str:
+    """The dtype that the file is of: the one that is asked for, or what the codes of a quantized parent are.
+
+    Raises: ConfigError for codes that no GGUF type holds, or a dtype that would round them again.
+    """
+    if source.quantized is None:
+        return dtype
+    types = {type_of_codes(grid, name) for name, grid in stored_grids(_quantized_folder(source.quantized)).items()}
+    codes = "q4_0" if "q4_0" in types else "q8_0"
+    # dtype=null is the first of DTYPES
+    if dtype not in (codes, next(iter(DTYPES))):
+        raise ConfigError(
+            f"dtype={dtype} would round {source.name} a second time; its codes are {' and '.join(sorted(types))}: "
+            f"leave dtype out, or pass parent={source.run}, which is rounded once"
+        )
+    return codes
 
 
 # ── Write ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def _quantized_folder(quantized: Artifact) -> Path:
+    """A local folder with the weights of an artifact of kind quantize, every file compared with its checksum."""
+    (folder,) = {quantized.path(file).parent for file in quantized.manifest["files"] if file.startswith("model/")}
+    return folder
+
+
+def _stream(source: Source, verify: bool = False) -> Iterator[tuple[str, Tensor | Quantized]]:
+    """The weights in Llama's names, scalings folded in; codes where the parent has codes."""
+    if source.quantized is not None:
+        return read_quantized(_quantized_folder(source.quantized))
+    return fold(source.weights(verify=verify), source.model)
+
+
 def _layout(source: Source, dtype: str) -> dict[str, tuple[str, Shape]]:
     """Type and shape of every tensor by Llama's names; of k-quants those of the temporary file."""
+    grids = {} if source.quantized is None else stored_grids(_quantized_folder(source.quantized))
     written = "f16" if dtype in K_QUANTS else dtype
+    if grids:
+        written = "q8_0"  # what is no code: embedding, output matrix, and maps that were kept
     shapes = {name: tuple(value.shape) for name, value in fold(shapeless(source), source.model)}
-    return {name: (type_of(written, name, shape), shape) for name, shape in shapes.items()}
+    return {
+        name: (type_of_codes(grids[name], name) if name in grids else type_of(written, name, shape), shape)
+        for name, shape in shapes.items()
+    }
 
 
-def _stored(source: Source, layout: Mapping[str, tuple[str, Shape]]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Llama's name and bytes of one tensor after the other."""
-    config = llama_config(source.model, "float32")
-    for name, value in fold(source.weights(verify=True), source.model):
-        heads = _heads(name, config)
-        yield name, to_bytes(value if heads is None else permute(value, heads), layout[name][0])
+def _ordered(name: str, value: Tensor | Quantized, config: Mapping[str, Any]) -> Tensor | Quantized:
+    """The same with its rows in the file's order."""
+    heads = _heads(name, config)
+    if heads is None:
+        return value
+    if isinstance(value, Tensor):
+        return permute(value, heads)
+    return dataclasses.replace(value, codes=permute(value.codes, heads), scales=permute(value.scales, heads))
 
 
 def write(source: Source, folder: Path, dtype: str) -> None:
     """Write `model-<dtype>.gguf`; `Format.write` says what is raised."""
     refuse(source, dtype)
-    layout, names = _layout(source, dtype), file_names(llama_config(source.model, "float32"))
-    in_file = {names[name]: stored for name, stored in layout.items()}
+    dtype = stored_as(source, dtype)
+    config = llama_config(source.model, "float32")
+    layout, names = _layout(source, dtype), file_names(config)
+    changed = 0
+
+    def tensors() -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        nonlocal changed
+        for name, value in _stream(source, verify=True):
+            ordered = _ordered(name, value, config)
+            if isinstance(ordered, Tensor):
+                yield names[name], to_bytes(ordered, layout[name][0])
+            else:
+                blocks, of_this = code_blocks(ordered, name)
+                changed += of_this
+                yield names[name], blocks
+
     target = folder / f"model-{dtype}.gguf"
     path = folder / "temporary-f16.gguf" if dtype in K_QUANTS else target
+    written = "f16" if dtype in K_QUANTS else dtype
     try:
-        write_file(
-            path,
-            lambda writer: _add_metadata(writer, source, "f16" if dtype in K_QUANTS else dtype),
-            in_file,
-            ((names[name], data) for name, data in _stored(source, layout)),
-        )
+        in_file = {names[name]: stored for name, stored in layout.items()}
+        write_file(path, lambda writer: _add_metadata(writer, source, written), in_file, tensors())
         if dtype in K_QUANTS:
             quantize_file(path, target, dtype)
     finally:
         if path != target:
             path.unlink(missing_ok=True)
-    if others := _other_types(GgufFile(target), dtype):
+    if others := other_types(GgufFile(target), dtype):
         say(f"   not {dtype}, as rows do not divide: {others}")
+    if changed:
+        say(f"   {changed:,} scales below 2^-14 were rounded to float16: no weight changed by more than 2^-18")
 
 
 def _add_metadata(writer: Any, source: Source, dtype: str) -> None:
@@ -181,7 +239,7 @@ def _add_metadata(writer: Any, source: Source, dtype: str) -> None:
     vocabulary_of(source.tokens, model.vocabulary).add_to(writer)
 
 
-def _other_types(file: GgufFile, dtype: str) -> str:
+def other_types(file: GgufFile, dtype: str) -> str:
     """Which matrices are not of the asked-for type because of their rows: "down_proj of 4 layers f16 (rows of 170)"."""
     block = K_BLOCK if dtype in K_QUANTS else BLOCK
     if dtype in FLOAT_TYPES:
@@ -275,10 +333,10 @@ Named = tuple[str, Tensor]
 
 
 def _compared(file: GgufFile, source: Source, dtype: str) -> Iterator[tuple[Named, Named]]:
-    """Name and value of one tensor after the other, the checkpoint's and the file's, once the two were compared.
+    """Name and value of one tensor after the other, the parent's and the file's, once the two were compared.
 
-    What was written here is compared bit by bit with the checkpoint's weight, rounded by the same rule; what llama.cpp
-    wrote, by how much was lost.
+    What was written here is compared bit by bit with the parent's weight, rounded by the same rule, or with its codes;
+    what llama.cpp wrote, by how much was lost.
 
     Raises: ArtifactError on the first that differs.
     """
@@ -286,21 +344,23 @@ def _compared(file: GgufFile, source: Source, dtype: str) -> Iterator[tuple[Name
     names, layout = file_names(config), _layout(source, dtype)
     if others := sorted(set(names.values()) ^ set(file.names)):
         raise ArtifactError(f"{file.path} holds other weights than the checkpoint: {others}")
-    for name, value in fold(source.weights(), source.model):
-        place, heads = file.places[names[name]], _heads(name, config)
-        stored = file.bytes_of(names[name])
-        ordered = value if heads is None else permute(value, heads)
-        read_back = from_bytes(stored, place.type, place.shape)
-        if place.shape != tuple(value.shape):
-            same = False
+    for name, value in _stream(source):
+        place, stored = file.places[names[name]], file.bytes_of(names[name])
+        ordered, same = _ordered(name, value, config), place.shape == tuple(value.shape)
+        if not same:
+            pass
+        elif isinstance(ordered, Quantized):
+            same = place.type == layout[name][0] and np.array_equal(stored, code_blocks(ordered, name)[0].reshape(-1))
         elif dtype in K_QUANTS and len(place.shape) == 2:
-            loss = float((read_back - ordered).norm() / ordered.norm().clamp(min=1e-30))
-            same = loss <= _LARGEST_LOSS[place.type[:2]]
+            loss = (from_bytes(stored, place.type, place.shape) - ordered).norm() / ordered.norm().clamp(min=1e-30)
+            same = float(loss) <= _LARGEST_LOSS[place.type[:2]]
         else:
             same = place.type == layout[name][0] and np.array_equal(stored, to_bytes(ordered, place.type).reshape(-1))
         if not same:
             raise ArtifactError(f"{name} read back from {file.path} is not what was written; nothing was committed")
-        yield (name, value), (name, read_back if heads is None else unpermute(read_back, heads))
+        given = value if isinstance(value, Tensor) else value.values()
+        heads, read_back = _heads(name, config), from_bytes(stored, place.type, place.shape)
+        yield (name, given), (name, read_back if heads is None else unpermute(read_back, heads))
 
 
 def verify(source: Source, folder: Path, dtype: str) -> Check:
@@ -310,7 +370,7 @@ def verify(source: Source, folder: Path, dtype: str) -> Check:
 
     Raises: ArtifactError on the first that does not hold.
     """
-    file = open_file(folder)
+    file, dtype = open_file(folder), stored_as(source, dtype)
     _refuse_config(file, source.model)
     vocabulary_of(source.tokens, source.model.vocabulary).refuse_other(file.metadata, str(file.path))
     delivered = Delivered(config_of(file), lambda: _values(file, config_of(file)))
@@ -343,10 +403,16 @@ def _quantized_check(file: GgufFile, delivered: Delivered, source: Source, dtype
 
 def describe(source: Source, dtype: str) -> Description:
     """The format in words."""
+    dtype = stored_as(source, dtype)
     layout = _layout(source, dtype)
     size = sum(stored_bytes(type_, shape) for type_, shape in layout.values())
     announcement = f"GGUF, architecture llama, scalings folded in: {DTYPES[dtype].words}"
-    if dtype in K_QUANTS:
+    if source.quantized is not None:
+        announcement = (
+            f"GGUF, architecture llama: the codes and scales of {source.name} as they are, in blocks of {dtype}; "
+            "embedding and output matrix 8 bits (q8_0)"
+        )
+    elif dtype in K_QUANTS:
         announcement += f", by llama.cpp's quantizer from a temporary float16 file of {human(size, 'B')}"
         size = round(sum(math.prod(shape) for _, shape in layout.values()) * DTYPES[dtype].bits / 8)
     return Description(
@@ -389,5 +455,5 @@ print(model.create_chat_completion(messages, max_tokens=64)["choices"][0]["messa
 
 FORMAT = Format(
     dtypes=DTYPES, write=write, verify=verify, describe=describe, run=run, read=read, refuse=refuse,
-    runtimes=("llama_cpp",),
+    parents=frozenset({"trained", "quantized"}), runtimes=("llama_cpp",),
 )  # fmt: skip

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from pipelines.errors import ArtifactError, ConfigError
 from pipelines.train.formats.contract import Stored
-from pipelines.train.quantization.contract import Quantized
+from pipelines.train.quantization.contract import Grid, Quantized
 
 # the first is what dtype=null means
 DTYPES = {
@@ -87,10 +87,9 @@ def from_bytes(stored: NDArray[np.uint8], type_: str, shape: tuple[int, ...]) ->
 # ── Codes that are there already ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def type_of_codes(matrix: Quantized, name: str) -> str:
-    """The type whose blocks hold a quantized matrix code by code. Raises: ConfigError where none does."""
-    grid = matrix.grid
-    if not grid.symmetric or matrix.zeros is not None or grid.group_size % BLOCK or grid.bits not in (4, 8):
+def type_of_codes(grid: Grid, name: str) -> str:
+    """The type whose blocks hold a matrix code by code. Raises: ConfigError where none does."""
+    if not grid.symmetric or grid.group_size % BLOCK or grid.bits not in (4, 8):
         kind = "symmetric" if grid.symmetric else "asymmetric"
         raise ConfigError(
             f"{name} has {grid.bits} bits in {kind} groups of {grid.group_size}; a GGUF file holds 4 or 8 bits in "
@@ -104,12 +103,12 @@ def code_blocks(matrix: Quantized, name: str) -> tuple[NDArray[np.uint8], int]:
     """Blocks with the very same codes and scales.
 
     A scale goes from its type to float16, which is exact from 2⁻¹⁴ on for bfloat16. A smaller one may change by 2⁻²⁵,
-    that is a weight by 2⁻²² of 4 bits: it is counted.
+    that is a weight by 2⁻²² where codes have 4 bits and by 2⁻¹⁸ where they have 8: it is counted.
 
     Returns: uint8 (O, bytes of a row), and how many scales changed.
     Raises: ConfigError where a scale is out of float16's range, or would change by more.
     """
-    type_ = type_of_codes(matrix, name)
+    type_ = type_of_codes(matrix.grid, name)
     rows = len(matrix.codes)
     scales_OG = matrix.scales.float()
     halves_OG = scales_OG.half()
