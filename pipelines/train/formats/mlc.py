@@ -233,7 +233,7 @@ def run(folder: str) -> tuple[HowToRun, ...]:
     """The Python of `llama.run`, and the commands for phones."""
     phones = {"android": ("MLC-LLM (Android)", _ANDROID), "iphone": ("MLC-LLM (iPhone, iPad)", _IOS)}
     return (
-        *llama.run(folder),
+        *llama.run(folder)[:2],
         *(
             HowToRun(
                 program=program,
