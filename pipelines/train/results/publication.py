@@ -95,27 +95,25 @@ def shipment(model: str, files: Iterable[Outgoing], told: Mapping[str, Any]) -> 
 class Sending:
     """The line that shows how far the sending is; parts of one file may be told by several threads."""
 
-    def __init__(self, label: str, total_bytes: int):
-        self._unit, self._bytes = next(
-            (unit, size)
-            for unit, size in (("MB", 10**6), ("kB", 10**3), ("bytes", 1))
-            if total_bytes >= 100 * size or size == 1
-        )
-        self._progress = Progress(label, -(-total_bytes // self._bytes), unit=self._unit)
+    def __init__(self, total_bytes: int):
+        units = (("MB", 10**6), ("kB", 10**3), ("bytes", 1))
+        unit, self._unit_bytes = next((name, size) for name, size in units if total_bytes >= 100 * size or size == 1)
+        self._progress = Progress("send", -(-total_bytes // self._unit_bytes), unit)
         self._total_bytes, self._before, self._in_file, self._lock = total_bytes, 0, 0, threading.Lock()
 
     def part(self, file: Outgoing, count: int) -> None:
         """So many more bytes of this file went; of one that is tried again they count once."""
         with self._lock:
             self._in_file = min(self._in_file + count, file.size_bytes)
-            done = min(self._before + self._in_file, self._total_bytes - 1)
-            self._progress.update(done // self._bytes, **{"": file.name})
+            self._progress.update((self._before + self._in_file - 1) // self._unit_bytes, **{"": file.name})
 
     def whole(self, file: Outgoing) -> None:
         """All of this file lies there."""
         with self._lock:
             self._before, self._in_file = self._before + file.size_bytes, 0
-            self._progress.update(-(-self._before // self._bytes), **{"": file.name})
+            last = self._before == self._total_bytes
+            done = self._progress.total if last else (self._before - 1) // self._unit_bytes
+            self._progress.update(done, **{"": file.name})
 
 
 # ── Destinations ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -314,7 +312,7 @@ def plan_delivery(wanted: Shipment, destination: Destination) -> Plan:
 
 def deliver(plan: Plan, destination: Destination) -> str | None:
     """Send what the plan says, and show how far it is. Returns, Raises: as `Destination.deliver`."""
-    return destination.deliver(plan, Sending("send", plan.sent_bytes))
+    return destination.deliver(plan, Sending(plan.sent_bytes))
 
 
 def _record(destination: Destination) -> dict[str, Any] | None:
