@@ -1,6 +1,7 @@
 """The model card of made-up checks and measurements: what it says, and that a stranger's program reads its head."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,13 @@ import yaml
 
 from pipelines.store.artifact import Artifact
 from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.draft import Draft
 from pipelines.train.checkpoint.lineage import lineage, open_run, tokens_of
 from pipelines.train.formats import FORMATS
 from pipelines.train.formats.contract import Asked, Check, HowToRun, Source
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.results.model_card import licence_note, model_card
+from tests.commands import run_here
 from tests.untrained import commit_run, commit_tokens
 
 MODEL = ModelConfig(
@@ -151,3 +154,35 @@ def test_a_model_that_was_not_taught_to_answer_says_so(store: ArtifactStore) -> 
 def test_no_place_of_this_machine_is_in_it(store: ArtifactStore, source: Source, tmp_path: Path) -> None:
     assert str(tmp_path) not in card(store, source)
     assert str(store.uri) not in card(store, source)
+
+
+def test_what_was_quantized_is_published_with_a_card_of_its_own(
+    store: ArtifactStore, source: Source, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its folder has none: the card is made where it is sent."""
+    monkeypatch.setitem(FORMATS, "compressed-tensors", FORMATS["llama"])
+    draft = store.begin("quantize", "q", {"method": "gptq"}, [source.run.artifact, source.tokens])
+    assert isinstance(draft, Draft)
+    paths = {}
+    files = {"model/model.safetensors": "weights", "model/config.json": "{}"}
+    for name, text in {**files, "quantization.json": json.dumps(QUANTIZATION), "quantization.html": ""}.items():
+        paths[name] = draft.scratch(name)
+        paths[name].write_text(text, encoding="utf-8")
+    draft.publish("model", paths)
+    draft.commit({"dtype": "bfloat16"}, {"parent": "dpo/d@step-1", "kl": 0.01, "top1": 0.9}, {"prose": "MIT"})
+    place = tmp_path / "place"
+    line = ("parent=quantize/q", f"to={place}", f"store={store.uri}", "tracking.enabled=false")
+    ended = run_here("publish", *line)
+    assert ended.code == 2
+    # of its tokens, though its own manifest names no such source
+    assert "pairs (unclear-upstream (test))" in ended.err
+    ended = run_here("publish", *line, "unclear_licences=allow")
+    assert ended.code == 0, ended.output
+    assert {path.name for path in place.iterdir()} == {
+        "model.safetensors", "config.json", "README.md", "LICENSE.md", "SHA256SUMS", "trunkline.json",
+    }  # fmt: skip
+    text = (place / "README.md").read_text(encoding="utf-8")
+    assert "## What quantizing cost" in text
+    assert "→ `quantize/q` → Llama, bfloat16" in text
+    assert "0.01 nats of KL per token" in text
+    assert "**No clear upstream licence: pairs.**" in (place / "LICENSE.md").read_text(encoding="utf-8")
