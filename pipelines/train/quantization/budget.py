@@ -24,7 +24,7 @@ from pipelines.display.progress import Progress, human
 from pipelines.errors import ConfigError
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.roles import roles
-from pipelines.train.quantization.contract import Bits, CalibrationRows, Grid, Inputs, Method, MethodSettings
+from pipelines.train.quantization.contract import Bits, CalibrationRows, Grid, Method, MethodSettings
 from pipelines.train.quantization.grids import kind_of
 from pipelines.train.quantization.rounding import output_error
 from pipelines.train.quantization.walk import watch
@@ -108,20 +108,13 @@ def measure_errors(
     for seen in watch(weights, model, calibration, progress):
         if seen.parameter not in grids[0]:
             continue
-        whole = sum(output_error(weight, seen.inputs.hessian) for weight in seen.maps)
-        lost = [
-            sum(_lost(weight, method, settings, grid[seen.parameter], seen.inputs, scale_dtype) for weight in seen.maps)
-            for grid in grids
-        ]
+        whole = output_error(seen.weight, seen.inputs.hessian)
+        lost = []
+        for choice in grids:
+            quantized = method.quantize(seen.weight, choice[seen.parameter], seen.inputs, scale_dtype, settings)
+            lost.append(output_error(quantized.values() - seen.weight, seen.inputs.hessian))
         errors[seen.parameter] = tuple(one / max(whole, 1e-30) for one in lost)
     return errors
-
-
-def _lost(
-    weight: Tensor, method: Method, settings: MethodSettings, grid: Grid, inputs: Inputs, scale_dtype: torch.dtype
-) -> float:
-    quantized = method.quantize(weight, grid, inputs, scale_dtype, settings)
-    return output_error(quantized.values() - weight, inputs.hessian)
 
 
 @dataclass(frozen=True)

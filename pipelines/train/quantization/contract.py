@@ -116,8 +116,8 @@ class Method:
     Attributes:
         Settings: the config class of `methods.<name>`. words: the method in a clause, for tables and cards.
         calibrated: whether it looks at data.
-        quantize: one map. Args: weight (O, I) float32, its grid, its inputs (None where not calibrated), the type of
-            the scales, settings.
+        quantize: one map, or several with the same inputs, one below the other: each row is rounded by itself. Args:
+            weight (O, I) float32, its grid, its inputs (None where not calibrated), the type of the scales, settings.
         mends: whether settings ask for `Inputs.shift`.
         rescale: changes the maps and norms of one block so that the block computes the same and quantizes better;
             None: it does not. Args: the block's weights in Llama's names without `model.layers.N.`, the inputs of each

@@ -20,7 +20,7 @@ their last digits, so a weight midway between two codes may get the other one.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -153,7 +153,7 @@ class SiteSeen:
     """What one matrix of the full model reads."""
 
     parameter: str  # our own name
-    maps: tuple[Tensor, ...]  # its maps, (O, I) each
+    weight: Tensor  # its maps, one below the other, (O, I)
     inputs: Inputs
 
 
@@ -178,9 +178,9 @@ def watch(
             seen = _Seen()
             for chunk in chunks(calibration, model):
                 seen.add(_real(stream.inputs(site.name, layer, chunk), chunk))
-            maps = tuple(layer[map_] for map_ in site.maps)
-            yield SiteSeen(f"layers.{number}.{site.parameter}", maps, seen.of(None))
-            del seen, maps
+            weight = torch.cat([layer[map_] for map_ in site.maps])
+            yield SiteSeen(f"layers.{number}.{site.parameter}", weight, seen.of(None))
+            del seen, weight
             for chunk in chunks(calibration, model):
                 stream.pass_site(site.name, layer, chunk)
         number += 1
@@ -223,13 +223,15 @@ class _Walk:
         for site in SITES:
             grid = grids[site.name]
             if grid is not None:
-                seen = self._observe(site, self.delivered, values, original)
-                for map_ in site.maps:
-                    inputs = seen.of(original[map_])
-                    quantized = self.method.quantize(original[map_], grid, inputs, self.scale_dtype, self.settings)
-                    done[map_], values[map_] = quantized, quantized.values()
+                # rows are rounded alike whatever stands below them, so the maps of a site go together
+                weight = torch.cat([original[map_] for map_ in site.maps])
+                inputs = self._observe(site, self.delivered, values, original).of(weight)
+                quantized = self.method.quantize(weight, grid, inputs, self.scale_dtype, self.settings)
+                parts = _cut(quantized, [len(original[map_]) for map_ in site.maps])
+                for map_, part in zip(site.maps, parts, strict=True):
+                    done[map_], values[map_] = part, part.values()
                     self._tell(f"layers.{number}.{site.parameter}", number, map_, original[map_], values[map_], inputs)
-                del seen, inputs, quantized
+                del weight, inputs, quantized, parts, part
             self._pass(site, values, original)
         del original, values
         for name in layer_names(self.model):
@@ -282,6 +284,13 @@ class _Walk:
                 stream.pass_site(site.name, weights, chunk)
             if site.name == "o_proj":
                 stream.attended = None
+
+
+def _cut(matrix: Quantized, rows: Sequence[int]) -> list[Quantized]:
+    """The maps that lie one below the other in a matrix (views)."""
+    zeros = [None] * len(rows) if matrix.zeros is None else torch.split(matrix.zeros, list(rows))
+    parts = zip(torch.split(matrix.codes, list(rows)), torch.split(matrix.scales, list(rows)), zeros, strict=True)
+    return [Quantized(codes, scales, its_zeros, matrix.grid) for codes, scales, its_zeros in parts]
 
 
 def _real(values_BTX: Tensor, chunk: Chunk) -> Tensor:
