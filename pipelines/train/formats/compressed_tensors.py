@@ -37,6 +37,8 @@ from pipelines.train.formats.folder import (
     write_tokenizer,
 )
 from pipelines.train.formats.llama import fold, llama_config
+from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.network.roles import roles
 from pipelines.train.quantization.contract import Grid, Quantized, QuantizedStream
 
 Grids = Mapping[str, Grid]  # by a map's name in Llama's: model.layers.0.self_attn.q_proj.weight
@@ -120,6 +122,23 @@ def write_quantized(folder: Path, source: Source, stream: QuantizedStream, grids
     write_json(folder / "config.json", {**config, "quantization_config": quantization_config(grids)})
     write_generation_config(folder)
     write_tokenizer(source, folder)
+
+
+def by_map(grids: Mapping[str, Grid | None], model: ModelConfig) -> dict[str, Grid]:
+    """Grids by the names of Llama's maps. Args: grids, by our own names of parameters, None where one is kept."""
+    named: dict[str, Grid] = {}
+    for name, role in roles(model).items():
+        if (grid := grids.get(name)) is not None:
+            parts = [part for part, _ in role.parts] or [name]
+            named |= {f"model.{part}": grid for part in parts}
+    return named
+
+
+def plain_bytes(source: Source, grids: Grids, itemsize: int) -> dict[str, int]:
+    """Size of all weights with `itemsize` bytes each: of the maps that have a grid, of the rest, and together."""
+    sizes = {name: value.numel() * itemsize for name, value in fold(shapeless(source), source.model)}
+    linear = sum(size for name, size in sizes.items() if name in grids)
+    return {"linear": linear, "rest": sum(sizes.values()) - linear, "total": sum(sizes.values())}
 
 
 def stored_bytes(source: Source, grids: Grids, kept: str) -> dict[str, int]:
