@@ -12,6 +12,7 @@ whole model in float32 while it measures.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 import shutil
@@ -40,6 +41,17 @@ from pipelines.train.formats.llama import fold
 from pipelines.train.network.architecture import parameter_counts
 from pipelines.train.network.untied import UntiedTransformer, untied_model
 from pipelines.train.quantization import METHODS
+from pipelines.train.quantization.budget import (
+    HEADER as CHOICE_HEADER,
+)
+from pipelines.train.quantization.budget import (
+    Budget,
+    check_budget,
+    choose_bits,
+    measure_errors,
+    mixed_grids,
+    table_rows,
+)
 from pipelines.train.quantization.calibration import (
     CalibrationConfig,
     CalibrationPlan,
@@ -70,17 +82,31 @@ from pipelines.train.results.quantized_page import HEADER, PAGE, metrics, rows, 
 from workflows.entry import entry
 from workflows.session import Session
 
-# the modules that decide numbers, beside those of the methods
+_STREAM = ("cuts", "interleave", "loader", "mixture", "order", "preferences", "rows", "source_stream")
+_TOKENS = (
+    "chat",
+    "megatron",
+    "sidecars.document_bytes",
+    "sidecars.layouts",
+    "sidecars.loss_mask",
+    "token_shards",
+    "token_sources",
+    "tokenizer",
+)
+# the modules that decide the weights and the numbers, beside those of the methods
 CODE = (
     "pipelines.train.results.quantized",
     "pipelines.train.results.quantized_evidence",
-    *(f"pipelines.train.quantization.{module}" for module in ("block", "calibration", "grids", "walk")),
+    "pipelines.laws.bootstrap",
+    *(f"pipelines.train.quantization.{module}" for module in ("block", "budget", "calibration", "grids", "walk")),
+    *(f"pipelines.train.quantization.{module}" for module in ("contract", "rounding")),
     *(f"pipelines.train.formats.{module}" for module in ("compressed_tensors", "folder", "llama")),
     *(f"pipelines.train.checkpoint.{module}" for module in ("weights", "snapshot")),
     *(f"pipelines.train.network.{module}" for module in ("architecture", "roles", "batch", "model", "attention")),
     "pipelines.train.network.untied",
     *(f"pipelines.train.tasks.{module}" for module in ("scoring", "text")),
-    "pipelines.data.stream.preferences",
+    *(f"pipelines.data.stream.{module}" for module in _STREAM),
+    *(f"pipelines.data.tokens.{module}" for module in _TOKENS),
 )
 Methods = dict[str, Annotated[MethodSettings | None, ChosenByName(lambda: METHODS)]]
 _MODEL = "model"  # the folder of the artifact that other programs load
@@ -134,15 +160,18 @@ class QuantizeConfig(WorkflowConfig):
 class Plan:
     """All that is known before anything is computed.
 
-    Attributes: grids, by our own names of parameters; calibration, None where no method looks at data; length, T of
-        what is measured.
+    Attributes: grids, by our own names of parameters: with bits=auto those of 4 bits, until `settled` has chosen;
+        calibration, None where nothing looks at data; length, T of what is measured; eight and budget, with bits=auto
+        alone: the grids of 8 bits, and what may be spent; choice, once bits were chosen: the table of it.
     """
 
     source: Source
     grids: Mapping[str, Grid]
     calibration: CalibrationPlan | None
     length: int
-    choice: Mapping[str, Any] | None = None  # with bits=auto: the table of it
+    eight: Mapping[str, Grid] | None = None
+    budget: Budget | None = None
+    choice: Mapping[str, Any] | None = None
 
     @property
     def inputs(self) -> list[Artifact]:
@@ -216,16 +245,29 @@ def plan(config: QuantizeConfig, store: ArtifactStore, parent: str) -> Plan:
     source = Source(checkpoint, tokens_of(store, checkpoint))
     tokenizer_settings(source)
     calibration = None
-    if any(METHODS[name].calibrated for name in config.methods):
+    if config.bits == "auto" or any(METHODS[name].calibrated for name in config.methods):
         named = config.calibration.tokens
         tokens = source.tokens if named is None else store.get_kind("tokens", "calibration.tokens", named)
         calibration = plan_calibration(checkpoint, tokens, config.calibration)
-    assert config.bits != "auto"
-    grids = uniform_grids(source.model, config.bits, config.group_size, config.symmetric, config.group_sizes)
     length = min(trained_length(store, checkpoint), source.model.max_positions)
-    planned = Plan(source, grids, calibration, length)
-    compressed_tensors.refuse_mixture(planned.maps)
-    return planned
+
+    def grids(bits: Literal[4, 8]) -> dict[str, Grid]:
+        return uniform_grids(source.model, bits, config.group_size, config.symmetric, config.group_sizes)
+
+    if config.bits != "auto":
+        planned = Plan(source, grids(config.bits), calibration, length)
+        compressed_tensors.refuse_mixture(planned.maps)
+        return planned
+    assert config.budget is not None
+    four, eight = grids(4), grids(8)
+    compressed_tensors.refuse_mixture({"4 bits": next(iter(four.values())), "8 bits": next(iter(eight.values()))})
+
+    def size(mixed: Mapping[str, Grid]) -> int:
+        maps = compressed_tensors.by_map(mixed, source.model)
+        return compressed_tensors.stored_bytes(source, maps, config.dtype)["total"]
+
+    budget = check_budget(config.budget, source.model, four, eight, getattr(torch, config.dtype), size)
+    return Plan(source, four, calibration, length, eight, budget)
 
 
 def announcement(config: QuantizeConfig, planned: Plan) -> dict[str, str]:
@@ -247,6 +289,11 @@ def announcement(config: QuantizeConfig, planned: Plan) -> dict[str, str]:
             f"against the full model{beside}: per source {config.measure.max_tokens:,} tokens "
             f"({config.measure.kl_tokens:,} for KL) and {config.measure.max_pairs:,} pairs, in windows of "
             f"{planned.length:,}"
+        )
+    if planned.budget is not None:
+        told["budget"] = (
+            f"{human(planned.budget.bytes, 'B')} of all weights: 8 bits where they help most for a byte (with 8 bits "
+            f"everywhere {human(planned.budget.most, 'B')}); chosen by {config.method} on the rows of calibration"
         )
     told["memory"] = memory_words(config, planned)
     return told
@@ -308,6 +355,9 @@ def work(config: QuantizeConfig, planned: Plan, folder: Path) -> dict[str, Any]:
     """Write the folder and measure; returns the content of `quantization.json`, but for its seconds."""
     source = planned.source
     drawn = None if planned.calibration is None else draw_calibration(planned.calibration)
+    if planned.budget is not None:
+        assert drawn is not None
+        planned = settled(config, planned, drawn)
     made = {name: Made() for name in config.methods}
     # the checkpoint's checksums are compared on this first way through
     stream = method_stream(config, planned, config.method, drawn, made[config.method], verify=True)
@@ -322,6 +372,35 @@ def work(config: QuantizeConfig, planned: Plan, folder: Path) -> dict[str, Any]:
         name: {"seconds": round(one.seconds, 2), "errors": plain(one.errors)} for name, one in made.items()
     }
     return content
+
+
+def settled(config: QuantizeConfig, planned: Plan, drawn: CalibrationRows) -> Plan:
+    """Choose 4 or 8 bits for each matrix within the budget, and show why."""
+    source, settings = planned.source, config.methods[config.method]
+    assert planned.budget is not None
+    assert planned.eight is not None
+    assert settings is not None
+    progress = Progress("errors at 4 and 8 bits", source.model.layers, "layers")
+    errors = measure_errors(
+        fold(source.weights(verify=True), source.model), source.model, METHODS[config.method], settings,
+        [planned.grids, planned.eight], drawn, getattr(torch, config.dtype), progress,
+    )  # fmt: skip
+    choices = choose_bits(planned.budget, errors)
+    chosen = [[name, _digits(four), _digits(eight), *rest] for name, four, eight, *rest in table_rows(choices)]
+    words = (
+        f"Of {len(choices)} matrices {sum(one.bits == 8 for one in choices)} have 8 bits, within "
+        f"{planned.budget.bytes:,} bytes of all weights. An error is that of the matrix's output, relative to it, each "
+        "matrix alone; what falls most for a byte comes first."
+    )
+    say(f"   {words}")
+    say(table(CHOICE_HEADER, chosen) + "\n")
+    grids = mixed_grids(choices, planned.grids, planned.eight)
+    choice = {"words": words, "header": list(CHOICE_HEADER), "rows": chosen, "budget_bytes": planned.budget.bytes}
+    return dataclasses.replace(planned, grids=grids, choice=choice)
+
+
+def _digits(error: Any) -> str:
+    return f"{error:.2e}"
 
 
 def method_stream(
@@ -400,7 +479,7 @@ def described(config: QuantizeConfig, planned: Plan, drawn: CalibrationRows | No
     }
     if planned.calibration is not None and drawn is not None:
         content["calibration"] = {
-            "words": str(planned.calibration),
+            "words": f"{sum(planned.calibration.rows.values()):,} rows of {planned.calibration.sequence_length:,} ids",
             "tokens": planned.calibration.tokens.folder,
             "sequence_length": planned.calibration.sequence_length,
             "seed": planned.calibration.seed,

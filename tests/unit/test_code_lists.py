@@ -24,10 +24,11 @@ from pipelines.train.formats import FORMATS
 from pipelines.train.measures import MEASURES
 from pipelines.train.objectives import OBJECTIVES
 from pipelines.train.optimizers import OPTIMIZERS
+from pipelines.train.quantization import METHODS
 from pipelines.train.runtimes import RUNTIMES
 from pipelines.train.studies import STUDIES
 from pipelines.train.tasks import TASKS
-from workflows import corpus, cost, evaluate, export, training
+from workflows import corpus, cost, evaluate, export, quantize, training
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = (
@@ -37,6 +38,7 @@ WORKFLOWS = (
     "training",
     "evaluate",
     "export",
+    "quantize",
     "average",
     "cost",
     "verify_resume",
@@ -157,6 +159,18 @@ BESIDE = {
         "pipelines.train.tasks": "finds evaluations, makes none",
         "pipelines.train.formats.parents": "finds the parent by its name",
         "pipelines.train.runtimes": "programs that are asked about what was written",
+        "pipelines.train.quantization": "what it made is read from a folder that is an input",
+    },
+    "quantize": {
+        **_TRAINING,
+        **_CODE_POINTS,
+        "pipelines.data.tokens.codepoints": "which text goes to which of two equal encoders",
+        "pipelines.display.report": "colours and fonts of the pictures",
+        "pipelines.laws": "axes of the pictures; what draws intervals is hashed",
+        "pipelines.train.results.quantized_page": "a page about what is committed",
+        "pipelines.train.formats": "beside the layout, reached by way of the table of formats",
+        "pipelines.train.runtimes": "likewise",
+        "pipelines.train.tasks": "beside scoring and text, reached by way of the table of tasks",
     },
     "cost": {
         **_STREAM,
@@ -208,6 +222,7 @@ ROWS: dict[str, Callable[[], Iterator[tuple[str, ...]]]] = {
     "evaluate": lambda: (evaluate.code_of([task]) for task in TASKS),
     "export": lambda: (export.code_of(name) for name in FORMATS),
     "cost": lambda: (cost.code_of([one], [other]) for one in FORMATS for other in RUNTIMES),
+    "quantize": lambda: (quantize.code_of([name]) for name in METHODS),
     "sandbox": lambda: (
         (*chosen_modules("pipelines.train.studies", [kind]), *measures(), *training.code_of(one, other))
         for kind in STUDIES
@@ -220,6 +235,7 @@ TABLES = {
     "pipelines.data.sources.formats",
     *(f"pipelines.train.{table}" for table in ("objectives", "optimizers", "tasks", "formats", "studies", "measures")),
     "pipelines.train.runtimes",
+    "pipelines.train.quantization",
 }
 
 

@@ -3,7 +3,7 @@
 Another is one file beside these and one row here; `contract.py` says what a row holds.
 """
 
-from pipelines.train.formats import gguf, llama, minicpm, mlc
+from pipelines.train.formats import gguf, llama, minicpm, mlc, packed
 from pipelines.train.formats.contract import Format
 
 FORMATS: dict[str, Format] = {
@@ -11,4 +11,5 @@ FORMATS: dict[str, Format] = {
     "minicpm": minicpm.FORMAT,
     "gguf": gguf.FORMAT,
     "mlc": mlc.FORMAT,
+    "compressed-tensors": packed.FORMAT,
 }

@@ -11,6 +11,7 @@ import base64
 import html
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,6 @@ from pipelines.display import markup
 from pipelines.display.progress import human
 from pipelines.errors import StorageError
 from pipelines.laws.axes import MARKERS, new_axes, new_panels
-from pipelines.laws.drawing import Picture
 from pipelines.train.results.quantized import FULL, LEVEL, sentences, with_interval
 
 if TYPE_CHECKING:
@@ -34,6 +34,16 @@ _UNITS = {"linear": "linear maps", "rest": "embedding, norms, output"}
 HEADER = ("method", "bits/byte", "lost", "KL (nats)", "top-1", "preferences", "assistant loss")
 
 Content = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Attributes: name, of its file; sentence, what to see in it."""
+
+    name: str
+    title: str
+    sentence: str
+    draw: Callable[[], Figure]
 
 
 # ── Terminal and MLflow ───────────────────────────────────────────────────────────────────────────────────────────────
