@@ -72,8 +72,8 @@ from pipelines.train.quantization.walk import MapError, quantize_stream
 from pipelines.train.results.quantized import compared, sentences
 from pipelines.train.results.quantized_evidence import (
     Answers,
+    ComparisonSettings,
     Heldout,
-    HeldoutSettings,
     answers,
     read_heldout,
     reference,
@@ -136,7 +136,7 @@ class QuantizeConfig(WorkflowConfig):
     )  # methods that are measured beside the chosen one, on the same grids
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"  # of scales and of what is not quantized
     calibration: QuantizeCalibration
-    measure: HeldoutSettings | None  # null: nothing is measured, and no whole model is loaded
+    measure: ComparisonSettings | None  # null: nothing is measured, and no whole model is loaded
 
     def __post_init__(self) -> None:
         """Leave one entry of `methods` for each method that is used. Raises: ConfigError."""

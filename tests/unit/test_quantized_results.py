@@ -16,9 +16,9 @@ from pipelines.train.network.untied import untied_model
 from pipelines.train.results.quantized import FULL, compared, sentences, with_interval
 from pipelines.train.results.quantized_evidence import (
     Answers,
+    ComparisonSettings,
     Heldout,
     HeldoutPassages,
-    HeldoutSettings,
     Passage,
     answers,
     read_heldout,
@@ -74,7 +74,7 @@ def subject(store, run, seed):
 
 @pytest.mark.parametrize(("max_tokens", "seed"), [(150, 0), (10_000, 3)])
 def test_the_numbers_of_a_model_are_those_of_its_evaluation(store, run, max_tokens, seed):
-    settings = HeldoutSettings(max_tokens=max_tokens, max_pairs=7, kl_tokens=50, seed=seed)
+    settings = ComparisonSettings(max_tokens=max_tokens, max_pairs=7, kl_tokens=50, seed=seed)
     heldout = read_heldout(tokens_of(store, run), LENGTH, settings)
     model = untied_model(weights_of(run), MODEL)
     levels = compared(heldout, answers(model, heldout), {}, MODEL.vocabulary, 0)["models"][FULL]
@@ -91,7 +91,7 @@ def test_the_numbers_of_a_model_are_those_of_its_evaluation(store, run, max_toke
 
 
 def test_the_full_model_against_itself_differs_in_nothing(store, run):
-    heldout = read_heldout(tokens_of(store, run), LENGTH, HeldoutSettings(max_tokens=200, kl_tokens=100))
+    heldout = read_heldout(tokens_of(store, run), LENGTH, ComparisonSettings(max_tokens=200, kl_tokens=100))
     model = untied_model(weights_of(run), MODEL)
     full = answers(model, heldout)
     kept = reference(model, heldout, model.lm_head.weight.detach())
@@ -105,7 +105,7 @@ def test_the_full_model_against_itself_differs_in_nothing(store, run):
 
 def test_kl_and_likeliest_ids_are_those_of_whole_logits(store, run):
     """Against logits of every place of a few passages, computed at once."""
-    settings = HeldoutSettings(max_tokens=200, kl_tokens=60)
+    settings = ComparisonSettings(max_tokens=200, kl_tokens=60)
     heldout = read_heldout(tokens_of(store, run), LENGTH, settings)
     full_model, other = untied_model(weights_of(run), MODEL), untied_model(nudged(run, 0.2), MODEL)
     kept = reference(full_model, heldout, full_model.lm_head.weight.detach())

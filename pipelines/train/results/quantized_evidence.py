@@ -55,7 +55,7 @@ _DRIFT_TOKENS = 1024  # of which hidden states after every block are kept: token
 
 
 @config_class
-class HeldoutSettings:
+class ComparisonSettings:
     """How much held-out text a quantized model is measured on."""
 
     max_tokens: Count = 20_000  # per source of documents or conversations
@@ -115,7 +115,7 @@ class Heldout:
     unmeasured: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_heldout(tokens: Artifact, length: int, settings: HeldoutSettings) -> Heldout:
+def read_heldout(tokens: Artifact, length: int, settings: ComparisonSettings) -> Heldout:
     """Draw windows and pairs. Args: length, T."""
     names, id_bytes = list(heldout_sources(tokens)), bytes_of_ids(tokens)
     sources: dict[str, HeldoutPassages] = {}
@@ -138,7 +138,7 @@ def read_heldout(tokens: Artifact, length: int, settings: HeldoutSettings) -> He
 
 
 def _passages(
-    source: TokenSource, length: int, settings: HeldoutSettings, id_bytes: NDArray[np.int64] | None
+    source: TokenSource, length: int, settings: ComparisonSettings, id_bytes: NDArray[np.int64] | None
 ) -> tuple[tuple[Passage, ...], bool]:
     """The windows that `tasks.text.read_text` chooses, each with its document; whether all bytes are known."""
     passages: list[Passage] = []
@@ -170,7 +170,7 @@ def _first(passages: Sequence[Passage], most_tokens: int) -> int:
 
 
 def _pairs(
-    chosen: TokenSource, rejected: TokenSource, length: int, settings: HeldoutSettings
+    chosen: TokenSource, rejected: TokenSource, length: int, settings: ComparisonSettings
 ) -> list[tuple[Ids, NDArray[np.bool_]]]:
     """The pairs that `tasks.preferences.score_preferences` chooses."""
     rows: list[tuple[Ids, NDArray[np.bool_]]] = []
