@@ -187,9 +187,10 @@ def told(asked: Asked) -> str:
         return f"{asked.runtime} was not asked: {asked.not_asked}"
     parts = [f"{asked.strings:,} strings and {asked.conversations} conversations give the ids of training"]
     if asked.greedy_tokens:
+        others = "" if asked.greedy_agreeing == asked.greedy_tokens else ", the others as likely within rounding"
         parts.append(
             f"{asked.greedy_agreeing:,} of {asked.greedy_tokens:,} greedy tokens on {asked.prompts} prompts are the "
-            "likeliest, the others as likely within rounding"
+            f"likeliest{others}"
         )
     return f"{asked.runtime}: {'; '.join([*parts, *asked.notes])}"
 
