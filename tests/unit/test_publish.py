@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -282,6 +283,22 @@ def test_a_folder_that_is_not_ours_is_refused(store: ArtifactStore, tmp_path: Pa
     ended = publish(store, f"to={tmp_path}/locked/inside")
     assert ended.code == 3
     assert "is not yours to write to" in ended.err
+
+
+def test_a_folder_that_cannot_be_looked_at_is_told(
+    store: ArtifactStore, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.exists
+
+    def exists(self: Path) -> bool:
+        if self == place:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(self)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    ended = publish(store, f"to={place}")
+    assert ended.code == 3
+    assert f"cannot look at {place}: Permission denied" in ended.err
 
 
 def test_a_dry_run_shows_card_files_place_and_refusals_and_sends_nothing(store: ArtifactStore, place: Path) -> None:

@@ -28,7 +28,7 @@ from pipelines.errors import ConfigError, StorageError
 from pipelines.identity import fingerprint
 from pipelines.store.opening import open_storage
 from pipelines.store.sealed import sealed, unsealed
-from pipelines.store.storage import FolderStorage, Storage
+from pipelines.store.storage import FolderStorage, Storage, disk_errors
 
 RECORD, SUMS, CARD, LICENCE = "trunkline.json", "SHA256SUMS", "README.md", "LICENSE.md"
 _LAST = (SUMS, LICENCE, CARD)
@@ -179,20 +179,8 @@ class StoreDestination:
             keys = self.storage.keys()
             return {key: self.storage.size(key) or 0 for key in keys}
         root = self.storage.root
-        if root.exists() and not root.is_dir():
-            raise ConfigError(f"to={root} is a file; expected a folder that is empty or not there yet")
-        above = next(path for path in (root, *root.parents) if path.exists())
-        if not os.access(above, os.W_OK | os.X_OK | (os.R_OK if above == root else 0)) or not above.is_dir():
-            raise StorageError(f"to={root} cannot be written: {above} is not yours to write to; name another folder")
-        found: dict[str, int] = {}
-        for folder, _, names in os.walk(root):
-            for name in names:
-                path = Path(folder) / name
-                if not name.startswith(".partial-"):
-                    found[path.relative_to(root).as_posix()] = path.lstat().st_size
-            if len(found) > _MOST_LISTED:
-                break
-        return found
+        with disk_errors("look at", root):
+            return _files_in(root)
 
     def read(self, name: str) -> bytes | None:
         return self.storage.find(name)
@@ -236,6 +224,24 @@ class StoreDestination:
                 path = self.storage.root / file.name
                 for left in path.parent.glob(f".partial-????????-{path.name}"):
                     left.unlink(missing_ok=True)
+
+
+def _files_in(root: Path) -> dict[str, int]:
+    """Names and bytes of the files below a folder that can be written. Raises: ConfigError, StorageError, OSError."""
+    if root.exists() and not root.is_dir():
+        raise ConfigError(f"to={root} is a file; expected a folder that is empty or not there yet")
+    above = next(path for path in (root, *root.parents) if path.exists())
+    if not os.access(above, os.W_OK | os.X_OK | (os.R_OK if above == root else 0)) or not above.is_dir():
+        raise StorageError(f"to={root} cannot be written: {above} is not yours to write to; name another folder")
+    found: dict[str, int] = {}
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = Path(folder) / name
+            if not name.startswith(".partial-"):
+                found[path.relative_to(root).as_posix()] = path.lstat().st_size
+        if len(found) > _MOST_LISTED:
+            break
+    return found
 
 
 # ── What is to be done ────────────────────────────────────────────────────────────────────────────────────────────────
