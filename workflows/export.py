@@ -130,7 +130,7 @@ def run(config: ExportConfig, session: Session) -> Artifact:
         statistics = {"parent": source.name, "bytes": size_bytes, **plain(check)}
         recorded = {**decisive(config), "parent": source.name}
         artifact = draft.commit(recorded, statistics, source.tokens.manifest["licences"])
-    for way in format_.run(place(draft)):
+    for way in () if session.within_recipe else format_.run(place(draft)):
         say(f"\n   ── {way.program} ──\n\n{way.text}")
     return session.done(artifact, *following)
 

@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import importlib
 import json
+import os
 import re
 import shlex
 import time
@@ -22,7 +23,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from pipelines.config import WorkflowConfig, config_class, plain
-from pipelines.display.progress import announce, duration, say, table
+from pipelines.display.progress import announce, duration, human, say, table
 from pipelines.display.report import StageResult, claims, figures, stage_table, write_report
 from pipelines.errors import ConfigError
 from pipelines.identity import fingerprint
@@ -127,9 +128,22 @@ def run(config: RecipeConfig, session: Session) -> Artifact:
     for claim in claims(results) if results else ():
         sign = {True: "✓", False: "✗", None: "?"}[claim.holds]
         say(f"   {sign} {claim.text}: {claim.numbers}")
-    model = next((artifact for artifact in reversed(artifacts) if artifact.manifest["kind"] == "export"), None)
-    if model:
-        say(f"\n   model   {session.store.uri}/{model.folder}  (loads with transformers)")
+    if delivered := [artifact for artifact in artifacts if artifact.manifest["kind"] in ("export", "quantize")]:
+        say("\n" + table(*_delivered(delivered)) + "\n")
+        model = delivered[0]
+        say(f"   model   {session.store.uri}/{model.folder}  (loads with transformers)")
+        store = (
+            ""
+            if config.store == os.environ.get("TRUNKLINE_STORE", "store")
+            else f" {shlex.quote(f'store={config.store}')}"
+        )
+        for artifact in delivered:
+            needs = (
+                "  (GGUF: after `make llama`)"
+                if artifact.manifest["identity"]["config"].get("format") == "gguf"
+                else ""
+            )
+            say(f"   chat    python -m workflows.chat model={artifact.folder}{store}{needs}")
     say(f"   report  {session.store.uri}/{report.folder}/report.html")
     say(f"   MLflow  make ui  (all of it took {duration(time.monotonic() - began)})")
     return report
@@ -194,6 +208,35 @@ def _loss_counts(objective: str, tokens: Artifact, sources: Sequence[str]) -> st
     unit = OBJECTIVES[objective].unit
     kinds = {tokens.statistics["sources"].get(name, {}).get("kind") for name in sources}
     return "assistant tokens" if unit == "tokens" and kinds == {"conversations"} else unit
+
+
+def _delivered(artifacts: Sequence[Artifact]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows: what each delivered model weighs, and what it lost against full precision."""
+    rows = []
+    for artifact in artifacts:
+        chosen, told = artifact.manifest["identity"]["config"], artifact.statistics
+        weights = sum(
+            entry["bytes"]
+            for name, entry in artifact.manifest["files"].items()
+            if name.endswith((".safetensors", ".gguf"))
+        )
+        stored = (
+            f"{told['method']}, {told['bits_per_weight']:.3g} bits a weight"
+            if artifact.manifest["kind"] == "quantize"
+            else f"{chosen.get('format', 'llama')}, {chosen.get('dtype', 'float32')}"
+        )
+        lost, kl, top1 = (told.get(name) for name in ("lost_bits_per_byte", "kl", "top1"))
+        rows.append(
+            [
+                artifact.folder,
+                stored,
+                human(weights, "B"),
+                "–" if lost is None else f"{lost:+.4f}",
+                "–" if kl is None else f"{kl:.4f}",
+                "–" if top1 is None else f"{top1:.1%}",
+            ]
+        )
+    return ["delivered", "weights", "size", "bits/byte lost", "KL, nats/token", "same likeliest id"], rows
 
 
 class _Rebuild:

@@ -52,12 +52,20 @@ def test_every_stage_leaves_its_artifact_and_the_report(smoke: tuple[Path, str])
         "sft/smoke",
         "dpo/smoke",
         "export/smoke",
+        "quantize/smoke",
+        "export/smoke-gguf",
         "recipe/smoke",
     ):
         assert store.get(folder).fingerprint
     assert store.get("dpo/smoke").statistics["tokens"] > store.get("sft/smoke").statistics["tokens"] > 0
     assert output.count("workers: the 2 processes of the stage before") == 3  # anneal, sft, dpo in those of pretrain
     assert "The annealed branch ends below the trunk" in output
+    # what it ends with: each delivered model's size and loss, and how to chat with it
+    ending = output.partition("delivered")[2]
+    for words in ("quantize/smoke", "gguf, q4_0", "workflows.chat model=export/smoke-gguf", "same likeliest id"):
+        assert words in ending
+    assert store.get("export/smoke-gguf").statistics["kl"] < 0.5
+    assert 'AutoTokenizer.from_pretrained("' not in output  # how to run each is said by its own command
     page = store.get("recipe/smoke").verified("report.html").read_text()
     for words in ("anneal", "PSF-2.0", "data:image/", "小明"):
         assert words in page
@@ -93,7 +101,7 @@ def test_mlflow_shows_the_tree_from_corpus_to_export(smoke: tuple[Path, str]) ->
         run.data.tags["trunkline.artifact"]: run
         for run in client.search_runs([experiment.experiment_id], max_results=100)
     }
-    assert len(found) == 16  # one run per artifact, rank zero alone
+    assert len(found) == 18  # one run per artifact, rank zero alone
     assert {run.info.status for run in found.values()} == {"FINISHED"}
     line = [
         "export/smoke",
@@ -121,7 +129,7 @@ def test_mlflow_shows_the_tree_from_corpus_to_export(smoke: tuple[Path, str]) ->
 
 def test_a_second_run_finds_everything_finished(smoke: tuple[Path, str]) -> None:
     output = command(smoke[0], "recipe", "+experiment=smoke")
-    assert output.count("finished already") == 16
+    assert output.count("finished already") == 18
     assert "weights:" not in output  # no worker was started
 
 
