@@ -46,7 +46,9 @@ _BLOCK = 128  # columns between two updates of all later ones; groups divide it
 class GptqSettings(MethodSettings):
     """How GPTQ rounds."""
 
-    damping: Annotated[float, Range(above=0, high=1)] = 0.01  # of the mean of H's diagonal, added to it
+    # of the mean of H's diagonal, added to it. The paper has 0.01; KL of the pocket model's trunk at step 500, 64 rows:
+    # 7.0e-4 at 0.001, 6.7e-4 at 0.01, 6.2e-4 at 0.05 (rounded to nearest: 24.6e-4)
+    damping: Annotated[float, Range(above=0, high=1)] = 0.05
     activation_order: bool = True  # columns with large inputs first
     search: bool = True  # scales by the least weighed error, instead of those that clip nothing
     mend: bool = True  # aim at what the full model computes
