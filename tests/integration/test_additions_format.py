@@ -30,7 +30,7 @@ def test_a_new_format_is_one_file_and_one_row(tmp_path: Path) -> None:
     commit_run(store, "pretrain/a", MODEL, tokens)
     tree = Tree(tmp_path)
     tree.add("pipelines/train/formats/arrays.py", "format/arrays.py")
-    tree.row(TABLE, after="import llama", line="from pipelines.train.formats import arrays")
+    tree.row(TABLE, after="from pipelines.train.formats import", line="from pipelines.train.formats import arrays")
     tree.row(TABLE, after='"minicpm"', line='    "arrays": arrays.FORMAT,')
 
     line = ["parent=pretrain/a", f"store={store.uri}", "dtype=float32", "tracking.enabled=false"]
