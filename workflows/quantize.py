@@ -247,7 +247,7 @@ def plan(config: QuantizeConfig, store: ArtifactStore, parent: str) -> Plan:
     calibration = None
     if config.bits == "auto" or any(METHODS[name].calibrated for name in config.methods):
         named = config.calibration.tokens
-        tokens = source.tokens if named is None else store.get_kind("tokens", "calibration.tokens", named)
+        tokens = source.tokens if named is None else store.get_kind("calibration.tokens", "tokens", named)
         calibration = plan_calibration(checkpoint, tokens, config.calibration)
     length = min(trained_length(store, checkpoint), source.model.max_positions)
 

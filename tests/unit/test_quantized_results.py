@@ -216,7 +216,7 @@ def test_one_document_is_drawn_by_its_windows_and_one_window_has_no_interval():
     estimate = single["models"]["rtn"]["lost_bits_per_byte"]["mean"]
     assert estimate["value"] > 0
     assert estimate["low"] is None
-    assert "cannot be told: 0.072 (no interval: one document)" in sentences(single)[0]
+    assert "cannot be told: 0.072 (no interval: too few documents)" in sentences(single)[0]
 
 
 def test_preferences_are_paired_and_too_few_tell_nothing():
@@ -228,7 +228,7 @@ def test_preferences_are_paired_and_too_few_tell_nothing():
     content = compared(heldout, full, {"gptq": same, "rtn": worse}, 320, 0)
     assert content["models"]["rtn"]["lost_preference_accuracy"]["value"] == pytest.approx(0.5)
     told = sentences(content)
-    assert told[0] == "gptq and the full model are right of the same 20 pairs: too few to tell a loss"
+    assert told[0] == "gptq and the full model are right about the same pairs, of 20: too few to tell a loss"
     assert told[1].startswith("rtn loses 50% (")
 
 
@@ -238,7 +238,7 @@ def test_preferences_are_paired_and_too_few_tell_nothing():
         ({"value": 0.01234, "low": 0.0101, "high": 0.0149}, False, "0.012 (0.010 to 0.015)"),
         ({"value": 0.00001, "low": -0.00002, "high": 0.00004}, False, "0.000010 (-0.000020 to 0.000040)"),
         ({"value": 0.312, "low": 0.27, "high": 0.36}, True, "31% (27% to 36%)"),
-        ({"value": 1.5, "low": None, "high": None}, False, "1.5 (no interval: one document)"),
+        ({"value": 1.5, "low": None, "high": None}, False, "1.5 (no interval: too few documents)"),
         (None, False, "–"),
     ],
 )

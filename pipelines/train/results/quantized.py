@@ -260,7 +260,9 @@ def _against_full(name: str, model: Content, pairs: int) -> list[str]:
         if lost is None:
             continue
         if share and lost["low"] == lost["high"] == 0:
-            said.append(f"{name} and the full model are right of the same {pairs:,} pairs: too few to tell a loss")
+            said.append(
+                f"{name} and the full model are right about the same pairs, of {pairs:,}: too few to tell a loss"
+            )
         elif _above_zero(lost):
             said.append(f"{name} loses {with_interval(lost, share)} {unit}")
         elif lost["high"] is not None and lost["high"] < 0:
@@ -281,5 +283,5 @@ def with_interval(estimate: Content | None, share: bool = False) -> str:
     form = f"{{:.{min(8, max(0, decimals))}{'%' if share else 'f'}}}"
     value = form.format(estimate["value"])
     if estimate["low"] is None:
-        return f"{value} (no interval: one document)"
+        return f"{value} (no interval: too few documents)"
     return f"{value} ({form.format(estimate['low'])} to {form.format(estimate['high'])})"

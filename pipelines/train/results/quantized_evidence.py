@@ -164,9 +164,10 @@ def _spread(count: int) -> list[int]:
 
 
 def _first(passages: Sequence[Passage], most_tokens: int) -> int:
-    """How many passages, from the first, have at most so many counted tokens together; one at least."""
+    """How many passages, from the first, have at most so many counted tokens together; two at least, for an
+    interval."""
     ends = np.cumsum([int(passage.counted.sum()) for passage in passages])
-    return max(1, int(np.searchsorted(ends, most_tokens, "right")))
+    return min(len(passages), max(2, int(np.searchsorted(ends, most_tokens, "right"))))
 
 
 def _pairs(

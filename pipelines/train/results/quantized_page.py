@@ -356,7 +356,7 @@ def pictures(content: Content) -> list[Picture]:
 def _by_source_picture(models: Mapping[str, Content], key: str, unit: str, shown: Callable[[float], float]) -> Figure:
     """A point with its interval for each source and method, sources one below the other."""
     sources = list(dict.fromkeys(name for model in models.values() for name in model[key]["by_source"]))
-    figure, (axes,) = new_panels(1, 1, (6.4, 1.3 + 0.42 * len(sources) + 0.12 * len(models) * len(sources)))
+    figure, (axes,) = new_panels(1, 1, (6.4, 1.3 + max(0.26, 0.14 * len(models)) * len(sources)))
     apart = 0.7 / max(1, len(models))
     for place, (name, model) in enumerate(models.items()):
         at, middle, below, above = [], [], [], []
