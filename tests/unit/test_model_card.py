@@ -146,6 +146,14 @@ def test_every_way_to_run_it_is_there(store: ArtifactStore, source: Source, monk
     assert "### one\n\n```bash\nrun it\n```\n\n### two\n\n```text\nx\n```" in text
 
 
+def test_a_gguf_file_is_not_told_of_what_the_tokenizer_of_others_does(store: ArtifactStore, source: Source) -> None:
+    assert "split_special_tokens=True" in card(store, source)
+    links = lineage(store, source.run.artifact)
+    text = model_card("demo", source, links, FORMATS["gguf"], "q4_0", Check(256, kl=0.1, top1=0.9), None)
+    assert "split_special_tokens" not in text
+    assert "the chat template refuses other roles" in text
+
+
 def test_a_model_that_was_not_taught_to_answer_says_so(store: ArtifactStore) -> None:
     run = open_run(store, "anneal/d")
     assert "it was not taught to answer" in card(store, Source(run, tokens_of(store, run)))

@@ -30,9 +30,10 @@ _UNCLEAR = re.compile(r"unclear|unknown|unstated|not stated|^\s*(none|null)?\s*$
 
 _CHAT = """Messages are `system` (any number, before a question), `user`, `assistant`, `user`, `assistant`, ...: the
 model was trained on nothing else, so the chat template refuses other roles (tools), other orders and empty messages
-with an error that says so.
+with an error that says so."""
 
-`</s>`, `<用户>` and `<AI>` mark turns. Typed inside a message they are text: the template writes U+FDD1 into them and
+# of a GGUF file, whose own words say what happens to a typed marker there, it is not true
+_MARKERS = """`</s>`, `<用户>` and `<AI>` mark turns. Typed inside a message they are text: the template writes U+FDD1 into them and
 the tokenizer takes it out again after it has looked for markers. Text that goes to the tokenizer without the template
 (`tokenizer(text)`) has no such guard: pass `split_special_tokens=True` with text that is not your own.
 `return_assistant_tokens_mask=True` marks what counted in the loss."""
@@ -66,7 +67,8 @@ def model_card(
         _licence_warning(tokens),
         "## How to run it\n\n"
         + "\n\n".join(f"### {way.program}\n\n```{way.language}\n{way.text.rstrip()}\n```" for way in ways)
-        + f"\n\n{described.loads}\n\n{_CHAT}",
+        + f"\n\n{described.loads}\n\n{_CHAT}"
+        + ("" if described.library == "gguf" else f"\n\n{_MARKERS}"),
         "## Intended use\n\n" + _intended(tokens, links),
         "## Data and licences\n\n" + _data(tokens, links),
         "## Lineage\n\n" + _lineage(links, source, described.title, dtype),
