@@ -15,21 +15,14 @@ from pipelines.errors import ConfigError
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.train.checkpoint import read_weights
 from pipelines.train.checkpoint.lineage import open_run
-from pipelines.train.formats import llama, minicpm
-from pipelines.train.formats.contract import Source
-from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
 from pipelines.train.runtimes import RUNTIMES, with_llama_cpp, with_transformers
 from pipelines.train.runtimes.contract import LoadSettings, Sampling
 from pipelines.train.runtimes.sampling import Sampler, probabilities
+from tests.delivered import MODEL, deliver
 from tests.gguf_file import write_gguf
-from tests.untrained import commit_run, commit_tokens
 
-MODEL = ModelConfig(
-    layers=2, d_model=32, d_ff=64, heads=4, kv_heads=2, vocabulary=320, max_positions=96, scale_emb=9.0,
-    scale_depth=1.1, dim_model_base=16,
-)  # fmt: skip
 TEXT = "Once upon a time 话说天下大势 👍 12+7"
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a</s>b <AI> 分久必合?"}]
 GREEDY = Sampling(temperature=0.0, max_new_tokens=20)
@@ -41,22 +34,9 @@ needs_llama_cpp = [
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A store with `dpo/d`, its export as folders in two formats, and as a GGUF."""
+    """See `deliver`."""
     path = tmp_path_factory.mktemp("runtimes")
-    store = ArtifactStore(str(path / "store"))
-    texts = {"prose": ["Once upon a time there was a model."] * 30, "zh": ["话说天下大势，分久必合。"] * 30}
-    tokens = commit_tokens(store, texts, [("1 + 1?", "2")] * 5, [("2 + 2?", "4", "fish")] * 5)
-    parent = None
-    for kind in ("pretrain", "sft", "dpo"):
-        # weights large enough that one id is clearly likelier than the others
-        network = Transformer(MODEL).initialise(3)
-        weights = {name: value.detach() * (1 if value.dim() == 1 else 3) for name, value in network.named_parameters()}
-        parent = commit_run(store, f"{kind}/d", MODEL, tokens, parent, weights)
-    source = Source(open_run(store, "dpo/d"), tokens)
-    for name, row in (("folder", llama), ("minicpm", minicpm)):
-        (path / name).mkdir()
-        row.write(source, path / name, "float32")
-    write_gguf(path / "folder", path / "model.gguf")
+    deliver(path)
     return path
 
 

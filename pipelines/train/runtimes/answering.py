@@ -12,7 +12,7 @@ the same answer at any temperature, but for the rounding of passes of another le
 probabilities, as the paper has it, would accept more of a sampled answer and give another one.
 
 Why not `generate(assistant_model=…)` of `transformers` and `draft_model=` of llama-cpp-python: each streams and samples
-in its own way, and neither says how many proposals were accepted.
+in its own way, and neither says how many proposals were accepted. `benchmarks/speculative.py` compares with the first.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import ConfigError
-from pipelines.train.runtimes.contract import DraftCounts, Loaded, Message, Sampling
+from pipelines.train.runtimes.contract import DraftCounts, Loaded, LoadSettings, Message, Sampling
 from pipelines.train.runtimes.sampling import Sampler
 
 _FIRST_PROPOSALS, _MOST_PROPOSALS = 4, 16
@@ -127,6 +127,12 @@ class Answering:
             )
         self._drafting = draft
 
+    def forget(self) -> None:
+        """Read everything anew from now on."""
+        self._forget(0)
+        if self._drafting is not None:
+            self._drafting.forget()
+
     def close(self) -> None:
         """Give the memory back, that of the draft too."""
         self._held = []
@@ -212,11 +218,13 @@ def tokenizers_differ(one: Loaded | Answering, other: Loaded | Answering) -> str
     return ""
 
 
-def context_of(asked: int | None, trained: int, path: object) -> int:
+def context_of(settings: LoadSettings, trained: int, path: object) -> int:
     """Positions to make room for. Raises: ConfigError for more than the model was trained with."""
-    if asked is not None and asked > trained:
+    if settings.context is None:
+        return min(trained, settings.at_most or trained)
+    if settings.context > trained:
         raise ConfigError(
-            f"a context of {asked:,} positions was asked for, and {path} was trained with {trained:,}: ask for at "
-            "most that"
+            f"a context of {settings.context:,} positions was asked for, and {path} was trained with {trained:,}: ask "
+            "for at most that"
         )
-    return asked or trained
+    return settings.context

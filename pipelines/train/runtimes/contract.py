@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,7 @@ class LoadSettings:
     threads: int | None = None  # None: all cores
     dtype: str = "auto"  # of `transformers`: auto, float32, bfloat16
     context: int | None = None  # positions; None: all that the model has
+    at_most: int | None = None  # positions where `context` is None and the model has more
     exact: bool = False  # as exact as the runtime can (llama.cpp: its key-value cache in float32), logits of all places
     draft: Path | None = None  # a smaller model that proposes what this one checks
 
@@ -80,16 +81,35 @@ class Loaded(Protocol):
         What the last call has already read of the same ids is not read again.
         """
 
+    def forget(self) -> None:
+        """Read everything anew from now on."""
+
+    def draw_on(self, draft: Loaded) -> None:
+        """Let another model propose ids from now on. Raises: ConfigError when it has another tokenizer."""
+
     def close(self) -> None:
         """Give its memory back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """How a model is served."""
+
+    port: int
+    token: str
+    name: str  # of the model, as requests name it
+    context: int | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
     """A program that answers over HTTP as OpenAI's API does."""
 
+    program: str  # "llama.cpp (xllamacpp 2026.10.11549)"
     command: Sequence[str]  # to start it on loopback
-    environment: Mapping[str, str]
+    environment: Mapping[str, str]  # its token
+    health: str  # a path that answers 200 once the model is loaded
     page: str | None  # path of its page to chat in a browser, e.g. "/"; None: it has none
 
 
@@ -101,11 +121,11 @@ class Runtime:
         missing: None where it is installed, else the line that installs it.
         takes: whether it reads what lies there (a folder, a file).
         load: loads it. Raises: ConfigError for what cannot be loaded, saying why.
-        serve: its server for a path, a port and a token; None: it has none.
+        serve: its server. Raises: ConfigError where none is installed, with the line that installs it.
     """
 
     name: str
     missing: Callable[[], str | None]
     takes: Callable[[Path], bool]
     load: Callable[[Path, LoadSettings], Loaded]
-    serve: Callable[[Path, int, str, Any], Server] | None = None
+    serve: Callable[[Path, Serving], Server]

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.metadata
 import importlib.util
 import os
 import re
+import shutil
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -28,7 +30,8 @@ from numpy.typing import NDArray
 
 from pipelines.errors import ConfigError
 from pipelines.train.runtimes.answering import Answering, context_of
-from pipelines.train.runtimes.contract import LoadSettings, Message, Runtime
+from pipelines.train.runtimes.contract import LoadSettings, Message, Runtime, Server, Serving
+from pipelines.train.runtimes.llama_cpp_server import TOKEN
 
 INSTALL = "pip install 'trunkline[llama]'"
 _BATCH = 512  # ids read at once
@@ -63,7 +66,7 @@ class LlamaCppModel(Answering):
         self._vocab = library.llama_model_get_vocab(self._model)
         self.vocabulary = int(library.llama_vocab_n_tokens(self._vocab))
         self.eos = int(library.llama_vocab_eos(self._vocab))
-        self.context = context_of(settings.context, int(library.llama_model_n_ctx_train(self._model)), path)
+        self.context = context_of(settings, int(library.llama_model_n_ctx_train(self._model)), path)
         template = library.llama_model_chat_template(self._model, None)
         self._template = template.decode() if template else None
         self._pieces = [self._piece(id_) for id_ in range(self.vocabulary)]
@@ -293,4 +296,32 @@ def load(path: Path, settings: LoadSettings) -> LlamaCppModel:
     return loaded
 
 
-RUNTIME = Runtime(name="llama_cpp", missing=missing, takes=takes, load=load)
+# ── Serving ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def serve(path: Path, serving: Serving) -> Server:
+    """llama.cpp's server: the program `llama-server` where it is on the PATH, else as xllamacpp embeds it."""
+    file, context, threads = gguf_file(path), serving.context or 0, serving.threads or 0
+    if program := shutil.which("llama-server"):
+        command = [program, "--model", str(file), "--alias", serving.name, "--host", "127.0.0.1"]
+        command += ["--port", str(serving.port), "--ctx-size", str(context)]
+        command += ["--threads", str(threads)] if threads else []
+        environment = {"LLAMA_API_KEY": serving.token}
+        return Server(program="llama-server", command=command, environment=environment, health="/health", page="/")
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise ConfigError(
+            "no server is installed for GGUF files: pip install xllamacpp (llama.cpp's own, with its page), or put "
+            "llama-server on the PATH"
+        )
+    module = "pipelines.train.runtimes.llama_cpp_server"
+    arguments = [str(file), serving.name, str(serving.port), str(context), str(threads)]
+    return Server(
+        program=f"llama.cpp's server (xllamacpp {importlib.metadata.version('xllamacpp')})",
+        command=[sys.executable, "-m", module, *arguments],
+        environment={TOKEN: serving.token},
+        health="/health",
+        page="/",
+    )
+
+
+RUNTIME = Runtime(name="llama_cpp", missing=missing, takes=takes, load=load, serve=serve)

@@ -16,6 +16,7 @@ import io
 import json
 import math
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from torch import Tensor
 
 from pipelines.errors import ConfigError
 from pipelines.train.runtimes.answering import Answering, context_of
-from pipelines.train.runtimes.contract import LoadSettings, Message, Runtime
+from pipelines.train.runtimes.contract import LoadSettings, Message, Runtime, Server, Serving
 
 _CHUNK = 512  # ids read at once: bounds the memory of a long prompt, and how long Ctrl-C waits
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -42,7 +43,7 @@ class TransformersModel(Answering):
         self._model, self._tokenizer, self._where = model.eval(), tokenizer, where
         self._threads = settings.threads or torch.get_num_threads()
         trained = getattr(model.config, "max_position_embeddings", None) or settings.context or 2048
-        self.context = context_of(settings.context, trained, where)
+        self.context = context_of(settings, trained, where)
         self._bytes = token_bytes(tokenizer)
         self.vocabulary = int(model.get_output_embeddings().weight.shape[0])
         ends = model.generation_config.eos_token_id
@@ -328,4 +329,25 @@ def _byte_level() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
 
 
-RUNTIME = Runtime(name="transformers", missing=missing, takes=takes, load=load)
+# ── Serving ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def serve(path: Path, serving: Serving) -> Server:
+    """vLLM's server. `transformers serve` is none for this: it asks for no token."""
+    program = shutil.which("vllm")
+    if program is None:
+        raise ConfigError(
+            f"no server is installed for the folder {path}: pip install vllm (in an environment of its own, whose bin "
+            "is on the PATH), or serve a GGUF: python -m workflows.export format=gguf"
+        )
+    command = [program, "serve", str(path), "--host", "127.0.0.1", "--port", str(serving.port)]
+    command += ["--served-model-name", serving.name]
+    if serving.context is not None:
+        command += ["--max-model-len", str(serving.context)]
+    environment = {"VLLM_API_KEY": serving.token}
+    if serving.threads is not None:
+        environment["OMP_NUM_THREADS"] = str(serving.threads)
+    return Server(program="vLLM", command=command, environment=environment, health="/health", page=None)
+
+
+RUNTIME = Runtime(name="transformers", missing=missing, takes=takes, load=load, serve=serve)
