@@ -109,7 +109,7 @@ def test_what_is_saved_is_a_conversation_to_train_on_and_to_go_on_with(loaded, t
 
 
 def test_sampling_is_changed_and_refused_by_key(loaded):
-    _, notes = talk(loaded, ["/set temperature=0.5 top_k=3", "/set heat=1", "/set top_p=7"])
+    _, notes = talk(loaded, ["/set sampling.temperature=0.5 top_k=3", "/set heat=1", "/set top_p=7"])
     assert "temperature=0.5" in notes
     assert "unknown key heat" in notes
     assert "top_p is 7; expected" in notes

@@ -30,7 +30,7 @@ HELP = """\
    /undo             forget the last question and its answer
    /clear            forget all of them
    /system [text]    show what is put before the first question, or change it; /system - takes it away
-   /set [key=value]  show how answers are chosen, or change it: /set temperature=0.2 top_p=1
+   /set [key=value]  show how answers are chosen, or change it: /set sampling.temperature=0.2
    /save [file]      keep the conversation as a JSON line of messages
    /load file        go on with the last conversation of such a file
    /quit             end; Ctrl-D too. Ctrl-C stops an answer"""
@@ -174,6 +174,7 @@ class Chat:
         values = plain(self._sampling)
         for pair in text.split():
             key, _, value = pair.partition("=")
+            key = key.removeprefix("sampling.")
             try:
                 values[key] = json.loads(value)
             except ValueError:
