@@ -178,6 +178,7 @@ BESIDE = {
         **_CODE_POINTS,
         "pipelines.data.tokens": "reads held-out ids as they are; its tokens are in the fingerprint",
         "pipelines.train.cost.page": "a page about what is committed",
+        "pipelines.train.cost.drawing": "likewise",
         "pipelines.train.quantization": "what it made is read from a folder that is an input",
         "pipelines.train.cost.table": "messages",
         "pipelines.train.runtimes.contract": "what runtimes say of themselves",

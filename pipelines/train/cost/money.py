@@ -92,30 +92,30 @@ class Bill:
         return 1e6 * self.total / tokens_per_second
 
 
-def bills(name: str, device: AnsweringDevice, units: int = 1) -> list[Bill]:
+def bills(device: AnsweringDevice, units: int = 1) -> list[Bill]:
     """Every way to have a device, with its price; at least one, which may be unknown.
 
-    Args: name, its file in conf/device. units, how many of it answer together: cores of a CPU, whose file prices one.
+    Args: units, how many of it answer together: cores of a CPU, whose file prices one.
     """
     told: list[Bill] = []
     if device.inference is not None:
-        told.append(owned(name, device.inference))
+        told.append(owned(device.inference))
     if device.usd_per_hour is not None:
         hour = device.usd_per_hour * units
         of_units = f"${device.usd_per_hour:g} an hour" + (f" · {units} of them" if units > 1 else "")
         told.append(Bill("hired", "USD", hour / 3600, words=of_units))
     if not told:
-        reason = f"no price: set usd_per_hour (hired) or inference.price (owned) in conf/device/{name}.yaml"
+        reason = "no price: set usd_per_hour (hired) or inference.price (owned) in its file of conf/device"
         return [Bill("not priced", unknown=reason)]
     return told if any(not bill.unknown for bill in told) else told[:1]
 
 
-def owned(name: str, inference: InferenceConfig) -> Bill:
+def owned(inference: InferenceConfig) -> Bill:
     """A second of answers on a device of one's own."""
     lacking = [key for key in ("price", "life_years") if getattr(inference, key) is None]
     if lacking:
         keys = " and ".join(f"inference.{key}" for key in lacking)
-        return Bill("owned", inference.currency, unknown=f"no price: set {keys} in conf/device/{name}.yaml")
+        return Bill("owned", inference.currency, unknown=f"no price: set {keys} in its file of conf/device")
     assert inference.price is not None
     assert inference.life_years is not None
     seconds = inference.life_years * SECONDS_A_YEAR * inference.utilisation

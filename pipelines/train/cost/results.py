@@ -117,10 +117,24 @@ def offers(rows: Sequence[Row], market: Market) -> list[Content]:
         own = [row for row in rows if row.subject.name == subject]
         for name, device in market.devices.items():
             for units, reading in readings(own, name, device, market):
-                for bill in bills(name, device, units):
+                for bill in bills(device, units):
                     for speed in speeds_on(name, device, reading, market.here, market.told):
-                        told.append(_offer(subject, name, device, units, bill, speed, market.prices))
-    return told
+                        told.append(_offer(subject, name, device, units, bill, speed, market))
+    return told + published_offers(market)
+
+
+def published_offers(market: Market) -> list[Content]:
+    """The same of the models whose speed was published, of their size: what a model to be made may come to."""
+    published = [speed for device in market.devices.values() if device.inference for speed in device.inference.speeds]
+    sizes = {speed.model: speed.read_gb for speed in published if speed.read_gb is not None}
+    return [
+        _offer(f"{model}, as published", name, device, 1, bill, speed, market)
+        for model, size in sizes.items()
+        for name, device in market.devices.items()
+        if name != market.here
+        for bill in bills(device)
+        for speed in speeds_on(name, device, Reading(size * 1e9, [model]), None, {})
+    ]
 
 
 def readings(
@@ -141,19 +155,20 @@ def readings(
 
 
 def _offer(
-    model: str, name: str, device: AnsweringDevice, units: int, bill: Bill, speed: Speed, prices: PricesConfig
+    model: str, name: str, device: AnsweringDevice, units: int, bill: Bill, speed: Speed, market: Market
 ) -> Content:
-    title = device.title or name
+    title = f"this machine ({name})" if name == market.here else device.title or name
     told: Content = {
         "model": model, "device": name, "title": f"{title}, {units} cores" if units > 1 else title, "way": bill.way,
         "tokens_per_second": speed.tokens_per_second, "origin": speed.origin, "speed_words": speed.words,
         "basis": speed.basis,
         "price_words": bill.words, "per_million": None, "for_one": None, "electricity_share": None, "unknown": "",
     }  # fmt: skip
-    if reasons := [reason for reason in (bill.unknown, "" if speed.tokens_per_second else speed.words) if reason]:
-        return {**told, "unknown": "; ".join(reasons)}
+    unknown_speed = "" if speed.tokens_per_second else f"{model}: {speed.words}"
+    if reason := bill.unknown or unknown_speed:
+        return {**told, "unknown": reason}
     assert speed.tokens_per_second is not None
-    per_million = convert_all(bill.of_a_million(speed.tokens_per_second), bill.currency, prices)
+    per_million = convert_all(bill.of_a_million(speed.tokens_per_second), bill.currency, market.prices)
     return {
         **told,
         "per_million": dict(per_million),
@@ -170,7 +185,7 @@ def prompt_prices(rows: Sequence[Row], market: Market) -> list[Content]:
     for row in rows:
         for measured in row.measured:
             units = measured.threads if getattr(device, "kind", "") == "cpu" else 1
-            bill = next((bill for bill in bills(market.here, device, units) if not bill.unknown), None)
+            bill = next((bill for bill in bills(device, units) if not bill.unknown), None)
             if measured.prompt is not None and bill is not None:
                 amount = bill.of_a_million(measured.prompt.median)
                 money = dict(convert_all(amount, bill.currency, market.prices))

@@ -20,6 +20,7 @@ from pipelines.store.references import Reference
 from pipelines.train.checkpoint.lineage import Run, open_run
 from pipelines.train.formats import FORMATS
 from pipelines.train.formats.contract import Format
+from pipelines.train.formats.parents import open_source
 from pipelines.train.runtimes import RUNTIMES
 
 KINDS = ("export", "quantize")
@@ -191,18 +192,17 @@ def subject_of(store: ArtifactStore, reference: str) -> Subject:
             "name=…` makes one"
         )
     artifact = store.get(reference)
-    made_of = _made_of(store, artifact)
-    run = open_run(store, made_of)
-    source = artifact if parsed.kind == "quantize" or _parent(artifact) == made_of else store.get(_parent(artifact))
-    recorded = source.manifest["identity"]["inputs"].get(run.artifact.folder)
-    if recorded is not None and recorded != run.artifact.fingerprint:
-        raise ArtifactError(
-            f"{reference} was made of another version of {run.artifact.folder} (fingerprint {recorded}, now "
-            f"{run.artifact.fingerprint}): make it anew with on_change=rebuild"
-        )
+    source = open_source(store, reference if parsed.kind == "quantize" else _parent(artifact))
+    recorded = artifact.manifest["identity"]["inputs"]
+    for made_of in (source.run.artifact, source.quantized):
+        if made_of is not None and recorded.get(made_of.folder, made_of.fingerprint) != made_of.fingerprint:
+            raise ArtifactError(
+                f"{reference} was made of another version of {made_of.folder} (fingerprint {recorded[made_of.folder]}, "
+                f"now {made_of.fingerprint}): make it anew with on_change=rebuild"
+            )
     told = artifact.config
     format_name = _QUANTIZED if parsed.kind == "quantize" else str(told.get("format", "llama"))
-    return Subject(artifact, run, format_name, _dtype(parsed.kind, told))
+    return Subject(artifact, source.run, format_name, _dtype(parsed.kind, told))
 
 
 def _dtype(kind: str, told: dict[str, Any]) -> str:

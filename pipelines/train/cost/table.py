@@ -61,9 +61,9 @@ def lost_words(lost: Content) -> str | None:
     if lost["lost"] is None:
         return None
     if lost["error"] is None:
-        return f"{lost['lost']:+.4f}"
-    words = f"{lost['lost']:+.4f} ± {lost['error']:.4f}"
-    return words if lost["told"] or lost["lost"] == 0 else f"{words}, not told"
+        return f"{lost['lost']:+.3g}"
+    words = f"{lost['lost']:+.3g} ± {lost['error']:.2g}"
+    return words if lost["told"] or lost["lost"] == 0 else f"{words}, cannot be told"
 
 
 def unmeasured_lines(content: Content) -> list[str]:
@@ -87,11 +87,14 @@ def comparison_lines(content: Content) -> list[str]:
     lines = []
     for each in content["comparisons"]:
         doing = "reading a prompt" if each["what"] == "prompt" else "decoding"
-        span = f"{each['low']:.2f} to {each['high']:.2f} in {each['rounds']} rounds"
+        one, other, ratios = each["one"], each["other"], (each["median"], each["low"], each["high"])
+        if each["high"] < 1:
+            one, other, ratios = other, one, (1 / each["median"], 1 / each["high"], 1 / each["low"])
+        span = f"{ratios[1]:.3g} to {ratios[2]:.3g} in {each['rounds']} rounds"
         if each["told"]:
-            lines.append(f"{doing}: {each['one']} is {each['median']:.2f} times as fast as {each['other']} ({span})")
+            lines.append(f"{doing}: {one} is {ratios[0]:.3g} times as fast as {other} ({span})")
         else:
-            lines.append(f"{doing}: {each['one']} against {each['other']}: cannot be told ({span})")
+            lines.append(f"{doing}: {one} against {other}: cannot be told ({span})")
     return lines
 
 
@@ -121,11 +124,12 @@ def _dollars(offer: Content) -> float:
 
 
 def unpriced_lines(content: Content) -> list[str]:
-    """Devices without a price or without a speed, and why."""
-    unknown = {
-        f"{offer['title']} ({offer['way']})": offer["unknown"] for offer in content["offers"] if offer["unknown"]
-    }
-    return [f"{title}: {reason}" for title, reason in unknown.items()]
+    """Devices without a price or without a speed, and why: one line for each reason."""
+    devices: dict[str, list[str]] = {}
+    for offer in content["offers"]:
+        if offer["unknown"] and offer["device"] not in devices.setdefault(offer["unknown"], []):
+            devices[offer["unknown"]].append(offer["device"])
+    return [f"{', '.join(names)}: {reason}" for reason, names in devices.items()]
 
 
 def money(amount: float) -> str:
