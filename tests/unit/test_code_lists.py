@@ -181,6 +181,7 @@ BESIDE = {
         "pipelines.train.cost.drawing": "likewise",
         "pipelines.train.quantization": "what it made is read from a folder that is an input",
         "pipelines.train.cost.table": "messages",
+        "pipelines.train.formats.parents": "finds what a model was made of",
         "pipelines.train.runtimes.contract": "what runtimes say of themselves",
         "pipelines.train.tasks.task": "what tasks say of themselves",
         "pipelines.train.schedules": "trains nothing: reached by way of the spec",
