@@ -29,6 +29,7 @@ from pipelines.train.cost.process import Order, Timed
 _ROOM = 0.6  # of the memory that is free, what processes may take together
 _INTERPRETER_BYTES = 700 << 20  # Python with torch and transformers, measured
 _ERROR_LINES = 3
+_LEAST_ROUNDS = 5  # that must agree before a difference is told: by chance they do in 1 of 16 cases
 
 
 @dataclass(frozen=True)
@@ -223,8 +224,8 @@ class Ratio:
 
     @property
     def told(self) -> bool:
-        """Whether every round says the same: by chance 5 rounds do in 1 of 16 cases."""
-        return self.rounds > 1 and (self.low > 1 or self.high < 1)
+        """Whether every round says the same, and there are enough of them."""
+        return self.rounds >= _LEAST_ROUNDS and (self.low > 1 or self.high < 1)
 
 
 def compared(one: Figure, other: Figure) -> Ratio | None:

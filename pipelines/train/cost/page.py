@@ -73,7 +73,7 @@ def _formats(content: Content) -> list[str]:
     numbers = ["file", "bits/byte lost"]
     for what in ("prompt", "decode"):
         numbers += [f"{what}, {threads_name(count)}" for count in counts]
-    header += [*numbers[2:], "peak memory", "of it the model", "KL, its own record"]
+    header += [*numbers[2:], "peak memory", "of it the model", "its own record"]
     rows = []
     for number, row in enumerate(content["rows"], 1):
         cells: list[Any] = [
@@ -85,16 +85,24 @@ def _formats(content: Content) -> list[str]:
         most = max((each for each in row["threads"]), key=lambda each: each["peak_bytes"], default=None)
         peak, before = (most["peak_bytes"], most["before_bytes"]) if most else (0, 0)
         cells += [human(peak, "B") if peak else None, human(peak - before, "B") if peak else None]
-        rows.append([*cells, f"{row['record']['kl']:.3g} nats" if "kl" in row["record"] else None])
+        rows.append([*cells, _record(row["record"])])
     missing = "".join(f"<li>{markup.text(line)}</li>" for line in unmeasured_lines(content))
     return [
         "<h2>Formats on this machine</h2>",
         '<p class="soft">Speeds in tokens a second: the median of the rounds, and their range. Memory is the most that '
         "the model's own process had, Python and libraries counted; of it the model is what came after loading "
         "began.</p>",
-        markup.table(header, rows, [*numbers, "peak memory", "of it the model", "KL, its own record"]),
+        markup.table(header, rows, [*numbers, "peak memory", "of it the model", "its own record"]),
         f"<ul>{missing}</ul>" if missing else "",
     ]
+
+
+def _record(record: Content) -> str | None:
+    """What the export or the quantization measured of itself."""
+    told = [f"{record['kl']:.3g} nats of KL"] if "kl" in record else []
+    told += [f"{record['top1']:.1%} likeliest ids alike"] if "top1" in record else []
+    told += [f"{record['lost_bits_per_byte']:+.3g} bits/byte"] if "lost_bits_per_byte" in record else []
+    return ", ".join(told) or None
 
 
 def _loss(content: Content) -> list[str]:
@@ -146,7 +154,7 @@ def _speed(content: Content) -> list[str]:
         parts.append(
             "<h3>What can be told</h3>"
             f'<p class="soft">Round against round, as they were taken in turn. A difference is told where all '
-            f"{content['rounds']} rounds agree.</p><ul>{lines}</ul>"
+            f"rounds agree and there are at least five.</p><ul>{lines}</ul>"
         )
     return parts if len(parts) > 1 else []
 

@@ -15,7 +15,7 @@ from pipelines.train.cost.device import AnsweringDevice
 from pipelines.train.cost.loss import Lost
 from pipelines.train.cost.measuring import Figure, Measured, compared
 from pipelines.train.cost.money import Bill, PricesConfig, bills, convert_all, work_through
-from pipelines.train.cost.speeds import Reading, Speed, speeds_on
+from pipelines.train.cost.speeds import NOT_MEASURED, Reading, Speed, speeds_on
 from pipelines.train.cost.subjects import Subject
 
 Content = dict[str, Any]
@@ -164,8 +164,8 @@ def _offer(
         "basis": speed.basis,
         "price_words": bill.words, "per_million": None, "for_one": None, "electricity_share": None, "unknown": "",
     }  # fmt: skip
-    unknown_speed = "" if speed.tokens_per_second else f"{model}: {speed.words}"
-    if reason := bill.unknown or unknown_speed:
+    own = f"{model} was {NOT_MEASURED}" if speed.words == NOT_MEASURED else speed.words
+    if reason := bill.unknown or ("" if speed.tokens_per_second else own):
         return {**told, "unknown": reason}
     assert speed.tokens_per_second is not None
     per_million = convert_all(bill.of_a_million(speed.tokens_per_second), bill.currency, market.prices)

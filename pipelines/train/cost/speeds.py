@@ -20,6 +20,8 @@ from pipelines.train.cost.device import AnsweringDevice, PublishedSpeed
 
 Origin = Literal["measured here", "as you say", "published", "estimate", "not known"]
 _LEAST_BYTES = 50e6  # that a token reads: 3 ms of a phone, 15 µs of an H100, where a call takes about as long
+TOO_SMALL = "not estimated: a token reads less than 50 MB, too little to decide a speed; give your own with speed.…"
+NOT_MEASURED = "not measured here"
 _SAME_SIZE = 0.15  # published of 4 bits: a file of that model whose size differs by less is the same for a reader
 
 
@@ -53,14 +55,13 @@ def speeds_on(
         return [Speed(told[name], "as you say", f"speed.{name}={told[name]:g}")]
     if name == here:
         if model.here is None:
-            return [Speed(None, "not known", "not measured here")]
+            return [Speed(None, "not known", NOT_MEASURED)]
         return [Speed(model.here, "measured here", "the faster of the measured thread counts")]
     published = device.inference.speeds if device.inference is not None else []
     if exact := [speed for speed in published if _same(speed, model)]:
         return [Speed(speed.tokens_per_second, "published", speed.source, speed.source) for speed in exact]
     if model.read_bytes < _LEAST_BYTES:
-        words = f"not estimated: a token reads {model.read_bytes / 1e6:.3g} MB, too little to decide; give speed.…"
-        return [Speed(None, "not known", words)]
+        return [Speed(None, "not known", TOO_SMALL)]
     if scaled := [_scaled(speed, model) for speed in published if speed.read_gb is not None]:
         return scaled
     if device.own_bandwidth_gb_s is not None:

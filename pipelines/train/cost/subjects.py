@@ -72,9 +72,9 @@ class Subject:
         return top[0].parent
 
     def own_record(self) -> dict[str, float]:
-        """What its maker measured of it: KL to the full model and the share of likeliest ids that agree."""
-        told = self.artifact.statistics
-        return {key: float(told[key]) for key in ("kl", "top1") if isinstance(told.get(key), (int, float))}
+        """What its maker measured of it: KL to the full model, likeliest ids that agree, bits per byte lost."""
+        told, keys = self.artifact.statistics, ("kl", "top1", "lost_bits_per_byte")
+        return {key: float(told[key]) for key in keys if isinstance(told.get(key), (int, float))}
 
 
 @dataclass(frozen=True)
