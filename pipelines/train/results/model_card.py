@@ -35,8 +35,8 @@ with an error that says so."""
 # of a GGUF file, whose own words say what happens to a typed marker there, it is not true
 _MARKERS = """`</s>`, `<用户>` and `<AI>` mark turns. Typed inside a message they are text: the template writes
 U+FDD1 into them and the tokenizer takes it out again after it has looked for markers. Text that goes to the tokenizer
-without the template (`tokenizer(text)`) has no such guard: pass `split_special_tokens=True` with text that is not your own.
-`return_assistant_tokens_mask=True` marks what counted in the loss."""
+without the template (`tokenizer(text)`) has no such guard: pass `split_special_tokens=True` with text that is not your
+own. `return_assistant_tokens_mask=True` marks what counted in the loss."""
 
 
 def model_card(
