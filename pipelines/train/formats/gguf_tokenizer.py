@@ -6,7 +6,8 @@ llama.cpp has the split that this tokenizer was trained with (`pre = qwen2`) and
 no normalizer. So U+FDD1, which the chat template writes into a marker that somebody typed, stays there as three tokens
 of one byte each (`pipelines.data.tokens.chat`): a typed marker is text, and ids are those of training in every
 conversation where nobody types a marker. The template is the one of `transformers` without `{% generation %}`, which
-only training asks for and llama.cpp does not know; it writes the same text.
+only training asks for and llama.cpp does not know, and without the refusal of tools: llama.cpp's own page sends some
+with every request. It writes the same text.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from pipelines.errors import ArtifactError, ConfigError
 from pipelines.store.artifact import Artifact
 from pipelines.train.formats.folder import TOKENIZER
 
-GGUF_TEMPLATE = TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+_WITHOUT_TOOLS = TEMPLATE[TEMPLATE.index("{%- set chat = ") :]
+GGUF_TEMPLATE = _WITHOUT_TOOLS.replace("{% generation %}", "").replace("{% endgeneration %}", "")
 _NORMAL, _CONTROL, _UNUSED = 1, 3, 5  # gguf.TokenType
 
 
