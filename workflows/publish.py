@@ -32,6 +32,7 @@ from pipelines.train.results.model_card import (
     licence_note,
     licences_of,
     model_card,
+    quantization_of,
     unclear_among,
 )
 from pipelines.train.results.publication import (
@@ -188,7 +189,9 @@ def described(store: ArtifactStore, quantized: Artifact) -> list[Outgoing]:
     links, evaluation = lineage(store, quantized), find_evaluation(store, source.run)
     results = evaluation.json("results.json") if evaluation else None
     told = quantized.statistics
-    check = Check(kl=told.get("kl"), top1=told.get("top1"))
+    measured = (quantization_of(source) or {}).get("measured") or {}
+    tokens = sum(read.get("compared_tokens", 0) for read in measured.get("sources", {}).values())
+    check = Check(tokens, kl=told.get("kl"), top1=told.get("top1"))
     dtype = str(quantized.config.get("dtype") or next(iter(format_.dtypes)))
     name = quantized.folder.partition("/")[2]
     card = model_card(name, source, links, format_, dtype, check, results)

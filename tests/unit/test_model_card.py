@@ -35,6 +35,7 @@ QUANTIZATION = {
     "tokens": "tokens/t",
     "measured": {
         "level": 0.95,
+        "sources": {"prose": {"compared_tokens": 300}, "zh": {"compared_tokens": 200}},
         "models": {
             "full": LEVELS,
             "gptq": {**LEVELS, "lost_bits_per_byte": ESTIMATE, "kl": ESTIMATE, "top1": {"mean": {"value": 0.97}}},
@@ -132,7 +133,7 @@ def test_it_says_what_four_bits_cost(store: ArtifactStore, source: Source, monke
     assert "4.50 bits" in cost
     assert "2.8 kB instead of 10 kB in bfloat16 (28.0%)" in cost
     assert "64 conversations of `tokens/t`, seed 7" in cost
-    assert "| **gptq** | 1.5000 | 0.0123 (0.0100 to 0.0200) | 0.0123 (0.0100 to 0.0200) | 97.0% | 2.500 | – |" in cost
+    assert "| **gptq** | 1.5000 | 0.0123 (0.01 to 0.02) | 0.0123 (0.01 to 0.02) | 97.0% | 2.500 | – |" in cost
     assert "| full | 1.5000 | – | – | – | 2.500 | – |" in cost
     assert "Exported from `quantize/q`" in text
     assert "0.0123 nats of KL per token away from the model in full precision" in text
@@ -192,5 +193,5 @@ def test_what_was_quantized_is_published_with_a_card_of_its_own(
     text = (place / "README.md").read_text(encoding="utf-8")
     assert "## What quantizing cost" in text
     assert "→ `quantize/q` → Llama, bfloat16" in text
-    assert "0.01 nats of KL per token" in text
+    assert "- on 500 held-out tokens: 0.01 nats of KL per token" in text
     assert "**No clear upstream licence: pairs.**" in (place / "LICENSE.md").read_text(encoding="utf-8")

@@ -365,7 +365,7 @@ def _estimate(part: Mapping[str, Any] | None, share: bool = False) -> str:
     mean = part.get("mean") if part else None
     if mean is None:
         return "–"
-    shown = "{:.1%}" if share else "{:.4f}"
+    shown = "{:.1%}" if share else "{:.3g}"
     interval = "" if mean.get("low") is None else f" ({shown.format(mean['low'])} to {shown.format(mean['high'])})"
     return shown.format(mean["value"]) + interval
 
