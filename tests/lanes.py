@@ -27,6 +27,7 @@ FIRST: tuple[tuple[str | None, tuple[str, ...]], ...] = (
             "integration/test_s3_faults.py",
             "integration/test_s3_prefetch.py",
             "integration/test_s3_readers.py",
+            "integration/test_publish_s3.py",
             "integration/test_fire_s3.py",
         ),
     ),

@@ -15,6 +15,9 @@ LIBRARIES = {
     "DeepSpeed": ("deepspeed",),
     "MLflow": ("mlflow",),
     "boto3": ("boto3", "botocore"),
+    "gguf": ("gguf",),
+    "llama.cpp": ("llama_cpp", "xllamacpp"),
+    "huggingface_hub": ("huggingface_hub",),
 }
 
 

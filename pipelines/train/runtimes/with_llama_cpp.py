@@ -57,6 +57,9 @@ class LlamaCppModel(Answering):
         with _without_stderr():
             parameters = library.llama_model_default_params()
             parameters.n_gpu_layers = 0
+            # built by GCC 12 it dies in its AMX code as soon as it reads two tokens of a quantized file; without the
+            # buffers that lead there it computes the same. `make llama` builds it without AMX
+            parameters.use_extra_bufts = b"AMX_INT8 = 1" not in library.llama_print_system_info()
             self._model = library.llama_model_load_from_file(str(path).encode(), parameters)
         if not self._model:
             raise ConfigError(
