@@ -194,6 +194,10 @@ def _pretrained(path: Path, settings: LoadSettings) -> Any:
     model, report = AutoModelForCausalLM.from_pretrained(
         path, local_files_only=True, output_loading_info=True, dtype=dtype
     )
+    if getattr(model.config, "quantization_config", None) is not None:
+        # packed matrices are unpacked when they are first needed, with progress bars amid the first answer: now
+        with torch.no_grad():
+            model(torch.zeros(1, 1, dtype=torch.int64))
     lacking = sorted({*report["missing_keys"]}) + sorted(str(key) for key in report["mismatched_keys"])
     # where nothing is stored, random numbers are put in, with a warning that nobody would see
     if lacking:
