@@ -371,7 +371,8 @@ def test_a_chat_format_that_mlc_would_render_otherwise_is_refused(store, monkeyp
 
 def test_the_commands_find_the_quantization_in_the_folder(store):
     folder = store.storage.root / exported(store, format="mlc", dtype="q4f32_1").folder
-    line = next(line for line in mlc.run(str(folder))[1].text.splitlines() if line.startswith("Q="))
+    phone = next(way for way in mlc.run(str(folder)) if way.program.startswith("MLC-LLM"))
+    line = next(line for line in phone.text.splitlines() if line.startswith("Q="))
     found = subprocess.run(["bash", "-c", f"F={folder}; {line}; echo $Q"], capture_output=True, text=True, check=True)
     assert found.stdout == "q4f32_1\n"
 
