@@ -220,9 +220,9 @@ def test_a_folder_that_holds_another_model_is_refused(source, written, few, tmp_
 def test_a_program_that_is_not_there_is_named_with_the_line_that_installs_it(source, written, monkeypatch):
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     asked = ask_runtime("llama_cpp", written, source, FLOAT32)
-    assert asked.not_asked == "pip install 'trunkline[llama]'"
+    assert asked.not_asked == "pip install llama-cpp-python==0.3.36"
     assert asked.strings == asked.greedy_tokens == 0
-    assert told(asked) == "llama_cpp was not asked: pip install 'trunkline[llama]'"
+    assert told(asked) == "llama_cpp was not asked: pip install llama-cpp-python==0.3.36"
 
 
 # ── Agreement ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -243,7 +243,8 @@ def test_too_long_a_context_is_refused(place):
 
 def test_a_runtime_that_is_not_there_says_how_to_install_it(place, monkeypatch):
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
-    assert RUNTIMES["llama_cpp"].missing() == "pip install 'trunkline[llama]'"
+    assert RUNTIMES["llama_cpp"].missing() == "pip install llama-cpp-python==0.3.36"
+    assert "\nllama-cpp-python==0.3.36\n" in (Path(__file__).parents[2] / "constraints.txt").read_text(encoding="utf-8")
     with pytest.raises(ConfigError, match="not installed"):
         RUNTIMES["llama_cpp"].load(place / "model.gguf", LoadSettings())
 

@@ -257,7 +257,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_loaded(place, argumen
 def test_a_gguf_without_llama_cpp_says_what_to_install(place, monkeypatch):
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     ended = run_here("chat", f"model={place / 'model.gguf'}")
-    assert (ended.code, "pip install 'trunkline[llama]'" in ended.err) == (2, True)
+    assert (ended.code, "pip install llama-cpp-python==0.3.36" in ended.err) == (2, True)
 
 
 def test_artifacts_checkpoints_and_folders_answer_alike(place, tmp_path):

@@ -46,7 +46,6 @@ from pipelines.train.formats.gguf_quants import (
     BLOCK,
     DTYPES,
     FLOAT_TYPES,
-    INSTALL,
     K_BLOCK,
     K_QUANTS,
     code_blocks,
@@ -61,6 +60,7 @@ from pipelines.train.formats.gguf_tokenizer import vocabulary_of
 from pipelines.train.formats.llama import fold, llama_config
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.quantization.contract import Quantized
+from pipelines.train.runtimes.contract import INSTALL_LLAMA_CPP
 
 _MOST_LAYERS = 512  # LLAMA_MAX_LAYERS
 _FILE_TYPES = {"f32": "ALL_F32"}  # others are MOSTLY_…
@@ -432,7 +432,7 @@ def run(folder: str) -> tuple[HowToRun, ...]:
     """How to answer one question, chat and serve."""
     python = f'''from pathlib import Path
 
-from llama_cpp import Llama  # {INSTALL}
+from llama_cpp import Llama  # {INSTALL_LLAMA_CPP}
 
 model = Llama(str(next(Path("{folder}").glob("*.gguf"))), n_ctx=0, verbose=False)
 messages = [{{"role": "user", "content": "What is 12 plus 7?"}}]

@@ -28,6 +28,7 @@ from torch import Tensor
 from pipelines.errors import ArtifactError, ConfigError
 from pipelines.train.formats.contract import Stored
 from pipelines.train.quantization.contract import Grid, Quantized
+from pipelines.train.runtimes.contract import INSTALL_LLAMA_CPP
 
 # the first is what dtype=null means
 DTYPES = {
@@ -46,7 +47,6 @@ DTYPES = {
 FLOAT_TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 K_QUANTS = ("q4_k_m", "q5_k_m", "q6_k")
 BLOCK, K_BLOCK = 32, 256
-INSTALL = "pip install llama-cpp-python==0.3.36"
 _SMALLEST_NORMAL = 2.0**-14  # of float16: smaller numbers have fewer than 11 bits
 
 
@@ -134,7 +134,7 @@ def code_blocks(matrix: Quantized, name: str) -> tuple[NDArray[np.uint8], int]:
 
 def missing() -> str | None:
     """None where llama.cpp's Python package is installed, else the line that installs it."""
-    return None if importlib.util.find_spec("llama_cpp") else INSTALL
+    return None if importlib.util.find_spec("llama_cpp") else INSTALL_LLAMA_CPP
 
 
 def quantize_file(float16_file: Path, target: Path, dtype: str) -> None:

@@ -19,6 +19,9 @@ from pipelines.config import Amount, Count, Positive, Seed, Share, Whole, config
 
 Message = Mapping[str, str]
 
+# the line that installs llama.cpp, in the version of constraints.txt; `make llama` does it too, and keeps the wheel
+INSTALL_LLAMA_CPP = "pip install llama-cpp-python==0.3.36"
+
 
 @config_class
 class Sampling:

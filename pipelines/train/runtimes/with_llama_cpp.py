@@ -30,10 +30,9 @@ from numpy.typing import NDArray
 
 from pipelines.errors import ConfigError
 from pipelines.train.runtimes.answering import Answering, context_of
-from pipelines.train.runtimes.contract import LoadSettings, Message, Runtime, Server, Serving
+from pipelines.train.runtimes.contract import INSTALL_LLAMA_CPP, LoadSettings, Message, Runtime, Server, Serving
 from pipelines.train.runtimes.llama_cpp_server import TOKEN
 
-INSTALL = "pip install 'trunkline[llama]'"
 _BATCH = 512  # ids read at once
 _MAGIC = b"GGUF"
 _FLOAT32 = 0  # GGML_TYPE_F32
@@ -246,8 +245,8 @@ def _without_stderr() -> Iterator[None]:
 def missing() -> str | None:
     """None where it is installed."""
     if "llama_cpp" in sys.modules:
-        return None if sys.modules["llama_cpp"] is not None else INSTALL
-    return None if importlib.util.find_spec("llama_cpp") else INSTALL
+        return None if sys.modules["llama_cpp"] is not None else INSTALL_LLAMA_CPP
+    return None if importlib.util.find_spec("llama_cpp") else INSTALL_LLAMA_CPP
 
 
 def takes(path: Path) -> bool:
