@@ -4,15 +4,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipelines.train.network.linear_cross_entropy import chunk_tokens, token_losses, weighted_sum
+from pipelines.train.network import linear_cross_entropy
+from pipelines.train.network.linear_cross_entropy import chunk_tokens, pieces, token_losses, weighted_sum
 
 N, D, V = 37, 12, 501
 
 
-def drawn(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
+def drawn(dtype: torch.dtype = torch.float32, vocabulary: int = V) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(0)
-    hidden, weight = torch.randn(N, D, generator=generator), torch.randn(V, D, generator=generator)
-    targets = torch.randint(0, V, (N,), generator=generator)
+    hidden, weight = torch.randn(N, D, generator=generator), torch.randn(vocabulary, D, generator=generator)
+    targets = torch.randint(0, vocabulary, (N,), generator=generator)
     weights = (torch.rand(N, generator=generator) > 0.5).float() * 2
     return hidden.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_(), targets, weights
 
@@ -96,3 +97,39 @@ def test_a_chunk_holds_128_mib_of_logits_or_4_gib_on_a_gpu() -> None:
     assert chunk_tokens(4096) == 8192
     assert chunk_tokens(122_753, "cuda") == 8704
     assert chunk_tokens(10**7) == 64
+
+
+@pytest.mark.parametrize("known_before", [True, False])
+@pytest.mark.parametrize("columns", [V, 512, 100])
+def test_in_a_gpus_pieces_losses_and_gradients_are_the_same(
+    monkeypatch: pytest.MonkeyPatch, known_before: bool, columns: int
+) -> None:
+    """The path of a GPU, on a CPU: aligned rows, the columns beyond the last multiple of 128 on their own."""
+    results = []
+    split = linear_cross_entropy.pieces
+    for device in ("cpu", "cuda"):
+        monkeypatch.setattr(
+            linear_cross_entropy, "pieces", lambda vocabulary, _, as_on=device: split(vocabulary, as_on)
+        )
+        linear_cross_entropy.let_go()
+        hidden, weight, targets, weights = drawn(torch.bfloat16, columns)
+        if known_before:
+            total, losses = weighted_sum(hidden, weight, targets, weights, 10)
+        else:
+            losses = token_losses(hidden, weight, targets, 10) * weights
+            total = losses.sum()
+        total.backward()
+        results.append((losses.detach(), hidden.grad, weight.grad))
+    assert linear_cross_entropy._scratch(3, columns, weight).stride(0) == (512 if columns > 128 else 100)
+    for found, expected in zip(*reversed(results), strict=True):
+        assert found is not None
+        assert expected is not None
+        assert distance(found, expected.double()) < 5e-3  # a rounding to bfloat16 more in the hidden states' gradient
+    linear_cross_entropy.let_go()
+
+
+def test_a_gpus_pieces_cover_the_vocabulary() -> None:
+    assert pieces(122_753, "cpu") == [slice(0, 122_753)]
+    assert pieces(122_753, "cuda") == [slice(0, 122_752), slice(122_752, 122_753)]
+    assert pieces(32_768, "cuda") == [slice(0, 32_768)]
+    assert pieces(100, "cuda") == [slice(0, 100)]

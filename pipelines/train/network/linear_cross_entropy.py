@@ -7,6 +7,11 @@ their gradient; here those of a chunk exist at a time, and turn into their own g
     token_losses   every token's loss, for any use of it: logits are made again in the backward pass, four products
 
 Softmax and loss are float32 whatever the weights' type; the weight's gradient is summed in float32.
+
+A GPU's fast products want rows that begin at a multiple of 16 bytes, and sizes to match: at an odd V they run at a
+third of their speed. So rows of logits lie a multiple of 128 numbers apart, and the columns beyond the last multiple of
+128 are a product of their own (`pieces`). Padding the weight instead would cost a copy of it a call, and care that no
+padded column enters softmax or gradients.
 """
 
 from __future__ import annotations
@@ -22,10 +27,20 @@ from torch.autograd import Function
 # of float32 logits: a GPU adds each chunk's part to a gradient of a gigabyte, so its chunks are large
 _CHUNK_BYTES = {"cpu": 128 << 20, "cuda": 4 << 30}
 
+_ALIGNED = 128  # numbers: 256 bytes of bfloat16, and the width of a tile of the output
+
 
 def chunk_tokens(vocabulary: int, device: str = "cpu") -> int:
     """Tokens whose logits exist at a time where the config leaves it open, a multiple of 64: `_CHUNK_BYTES` of them."""
     return max(64, _CHUNK_BYTES[device] // (4 * vocabulary) // 64 * 64)
+
+
+def pieces(vocabulary: int, device: str) -> list[slice]:
+    """The columns of the logits that one product makes: on a GPU the largest multiple of 128 of them, then the rest."""
+    whole = vocabulary // _ALIGNED * _ALIGNED
+    if device != "cuda" or whole in (0, vocabulary):
+        return [slice(0, vocabulary)]
+    return [slice(0, whole), slice(whole, vocabulary)]
 
 
 def weighted_sum(
@@ -70,7 +85,7 @@ class _WeightedSum(Function):
         (hidden_grad, weight_grad), ctx.gradients = ctx.gradients, (None, None)
         # in place: nobody else holds them, and a copy of the weight's gradient would be the largest tensor of the step
         hidden_grad = None if hidden_grad is None else hidden_grad.mul_(scale.to(hidden_grad.dtype))
-        weight_grad = None if weight_grad is None else weight_grad.mul_(scale).to(ctx.weight_dtype)
+        weight_grad = None if weight_grad is None else _scaled_(weight_grad, scale, ctx.weight_dtype)
         return hidden_grad, weight_grad, None, None, None
 
 
@@ -108,16 +123,20 @@ def _logits(hidden: Tensor, weight_VD: Tensor) -> Tensor:
         # oneDNN, which PyTorch would not choose by itself: 143 GFLOP/s where MKL reaches 108 in this shape, V >> D
         logits: Tensor = torch.ops.mkldnn._linear_pointwise(hidden, weight_VD, None, "none", [], "")
         return logits
-    return torch.mm(hidden, weight_VD.t(), out=_scratch(len(hidden), len(weight_VD), hidden))
+    logits = _scratch(len(hidden), len(weight_VD), hidden)
+    for columns in pieces(len(weight_VD), hidden.device.type):
+        torch.mm(hidden, weight_VD[columns].t(), out=logits[:, columns])
+    return logits
 
 
 def _scratch(rows: int, columns: int, like: Tensor) -> Tensor:
     """Memory that stays between calls: on a CPU fresh pages for every chunk cost as much as its softmax."""
     key = (like.device, like.dtype)
+    apart = columns if len(pieces(columns, like.device.type)) == 1 else -(-columns // _ALIGNED) * _ALIGNED
     memory = _SCRATCH.get(key)
-    if memory is None or memory.numel() < rows * columns:
-        memory = _SCRATCH[key] = like.new_empty(rows * columns)
-    return memory[: rows * columns].view(rows, columns)
+    if memory is None or memory.numel() < rows * apart:
+        memory = _SCRATCH[key] = like.new_empty(rows * apart)
+    return memory[: rows * apart].view(rows, apart)[:, :columns]
 
 
 _SCRATCH: dict[tuple[torch.device, torch.dtype], Tensor] = {}
@@ -131,6 +150,9 @@ def let_go() -> None:
 def _loss_and_gradient_(logits: Tensor, targets: Tensor, hidden: Tensor, weight_VD: Tensor) -> Tensor:
     """Turn logits = hidden · weightᵀ into softmax - onehot, each row's gradient, in place. Returns: losses, float32."""
     if logits.is_cuda:
+        # of the shapes only the number of tokens may change: the kernel knows where rows begin, and reads in wide words
+        torch._dynamo.maybe_mark_dynamic(logits, 0)
+        torch._dynamo.maybe_mark_dynamic(targets, 0)
         losses: Tensor = _compiled()(logits, targets)
         return losses
     columns = targets[:, None]
@@ -164,7 +186,7 @@ def _compiled() -> Any:
         logits.copy_(logps.exp() - onehot.float())
         return -logps.gather(1, targets[:, None])[:, 0]
 
-    return torch.compile(fused, dynamic=True)
+    return torch.compile(fused)
 
 
 def _products(
@@ -173,15 +195,31 @@ def _products(
 ) -> None:  # fmt: skip
     # tokens are weighted in the narrow factor and the narrow result, not in the (n, V) gradient
     scale = weights_N[part, None]
+    parts = pieces(len(weight_VD), gradient.device.type)
     if hidden_grad is not None:
-        torch.mm(gradient, weight_VD, out=hidden_grad[part])
+        torch.mm(gradient[:, parts[0]], weight_VD[parts[0]], out=hidden_grad[part])
+        for columns in parts[1:]:
+            hidden_grad[part].addmm_(gradient[:, columns], weight_VD[columns])
         hidden_grad[part] *= scale
     if weight_grad is None:
         return
     hidden = (hidden_ND[part] * scale).to(hidden_ND.dtype)
-    keep = float(part.start > 0)  # the first chunk writes, the others add
-    if hidden.dtype == torch.float32:
-        weight_grad.addmm_(gradient.t(), hidden, beta=keep)
-        return
-    part_of_chunk = torch.mm(gradient.t(), hidden, out_dtype=torch.float32) if hidden.is_cuda else gradient.t() @ hidden
-    weight_grad.add_(part_of_chunk) if keep else weight_grad.copy_(part_of_chunk)
+    for columns in parts:
+        _add_product_(weight_grad[columns], gradient[:, columns].t(), hidden, first=part.start == 0)
+
+
+def _add_product_(total: Tensor, left: Tensor, right: Tensor, first: bool) -> None:
+    """The first chunk writes left · right into the float32 total, the others add it."""
+    if right.dtype == torch.float32:
+        total.addmm_(left, right, beta=float(not first))
+    elif right.is_cuda:  # in one product: made apart and added, it would cost a gradient of a gigabyte, and its time
+        torch.addmm(total, left, right, beta=float(not first), out_dtype=torch.float32, out=total)
+    else:
+        product = left @ right
+        total.copy_(product) if first else total.add_(product)
+
+
+def _scaled_(total: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    if total.is_cuda and dtype != torch.float32:  # read once, written once in the narrow type
+        return torch.mul(total, scale, out=torch.empty_like(total, dtype=dtype))
+    return total.mul_(scale).to(dtype)
