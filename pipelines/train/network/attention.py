@@ -28,6 +28,7 @@ from torch import Tensor
 
 from pipelines.train.network.compute import Attention
 
+IN_GRAPH: frozenset[Attention] = frozenset({"varlen", "dense"})  # kernels that the graph of a compiled block can hold
 _SEGMENT = 128  # tokens of short neighbouring documents that share one masked call: a call costs about 0.1 ms
 
 
@@ -55,6 +56,19 @@ class Documents:
         elif mask is not None:
             mask = mask.to(device, non_blocking=True)
         return dataclasses.replace(self, mask=mask, numbers=numbers, starts=starts, masks=masks)
+
+    def of_any_number(self) -> Documents:
+        """The same for compiled blocks: one graph serves any number of documents and any longest one.
+
+        Otherwise both would be constants of the graph, and nearly every batch would be compiled anew.
+        """
+        if self.starts is None:
+            return self
+        from torch._dynamo import mark_dynamic
+        from torch.fx.experimental.sym_node import DynamicInt
+
+        mark_dynamic(self.starts, 0)
+        return dataclasses.replace(self, longest=DynamicInt(self.longest))
 
 
 def locate(positions_BT: Tensor, kernel: Attention, masking: bool) -> Documents:
@@ -122,11 +136,8 @@ def _varlen(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, documents: Documents
     # torch changes this function from version to version: its signature is asked, not a version number
     accepted = inspect.signature(varlen_attn).parameters
     causal: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in accepted else {"is_causal": True}
-    if (share := q.shape[1] // k.shape[1]) > 1:
-        if "enable_gqa" in accepted:
-            causal["enable_gqa"] = True
-        else:  # torch 2.11: as many heads of keys as of queries
-            k, v = k.repeat_interleave(share, dim=1), v.repeat_interleave(share, dim=1)
+    if "enable_gqa" in accepted:  # elsewhere nobody asks: the kernel has always taken fewer heads of keys by itself
+        causal["enable_gqa"] = True
     out = varlen_attn(q, k, v, starts, starts, longest, longest, **causal)
     assert isinstance(out, Tensor)
     return out.view(q_BTHK.shape)

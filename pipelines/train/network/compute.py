@@ -75,3 +75,11 @@ def for_shapes(config: ComputeConfig, alike: bool) -> ComputeConfig:
 def compiles(config: ComputeConfig, device: str) -> bool:
     """Whether blocks are compiled on a device type."""
     return config.compile == "on" or (config.compile == "auto" and device == "cuda")
+
+
+def joins(device: str) -> bool:
+    """Whether a compiled block is one function, attention an operator in its graph.
+
+    On a CPU attention is a list of calls, one a document, of another number and other lengths in each batch.
+    """
+    return device == "cuda"

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
 from pipelines.train.network.architecture import ModelConfig, check_shapes
-from pipelines.train.network.attention import Documents, attend, locate
+from pipelines.train.network.attention import IN_GRAPH, Documents, attend, locate
 from pipelines.train.network.batch import ModelInput
-from pipelines.train.network.compute import BlockPolicy, ComputeConfig, choose_attention, compiles
+from pipelines.train.network.compute import BlockPolicy, ComputeConfig, choose_attention, compiles, joins
 from pipelines.train.network.roles import Role, roles
 
 
@@ -65,25 +65,48 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Pre-norm residual block; both branches are scaled by scale_depth / √L.
 
-    What lies on either side of the attention kernel is a function of its own, so that each can be compiled whole.
+    Compiled, it is one function where the attention kernel can be an operator of its graph. Elsewhere what lies on
+    either side of the kernel is a function of its own, and each of the two is compiled.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.residual_scale = config.residual_scale
-        self.probe: Callable[[Tensor, Tensor], None] | None = None  # sees queries and keys; see monitor.py
+        self.probe: Callable[[Tensor, Tensor], None] | None = None  # sees a row's queries and keys; see monitor.py
+        self.whole: Callable[[Tensor, tuple[Tensor, Tensor], Documents], Tensor] | None = None  # `joined`, compiled
         self.input_layernorm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.self_attn = Attention(config)
         self.post_attention_layernorm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.mlp = FeedForward(config)
 
     def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], documents: Documents) -> Tensor:
+        if self.whole is not None and documents.kernel in IN_GRAPH:
+            return self._forward_whole(x_BTD, rotary, documents)
         q_BTHK, k_BTGK, v_BTGK = self.before(x_BTD, rotary)
         if self.probe is not None:
             self.probe(q_BTHK, k_BTGK)
         y_BTHK = attend(q_BTHK, k_BTGK, v_BTGK, documents)
         out: Tensor = self.after(x_BTD, y_BTHK.flatten(2))
         return out
+
+    def _forward_whole(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], documents: Documents) -> Tensor:
+        if self.probe is not None:
+            # beside the block: a step that is looked at runs the same code as any other, so the curve stays bit-equal
+            with torch.no_grad():
+                cos, sin = rotary
+                q_1THK, k_1TGK, _ = Block.before(self, x_BTD[:1], (cos[:1], sin[:1]))
+            self.probe(q_1THK, k_1TGK)
+        # evaluation comes in many widths, each of which would be compiled anew for a few batches
+        compute = self.whole if self.whole is not None and torch.is_grad_enabled() else self.joined
+        return compute(x_BTD, rotary, documents)
+
+    def joined(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], documents: Documents) -> Tensor:
+        """The whole block, as it is compiled. It names the functions of the class: those of a block that is prepared
+        are compiled ones, of their own for each block, and then no two blocks would share this one.
+        """
+        q_BTHK, k_BTGK, v_BTGK = Block.before(self, x_BTD, rotary)
+        y_BTHK = attend(q_BTHK, k_BTGK, v_BTGK, documents)
+        return Block.after(self, x_BTD, y_BTHK.flatten(2))
 
     def before(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """The block's input to what attention reads."""
@@ -134,6 +157,10 @@ class Transformer(nn.Module):
                 block: Any = layer
                 block.before = torch.compile(block.before, dynamic=False)
                 block.after = torch.compile(block.after, dynamic=False)
+                if joins(place.type):  # `fullgraph`: what cannot be one graph, or is compiled too often, is an error
+                    block.whole = torch.compile(block.joined, dynamic=False, fullgraph=True)
+                    # one graph serves a model and a shape of batch; a process may train several, one after another
+                    torch._dynamo.config.recompile_limit = _MOST_GRAPHS
         return self
 
     def initialise(self, seed: int) -> Transformer:
@@ -163,9 +190,12 @@ class Transformer(nn.Module):
         """All blocks, one after another: (B, T, D). Of `batch` they read where each token stands, never its id."""
         rotary = rotary_tables(batch.positions, self.config.d_head, self.config.rope_base, x_BTD.dtype)
         documents = batch.documents or self.locate(batch.positions)
+        if self.compiled and torch.is_grad_enabled():
+            documents = documents.of_any_number()
         for number, block in enumerate(self.layers):
             keep = self.policy.keep(number) if torch.is_grad_enabled() else "all"
-            # a compiled block keeps the products by itself: its compiler makes the rest again where that is cheap
+            # a compiled block keeps the products by itself, attention among them: its compiler makes the rest again,
+            # since that is cheap
             if keep == "all" or (keep == "products" and self.compiled):
                 x_BTD = block(x_BTD, rotary, documents)
             else:
@@ -228,6 +258,7 @@ def _products_kept(_context: Any, operation: Any, *_args: Any, **_kwargs: Any) -
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
+_MOST_GRAPHS = 32  # of one function, before it is an error: torch's own 8 are met by a programme that compares
 _COSTLY = frozenset(
     getattr(torch.ops.aten, name).default
     for name in (
