@@ -1,6 +1,7 @@
 """What a checkpoint costs: our stall against DeepSpeed's own synchronous save of the same engine, in the same run.
 
-    python -m benchmarks.checkpoint                       two processes, ZeRO 1 and 3, 110 MB of state, some two minutes
+    python -m benchmarks.checkpoint                       two processes on a CPU or one a GPU, ZeRO 1 and 3, 110 MB of
+                                                          state, some two minutes
     python -m benchmarks.checkpoint --rounds 12 --folder /mnt/disk
 
 Each round takes plain steps, one save of ours with the steps behind which it is written, and one `save_checkpoint` of
@@ -187,10 +188,17 @@ def worker(options: argparse.Namespace) -> None:
     os._exit(0)
 
 
+def gpus() -> int:
+    """How many there are here: NCCL refuses two ranks on one."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def main() -> None:
     """Start the processes, or be one of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ranks", type=int, default=2, help="processes (default 2)")
+    parser.add_argument("--ranks", type=int, help="processes (default: one a GPU, or two on a CPU)")
     parser.add_argument("--stages", type=int, nargs="+", default=[1, 3], help="ZeRO stages (default 1 3)")
     parser.add_argument("--rounds", type=int, default=6, help="saves of each kind that are counted (default 6)")
     parser.add_argument("--steps", type=int, default=4, help="plain steps a round (default 4)")
@@ -198,8 +206,9 @@ def main() -> None:
     options = parser.parse_args()
     if "LOCAL_RANK" in os.environ:
         worker(options)
+    ranks = options.ranks or gpus() or 2
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.ranks}"]
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
         arguments = [
             "--rounds",
             str(options.rounds),

@@ -11,16 +11,20 @@ Three arms in one process, in turns, on the same shapes, data, precision and opt
     ZeRO stage
     eager         our model as plain PyTorch: no DeepSpeed, no compilation, dense mask, all logits at once
 
-Each turn builds an arm, takes two steps to warm up (compiled code is kept from the turn before), times `--steps` steps,
-and frees everything. Neither Ray nor MLflow is needed. The default data has one document a row, so that every arm
-computes the same attention; `--document-tokens 700` packs documents, between which ours does not attend and the peer
-does.
+Each turn builds an arm, takes two steps to warm up (kernels that a turn before compiled come from a cache on disk),
+times `--steps` steps, and frees everything. Neither Ray nor MLflow is needed. The default data has one document a row,
+so that every arm computes the same attention; `--document-tokens 700` packs documents, between which ours does not
+attend and the peer does.
+
+`--micro-batch auto`, the default on a GPU, is the largest that the memory plan finds to fit with everything kept. An
+arm that finds no room halves it, and accumulates twice as often. While the peer runs, DeepSpeed is as it is shipped:
+what our engine changed in it is put back.
 
 MFU = FLOPs per token · tokens/s per process / peak, where P counts all parameters once (the tied embedding as output
 projection):
     causal   6·P + 6·L·D·T      what must be computed          full   6·P + 12·L·D·T      what many tables count
 The peak is the GPU's published dense bfloat16 figure; on a CPU, what a 2048³ product in the same precision reaches
-here.
+here. A GPU first says what it makes of an 8192³ product, and the table gives MFU against that too.
 """
 
 from __future__ import annotations
@@ -30,27 +34,34 @@ import dataclasses
 import gc
 import os
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from types import FunctionType, ModuleType
 from typing import Any
 
 import psutil
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch import Tensor
 
 from pipelines.display.progress import table
+from pipelines.train.network import linear_cross_entropy
 from pipelines.train.network.architecture import ModelConfig, parameter_counts
+from pipelines.train.network.attention import Documents
 from pipelines.train.network.batch import Batch
-from pipelines.train.network.compute import ComputeConfig
+from pipelines.train.network.compute import BlockPolicy, ComputeConfig
 from pipelines.train.network.model import Transformer
+from pipelines.train.network.roles import roles
 from pipelines.train.objectives.next_token import NextToken
 from pipelines.train.optimizers.adamw import AdamWSettings
 from pipelines.train.optimizers.groups import build, set_learning_rate
+from pipelines.train.plan import memory
 from pipelines.train.spec import TrainConfig
-from pipelines.train.update.engine import Engine, ZeroConfig, device, start_distributed
+from pipelines.train.update.engine import Engine, ZeroConfig, device, import_deepspeed, start_distributed
 from workflows.composing import compose_config
 
 MODELS = {
@@ -68,6 +79,18 @@ PEAKS = {"A100": 312e12, "H100": 989.4e12, "H200": 989.4e12, "B200": 2250e12}
 RATE = 1e-3
 
 Step = Callable[[list[Batch]], None]
+Shipped = dict[tuple[Any, str], Any]  # (module or class of DeepSpeed, name) -> its function
+
+
+@dataclasses.dataclass
+class Arm:
+    """What is timed, built and ready."""
+
+    step: Step
+    loss: Callable[[], float]  # of the last step; waits for the device
+    close: Callable[[], None]
+    locate: Callable[[Tensor], Documents] | None = None  # documents, found on the host beforehand as the loader does
+    engine: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +100,7 @@ class Turn:
     tokens_per_s: float  # of this process
     peak_gib: float
     loss: float
+    micro_batch: int
 
 
 def main() -> None:
@@ -88,6 +112,8 @@ def main() -> None:
         )
     if options.device == "cpu" and torch.cuda.is_available():
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before anything asks for a device
+    import_deepspeed()
+    shipped = deepspeed_functions()
     start_distributed()
     if not dist.is_initialized() or dist.get_rank():
         report: Callable[[str], None] = lambda line: None  # noqa: E731
@@ -98,10 +124,13 @@ def main() -> None:
         model = dataclasses.replace(model, vocabulary=options.vocabulary)
     if options.sequence > model.max_positions:
         raise SystemExit(f"error: --sequence {options.sequence} exceeds the model's {model.max_positions} positions")
-    arms: dict[str, Callable[[argparse.Namespace, ModelConfig], Any]] = {
-        "ours": ours, "transformers": transformers_with_deepspeed, "eager": eager,
-    }  # fmt: skip
     peak = peak_flops(options.precision)
+    ceiling = None
+    if torch.cuda.is_available():
+        ceiling = product_flops(8192, options.precision)
+        report(f"8192³ product: {ceiling / 1e12:.0f} TFLOP/s here, {ceiling / peak:.1%} of the published peak")
+    if options.micro_batch == "auto":
+        options.micro_batch = planned_micro_batch(options, model)
     counts = parameter_counts(model)
     report(
         f"{options.model}: {counts['non_embedding']:,} + {counts['embedding']:,} parameters, {options.micro_batch} × "
@@ -110,15 +139,19 @@ def main() -> None:
         f"{peak / 1e12:.3g} TFLOP/s"
     )
     turns: dict[str, list[Turn]] = {name: [] for name in options.arms}
+    taken = dict.fromkeys(options.arms, options)
     for number in range(options.rounds):
         for name in options.arms:
-            turn = take_turn(options, model, arms[name])
+            with as_shipped(shipped) if name == "transformers" else nullcontext():
+                turn, taken[name] = turn_that_fits(taken[name], model, ARMS[name])
             turns[name].append(turn)
             report(
                 f"   round {number + 1}/{options.rounds} {name:<13} {turn.tokens_per_s:>10,.0f} tok/s  "
                 f"{turn.peak_gib:6.2f} GiB  loss {turn.loss:.4f}"
+                + (f"  micro-batch {turn.micro_batch}" if turn.micro_batch != options.micro_batch else "")
             )
-    report("\n" + table(*summary(turns, model, options.sequence, peak)))
+    report("\n" + table(*summary(turns, model, options.sequence, peak, ceiling)))
+    report("\n" + formula(model, options.sequence))
 
 
 def arguments() -> argparse.Namespace:
@@ -128,7 +161,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), help="default: bfloat16 on CUDA, else float32")
     parser.add_argument("--sequence", type=int, help="tokens a row; default 4096 on CUDA, else 512")
-    parser.add_argument("--micro-batch", type=int, help="rows; default 4 on CUDA, else 2")
+    parser.add_argument(
+        "--micro-batch", type=lambda text: text if text == "auto" else int(text),
+        help="rows, or auto: the most that the memory plan finds to fit; default auto on CUDA, else 2",
+    )  # fmt: skip
     parser.add_argument("--accumulation", type=int, default=1)
     parser.add_argument("--vocabulary", type=int, help="instead of the model's")
     parser.add_argument("--document-tokens", type=int, default=0, help="mean length of packed documents; 0: whole rows")
@@ -145,7 +181,7 @@ def arguments() -> argparse.Namespace:
     cuda = options.device == "cuda"
     options.precision = options.precision or ("bfloat16" if cuda else "float32")
     options.sequence = options.sequence or (4096 if cuda else 512)
-    options.micro_batch = options.micro_batch or (4 if cuda else 2)
+    options.micro_batch = options.micro_batch or ("auto" if cuda else 2)
     return options
 
 
@@ -156,7 +192,34 @@ def shape(name: str) -> ModelConfig:
     return model
 
 
-def batches(options: argparse.Namespace, model: ModelConfig, number: int) -> list[Batch]:
+def planned_micro_batch(options: argparse.Namespace, model: ModelConfig) -> int:
+    """The most rows that the memory plan finds to fit, a power of two; with one, blocks may have to compute again."""
+    setup = memory_setup(options, model)
+    kind = setup.device
+    total = (
+        torch.cuda.get_device_properties(device()).total_memory
+        if kind == "cuda"
+        else psutil.virtual_memory().total // dist.get_world_size()
+    )
+    most = memory.largest_micro_batch(setup, memory.usable_bytes(kind, total))
+    return 1 << max(0, most.bit_length() - 1)
+
+
+def memory_setup(options: argparse.Namespace, model: ModelConfig) -> memory.Setup:
+    """What the memory plan asks about our arm."""
+    return memory.Setup(
+        model=model,
+        rows=1 if options.micro_batch == "auto" else options.micro_batch,
+        sequence_length=options.sequence,
+        accumulates=options.accumulation > 1,
+        zero=ZeroConfig(stage=options.zero, precision=options.precision),
+        compute=ComputeConfig(compile=options.compile, attention=options.attention, keep=options.keep),
+        workers=dist.get_world_size(),
+        device="cuda" if torch.cuda.is_available() else "cpu",
+    )
+
+
+def batches(options: argparse.Namespace, model: ModelConfig, number: int, arm: Arm | None = None) -> list[Batch]:
     """The micro-batches of step `number`: ids drawn by rank (like words, few are frequent), documents end to end."""
     generator = torch.Generator().manual_seed(1000 * number + dist.get_rank())
     B, T = options.micro_batch, options.sequence
@@ -169,40 +232,68 @@ def batches(options: argparse.Namespace, model: ModelConfig, number: int) -> lis
             first[:, 0] = True
             starts = torch.where(first, positions, 0).cummax(dim=1).values
             positions = positions - starts
+        documents = arm.locate(positions).to(device()) if arm is not None and arm.locate is not None else None
         parts = (ids, positions, torch.ones(B, T), torch.zeros(B, dtype=torch.int64))
-        made.append(Batch.shifted(*(part.to(device()) for part in parts)))
+        made.append(Batch.shifted(*(part.to(device()) for part in parts), documents=documents))
     return made
 
 
-def take_turn(options: argparse.Namespace, model: ModelConfig, build: Callable[..., Any]) -> Turn:
+def turn_that_fits(
+    options: argparse.Namespace, model: ModelConfig, build: Callable[[argparse.Namespace, ModelConfig], Arm]
+) -> tuple[Turn, argparse.Namespace]:
+    """A turn; out of memory, another with half the micro-batch, accumulated twice as often, and so on."""
+    while True:
+        try:
+            return take_turn(options, model, build), options
+        except torch.OutOfMemoryError:
+            if options.micro_batch == 1:
+                raise
+        # here, where the exception has let go of the frames that hold the arm
+        gc.collect()
+        torch.cuda.empty_cache()
+        halved = {"micro_batch": options.micro_batch // 2, "accumulation": options.accumulation * 2}
+        options = argparse.Namespace(**{**vars(options), **halved})
+
+
+def take_turn(
+    options: argparse.Namespace, model: ModelConfig, build: Callable[[argparse.Namespace, ModelConfig], Arm]
+) -> Turn:
     """Build an arm, warm it up, time it, free it."""
     with peak_memory() as peak:
-        step, loss = build(options, model)
-        for number in range(2):
-            step(batches(options, model, number))
-        read = [batches(options, model, 2 + number) for number in range(options.steps)]
-        wait()
-        began = time.perf_counter()
-        for made in read:
-            step(made)
-        last = loss()
-        wait()
-        seconds = time.perf_counter() - began
-    del step, loss
+        arm = build(options, model)
+        try:
+            tokens_per_s, last = time_arm(arm, options, model)
+        finally:
+            arm.close()
+    del arm
+    linear_cross_entropy.let_go()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    tokens = options.steps * options.accumulation * options.micro_batch * options.sequence
-    return Turn(tokens / seconds, peak[0], last)
+    return Turn(tokens_per_s, peak[0], last, options.micro_batch)
 
 
-def ours(options: argparse.Namespace, model: ModelConfig) -> tuple[Step, Callable[[], float]]:
+def time_arm(arm: Arm, options: argparse.Namespace, model: ModelConfig) -> tuple[float, float]:
+    """Two steps to warm up, then the timed ones. Returns: tokens/s of this process, the last loss."""
+    for number in range(2):
+        arm.step(batches(options, model, number, arm))
+    read = [batches(options, model, 2 + number, arm) for number in range(options.steps)]
+    wait()
+    began = time.perf_counter()
+    for made in read:
+        arm.step(made)
+    last = arm.loss()
+    wait()
+    seconds = time.perf_counter() - began
+    return options.steps * options.accumulation * options.micro_batch * options.sequence / seconds, last
+
+
+def ours(options: argparse.Namespace, model: ModelConfig) -> Arm:
     """This package, as a stage runs it."""
-    from pipelines.train.network.compute import BlockPolicy
-
     kept = {name: model.layers if name == options.keep else 0 for name in ("all", "products", "input")}
+    policy = getattr(options, "policy", None) or BlockPolicy(**kept)  # not of the command line
     compute = ComputeConfig(compile=options.compile, attention=options.attention)
-    network = Transformer(model).initialise(0).prepare(compute, BlockPolicy(**kept), device())
+    network = initialised(model).prepare(compute, policy, device())
     engine = Engine(
         network, NextToken(), ZeroConfig(stage=options.zero, precision=options.precision),
         AdamWSettings(), options.micro_batch, options.accumulation, 1,
@@ -212,10 +303,55 @@ def ours(options: argparse.Namespace, model: ModelConfig) -> tuple[Step, Callabl
     def step(made: list[Batch]) -> None:
         held["result"] = engine.step(made, RATE)
 
-    return step, lambda: held["result"].loss
+    return Arm(step, lambda: held["result"].loss, engine.close, network.locate, engine)
 
 
-def transformers_with_deepspeed(options: argparse.Namespace, model: ModelConfig) -> tuple[Step, Callable[[], float]]:
+def initialised(model: ModelConfig) -> Transformer:
+    """The model with its first weights; on a GPU drawn there, for 2.7 billion numbers take a CPU minutes."""
+    if device().type == "cpu":
+        return Transformer(model).initialise(0)
+    torch.manual_seed(0)
+    with device():
+        network = Transformer(model)
+    with torch.no_grad():
+        for parameter, role in zip(network.parameters(), roles(model).values(), strict=True):
+            if role.init_std is None:
+                parameter.fill_(1.0)
+            else:
+                parameter.normal_(0.0, role.init_std)
+    return network
+
+
+def deepspeed_functions() -> Shipped:
+    """Every function that DeepSpeed's modules and classes have now, by where it stands."""
+    modules = [module for name, module in sorted(sys.modules.items()) if name.split(".")[0] == "deepspeed"]
+    owners: dict[int, Any] = {id(module): module for module in modules if isinstance(module, ModuleType)}
+    for module in list(owners.values()):
+        for value in vars(module).values():
+            if isinstance(value, type) and value.__module__.startswith("deepspeed"):
+                owners[id(value)] = value
+    return {
+        (owner, name): value
+        for owner in owners.values()
+        for name, value in vars(owner).items()
+        if isinstance(value, FunctionType | staticmethod | classmethod)
+    }
+
+
+@contextmanager
+def as_shipped(shipped: Shipped) -> Iterator[None]:
+    """DeepSpeed as it was when `shipped` was taken, before our engine changed functions of it."""
+    changed = {key: vars(key[0])[key[1]] for key, value in shipped.items() if vars(key[0]).get(key[1], value) != value}
+    for owner, name in changed:
+        setattr(owner, name, shipped[owner, name])
+    try:
+        yield
+    finally:
+        for (owner, name), value in changed.items():
+            setattr(owner, name, value)
+
+
+def transformers_with_deepspeed(options: argparse.Namespace, model: ModelConfig) -> Arm:
     """`LlamaForCausalLM` with tied embeddings under DeepSpeed, as its users set it up."""
     import deepspeed
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -233,7 +369,8 @@ def transformers_with_deepspeed(options: argparse.Namespace, model: ModelConfig)
         use_cache=False,
         attn_implementation="sdpa",
     )
-    network = LlamaForCausalLM(config).to(device()).train()
+    with device():
+        network = LlamaForCausalLM(config).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     engine: Any = deepspeed.initialize(
         model=network,
@@ -262,13 +399,13 @@ def transformers_with_deepspeed(options: argparse.Namespace, model: ModelConfig)
             engine.step()
             held["loss"] = out.loss.detach()
 
-    return step, lambda: float(held["loss"])
+    return Arm(step, lambda: float(held["loss"]), engine.destroy, engine=engine)
 
 
-def eager(options: argparse.Namespace, model: ModelConfig) -> tuple[Step, Callable[[], float]]:
+def eager(options: argparse.Namespace, model: ModelConfig) -> Arm:
     """Our model in a plain PyTorch loop; bfloat16 by autocast."""
     compute = ComputeConfig(compile="off", attention="dense")
-    network = Transformer(model).initialise(0).to(device()).prepare(compute)
+    network = initialised(model).prepare(compute)
     optimizer = build(network, model, AdamWSettings())
     held: dict[str, Any] = {}
 
@@ -288,15 +425,36 @@ def eager(options: argparse.Namespace, model: ModelConfig) -> tuple[Step, Callab
         optimizer.step()
         optimizer.zero_grad()
 
-    return step, lambda: float(held["loss"])
+    return Arm(step, lambda: float(held["loss"]), lambda: None)
+
+
+ARMS: dict[str, Callable[[argparse.Namespace, ModelConfig], Arm]] = {
+    "ours": ours, "transformers": transformers_with_deepspeed, "eager": eager,
+}  # fmt: skip
+
+
+def flops_per_token(model: ModelConfig, sequence: int) -> tuple[float, float]:
+    """(causal, full): 6·P + 6·L·D·T and 6·P + 12·L·D·T."""
+    products = 6.0 * parameter_counts(model)["total"]
+    attention = 6.0 * model.layers * model.d_model * sequence
+    return products + attention, products + 2 * attention
+
+
+def formula(model: ModelConfig, sequence: int) -> str:
+    """How MFU is counted, with this model's numbers."""
+    causal, full = flops_per_token(model, sequence)
+    total, L, D = parameter_counts(model)["total"], model.layers, model.d_model
+    return (
+        f"MFU = FLOPs a token · tokens/s / peak; P = {total:,}, L = {L}, D = {D}, T = {sequence}: causal 6·P + 6·L·D·T "
+        f"= {causal:.4e}, full 6·P + 12·L·D·T = {full:.4e} FLOPs a token"
+    )
 
 
 def summary(
-    turns: dict[str, list[Turn]], model: ModelConfig, sequence: int, peak: float
+    turns: dict[str, list[Turn]], model: ModelConfig, sequence: int, peak: float, ceiling: float | None = None
 ) -> tuple[list[str], list[list[str]]]:
     """The table: medians over rounds, and each arm's ratio to `transformers` in the same round."""
-    products = 6.0 * parameter_counts(model)["total"]
-    attention = 6.0 * model.layers * model.d_model * sequence
+    causal, full = flops_per_token(model, sequence)
     rows = []
     for name, found in turns.items():
         speed = statistics.median(turn.tokens_per_s for turn in found)
@@ -308,13 +466,15 @@ def summary(
             [
                 name,
                 f"{speed:,.0f}",
-                f"{speed * (products + attention) / peak:.1%}",
-                f"{speed * (products + 2 * attention) / peak:.1%}",
+                f"{speed * causal / peak:.1%}",
+                f"{speed * full / peak:.1%}",
+                f"{speed * causal / ceiling:.1%}" if ceiling else "-",
                 f"{max(turn.peak_gib for turn in found):.2f}",
                 f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})" if ratios else "-",
             ]
         )
-    return ["arm", "tok/s/process", "MFU causal", "MFU full", "peak GiB", "× transformers + DeepSpeed"], rows
+    head = ["arm", "tok/s/process", "MFU causal", "MFU full", "causal, of 8192³", "peak GiB"]
+    return [*head, "× transformers + DeepSpeed"], rows
 
 
 def peak_flops(precision: str) -> float:
@@ -327,13 +487,22 @@ def peak_flops(precision: str) -> float:
                 f"error: no published peak for {name}; known: {', '.join(PEAKS)}: add it to benchmarks/train.py"
             )
         return known  # fmt: skip
-    a, b = (torch.randn(2048, 2048, dtype=getattr(torch, precision)) for _ in range(2))
+    return product_flops(2048, precision)
+
+
+def product_flops(side: int, precision: str) -> float:
+    """FLOP/s of the fastest of some products of two random square matrices on this device."""
+    a, b = (torch.randn(side, side, dtype=getattr(torch, precision), device=device()) for _ in range(2))
     best = float("inf")
-    for _ in range(5):
+    for _ in range(10 if a.is_cuda else 5):
+        if a.is_cuda:
+            torch.cuda.synchronize()
         began = time.perf_counter()
         torch.mm(a, b)
+        if a.is_cuda:
+            torch.cuda.synchronize()
         best = min(best, time.perf_counter() - began)
-    return 2 * 2048**3 / best
+    return 2 * side**3 / best
 
 
 def wait() -> None:

@@ -1,0 +1,63 @@
+"""The steps of the GPU programme, in the order of their worth: what each runs, and how many seconds it is given.
+
+Seconds are for one H100; a process starts in some ten of them. `benchmarks.gpu.programme` runs them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MODULE = ("{python}", "-m")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A process of the programme."""
+
+    name: str
+    command: tuple[str, ...]
+    seconds: int  # that it should take
+    limit: int  # after which it is ended, if the steps behind it leave that much
+    says: str
+    beside: tuple[str, ...] = ()  # steps that run at the same time: it times nothing
+    before: bool = False  # with the code of the other commit (`base.tar.xz`)
+
+
+def _train(model: str, seconds: int, limit: int) -> tuple[Step, ...]:
+    """What is timed of a model: today's code, the other commit's, the usual stack."""
+    train = (*MODULE, "benchmarks.gpu.train")
+    return (
+        Step(
+            f"train-{model}", (*train, "ours", model), seconds, limit,
+            "today's code: MFU, memory beside the plan, waits, profile, one change undone at a time",
+        ),
+        Step(f"before-{model}", (*train, "ours", model), 50, 80, "the other commit's code", before=True),
+        Step(f"peer-{model}", (*train, "peer", model), 45, 70, "transformers with DeepSpeed as it is shipped"),
+        Step(f"warm-{model}", (*train, "warm", model), 60, 90, "compile today's code into the cache on disk"),
+        Step(
+            f"warm-before-{model}", (*train, "warm", model), 60, 90, "compile the other commit's code", before=True,
+        ),
+    )  # fmt: skip
+
+
+_LIST = (
+    Step("card", (*MODULE, "benchmarks.gpu.card"), 12, 40, "versions, clocks, and the card's own 8192³ product"),
+    Step(
+        "smoke",
+        (*MODULE, "pytest", "tests/gpu", "-q", "-rs", "-p", "no:cacheprovider", "--confcutdir=tests/gpu",
+         "-o", "addopts=", "--durations=12", "--tb=short", "--maxfail=30"),
+        100, 130, "tests/gpu: is it right", beside=("warm-2.4b", "warm-before-2.4b", "worker"),
+    ),
+    *_train("2.4b", 90, 130),
+    Step("ceiling", (*MODULE, "benchmarks.gpu.ceiling"), 25, 45, "what the card reaches in each kind of work"),
+    *_train("1.2b", 60, 90),
+    Step("attention", (*MODULE, "benchmarks.gpu.attention"), 40, 60, "attention kernels, speed and agreement"),
+    Step("fp8", (*MODULE, "benchmarks.gpu.fp8"), 60, 90, "FP8 beside bfloat16: speed, and the loss over 200 steps"),
+    Step("stall", (*MODULE, "benchmarks.gpu.stall"), 45, 70, "how long a save holds a step"),
+    Step("loader", (*MODULE, "benchmarks.gpu.loader"), 15, 30, "tokens a second that the loader gives"),
+    Step("checkpoint", (*MODULE, "benchmarks.checkpoint", "--rounds", "2"), 40, 60, "our save beside DeepSpeed's"),
+    Step("worker", ("bash", "benchmarks/gpu/worker.sh"), 80, 120, "the whole worker under torchrun, and its resume"),
+    Step("pocket", ("bash", "benchmarks/gpu/pocket.sh"), 120, 200, "the pocket model's trunk"),
+)  # fmt: skip
+STEPS = {step.name: step for step in _LIST}
+FIRST = ("card", "smoke", "train-2.4b", "before-2.4b", "peer-2.4b", "ceiling")

@@ -1,0 +1,155 @@
+"""The findings as a page: `summary.md`, short enough to be shown whole where only the end of the output comes back.
+
+python -m benchmarks.gpu.summary      of what is in $OUT
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+KNOWN = ("card", "ceiling")
+
+
+def write_summary(out: Path) -> str:
+    """Write summary.md. Returns: it, its most important parts last, within 11,000 characters."""
+    path = out / "results.json"
+    found: dict[str, dict[str, Any]] = json.loads(path.read_text() or "{}") if path.exists() else {}
+    parts = [
+        ceilings(found.get("ceiling", {})),
+        *(kernels(section, values) for section, values in found.items() if "kernels" in values),
+        others(found),
+        failures(found),
+        *(swaps(section, values) for section, values in found.items() if "swaps" in values),
+        steps(out / "steps.tsv"),
+        training(found),
+    ]
+    text = "\n\n".join(["# GPU programme", *filter(None, parts)])
+    (out / "summary.md").write_text(text + "\n", encoding="utf-8")
+    return text if len(text) < 11_000 else "…\n" + text[-11_000:]
+
+
+def steps(table: Path) -> str:
+    """Which ran, with what exit, for how long."""
+    if not table.exists():
+        return ""
+    rows = [line.split("\t") for line in table.read_text().splitlines()]
+    return "## Steps (exit, seconds)\n\n" + " · ".join(" ".join(row) for row in rows)
+
+
+def training(found: dict[str, dict[str, Any]]) -> str:
+    """Every arm, and the ratios between them."""
+    card = found.get("card", {})
+    lines = [
+        "## Training",
+        "",
+        f"the card's own 8192³ product: {card.get('product_tflops')} TFLOP/s; {json.dumps(card.get('versions'))}",
+        "MFU = FLOPs a token · tokens/s / 989.4 TFLOP/s; causal 6·P + 6·L·D·T, full 6·P + 12·L·D·T FLOPs a token",
+        "",
+        "| arm | micro × acc | tok/s | ms/4096 | MFU causal | full | of 8192³ | peak GiB (reserved) | plan | loss |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    speeds: dict[str, float] = {}
+    for section, values in found.items():
+        for key, v in values.items():
+            if not isinstance(v, dict) or "tokens_per_s" not in v:
+                continue
+            speeds[section] = v["tokens_per_s"]
+            lines.append(
+                f"| {section}{key.removeprefix('micro_batch=' + str(v['micro_batch']))} | {v['micro_batch']} × "
+                f"{v['accumulation']} | {v['tokens_per_s']:,.0f} | {v['ms_per_4096_tokens']} | {v['mfu_causal']:.1%} | "
+                f"{v['mfu_full']:.1%} | {share(v.get('causal_of_product'))} | {v.get('peak_allocated_gib')} "
+                f"({v.get('peak_reserved_gib')}) | {v.get('predicted_gib_without_process', '')} | {v['loss']} |"
+            )
+    for section, speed in speeds.items():
+        arm, _, model = section.partition(" ")
+        ratios = [
+            f"{other} × {speed / speeds[f'{other} {model}']:.2f}"
+            for other in ("before", "peer")
+            if f"{other} {model}" in speeds
+        ]
+        if arm == "ours" and ratios:
+            lines.append(f"\nours {model}: " + ", ".join(ratios))
+    return "\n".join(lines)
+
+
+def share(value: float | None) -> str:
+    """As percent."""
+    return "-" if value is None else f"{value:.1%}"
+
+
+def swaps(section: str, values: dict[str, Any]) -> str:
+    """One change at a time."""
+    usual = [v for k, v in values["swaps"].items() if k.startswith("as it is") and isinstance(v, float)]
+    base = sum(usual) / len(usual) if usual else None
+    lines = [f"## {section}: one thing swapped, ms for 4,096 tokens", ""]
+    for label, value in values["swaps"].items():
+        more = f" ({value - base:+.2f})" if isinstance(value, float) and base and not label.startswith("as it") else ""
+        lines.append(f"- {label}: {value}{more}")
+    return "\n".join(lines)
+
+
+def kernels(section: str, values: dict[str, Any]) -> str:
+    """Where a step's time goes."""
+    lines = [
+        f"## {section}: where a step's time goes",
+        "",
+        "```",
+        *values.get("profile", []),
+        "```",
+        "",
+        "no products:",
+        "",
+    ]
+    lines += [
+        f"- {r['share']:.1%}, {r['ms_per_step']} ms in {r['calls_per_step']} calls: `{r['name'][:90]}`"
+        for r in values.get("not_products", [])
+    ]
+    lines += ["", "all:", ""]
+    lines += [
+        f"- {r['share']:.1%} {r['ms_per_step']} ms × {r['calls_per_step']} `{r['name'][:70]}`"
+        for r in values["kernels"][:14]
+    ]
+    if "waits" in values:
+        lines += ["", "host waits in a step of two micro-batches: " + json.dumps(values["waits"])[:900]]
+    return "\n".join(lines)
+
+
+def ceilings(values: dict[str, Any]) -> str:
+    """What the card reaches."""
+    if not values:
+        return ""
+    return "## Ceilings\n\n" + "\n".join(
+        f"- {key}: {json.dumps(v, ensure_ascii=False)[:300]}" for key, v in values.items() if "!" not in key
+    )
+
+
+def failures(found: dict[str, dict[str, Any]]) -> str:
+    """What went wrong, or had no time or no room."""
+    lines = []
+    for section, values in found.items():
+        for key, v in values.items():
+            if "!" in key or "out of memory" in key:
+                text = v.get("error") if isinstance(v, dict) else v
+                lines.append(f"- **{section} {key}**: {str(text)[:260]}")
+    return "## Went wrong\n\n" + "\n".join(lines) if lines else ""
+
+
+def others(found: dict[str, dict[str, Any]]) -> str:
+    """Sections that no other part of the page shows."""
+    lines = []
+    for section, values in found.items():
+        if section in KNOWN or section.split()[0] in ("ours", "before", "peer"):
+            continue
+        lines += [
+            f"- {section} {key}: {json.dumps(v, ensure_ascii=False, default=str)[:400]}"
+            for key, v in values.items()
+            if "!" not in key
+        ]
+    return "## Other findings\n\n" + "\n".join(lines) if lines else ""
+
+
+if __name__ == "__main__":
+    print(write_summary(Path(os.environ.get("OUT", "/tmp/gpu_out"))))

@@ -1,0 +1,220 @@
+"""How fast a published size trains: ours, or `transformers` with DeepSpeed as it is shipped; 65,536 tokens a step.
+
+    python -m benchmarks.gpu.train ours 2.4b [--parts waits profile swaps]
+    python -m benchmarks.gpu.train peer 2.4b
+    python -m benchmarks.gpu.train warm 2.4b     compile what `ours` will want into the cache on disk, with two blocks
+
+Leaves: section `ours 2.4b` (`before 2.4b` with another commit's code, `peer 2.4b`) of results.json. The micro-batch is
+the memory plan's, or `MICRO`; out of memory, less is tried: blocks that compute again, then half the rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+import time
+
+import torch
+
+import benchmarks.train as bench
+from benchmarks.gpu import kernels, swaps, waits
+from benchmarks.gpu.record import CUDA, findings, left, part, put, say
+from benchmarks.gpu.setting import (
+    GIB,
+    Built,
+    card_bytes,
+    measured,
+    model_of,
+    options_for,
+    plan_policy,
+    planned,
+    predicted,
+    put_plan,
+)
+from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.network.compute import BlockPolicy
+from pipelines.train.plan import memory
+
+IS_BEFORE = os.environ.get("STEP", "").startswith(("before", "warm-before"))
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("arm", choices=("ours", "peer", "warm"))
+    parser.add_argument("model", choices=bench.MODELS)
+    default = ["swaps"] if IS_BEFORE else ["waits", "profile", "swaps"]
+    parser.add_argument("--parts", nargs="*", choices=("waits", "profile", "swaps"), default=default)
+    options = parser.parse_args()
+    bench.import_deepspeed()
+    shipped = bench.deepspeed_functions()
+    bench.start_distributed()
+    say("ready")
+    if options.arm == "peer":
+        with bench.as_shipped(shipped):
+            peer(options.model)
+    elif options.arm == "warm":
+        warm(options.model)
+    else:
+        ours(options.model, options.parts)
+    sys.stdout.flush()
+    # nothing to tear down that a dying process group could hang on
+    os._exit(0)
+
+
+def ours(name: str, parts: list[str]) -> None:
+    """Our arm: its speed, and the parts asked for."""
+    section = f"{'before' if IS_BEFORE else 'ours'} {name}"
+    model = model_of(name)
+    with part(section, "plan"):
+        put_plan(section, name, model)
+    built = fitting(section, name, model)
+    if built is None:
+        return
+    if "waits" in parts:
+        with part(section, "waits", needs=10) as go:
+            if go:
+                put(section, "waits", waits.of_a_step(built))
+    if "profile" in parts:
+        with part(section, "profile", needs=20) as go:
+            if go:
+                kernels.profile(built, section)
+    if "swaps" in parts:
+        with part(section, "swaps", needs=10) as go:
+            if go:
+                swaps.table(built, section, before=IS_BEFORE)
+
+
+def fitting(section: str, name: str, model: ModelConfig) -> Built | None:
+    """Our arm with the largest batch that fits, timed; None where none did, or no time was left."""
+    budget = memory.usable_bytes("cuda", card_bytes())
+    micro = planned(name, model)
+    whole = BlockPolicy(all=model.layers)
+    ours_now = taken(f"ours {name}") if IS_BEFORE else None
+    # the same rows for both commits, where they fit
+    micro = int(ours_now["micro_batch"]) if ours_now else micro
+    tries: list[tuple[int, BlockPolicy]] = [(micro, whole)]
+    while micro > 1:
+        micro //= 2
+        tries.append((micro, whole))
+    tries.append((1, plan_policy(options_for(name, 1), model, budget - 8 * GIB)))
+    for number, (rows, policy) in enumerate(tries):
+        if left() < 20:
+            break
+        built = attempt(
+            section, f"micro_batch={rows}" + ("" if policy == whole else f" {policy}"), name, model, rows, policy
+        )
+        if built is not None:
+            return built
+        say(f"try {number} did not fit")
+    return None
+
+
+def attempt(section: str, key: str, name: str, model: ModelConfig, rows: int, policy: BlockPolicy) -> Built | None:
+    """Build our arm and time it. Returns: None where it is out of memory."""
+    options = options_for(name, rows, policy=policy)
+    built = Built(options, model, bench.ours)
+    with part(section, key):
+        began = time.time()
+        try:
+            seconds = timed(built)
+        except torch.OutOfMemoryError as error:
+            put(section, f"{key} out of memory", str(error)[:400])
+            error.__traceback__ = None
+            built.drop()
+            return None
+        values = measured(built, seconds, model)
+        prediction = predicted(options, model)
+        values["predicted_gib_without_process"] = round((prediction.total - prediction.process) / GIB, 2)
+        values["predicted"] = str(prediction)
+        values["seconds_in_all"] = round(time.time() - began, 1)
+        put(section, key, values)
+        return built
+    # another error: smaller batches would meet it too
+    sys.exit(1)
+
+
+def timed(built: Built) -> float:
+    """Seconds of a whole step, after the compiler and two short ones."""
+    if CUDA:
+        torch.cuda.reset_peak_memory_stats()
+    built.build()
+    began = time.time()
+    built.seconds(1, 2, warm=1)
+    say(f"two short steps, the first compiled: {time.time() - began:.1f} s")
+    return built.seconds(built.options.steps, built.options.accumulation, warm=0)
+
+
+def taken(section: str) -> dict[str, float] | None:
+    """What was measured there, None where nothing was."""
+    done = [
+        value for key, value in findings(section).items() if key.startswith("micro_batch=") and "tokens_per_s" in value
+    ]
+    return done[-1] if done else None
+
+
+def peer(name: str) -> None:
+    """The usual stack, with our rows or as many as it has room for."""
+    section = f"peer {name}"
+    model = model_of(name)
+    ours_now = taken(f"ours {name}")
+    micro = int(ours_now["micro_batch"]) if ours_now else planned(name, model)
+    while micro and left() > 20:
+        key = f"micro_batch={micro}"
+        built = Built(options_for(name, micro), model, bench.transformers_with_deepspeed)
+        done = False
+        with part(section, key):
+            try:
+                seconds = timed(built)
+                values = measured(built, seconds, model)
+                if ours_now:
+                    values["ours_over_peer"] = round(ours_now["tokens_per_s"] / float(str(values["tokens_per_s"])), 3)
+                put(section, key, values)
+                done = True
+            except torch.OutOfMemoryError as error:
+                put(section, f"{key} out of memory", str(error)[:300])
+                error.__traceback__ = None
+        if done:
+            return
+        built.drop()
+        micro //= 2
+
+
+def warm(name: str) -> None:
+    """Two blocks of the model, with the batch that `ours` will take: the compiler's work, in a tenth of the memory."""
+    whole = model_of(name)
+    model = dataclasses.replace(whole, layers=2)
+    options = options_for(name, planned(name, whole), accumulation=2)
+    built = Built(options, model, warm_arm(whole.residual_scale))
+    with part(os.environ.get("STEP", "warm"), "compiled"):
+        began = time.time()
+        built.build()
+        built.seconds(1, 2, warm=0)
+        put(os.environ.get("STEP", "warm"), "seconds", round(time.time() - began, 1))
+
+
+def warm_arm(residual_scale: float):
+    """Our arm with the residual scale of the whole model, which compiled code holds as a number."""
+
+    def build(options: argparse.Namespace, model: ModelConfig) -> bench.Arm:
+        plain = bench.initialised
+
+        def initialised(model: ModelConfig) -> torch.nn.Module:
+            network = plain(model)
+            for layer in network.layers:
+                layer.residual_scale = residual_scale
+            return network
+
+        bench.initialised = initialised
+        try:
+            return bench.ours(options, model)
+        finally:
+            bench.initialised = plain
+
+    return build
+
+
+if __name__ == "__main__":
+    main()
