@@ -40,9 +40,9 @@ def profile(built: Built, section: str) -> None:
             profiler.step()
     events = profiler.events()
     say(f"{len(events):,} events")
-    put(section, "kernels", largest(events))
-    others = [row for row in largest(events) if row["part"] not in ("matrix products", "copies")]
-    put(section, "not_products", others[:5])
+    rows = largest(events)
+    put(section, "kernels", rows[:30])
+    put(section, "not_products", [row for row in rows if row["part"] != "matrix products"][:5])
     lines = table_text(step_parts(events), STEPS, "three of two micro-batches").splitlines()
     put(section, "profile", lines)
     if left() > 25:
@@ -53,7 +53,7 @@ def profile(built: Built, section: str) -> None:
         trace.unlink()
 
 
-def largest(events: Any, rows: int = 30) -> list[dict[str, Any]]:
+def largest(events: Any) -> list[dict[str, Any]]:
     """Kernels by name, the longest first; of a CPU, operations."""
     kind = "CUDA" if CUDA else "CPU"
     spent: dict[str, list[float]] = {}
@@ -62,7 +62,7 @@ def largest(events: Any, rows: int = 30) -> list[dict[str, Any]]:
             time = event.time_range.elapsed_us() if CUDA else event.self_cpu_time_total
             spent.setdefault(event.name, []).append(time)
     total = sum(map(sum, spent.values())) or 1.0
-    ordered = sorted(spent.items(), key=lambda item: -sum(item[1]))[:rows]
+    ordered = sorted(spent.items(), key=lambda item: -sum(item[1]))
     return [
         {
             "ms_per_step": round(sum(times) / STEPS / 1e3, 3),

@@ -30,12 +30,13 @@ GIB = 2**30
 
 def model_of(name: str) -> ModelConfig:
     """A published size, one document a row."""
-    return dataclasses.replace(bench.shape("demo" if TINY else name), document_masking=False)
+    model = dataclasses.replace(bench.shape("demo" if TINY else name), document_masking=False)
+    return dataclasses.replace(model, layers=2, vocabulary=515) if TINY else model
 
 
 def options_for(name: str, micro_batch: int | str, **changes: Any) -> argparse.Namespace:
     """As from the command line of `benchmarks/train.py`: a step of 65,536 tokens."""
-    sequence = 128 if TINY else 4096
+    sequence = 64 if TINY else 4096
     rows = 1 if micro_batch == "auto" else int(micro_batch)
     values = {
         "model": name, "device": DEVICE, "precision": "bfloat16", "sequence": sequence, "micro_batch": micro_batch,
@@ -52,7 +53,7 @@ def planned(name: str, model: ModelConfig) -> int:
         return int(os.environ["MICRO"])
     setup = dataclasses.replace(bench.memory_setup(options_for(name, "auto"), model), device="cuda")
     most = memory.largest_micro_batch(setup, memory.usable_bytes("cuda", card_bytes()))
-    return min(4 if TINY else 8, 1 << max(0, most.bit_length() - 1))
+    return min(2 if TINY else 8, 1 << max(0, most.bit_length() - 1))
 
 
 def card_bytes() -> int:
