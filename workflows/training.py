@@ -34,7 +34,16 @@ from workflows.session import DryRun, Session
 CODE = (
     *(
         f"pipelines.train.network.{module}"
-        for module in ("architecture", "roles", "batch", "model", "attention", "losses", "linear_cross_entropy")
+        for module in (
+            "architecture",
+            "roles",
+            "batch",
+            "model",
+            "attention",
+            "losses",
+            "linear_cross_entropy",
+            "float8",
+        )
     ),
     *(f"pipelines.train.update.{module}" for module in ("engine", "step")),
     *(f"pipelines.train.optimizers.{module}" for module in ("groups", "pieces")),

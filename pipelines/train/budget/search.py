@@ -92,7 +92,8 @@ def worker_counts(jobs: Sequence[Job], device: DeviceConfig) -> Iterator[int]:
 
 def best_layout(job: Job, workers: int, device: DeviceConfig, speed: Speed) -> Cost | None:
     """The fastest that fits on so many workers; None where none does."""
-    split = [job.config.zero.stage] if workers == 1 else [1, 2, 3]
+    stages_of_many = [1, 2] if job.config.zero.precision == "fp8" else [1, 2, 3]
+    split = [job.config.zero.stage] if workers == 1 else stages_of_many
     stages = [0, *split] if job.config.zero.precision == "float32" and job.config.zero.offload == "none" else split
     sizes = micro_batches(job.config.batch.global_batch // workers)
     layouts = [Layout(workers, stage, size) for stage, size in itertools.product(dict.fromkeys(stages), sizes)]

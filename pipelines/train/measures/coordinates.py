@@ -15,7 +15,8 @@ on one fixed batch: the first windows of the run's own stream. Under muP none bu
 
 Nothing of the run is touched: rank zero copies the weights into a float32 model of its own, which reads the batch. So
 the run's weights must be whole there (ZeRO stages 0 to 2), and its first ones known from its seed (a fresh run).
-Memory: 8 bytes for each weight, beside the run. Under bfloat16 both sets of weights are rounded to it.
+Memory: 8 bytes for each weight, beside the run. Under bfloat16 both sets of weights are rounded to it; no product here
+is in FP8.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def open_coordinates(
     # a module draws numbers as it is made, which are the run's
     with torch.random.fork_rng(devices=[]):
         model = Transformer(spec.model).initialise(spec.seed).to(device())
-    rounding = torch.bfloat16 if spec.zero.precision == "bfloat16" else torch.float32
+    rounding = getattr(torch, spec.zero.numbers)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(parameter.to(rounding))

@@ -24,6 +24,7 @@ from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.references import Reference
 from pipelines.train.batches import Batches
 from pipelines.train.checkpoint.lineage import Run, tokenizer_of
+from pipelines.train.network import float8
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.objectives import OBJECTIVES, Objective, objective_of
 from pipelines.train.plan import devices
@@ -94,6 +95,11 @@ def check_run(name: str, config: TrainConfig, store: ArtifactStore, parent: str 
     _check_batch(config, architecture, workers, ancestor)
     engine.check(config.zero)
     devices.check(config.compute, config.zero, device_of(config))
+    if config.zero.precision == "fp8":
+        rows = batch.micro_batch * batches.rows_per_unit
+        float8.check(architecture, rows * batch.sequence_length, batches.alike)
+        if devices.known(config.cluster, "cuda"):
+            devices.check_capability(config.zero)
     start, segments, carried = planned_beginning(stage, config, ancestor, batches)
     batches.check_epochs(data, batch.global_batch, steps)
     return CheckedRun(

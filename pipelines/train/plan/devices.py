@@ -18,6 +18,7 @@ import torch.distributed as dist
 from pipelines.cluster.cluster import inside_job
 from pipelines.config import ClusterConfig
 from pipelines.errors import ConfigError
+from pipelines.train.network import float8
 from pipelines.train.network.compute import ComputeConfig
 from pipelines.train.objectives import OBJECTIVES
 from pipelines.train.plan import memory
@@ -25,6 +26,7 @@ from pipelines.train.plan.memory import GIB, DeviceKind, Memory, Setup
 from pipelines.train.spec import TrainSpec
 from pipelines.train.update.engine import ZeroConfig
 
+_WITH_FP8 = "of compute capability 8.9 or later (H100, H200, L40S, RTX 4090)"
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -66,6 +68,21 @@ def check(compute: ComputeConfig, zero: ZeroConfig, device: DeviceKind) -> None:
         raise ConfigError(
             "compute.attention=varlen takes 16-bit numbers, and zero.precision is float32: set compute.attention=auto "
             "(flex) or zero.precision=bfloat16"
+        )
+    if zero.precision == "fp8" and device == "cpu":
+        raise ConfigError(
+            f"zero.precision=fp8 needs a GPU {_WITH_FP8}: set zero.precision=bfloat16 (on a CPU float32 is faster), or "
+            "train on such GPUs"
+        )
+
+
+def check_capability(zero: ZeroConfig, index: int = 0) -> None:
+    """Refuse FP8 on a GPU without it. Args: index, of the GPU. Raises: ConfigError."""
+    if zero.precision == "fp8" and torch.cuda.get_device_capability(index) < float8.LEAST_CAPABILITY:
+        major, minor = torch.cuda.get_device_capability(index)
+        raise ConfigError(
+            f"zero.precision=fp8 needs a GPU {_WITH_FP8}; the {torch.cuda.get_device_name(index)} has "
+            f"{major}.{minor}: set zero.precision=bfloat16"
         )
 
 
@@ -119,6 +136,8 @@ def agree(spec: TrainSpec) -> tuple[Memory, str]:
     gpus = float(spec.config.get("cluster", {}).get("gpus_per_worker", 0))
     device: DeviceKind = "cuda" if torch.cuda.is_available() else "cpu"
     index = torch.cuda.current_device() if device == "cuda" else 0
+    if device == "cuda":
+        check_capability(spec.zero, index)
     name = torch.cuda.get_device_name(index) if device == "cuda" else "CPU"
     workers: list[tuple[str, str]] = [("", "")] * dist.get_world_size()
     dist.all_gather_object(workers, (socket.gethostname(), name))

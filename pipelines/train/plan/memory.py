@@ -88,7 +88,7 @@ class Setup:
     @property
     def number_bytes(self) -> int:
         """b."""
-        return 2 if self.zero.precision == "bfloat16" else 4
+        return 2 if self.zero.numbers == "bfloat16" else 4
 
     @property
     def trained(self) -> dict[RoleKind, int]:

@@ -24,7 +24,7 @@ from torch.profiler import record_function
 
 from pipelines.config import Count, config_class
 from pipelines.errors import ConfigError
-from pipelines.train.network import linear_cross_entropy
+from pipelines.train.network import float8, linear_cross_entropy
 from pipelines.train.network.batch import Batch
 from pipelines.train.network.model import Transformer
 from pipelines.train.network.roles import roles
@@ -41,10 +41,16 @@ class ZeroConfig:
     """How DeepSpeed splits the training state, and in which precision the model computes."""
 
     stage: Literal[0, 1, 2, 3] = 1
-    precision: Literal["float32", "bfloat16"] = "bfloat16"  # weights and moments are float32 either way
+    # weights and moments are float32 in the optimizer; fp8: as bfloat16, but for the blocks' products (float8.py)
+    precision: Literal["float32", "bfloat16", "fp8"] = "bfloat16"
     offload: Literal["none", "cpu"] = "none"  # cpu: float32 weights, moments and the update live in host memory
     gradients: Literal["float32", "bfloat16"] = "float32"  # in which bfloat16 sums them over micro-batches and workers
     reduce_bucket_elements: Count = 100_000_000  # of gradients that are reduced together; a GPU holds two such buffers
+
+    @property
+    def numbers(self) -> Literal["float32", "bfloat16"]:
+        """The type of the model's weights, gradients and activations; `fp8` changes none of them."""
+        return "float32" if self.precision == "float32" else "bfloat16"
 
 
 class TrainingModule(nn.Module):
@@ -181,7 +187,7 @@ class Engine:
         """Args: model on the CPU with its initial weights; micro_batch, rows per micro-batch; accumulation,
         micro-batches a step on each rank; sources, how many sources a batch's `sources` may name.
 
-        Raises: ConfigError for bfloat16 at stage 0, where DeepSpeed takes another optimizer path (0.35 % off).
+        Raises: ConfigError for what `check` refuses.
         """
         check(zero)
         import deepspeed
@@ -192,6 +198,8 @@ class Engine:
         # what this rank saves of frozen parameters, in float32 at any precision; empty once a parent holds them
         self.frozen_slices = _frozen_shares(model)
         self.frozen_in: dict[str, str] = {}  # parameter -> token of the checkpoint that holds it (committed.py)
+        if zero.precision == "fp8":
+            float8.convert(model, emulated=device().type == "cpu")
         module = TrainingModule(model, objective).to(device())
         updates = build(module.model, model.config, optimizer)
         self.deepspeed: Any = deepspeed.initialize(
@@ -330,7 +338,7 @@ def _frozen_shares(model: Transformer) -> list[Slice]:
 
 def _deepspeed_config(zero: ZeroConfig, accumulation: int, world: int) -> dict[str, Any]:
     """What of DeepSpeed's config follows from `ZeroConfig`, the layout and the device alone."""
-    cuda, mixed = torch.cuda.is_available(), zero.precision == "bfloat16"
+    cuda, mixed = torch.cuda.is_available(), zero.numbers == "bfloat16"
     splitting: dict[str, Any] = {
         "stage": zero.stage,
         "reduce_bucket_size": zero.reduce_bucket_elements,
@@ -365,8 +373,13 @@ def check(zero: ZeroConfig) -> None:
             f"zero.offload={zero.offload} with zero.stage=0: nothing is split there that could be moved to host "
             "memory; set zero.stage=1 (2, 3), or zero.offload=none"
         )
-    if zero.stage == 0 and zero.precision == "bfloat16":
+    if zero.stage == 0 and zero.numbers == "bfloat16":
         raise ConfigError(
-            "zero.stage=0 with zero.precision=bfloat16 takes another optimizer path in DeepSpeed "
+            f"zero.stage=0 with zero.precision={zero.precision} takes another optimizer path in DeepSpeed "
             "(loss off by 0.35 %): set zero.stage=1"
+        )
+    if zero.stage == 3 and zero.precision == "fp8":
+        raise ConfigError(
+            "zero.stage=3 with zero.precision=fp8: each product keeps its gathered weight for the backward pass, so "
+            "in the end all would be whole on every worker: set zero.stage=2, or zero.precision=bfloat16"
         )
