@@ -80,6 +80,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ),
         (
             "pretrain",
+            {"compute": {"attention": "cudnn"}},
+            "compute.attention=cudnn is cuDNN's, which needs a GPU: set compute.attention=auto",
+        ),
+        (
+            "pretrain",
             {"compute": {"attention": "flex"}},
             "compute.attention=flex has no backward pass on a CPU: set compute.attention=auto",
         ),

@@ -1,9 +1,10 @@
-"""Causal attention within documents: one meaning, four kernels.
+"""Causal attention within documents: one meaning, five kernels.
 
 Legend: B rows, T tokens, N = B·T, H query heads, G key/value heads, K head width. Queries, keys and values come and go
 as (B, T, heads, K). A query sees the keys of its own document that are not later than itself; a row begins a document.
 
     varlen   FlashAttention over the documents laid end to end (CUDA, bfloat16): no work for pairs that are kept apart
+    cudnn    the same by cuDNN (`cudnn_attention.py`)
     flex     FlexAttention with a block mask (CUDA; on a CPU it has no backward pass)
     blocks   PyTorch's SDPA per document (CPU): long documents alone, short neighbours together under a mask
     dense    one SDPA over a (T, T) mask: the plain path that the others are compared with
@@ -27,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipelines.train.network.compute import Attention
+from pipelines.train.network.cudnn_attention import attend_documents
 
 IN_GRAPH: frozenset[Attention] = frozenset({"varlen", "dense"})  # kernels that the graph of a compiled block can hold
 _SEGMENT = 128  # tokens of short neighbouring documents that share one masked call: a call costs about 0.1 ms
@@ -41,8 +43,9 @@ class Documents:
     masks: tuple[Tensor | None, ...] = ()  # blocks: (1, 1, length, length), None for a single document
     mask: Any = None  # dense: (B, 1, T, T) boolean, None for whole rows; flex: its BlockMask
     numbers: Tensor | None = None  # flex: (B, T), the number of each token's document in its row
-    starts: Tensor | None = None  # varlen: (documents + 1,) int32, first token of each in the flattened batch, then N
-    longest: int = 0  # varlen: tokens of the longest document
+    # varlen, cudnn: (documents + 1,) int32, first token of each in the flattened batch, then N
+    starts: Tensor | None = None
+    longest: int = 0  # varlen, cudnn: tokens of the longest document
 
     def to(self, device: torch.device) -> Documents:
         """The same on another device, without waiting for the copy."""
@@ -86,9 +89,13 @@ def locate(positions_BT: Tensor, kernel: Attention, masking: bool) -> Documents:
     if kernel == "flex":
         number_BT = first_BT.cumsum(dim=1)
         return Documents(kernel, mask=_flex_mask(number_BT), numbers=number_BT)
-    if kernel == "varlen":
+    if kernel in ("varlen", "cudnn"):
         starts = F.pad(first_BT.flatten().nonzero()[:, 0], (0, 1), value=B * T)
-        return Documents(kernel, starts=starts.to(torch.int32), longest=int(starts.diff().max()))
+        longest = int(starts.diff().max())
+        if kernel == "cudnn":  # it plans for each number of documents and each longest one
+            starts = F.pad(starts, (0, _power_of_two(len(starts) - 1) - len(starts) + 1), value=B * T)
+            longest = min(_power_of_two(longest), T)
+        return Documents(kernel, starts=starts.to(torch.int32), longest=longest)
     lengths, masks = _segments(first_BT)
     if lengths == (T,) * B and not any(mask is not None for mask in masks):
         return Documents("dense")  # each row is one document: all of them in one causal call
@@ -99,6 +106,8 @@ def attend(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, documents: Documents)
     """softmax(q·kᵀ/√K) v over each query's own document so far: (B, T, H, K)."""
     if documents.kernel == "varlen":
         return _varlen(q_BTHK, k_BTGK, v_BTGK, documents)
+    if documents.kernel == "cudnn":
+        return _cudnn(q_BTHK, k_BTGK, v_BTGK, documents)
     if documents.kernel == "flex":
         return _flex(q_BTHK, k_BTGK, v_BTGK, documents)
     share = q_BTHK.shape[2] // k_BTGK.shape[2]
@@ -141,6 +150,17 @@ def _varlen(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, documents: Documents
     out = varlen_attn(q, k, v, starts, starts, longest, longest, **causal)
     assert isinstance(out, Tensor)
     return out.view(q_BTHK.shape)
+
+
+def _cudnn(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, documents: Documents) -> Tensor:
+    q, k, v = (x.flatten(0, 1) for x in (q_BTHK, k_BTGK, v_BTGK))
+    assert documents.starts is not None
+    return attend_documents(q, k, v, documents.starts, documents.longest).view(q_BTHK.shape)
+
+
+def _power_of_two(number: int) -> int:
+    """The first that is not below a number of at least 1."""
+    return 1 << (number - 1).bit_length()
 
 
 def _flex(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, documents: Documents) -> Tensor:

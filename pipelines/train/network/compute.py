@@ -11,7 +11,8 @@ from typing import Literal
 
 from pipelines.config import Count, Positive, config_class
 
-Attention = Literal["varlen", "flex", "blocks", "dense"]
+Attention = Literal["varlen", "cudnn", "flex", "blocks", "dense"]
+FASTEST: Attention = "varlen"  # on a GPU, in bfloat16: what benchmarks/gpu/attention.py found
 Keep = Literal["all", "products", "input"]  # what a block keeps for its backward pass; the rest is computed again
 
 
@@ -19,7 +20,8 @@ Keep = Literal["all", "products", "input"]  # what a block keeps for its backwar
 class ComputeConfig:
     """The defaults choose by device; `conf/compute/` holds them."""
 
-    attention: Literal["auto", "varlen", "flex", "blocks", "dense"] = "auto"  # auto: varlen on CUDA, blocks on a CPU
+    # auto: varlen on CUDA, blocks on a CPU
+    attention: Literal["auto", "varlen", "cudnn", "flex", "blocks", "dense"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"  # torch.compile of each block; auto: on CUDA
     keep: Literal["auto", "all", "products", "input"] = "auto"  # auto: as much as fits into memory_gib
     memory_gib: Positive | None = None  # of one worker; null: what its GPU has, or its share of the machine's memory
@@ -60,7 +62,7 @@ def choose_attention(config: ComputeConfig, device: str, precision: str = "bfloa
         return config.attention
     if device == "cpu":
         return "blocks"
-    return "varlen" if precision == "bfloat16" else "flex"  # FlashAttention takes 16-bit numbers only
+    return FASTEST if precision == "bfloat16" else "flex"  # the others take 16-bit numbers only
 
 
 def for_shapes(config: ComputeConfig, alike: bool) -> ComputeConfig:

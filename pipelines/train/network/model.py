@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
+from pipelines.train.network import cudnn_attention
 from pipelines.train.network.architecture import ModelConfig, check_shapes
 from pipelines.train.network.attention import IN_GRAPH, Documents, attend, locate
 from pipelines.train.network.batch import ModelInput
@@ -149,6 +150,8 @@ class Transformer(nn.Module):
         self.compute = compute
         self.policy = policy or BlockPolicy(all=self.config.layers)
         place = device or self.embed_tokens.weight.device
+        if compute.attention == "cudnn" and place.type == "cuda":
+            cudnn_attention.require()
         # its gradient joins the output projection's: on a CPU a few rows are added faster than a whole matrix
         self.embed_tokens.sparse = place.type == "cpu" and whole_weights
         self.compiled = whole_weights and compiles(compute, place.type)
@@ -254,7 +257,7 @@ def split_projections(weights: Iterable[tuple[str, Tensor]], config: ModelConfig
 
 
 def _products_kept(_context: Any, operation: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
-    kept = operation in _COSTLY or operation.namespace == "torch_attn"
+    kept = operation in _COSTLY or operation.namespace in ("torch_attn", "trunkline")
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 

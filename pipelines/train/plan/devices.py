@@ -57,17 +57,20 @@ def budget(compute: ComputeConfig, device: DeviceKind, workers_here: int, index:
 
 def check(compute: ComputeConfig, zero: ZeroConfig, device: DeviceKind) -> None:
     """Refuse what a device cannot compute. Raises: ConfigError naming the field."""
-    if compute.attention == "varlen" and device == "cpu":
-        raise ConfigError("compute.attention=varlen is FlashAttention, which needs a GPU: set compute.attention=auto")
+    if compute.attention in ("varlen", "cudnn") and device == "cpu":
+        name = "FlashAttention" if compute.attention == "varlen" else "cuDNN's"
+        raise ConfigError(
+            f"compute.attention={compute.attention} is {name}, which needs a GPU: set compute.attention=auto"
+        )
     if compute.attention == "flex" and device == "cpu":
         raise ConfigError(
             "compute.attention=flex has no backward pass on a CPU: set compute.attention=auto (blocks), or train on "
             "GPUs"
         )
-    if compute.attention == "varlen" and zero.precision == "float32":
+    if compute.attention in ("varlen", "cudnn") and zero.precision == "float32":
         raise ConfigError(
-            "compute.attention=varlen takes 16-bit numbers, and zero.precision is float32: set compute.attention=auto "
-            "(flex) or zero.precision=bfloat16"
+            f"compute.attention={compute.attention} takes 16-bit numbers, and zero.precision is float32: set "
+            "compute.attention=auto (flex) or zero.precision=bfloat16"
         )
     if zero.precision == "fp8" and device == "cpu":
         raise ConfigError(

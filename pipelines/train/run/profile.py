@@ -32,7 +32,7 @@ _RANGES = {
     "step/loss": "loss",
 }
 _COMMUNICATION = ("c10d::", "gloo:", "nccl", "record_param_comms", "all_reduce", "reduce_scatter", "all_gather")
-_ATTENTION = ("scaled_dot_product", "flash", "fmha", "flex_attention", "varlen_attn")
+_ATTENTION = ("scaled_dot_product", "flash", "fmha", "flex_attention", "varlen_attn", "cudnn")
 _PRODUCTS = (
     "aten::mm",
     "aten::addmm",

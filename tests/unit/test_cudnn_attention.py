@@ -1,0 +1,113 @@
+"""cuDNN's attention as an operator: a stand-in for its plans computes from the very tensors that they would be given.
+
+The plans themselves need a GPU: tests/gpu and benchmarks/gpu/attention.py.
+"""
+
+import math
+
+import pytest
+import torch
+
+from pipelines.errors import ConfigError
+from pipelines.train.network import cudnn_attention
+from pipelines.train.network.attention import attend, locate
+from pipelines.train.network.cudnn_attention import Shape, Slot, attend_documents, obstacle, require
+
+STARTS = torch.tensor([0, 7, 8, 48, 60, 60, 60], dtype=torch.int32)  # the last two hold no tokens
+POSITIONS = torch.cat([torch.arange(n) for n in (7, 1, 40, 12)])[None]
+
+
+def by_hand(shape: Shape, backward: bool, tensors: dict[Slot, torch.Tensor]) -> None:
+    """What cuDNN does: each document of each tensor begins where `*_STARTS` says, in numbers."""
+    assert int(tensors[Slot.LENGTHS].max()) <= shape.longest
+    assert shape.documents == len(tensors[Slot.LENGTHS])
+    flat = {slot: tensor.view(-1) for slot, tensor in tensors.items()}  # view: contiguous, or an error
+    share = shape.heads // shape.kv_heads
+
+    def cut(slot: Slot, document: int, heads: int, width: int) -> torch.Tensor:
+        key = slot in (Slot.K, Slot.V, Slot.DK, Slot.DV)
+        starts = Slot.SUM_STARTS if slot == Slot.SUMS else Slot.K_STARTS if key else Slot.Q_STARTS
+        begin, length = int(tensors[starts][document]), int(tensors[Slot.LENGTHS][document])
+        return flat[slot][begin : begin + length * heads * width].view(length, heads, width)
+
+    for document in range(shape.documents):
+        H, G, K = shape.heads, shape.kv_heads, shape.width
+        q = cut(Slot.Q, document, H, K)
+        k, v = (cut(slot, document, G, K).repeat_interleave(share, 1) for slot in (Slot.K, Slot.V))
+        hidden = torch.ones(len(q), len(q)).triu(1).bool()
+        scores = (torch.einsum("qhk,thk->hqt", q, k) / math.sqrt(K)).masked_fill(hidden, -math.inf)
+        out, sums = torch.einsum("hqt,thk->qhk", scores.softmax(-1), v), scores.logsumexp(-1).T[..., None]
+        if not backward:
+            cut(Slot.O, document, H, K).copy_(out)
+            cut(Slot.SUMS, document, H, 1).copy_(sums)
+            continue
+        assert torch.equal(cut(Slot.O, document, H, K), out)
+        assert torch.equal(cut(Slot.SUMS, document, H, 1), sums)
+        # no autograd below an operator: the derivative by hand
+        do, weights = cut(Slot.DO, document, H, K), scores.softmax(-1)
+        by_weight = torch.einsum("qhk,thk->hqt", do, v)
+        by_score = weights * (by_weight - (by_weight * weights).sum(-1, keepdim=True)) / math.sqrt(K)
+        cut(Slot.DQ, document, H, K).copy_(torch.einsum("hqt,thk->qhk", by_score, k))
+        for slot, gradient in (
+            (Slot.DK, torch.einsum("hqt,qhk->thk", by_score, q)),
+            (Slot.DV, torch.einsum("hqt,qhk->thk", weights, do)),
+        ):
+            cut(slot, document, G, K).copy_(gradient.view(len(q), G, share, K).sum(2))
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2], ids=["heads alike", "grouped"])
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "in a graph"])
+def test_gradients_are_those_of_the_plain_path(kv_heads: int, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cudnn_attention, "_run", by_hand)
+    random = torch.Generator().manual_seed(0)
+    # queries, keys and values as a block has them: three parts of one product
+    joined = torch.randn(60, 4 + 2 * kv_heads, 8, generator=random)
+    weight = torch.randn(60, 4, 8, generator=random)
+    found, expected = joined.clone().requires_grad_(), joined.clone().requires_grad_()
+
+    def by_cudnn(x: torch.Tensor) -> torch.Tensor:
+        q, k, v = x.split([4, kv_heads, kv_heads], 1)
+        return attend_documents(q, k, v, STARTS, 64)
+
+    out = (torch.compile(by_cudnn, backend="aot_eager", fullgraph=True) if compiled else by_cudnn)(found)
+    (out * weight).sum().backward()
+    q, k, v = (x[None] for x in expected.split([4, kv_heads, kv_heads], 1))
+    plain = attend(q, k, v, locate(POSITIONS, "dense", masking=True))[0]
+    (plain * weight).sum().backward()
+    assert torch.allclose(out, plain, atol=1e-6)
+    assert found.grad is not None
+    assert expected.grad is not None
+    assert torch.allclose(found.grad, expected.grad, atol=1e-5)
+
+
+def test_few_plans_serve_all_batches() -> None:
+    """The number of documents and the longest one are rounded up; documents beyond the last hold no tokens."""
+    found = locate(POSITIONS, "cudnn", masking=True)
+    assert found.starts is not None
+    assert found.starts.tolist() == [0, 7, 8, 48, 60]
+    assert found.longest == 60  # no longer than a row
+    found = locate(torch.cat([torch.arange(n) for n in (5, 3, 5, 5, 2)])[None], "cudnn", masking=True)
+    assert found.starts is not None
+    assert found.starts.tolist() == [0, 5, 8, 13, 18, 20, 20, 20, 20]
+    assert found.starts.dtype == torch.int32
+    assert found.longest == 8
+    whole = locate(POSITIONS.expand(3, 60), "cudnn", masking=False)
+    assert whole.starts is not None
+    assert (whole.starts.tolist(), whole.longest) == ([0, 60, 120, 180, 180], 60)
+
+
+def test_it_says_what_is_missing_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert obstacle() == "no GPU"
+    with pytest.raises(ConfigError, match=r"cudnn: no GPU\. Mend that, or set compute.attention=auto"):
+        require()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(cudnn_attention.importlib.util, "find_spec", lambda _name: None)  # type: ignore[attr-defined]
+    assert obstacle() == "the package nvidia-cudnn-frontend is not installed"
+
+
+def test_offsets_beyond_32_bits_are_refused() -> None:
+    shape = Shape(tokens=1 << 20, heads=36, kv_heads=36, width=64, documents=1, longest=1 << 20)
+    with pytest.raises(ValueError, match="beyond 32 bits"):
+        cudnn_attention._places(STARTS, shape)
