@@ -86,11 +86,12 @@ def test_few_plans_serve_all_batches() -> None:
     assert found.starts is not None
     assert found.starts.tolist() == [0, 7, 8, 48, 60]
     assert found.longest == 60  # no longer than a row
-    found = locate(torch.cat([torch.arange(n) for n in (5, 3, 5, 5, 2)])[None], "cudnn", masking=True)
+    found = locate(torch.cat([torch.arange(n) for n in (5, 300, 5, 5, 700)])[None], "cudnn", masking=True)
     assert found.starts is not None
-    assert found.starts.tolist() == [0, 5, 8, 13, 18, 20, 20, 20, 20]
+    assert found.starts.tolist() == [0, 5, 305, 310, 315, 1015, 1015, 1015, 1015]
     assert found.starts.dtype == torch.int32
-    assert found.longest == 8
+    assert found.longest == 1015
+    assert locate(torch.arange(100).repeat(1, 40), "cudnn", masking=True).longest == 128
     whole = locate(POSITIONS.expand(3, 60), "cudnn", masking=False)
     assert whole.starts is not None
     assert (whole.starts.tolist(), whole.longest) == ([0, 60, 120, 180, 180], 60)

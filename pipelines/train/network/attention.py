@@ -94,7 +94,7 @@ def locate(positions_BT: Tensor, kernel: Attention, masking: bool) -> Documents:
         longest = int(starts.diff().max())
         if kernel == "cudnn":  # it plans for each number of documents and each longest one
             starts = F.pad(starts, (0, _power_of_two(len(starts) - 1) - len(starts) + 1), value=B * T)
-            longest = min(_power_of_two(longest), T)
+            longest = min(_power_of_two(max(longest, 64)), T)
         return Documents(kernel, starts=starts.to(torch.int32), longest=longest)
     lengths, masks = _segments(first_BT)
     if lengths == (T,) * B and not any(mask is not None for mask in masks):
