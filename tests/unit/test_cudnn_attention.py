@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from pipelines.errors import ConfigError
-from pipelines.train.network import cudnn_attention
+from pipelines.train.network import compute, cudnn_attention
+from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.attention import attend, locate
+from pipelines.train.network.compute import ComputeConfig
 from pipelines.train.network.cudnn_attention import Shape, Slot, attend_documents, obstacle, require
+from pipelines.train.network.model import Transformer, rotary_tables
 
 STARTS = torch.tensor([0, 7, 8, 48, 60, 60, 60], dtype=torch.int32)  # the last two hold no tokens
 POSITIONS = torch.cat([torch.arange(n) for n in (7, 1, 40, 12)])[None]
@@ -80,6 +83,34 @@ def test_gradients_are_those_of_the_plain_path(kv_heads: int, compiled: bool, mo
     assert torch.allclose(found.grad, expected.grad, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_one_graph_of_a_block_serves_other_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cudnn_attention, "_run", by_hand)
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    found: dict[str, list[torch.Tensor]] = {}
+    for kernel in ("cudnn", "dense"):
+        config = ModelConfig(
+            layers=1, d_model=32, d_ff=80, heads=4, kv_heads=2, vocabulary=50, max_positions=300, dim_model_base=16
+        )
+        model = Transformer(config).initialise(0)
+        block = model.layers[0]
+        if kernel == "cudnn":
+            block.whole = torch.compile(block.joined, backend="aot_eager", dynamic=False, fullgraph=True)
+        for lengths in ((7, 1, 100, 192), (10,) * 30, (300,)):
+            placed = torch.cat([torch.arange(n) for n in lengths])[None].repeat(2, 1)
+            x = torch.randn(2, 300, 32, generator=torch.Generator().manual_seed(1)).requires_grad_()
+            rotary = rotary_tables(placed, 8, 1e4, torch.float32)
+            documents = locate(placed, kernel, masking=True)  # type: ignore[arg-type]
+            out = block(x, rotary, documents.of_any_number())
+            out.square().sum().backward()
+            assert x.grad is not None
+            found.setdefault(kernel, []).extend([out.detach(), x.grad])
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    for a, b in zip(found["cudnn"], found["dense"], strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
 def test_few_plans_serve_all_batches() -> None:
     """The number of documents and the longest one are rounded up; documents beyond the last hold no tokens."""
     found = locate(POSITIONS, "cudnn", masking=True)
@@ -99,13 +130,18 @@ def test_few_plans_serve_all_batches() -> None:
 
 def test_it_says_what_is_missing_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    obstacle.cache_clear()
     assert obstacle() == "no GPU"
+    monkeypatch.setattr(compute, "FASTEST", "cudnn")
+    assert compute.choose_attention(ComputeConfig(), "cuda") == "varlen"
     with pytest.raises(ConfigError, match=r"cudnn: no GPU\. Mend that, or set compute.attention=auto"):
         require()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    obstacle.cache_clear()
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(cudnn_attention.importlib.util, "find_spec", lambda _name: None)  # type: ignore[attr-defined]
     assert obstacle() == "the package nvidia-cudnn-frontend is not installed"
+    obstacle.cache_clear()
 
 
 def test_offsets_beyond_32_bits_are_refused() -> None:

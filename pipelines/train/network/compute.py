@@ -62,7 +62,14 @@ def choose_attention(config: ComputeConfig, device: str, precision: str = "bfloa
         return config.attention
     if device == "cpu":
         return "blocks"
-    return FASTEST if precision == "bfloat16" else "flex"  # the others take 16-bit numbers only
+    return fastest() if precision == "bfloat16" else "flex"  # the others take 16-bit numbers only
+
+
+def fastest() -> Attention:
+    """`FASTEST` where it can be had, else what torch has itself."""
+    from pipelines.train.network.cudnn_attention import obstacle
+
+    return "varlen" if FASTEST == "cudnn" and obstacle() else FASTEST
 
 
 def for_shapes(config: ComputeConfig, alike: bool) -> ComputeConfig:

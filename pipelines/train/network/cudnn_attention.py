@@ -52,6 +52,7 @@ class Shape:
     repeatable: bool = False  # the same gradients to the last bit, at some cost in time
 
 
+@functools.cache
 def obstacle() -> str | None:
     """Why this process cannot use cuDNN for attention; None if it can."""
     if not torch.cuda.is_available():
