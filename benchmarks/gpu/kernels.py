@@ -31,13 +31,14 @@ def profile(built: Built, section: str) -> None:
     options = argparse.Namespace(**{**vars(built.options), "accumulation": 2})
     read = [bench.batches(options, built.model, 90 + number, built.arm) for number in range(STEPS + 1)]
     with torch_profile(schedule=schedule(wait=0, warmup=1, active=STEPS)) as profiler:
-        for batches in read:
+        for number, batches in enumerate(read):
             built.arm.step(batches)
             # so that a step's kernels end in its own span
             if CUDA:
                 with record_function("step/wait"):
                     torch.cuda.synchronize()
-            profiler.step()
+            if number < STEPS:  # one more would begin anew, and forget
+                profiler.step()
     events = profiler.events()
     say(f"{len(events):,} events")
     rows = largest(events)

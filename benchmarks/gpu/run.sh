@@ -6,7 +6,7 @@
 set -u
 BEGAN=$(date +%s); SECONDS_IN_ALL=${1:-330}
 WHEELS=${WHEELS:-.whl}; PY=${PY:-python3}
-WORK=${WORK:-/tmp/gpu_work}  # nothing of it is wanted afterwards
+export WORK=${WORK:-/tmp/gpu_work}  # nothing of it is wanted afterwards
 export OUT=${OUT:-/tmp/gpu_out}; mkdir -p "$OUT" "$WORK"
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 export TORCHINDUCTOR_CACHE_DIR=$WORK/inductor TRITON_CACHE_DIR=$WORK/triton TRUNKLINE_CACHE=$WORK/cache

@@ -44,20 +44,25 @@ _LIST = (
     Step("card", (*MODULE, "benchmarks.gpu.card"), 12, 40, "versions, clocks, and the card's own 8192³ product"),
     Step(
         "smoke",
-        (*MODULE, "pytest", "tests/gpu", "-q", "-rs", "-p", "no:cacheprovider", "--confcutdir=tests/gpu",
-         "-o", "addopts=", "--durations=12", "--tb=short", "--maxfail=30"),
+        (*MODULE, "pytest", "tests/gpu", "-q", "--confcutdir=tests/gpu", "-p", "no:cacheprovider", "-o", "addopts=",
+         "--tb=short", "-rfEs", "--show-capture=no", "--durations=12"),
         100, 130, "tests/gpu: is it right", beside=("warm-2.4b", "warm-before-2.4b", "worker"),
     ),
     *_train("2.4b", 90, 130),
     Step("ceiling", (*MODULE, "benchmarks.gpu.ceiling"), 25, 45, "what the card reaches in each kind of work"),
     *_train("1.2b", 60, 90),
     Step("attention", (*MODULE, "benchmarks.gpu.attention"), 40, 60, "attention kernels, speed and agreement"),
-    Step("fp8", (*MODULE, "benchmarks.gpu.fp8"), 60, 90, "FP8 beside bfloat16: speed, and the loss over 200 steps"),
-    Step("stall", (*MODULE, "benchmarks.gpu.stall"), 45, 70, "how long a save holds a step"),
-    Step("loader", (*MODULE, "benchmarks.gpu.loader"), 15, 30, "tokens a second that the loader gives"),
+    Step("fp8", (*MODULE, "benchmarks.gpu.fp8"), 60, 90, "FP8 beside bfloat16: products, and the loss over 200 steps"),
+    Step("fp8-2.4b", (*MODULE, "benchmarks.gpu.fp8", "--parts", "speed"), 50, 80, "FP8: speed of the 2.4B"),
+    Step("stall", (*MODULE, "benchmarks.gpu.stall"), 70, 100, "how long the snapshot of a save holds a step"),
+    Step(
+        "save-1.2b", (*MODULE, "benchmarks.gpu.stall", "1.2b", "--write"), 80, 120,
+        "a real save of the 1.2B, then DeepSpeed's",
+    ),
+    Step("loader", (*MODULE, "benchmarks.gpu.loader"), 20, 35, "tokens a second that the loader gives"),
     Step("checkpoint", (*MODULE, "benchmarks.checkpoint", "--rounds", "2"), 40, 60, "our save beside DeepSpeed's"),
-    Step("worker", ("bash", "benchmarks/gpu/worker.sh"), 80, 120, "the whole worker under torchrun, and its resume"),
-    Step("pocket", ("bash", "benchmarks/gpu/pocket.sh"), 120, 200, "the pocket model's trunk"),
+    Step("worker", (*MODULE, "benchmarks.gpu.worker"), 80, 110, "the whole worker under torchrun, and its resume"),
+    Step("pocket", (*MODULE, "benchmarks.gpu.pocket"), 60, 110, "the pocket model's trunk"),
 )  # fmt: skip
 STEPS = {step.name: step for step in _LIST}
 FIRST = ("card", "smoke", "train-2.4b", "before-2.4b", "peer-2.4b", "ceiling")

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-KNOWN = ("card", "ceiling")
+KNOWN = ("card", "ceiling", "smoke")
 
 
 def write_summary(out: Path) -> str:
@@ -21,6 +21,7 @@ def write_summary(out: Path) -> str:
         ceilings(found.get("ceiling", {})),
         *(kernels(section, values) for section, values in found.items() if "kernels" in values),
         others(found),
+        smoke(found.get("smoke", {})),
         failures(found),
         *(swaps(section, values) for section, values in found.items() if "swaps" in values),
         steps(out / "steps.tsv"),
@@ -135,6 +136,21 @@ def failures(found: dict[str, dict[str, Any]]) -> str:
                 text = v.get("error") if isinstance(v, dict) else v
                 lines.append(f"- **{section} {key}**: {str(text)[:260]}")
     return "## Went wrong\n\n" + "\n".join(lines) if lines else ""
+
+
+def smoke(values: dict[str, Any]) -> str:
+    """The tests that failed, and what those say that measure."""
+    if not values:
+        return ""
+    failed = [
+        f"- **{key}**: {json.dumps(v, default=str)[:300]}" for key, v in values.items() if key.startswith("FAILED")
+    ]
+    told = [
+        f"- {key}: {json.dumps(v, default=str)[:400]}"
+        for key, v in values.items()
+        if any(mark in key for mark in ("wait", "peak", "graph", "memory"))
+    ]
+    return f"## Smoke: {len(failed)} failed, {len(values)} findings\n\n" + "\n".join(failed[:12] + told)
 
 
 def others(found: dict[str, dict[str, Any]]) -> str:

@@ -1,6 +1,6 @@
 """How fast a published size trains: ours, or `transformers` with DeepSpeed as it is shipped; 65,536 tokens a step.
 
-    python -m benchmarks.gpu.train ours 2.4b [--parts waits profile swaps]
+    python -m benchmarks.gpu.train ours 2.4b [--parts waits profile swaps stall]
     python -m benchmarks.gpu.train peer 2.4b
     python -m benchmarks.gpu.train warm 2.4b     compile what `ours` will want into the cache on disk, with two blocks
 
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("arm", choices=("ours", "peer", "warm"))
     parser.add_argument("model", choices=bench.MODELS)
     default = ["swaps"] if IS_BEFORE else ["waits", "profile", "swaps"]
-    parser.add_argument("--parts", nargs="*", choices=("waits", "profile", "swaps"), default=default)
+    parser.add_argument("--parts", nargs="*", choices=("waits", "profile", "swaps", "stall"), default=default)
     options = parser.parse_args()
     bench.import_deepspeed()
     shipped = bench.deepspeed_functions()
@@ -85,6 +85,12 @@ def ours(name: str, parts: list[str]) -> None:
         with part(section, "swaps", needs=10) as go:
             if go:
                 swaps.table(built, section, before=IS_BEFORE)
+    if "stall" in parts:
+        with part(section, "stall", needs=20) as go:
+            if go:
+                from benchmarks.gpu.stall import stall
+
+                stall(built, section)
 
 
 def fitting(section: str, name: str, model: ModelConfig) -> Built | None:

@@ -9,11 +9,15 @@ PY=${PY:-.venv/bin/python}
 mkdir -p "$FOLDER"
 pin() { grep -iE "^${1//[-_]/[-_]}==" constraints.txt || { echo "constraints.txt has no pin of $1" >&2; exit 1; }; }
 
+CUDNN_FRONTEND=1.18.0  # of attention by cuDNN; only a GPU has a use for it, so no pin of ours names it
+
 # with code of the machine's own Python in them; or pure, as wheels
-for name in pydantic-core pydantic annotated-types typing-inspection typing-extensions hjson hydra-core omegaconf; do
+names="pydantic-core pydantic annotated-types typing-inspection typing-extensions hjson hydra-core omegaconf"
+for name in $names nvidia-cudnn-frontend; do
+  wanted=$([ $name = nvidia-cudnn-frontend ] && echo $name==$CUDNN_FRONTEND || pin $name)
   $PY -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
     --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
-    -d "$FOLDER" "$(pin $name)"
+    -d "$FOLDER" "$wanted"
 done
 # given out as sources: made into pure wheels here, DeepSpeed without any of its C++
 for name in antlr4-python3-runtime deepspeed; do
