@@ -65,7 +65,7 @@ def gradients(model: Transformer, read: ModelInput) -> list[Tensor]:
 
 
 @pytest.mark.slow
-def test_all_blocks_and_batches_share_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_blocks_that_keep_alike_and_all_batches_share_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where some compute again and where a probe looks at them; evaluation is not compiled."""
     varlen: Any = pytest.importorskip("torch.nn.attention.varlen")
     varlen._varlen_attn.register_kernel("cpu")(forward)
@@ -95,4 +95,4 @@ def test_all_blocks_and_batches_share_one_graph(monkeypatch: pytest.MonkeyPatch)
             block.probe = None  # type: ignore[assignment]
         with torch.no_grad():
             torch.testing.assert_close(compiled(read), plain(read))
-    assert counter.frame_count == 1
+    assert counter.frame_count == 2  # one of the blocks that keep products, and one of all others

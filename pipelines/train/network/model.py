@@ -102,11 +102,22 @@ class Block(nn.Module):
         return compute(x_BTD, rotary, documents)
 
     def joined(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], documents: Documents) -> Tensor:
-        """The whole block, as it is compiled. It names the functions of the class: those of a block that is prepared
-        are compiled ones, of their own for each block, and then no two blocks would share this one.
+        """The whole block, as it is compiled where it may keep everything."""
+        return self._joined(x_BTD, rotary, documents, apart=True)
+
+    def joined_keeping_products(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], documents: Documents) -> Tensor:
+        """The same, but the compiler is told to keep what products and attention gave, and to make the rest again. By
+        itself it keeps whatever a product of the backward pass reads: both norms and the feed-forward's middle.
         """
+        more: Any = {"use_reentrant": False, "preserve_rng_state": False, "context_fn": _PRODUCTS}
+        out: Tensor = checkpoint(self._joined, x_BTD, rotary, documents, False, **more)
+        return out
+
+    def _joined(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], documents: Documents, apart: bool) -> Tensor:
+        """Args: apart, whether values are copied: kept for the backward pass, a view would keep the whole product."""
+        # of the class: in a block that is prepared they are compiled ones of its own, and no two would share a graph
         q_BTHK, k_BTGK, v_BTGK = Block.before(self, x_BTD, rotary)
-        y_BTHK = attend(q_BTHK, k_BTGK, v_BTGK, documents)
+        y_BTHK = attend(q_BTHK, k_BTGK, v_BTGK.contiguous() if apart else v_BTGK, documents)
         return Block.after(self, x_BTD, y_BTHK.flatten(2))
 
     def before(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -156,12 +167,14 @@ class Transformer(nn.Module):
         self.embed_tokens.sparse = place.type == "cpu" and whole_weights
         self.compiled = whole_weights and compiles(compute, place.type)
         if self.compiled:
-            for layer in self.layers:  # the blocks are alike, so they share what is compiled for the first
+            for number, layer in enumerate(self.layers):  # those alike share what is compiled for the first
                 block: Any = layer
                 block.before = torch.compile(block.before, dynamic=False)
                 block.after = torch.compile(block.after, dynamic=False)
                 if joins(place.type):  # `fullgraph`: what cannot be one graph, or is compiled too often, is an error
-                    block.whole = torch.compile(block.joined, dynamic=False, fullgraph=True)
+                    products = self.policy.keep(number) == "products"
+                    joined = block.joined_keeping_products if products else block.joined
+                    block.whole = torch.compile(joined, dynamic=False, fullgraph=True)
                     # one graph serves a model and a shape of batch; a process may train several, one after another
                     torch._dynamo.config.recompile_limit = _MOST_GRAPHS
         return self
@@ -197,8 +210,7 @@ class Transformer(nn.Module):
             documents = documents.of_any_number()
         for number, block in enumerate(self.layers):
             keep = self.policy.keep(number) if torch.is_grad_enabled() else "all"
-            # a compiled block keeps the products by itself, attention among them: its compiler makes the rest again,
-            # since that is cheap
+            # a compiled block keeps the products by itself: see `joined_keeping_products`
             if keep == "all" or (keep == "products" and self.compiled):
                 x_BTD = block(x_BTD, rotary, documents)
             else:
@@ -265,7 +277,8 @@ _MOST_GRAPHS = 32  # of one function, before it is an error: torch's own 8 are m
 _COSTLY = frozenset(
     getattr(torch.ops.aten, name).default
     for name in (
-        "mm", "addmm", "bmm", "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
+        "mm", "addmm", "bmm", "_scaled_mm",
+        "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
         "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention",
     )
 )  # fmt: skip
