@@ -53,6 +53,17 @@ FIRST: tuple[tuple[str | None, tuple[str, ...]], ...] = (
             "integration/test_map_shards.py",
         ),
     ),
+    (
+        # one process on a GPU: they share engines and what was compiled
+        "GPU",
+        (
+            "gpu/test_arithmetic.py",
+            "gpu/test_curves.py",
+            "gpu/test_checkpoints.py",
+            "gpu/test_a_run.py",
+            "gpu/test_wrong_device.py",
+        ),
+    ),
     ("head", ("integration/test_ray_jobs.py", "integration/test_submit.py")),
     (None, ("infra/test_cluster_boot.py",)),
     (None, ("infra/test_terraform.py",)),

@@ -1,0 +1,18 @@
+"""The cases whose curves the CPU computes in float32, by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.gpu.cases import case
+
+_PLAIN: dict[str, Any] = {"zero": {"precision": "float32"}}
+DPO: dict[str, Any] = {"objective": "dpo", "masks": "pairs", "optimizer": {"mup_lr": False, "weight_decay": 0.0}}
+SFT: dict[str, Any] = {"masks": "answers"}
+MUON: dict[str, Any] = {"optimizer": {"kind": "muon"}}
+REFERENCES = {
+    "pretrain": case(**_PLAIN),
+    "sft": case(**_PLAIN, **SFT),
+    "dpo": case(**_PLAIN, **DPO),
+    "muon": case(**_PLAIN, **MUON),
+}

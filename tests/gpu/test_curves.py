@@ -1,0 +1,95 @@
+"""Five steps of every way to train, against float32 on the CPU and against each other."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, get_args
+
+import pytest
+
+from benchmarks.gpu.record import CUDA
+from pipelines.train.network.compute import Attention
+from tests.gpu.cases import case, curve, off
+from tests.gpu.references import DPO, MUON, SFT
+
+Curve = dict[str, list[float]]
+
+FLOAT32 = {"zero": {"precision": "float32"}}
+DENSE = {"compute": {"attention": "dense"}}
+
+
+@functools.cache
+def _curve(key: str) -> Curve:
+    return curve(CASES[key])
+
+
+# by name: the case, which reference it follows, and how near: loss, gradient norm
+#
+# float32   The issue asks for 1e-4 in the loss. The order of sums alone makes 1e-6.
+# bfloat16  Each number between two products is rounded to 2^-9 of itself, so a logit is off by about that at random and
+#           a token's loss by 1e-2. A step's loss is a mean over 1,800 tokens: 3e-4 of it is left, and it grows a little
+#           with each update. What is wrong by a factor or misses a document shows as 1e-2 and more. The norm of the
+#           gradient is a mean too, of squares, which rounding makes larger.
+# muon      It orthogonalises in bfloat16 on a GPU, in float32 on a CPU.
+FINE, COARSE = (1e-4, 1e-3), (2e-3, 2e-2)
+FURTHER = [name for name in get_args(Attention) if name not in ("varlen", "flex", "blocks", "dense")]
+ARMS: dict[str, tuple[dict[str, Any], str, tuple[float, float]]] = {
+    "float32": (case(**FLOAT32), "pretrain", FINE),  # on a GPU by FlexAttention
+    "float32 dense": (case(**FLOAT32, **DENSE), "pretrain", FINE),
+    "bfloat16": (case(), "pretrain", COARSE),
+    "bfloat16 dense": (case(**DENSE), "pretrain", COARSE),
+    **{f"bfloat16 {name}": (case(compute={"attention": name}), "pretrain", COARSE) for name in FURTHER if CUDA},
+    "compiled": (case(compute={"compile": "on"}), "pretrain", COARSE),
+    "keep=products": (case(compute={"keep": "products"}), "pretrain", COARSE),
+    "keep=input": (case(compute={"keep": "input"}), "pretrain", COARSE),
+    "compiled keep=input": (case(compute={"compile": "on", "keep": "input"}), "pretrain", COARSE),
+    "zero=2": (case(zero={"stage": 2}), "pretrain", COARSE),
+    "zero=3": (case(zero={"stage": 3}), "pretrain", COARSE),
+    "zero=0 float32": (case(zero={"precision": "float32", "stage": 0}, **DENSE), "pretrain", FINE),
+    "offload": (case(zero={"offload": "cpu"}), "pretrain", COARSE),
+    "sft float32": (case(**FLOAT32, **DENSE, **SFT), "sft", FINE),
+    "sft": (case(**SFT), "sft", COARSE),
+    "dpo float32": (case(**FLOAT32, **DENSE, **DPO), "dpo", FINE),
+    "dpo": (case(**DPO), "dpo", (2e-2, 5e-2)),  # a pair's loss is of the sums of an answer's losses, not of their mean
+    "muon float32": (case(**FLOAT32, **DENSE, **MUON), "muon", (2e-3, 2e-2)),
+    "muon": (case(**MUON), "muon", (5e-3, 5e-2)),
+}
+CASES = {name: one for name, (one, _, _) in ARMS.items()}
+
+
+@pytest.mark.parametrize("name", [name for name in ARMS if CUDA or "compiled" not in name])
+def test_curve(name: str, reference: Callable[[str], Curve], note: Callable[..., None]) -> None:
+    """Within its limits of the reference in float32 on the CPU."""
+    _, whose, (loss, norm) = ARMS[name]
+    found, wanted = _curve(name), reference(whose)
+    distances = {key: off(found[key], wanted[key]) for key in ("loss", "norm")}
+    note(**distances, curve=found)
+    assert wanted["loss"][-1] < wanted["loss"][0], "nothing was learnt"
+    assert distances["loss"] < loss, f"{found['loss']} and on the CPU {wanted['loss']}"
+    assert distances["norm"] < norm, f"{found['norm']} and on the CPU {wanted['norm']}"
+
+
+# what does the same arithmetic in the same order, and what sums in another order and then rounds otherwise here and
+# there
+ALIKE = [
+    ("keep=products", "bfloat16", 1e-6),
+    ("keep=input", "bfloat16", 1e-6),
+    ("compiled keep=input", "compiled", 1e-4),
+    ("zero=2", "bfloat16", 3e-5),
+    ("zero=3", "bfloat16", 1e-4),
+    ("offload", "bfloat16", 1e-4),
+    ("compiled", "bfloat16", 2e-3),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "like", "limit"), [one for one in ALIKE if CUDA or "compiled" not in one[0]], ids=lambda x: str(x)
+)
+def test_curves_alike(name: str, like: str, limit: float, note: Callable[..., None]) -> None:
+    """Ways that differ in where things lie, not in what is computed."""
+    found, wanted = _curve(name), _curve(like)
+    distances = {key: off(found[key], wanted[key]) for key in ("loss", "norm")}
+    note(**distances, same_bits=found == wanted)
+    assert distances["loss"] < limit, f"{found['loss']} and {wanted['loss']}"
+    assert distances["norm"] < 10 * limit, f"{found['norm']} and {wanted['norm']}"
