@@ -31,6 +31,7 @@ def _curve(key: str) -> Curve:
 #           a token's loss by 1e-2. A step's loss is a mean over 1,800 tokens: 3e-4 of it is left, and it grows a little
 #           with each update. What is wrong by a factor or misses a document shows as 1e-2 and more. The norm of the
 #           gradient is a mean too, of squares, which rounding makes larger.
+# dpo       A pair's loss is of the difference of two sums over up to 200 tokens, where errors add up: no mean is taken.
 # muon      It orthogonalises in bfloat16 on a GPU, in float32 on a CPU.
 FINE, COARSE = (1e-4, 1e-3), (2e-3, 2e-2)
 FURTHER = [name for name in get_args(Attention) if name not in ("varlen", "flex", "blocks", "dense")]
@@ -50,8 +51,8 @@ ARMS: dict[str, tuple[dict[str, Any], str, tuple[float, float]]] = {
     "offload": (case(zero={"offload": "cpu"}), "pretrain", COARSE),
     "sft float32": (case(**FLOAT32, **DENSE, **SFT), "sft", FINE),
     "sft": (case(**SFT), "sft", COARSE),
-    "dpo float32": (case(**FLOAT32, **DENSE, **DPO), "dpo", FINE),
-    "dpo": (case(**DPO), "dpo", (2e-2, 5e-2)),  # a pair's loss is of the sums of an answer's losses, not of their mean
+    "dpo float32": (case(**FLOAT32, **DENSE, **DPO), "dpo", (3e-4, 3e-3)),
+    "dpo": (case(**DPO), "dpo", (5e-2, 1e-1)),
     "muon float32": (case(**FLOAT32, **DENSE, **MUON), "muon", (2e-3, 2e-2)),
     "muon": (case(**MUON), "muon", (5e-3, 5e-2)),
 }

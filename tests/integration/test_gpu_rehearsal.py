@@ -23,9 +23,9 @@ SOME = "products or loss_kernel or float32 or waits_are or to_a_cpu or still_wor
 def test_the_tests_of_a_gpu_pass_on_a_cpu(chosen: str, tmp_path: Path) -> None:
     """Without this project's own conftest, as on a card's machine, which has neither Ray nor MLflow."""
     own = {key: value for key, value in os.environ.items() if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    alone = ["--confcutdir=tests/gpu", "-p", "no:cacheprovider", "-q", "-o", "addopts=", "--tb=short"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "tests/gpu", "--confcutdir=tests/gpu", "-p", "no:cacheprovider", "-q"]
-        + ["-o", "addopts=", "--tb=short", "-k", chosen],
+        [sys.executable, "-m", "pytest", "tests/gpu", *alone, "-k", chosen],
         cwd=ROOT,
         env={**own, "TINY": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "OUT": str(tmp_path)},
         capture_output=True,
