@@ -9,11 +9,14 @@ Legend: B rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 import contextlib
+import importlib
+import importlib.util
 from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -27,6 +30,7 @@ from pipelines.train.objectives.dpo import Dpo
 from pipelines.train.objectives.next_token import NextToken
 from pipelines.train.optimizers import OPTIMIZERS
 from pipelines.train.run.stream import to_batch
+from pipelines.train.update import engine as engines
 from pipelines.train.update.engine import Engine, ZeroConfig, device
 
 # heads of 64 with grouped keys, an odd vocabulary, several documents a row
@@ -60,6 +64,7 @@ def case(**changes: Any) -> dict[str, Any]:
         "compute": {"compile": "off", "loss_chunk": 50 if TINY else 320},
         "optimizer": {"kind": "adamw"},
         "masks": "most",
+        "general": False,  # whether one worker goes the way of many
         "steps": 5,
         "seed": 0,
     }
@@ -127,7 +132,9 @@ def start(one: dict[str, Any]) -> Engine:
     optimizer = parse(OPTIMIZERS[one["optimizer"]["kind"]].Settings, one["optimizer"])
     objective = Dpo() if one["objective"] == "dpo" else NextToken()
     micro, accumulation = one.get("micro", MICRO), one.get("accumulation", ACCUMULATION)
-    return Engine(network, objective, zero, optimizer, micro, accumulation, SOURCES)
+    short = engines.one_worker_serves
+    with mock.patch.object(engines, "one_worker_serves", lambda *zero: not one["general"] and short(*zero)):
+        return Engine(network, objective, zero, optimizer, micro, accumulation, SOURCES)
 
 
 @contextlib.contextmanager
@@ -164,6 +171,13 @@ def state(engine: Engine) -> dict[str, Tensor]:
         for piece in engine.slices()
         for key, value in piece.tensors(engine.optimizer).items()
     }
+
+
+def skip_where_missing(kernel: str) -> None:
+    """Skip where this machine lacks what an attention kernel needs, with its reason."""
+    name = f"pipelines.train.network.{kernel}_attention"
+    if importlib.util.find_spec(name) and (reason := importlib.import_module(name).obstacle()):
+        pytest.skip(f"{kernel}: {reason}")
 
 
 def off(found: Sequence[float], wanted: Sequence[float]) -> float:

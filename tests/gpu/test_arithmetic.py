@@ -17,7 +17,7 @@ from benchmarks.gpu.record import CUDA, DEVICE, TINY
 from pipelines.train.network import linear_cross_entropy
 from pipelines.train.network.attention import attend, locate
 from pipelines.train.network.compute import Attention
-from tests.gpu.cases import distance
+from tests.gpu.cases import distance, skip_where_missing
 
 # A bfloat16 number is off by up to 2^-9 = 2e-3 of itself. Probabilities, scores and results are each rounded once, so
 # the norm of a result is off by some 4e-3, that of a gradient, which has more such steps behind it, by up to 7e-3.
@@ -81,6 +81,7 @@ def test_an_attention_kernel_is_the_plain_one(
     kernel: Any, dtype: torch.dtype, width: int, masking: bool, note: Callable[..., None]
 ) -> None:
     """Forward and three gradients; over documents with grouped keys, and over whole rows."""
+    skip_where_missing(kernel)
     if kernel == "flex" and not masking:
         pytest.skip("the same code with another mask")
     found = _attention(kernel, dtype, width, DEVICE, masking)

@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks.gpu.record import CUDA
 from pipelines.train.network.compute import Attention
-from tests.gpu.cases import case, curve, off
-from tests.gpu.references import DPO, MUON, SFT
+from tests.gpu.cases import case, curve, off, skip_where_missing
+from tests.gpu.references import CLIPPED, DPO, MUON, SFT
 
 Curve = dict[str, list[float]]
 
@@ -40,11 +40,18 @@ ARMS: dict[str, tuple[dict[str, Any], str, tuple[float, float]]] = {
     "float32 dense": (case(**FLOAT32, **DENSE), "pretrain", FINE),
     "bfloat16": (case(), "pretrain", COARSE),
     "bfloat16 dense": (case(**DENSE), "pretrain", COARSE),
-    **{f"bfloat16 {name}": (case(compute={"attention": name}), "pretrain", COARSE) for name in FURTHER if CUDA},
     "compiled": (case(compute={"compile": "on"}), "pretrain", COARSE),
+    **{
+        f"{how} {name}": (case(compute={"attention": name, "compile": compiled}), "pretrain", COARSE)
+        for name in FURTHER
+        for how, compiled in (("bfloat16", "off"), ("compiled", "on"))
+        if CUDA
+    },
     "keep=products": (case(compute={"keep": "products"}), "pretrain", COARSE),
     "keep=input": (case(compute={"keep": "input"}), "pretrain", COARSE),
     "compiled keep=input": (case(compute={"compile": "on", "keep": "input"}), "pretrain", COARSE),
+    "general": (case(general=True), "pretrain", COARSE),
+    "general zero=2": (case(general=True, zero={"stage": 2}), "pretrain", COARSE),
     "zero=2": (case(zero={"stage": 2}), "pretrain", COARSE),
     "zero=3": (case(zero={"stage": 3}), "pretrain", COARSE),
     "zero=0 float32": (case(zero={"precision": "float32", "stage": 0}, **DENSE), "pretrain", FINE),
@@ -55,6 +62,9 @@ ARMS: dict[str, tuple[dict[str, Any], str, tuple[float, float]]] = {
     "dpo": (case(**DPO), "dpo", (5e-2, 1e-1)),
     "muon float32": (case(**FLOAT32, **DENSE, **MUON), "muon", (2e-3, 2e-2)),
     "muon": (case(**MUON), "muon", (5e-3, 5e-2)),
+    "general muon": (case(**MUON, general=True), "muon", (5e-3, 5e-2)),
+    "clipped": (case(**CLIPPED), "clipped", COARSE),
+    "general clipped": (case(**CLIPPED, general=True), "clipped", COARSE),
 }
 CASES = {name: one for name, (one, _, _) in ARMS.items()}
 
@@ -62,21 +72,26 @@ CASES = {name: one for name, (one, _, _) in ARMS.items()}
 @pytest.mark.parametrize("name", [name for name in ARMS if CUDA or "compiled" not in name])
 def test_curve(name: str, reference: Callable[[str], Curve], note: Callable[..., None]) -> None:
     """Within its limits of the reference in float32 on the CPU."""
-    _, whose, (loss, norm) = ARMS[name]
+    one, whose, (loss, norm) = ARMS[name]
+    skip_where_missing(one["compute"].get("attention", ""))
     found, wanted = _curve(name), reference(whose)
     distances = {key: off(found[key], wanted[key]) for key in ("loss", "norm")}
     note(**distances, curve=found)
-    assert wanted["loss"][-1] < wanted["loss"][0], "nothing was learnt"
+    assert wanted["loss"][-1] < wanted["loss"][0] or one["objective"] == "dpo", "nothing was learnt"
     assert distances["loss"] < loss, f"{found['loss']} and on the CPU {wanted['loss']}"
     assert distances["norm"] < norm, f"{found['norm']} and on the CPU {wanted['norm']}"
 
 
-# what does the same arithmetic in the same order, and what sums in another order and then rounds otherwise here and
-# there
+# What does the same arithmetic in the same order, and what sums in another order and then rounds otherwise here and
+# there. `general`: one worker the way of many; the sums are the same to the bit, the norm and the clip are not.
 ALIKE = [
     ("keep=products", "bfloat16", 1e-6),
     ("keep=input", "bfloat16", 1e-6),
     ("compiled keep=input", "compiled", 1e-4),
+    ("general", "bfloat16", 3e-5),
+    ("general clipped", "clipped", 3e-5),
+    ("general muon", "muon", 1e-4),
+    ("general zero=2", "general", 3e-5),
     ("zero=2", "bfloat16", 3e-5),
     ("zero=3", "bfloat16", 1e-4),
     ("offload", "bfloat16", 1e-4),
