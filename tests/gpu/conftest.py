@@ -9,6 +9,7 @@ when it happens. $STEP_DEADLINE (Unix time) skips tests that could not end befor
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -113,7 +114,11 @@ def group(request: pytest.FixtureRequest) -> Iterator[None]:
     os.environ.update(_ALONE)
     request.getfixturevalue("tickets")
     start_distributed()
+    # what was imported is nobody's garbage: every engine that is closed has it looked for, half a second each
+    gc.collect()
+    gc.freeze()
     yield
+    gc.unfreeze()
     dist.destroy_process_group()
     os.environ.clear()
     os.environ.update(before)
