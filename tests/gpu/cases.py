@@ -181,6 +181,15 @@ def skip_where_missing(kernel: str) -> None:
         pytest.skip(f"{kernel}: {reason}")
 
 
+def skip_what_needs_more(one: dict[str, Any]) -> None:
+    """Skip a case that this machine cannot run, with the reason."""
+    skip_where_missing(one["compute"]["attention"])
+    if one["zero"]["precision"] == "fp8":
+        pytest.importorskip("torchao")
+        if CUDA and torch.cuda.get_device_capability() < (8, 9):
+            pytest.skip("fp8: the GPU is older than Ada (compute capability 8.9)")
+
+
 def off(found: Sequence[float], wanted: Sequence[float]) -> float:
     """The largest relative distance of two lists of numbers."""
     return max(abs(a - b) / max(abs(b), 1e-30) for a, b in zip(found, wanted, strict=True))

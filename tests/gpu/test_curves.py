@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from benchmarks.gpu.record import CUDA
 from pipelines.train.network.compute import Attention
-from tests.gpu.cases import case, curve, off, skip_where_missing
+from pipelines.train.update.engine import ZeroConfig
+from tests.gpu.cases import case, curve, off, skip_what_needs_more
 from tests.gpu.references import CLIPPED, DPO, MUON, SFT
 
 Curve = dict[str, list[float]]
 
 FLOAT32 = {"zero": {"precision": "float32"}}
+FP8 = {"zero": {"precision": "fp8"}}
+HAS_FP8 = "fp8" in get_args(get_type_hints(ZeroConfig)["precision"])
 DENSE = {"compute": {"attention": "dense"}}
 
 
@@ -32,8 +35,9 @@ def _curve(key: str) -> Curve:
 #           with each update. What is wrong by a factor or misses a document shows as 1e-2 and more. The norm of the
 #           gradient is a mean too, of squares, which rounding makes larger.
 # dpo       A pair's loss is of the difference of two sums over up to 200 tokens, where errors add up: no mean is taken.
+# fp8       Three bits of a mantissa: each number is off by up to 2^-4, and a product sums 256 of them or more.
 # muon      It orthogonalises in bfloat16 on a GPU, in float32 on a CPU.
-FINE, COARSE = (1e-4, 1e-3), (2e-3, 2e-2)
+FINE, COARSE, ROUGH = (1e-4, 1e-3), (2e-3, 2e-2), (1e-2, 1e-1)
 FURTHER = [name for name in get_args(Attention) if name not in ("varlen", "flex", "blocks", "dense")]
 ARMS: dict[str, tuple[dict[str, Any], str, tuple[float, float]]] = {
     "float32": (case(**FLOAT32), "pretrain", FINE),  # on a GPU by FlexAttention
@@ -50,6 +54,8 @@ ARMS: dict[str, tuple[dict[str, Any], str, tuple[float, float]]] = {
     "keep=products": (case(compute={"keep": "products"}), "pretrain", COARSE),
     "keep=input": (case(compute={"keep": "input"}), "pretrain", COARSE),
     "compiled keep=input": (case(compute={"compile": "on", "keep": "input"}), "pretrain", COARSE),
+    **({"fp8": (case(**FP8), "pretrain", ROUGH)} if HAS_FP8 else {}),
+    **({"compiled fp8": (case(**FP8, compute={"compile": "on"}), "pretrain", ROUGH)} if HAS_FP8 and CUDA else {}),
     "general": (case(general=True), "pretrain", COARSE),
     "general zero=2": (case(general=True, zero={"stage": 2}), "pretrain", COARSE),
     "zero=2": (case(zero={"stage": 2}), "pretrain", COARSE),
@@ -73,7 +79,7 @@ CASES = {name: one for name, (one, _, _) in ARMS.items()}
 def test_curve(name: str, reference: Callable[[str], Curve], note: Callable[..., None]) -> None:
     """Within its limits of the reference in float32 on the CPU."""
     one, whose, (loss, norm) = ARMS[name]
-    skip_where_missing(one["compute"].get("attention", ""))
+    skip_what_needs_more(one)
     found, wanted = _curve(name), reference(whose)
     distances = {key: off(found[key], wanted[key]) for key in ("loss", "norm")}
     note(**distances, curve=found)
