@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any, get_args, get_type_hints
 
 import pytest
+import torch
 
 from benchmarks.gpu.record import CUDA
 from pipelines.train.network.compute import Attention
 from pipelines.train.update.engine import ZeroConfig
-from tests.gpu.cases import case, curve, off, skip_what_needs_more
+from tests.gpu.cases import case, curve, distance, off, running, skip_what_needs_more, state, train
 from tests.gpu.references import CLIPPED, DPO, MUON, SFT
 
 Curve = dict[str, list[float]]
@@ -115,3 +116,27 @@ def test_curves_alike(name: str, like: str, limit: float, note: Callable[..., No
     note(**distances, same_bits=found == wanted)
     assert distances["loss"] < limit, f"{found['loss']} and {wanted['loss']}"
     assert distances["norm"] < 10 * limit, f"{found['norm']} and {wanted['norm']}"
+
+
+def test_one_worker_clips_as_many_do(note: Callable[..., None]) -> None:
+    """AdamW's update is the same for any scale of the gradient, so its first moment is looked at: after one step it is
+    a tenth of what reached the optimizer.
+    """
+    moments, norms = {}, {}
+    for name, changes in (("free", {}), ("short", CLIPPED), ("general", {**CLIPPED, "general": True})):
+        one = case(**changes)
+        with running(one) as engine:
+            shortened = type(engine.deepspeed.optimizer.step.__self__).__name__ == "OneWorker"
+            assert shortened == (name != "general")
+            norms[name] = train(engine, one, [0])["norm"][0]
+            moments[name] = torch.cat([x for key, x in state(engine).items() if "@exp_avg@" in key])
+    distances = {
+        "norm": off([norms["short"]], [norms["general"]]),
+        "clipped": distance(moments["short"], moments["general"]),
+        "free": distance(moments["short"] * (norms["short"] / 0.3), moments["free"]),
+    }
+    note(**distances, norms=norms)
+    assert norms["free"] > 0.3
+    assert distances["norm"] < 1e-6
+    assert distances["clipped"] < 1e-6
+    assert distances["free"] < 1e-5
