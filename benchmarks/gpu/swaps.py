@@ -16,16 +16,17 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.gpu.record import CUDA, TINY, part, put
+from benchmarks.gpu.record import CUDA, TINY, findings, part, put
 from benchmarks.gpu.setting import Built
 from pipelines.train.network import losses
 from pipelines.train.network import model as network_module
+from pipelines.train.network.compute import Attention
 from pipelines.train.update import engine as engine_module
 
 Swap = Callable[[Built], AbstractContextManager[None]]
@@ -131,6 +132,12 @@ def attention(kernel: str) -> Swap:
     @contextmanager
     def swap(built: Built) -> Iterator[None]:
         network = _network(built)
+        if kernel not in get_args(Attention):
+            raise Absent("this code has no such kernel")
+        # a kernel that writes beyond its buffers would take this process and its other findings along
+        shown = [v for key, v in findings("attention").items() if key.startswith(f"{kernel} off ")]
+        if kernel != "varlen" and not (shown and all(value.get("right") for value in shown)):
+            raise Absent("not shown to be right here: step `attention`")
         if network_module.choose_attention(network.compute, "cuda" if CUDA else "cpu") == kernel:
             raise Absent("the kernel as it is")
         with _set(network, "compute", dataclasses.replace(network.compute, attention=kernel)):

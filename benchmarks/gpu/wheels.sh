@@ -7,16 +7,22 @@ set -eu
 FOLDER=${1:-.whl}; COMMIT=${2:-}
 PY=${PY:-.venv/bin/python}
 mkdir -p "$FOLDER"
-pin() { grep -iE "^${1//[-_]/[-_]}==" constraints.txt || { echo "constraints.txt has no pin of $1" >&2; exit 1; }; }
+pin() { grep -iE "^${1//[-_]/[-_]}==" constraints.txt || { echo "constraints.txt has no pin of $1" >&2; return 1; }; }
 
-CUDNN_FRONTEND=1.18.0  # of attention by cuDNN; only a GPU has a use for it, so no pin of ours names it
+# what only a GPU has a use for, where constraints.txt does not pin it: attention by cuDNN, products in 8 bits
+declare -A FURTHER=([nvidia-cudnn-frontend]=1.18.0 [torchao]=0.18.0)
 
 # with code of the machine's own Python in them; or pure, as wheels
 names="pydantic-core pydantic annotated-types typing-inspection typing-extensions hjson hydra-core omegaconf"
-for name in $names nvidia-cudnn-frontend; do
-  wanted=$([ $name = nvidia-cudnn-frontend ] && echo $name==$CUDNN_FRONTEND || pin $name)
+for name in $names "${!FURTHER[@]}"; do
+  if [ "${FURTHER[$name]:-}" ]; then
+    wanted=$(pin "$name" 2>/dev/null || echo "$name==${FURTHER[$name]}")
+  else
+    wanted=$(pin "$name")
+  fi
   $PY -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
-    --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+    --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux_2_24_x86_64 \
+    --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
     -d "$FOLDER" "$wanted"
 done
 # given out as sources: made into pure wheels here, DeepSpeed without any of its C++
