@@ -19,8 +19,10 @@ import pytest
 from benchmarks.gpu import record
 
 _RUNS = record.CUDA or record.TINY
-# cheap and telling first; what may spoil the device for others last
+# Cheap and telling first; what may spoil the device for others last. A kernel that writes where it should not ends all
+# that comes after it in this process, so what others than torch have written comes last of all.
 _ORDER = ("test_arithmetic", "test_curves", "test_checkpoints", "test_a_run", "test_wrong_device")
+_LAST = ("fp8", "on_the_host", "cudnn")
 _LEAST_SECONDS = 8.0
 # one process is the whole group: nothing looks for a network
 _ALONE = {"NCCL_SOCKET_IFNAME": "lo", "GLOO_SOCKET_IFNAME": "lo", "NCCL_IB_DISABLE": "1"}
@@ -33,13 +35,18 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     own = [item for item in items if item.path.parent.name == "gpu" and item.path.parent.parent.name == "tests"]
     places = [number for number, item in enumerate(items) if item in own]
-    own.sort(key=lambda item: _ORDER.index(item.path.stem))
+    own.sort(key=lambda item: (_last(item), _ORDER.index(item.path.stem)))
     for number, item in zip(places, own, strict=True):
         items[number] = item
         if not _RUNS:
             item.add_marker(pytest.mark.skip(reason="no GPU here (TINY=1 runs the same on a CPU)"))
         elif not record.CUDA and item.get_closest_marker("cuda"):
             item.add_marker(pytest.mark.skip(reason="of the GPU alone"))
+
+
+def _last(item: pytest.Item) -> int:
+    """0, or the place of what it is about in `_LAST`."""
+    return max((number for number, word in enumerate(_LAST, 1) if word in item.name), default=0)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -36,6 +36,5 @@ def test_documents_on_the_host_are_refused(kernel: Any) -> None:
         attend(q, k, v, documents)
 
 
-def test_the_device_still_works() -> None:
-    """After all that was refused."""
+def test_after_inputs_on_the_host_the_device_still_works() -> None:
     assert curve({**case(), "steps": 1})["loss"][0] > 0
