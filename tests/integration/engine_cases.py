@@ -14,8 +14,9 @@ import numpy as np
 
 
 def run_cases(cases: dict[str, dict[str, Any]], folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Run all cases on this rank; `then` in a case saves after so many steps and goes on in another engine. Returns:
-    per case `loss`, `norm`, `count` (steps,) and the final weights by name.
+    """Run all cases on this rank; `then` in a case saves after so many steps and goes on in another engine; `path` says
+    whether one worker may go its short way. Returns: per case `loss`, `norm`, `count` (steps,), the final weights by
+    name, and `state`, all that this rank's optimizer updates and keeps.
     """
     return {name: _answer(case, folder / name) for name, case in cases.items()}
 
@@ -63,6 +64,7 @@ def _answer(case: dict[str, Any], folder: Path) -> dict[str, np.ndarray]:
 def _run(case: dict[str, Any], folder: Path) -> dict[str, np.ndarray]:
     import gc
 
+    import torch
     import torch.distributed as dist
     from deepspeed.runtime.zero.parameter_offload import ZeROOrderedDict
 
@@ -73,6 +75,7 @@ def _run(case: dict[str, Any], folder: Path) -> dict[str, np.ndarray]:
     from pipelines.train.network.model import Transformer
     from pipelines.train.objectives.dpo import Dpo
     from pipelines.train.objectives.next_token import NextToken
+    from pipelines.train.optimizers.groups import freeze
     from pipelines.train.update import engine as engines
     from pipelines.train.update.engine import Engine, ZeroConfig
     from tests.reference_training import global_batch, micro_batch
@@ -88,21 +91,24 @@ def _run(case: dict[str, Any], folder: Path) -> dict[str, np.ndarray]:
     objective = Dpo() if case.get("objective") == "dpo" else NextToken()
     accumulation = case["rows"] // (micro * world)
 
-    def start(zero: dict[str, Any], seed: int) -> Any:
+    def start(of: dict[str, Any], seed: int) -> Any:
         model = Transformer(ModelConfig(**case["model"])).initialise(seed)
-        optimizer = optimizer_settings(case["optimizer"])
-        with mock.patch.object(engines, "_deepspeed_config", scattered):
-            return Engine(model, objective, parse(ZeroConfig, zero), optimizer, micro, accumulation, sources=2)
+        freeze(model, model.config, case.get("trains"))
+        optimizer, zero = optimizer_settings(case["optimizer"]), parse(ZeroConfig, of["zero"])
+        short = of.get("path", "short") == "short" and engines.one_worker_serves(zero, world)
+        with (
+            mock.patch.object(engines, "_deepspeed_config", scattered),
+            mock.patch.object(engines, "one_worker_serves", return_value=short),
+        ):
+            return Engine(model, objective, zero, optimizer, micro, accumulation, sources=2)
 
-    engine = start(case["zero"], 1)
+    engine = start(case, 1)
     found: dict[str, list[float]] = {"loss": [], "norm": [], "count": []}
     for step, rate in enumerate(case["rates"]):
         if "then" in case and step == case["then"]["after"]:
             _save(engine, step, folder)
             engine.close()
-            engine = start(
-                case["then"]["zero"], 2
-            )  # other weights, so that all of them have to come from the checkpoint
+            engine = start(case["then"], 2)  # other weights, so that all of them have to come from the checkpoint
             load(engine, open_checkpoint(FolderStorage(folder), "pretrain/x"), optimizer_state=True)
         whole = global_batch(case, step)
         batches = [micro_batch(whole, (j * world + rank) * micro, micro) for j in range(accumulation)]
@@ -114,6 +120,8 @@ def _run(case: dict[str, Any], folder: Path) -> dict[str, np.ndarray]:
         found["loss"].append(result.loss)
         found["norm"].append(result.gradient_norm)
         found["count"].append(result.count)
+    kept = [t for piece in engine.slices() for _, t in sorted(piece.tensors(engine.optimizer).items())]
+    found["state"] = torch.cat(kept).tolist()
     weights = {}
     for name, parameter in engine.deepspeed.module.model.named_parameters():
         if hasattr(parameter, "ds_id"):

@@ -92,11 +92,37 @@ CASES = {
     "bfloat16 zero2 4 offload": in_bfloat16(2, 2, "cpu"),
     **{f"lonely zero{stage}": case(stage, **LONELY) for stage in (0, 2)},
 }
+
+
+def short_and_long(**changes: Any) -> dict[str, dict[str, Any]]:
+    """A case of one worker in bfloat16, on its short way and on DeepSpeed's own."""
+    one = {**in_bfloat16(1, 16), **changes}
+    return {path: {**one, "path": path} for path in ("short", "long")}
+
+
+# one worker: with and without accumulation, clipped in some steps and in none
+WAYS = {
+    "zero1": short_and_long(),
+    "zero1 4": short_and_long(micro_batch=4),
+    "zero2 4": short_and_long(micro_batch=4, zero={"stage": 2, "precision": "bfloat16"}),
+    "free": short_and_long(micro_batch=4, optimizer={"gradient_clip": 0.0}),
+    "wide": short_and_long(micro_batch=4, optimizer={"gradient_clip": 100.0}),
+    "muon": short_and_long(micro_batch=4, optimizer=MUON["optimizer"]),
+    "dpo": short_and_long(micro_batch=4, objective="dpo", rates=DPO["rates"], optimizer=DPO["optimizer"]),
+    "frozen": short_and_long(micro_batch=4, trains=["matrix", "norm"]),
+}
+CHANGES = {
+    f"{path} then {after}": {**WAYS["wide"][path], "then": {"after": 4, **WAYS["wide"][after]}}
+    for path in ("short", "long")
+    for after in ("short", "long")
+}
 APART = {f"apart zero{stage}": {**case(stage), "asks": "apart"} for stage in (1, 3)}
 TRUNK = {"name": "trunk", "steps": 4, "zero.precision": "bfloat16"}
 BRANCH = {"schedule": {}, "checkpoint.every_steps": 2, "steps": 2}
 ALONE = {
     **gradients(1),
+    **{f"{name} {path}": one for name, ways in WAYS.items() for path, one in ways.items()},
+    **CHANGES,
     # 40 engines one after another in one process, and whole runs of the loop
     **{
         f"leftovers zero{stage}": {
@@ -221,6 +247,26 @@ def test_two_float32_runs_agree_closer_still(runs: Any) -> None:
 def test_the_optimizer_gets_the_sum_that_was_made_in_float32(name: str, workers: int, runs: Any, alone: Any) -> None:
     """A gradient that was rounded to bfloat16 on its way is 1.8e-3 of its norm off; float32 keeps 3e-8."""
     assert (runs if workers == 2 else alone)[name]["distance"][0] < 1e-6
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_one_worker_on_its_short_way_ends_where_deepspeed_does(name: str, alone: Any) -> None:
+    """Bit by bit; where AdamW's gradients are clipped, with one rounding instead of two."""
+    short, long = alone[f"{name} short"], alone[f"{name} long"]
+    clipped = WAYS[name]["short"]["optimizer"].get("gradient_clip", 1.0) < 1.0 and name != "muon"
+    assert short.keys() == long.keys()
+    for key in short:
+        if not clipped:
+            assert np.array_equal(short[key], long[key]), key
+        elif key in STEPS:
+            assert short[key] == pytest.approx(long[key], rel=1e-5), key
+    assert np.abs(short["state"] - long["state"]).max() <= (5e-7 if clipped else 0)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_run_goes_on_bit_by_bit_on_either_way(name: str, alone: Any) -> None:
+    assert alone[name]["loss"][4:].tolist() == alone["wide short"]["loss"][4:].tolist()
+    assert np.array_equal(alone[name]["state"], alone["wide short"]["state"])
 
 
 @pytest.mark.parametrize("name", APART)
