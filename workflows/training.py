@@ -45,7 +45,7 @@ CODE = (
             "float8",
         )
     ),
-    *(f"pipelines.train.update.{module}" for module in ("engine", "step")),
+    *(f"pipelines.train.update.{module}" for module in ("engine", "one_worker", "step")),
     *(f"pipelines.train.optimizers.{module}" for module in ("groups", "pieces")),
     "pipelines.train.schedules.schedule",
     "pipelines.train.checkpoint.slices",
