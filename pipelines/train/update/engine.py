@@ -398,8 +398,8 @@ def _deepspeed_config(zero: ZeroConfig, accumulation: int, world: int) -> dict[s
 
 
 def one_worker_serves(zero: ZeroConfig, world: int) -> bool:
-    """Whether gradients and update go the short way of `OneWorker`: bfloat16, summed in float32, with nobody else."""
-    sums = zero.precision == "bfloat16" and zero.gradients == "float32"
+    """Whether gradients and update go the short way of `OneWorker`: bfloat16 summed in float32, and nobody else."""
+    sums = zero.numbers == "bfloat16" and zero.gradients == "float32"
     return world == 1 and zero.stage in (1, 2) and zero.offload == "none" and sums
 
 
