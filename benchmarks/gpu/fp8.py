@@ -223,9 +223,8 @@ def speed(options: argparse.Namespace) -> None:
         with part("fp8", f"{options.model} {precision}", needs=45) as go:
             if not go:
                 continue
-            built = Built(
-                options_for(options.model, planned(options.model, model), precision=precision), model, bench.ours
-            )
+            rows, policy = planned(options.model, model)
+            built = Built(options_for(options.model, rows, policy=policy, precision=precision), model, bench.ours)
             try:
                 built.build()
                 built.seconds(1, 2, warm=1)

@@ -22,6 +22,7 @@ import benchmarks.train as bench
 from benchmarks.gpu.record import CUDA, DEVICE, TINY, findings, put, say, sync
 from pipelines.train.network import linear_cross_entropy
 from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.network.compute import BlockPolicy
 from pipelines.train.plan import memory
 
 STEP_TOKENS = 65_536
@@ -47,13 +48,21 @@ def options_for(name: str, micro_batch: int | str, **changes: Any) -> argparse.N
     return argparse.Namespace(**{**values, **changes})
 
 
-def planned(name: str, model: ModelConfig) -> int:
-    """The micro-batch: `MICRO`, or the plan's for a card, taken to have 80 GB where there is none."""
-    if os.environ.get("MICRO"):
-        return int(os.environ["MICRO"])
+def planned(name: str, model: ModelConfig, whole: bool = False) -> tuple[int, Any]:
+    """The most rows that the plan finds to fit, a power of two or `MICRO`, and what blocks keep then.
+
+    Args: whole, every block keeps everything. Otherwise some may keep their products alone, for one or two percent of
+    the time: more rows gain more. A machine without a card is taken to have one of 80 GB.
+    """
     setup = dataclasses.replace(bench.memory_setup(options_for(name, "auto"), model), device="cuda")
-    most = memory.largest_micro_batch(setup, memory.usable_bytes("cuda", card_bytes()))
-    return min(2 if TINY else 8, 1 << max(0, most.bit_length() - 1))
+    budget = memory.usable_bytes("cuda", card_bytes())
+    rows, policy = 1, None
+    for tried in (int(os.environ["MICRO"]),) if os.environ.get("MICRO") else (1, 2) if TINY else (1, 2, 4, 8):
+        keeps = plan_policy(options_for(name, tried), model, budget)
+        fits = memory.predict(dataclasses.replace(setup, rows=tried), keeps).total <= budget
+        if policy is None or (fits and not keeps.input and not (whole and keeps.products)):
+            rows, policy = tried, keeps
+    return rows, BlockPolicy(all=model.layers) if whole else policy
 
 
 def card_bytes() -> int:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu.train ours 2.4b [--parts waits profile swaps stall]
     python -m benchmarks.gpu.train peer 2.4b
-    python -m benchmarks.gpu.train warm 2.4b     compile what `ours` will want into the cache on disk, with two blocks
+    python -m benchmarks.gpu.train warm 2.4b     compile what `ours` will want into the cache on disk
 
 Leaves: section `ours 2.4b` (`before 2.4b` with another commit's code, `peer 2.4b`) of results.json. The micro-batch is
 the memory plan's, or `MICRO`; out of memory, less is tried: blocks that compute again, then half the rows.
@@ -96,15 +96,12 @@ def ours(name: str, parts: list[str]) -> None:
 def fitting(section: str, name: str, model: ModelConfig) -> Built | None:
     """Our arm with the largest batch that fits, timed; None where none did, or no time was left."""
     budget = memory.usable_bytes("cuda", card_bytes())
-    micro = planned(name, model)
+    rows, policy = planned(name, model, whole=IS_BEFORE)
     whole = BlockPolicy(all=model.layers)
-    ours_now = taken(f"ours {name}") if IS_BEFORE else None
-    # the same rows for both commits, where they fit
-    micro = int(ours_now["micro_batch"]) if ours_now else micro
-    tries: list[tuple[int, BlockPolicy]] = [(micro, whole)]
-    while micro > 1:
-        micro //= 2
-        tries.append((micro, whole))
+    tries = [(rows, policy)]
+    if not IS_BEFORE:
+        tries.append((rows, plan_policy(options_for(name, rows), model, budget - 6 * GIB)))
+    tries += [(rows >> n, whole) for n in range(1, rows.bit_length())]
     tries.append((1, plan_policy(options_for(name, 1), model, budget - 8 * GIB)))
     for number, (rows, policy) in enumerate(tries):
         if left() < 20:
@@ -166,7 +163,7 @@ def peer(name: str) -> None:
     section = f"peer {name}"
     model = model_of(name)
     ours_now = taken(f"ours {name}")
-    micro = int(ours_now["micro_batch"]) if ours_now else planned(name, model)
+    micro, _ = planned(name, model, whole=True)
     while micro and left() > 20:
         key = f"micro_batch={micro}"
         built = Built(options_for(name, micro), model, bench.transformers_with_deepspeed)
@@ -189,10 +186,12 @@ def peer(name: str) -> None:
 
 
 def warm(name: str) -> None:
-    """Two blocks of the model, with the batch that `ours` will take: the compiler's work, in a tenth of the memory."""
+    """A block of each kind, with the batch that `ours` will take: the compiler's work, in a tenth of the memory."""
     whole = model_of(name)
-    model = dataclasses.replace(whole, layers=2)
-    options = options_for(name, planned(name, whole), accumulation=2)
+    rows, policy = planned(name, whole, whole=IS_BEFORE)
+    kinds = [kind for kind in ("all", "products", "input") if getattr(policy, kind)]
+    model = dataclasses.replace(whole, layers=len(kinds))
+    options = options_for(name, rows, accumulation=2, policy=BlockPolicy(**{"all": 0, **dict.fromkeys(kinds, 1)}))
     built = Built(options, model, warm_arm(whole.residual_scale))
     with part(os.environ.get("STEP", "warm"), "compiled"):
         began = time.time()
