@@ -95,7 +95,7 @@ def test_curve(name: str, reference: Callable[[str], Curve], note: Callable[...,
 ALIKE = [
     ("keep=products", "bfloat16", 1e-6),
     ("keep=input", "bfloat16", 1e-6),
-    ("compiled keep=products", "compiled", 1e-4),
+    ("compiled keep=products", "compiled", 2e-3),  # another graph: other numbers are rounded to bfloat16 on their way
     ("compiled keep=input", "compiled", 1e-4),
     ("general", "bfloat16", 3e-5),
     ("general clipped", "clipped", 3e-5),
