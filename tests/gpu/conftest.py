@@ -21,7 +21,7 @@ from benchmarks.gpu import record
 _RUNS = record.CUDA or record.TINY
 # Cheap and telling first; what may spoil the device for others last. A kernel that writes where it should not ends all
 # that comes after it in this process, so what others than torch have written comes last of all.
-_ORDER = ("test_arithmetic", "test_curves", "test_checkpoints", "test_a_run", "test_wrong_device")
+_ORDER = ("test_arithmetic", "test_curves", "test_a_run", "test_checkpoints", "test_wrong_device")
 _LAST = ("fp8", "on_the_host", "cudnn")
 _LEAST_SECONDS = 8.0
 # one process is the whole group: nothing looks for a network
