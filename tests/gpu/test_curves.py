@@ -33,8 +33,8 @@ def _curve(key: str) -> Curve:
 # float32   The issue asks for 1e-4 in the loss. The order of sums alone makes 1e-6.
 # bfloat16  Each number between two products is rounded to 2^-9 of itself, so a logit is off by about that at random and
 #           a token's loss by 1e-2. A step's loss is a mean over 1,800 tokens: 3e-4 of it is left, and it grows
-#           with each update (on a CPU, over 460 tokens: 1.3e-3). What is wrong by a factor or misses a document shows as 1e-2 and more. The norm of the
-#           gradient is a mean too, of squares, which rounding makes larger.
+#           with each update (on a CPU, over 460 tokens: 1.3e-3). What is wrong by a factor or misses a document shows
+#           as 1e-2 and more. The norm of the gradient is a mean too, of squares, which rounding makes larger.
 # dpo       A pair's loss is of the difference of two sums over up to 200 tokens, where errors add up: no mean is taken.
 # fp8       Three bits of a mantissa: each number is off by up to 2^-4, and a product sums 256 of them or more.
 # muon      It orthogonalises in bfloat16 on a GPU, in float32 on a CPU.
