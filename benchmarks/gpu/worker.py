@@ -96,18 +96,24 @@ def start(name: str, specs: Path, store: Path | None = None) -> str:
         file.write_text(json.dumps(moved(json.loads((specs / f"{name}.json").read_text()), store)))
     began = time.time()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
-    ended = subprocess.run(
+    process = subprocess.Popen(
         [*command, "-m", "pipelines.train.worker", str(file)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=max(1.0, left() - 3),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
     )  # fmt: skip
+    try:
+        output, _ = process.communicate(timeout=max(1.0, left() - 8))
+    except subprocess.TimeoutExpired:
+        process.terminate()  # torchrun ends its workers
+        output, _ = process.communicate()
+        output += "over its time, ended"
     label = name if store is None else f"{name} again"
-    for line in ended.stdout.splitlines()[-60:]:
+    for line in output.splitlines()[-60:]:
         say(f"{label}: {line}")
     put(SECTION, f"{label} seconds", round(time.time() - began, 1))
-    if ended.returncode:
-        own = ended.stdout.partition("torch/distributed/elastic/")[0]  # torchrun's own lines come behind
-        raise RuntimeError(f"exit {ended.returncode}: {own[-1500:]}")
-    return ended.stdout
+    if process.returncode:
+        own = output.partition("torch/distributed/elastic/")[0]  # torchrun's own lines come behind
+        raise RuntimeError(f"exit {process.returncode}: {own[-1500:]}")
+    return output
 
 
 def as_after(step: int, run: str, store: Path, again: Path) -> None:
