@@ -167,6 +167,33 @@ def test_state_is_split_as_zero_splits_it() -> None:
     assert state(stage=3) == pytest.approx(14 / 8, abs=0.4)  # and the weights in use, whole
 
 
+@pytest.mark.parametrize("stage", [1, 2])
+def test_one_worker_sums_gradients_once_and_many_at_the_boundary_twice(stage: Any) -> None:
+    counts = parameter_counts(MODEL)["total"]
+
+    def of(workers: int) -> memory.Memory:
+        zero = ZeroConfig(stage=stage, reduce_bucket_elements=1000)
+        return memory.predict(setup(workers=workers, device="cuda", zero=zero), POLICIES["all"])
+
+    assert of(1).gradients == 4 * counts
+    if stage == 1:  # each parameter's sum, and this worker's flat part; two buckets of float32
+        assert of(8).gradients == 4 * counts + 4 * counts / 8 + 2 * 4000
+    else:
+        assert of(8).gradients == 4 * counts / 8 + 2 * 2000
+
+
+def test_a_block_that_a_gpu_compiles_keeps_what_its_compiler_was_seen_to() -> None:
+    """The 2.4B model, bytes a token and block: read off torch 2.11's compiler, for the whole block."""
+    config = ModelConfig(
+        layers=40, d_model=2304, d_ff=5760, heads=36, kv_heads=36, vocabulary=122753, max_positions=4096
+    )
+    one = setup(model=config, device="cuda", zero=ZeroConfig(stage=1), compute=ComputeConfig(attention="varlen"))
+    small = 36 * 4 / 2  # attention's log-sum-exp
+    assert memory._block_numbers(one, "all") == 35_712 + small + 4
+    assert memory._block_numbers(one, "products") == 25_344 + small
+    assert memory._block_numbers(one, "input") == 2304
+
+
 def test_muons_matrices_keep_one_moment_and_what_is_frozen_none() -> None:
     counts, by_kind = parameter_counts(MODEL)["total"], numbers(MODEL)
     muon = memory.predict(setup(optimizer=MuonSettings()), POLICIES["all"])

@@ -11,8 +11,10 @@ computing precision (4 or 2).
     state        The weights that the model computes with: P·b. At ZeRO-0 the moments: M. From ZeRO-1 on the float32
                  weights that are updated, and the moments: (U·4 + M) / W. At ZeRO-3 also P·b is divided by W, and a
                  few blocks are whole.
-    gradients    U·b. Where bfloat16 is summed in float32: U·4. From ZeRO-2 on divided by W. Beside them the buckets in
-                 which gradients are reduced.
+    gradients    U·b. Where bfloat16 is summed in float32: U·4; at ZeRO-1 on a GPU also the flat float32 part of this
+                 worker, U·4 / W, into which the sums are reduced while they are all there. From ZeRO-2 on divided by W.
+                 Beside them the buckets in which gradients are reduced. One worker that adds its gradients straight
+                 into flat sums (`update/one_worker.py`) has those alone, U·4.
     activations  What each block keeps for its backward pass (`_block_numbers`); the final norm; hidden states and their
                  gradient.
     working      What comes on top of these for a moment. Four moments are compared, and the worst counts:
@@ -25,12 +27,13 @@ computing precision (4 or 2).
 
 A frozen parameter has no gradient and no moments, so it counts in P alone.
 
-Blocks are counted as they run uncompiled; `torch.compile` keeps less, so for a GPU the prediction is an upper bound.
+On a CPU blocks are counted as they run uncompiled, on a GPU as they are set.
 Measured on a CPU: bytes kept for the backward pass exact, the peak of a step within 15 % (tests/unit/test_memory.py,
 docs/log.md); the resident memory of whole training processes in float32 within 6 % where all is kept
 (`benchmarks/memory.py`, docs/scaling.md). In bfloat16 a CPU takes more than is said here, and more with every step:
 oneDNN compiles a kernel for each length of a document and keeps it.
-On CUDA the formulas come from reading the kernels and were never run.
+On CUDA the formulas come from reading the kernels and were never run: what a measurement will correct first are
+`_COMPILED_SHARE`, `_LOGIT_BYTES` and `_PROCESS_BYTES`.
 """
 
 from __future__ import annotations
@@ -42,12 +45,13 @@ from typing import Literal
 from pipelines.errors import ConfigError
 from pipelines.train.network import linear_cross_entropy
 from pipelines.train.network.architecture import ModelConfig, parameter_counts
-from pipelines.train.network.compute import BlockPolicy, ComputeConfig, Keep, choose_attention
+from pipelines.train.network.attention import IN_GRAPH
+from pipelines.train.network.compute import BlockPolicy, ComputeConfig, Keep, choose_attention, compiles
 from pipelines.train.network.roles import RoleKind, numbers
 from pipelines.train.optimizers import row_of
 from pipelines.train.optimizers.adamw import AdamWSettings
 from pipelines.train.optimizers.contract import OptimizerSettings
-from pipelines.train.update.engine import ZeroConfig
+from pipelines.train.update.engine import ZeroConfig, one_worker_serves
 
 GIB = 2**30
 DeviceKind = Literal["cpu", "cuda"]
@@ -59,6 +63,10 @@ _PROCESS_BYTES = {"cpu": 0.28 * GIB, "cuda": 1.5 * GIB}
 # is 0.6 to 0.9 of the activations in such blocks (benchmarks/memory.py, with and without MALLOC_MMAP_THRESHOLD_)
 _LARGEST_KEPT_BLOCK = 32 << 20
 _KEPT_SHARE = 0.7
+# what a compiled block is found to keep, over what `_block_numbers` says
+_COMPILED_SHARE = 1.0
+# of a logit in the loss, at most: on a GPU the bfloat16 number, and a float32 one where the compiler makes it apart
+_LOGIT_BYTES = {("cpu", 4): 4, ("cpu", 2): 6, ("cuda", 4): 8, ("cuda", 2): 6}
 _USABLE = {
     "cpu": 0.9,
     "cuda": 0.95,
@@ -153,10 +161,12 @@ def predict(setup: Setup, policy: BlockPolicy) -> Memory:
     embedding = setup.trained.get("embedding", 0)  # of its gradient: the loss makes none for a frozen one
     logits = _chunk(setup) * model.vocabulary
     kept_chunk = logits * 4 if b == 4 else 0  # the chunk's memory stays for the next; of 16-bit logits it is made anew
-    loss = embedding * 4 + logits * (8 if setup.device == "cuda" else 4 if b == 4 else 6)
-    if b == 2:
-        loss += embedding * (4 if setup.device == "cuda" else 6)  # a chunk's part of the output matrix's gradient
+    loss = embedding * 4 + logits * _LOGIT_BYTES[setup.device, b]
+    if b == 2 and setup.device == "cpu":
+        loss += embedding * 6  # a chunk's part of the output matrix's gradient, which a GPU's product adds by itself
     begins = embedding * 4 + kept_chunk + again + (2 * model.d_ff + model.d_model) * N * b
+    if setup.zero.precision == "fp8":  # the widest product's three factors in 8 bits, each in both layouts
+        begins += 2 * (2 * model.d_ff * (N + model.d_model) + N * model.d_model)
     ends_with = embedding * 4 + kept_chunk + embedding * b * (2 if setup.accumulates else 1)
     working = max(activations + loss, activations + begins, ends_with, _update_bytes(setup) + kept_chunk) - activations
     process = _PROCESS_BYTES[setup.device]
@@ -251,15 +261,30 @@ def _block_numbers(setup: Setup, keep: Keep) -> float:
     all        input, both norms and what they are of, rotated queries and keys D + G·K, values (a view of the
                projection, D + 2·G·K; where a CPU repeats keys and values for each head, 2·D), attention, gate and up,
                SiLU, product 4·F
+
+    Compiled on a GPU, counted to the byte in what the compiler of torch 2.11 saves:
+
+    products   as above, but for down D, which nobody needs
+    all        input, both norms, output projection 4·D; rotated queries and keys D + G·K, values G·K; attention; gate
+               and up and their product 3·F; of either norm a float32 number
+    in parts   around `flex` a block is compiled in two parts, which keep all alike: D + G·K more, of the product that
+               values are a view of
     """
     model, b = setup.model, setup.number_bytes
     D, F, keys = model.d_model, model.d_ff, model.kv_heads * model.d_head
     attention = D + model.heads * 4 / b
     if keep == "input":
         return D
+    kernel = choose_attention(setup.compute, setup.device)
+    compiled = setup.device == "cuda" and setup.zero.stage < 3 and compiles(setup.compute, setup.device)
+    if compiled and kernel not in IN_GRAPH:
+        return _COMPILED_SHARE * (6 * D + 3 * keys + attention + 3 * F + 8 / b)
+    if compiled and keep == "all":
+        return _COMPILED_SHARE * (4 * D + (D + keys) + keys + attention + 3 * F + 8 / b)
+    if compiled:
+        return _COMPILED_SHARE * (D + (D + 2 * keys) + attention + D + 2 * F)
     if keep == "products":
         return D + (D + 2 * keys) + attention + D + 2 * F + D
-    kernel = choose_attention(setup.compute, setup.device)
     repeats = kernel in ("blocks", "dense") and model.kv_heads < model.heads
     numbers = 4 * D + (D + keys) + (2 * D if repeats else D + 2 * keys) + attention + 4 * F
     if setup.device == "cpu":
@@ -292,9 +317,9 @@ def _gradient_bytes(setup: Setup) -> float:
     U, b, stage, W = setup.updated_numbers, setup.number_bytes, setup.zero.stage, setup.workers
     if stage == 0:
         return U * b
-    summed = (
-        4 if b == 4 or setup.zero.gradients == "float32" else b
-    )  # bytes of a gradient where micro-batches are summed
+    if one_worker_serves(setup.zero, W):
+        return U * 4
+    summed = _summed_bytes(setup)
     staged = summed if stage == 1 else b
     filled = min(U, setup.zero.reduce_bucket_elements) * staged
     # a GPU takes them whole, and in stages 1 and 2 twice, one to fill while the other is reduced; a CPU maps what it
@@ -302,9 +327,17 @@ def _gradient_bytes(setup: Setup) -> float:
     buckets = filled
     if setup.device == "cuda":
         buckets = setup.zero.reduce_bucket_elements * staged * (1 if stage == 3 else 2)
+    if stage == 1 and summed > b:
+        # a GPU reduces the last micro-batch's while its backward pass goes on: into the flat part, among all the sums
+        return U * (summed + (summed / W if setup.device == "cuda" else b)) + buckets
     if stage == 1:
-        return U * (summed + (b if summed > b else 0)) + buckets
+        return U * summed + buckets
     return U * summed / W + (filled if stage == 3 else 0) + buckets
+
+
+def _summed_bytes(setup: Setup) -> int:
+    """Bytes of a gradient where micro-batches are summed."""
+    return 4 if setup.zero.gradients == "float32" else setup.number_bytes
 
 
 def _update_bytes(setup: Setup) -> float:
@@ -312,6 +345,10 @@ def _update_bytes(setup: Setup) -> float:
     U, b = setup.updated_numbers, setup.number_bytes
     if setup.zero.stage == 0:
         return U * b  # flattened for the all-reduce
+    if one_worker_serves(setup.zero, setup.workers):
+        return 0
+    if setup.device == "cuda" and setup.zero.stage < 3 and _summed_bytes(setup) == 4:
+        return 0  # the flat sums themselves
     return U / setup.workers * (4 if b == 2 else 0)  # the float32 copy of this worker's part
 
 
