@@ -86,6 +86,7 @@ ANYWHERE = {
     "pipelines.data.tokens.sidecars": "those that a run's tokens have are hashed with it",
     "pipelines.data.tokens.blocks": "compares blocks with their checksums",
     "pipelines.train.network.compute": "runtime(): equal up to rounding (tests/unit/test_attention.py)",
+    "pipelines.train.network.cudnn_attention": "likewise: a kernel that compute.attention chooses",
     "pipelines.train.plan.memory": "what a worker needs; chooses recomputation, which changes nothing",
     "pipelines.train.plan.devices": "refuses devices",
     "pipelines.train.schedules.decays": "the shape's values are in the fingerprint (schedule.decay_values)",
