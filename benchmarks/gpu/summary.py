@@ -55,7 +55,7 @@ def training(found: dict[str, dict[str, Any]]) -> str:
     speeds: dict[str, float] = {}
     for section, values in found.items():
         for key, v in values.items():
-            if not isinstance(v, dict) or "tokens_per_s" not in v:
+            if not isinstance(v, dict) or not {"tokens_per_s", "micro_batch"} <= v.keys():
                 continue
             speeds[section] = v["tokens_per_s"]
             lines.append(
