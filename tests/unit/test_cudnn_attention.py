@@ -21,16 +21,22 @@ POSITIONS = torch.cat([torch.arange(n) for n in (7, 1, 40, 12)])[None]
 
 
 def by_hand(shape: Shape, backward: bool, tensors: dict[Slot, torch.Tensor]) -> None:
-    """What cuDNN does: each document of each tensor begins where `*_STARTS` says, in numbers."""
-    assert int(tensors[Slot.LENGTHS].max()) <= shape.longest
-    assert shape.documents == len(tensors[Slot.LENGTHS])
+    """What cuDNN does: each document of each tensor begins where `*_STARTS` says, in numbers.
+
+    Where all are alike nothing is said, and each begins where the one before it ends.
+    """
+    assert shape.alike != (Slot.LENGTHS in tensors)
+    lengths = [shape.longest] * shape.documents if shape.alike else tensors[Slot.LENGTHS].tolist()
+    assert max(lengths) <= shape.longest
+    assert shape.documents == len(lengths)
     flat = {slot: tensor.view(-1) for slot, tensor in tensors.items()}  # view: contiguous, or an error
     share = shape.heads // shape.kv_heads
 
     def cut(slot: Slot, document: int, heads: int, width: int) -> torch.Tensor:
         key = slot in (Slot.K, Slot.V, Slot.DK, Slot.DV)
         starts = Slot.SUM_STARTS if slot == Slot.SUMS else Slot.K_STARTS if key else Slot.Q_STARTS
-        begin, length = int(tensors[starts][document]), int(tensors[Slot.LENGTHS][document])
+        length = lengths[document]
+        begin = document * length * heads * width if shape.alike else int(tensors[starts][document])
         return flat[slot][begin : begin + length * heads * width].view(length, heads, width)
 
     for document in range(shape.documents):
@@ -97,7 +103,7 @@ def test_one_graph_of_a_block_serves_other_documents(monkeypatch: pytest.MonkeyP
         block = model.layers[0]
         if kernel == "cudnn":
             block.whole = torch.compile(block.joined, backend="aot_eager", dynamic=False, fullgraph=True)
-        for lengths in ((7, 1, 100, 192), (10,) * 30, (300,)):
+        for lengths in ((7, 1, 100, 192), (10,) * 30, (300,)):  # the last two: alike
             placed = torch.cat([torch.arange(n) for n in lengths])[None].repeat(2, 1)
             x = torch.randn(2, 300, 32, generator=torch.Generator().manual_seed(1)).requires_grad_()
             rotary = rotary_tables(placed, 8, 1e4, torch.float32)
@@ -122,10 +128,18 @@ def test_few_plans_serve_all_batches() -> None:
     assert found.starts.tolist() == [0, 5, 305, 310, 315, 1015, 1015, 1015, 1015]
     assert found.starts.dtype == torch.int32
     assert found.longest == 1015
-    assert locate(torch.arange(100).repeat(1, 40), "cudnn", masking=True).longest == 128
     whole = locate(POSITIONS.expand(3, 60), "cudnn", masking=False)
     assert whole.starts is not None
-    assert (whole.starts.tolist(), whole.longest) == ([0, 60, 120, 180, 180], 60)
+    assert (whole.starts.tolist(), whole.longest) == ([0, 60, 120, 180], 60)  # alike: a plan of their own
+
+
+@pytest.mark.parametrize("lengths", [(5, 300, 5, 5, 700), (1000, 24), (512, 511, 1), (4,) * 255 + (3, 1)])
+def test_only_documents_that_are_alike_are_taken_for_alike(lengths: tuple[int, ...]) -> None:
+    """Rounded up, documents of other lengths never fill the room that they are given."""
+    found = locate(torch.cat([torch.arange(n) for n in lengths])[None], "cudnn", masking=True)
+    assert found.starts is not None
+    shape = Shape(sum(lengths), 4, 4, 64, len(found.starts) - 1, found.longest)
+    assert not shape.alike
 
 
 def test_it_says_what_is_missing_here(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +159,6 @@ def test_it_says_what_is_missing_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_offsets_beyond_32_bits_are_refused() -> None:
-    shape = Shape(tokens=1 << 20, heads=36, kv_heads=36, width=64, documents=1, longest=1 << 20)
+    shape = Shape(tokens=1 << 20, heads=36, kv_heads=36, width=64, documents=2, longest=1 << 20)
     with pytest.raises(ValueError, match="beyond 32 bits"):
         cudnn_attention._places(STARTS, shape)

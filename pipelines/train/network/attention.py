@@ -94,7 +94,8 @@ def locate(positions_BT: Tensor, kernel: Attention, masking: bool) -> Documents:
     if kernel in ("varlen", "cudnn"):
         starts = F.pad(first_BT.flatten().nonzero()[:, 0], (0, 1), value=B * T)
         longest = int(starts.diff().max())
-        if kernel == "cudnn":  # it plans for each number of documents and each longest one
+        # cuDNN plans for each number of documents and each longest one, and apart for documents that are all alike
+        if kernel == "cudnn" and (len(starts) - 1) * longest != B * T:
             starts = F.pad(starts, (0, _power_of_two(len(starts) - 1) - len(starts) + 1), value=B * T)
             longest = min(_power_of_two(max(longest, 64)), T)
         return Documents(kernel, starts=starts.to(torch.int32), longest=longest)

@@ -12,7 +12,7 @@ from typing import Literal
 from pipelines.config import Count, Positive, config_class
 
 Attention = Literal["varlen", "cudnn", "flex", "blocks", "dense"]
-FASTEST: Attention = "varlen"  # on a GPU, in bfloat16: what benchmarks/gpu/attention.py found
+FASTEST: Attention = "cudnn"  # on a GPU, in bfloat16: what benchmarks/gpu/attention.py found; repeats to the bit too
 Keep = Literal["all", "products", "input"]  # what a block keeps for its backward pass; the rest is computed again
 
 
@@ -20,7 +20,7 @@ Keep = Literal["all", "products", "input"]  # what a block keeps for its backwar
 class ComputeConfig:
     """The defaults choose by device; `conf/compute/` holds them."""
 
-    # auto: varlen on CUDA, blocks on a CPU
+    # auto: cudnn on CUDA, blocks on a CPU
     attention: Literal["auto", "varlen", "cudnn", "flex", "blocks", "dense"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"  # torch.compile of each block; auto: on CUDA
     keep: Literal["auto", "all", "products", "input"] = "auto"  # auto: as much as fits into memory_gib
