@@ -86,6 +86,18 @@ def distances(kernel: Attention, shape: tuple[int, int, int], deterministic: boo
     return far
 
 
+def repeats(kernel: Attention, shape: tuple[int, int, int], mean: int | None) -> dict[str, bool]:
+    """Whether three passes over rows of full length give the same bits."""
+    placed = positions(max(ROWS), T, mean)
+    q, k, v, weight = tensors(*placed.shape, shape)
+    documents = locate(placed, kernel, masking=True).to(torch.device(DEVICE))
+    first, *others = (_pass(lambda *x: attend(*x, documents), (q, k, v), weight) for _ in range(3))
+    return {
+        name: all(torch.equal(a, b[number]) for b in others)
+        for number, (name, a) in enumerate(zip(("out", "dq", "dk", "dv"), first, strict=True))
+    }
+
+
 def _pass(attention: Callable[..., Tensor], inputs: Any, weight: Tensor) -> list[Tensor]:
     leaves = [x.detach().clone().requires_grad_() for x in inputs]
     out = attention(*leaves)
@@ -170,6 +182,10 @@ def one(kernel: Attention) -> None:
                 put(SECTION, f"{kernel} off {shape[0]}/{shape[1]}x{shape[2]}", distances(kernel, shape))
         if kernel in FEW:
             break
+    for mean in (None, MEAN):
+        with part(SECTION, f"{kernel} repeats", 3) as time_enough:
+            if time_enough and kernel not in FEW:
+                put(SECTION, f"{kernel} repeats, {'documents' if mean else 'whole'}", repeats(kernel, HEADS[0], mean))
     for name, placed, shape in cases():
         for variant in (kernel, *(["sdpa-cudnn"] if kernel == "varlen" and CUDA and "whole" in name else [])):
             with part(SECTION, f"{name} {variant}", 3) as time_enough:
