@@ -22,6 +22,7 @@ FIRST: tuple[tuple[str | None, tuple[str, ...]], ...] = (
             "integration/test_engine.py",
             "integration/test_monitor.py",
             "integration/test_torchrun.py",
+            "integration/test_float8.py",
             "integration/test_frozen.py",
             "integration/test_s3_training.py",
             "integration/test_s3_faults.py",
