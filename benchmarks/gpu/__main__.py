@@ -29,7 +29,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("steps", nargs="*", metavar="STEP", help=f"default: {' '.join(FIRST)}")
-    parser.add_argument("--seconds", type=float, default=330, help="for all of them (default 330)")
+    parser.add_argument("--seconds", type=float, default=455, help="for all of them (default 455)")
     parser.add_argument("--before", type=Path, help="the checkout of another commit, for the steps before-*")
     options = parser.parse_args()
     names = options.steps or FIRST

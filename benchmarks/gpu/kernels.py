@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def profile(built: Built, section: str) -> None:
     put(section, "not_products", [row for row in rows if row["part"] != "matrix products"][:5])
     lines = table_text(step_parts(events), STEPS, "three of two micro-batches").splitlines()
     put(section, "profile", lines)
-    if left() > 25:
+    if os.environ.get("TRACE") and left() > 25:  # it takes seconds, and the machine gives few files back
         trace = Path(OUT, f"trace-{section.replace(' ', '-')}.json")
         profiler.export_chrome_trace(str(trace))
         with open(trace, "rb") as plain, gzip.open(f"{trace}.gz", "wb", 3) as packed:

@@ -43,23 +43,26 @@ class Programme:
     def run(self, steps: Sequence[Step]) -> None:
         """All of them, in this order."""
         for number, step in enumerate(steps):
-            later = self.patience * sum(other.seconds for other in steps[number + 1 :])
+            later = self.patience * sum(other.seconds for other in steps[number + 1 :] if not other.spare)
             own = max(min(self.patience * step.seconds, self.left()), self.left() - later)
             most = min(self.patience * step.limit, own)
             self._one(step, most)
 
     def _one(self, step: Step, most: float) -> None:
         """A step, and what runs beside it."""
-        beside = [STEPS[name] for name in step.beside if not STEPS[name].before or self.before]
-        threads = [
-            threading.Thread(target=self._process, args=(other, min(most, self.patience * other.limit), False))
-            for other in beside
-        ]
+        ends = time.time() + most
+        threads = [threading.Thread(target=self._chain, args=(chain, ends)) for chain in step.beside]
         for thread in threads:
             thread.start()
         self._process(step, most, True)
         for thread in threads:
             thread.join()
+
+    def _chain(self, names: Sequence[str], ends: float) -> None:
+        """Steps one after another, unseen but in the log."""
+        for step in (STEPS[name] for name in names):
+            if not step.before or self.before:
+                self._process(step, min(ends - time.time(), self.patience * step.limit), False)
 
     def _process(self, step: Step, most: float, shown: bool) -> None:
         if step.before and not self.before:

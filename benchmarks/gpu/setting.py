@@ -113,16 +113,20 @@ class Built:
         if self.arm.engine is not self.deepspeed:
             self.arm.engine.accumulation = accumulation
 
-    def drop(self) -> None:
-        """Free what it holds, but for compiled code: the next arm has the same blocks."""
+    def drop(self, forget: bool = False) -> None:
+        """Free what it holds, but for compiled code unless `forget`: the next arm may have the same blocks."""
         if self.arm is not None:
-            with contextlib.suppress(Exception), mock.patch("torch.compiler.reset"):
+            with contextlib.suppress(Exception), contextlib.nullcontext() if forget else _compiled_code_kept():
                 self.arm.close()
         self.arm = None
         linear_cross_entropy.let_go()
         gc.collect()
         if CUDA:
             torch.cuda.empty_cache()
+
+
+def _compiled_code_kept() -> contextlib.AbstractContextManager[Any]:
+    return mock.patch("torch.compiler.reset")
 
 
 def allocated_gib() -> float:

@@ -7,29 +7,44 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-KNOWN = ("card", "ceiling", "smoke")
+KNOWN = ("card", "ceiling", "smoke", "worker", "fp8", "loader", "pocket")
+ARMS = ("ours", "before", "peer")
 
 
 def write_summary(out: Path) -> str:
     """Write summary.md. Returns: it, its most important parts last, within 11,000 characters."""
     path = out / "results.json"
     found: dict[str, dict[str, Any]] = json.loads(path.read_text() or "{}") if path.exists() else {}
+    arms = [(section, values) for section, values in found.items() if section.split()[0] in ARMS]
     parts = [
-        ceilings(found.get("ceiling", {})),
-        *(kernels(section, values) for section, values in found.items() if "kernels" in values),
-        others(found),
-        smoke(found.get("smoke", {})),
-        failures(found),
-        *(swaps(section, values) for section, values in found.items() if "swaps" in values),
-        steps(out / "steps.tsv"),
-        training(found),
+        shown(ceilings, found.get("ceiling", {})),
+        *(shown(kernels, section, values) for section, values in arms),
+        shown(others, found),
+        shown(smoke, found.get("smoke", {})),
+        shown(worker, found.get("worker", {})),
+        shown(failures, found),
+        *(shown(table, section, found.get(section, {})) for section in ("pocket", "loader", "fp8")),
+        *(shown(stalls, section, values) for section, values in found.items()),
+        *(shown(documents, section, values) for section, values in arms),
+        *(shown(swaps, section, values) for section, values in arms),
+        shown(steps, out / "steps.tsv"),
+        shown(training, found),
     ]
     text = "\n\n".join(["# GPU programme", *filter(None, parts)])
     (out / "summary.md").write_text(text + "\n", encoding="utf-8")
     return text if len(text) < 11_000 else "…\n" + text[-11_000:]
+
+
+def shown(say: Callable[..., str], *arguments: Any) -> str:
+    """A part of the page; what it cannot show leaves the others alone."""
+    try:
+        return say(*arguments)
+    except Exception as error:
+        return f"({say.__name__} is not shown: {error!r})"
 
 
 def steps(table: Path) -> str:
@@ -57,9 +72,10 @@ def training(found: dict[str, dict[str, Any]]) -> str:
         for key, v in values.items():
             if not isinstance(v, dict) or not {"tokens_per_s", "micro_batch"} <= v.keys():
                 continue
-            speeds[section] = v["tokens_per_s"]
+            speeds[section] = max(v["tokens_per_s"], speeds.get(section, 0.0))
+            label = f"{section} {key.removeprefix('micro_batch=' + str(v['micro_batch']))}".strip()
             lines.append(
-                f"| {section}{key.removeprefix('micro_batch=' + str(v['micro_batch']))} | {v['micro_batch']} × "
+                f"| {label} | {v['micro_batch']} × "
                 f"{v['accumulation']} | {v['tokens_per_s']:,.0f} | {v['ms_per_4096_tokens']} | {v['mfu_causal']:.1%} | "
                 f"{v['mfu_full']:.1%} | {share(v.get('causal_of_product'))} | {v.get('peak_allocated_gib')} "
                 f"({v.get('peak_reserved_gib')}) | {v.get('predicted_gib_without_process', '')} | {v['loss']} |"
@@ -81,8 +97,46 @@ def share(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
+def table(section: str, values: dict[str, Any]) -> str:
+    """A section, a line a finding; curves in full are in results.json."""
+    lines = [
+        f"- {key}: {json.dumps(v, ensure_ascii=False, default=str)[:600]}"
+        for key, v in values.items()
+        if "!" not in key and "out of memory" not in key and not isinstance(v, list)
+    ]
+    return f"## {section}\n\n" + "\n".join(lines) if lines else ""
+
+
+def worker(values: dict[str, Any]) -> str:
+    """What does not hold, and how much does."""
+    checks = {key: v for key, v in values.items() if isinstance(v, dict) and "ok" in v}
+    if not values:
+        return ""
+    wrong = [f"- **not ok: {key}**: {json.dumps(v.get('more'))[:300]}" for key, v in checks.items() if not v["ok"]]
+    told = [
+        f"- {key}: {json.dumps(v, default=str)[:200]}"
+        for key, v in values.items()
+        if "!" not in key and (key not in checks or "bit-equal" in key)
+    ]
+    return f"## worker: {len(checks) - len(wrong)} of {len(checks)} checks hold\n\n" + "\n".join(wrong + told)
+
+
+def stalls(section: str, values: dict[str, Any]) -> str:
+    """How a save holds training."""
+    lines = [f"- {key}: {json.dumps(values[key], default=str)[:900]}" for key in ("stall", "save") if key in values]
+    return f"## {section}: a save\n\n" + "\n".join(lines) if lines else ""
+
+
+def documents(section: str, values: dict[str, Any]) -> str:
+    """Packed documents, by kernel."""
+    lines = [f"- {key}: {json.dumps(v)[:300]}" for key, v in values.get("documents", {}).items()]
+    return f"## {section}: packed documents\n\n" + "\n".join(lines) if lines else ""
+
+
 def swaps(section: str, values: dict[str, Any]) -> str:
     """One change at a time."""
+    if "swaps" not in values:
+        return ""
     usual = [v for k, v in values["swaps"].items() if k.startswith("as it is") and isinstance(v, float)]
     base = sum(usual) / len(usual) if usual else None
     lines = [f"## {section}: one thing swapped, ms for 4,096 tokens", ""]
@@ -94,6 +148,8 @@ def swaps(section: str, values: dict[str, Any]) -> str:
 
 def kernels(section: str, values: dict[str, Any]) -> str:
     """Where a step's time goes."""
+    if "kernels" not in values:
+        return ""
     lines = [
         f"## {section}: where a step's time goes",
         "",
@@ -111,7 +167,7 @@ def kernels(section: str, values: dict[str, Any]) -> str:
     lines += ["", "all:", ""]
     lines += [
         f"- {r['share']:.1%} {r['ms_per_step']} ms × {r['calls_per_step']} `{r['name'][:70]}`"
-        for r in values["kernels"][:14]
+        for r in values["kernels"][:12]
     ]
     if "waits" in values:
         lines += ["", "host waits in a step of two micro-batches: " + json.dumps(values["waits"])[:900]]
@@ -157,12 +213,12 @@ def others(found: dict[str, dict[str, Any]]) -> str:
     """Sections that no other part of the page shows."""
     lines = []
     for section, values in found.items():
-        if section in KNOWN or section.split()[0] in ("ours", "before", "peer"):
+        if section in KNOWN or section.split()[0] in ARMS:
             continue
         lines += [
             f"- {section} {key}: {json.dumps(v, ensure_ascii=False, default=str)[:400]}"
             for key, v in values.items()
-            if "!" not in key
+            if "!" not in key and key not in ("stall", "save")
         ]
     return "## Other findings\n\n" + "\n".join(lines) if lines else ""
 

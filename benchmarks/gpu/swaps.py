@@ -1,7 +1,7 @@
 """What each change is worth: the same step with one thing put back as it was, in the same process.
 
 Today's code has one change undone at a time; the other commit's code (`before`) has one of today's put in. A swap is a
-context manager over a built arm; one that needs another engine builds it, so those come last, and leave it there.
+context manager over a built arm (`live`); those that need another engine, or compile all anew, come last (`rebuilt`).
 
 Leaves: `swaps` in a section of results.json, milliseconds for 4,096 tokens, each beside the arm as it is.
 """
@@ -37,41 +37,44 @@ class Absent(Exception):
     """The code has nothing of the kind to swap."""
 
 
-def table(built: Built, section: str, before: bool) -> None:
-    """Time every swap, the live ones first."""
-    accumulation = 2 if TINY else max(2, TOKENS // built.options.sequence // built.options.micro_batch)
+def live(built: Built, section: str, before: bool) -> None:
+    """Time the arm as it is, and every swap that leaves it as it was."""
     spent: dict[str, float | str] = {}
-
-    def time(label: str) -> None:
-        built.seconds(1, 2, warm=0)
-        seconds = built.seconds(1 if TINY else 2, accumulation, warm=0)
-        tokens = accumulation * built.options.micro_batch * built.options.sequence
-        spent[label] = round(seconds / tokens * 4096e3, 2)
-        put(section, "swaps", spent)
-
-    live, rebuilt = (BEFORE, ()) if before else (NOW, NOW_REBUILT)
-    time("as it is")
-    for label, swap in live:
-        with part(section, f"swap {label}", needs=10) as go:
+    _time(built, section, "as it is", spent)
+    for label, swap in BEFORE if before else NOW:
+        with part(section, f"swap {label}", needs=8) as go:
             if go:
-                _one(built, label, swap, spent, time)
-    time("as it is, again")
-    for label, swap in rebuilt:
-        with part(section, f"swap {label}", needs=18) as go:
+                _one(built, section, label, swap, spent)
+
+
+def rebuilt(built: Built, section: str) -> None:
+    """Time the swaps that do not."""
+    spent: dict[str, float | str] = findings(section).get("swaps", {})
+    for label, swap, needs in NOW_REBUILT:
+        with part(section, f"swap {label}", needs=needs) as go:
             if go:
-                _one(built, label, swap, spent, time)
+                _one(built, section, label, swap, spent)
+
+
+def _time(built: Built, section: str, label: str, spent: dict[str, float | str]) -> None:
+    accumulation = 2 if TINY else max(2, TOKENS // built.options.sequence // built.options.micro_batch)
+    built.seconds(1, accumulation, warm=0)
+    seconds = built.seconds(1 if TINY else 2, accumulation, warm=0)
+    tokens = accumulation * built.options.micro_batch * built.options.sequence
+    spent[label] = round(seconds / tokens * 4096e3, 2)
     put(section, "swaps", spent)
 
 
-def _one(built: Built, label: str, swap: Swap, spent: dict[str, float | str], time: Callable[[str], None]) -> None:
+def _one(built: Built, section: str, label: str, swap: Swap, spent: dict[str, float | str]) -> None:
     try:
         with swap(built):
-            time(label)
+            _time(built, section, label, spent)
     except Absent as reason:
         spent[label] = str(reason)
     except torch.OutOfMemoryError as error:
         spent[label] = f"out of memory: {error}"[:120]
         error.__traceback__ = None
+    put(section, "swaps", spent)
 
 
 @contextmanager
@@ -131,19 +134,52 @@ def attention(kernel: str) -> Swap:
 
     @contextmanager
     def swap(built: Built) -> Iterator[None]:
-        network = _network(built)
-        if kernel not in get_args(Attention):
-            raise Absent("this code has no such kernel")
-        # a kernel that writes beyond its buffers would take this process and its other findings along
-        shown = [v for key, v in findings("attention").items() if key.startswith(f"{kernel} off ")]
-        if kernel != "varlen" and not (shown and all(value.get("right") for value in shown)):
-            raise Absent("not shown to be right here: step `attention`")
-        if network_module.choose_attention(network.compute, "cuda" if CUDA else "cpu") == kernel:
+        if kernel not in kernels_to_compare(built):
+            raise Absent("this code, or this machine, has no such kernel")
+        if kernel == own_kernel(built):
             raise Absent("the kernel as it is")
-        with _set(network, "compute", dataclasses.replace(network.compute, attention=kernel)):
+        with kernel_chosen(built, kernel):
             yield
 
     return swap
+
+
+def own_kernel(built: Built) -> str:
+    """The attention kernel that the arm takes by itself."""
+    return network_module.choose_attention(_network(built).compute, "cuda" if CUDA else "cpu")
+
+
+def kernels_to_compare(built: Built) -> list[str]:
+    """The arm's own attention kernel, and the others that could be it."""
+    # a kernel that writes beyond its buffers would take this process and its other findings along
+    wrong = [key.split()[0] for key, v in findings("attention").items() if " off " in key and not v.get("right")]
+    others = ["varlen"] if CUDA else ["dense"]
+    if CUDA and "cudnn" in get_args(Attention) and "cudnn" not in wrong:
+        from pipelines.train.network.cudnn_attention import obstacle
+
+        others += [] if obstacle() else ["cudnn"]
+    return list(dict.fromkeys([own_kernel(built), *others]))
+
+
+def kernel_chosen(built: Built, kernel: str) -> AbstractContextManager[None]:
+    """An attention kernel for a while."""
+    network = _network(built)
+    return _set(network, "compute", dataclasses.replace(network.compute, attention=kernel))
+
+
+@contextmanager
+def chosen_by_timing(_built: Built) -> Iterator[None]:
+    """The compiler chooses kernels by timing them, as it does by itself: no two processes need choose alike."""
+    from torch._inductor import config
+
+    if not getattr(config, "deterministic", False):
+        raise Absent("it does so as it is")
+    with _set(config, "deterministic", False):
+        torch._dynamo.reset()
+        try:
+            yield
+        finally:
+            torch._dynamo.reset()
 
 
 @contextmanager
@@ -239,15 +275,16 @@ def cudnn_by_sdpa(_built: Built) -> Iterator[None]:
 
 
 NOW: tuple[tuple[str, Swap], ...] = (
-    ("loss as before", other_loss),
-    ("blocks compiled in two parts", blocks_in_two_parts),
     ("attention=varlen", attention("varlen")),
     ("attention=cudnn", attention("cudnn")),
+    ("blocks compiled in two parts", blocks_in_two_parts),
 )
-NOW_REBUILT: tuple[tuple[str, Swap], ...] = (
-    ("DeepSpeed's boundary", deepspeed_boundary),
-    ("and its sums in two kernels", deepspeed_sums),
-    ("and its overlap and clocks", deepspeed_overlap),
+NOW_REBUILT: tuple[tuple[str, Swap, float], ...] = (  # and the seconds that it wants
+    ("inductor chooses by timing", chosen_by_timing, 20),
+    ("DeepSpeed's boundary", deepspeed_boundary, 15),
+    ("and its sums in two kernels", deepspeed_sums, 6),
+    ("and its overlap and clocks", deepspeed_overlap, 15),
+    ("and the loss of the other commit", other_loss, 10),
 )
 BEFORE: tuple[tuple[str, Swap], ...] = (
     ("today's loss", other_loss),

@@ -1,25 +1,29 @@
 """How fast a published size trains: ours, or `transformers` with DeepSpeed as it is shipped; 65,536 tokens a step.
 
-    python -m benchmarks.gpu.train ours 2.4b [--parts waits profile swaps stall]
+    python -m benchmarks.gpu.train ours 2.4b [--parts profile half swaps documents stall waits rebuilt]
     python -m benchmarks.gpu.train peer 2.4b
     python -m benchmarks.gpu.train warm 2.4b     compile what `ours` will want into the cache on disk
 
 Leaves: section `ours 2.4b` (`before 2.4b` with another commit's code, `peer 2.4b`) of results.json. The micro-batch is
-the memory plan's, or `MICRO`; out of memory, less is tried: blocks that compute again, then half the rows.
+the memory plan's, or `MICRO`; out of memory, less is tried: blocks that compute again, then half the rows. The part
+`half` then times half the plan's rows with everything kept; the parts behind it are of that arm, which has room.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import itertools
 import os
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 
 import benchmarks.train as bench
-from benchmarks.gpu import kernels, swaps, waits
+from benchmarks.gpu import documents, kernels, swaps, waits
 from benchmarks.gpu.record import CUDA, findings, left, part, put, say
 from benchmarks.gpu.setting import (
     GIB,
@@ -37,6 +41,7 @@ from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.compute import BlockPolicy
 from pipelines.train.plan import memory
 
+PARTS = ("profile", "half", "swaps", "documents", "stall", "waits", "rebuilt")  # in this order
 IS_BEFORE = os.environ.get("STEP", "").startswith(("before", "warm-before"))
 
 
@@ -45,8 +50,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("arm", choices=("ours", "peer", "warm"))
     parser.add_argument("model", choices=bench.MODELS)
-    default = ["swaps"] if IS_BEFORE else ["waits", "profile", "swaps"]
-    parser.add_argument("--parts", nargs="*", choices=("waits", "profile", "swaps", "stall"), default=default)
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=["swaps"] if IS_BEFORE else list(PARTS))
+    parser.add_argument("--precision", choices=("bfloat16", "fp8"), default="bfloat16", help="for `warm`")
     options = parser.parse_args()
     bench.import_deepspeed()
     shipped = bench.deepspeed_functions()
@@ -56,7 +61,7 @@ def main() -> None:
         with bench.as_shipped(shipped):
             peer(options.model)
     elif options.arm == "warm":
-        warm(options.model)
+        warm(options.model, options.parts, options.precision)
     else:
         ours(options.model, options.parts)
     sys.stdout.flush()
@@ -73,24 +78,48 @@ def ours(name: str, parts: list[str]) -> None:
     built = fitting(section, name, model)
     if built is None:
         return
-    if "waits" in parts:
-        with part(section, "waits", needs=10) as go:
-            if go:
-                put(section, "waits", waits.of_a_step(built))
     if "profile" in parts:
         with part(section, "profile", needs=20) as go:
             if go:
                 kernels.profile(built, section)
-    if "swaps" in parts:
-        with part(section, "swaps", needs=10) as go:
+    if "half" in parts:
+        with part(section, "half", needs=30) as go:
             if go:
-                swaps.table(built, section, before=IS_BEFORE)
-    if "stall" in parts:
-        with part(section, "stall", needs=20) as go:
-            if go:
-                from benchmarks.gpu.stall import stall
+                half(built, section, name, model)
 
-                stall(built, section)
+    def stalls() -> None:
+        from benchmarks.gpu.stall import stall
+
+        stall(built, section)
+
+    work: dict[str, tuple[float, Callable[[], None]]] = {
+        "swaps": (10, lambda: swaps.live(built, section, before=IS_BEFORE)),
+        "documents": (12, lambda: documents.speeds(built, section)),
+        "stall": (18, stalls),
+        "waits": (5, lambda: put(section, "waits", waits.of_a_step(built))),
+        "rebuilt": (10, lambda: swaps.rebuilt(built, section)),
+    }
+    for key, (needs, do) in work.items():
+        if key in parts and built.arm is not None:
+            with part(section, key, needs=needs) as go:
+                if go:
+                    do()
+
+
+def half(built: Built, section: str, name: str, model: ModelConfig) -> None:
+    """Half the rows with everything kept, for comparison; `built` is that arm afterwards, or as before without room."""
+    if built.options.micro_batch == 1:
+        put(section, "half!skipped", "one row has no half")
+        return
+    built.drop(forget=True)
+    rows = built.options.micro_batch // 2
+    smaller = None
+    with contextlib.suppress(SystemExit):  # an error, which is told of; the parts behind are worth another build
+        smaller = attempt(section, f"micro_batch={rows}", name, model, rows, BlockPolicy(all=model.layers))
+    if smaller is None:
+        built.build()
+    else:
+        built.options, built.arm = smaller.options, smaller.arm
 
 
 def fitting(section: str, name: str, model: ModelConfig) -> Built | None:
@@ -145,17 +174,17 @@ def timed(built: Built) -> float:
         torch.cuda.reset_peak_memory_stats()
     built.build()
     began = time.time()
-    built.seconds(1, 2, warm=1)
-    say(f"two short steps, the first compiled: {time.time() - began:.1f} s")
+    built.seconds(1, 2, warm=0)
+    say(f"a short step, with the compiler: {time.time() - began:.1f} s")
     return built.seconds(built.options.steps, built.options.accumulation, warm=0)
 
 
 def taken(section: str) -> dict[str, float] | None:
-    """What was measured there, None where nothing was."""
+    """The fastest that was measured there, None where nothing was."""
     done = [
         value for key, value in findings(section).items() if key.startswith("micro_batch=") and "tokens_per_s" in value
     ]
-    return done[-1] if done else None
+    return max(done, key=lambda value: value["tokens_per_s"]) if done else None
 
 
 def peer(name: str) -> None:
@@ -185,19 +214,30 @@ def peer(name: str) -> None:
         micro //= 2
 
 
-def warm(name: str) -> None:
-    """A block of each kind, with the batch that `ours` will take: the compiler's work, in a tenth of the memory."""
+def warm(name: str, parts: list[str], precision: str = "bfloat16") -> None:
+    """A block of each kind, with the batches that `ours` will take: the compiler's work, in a tenth of the memory."""
+    section = os.environ.get("STEP", "warm")
     whole = model_of(name)
     rows, policy = planned(name, whole, whole=IS_BEFORE)
-    kinds = [kind for kind in ("all", "products", "input") if getattr(policy, kind)]
-    model = dataclasses.replace(whole, layers=len(kinds))
-    options = options_for(name, rows, accumulation=2, policy=BlockPolicy(**{"all": 0, **dict.fromkeys(kinds, 1)}))
-    built = Built(options, model, warm_arm(whole.residual_scale))
-    with part(os.environ.get("STEP", "warm"), "compiled"):
-        began = time.time()
-        built.build()
-        built.seconds(1, 2, warm=0)
-        put(os.environ.get("STEP", "warm"), "seconds", round(time.time() - began, 1))
+    arms = [(rows, policy)]
+    if "half" in parts and rows > 1:
+        arms.append((rows // 2, BlockPolicy(all=whole.layers)))
+    for number, (rows, policy) in enumerate(arms):
+        kinds = [kind for kind in ("all", "products", "input") if getattr(policy, kind)]
+        model = dataclasses.replace(whole, layers=len(kinds))
+        kept = BlockPolicy(**{"all": 0, **dict.fromkeys(kinds, 1)})
+        options = options_for(name, rows, accumulation=2, policy=kept, precision=precision)
+        built = Built(options, model, warm_arm(whole.residual_scale))
+        with part(section, f"micro_batch={rows}"):
+            began = time.time()
+            built.build()
+            built.seconds(1, 2, warm=0)
+            put(section, f"micro_batch={rows} seconds", round(time.time() - began, 1))
+        if number and precision == "bfloat16":
+            for key, masked in itertools.product(swaps.kernels_to_compare(built), (False, True)):
+                with part(section, f"{key}, {'documents' if masked else 'rows'}"), documents.packed(built, key, masked):
+                    built.seconds(1, 1, warm=0)
+        built.drop()
 
 
 def warm_arm(residual_scale: float):

@@ -39,7 +39,7 @@ def test_a_step_that_fails_or_hangs_leaves_the_others_alone(
     began = time.monotonic()
     Programme(600, tmp_path, tmp_path, None).run(
         [
-            step("fails", "print('x' * 1000); raise SystemExit(3)", beside=("beside", "beside-before")),
+            step("fails", "print('x' * 1000); raise SystemExit(3)", beside=(("beside", "beside-before"),)),
             step("hangs", hangs, limit=2),
             Step("absent", ("/no/such/program",), 20, 60, "a test"),
             step("before", "print('no')", before=True),
@@ -68,6 +68,9 @@ def test_the_last_steps_are_the_first_to_go(tmp_path: Path) -> None:
     one.run([step("a", "", seconds=60, limit=90), step("b", "", seconds=30, limit=50), step("c", "", seconds=80)])
     # the first its expected time, though those behind it want more than is left; they see what is left then
     assert given == [("a", 60), ("b", 30), ("c", 60)]
+    given.clear()
+    one.run([step("a", "", seconds=60, limit=90), step("b", "", seconds=80, limit=90, spare=True)])
+    assert given == [("a", 90), ("b", 90)]
 
 
 def test_every_step_says_what_it_runs() -> None:
@@ -75,7 +78,7 @@ def test_every_step_says_what_it_runs() -> None:
         assert name in STEPS
     for step in STEPS.values():
         assert step.seconds <= step.limit
-        assert all(other in STEPS for other in step.beside)
+        assert all(other in STEPS for chain in step.beside for other in chain)
 
 
 def test_the_summary_is_of_what_there_is(tmp_path: Path) -> None:
