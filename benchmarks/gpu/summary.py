@@ -102,7 +102,9 @@ def table(section: str, values: dict[str, Any]) -> str:
     lines = [
         f"- {key}: {json.dumps(v, ensure_ascii=False, default=str)[:600]}"
         for key, v in values.items()
-        if "!" not in key and "out of memory" not in key and not isinstance(v, list)
+        if not (
+            "!" in key or "out of memory" in key or isinstance(v, list) or (isinstance(v, dict) and "micro_batch" in v)
+        )
     ]
     return f"## {section}\n\n" + "\n".join(lines) if lines else ""
 
