@@ -52,9 +52,9 @@ _LIST = (
         140, 155, "tests/gpu: is it right",
         beside=(("warm-2.4b", "warm-1.2b"), ("warm-fp8-2.4b", "fp8-curves"), ("worker",), ("pocket",)),
     ),
-    *_train("2.4b", (120, 160), (36, 60)),
+    *_train("2.4b", (120, 160), (34, 60)),
     Step("ceiling", (*MODULE, "benchmarks.gpu.ceiling"), 25, 45, "what the card reaches in each kind of work"),
-    *_train("1.2b", (22, 50), (24, 50), "--parts"),
+    *_train("1.2b", (22, 50), (32, 50), "--parts"),
     Step(
         "attention", (*MODULE, "benchmarks.gpu.attention", "varlen", "cudnn"), 45, 90,
         "attention kernels, agreement and speed",

@@ -42,13 +42,13 @@ def of_a_step(built: Built) -> dict[str, int]:
         count("whole device:")
         plain(*arguments, **named)
 
-    if CUDA:
-        torch.cuda.set_sync_debug_mode("warn")  # which warns of itself
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         # not torch's word that this mode itself is a prototype
         warnings.showwarning = lambda message, *_, **__: "called a synchronizing" in str(message) and count("")
         torch.cuda.synchronize = synchronize
+        if CUDA:
+            torch.cuda.set_sync_debug_mode("warn")
         try:
             built.arm.step(batches)
         finally:
