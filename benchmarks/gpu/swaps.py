@@ -24,6 +24,7 @@ from torch import Tensor
 
 from benchmarks.gpu.record import CUDA, TINY, findings, part, put
 from benchmarks.gpu.setting import Built
+from pipelines.train.network import linear_cross_entropy as loss_module
 from pipelines.train.network import losses
 from pipelines.train.network import model as network_module
 from pipelines.train.network.compute import Attention
@@ -168,18 +169,19 @@ def kernel_chosen(built: Built, kernel: str) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def chosen_by_timing(_built: Built) -> Iterator[None]:
+def chosen_by_timing(built: Built) -> Iterator[None]:
     """The compiler chooses kernels by timing them, as it does by itself: no two processes need choose alike."""
-    from torch._inductor import config
-
-    if not getattr(config, "deterministic", False):
-        raise Absent("it does so as it is")
-    with _set(config, "deterministic", False):
-        torch._dynamo.reset()
-        try:
-            yield
-        finally:
-            torch._dynamo.reset()
+    network = _network(built)
+    with contextlib.ExitStack() as stack:
+        for number, layer in enumerate(network.layers):
+            if layer.whole is None:
+                raise Absent("its blocks are not compiled whole")
+            joined = layer.joined_keeping_products if network.policy.keep(number) == "products" else layer.joined
+            stack.enter_context(_set(layer, "whole", torch.compile(joined, dynamic=False, fullgraph=True)))
+        stack.enter_context(_set(loss_module, "compiler_options", lambda _device: None))
+        loss_module._compiled.cache_clear()
+        stack.callback(loss_module._compiled.cache_clear)
+        yield
 
 
 @contextmanager

@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from pipelines.train.network.compute import compiler_options
+
 # of float32 logits: a GPU adds each chunk's part to a gradient of a gigabyte, so its chunks are large
 _CHUNK_BYTES = {"cpu": 128 << 20, "cuda": 4 << 30}
 
@@ -186,7 +188,7 @@ def _compiled() -> Any:
         logits.copy_(logps.exp() - onehot.float())
         return -logps.gather(1, targets[:, None])[:, 0]
 
-    return torch.compile(fused)
+    return torch.compile(fused, options=compiler_options("cuda"))
 
 
 def _products(

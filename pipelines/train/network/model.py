@@ -27,7 +27,14 @@ from pipelines.train.network import cudnn_attention
 from pipelines.train.network.architecture import ModelConfig, check_shapes
 from pipelines.train.network.attention import IN_GRAPH, Documents, attend, locate
 from pipelines.train.network.batch import ModelInput
-from pipelines.train.network.compute import BlockPolicy, ComputeConfig, choose_attention, compiles, joins
+from pipelines.train.network.compute import (
+    BlockPolicy,
+    ComputeConfig,
+    choose_attention,
+    compiler_options,
+    compiles,
+    joins,
+)
 from pipelines.train.network.roles import Role, roles
 
 
@@ -167,18 +174,17 @@ class Transformer(nn.Module):
         self.embed_tokens.sparse = place.type == "cpu" and whole_weights
         self.compiled = whole_weights and compiles(compute, place.type)
         if self.compiled:
+            rules: Any = {"dynamic": False, "options": compiler_options(place.type)}
             for number, layer in enumerate(self.layers):  # those alike share what is compiled for the first
                 block: Any = layer
-                block.before = torch.compile(block.before, dynamic=False)
-                block.after = torch.compile(block.after, dynamic=False)
+                block.before = torch.compile(block.before, **rules)
+                block.after = torch.compile(block.after, **rules)
                 if joins(place.type):  # `fullgraph`: what cannot be one graph, or is compiled too often, is an error
                     products = self.policy.keep(number) == "products"
                     joined = block.joined_keeping_products if products else block.joined
-                    block.whole = torch.compile(joined, dynamic=False, fullgraph=True)
+                    block.whole = torch.compile(joined, fullgraph=True, **rules)
                     # one graph serves a model and a shape of batch; a process may train several, one after another
                     torch._dynamo.config.recompile_limit = _MOST_GRAPHS
-                    # kernels chosen by rule: chosen by a stopwatch, two processes sum in another order (2e-7 of a loss)
-                    torch._inductor.config.deterministic = True
         return self
 
     def initialise(self, seed: int) -> Transformer:
