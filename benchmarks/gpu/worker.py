@@ -82,6 +82,8 @@ def unpack(room: Path) -> Path:
 
 def moved(spec: dict[str, Any], store: Path) -> dict[str, Any]:
     """A spec for the same store at another place; on a CPU uncompiled and in float32, which minutes are saved by."""
+    if spec.get("kind") == "dpo":  # as by itself: each width of pairs would be compiled anew, and the chain cut short
+        spec = {**spec, "compute": {**spec["compute"], "compile": "auto"}}
     if CUDA or os.environ.get("AS_ON_THE_CARD"):
         return {**spec, "store": str(store)}
     compute, zero = {**spec["compute"], "compile": "off"}, {**spec["zero"], "precision": "float32"}
