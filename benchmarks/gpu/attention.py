@@ -64,10 +64,12 @@ def tera(placed: Tensor, heads: int, width: int) -> float:
     return 4 * heads * width * float((placed + 1).sum()) / 1e12
 
 
-def distances(kernel: Attention, shape: tuple[int, int, int], deterministic: bool = False) -> dict[str, Any]:
+def distances(
+    kernel: Attention, shape: tuple[int, int, int], deterministic: bool = False, whole: bool = False
+) -> dict[str, Any]:
     """How far result and gradients are from float64, and whether a second pass gives the same bits."""
     rows, length = (2, 512) if not TINY else (2, 64)
-    placed = positions(rows, length, length // 9)
+    placed = positions(rows, length, None if whole else length // 9)
     placed[1] = torch.arange(length)  # a row that is one document
     q, k, v, weight = tensors(rows, length, shape)
     documents = locate(placed, kernel, masking=True).to(torch.device(DEVICE))
@@ -179,7 +181,9 @@ def one(kernel: Attention) -> None:
     for shape in HEADS:
         with part(SECTION, f"{kernel} off {shape}", 5) as time_enough:
             if time_enough:
-                put(SECTION, f"{kernel} off {shape[0]}/{shape[1]}x{shape[2]}", distances(kernel, shape))
+                name = f"{kernel} off {shape[0]}/{shape[1]}x{shape[2]}"
+                put(SECTION, name, distances(kernel, shape))
+                put(SECTION, f"{name} whole", distances(kernel, shape, whole=True))
         if kernel in FEW:
             break
     for mean in (None, MEAN):

@@ -60,6 +60,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6 if TINY else 200)
     parser.add_argument("--model", default="2.4b", help="whose speed")
     options = parser.parse_args()
+    from benchmarks.gpu.setting import trust_attention
+
+    trust_attention("fp8")
     for name in options.parts:
         PARTS[name](options)
     sys.stdout.flush()

@@ -35,7 +35,7 @@ SECTION = "loader"
 def main() -> None:
     """Both."""
     specs = unpack(Path(os.environ.get("WORK", "/tmp/gpu_work"), "loader"))
-    spec = parse(TrainSpec, json.loads((specs / "long.json").read_text()))
+    spec = parse(TrainSpec, json.loads((specs / "long.json").read_text(encoding="utf-8")))
     spec = dataclasses.replace(spec, steps=8 if TINY else 4000)
     model = Transformer(spec.model).to(DEVICE, torch.bfloat16)
     with part(SECTION, "alone", needs=8) as go:

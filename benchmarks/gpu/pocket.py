@@ -36,9 +36,9 @@ def main() -> None:
     """Train, say how it went, pack."""
     specs = unpack(Path(os.environ.get("WORK", "/tmp/gpu_work"), "pocket"))
     if TINY:
-        spec = json.loads((specs / "pocket.json").read_text())
+        spec = json.loads((specs / "pocket.json").read_text(encoding="utf-8"))
         few = {"steps": 2, "batch": {**spec["batch"], "global_batch": 2, "micro_batch": 2}}
-        (specs / "pocket.json").write_text(json.dumps({**spec, **few}))
+        (specs / "pocket.json").write_text(json.dumps({**spec, **few}), encoding="utf-8")
     store = FolderStorage(specs.parent / "store")
     with part(SECTION, "trained", needs=40):
         start("pocket", specs)

@@ -39,7 +39,7 @@ def say(*words: object) -> None:
 def put(section: str, key: str, value: object) -> None:
     """Write a finding into results.json at once; processes may do so side by side."""
     OUT.mkdir(parents=True, exist_ok=True)
-    with open(OUT / "results.json", "a+") as file:
+    with open(OUT / "results.json", "a+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         text = file.read()
@@ -54,7 +54,7 @@ def put(section: str, key: str, value: object) -> None:
 def findings(section: str | None = None) -> dict:
     """What was found so far, all of it or one section."""
     path = OUT / "results.json"
-    everything = json.loads(path.read_text() or "{}") if path.exists() else {}
+    everything = json.loads(path.read_text(encoding="utf-8") or "{}") if path.exists() else {}
     return everything if section is None else everything.get(section, {})
 
 

@@ -18,7 +18,7 @@ ARMS = ("ours", "before", "peer")
 def write_summary(out: Path) -> str:
     """Write summary.md. Returns: it, its most important parts last, within 11,000 characters."""
     path = out / "results.json"
-    found: dict[str, dict[str, Any]] = json.loads(path.read_text() or "{}") if path.exists() else {}
+    found: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8") or "{}") if path.exists() else {}
     arms = [(section, values) for section, values in found.items() if section.split()[0] in ARMS]
     parts = [
         shown(ceilings, found.get("ceiling", {})),
@@ -51,7 +51,7 @@ def steps(table: Path) -> str:
     """Which ran, with what exit, for how long."""
     if not table.exists():
         return ""
-    rows = [line.split("\t") for line in table.read_text().splitlines()]
+    rows = [line.split("\t") for line in table.read_text(encoding="utf-8").splitlines()]
     return "## Steps (exit, seconds)\n\n" + " · ".join(" ".join(row) for row in rows)
 
 

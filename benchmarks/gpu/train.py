@@ -36,6 +36,7 @@ from benchmarks.gpu.setting import (
     planned,
     predicted,
     put_plan,
+    trust_attention,
 )
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.compute import BlockPolicy
@@ -56,6 +57,8 @@ def main() -> None:
     bench.import_deepspeed()
     shipped = bench.deepspeed_functions()
     bench.start_distributed()
+    if not IS_BEFORE:
+        trust_attention(f"{options.arm} {options.model}")
     say("ready")
     if options.arm == "peer":
         with bench.as_shipped(shipped):

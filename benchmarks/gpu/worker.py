@@ -64,7 +64,7 @@ def main() -> None:
     for thread in threads:
         thread.join()
     with part(SECTION, "checks"):
-        check(store, again, said, json.loads((room / "specs/here-losses.json").read_text()))
+        check(store, again, said, json.loads((room / "specs/here-losses.json").read_text(encoding="utf-8")))
 
 
 def unpack(room: Path) -> Path:
@@ -74,9 +74,9 @@ def unpack(room: Path) -> Path:
     with tarfile.open(Path(os.environ.get("WHEELS", ".whl"), "data.tar.xz")) as packed:
         packed.extractall(room, filter="data")
     for file in (room / "specs").glob("*.json"):
-        spec = json.loads(file.read_text())
+        spec = json.loads(file.read_text(encoding="utf-8"))
         if "store" in spec:
-            file.write_text(json.dumps(moved(spec, room / "store")))
+            file.write_text(json.dumps(moved(spec, room / "store")), encoding="utf-8")
     return room / "specs"
 
 
@@ -95,7 +95,8 @@ def start(name: str, specs: Path, store: Path | None = None) -> str:
     file = specs / f"{name}.json"
     if store is not None:
         file = specs / f"{name}-again.json"
-        file.write_text(json.dumps(moved(json.loads((specs / f"{name}.json").read_text()), store)))
+        spec = json.loads((specs / f"{name}.json").read_text(encoding="utf-8"))
+        file.write_text(json.dumps(moved(spec, store)), encoding="utf-8")
     began = time.time()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
     process = subprocess.Popen(
@@ -165,7 +166,7 @@ def check(store: Path, again: Path, said: dict[str, str], here: dict[str, dict[s
         weights = [text.strip() for text in said.get(name, "").splitlines() if text.strip().startswith("weights:")]
         tell(f"{name} begins where it should", bool(weights) and line in weights[0], weights)
     with part(SECTION, "profile"):
-        table = (store / "pretrain/gpu/profile/table.txt").read_text().splitlines()
+        table = (store / "pretrain/gpu/profile/table.txt").read_text(encoding="utf-8").splitlines()
         tell("profile", (store / "pretrain/gpu/profile/trace-rank0.json.gz").exists() and len(table) > 3, table)
     one, two, resumed = (
         curve(store, "pretrain/straight"), curve(store, "pretrain/gpu"), curve(again, "pretrain/straight"),

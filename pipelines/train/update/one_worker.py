@@ -56,7 +56,7 @@ class OneWorker:
     def _add(self, p: Any) -> None:
         """Add the gradient that autograd has just made."""
         if p in self._begun:
-            self._sums[p].add_(p.grad)
+            add_(self._sums[p], p.grad)
         else:
             self._sums[p].copy_(p.grad)
             self._begun.add(p)
@@ -86,6 +86,11 @@ class OneWorker:
         groups = torch.stack([of_group.square().sum().sqrt() for of_group in norms])
         whole: Tensor = torch.linalg.vector_norm(groups)
         return whole.nan_to_num(nan=torch.inf, posinf=torch.inf)
+
+
+def add_(sums: Tensor, gradient: Tensor) -> None:
+    """Add a gradient of another type to its float32 sums, in one kernel."""
+    sums.add_(gradient)
 
 
 def clips_in_update(optimizer: torch.optim.Optimizer) -> bool:
