@@ -185,24 +185,23 @@ def chosen_by_timing(built: Built) -> Iterator[None]:
 
 
 @contextmanager
-def repeatable(built: Built) -> Iterator[None]:
-    """Attention's gradients by cuDNN's deterministic algorithm."""
+def unrepeatable(built: Built) -> Iterator[None]:
+    """Attention's gradients summed in any order."""
     from pipelines.train.network import cudnn_attention
 
     if own_kernel(built) != "cudnn":
         raise Absent("attention is not by cuDNN")
     plain = cudnn_attention._shape
-    with _set(cudnn_attention, "_shape", lambda q, k, starts, longest, _=False: plain(q, k, starts, longest, True)):
+    with _set(cudnn_attention, "_shape", lambda *parts, **_: plain(*parts[:4], repeatable=False)):
         yield
 
 
 @contextmanager
-def compiled_sums(built: Built) -> Iterator[None]:
-    """Gradients added to their sums by a kernel of the compiler's, which reads wide words of either type."""
+def plain_sums(built: Built) -> Iterator[None]:
+    """Gradients added to their sums by torch's kernel for two types, which reads them number by number."""
     from pipelines.train.update import one_worker
 
-    add = torch.compile(lambda sums, gradient: sums.add_(gradient), dynamic=False)
-    with _set(one_worker, "add_", add):
+    with _set(one_worker, "add_", lambda sums, gradient: sums.add_(gradient)):
         yield
 
 
@@ -301,8 +300,8 @@ def cudnn_by_sdpa(_built: Built) -> Iterator[None]:
 NOW: tuple[tuple[str, Swap], ...] = (
     ("attention=varlen", attention("varlen")),
     ("attention=cudnn", attention("cudnn")),
-    ("attention repeatable by cuDNN's word", repeatable),
-    ("sums by a compiled kernel", compiled_sums),
+    ("attention summed in any order", unrepeatable),
+    ("sums by torch's own kernel", plain_sums),
     ("blocks compiled in two parts", blocks_in_two_parts),
 )
 NOW_REBUILT: tuple[tuple[str, Swap, float], ...] = (  # and the seconds that it wants

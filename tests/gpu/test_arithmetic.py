@@ -93,6 +93,30 @@ def test_an_attention_kernel_is_the_plain_one(
     assert max(errors.values()) < LIMITS[dtype], errors
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("masking", [True, False], ids=["documents", "rows"])
+def test_repeatable_attention_repeats_over_full_rows(masking: bool, note: Callable[..., None]) -> None:
+    """Two rows of 4,096 tokens, three times: the same bits, or a run that goes on after a crash would not have them."""
+    skip_where_missing("cudnn")
+    positions = torch.arange(4096).repeat(2, 1)
+    positions[0] %= 1500
+    random = torch.Generator(DEVICE).manual_seed(7)
+    parts = [torch.randn(2, 4096, 8, 64, generator=random, device=DEVICE).bfloat16() for _ in range(4)]
+
+    def once() -> tuple[Tensor, ...]:
+        leaves = [part.clone().requires_grad_() for part in parts[:3]]
+        documents = locate(positions, "cudnn", masking, repeatable=True).to(torch.device(DEVICE))
+        return torch.autograd.grad(attend(*leaves, documents), leaves, parts[3])
+
+    first, *others = (once() for _ in range(3))
+    same = {
+        name: all(torch.equal(a, other[number]) for other in others)
+        for number, (name, a) in enumerate(zip(("dq", "dk", "dv"), first, strict=True))
+    }
+    note(**same)
+    assert all(same.values()), same
+
+
 @pytest.mark.parametrize("weighted", [True, False], ids=["weighted_sum", "token_losses"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
 def test_the_loss_kernel_over_an_odd_vocabulary(dtype: torch.dtype, weighted: bool, note: Callable[..., None]) -> None:

@@ -218,7 +218,8 @@ def test_bfloat16_follows_float32_and_its_stages_follow_each_other(runs: Any, re
     """Masters and moments are float32: what is left is the rounding of the forward and backward pass.
 
     Stages 1 and 2 do the same arithmetic in the same order: bit by bit. Stage 3 cuts the vectors otherwise before it
-    sums.
+    sums, and offloading takes the norm of one gradient after another: on some processors the same bits (a Xeon), on
+    others not (an EPYC: 8e-6 of a loss; an H200: 8e-6).
     """
     for name in CASES:
         if "bfloat16" in name:
@@ -226,7 +227,7 @@ def test_bfloat16_follows_float32_and_its_stages_follow_each_other(runs: Any, re
             assert runs[name]["norm"] == pytest.approx(references["bfloat16 ", 8]["norm"], rel=5e-3), name
             micro = name.split()[2]
             first = runs[f"bfloat16 zero1 {micro}"]["loss"]
-            exact = "zero3" not in name
+            exact = "zero3" not in name and "offload" not in name
             assert runs[name]["loss"] == pytest.approx(first, rel=0 if exact else 3e-5, abs=0), name
 
 

@@ -26,6 +26,7 @@ def by_hand(shape: Shape, backward: bool, tensors: dict[Slot, torch.Tensor]) -> 
     Where all are alike nothing is said, and each begins where the one before it ends.
     """
     assert shape.alike != (Slot.LENGTHS in tensors)
+    assert shape.repeatable == backward  # of the forward pass there is one way
     lengths = [shape.longest] * shape.documents if shape.alike else tensors[Slot.LENGTHS].tolist()
     assert max(lengths) <= shape.longest
     assert shape.documents == len(lengths)
@@ -76,7 +77,7 @@ def test_gradients_are_those_of_the_plain_path(kv_heads: int, compiled: bool, mo
 
     def by_cudnn(x: torch.Tensor) -> torch.Tensor:
         q, k, v = x.split([4, kv_heads, kv_heads], 1)
-        return attend_documents(q, k, v, STARTS, 64)
+        return attend_documents(q, k, v, STARTS, 64, True)
 
     out = (torch.compile(by_cudnn, backend="aot_eager", fullgraph=True) if compiled else by_cudnn)(found)
     (out * weight).sum().backward()

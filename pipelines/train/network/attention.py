@@ -48,6 +48,7 @@ class Documents:
     # varlen, cudnn: (documents + 1,) int32, first token of each in the flattened batch, then N
     starts: Tensor | None = None
     longest: int = 0  # varlen, cudnn: tokens of the longest document
+    repeatable: bool = True  # cudnn: whether gradients are summed in one order
 
     def to(self, device: torch.device) -> Documents:
         """The same on another device, without waiting for the copy."""
@@ -76,12 +77,13 @@ class Documents:
         return dataclasses.replace(self, longest=DynamicInt(self.longest))
 
 
-def locate(positions_BT: Tensor, kernel: Attention, masking: bool) -> Documents:
+def locate(positions_BT: Tensor, kernel: Attention, masking: bool, repeatable: bool = True) -> Documents:
     """Find the documents of a batch. Best called on the host while earlier work runs: some kernels read numbers back.
 
     Args:
         positions_BT: place in the document, 0 at its first token.
         masking: False takes each row as one document.
+        repeatable: whether the same batch must give the same gradients to the bit, where the kernel has the choice.
     """
     B, T = positions_BT.shape
     first_BT = (positions_BT == 0) if masking else torch.zeros_like(positions_BT, dtype=torch.bool)
@@ -98,7 +100,7 @@ def locate(positions_BT: Tensor, kernel: Attention, masking: bool) -> Documents:
         if kernel == "cudnn" and (len(starts) - 1) * longest != B * T:
             starts = F.pad(starts, (0, _power_of_two(len(starts) - 1) - len(starts) + 1), value=B * T)
             longest = min(_power_of_two(max(longest, 64)), T)
-        return Documents(kernel, starts=starts.to(torch.int32), longest=longest)
+        return Documents(kernel, starts=starts.to(torch.int32), longest=longest, repeatable=repeatable)
     lengths, masks = _segments(first_BT)
     if lengths == (T,) * B and not any(mask is not None for mask in masks):
         return Documents("dense")  # each row is one document: all of them in one causal call
@@ -158,7 +160,8 @@ def _varlen(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, documents: Documents
 def _cudnn(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, documents: Documents) -> Tensor:
     q, k, v = (x.flatten(0, 1) for x in (q_BTHK, k_BTGK, v_BTGK))
     assert documents.starts is not None
-    return attend_documents(q, k, v, documents.starts, documents.longest).view(q_BTHK.shape)
+    out = attend_documents(q, k, v, documents.starts, documents.longest, documents.repeatable)
+    return out.view(q_BTHK.shape)
 
 
 def _power_of_two(number: int) -> int:

@@ -9,8 +9,7 @@ the longest document, and wrote beyond its buffers (pytorch#186142); it also pla
 
 A plan is made per number of documents, longest document and number of tokens, so `attention.locate` rounds the first
 two up: a document of no tokens costs an empty tile. Documents that are all equally long have a plan of their own, which
-need not ask where each begins: whole rows of 4,096 tokens took 29 ms for 40 layers of 2.4B, and 40 ms the other way
-(H200, cuDNN 9.19, 2026-11-27). Packed layout and bounds are those of Transformer Engine
+need not ask where each begins. Packed layout and bounds are those of Transformer Engine
 (`fused_attn_f16_arbitrary_seqlen.cu`), whose users run them on Hopper daily.
 """
 
@@ -81,21 +80,25 @@ def require() -> None:
         raise ConfigError(f"compute.attention=cudnn: {missing}. Mend that, or set compute.attention=auto")
 
 
-def attend_documents(q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, starts: Tensor, longest: int) -> Tensor:
+def attend_documents(
+    q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, starts: Tensor, longest: int, repeatable: bool
+) -> Tensor:
     """softmax(q·kᵀ/√K) v over each query's own document so far: (N, H, K), in bfloat16 or float16.
 
     Args:
         starts: (documents + 1,) int32, first token of each document, then N; some may hold no tokens.
         longest: at least the tokens of the longest document.
+        repeatable: whether a query's gradient is summed in one order, at some cost in time.
     """
     # one layout, so that a gradient lies as its tensor does; inside a compiled block only the values are copied
-    out: Tensor = _forward(q_NHK.contiguous(), k_NGK.contiguous(), v_NGK.contiguous(), starts, longest)[0]
+    parts = (x.contiguous() for x in (q_NHK, k_NGK, v_NGK))
+    out: Tensor = _forward(*parts, starts, longest, repeatable)[0]
     return out
 
 
 @torch.library.custom_op("trunkline::cudnn_attention", mutates_args=())
-def _forward(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int) -> tuple[Tensor, Tensor]:
-    shape = _shape(q, k, starts, longest)
+def _forward(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int, repeatable: bool) -> tuple[Tensor, Tensor]:
+    shape = _shape(q, k, starts, longest, repeatable=False)  # only the backward pass has two ways
     out = torch.empty_like(q)
     sums = torch.empty(*q.shape[:2], 1, dtype=torch.float32, device=q.device)
     _run(shape, False, {Slot.Q: q, Slot.K: k, Slot.V: v, Slot.O: out, Slot.SUMS: sums, **_places(starts, shape)})
@@ -103,15 +106,23 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int) -> t
 
 
 @_forward.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+def _(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int, repeatable: bool) -> tuple[Tensor, Tensor]:
     return torch.empty_like(q), q.new_empty(*q.shape[:2], 1, dtype=torch.float32)
 
 
 @torch.library.custom_op("trunkline::cudnn_attention_backward", mutates_args=())
 def _backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, sums: Tensor, starts: Tensor, longest: int
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    sums: Tensor,
+    starts: Tensor,
+    longest: int,
+    repeatable: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    shape = _shape(q, k, starts, longest, torch.are_deterministic_algorithms_enabled())
+    shape = _shape(q, k, starts, longest, repeatable or torch.are_deterministic_algorithms_enabled())
     dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
     given = {Slot.Q: q, Slot.K: k, Slot.V: v, Slot.O: out, Slot.SUMS: sums, Slot.DO: grad.contiguous()}
     _run(shape, True, {**given, Slot.DQ: dq, Slot.DK: dk, Slot.DV: dv, **_places(starts, shape)})
@@ -120,25 +131,33 @@ def _backward(
 
 @_backward.register_fake
 def _(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, sums: Tensor, starts: Tensor, longest: int
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    sums: Tensor,
+    starts: Tensor,
+    longest: int,
+    repeatable: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, starts, ctx.longest = inputs
+    q, k, v, starts, ctx.longest, ctx.repeatable = inputs
     ctx.save_for_backward(q, k, v, *output, starts)
 
 
 def _differentiate(ctx: Any, grad: Tensor, _sums: Tensor) -> tuple[Tensor | None, ...]:
     *kept, starts = ctx.saved_tensors
-    return (*_backward(grad, *kept, starts, ctx.longest), None, None)
+    return (*_backward(grad, *kept, starts, ctx.longest, ctx.repeatable), None, None, None)
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)
 
 
-def _shape(q: Tensor, k: Tensor, starts: Tensor, longest: int, repeatable: bool = False) -> Shape:
+def _shape(q: Tensor, k: Tensor, starts: Tensor, longest: int, repeatable: bool) -> Shape:
     tokens, heads, width = q.shape
     return Shape(tokens, heads, k.shape[1], width, len(starts) - 1, longest, q.dtype, repeatable)
 

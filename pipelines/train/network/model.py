@@ -240,7 +240,7 @@ class Transformer(nn.Module):
         weight = next(self.parameters())
         precision = "float32" if weight.dtype == torch.float32 else "bfloat16"
         kernel = choose_attention(self.compute, weight.device.type, precision)
-        return locate(positions_BT, kernel, self.config.document_masking)
+        return locate(positions_BT, kernel, self.config.document_masking, self.compute.repeatable)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, D) hidden states from `head` → (…, V) logits, through the tied embedding."""

@@ -18,6 +18,7 @@ here it is divided by the factor, there multiplied with the factor's rounded inv
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -89,8 +90,21 @@ class OneWorker:
 
 
 def add_(sums: Tensor, gradient: Tensor) -> None:
-    """Add a gradient of another type to its float32 sums, in one kernel."""
-    sums.add_(gradient)
+    """Add a gradient of another type to its float32 sums, in one kernel.
+
+    On a GPU a compiled one: torch's own reads numbers of two types one by one (2.8 of 4.1 TB/s on an H200; 0.8 % of a
+    step of 2.4B).
+    """
+    (_compiled_add() if sums.is_cuda else Tensor.add_)(sums, gradient)
+
+
+@functools.cache
+def _compiled_add() -> Any:
+    def add(sums: Tensor, gradient: Tensor) -> None:
+        sums.add_(gradient)
+
+    # a graph for each shape of a parameter, of which a model has some six; more than a process may hold run as they are
+    return torch.compile(add, dynamic=False)
 
 
 def clips_in_update(optimizer: torch.optim.Optimizer) -> bool:
