@@ -9,21 +9,13 @@ PY=${PY:-.venv/bin/python}
 mkdir -p "$FOLDER"
 pin() { grep -iE "^${1//[-_]/[-_]}==" constraints.txt || { echo "constraints.txt has no pin of $1" >&2; return 1; }; }
 
-# what only a GPU has a use for, where constraints.txt does not pin it: attention by cuDNN, products in 8 bits
-declare -A FURTHER=([nvidia-cudnn-frontend]=1.18.0 [torchao]=0.18.0)
-
-# with code of the machine's own Python in them; or pure, as wheels
-names="pydantic-core pydantic annotated-types typing-inspection typing-extensions hjson hydra-core omegaconf"
-for name in $names "${!FURTHER[@]}"; do
-  if [ "${FURTHER[$name]:-}" ]; then
-    wanted=$(pin "$name" 2>/dev/null || echo "$name==${FURTHER[$name]}")
-  else
-    wanted=$(pin "$name")
-  fi
+# with code of the machine's own Python in them; or pure, as wheels; the last two for a GPU: attention, products in 8 bits
+for name in pydantic-core pydantic annotated-types typing-inspection typing-extensions hjson hydra-core omegaconf \
+  nvidia-cudnn-frontend torchao; do
   $PY -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
     --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux_2_24_x86_64 \
     --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
-    -d "$FOLDER" "$wanted"
+    -d "$FOLDER" "$(pin "$name")"
 done
 # given out as sources: made into pure wheels here, DeepSpeed without any of its C++
 for name in antlr4-python3-runtime deepspeed; do

@@ -18,6 +18,7 @@ LIBRARIES = {
     "gguf": ("gguf",),
     "llama.cpp": ("llama_cpp", "xllamacpp"),
     "huggingface_hub": ("huggingface_hub",),
+    "cuDNN's front end": ("cudnn",),
     "torchao": ("torchao",),
 }
 

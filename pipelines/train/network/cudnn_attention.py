@@ -16,7 +16,6 @@ need not ask where each begins. Packed layout and bounds are those of Transforme
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.util
 import math
 import threading
@@ -68,7 +67,9 @@ def obstacle() -> str | None:
     if importlib.util.find_spec("cudnn") is None:
         return "the package nvidia-cudnn-frontend is not installed"
     try:
-        version = int(importlib.import_module("cudnn").backend_version())
+        import cudnn
+
+        version = int(cudnn.backend_version())
     except Exception as error:  # the front end finds no cuDNN, or one it cannot load
         return f"nvidia-cudnn-frontend does not load: {error}"
     return f"cuDNN {version} is older than 9.6.0 ({OLDEST})" if version < OLDEST else None
@@ -179,7 +180,8 @@ def _places(starts: Tensor, shape: Shape) -> dict[Slot, Tensor]:
 
 
 def _run(shape: Shape, backward: bool, tensors: dict[Slot, Tensor]) -> None:
-    cudnn = importlib.import_module("cudnn")
+    import cudnn
+
     device = tensors[Slot.Q].device
     with _LOCK, torch.cuda.device(device):
         handle = _handle(device.index)
@@ -191,7 +193,9 @@ def _run(shape: Shape, backward: bool, tensors: dict[Slot, Tensor]) -> None:
 
 @functools.cache
 def _handle(_device: int) -> Any:
-    return importlib.import_module("cudnn").create_handle()
+    import cudnn
+
+    return cudnn.create_handle()
 
 
 @functools.cache
@@ -205,7 +209,8 @@ def plan(shape: Shape, backward: bool, **place: Any) -> Any:
     Args:
         place: `handle` of a GPU, or `device_property` of one that is elsewhere.
     """
-    cudnn = importlib.import_module("cudnn")
+    import cudnn
+
     kinds, place_of = cudnn.data_type, _Declare(cudnn, shape, place)
     graph = place_of.graph
     common = {
