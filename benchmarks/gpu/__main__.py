@@ -16,6 +16,7 @@ import os
 from pathlib import Path
 
 from benchmarks.gpu.programme import Programme
+from benchmarks.gpu.record import CUDA, TINY
 from benchmarks.gpu.steps import FIRST, STEPS
 from benchmarks.gpu.summary import write_summary
 
@@ -35,6 +36,8 @@ def main() -> None:
     names = options.steps or FIRST
     if unknown := [name for name in names if name not in STEPS]:
         parser.error(f"no step {', '.join(unknown)}; there are: {', '.join(STEPS)}")
+    if not CUDA and not TINY:
+        parser.error("torch sees no GPU here: run it on a machine that has one, or set TINY=1 to try it at toy sizes")
     out = Path(os.environ.get("OUT", "/tmp/gpu_out"))
     Programme(options.seconds, out, Path.cwd(), options.before).run([STEPS[name] for name in names])
     print(write_summary(out), flush=True)

@@ -1,10 +1,10 @@
 #!/bin/bash
 # The GPU programme on a machine that has PyTorch and a card but not all of our packages, and no network. From the
 # checkout's root:
-#   [STEPS="card smoke …"] bash benchmarks/gpu/run.sh [SECONDS, default 330]
+#   [STEPS="card smoke …"] bash benchmarks/gpu/run.sh [SECONDS, default 455]
 # .whl (or $WHEELS) holds what benchmarks/gpu/wheels.sh made. Results are in $OUT (default /tmp/gpu_out).
 set -u
-BEGAN=$(date +%s); SECONDS_IN_ALL=${1:-330}
+BEGAN=$(date +%s); SECONDS_IN_ALL=${1:-455}
 WHEELS=${WHEELS:-.whl}; PY=${PY:-python3}
 export WORK=${WORK:-/tmp/gpu_work}  # nothing of it is wanted afterwards
 export OUT=${OUT:-/tmp/gpu_out}; mkdir -p "$OUT" "$WORK"
