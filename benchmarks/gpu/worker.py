@@ -71,7 +71,10 @@ def unpack(room: Path) -> Path:
     """Store and specs into `room`, which is emptied. Returns: the folder of specs, which name that store."""
     shutil.rmtree(room, ignore_errors=True)
     room.mkdir(parents=True)
-    with tarfile.open(Path(os.environ.get("WHEELS", ".whl"), "data.tar.xz")) as packed:
+    data = Path(os.environ.get("WHEELS", ".whl"), "data.tar.xz")
+    if not data.exists():
+        raise SystemExit(f"error: {data} is not there: `bash benchmarks/gpu/data.sh {data.parent}` makes it, on a CPU")
+    with tarfile.open(data) as packed:
         packed.extractall(room, filter="data")
     for file in (room / "specs").glob("*.json"):
         spec = json.loads(file.read_text(encoding="utf-8"))

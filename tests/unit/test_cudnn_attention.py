@@ -159,6 +159,19 @@ def test_it_says_what_is_missing_here(monkeypatch: pytest.MonkeyPatch) -> None:
     obstacle.cache_clear()
 
 
+def test_what_stands_against_the_same_bits_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cudnn_attention, "obstacle", lambda: "no front end")
+    said = compute.unrepeatable(ComputeConfig(), "cuda", "bfloat16")
+    assert said.startswith("attention is varlen, since cuDNN's cannot be had (no front end): over documents")
+    assert said.endswith("mend that, or set compute.repeatable=false")
+    assert "set compute.attention=auto" in compute.unrepeatable(ComputeConfig(attention="varlen"), "cuda", "bfloat16")
+    assert not compute.unrepeatable(ComputeConfig(repeatable=False), "cuda", "bfloat16")
+    assert not compute.unrepeatable(ComputeConfig(), "cuda", "float32")
+    assert not compute.unrepeatable(ComputeConfig(), "cpu", "bfloat16")
+    monkeypatch.setattr(cudnn_attention, "obstacle", lambda: None)
+    assert not compute.unrepeatable(ComputeConfig(), "cuda", "bfloat16")
+
+
 def test_offsets_beyond_32_bits_are_refused() -> None:
     shape = Shape(tokens=1 << 20, heads=36, kv_heads=36, width=64, documents=2, longest=1 << 20)
     with pytest.raises(ValueError, match="beyond 32 bits"):

@@ -22,7 +22,7 @@ class ComputeConfig:
 
     # auto: cudnn on CUDA, blocks on a CPU
     attention: Literal["auto", "varlen", "cudnn", "flex", "blocks", "dense"] = "auto"
-    # cudnn: gradients are summed in one order, so a resumed run ends in the same bits; 4 % of a step of 2.4B
+    # gradients are summed in one order, so a resumed run ends in the same bits; by cudnn, for 4 % of a step of 2.4B
     repeatable: bool = True
     compile: Literal["auto", "on", "off"] = "auto"  # torch.compile of each block; auto: on CUDA
     keep: Literal["auto", "all", "products", "input"] = "auto"  # auto: as much as fits into memory_gib
@@ -72,6 +72,22 @@ def fastest() -> Attention:
     from pipelines.train.network.cudnn_attention import obstacle
 
     return "varlen" if FASTEST == "cudnn" and obstacle() else FASTEST
+
+
+def unrepeatable(config: ComputeConfig, device: str, precision: str) -> str:
+    """Why a resumed run ends in other bits though `repeatable` asks for the same; empty where it does not."""
+    from pipelines.train.network.cudnn_attention import obstacle
+
+    if not config.repeatable or choose_attention(config, device, precision) != "varlen":
+        return ""
+    if config.attention == "auto":
+        cause, cure = f"varlen, since cuDNN's cannot be had ({obstacle()})", "mend that"
+    else:
+        cause, cure = "varlen", "set compute.attention=auto"
+    return (
+        f"attention is {cause}: over documents of more than some 250 tokens its gradients differ in their last bits "
+        f"each time, so a resumed run agrees to rounding alone: {cure}, or set compute.repeatable=false"
+    )
 
 
 def for_shapes(config: ComputeConfig, alike: bool) -> ComputeConfig:

@@ -27,7 +27,7 @@ computing precision (4 or 2).
 
 A frozen parameter has no gradient and no moments, so it counts in P alone.
 
-On a CPU blocks are counted as they run uncompiled, on a GPU as they are set.
+On a CPU blocks are counted as they run uncompiled, on a GPU as `compute.compile` has them.
 Measured on a CPU: bytes kept for the backward pass exact, the peak of a step within 15 % (tests/unit/test_memory.py,
 docs/log.md); the resident memory of whole training processes in float32 within 6 % where all is kept
 (`benchmarks/memory.py`, docs/scaling.md). In bfloat16 a CPU takes more than is said here, and more with every step:

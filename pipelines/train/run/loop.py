@@ -33,7 +33,7 @@ from pipelines.store.ways_out import how_anew
 from pipelines.tracking.tracker import Tracker
 from pipelines.train import checkpoint as checkpoints
 from pipelines.train.network.batch import Batch
-from pipelines.train.network.compute import for_shapes
+from pipelines.train.network.compute import for_shapes, unrepeatable
 from pipelines.train.network.model import Transformer
 from pipelines.train.objectives import objective_of
 from pipelines.train.optimizers.groups import freeze
@@ -137,6 +137,8 @@ def _train(
         reached("weights")
         emit(f"   weights: {beginning.phrase}; {world} workers, {device()}, first step {step + 1} of {spec.steps}")
         emit(f"   {about_memory}")
+        if bits := unrepeatable(spec.compute, device().type, spec.zero.numbers):
+            emit(f"   {bits}")
         log.cuts()
         emit(f"   {log.efficiency.formula()}")
         if missing := monitor.missing():
