@@ -9,6 +9,7 @@ Every error ends here and nowhere below, so that a workflow only raises, and a t
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shlex
 import sys
@@ -69,6 +70,9 @@ def entry(
 
         register_resolvers()
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing and exiting
+        # transformers imports torchao where it is installed, which tells of kernels for other builds of torch
+        for talker in ("torchao", "torch.utils._pytree"):
+            logging.getLogger(talker).setLevel(logging.ERROR)
 
         failures: list[TrunklineError] = []
         begun: list[bool] = []
