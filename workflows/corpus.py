@@ -46,7 +46,7 @@ _ROOMS = {
         generators problem problems_en problems_zh
     """,
     "cleaning": """
-        config batch steps passes normalise language measures forms ruled quality origins pii decontaminate
+        config batch steps passes normalise language measures forms ruled notes quality origins pii decontaminate
         classifier aids excerpts
     """,
     "dedup": """

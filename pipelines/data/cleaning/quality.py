@@ -20,6 +20,7 @@ Rules for one kind of text are wrong for another, so each kind has its own:
     math, dialogue   short by nature: only emptiness and repetition are judged
     verse            likewise: lines without a full stop, and refrains, are what verse is made of (see `forms` for verse
                      among prose)
+    notes            what people keep in a folder, in any language: lists, tables, commands, mails (see `notes`)
 
 datatrove's filter classes call spaCy's tokenizer, which would cost more than the rest of the pass; words here are runs
 of letters, digits, apostrophes and hyphens, which moves the ratios by less than their thresholds' own arbitrariness.
@@ -39,12 +40,12 @@ import numpy.typing as npt
 from pipelines.config import Amount, Share, Whole, config_class
 from pipelines.data.cleaning.forms import goes_on, has_refrain, is_chinese_with_terms, is_verse, without_formulas
 from pipelines.data.cleaning.measures import Measures, Units, measure
+from pipelines.data.cleaning.notes import LOREM_IPSUM, NotesRules, judge_notes
 from pipelines.data.cleaning.origins import Skipped
 from pipelines.data.cleaning.ruled import ENGLISH, UNSPACED, Ruled, mean_word, rules_of
 from pipelines.data.text.packed import pack
 
 _GENERATED = re.compile(r"do not edit|automatically generated|auto-?generated|generated (by|from)", re.IGNORECASE)
-_LOREM_IPSUM = re.compile(r"lorem ipsum", re.IGNORECASE)
 _TOP_NGRAMS = (0.20, 0.18, 0.16)  # Gopher's shares of the text, for 2-, 3- and 4-grams
 _DUPLICATE_NGRAMS = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)  # for 5- to 10-grams
 # of characters twice as much: a quarter of the chapters of Chinese statutes have more than the above, and what really
@@ -177,15 +178,18 @@ class QualityRules:
     math: ShortRules = field(default_factory=ShortRules)
     dialogue: ShortRules = field(default_factory=lambda: ShortRules(min_characters=60))
     verse: ShortRules = field(default_factory=lambda: ShortRules(min_characters=10, max_repeated_lines=0.7))
+    notes: NotesRules = field(default_factory=NotesRules)
 
 
 def judge(texts: Sequence[str], content: str, languages: Sequence[str], rules: QualityRules) -> list[str | None]:
     """Why each document of a batch is dropped, or None.
 
     Args:
-        texts: normalised. content: "prose", "web", "code", "math", "dialogue" or "verse". languages: ISO codes, which
-            pick the prose rules.
+        texts: normalised. content: "prose", "web", "notes", "code", "math", "dialogue" or "verse". languages: ISO
+            codes, which pick the prose rules.
     """
+    if content == "notes":
+        return judge_notes(texts, rules.notes)
     if content in ("prose", "web"):
         return _by_language(texts, content, languages, rules)
     measured = measure(pack(texts), "none")
@@ -306,7 +310,7 @@ def _repetition(m: Measures, texts: Sequence[str], characters: bool) -> dict[str
 
 
 def _web(m: Measures, texts: Sequence[str], spaced: bool, rules: WebRules) -> dict[str, Mask]:
-    placeholder = np.array([rules.lorem_ipsum and _LOREM_IPSUM.search(text) is not None for text in texts])
+    placeholder = np.array([rules.lorem_ipsum and LOREM_IPSUM.search(text) is not None for text in texts])
     repeated = _share(m.duplicate_line_characters, m.characters - m.breaks)
     return {
         "lorem_ipsum": placeholder,

@@ -68,7 +68,8 @@ class SourceConfig:
 
     kind: Literal["documents", "conversations", "preferences"] = "documents"
     language: str = "auto"  # ISO 639-1; "code"; "auto" detects it for each document
-    content: Literal["prose", "web", "dialogue", "verse", "code", "math"] = "prose"  # which quality rules judge it
+    # which quality rules judge it
+    content: Literal["prose", "web", "notes", "dialogue", "verse", "code", "math"] = "prose"
     pii: Literal["auto", "mask", "keep"] = (
         "auto"  # personal data; auto: masked in web text (content web, or files of pages)
     )
