@@ -10,20 +10,28 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: infra-scan lock help setup llama demo pocket sandbox-demo corpus-large cluster-check test test-full check fast ui clean
+.PHONY: infra-scan lock help setup llama demo pocket sandbox-demo corpus-large cluster-check test test-full check fast ui wheel clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
 setup: $(VENV)/.ready ## make .venv with the exact pins of constraints.txt
 
-$(VENV)/.ready: constraints.txt pyproject.toml
+# What decides the environment, as one number that .ready holds. Dates say nothing: a clone's files are all new. Nor does
+# the rest of pyproject.toml: settings of ruff or pytest install nothing
+NEEDED := $(shell { grep -v '^\#' constraints.txt; awk '/^\[/ {part = $$0} part ~ /build-system|optional-dependencies|scripts/ || /^requires-python/ {print} \
+  /^dependencies = \[/, /^\]/ {print}' pyproject.toml | sed 's/ *\#.*//'; } | sha256sum | cut -c 1-16)
+ifneq ($(NEEDED),$(shell cat $(VENV)/.ready 2>/dev/null))
+.PHONY: $(VENV)/.ready
+endif
+
+$(VENV)/.ready:
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 13) else "Trunkline needs Python 3.11 or 3.12; this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	@# torch first and alone, so that no other package asks for another build of it
 	$(BIN)/python -m pip install -q --disable-pip-version-check $$(grep -E '^torch==' constraints.txt)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,infra,server]'
-	@touch $@
+	@echo $(NEEDED) > $@
 
 # compiled for this machine's processor, once: the wheel stays where another environment finds it
 WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/trunkline/wheels
@@ -88,5 +96,9 @@ ui: setup ## MLflow on this project's runs
 	@uri=$$($(BIN)/python -m pipelines.tracking.place "$${TRUNKLINE_STORE:-$(CURDIR)/store}") && \
 	$(BIN)/mlflow ui --backend-store-uri "$$uri" --host 127.0.0.1 --port 5000
 
+# setuptools would pack as well what an earlier build left in build/
+wheel: setup ## dist/trunkline-*.whl, for `pip install -c constraints.txt dist/trunkline-*.whl`
+	@rm -rf build *.egg-info && $(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps -w dist . && rm -rf build && ls dist/*.whl
+
 clean: ## remove .venv and caches; the store stays
-	rm -rf $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
