@@ -45,14 +45,13 @@ WORKDIR /opt/trunkline/project
 # packages before code: editing Trunkline does not install torch anew. What builds source packages comes first, by checksum too
 COPY --chown=trunkline:trunkline pyproject.toml requirements.lock README.md LICENSE ./
 RUN python3 -m venv /opt/trunkline/venv \
- && mkdir pipelines workflows \
  && grep '^setuptools==' requirements.lock > /tmp/build.lock \
  && pip install --require-hashes --only-binary=:all: -r /tmp/build.lock \
- && pip install --require-hashes --no-build-isolation --use-pep517 -r requirements.lock \
- && pip install --no-deps --no-build-isolation -e .
+ && pip install --require-hashes --no-build-isolation --use-pep517 -r requirements.lock
 COPY --chown=trunkline:trunkline pipelines pipelines
 COPY --chown=trunkline:trunkline workflows workflows
 COPY --chown=trunkline:trunkline conf conf
+RUN pip install --no-deps --no-build-isolation -e .
 
 # of a node: does its raylet live? It reads no port, which TLS and token would guard. A container that runs a single command has none.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=120s --retries=3 \
