@@ -47,21 +47,9 @@ def config_class(workflow: str) -> Any:
 
 
 def test_every_workflow_has_its_root_config() -> None:
-    commands = {path.stem for path in (ROOT / "workflows").glob("*.py")} - {
-        "__init__",
-        "claimed",
-        "composing",
-        "studies",
-        "trials",
-        "entry",
-        "explain",
-        "session",
-        "sharing",
-        "sweep",
-        "training",
-        "usage",
-    }
-    assert set(WORKFLOWS) == commands
+    modules = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "workflows").glob("[a-z]*.py")}
+    commands = {name for name, text in modules.items() if 'if __name__ == "__main__":' in text}
+    assert set(WORKFLOWS) == commands - {"completion", "new"}  # which compose nothing
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS)
