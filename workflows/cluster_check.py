@@ -1,6 +1,7 @@
-"""What is wrong with a cluster on AWS, or with the way to it, before money is spent: `make cluster-check`.
+"""What is wrong with a cluster on AWS, or with the way to it, before money is spent.
 
     python -m workflows.cluster_check cluster=aws instance_type=p5.48xlarge max_nodes=4 store=s3://bucket/store
+    make cluster-check ARGS="cluster=aws …"                                     in a clone
 
 Asks, one after another and whatever the answers: the tools here, the AWS credentials, the region, the machines and the
 quota that `cluster.workers` take, Ray's token and version, what the cluster's own environment has (store, tracking

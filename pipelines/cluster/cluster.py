@@ -100,8 +100,7 @@ class Cluster:
 
         address = self.config.address or os.environ.get("RAY_ADDRESS")
         self.embedded = address is None and not inside_job()
-        # workers import this checkout, wherever they start
-        path = os.pathsep.join([str(_PROJECT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        path = _python_path()
         short = _short_folder() if self.embedded else None
         try:
             if self.embedded:
@@ -113,7 +112,7 @@ class Cluster:
                     address=address or "auto",
                     log_to_driver=False,
                     logging_level="ERROR",
-                    runtime_env=None if inside_job() else {"env_vars": {"PYTHONPATH": path}},
+                    runtime_env=None if inside_job() or not path else {"env_vars": {"PYTHONPATH": path}},
                 )
         except Exception as error:  # Ray raises all kinds
             where = f"the Ray cluster at {address}" if address else "Ray"
@@ -292,6 +291,16 @@ class Cluster:
         """How many machines this cluster has now. Several are asked: one that has just died does not count."""
         listed = len(alive_nodes())
         return listed if listed < 2 else len(answering_nodes())
+
+
+def _python_path() -> str:
+    """PYTHONPATH for workers: they import this checkout, wherever they start.
+
+    An installed wheel they find by themselves; to name the folder of all installed packages would put these before the
+    standard library.
+    """
+    own = [] if (_PROJECT / "workflows" / "conf").is_dir() else [str(_PROJECT)]
+    return os.pathsep.join([*own, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def _start_private_ray(cpus: int, path: str, folder: str | None) -> None:

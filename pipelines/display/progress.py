@@ -34,6 +34,7 @@ _LOOK_ALIKES = {
 _hush = threading.local()
 _live: TextIO | None = None  # where a live line stands unfinished
 _block: LiveBlock | None = None  # what stands above the cursor, to be drawn over
+_reword: Callable[[str], str] = str
 
 
 def say(line: str = "") -> None:
@@ -47,7 +48,13 @@ def say(line: str = "") -> None:
     if getattr(_hush, "on", False):
         return
     end_live_line()
-    _write(sys.stdout, line + "\n")
+    _write(sys.stdout, _reword(line) + "\n")
+
+
+def reword(change: Callable[[str], str]) -> None:
+    """Have everything that is said go through `change` first: how commands are typed depends on who was started."""
+    global _reword
+    _reword = change
 
 
 @contextlib.contextmanager

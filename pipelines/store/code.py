@@ -101,6 +101,8 @@ def imports_of(module: str) -> frozenset[str]:
 @functools.cache
 def code_version() -> str:
     """`0.1.0+1a2b3c4d5e6f` from git, with `.dirty` when files differ; the version alone outside a checkout."""
+    if not (_ROOT / ".git").exists():  # an installed wheel may lie in an environment within somebody else's checkout
+        return pipelines.__version__
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty=.dirty", "--abbrev=12", "--exclude=*"],
