@@ -13,6 +13,8 @@ import os
 import sys
 from dataclasses import dataclass
 
+from workflows import places
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -43,4 +45,5 @@ def run_here(workflow: str, *arguments: str) -> Ended:
             sys.argv = line
             os.environ.clear()
             os.environ.update(environment)
+            places.use([])
     return Ended(code, out.getvalue(), err.getvalue())

@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 from pipelines.config import WorkflowConfig, parse
 from pipelines.errors import ConfigError
 from pipelines.store.disk import temporary_folder
-from workflows.explain import CONF, follow_all
+from workflows import places
+from workflows.explain import follow_all
 
 C = TypeVar("C", bound=WorkflowConfig)
 # the artifact keeps the resolved config, so Hydra's own output folders and log files are not wanted
@@ -40,8 +41,9 @@ def composed_values(workflow: str, config_class: type, overrides: Sequence[str])
     check_keys(config_class, overrides)
     register_resolvers()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base=None):
-        choices = compose(workflow, [with_overlay(override, workflow) for override in overrides])
+    overlaid = [with_overlay(override, workflow) for override in overrides]
+    with initialize_config_dir(str(places.SHIPPED), version_base=None):
+        choices = compose(workflow, [*places.override(), *overlaid])
     return OmegaConf.to_container(choices, resolve=True)
 
 
@@ -52,8 +54,16 @@ def parse_composed(config_class: type[C], values: Any, overrides: Sequence[str])
     try:
         return parse(config_class, values)
     except ConfigError as error:
-        first = re.match(r"unknown key [^.;]+;", str(error))
-        raise ConfigError((first and follow_all(config_class, overrides)) or str(error)) from error
+        unknown = re.match(r"unknown key ([^;]+);", str(error))
+        typed = unknown and "." not in unknown[1] and follow_all(config_class, overrides)
+        raise ConfigError(typed or f"{error}{_in_overlay(unknown[1], overrides) if unknown else ''}") from error
+
+
+def _in_overlay(key: str, overrides: Sequence[str]) -> str:
+    """Where an experiment's overlay, one of a lab's, states the key that is refused."""
+    named = (word.partition("=")[2] for word in overrides if word.lstrip("+").startswith("experiment="))
+    overlays = (places.find(f"experiment/{name}.yaml") for name in named)
+    return next((said for path in overlays if path and (said := places.place_of(key, path))), "")
 
 
 def check_keys(config_class: type, typed: Sequence[str]) -> None:
@@ -75,7 +85,7 @@ def hydra_arguments(typed: Sequence[str]) -> list[str]:
     overrides = [argument for argument in typed if argument[0:1] != "-" and ("=" in argument or argument[0:1] == "~")]
     options = [argument for argument in typed if argument not in overrides]
     sweeps = str(temporary_folder() / "trunkline-sweeps").replace("\\", "\\\\").replace("'", "\\'")
-    return [*_HYDRA, f"hydra.sweep.dir='{sweeps}'", *overrides, *options]
+    return [*_HYDRA, *places.override(), f"hydra.sweep.dir='{sweeps}'", *overrides, *options]
 
 
 def experiment_named(arguments: Sequence[str]) -> str | None:
@@ -87,21 +97,22 @@ def experiment_named(arguments: Sequence[str]) -> str | None:
 def with_overlay(argument: str, workflow: str) -> str:
     """`+experiment=demo` as `+experiment=demo/pretrain`: an experiment is a folder with one overlay per workflow."""
     key, _, name = argument.partition("=")
-    folder = CONF / "experiment" / name
-    if key.lstrip("+") != "experiment" or "/" in name or "," in name:
+    if key.lstrip("+") != "experiment" or "/" in name:
         return argument
-    if not name or not folder.is_dir():
-        there = sorted(path.name for path in (CONF / "experiment").iterdir())
+    if "," in name:  # a sweep over experiments
+        each = (with_overlay(f"{key}={part.strip()}", workflow) for part in name.strip("'\"").split(","))
+        return f"+experiment={','.join(overlay.partition('=')[2] for overlay in each)}"
+    there = places.experiments()
+    if name not in there:
         close = difflib.get_close_matches(name, there, n=1)
         raise ConfigError(
             f"{argument}: no such experiment; there are {', '.join(there)}"
             + (f": did you mean {key}={close[0]}?" if close else "")
         )
-    if not (folder / f"{workflow}.yaml").exists():
-        raise ConfigError(
-            f"{argument} has no overlay for {workflow}; it has "
-            f"{', '.join(sorted(path.stem for path in folder.glob('*.yaml')))}"
-        )
+    overlay = places.overlay(name, workflow)
+    if overlay is None:
+        raise ConfigError(f"{argument} has no overlay for {workflow}; it has {', '.join(places.overlays(name))}")
+    places.check_overlay(overlay, workflow)
     return f"+experiment={name}/{workflow}"
 
 
@@ -126,7 +137,7 @@ def command_typed(workflow: str) -> str:
         for override in HydraConfig.get().overrides.task
         if not override.lstrip("+~").startswith(("on_change=", "dry_run=", "share=", "tracking.", "checkpoint.resume="))
     ]
-    return shlex.join(["python", "-m", f"workflows.{workflow}", *given])
+    return shlex.join(["python", "-m", f"workflows.{workflow}", *places.words(), *given])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +178,7 @@ def keys_under(workflow: str, arguments: Sequence[str], where: str) -> list[str]
     ]
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(CONF), version_base=None):
-            return list(OmegaConf.select(compose(workflow, kept), where) or ())
+        with initialize_config_dir(str(places.SHIPPED), version_base=None):
+            return list(OmegaConf.select(compose(workflow, [*places.override(), *kept]), where) or ())
     except Exception:  # another mistake on the same command line
         return []

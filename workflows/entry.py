@@ -22,6 +22,7 @@ from pipelines.display.progress import end_live_line, reopen_closed_streams, say
 from pipelines.errors import TrunklineError
 from pipelines.store.disk import disk_error
 from pipelines.uris import without_secrets
+from workflows import places
 from workflows.composing import (
     Job,
     check_keys,
@@ -35,7 +36,7 @@ from workflows.composing import (
     register_resolvers,
     with_overlay,
 )
-from workflows.explain import CONF, explain, follow_all
+from workflows.explain import explain, follow_all
 from workflows.session import DryRun, Session
 from workflows.usage import print_usage
 
@@ -57,6 +58,7 @@ def entry(
 
     def main() -> None:
         reopen_closed_streams()
+        sys.argv[1:] = begin(sys.argv[1:])
         if {"-h", "--help"} & set(sys.argv[1:]):
             try:
                 print_usage(config_name)
@@ -79,7 +81,7 @@ def entry(
         jobs: list[Job] = []
         experiment = experiment_named(sys.argv[1:])
 
-        @hydra.main(version_base=None, config_path=str(CONF), config_name=config_name)
+        @hydra.main(version_base=None, config_path=str(places.SHIPPED), config_name=config_name)
         def composed(choices: DictConfig) -> None:
             begun.append(True)
 
@@ -108,7 +110,7 @@ def entry(
                 complain(str(told))
 
         def together(sweep: Callable[[Sequence[Job], Session], Any], jobs: Sequence[Job]) -> None:
-            command = shlex.join(["python", "-m", f"workflows.{config_name}", *sys.argv[1:]])
+            command = shlex.join(["python", "-m", f"workflows.{config_name}", *places.words(), *sys.argv[1:]])
             with Session(jobs[0].config, experiment, uses_store, command) as session:
                 sweep(jobs, session)
 
@@ -136,6 +138,14 @@ def entry(
             fail("this is a fault in Trunkline, not in your input; committed work is kept", 1)
 
     return main
+
+
+def begin(arguments: Sequence[str]) -> list[str]:
+    """`places.begin`, also for a command that splits its words before `entry` sees them: it hands `places.words` on."""
+    try:
+        return places.begin(arguments)
+    except TrunklineError as error:
+        fail(str(error), error.exit_code)
 
 
 def complain(message: str) -> None:

@@ -12,12 +12,11 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Annotated, Any, Union
 
 from pipelines.config import Chosen, meant, parts_of, paths_to, type_name
+from workflows import places
 
-CONF = Path(__file__).parent.parent / "conf"
 _ADDED = re.compile(r"Could not append to config. An item is already at '(?P<key>[^']*)'")
 _REMOVED = re.compile(r"Could not delete from config. '(?P<key>[^']*)' does not exist")
 _CHOSEN = re.compile(
@@ -37,15 +36,17 @@ def explain(error: Exception, config_class: type, names: Names = lambda where: (
 
     Args: names, the keys that the composed config has under a dotted path, where that is known.
     """
+    if broken := places.mistake():
+        return broken
     text = str(error.__cause__ or error).strip().splitlines()[0]
     first = str(error).strip().splitlines()[0]
     if absent := _ABSENT.search(first):
         wanted = absent["path"].split("/")
         depth = 1
-        while depth < len(wanted) - 1 and (CONF / "/".join(wanted[: depth + 1])).is_dir():
+        while depth < len(wanted) - 1 and _is_folder("/".join(wanted[: depth + 1])):
             depth += 1
         group, choice = "/".join(wanted[:depth]), "/".join(wanted[depth:])
-        choices = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        choices = places.choices(group)
         close = difflib.get_close_matches(choice, choices, n=1)
         meant = f": did you mean {group}={close[0]}?" if close else ""
         return f"{group}={choice}: no such choice; there are {', '.join(choices)} (conf/{group}){meant}"
@@ -121,7 +122,7 @@ def _unknown_first(parts: list[str], config_class: type, value: str) -> str:
     part, fields = parts[0], list(parts_of(config_class))
     accepted = [*fields, *(() if "experiment" in fields else ("+experiment",))]
     said = f"unknown key {part}; accepted there: {', '.join(accepted)}"
-    if (CONF / part).is_dir():
+    if _is_folder(part):
         read = f": to read {part}/<name>, write data={part}/<name>" if _READERS.get(part) in fields else ""
         return f"{said}; conf/{part} holds choices of other workflows{read}"
     close = difflib.get_close_matches(part, [*fields, "experiment"], n=1)
@@ -165,6 +166,10 @@ def _missing(key: str, cause: str, config_class: type, names: Names) -> str:
 def _whole(key: str, text: str) -> str:
     where = key.rpartition(".")[0] or key
     return f"{key} cannot be set ({text}): give the whole of {where}, '{where}=[…]'"
+
+
+def _is_folder(group: str) -> bool:
+    return any((folder / group).is_dir() for folder in places.all_folders())
 
 
 def _is_mapping(config_class: type, where: str) -> bool:

@@ -45,9 +45,10 @@ from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.sandbox.writer import Written, write_experiment
 from pipelines.train.spec import TrainConfig
 from pipelines.train.stages import STAGES
+from workflows import places
 from workflows.composing import compose_config, experiment_named
-from workflows.entry import entry
-from workflows.explain import CONF, explain
+from workflows.entry import begin, entry
+from workflows.explain import explain
 from workflows.mixture import MixtureConfig
 from workflows.session import Session
 
@@ -194,7 +195,7 @@ def compose_jobs(config: PlanConfig, typed: Sequence[str]) -> list[Job]:
     stages = config.stages or [
         stage
         for stage in ("pretrain", "anneal")
-        if stage == "pretrain" or (experiment and (CONF / "experiment" / experiment / f"{stage}.yaml").exists())
+        if stage == "pretrain" or (experiment and places.overlay(experiment, stage))
     ]
     jobs: list[Job] = []
     model: ModelConfig | None = None
@@ -213,7 +214,7 @@ def _overrides(stage: str, stages: Sequence[str], typed: Sequence[str]) -> list[
         prefix = key.split(".")[0]
         if key == "experiment":
             named = word.partition("=")[2]
-            if (CONF / "experiment" / named / f"{stage}.yaml").exists() or stage == stages[0]:
+            if places.overlay(named, stage) or stage == stages[0]:
                 own.append(word)
         elif prefix in STAGES and "." in key:
             if prefix == stage:
@@ -237,7 +238,7 @@ def _check_typed(typed: Sequence[str]) -> None:
     """Refuse a key that neither this command nor a stage has."""
     own = [field.name for field in dataclasses.fields(PlanConfig)]
     stage_keys = [field.name for field in dataclasses.fields(TrainConfig)]
-    known = {*stage_keys, *STAGES, "experiment", *(path.name for path in CONF.iterdir() if path.is_dir())}
+    known = {*stage_keys, *STAGES, "experiment", *places.groups()}
     for word in typed:
         first = re.split(r"[.=@]", word.lstrip("+~"))[0]
         if first not in known:
@@ -266,12 +267,13 @@ def device_names() -> list[str]:
 
 def all_devices() -> list[str]:
     """What conf/device holds, devices that only answer among them."""
-    return sorted(path.stem for path in (CONF / "device").glob("*.yaml"))
+    return places.choices("device")
 
 
 @functools.cache
 def _kind(name: str) -> str:
-    content = yaml.safe_load((CONF / "device" / f"{name}.yaml").read_text(encoding="utf-8"))
+    path = places.find(f"device/{name}.yaml")
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path else None
     return str(content.get("kind")) if isinstance(content, dict) else ""
 
 
@@ -387,8 +389,8 @@ def _sources(config: PlanConfig, session: Session, job: Job) -> SourceNeeds:
         return SourceNeeds((), (f"mixture/{name} cannot be read: {error}",))
     if found is not None:
         return of_plan(MixturePlan.from_json(found.json("mixture.json")), job.tokens)
-    if not (CONF / "mixture" / f"{name}.yaml").exists():
-        shipped = ", ".join(sorted(path.stem for path in (CONF / "mixture").glob("*.yaml")))
+    if places.find(f"mixture/{name}.yaml") is None:
+        shipped = ", ".join(places.choices("mixture"))
         unknown = f"mixture/{name} is neither in {session.store.uri} nor in conf/mixture, which has {shipped}"
         return SourceNeeds((), (unknown,))
     recipe = compose_config("mixture", MixtureConfig, [f"mixture={name}"])
@@ -416,7 +418,7 @@ def _write_recipe(config: PlanConfig, session: Session) -> Written:
         sequence_length=base.batch.sequence_length,
         tokens=config.tokens,
         beyond=config.beyond == "allow",
-        into=Path(config.into) if config.into != "conf" else CONF,
+        into=Path(config.into) if config.into != "conf" else places.written_to(),
         replace=config.on_change == "rebuild",
     )
     announce(f"recipe {where} for {model_name}", written.lines)
@@ -462,7 +464,7 @@ def _json(text: str, recipe: str) -> dict[str, Any]:
 
 def _model_named(target: str) -> str:
     """The model of conf/model that a name or the end of one means."""
-    names = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+    names = places.choices("model")
     if target in names:
         return target
     ends = [name for name in names if name.endswith(f"_{target}")]
@@ -493,8 +495,8 @@ def split_command_line(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def main() -> None:
     """Split the command line: the stages compose their own part of it."""
-    own, typed = split_command_line(sys.argv[1:])
-    sys.argv[1:] = own
+    own, typed = split_command_line(begin(sys.argv[1:]))
+    sys.argv[1:] = [*places.words(), *own]
     entry(PlanConfig, functools.partial(run, typed=typed), "plan", uses_store=False)()
 
 

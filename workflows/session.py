@@ -28,7 +28,7 @@ from pipelines.store.draft import Draft, Making
 from pipelines.store.lease import Lease
 from pipelines.store.ways_out import aside_folder
 from pipelines.tracking.tracker import Tracker, artifact_of_run, delivering, open_tracker
-from workflows.explain import CONF
+from workflows import places
 
 
 class DryRun(Exception):
@@ -296,6 +296,8 @@ class Session:
             )
             store = shlex.quote(f"store={path}")
             command = command.replace(f"workflows.{workflow}", f"workflows.{workflow} {store}", 1)
-        if self.experiment is None or not (CONF / "experiment" / self.experiment / f"{workflow}.yaml").exists():
-            return command
-        return command.replace(f"workflows.{workflow}", f"workflows.{workflow} +experiment={self.experiment}", 1)
+        if workflow and self.experiment is not None and places.overlay(self.experiment, workflow):
+            command = command.replace(f"workflows.{workflow}", f"workflows.{workflow} +experiment={self.experiment}", 1)
+        if workflow and (folders := shlex.join(places.words())):
+            command = command.replace(f"workflows.{workflow}", f"workflows.{workflow} {folders}", 1)
+        return command

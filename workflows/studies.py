@@ -20,8 +20,9 @@ from pipelines.train.sandbox.ledger import StudyState
 from pipelines.train.spec import TrainConfig
 from pipelines.train.stages import stage_named
 from pipelines.train.studies import STUDIES
+from workflows import places
 from workflows.composing import composed_values
-from workflows.explain import CONF, explain, follow_all
+from workflows.explain import explain, follow_all
 from workflows.training import CODE as TRAINING_CODE
 from workflows.training import code_of
 
@@ -43,7 +44,7 @@ def study_state(name: str, config: SandboxConfig) -> StudyState:
 
 def groups() -> set[str]:
     """Config groups of conf/."""
-    return {path.name for path in CONF.iterdir() if path.is_dir()} - {"experiment", "sandbox", "base"}
+    return set(places.groups()) - {"experiment", "sandbox", "base"}
 
 
 def compose_stage(study: str, stage: StudyStage, choices: Sequence[str], workers: int = 1) -> Composed:
@@ -91,7 +92,8 @@ def chosen_studies() -> list[str]:
     overlay = next((each.partition("=")[2] for each in given if each.lstrip("+").startswith("experiment=")), None)
     if overlay is None:
         return []
-    chosen = _loaded(CONF / "experiment" / f"{overlay}.yaml").get("defaults") or []
+    path = places.find(f"experiment/{overlay}.yaml")
+    chosen = (_loaded(path) if path else {}).get("defaults") or []
     lists = [list(value) for entry in chosen if not isinstance(entry, str) for key, value in entry.items() if
              key == "override /sandbox" and not isinstance(value, str)]  # fmt: skip
     return [str(name) for names in lists for name in names]
@@ -101,8 +103,8 @@ def check_chosen(names: Sequence[str]) -> None:
     """Refuse two files that define a study of one name: Hydra would make one of both. Raises: ConfigError."""
     files: dict[str, list[str]] = {}
     for name in names:
-        path = CONF / "sandbox" / f"{name}.yaml"
-        studies = _loaded(path).get("studies") or {} if path.exists() else {}
+        path = places.find(f"sandbox/{name}.yaml")
+        studies = _loaded(path).get("studies") or {} if path else {}
         for study in studies:
             files.setdefault(str(study), []).append(name)
     for study, defining in files.items():
@@ -122,10 +124,7 @@ def _loaded(path: Path) -> Any:
 
 def study_files() -> list[str]:
     """Names of all studies of conf/sandbox/, as `sandbox=` takes them."""
-    folder = CONF / "sandbox"
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml")) or [
-        "<scale>/<study>"
-    ]
+    return places.choices("sandbox", deep=True) or ["<scale>/<study>"]
 
 
 def identity_of(config: SandboxConfig, states: Sequence[StudyState]) -> dict[str, Any]:

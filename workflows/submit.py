@@ -42,9 +42,10 @@ from pipelines.display.progress import announce, duration, human, say, table
 from pipelines.errors import ConfigError
 from pipelines.train.plan import machines
 from pipelines.train.spec import TrainConfig
+from workflows import places
 from workflows.composing import compose_config
-from workflows.entry import entry
-from workflows.explain import CONF, explain
+from workflows.entry import begin, entry
+from workflows.explain import explain
 from workflows.session import DryRun, Session
 
 _ELSEWHERE = ("submit", "cluster_check")
@@ -142,7 +143,7 @@ def compose_target(command: Sequence[str], handed_on: Sequence[str] = ()) -> Tar
     words = list(command)
     while words and (words[0] == "-m" or re.fullmatch(r"(.*/)?python[\d.]*", words[0])):
         words.pop(0)
-    shipped = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem not in _ELSEWHERE)
+    shipped = [name for name in places.workflows() if name not in _ELSEWHERE]
     if not words:
         raise ConfigError(
             "nothing to submit: name a workflow after --, e.g. python -m workflows.submit cluster=aws -- "
@@ -263,12 +264,12 @@ def _time(seconds: float | None) -> str:
 
 def main() -> None:
     """Split the command line where the workflow begins; `list` may stand as a plain word."""
-    typed = sys.argv[1:]
+    typed = begin(sys.argv[1:])
     begins = [i for i, word in enumerate(typed) if word == "--" or word.startswith("workflows.")]
     cut = begins[0] if begins else len(typed)
     own, command = typed[:cut], [word for word in typed[cut:] if word != "--"]
     own = ["action=list" if word == "list" else word for word in own]
-    sys.argv[1:] = own
+    sys.argv[1:] = [*places.words(), *own]
     handed_on = [word for word in own if re.match(r"[+]*cluster(\.[\w.]+)?=", word)]
     entry(SubmitConfig, functools.partial(run, command=command, handed_on=handed_on), "submit", uses_store=False)()
 

@@ -26,8 +26,8 @@ from pipelines.identity import decisive
 from pipelines.store.artifact import Artifact
 from pipelines.store.code import chosen_modules
 from pipelines.store.draft import Draft
+from workflows import places
 from workflows.entry import entry
-from workflows.explain import CONF
 from workflows.session import Session
 
 CODE = tuple(
@@ -120,9 +120,9 @@ def _with_shares(chosen: TokenizerConfig) -> TokenizerConfig:
     """The same, a mixture's name replaced by its weights: they decide the tokenizer, not the name."""
     if chosen.mixture is None:
         return chosen
-    file = CONF / "mixture" / f"{chosen.mixture}.yaml"
-    if not file.exists():
-        there = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
+    file = places.find(f"mixture/{chosen.mixture}.yaml")
+    if file is None:
+        there = ", ".join(places.choices("mixture"))
         raise ConfigError(f"tokenizer.mixture={chosen.mixture}: no such mixture; there are {there} (conf/mixture)")
     from omegaconf import OmegaConf
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from pipelines.display.progress import say
-from workflows.explain import CONF
+from workflows import places
 
 
 def print_usage(workflow: str) -> None:
@@ -26,7 +26,7 @@ def print_usage(workflow: str) -> None:
     say("\nChoices, as group=choice:\n")
     for group in groups:
         say(f"    {group:<10} {', '.join(_choices(group))}")
-    experiments = sorted(path.parent.name for path in CONF.glob(f"experiment/*/{workflow}.yaml"))
+    experiments = places.experiments(workflow)
     say(f"\nExperiments: {', '.join(f'+experiment={name}' for name in experiments) or 'none for this workflow'}")
     say(
         "Also: dry_run=true (the plan, nothing started), --cfg job (the composed config), -m key=a,b (a sweep; vary "
@@ -36,9 +36,7 @@ def print_usage(workflow: str) -> None:
 
 def _choices(group: str) -> list[str]:
     """The files of a group; of its folders, where it has nothing else."""
-    folder = CONF / group
-    files = list(folder.glob("*.yaml")) or list(folder.rglob("*.yaml"))
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path in files)
+    return places.choices(group) or places.choices(group, deep=True)
 
 
 def _keys_of(name: str) -> tuple[dict[str, list[str]], list[str], list[str]]:
@@ -46,7 +44,7 @@ def _keys_of(name: str) -> tuple[dict[str, list[str]], list[str], list[str]]:
     builds on.
     """
     blocks: dict[str, list[str]] = {}
-    for line in (CONF / f"{name}.yaml").read_text(encoding="utf-8").splitlines():
+    for line in (places.SHIPPED / f"{name}.yaml").read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
             key = line.partition(":")[0] if line[0] != " " else list(blocks)[-1]
             blocks.setdefault(key, []).append(f"    {line}")

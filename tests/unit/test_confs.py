@@ -18,7 +18,7 @@ from pipelines.train.stages import STAGES
 from tests.commands import run_here
 from tests.waits import PATIENCE_SECONDS
 from workflows.composing import compose_config
-from workflows.explain import CONF
+from workflows.places import SHIPPED as CONF
 from workflows.usage import print_usage
 
 ROOT = Path(__file__).parents[2]

@@ -194,7 +194,7 @@ def test_two_files_that_define_one_study_are_refused(monkeypatch: pytest.MonkeyP
     folder.mkdir(parents=True)
     for name, study in (("a", "lr"), ("b", "lr"), ("c", "wsd")):
         (folder / f"{name}.yaml").write_text(f"studies: {{{study}: {{seeds: 3}}}}\n")
-    monkeypatch.setattr("workflows.studies.CONF", tmp_path)
+    monkeypatch.setattr("workflows.places.SHIPPED", tmp_path)
     check_chosen(["here/a", "here/c"])
     with pytest.raises(ConfigError, match="here/a and here/b both define the study lr"):
         check_chosen(["here/a", "here/b", "here/c"])

@@ -1,0 +1,137 @@
+"""A lab's own folder of configs: found where ours are, refused in one sentence where it would not do what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import ConfigError
+from pipelines.train.spec import TrainConfig
+from tests.commands import run_here
+from workflows import places
+from workflows.composing import compose_config
+
+OVERLAY = """# @package _global_
+defaults:
+  - override /model: mine
+name: lab
+data: mixture/own
+steps: 10
+"""
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """`my lab/conf`, whose name has a space, with a model and an experiment; the test stands in `my lab`."""
+    conf = tmp_path / "my lab" / "conf"
+    (conf / "model").mkdir(parents=True)
+    (conf / "experiment/lab").mkdir(parents=True)
+    (conf / "model/mine.yaml").write_text((places.SHIPPED / "model/demo.yaml").read_text().replace("128", "64"))
+    (conf / "experiment/lab/pretrain.yaml").write_text(OVERLAY)
+    monkeypatch.chdir(conf.parent)
+    yield conf
+    places.use([])
+
+
+def composed() -> TrainConfig:
+    return compose_config("pretrain", TrainConfig, ["+experiment=lab"])
+
+
+def refused(*words: str) -> str:
+    ended = run_here("pretrain", *words)
+    assert ended.code == 2, ended.output
+    assert ended.err.count("\n") == 1, ended.err
+    return ended.err
+
+
+@pytest.mark.parametrize("words", [["--config-dir", "conf"], ["--config-dir=conf"], ["hydra.searchpath=[file://conf]"]])
+def test_a_labs_experiment_is_found_by_each_of_the_ways(lab: Path, words: list[str]) -> None:
+    assert places.begin(["steps=3", *words, "seed=1"]) == ["steps=3", "seed=1"]
+    assert composed().model is not None
+    assert composed().name == "lab"
+    assert places.words() == ["--config-dir", "conf"]
+    assert places.experiments("pretrain")[-2:] != ["lab"]
+    assert "lab" in places.experiments("pretrain")
+    assert "lab" not in places.experiments("sft")
+
+
+def test_the_environment_says_so_for_a_whole_shell(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = lab.parent / "other"
+    (other / "mixture").mkdir(parents=True)
+    (other / "mixture/ours.yaml").write_text("name: ours\n")
+    monkeypatch.setenv("TRUNKLINE_CONF", f"{lab}:{other}")
+    places.begin([])
+    assert composed().model.d_model == 64
+    assert "ours" in places.choices("mixture")
+    assert places.words() == []  # a printed command needs no more than the environment that is there
+    places.begin(["--config-dir", str(lab)])  # named twice: once is enough
+    assert places.labs() == (lab, other)
+
+
+def test_help_and_a_command_name_what_the_lab_has(lab: Path) -> None:
+    ended = run_here("pretrain", "--config-dir", "conf", "--help")
+    assert "+experiment=lab" in ended.out
+    assert "mine," in ended.out
+    ended = run_here("pretrain", "--config-dir", "conf", "+experiment=lab", "dry_run=true")
+    assert "mixture/own does not exist" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (OVERLAY.removeprefix("# @package _global_\n"), "pretrain.yaml:1: an overlay begins with the line"),
+        (OVERLAY + "batch:\n\tglobal_batch: 3\n", "pretrain.yaml:8: begins with a tab"),
+        ("# @package _global_\n- a\n", "pretrain.yaml:1: holds list, and a config is a mapping"),
+        ("# @package _global_\nname: a: b\n", "pretrain.yaml:2: no YAML: mapping values are not allowed"),
+        (OVERLAY.replace("override /model", "/model"), "pretrain.yaml:3: pretrain has chosen a model already"),
+        (OVERLAY.replace("override /model", "model"), "write `override /model: mine`"),
+        (OVERLAY.replace("mine", "mien"), "pretrain.yaml:3: there is no model mien; .* did you mean mine?"),
+        (OVERLAY.replace("/model", "/modle"), "there is no group modle; .* did you mean model?"),
+        (OVERLAY.replace("steps", "stepz"), r"unknown key stepz; .* did you mean steps\? \(.*pretrain.yaml:6\)"),
+        (
+            "# @package _global_\ndefaults: {override /model: mine}\n",
+            "pretrain.yaml:2: defaults is dict; expected",
+        ),
+    ],
+)
+def test_an_overlay_that_would_not_do_what_it_says_is_told_with_its_line(lab: Path, text: str, told: str) -> None:
+    (lab / "experiment/lab/pretrain.yaml").write_text(text)
+    assert_told(refused("--config-dir", "conf", "+experiment=lab"), told)
+
+
+def test_a_broken_choice_is_told_with_its_line(lab: Path) -> None:
+    (lab / "model/mine.yaml").write_text("layers: 3\n  d_model: 4\n")
+    assert "conf/model/mine.yaml:2: no YAML" in refused("--config-dir", "conf", "model=mine")
+    (lab / "model/mine.yaml").write_bytes(b"layers: 3 # \xff\n")
+    assert "conf/model/mine.yaml: no UTF-8" in refused("--config-dir", "conf", "model=mine")
+
+
+def test_a_folder_that_is_none_is_told_before_anything_starts(lab: Path) -> None:
+    assert "nope is not there; expected a folder with experiment/" in refused("--config-dir", "nope")
+    assert "name --config-dir ./conf" in refused("--config-dir", ".")
+    assert "names no folder" in refused("--config-dir")
+    assert "pkg://a is no folder of this machine" in refused("hydra.searchpath=[pkg://a]")
+    (lab / "model/demo.yaml").write_text("layers: 3\n")
+    assert "has the name of Trunkline's own" in refused("--config-dir", "conf")
+    (lab / "model/demo.yaml").unlink()
+    (lab / "pretrain.yaml").write_text("steps: 3\n")
+    assert "goes into experiment/<name>/pretrain.yaml" in refused("--config-dir", "conf")
+
+
+def test_a_config_that_a_command_writes_goes_to_the_lab(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert places.written_to() == places.SHIPPED
+    monkeypatch.setattr(places, "SHIPPED", places._HERE / "conf")  # as in an installed wheel
+    with pytest.raises(ConfigError, match="name a folder of your own, --config-dir lab/conf"):
+        places.written_to()
+    monkeypatch.undo()
+    monkeypatch.chdir(lab.parent)
+    places.begin(["--config-dir", "conf"])
+    assert places.written_to() == lab
+
+
+def assert_told(said: str, pattern: str) -> None:
+    import re
+
+    assert re.search(pattern, said), said

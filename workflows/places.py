@@ -1,0 +1,340 @@
+"""Where the YAMLs of all commands lie: ours, and beside them a lab's own.
+
+Enters: a command line and its environment. Leaves: folders in the order in which Hydra looks, and what is in them. A
+lab's folder is laid out as ours is (`model/`, `mixture/`, `corpus/`, `experiment/<name>/<workflow>.yaml`) and adds to
+it: a file of the lab's may not have the path of one of ours, which would leave one of the two unread.
+
+    --config-dir lab/conf              for one command; may be given several times
+    TRUNKLINE_CONF=lab/conf            for all of a shell's, several with : between them
+    hydra.searchpath=[file://lab/conf] Hydra's own way
+
+`begin` takes the first and the last out of the command line: Hydra is told of them by one override (`override`), so
+that whoever composes (a command, a recipe's stages, a study) looks in the same places. A printed command repeats what
+was typed (`words`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import yaml
+
+from pipelines.errors import ConfigError
+
+_HERE = Path(__file__).absolute().parent
+# in a clone it stands beside the packages, in an installed wheel within this one
+SHIPPED = next((path for path in (_HERE / "conf", _HERE.parent / "conf") if path.is_dir()), _HERE.parent / "conf")
+VARIABLE = "TRUNKLINE_CONF"
+_OPTIONS = ("--config-dir", "-cd")
+_labs: tuple[Path, ...] = ()
+_typed: tuple[str, ...] = ()
+
+
+def begin(arguments: Sequence[str]) -> list[str]:
+    """Look from now on where a command line and the environment say. Returns: the command line without that.
+
+    Raises: ConfigError for a folder that is none, or holds a file under the path of another.
+    """
+    rest, folders = _taken(arguments)
+    named = [(part, VARIABLE) for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
+    use([*folders, *named])
+    global _typed
+    _typed = tuple(folder for folder, _ in folders)
+    return rest
+
+
+def use(folders: Iterable[tuple[str, str]]) -> None:
+    """Look in these folders beside our own. Args: each with what named it, for the complaint. Raises: ConfigError."""
+    global _labs, _typed
+    _labs, _typed = (), ()
+    for folder, named_by in folders:
+        path = Path(folder).expanduser().absolute()
+        if path.resolve() in {known.resolve() for known in all_folders()}:
+            continue
+        _check_folder(path, f"{named_by}={folder}" if named_by == VARIABLE else f"{named_by} {folder}")
+        _labs = (*_labs, path)
+
+
+def all_folders() -> tuple[Path, ...]:
+    """Ours, then the lab's."""
+    return (SHIPPED, *_labs)
+
+
+def labs() -> tuple[Path, ...]:
+    """The lab's folders alone."""
+    return _labs
+
+
+def words() -> list[str]:
+    """What a printed command needs to look in the same places: what was typed, not what the environment says."""
+    return [word for folder in _typed for word in ("--config-dir", folder)]
+
+
+def written_to() -> Path:
+    """Where a config that a command writes belongs: the lab's folder, else ours, in a clone.
+
+    Raises: ConfigError where ours is inside an installed package, which the next installation replaces.
+    """
+    if not _labs and SHIPPED.parent == _HERE:
+        raise ConfigError(
+            f"into=conf would write among the installed configs of {SHIPPED}: name a folder of your own, "
+            "--config-dir lab/conf"
+        )
+    return _labs[0] if _labs else SHIPPED
+
+
+def override() -> list[str]:
+    """What tells Hydra of the lab's folders."""
+    quoted = ["'file://{}'".format(str(path).replace("\\", "\\\\").replace("'", "\\'")) for path in _labs]
+    return [f"hydra.searchpath=[{','.join(quoted)}]"] if _labs else []
+
+
+# ── What lies there ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def find(relative: str) -> Path | None:
+    """The file of that path, e.g. `model/demo.yaml`; None where no folder has one."""
+    return next((folder / relative for folder in all_folders() if (folder / relative).is_file()), None)
+
+
+def choices(group: str, deep: bool = False) -> list[str]:
+    """The names that `group=` takes, in order. Args: deep, those in folders of the group as well."""
+    names = set()
+    for folder in all_folders():
+        root = folder / group
+        files = root.rglob("*.yaml") if deep else root.glob("*.yaml")
+        names |= {str(path.relative_to(root).with_suffix("")) for path in files}
+    return sorted(names)
+
+
+def groups() -> list[str]:
+    """Names of the folders of choices, `experiment` among them."""
+    folders = (path for folder in all_folders() for path in folder.iterdir() if path.is_dir())
+    return sorted({path.name for path in folders} - {"__pycache__", ".git"})
+
+
+def workflows() -> list[str]:
+    """The commands that have a YAML."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def experiments(workflow: str | None = None) -> list[str]:
+    """Names of experiments; of those with an overlay for the workflow."""
+    return sorted(
+        {path.parent.name for folder in all_folders() for path in folder.glob(f"experiment/*/{workflow or '*'}.yaml")}
+    )
+
+
+def overlay(experiment: str, workflow: str) -> Path | None:
+    """The overlay of an experiment for a workflow, None where it has none."""
+    return find(f"experiment/{experiment}/{workflow}.yaml")
+
+
+def overlays(experiment: str) -> list[str]:
+    """The workflows for which an experiment has an overlay."""
+    return sorted({path.stem for folder in all_folders() for path in folder.glob(f"experiment/{experiment}/*.yaml")})
+
+
+def shown(path: Path) -> str:
+    """A path as a person would name it: from where they stand, ours as conf/…"""
+    if path.is_relative_to(SHIPPED):
+        return f"conf/{path.relative_to(SHIPPED)}"
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+# ── What may be wrong there ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def place_of(key: str, overlay: Path) -> str:
+    """` (file:line)` of a key's first word in an overlay, for a complaint; "" where it does not stand there."""
+    first = re.split(r"[.\[]", key)[0]
+    lines = enumerate(overlay.read_text(encoding="utf-8").splitlines(), 1)
+    number = next((n for n, line in lines if re.match(rf"{re.escape(first)}\s*:", line)), None)
+    return "" if number is None else f" ({shown(overlay)}:{number})"
+
+
+def check_overlay(path: Path, workflow: str) -> None:
+    """Raises: ConfigError, with the file and the line, for an overlay that would not do what it says."""
+    text = _text(path)
+    values = _mapping(path, text)
+    header = [line.strip() for line in text.splitlines()]
+    for line in header:
+        if line and not line.startswith("#"):
+            header = []
+            break
+        if re.fullmatch(r"#\s*@package\s+_global_", line):
+            break
+    else:
+        header = []
+    if not header:
+        raise ConfigError(
+            f"{shown(path)}:1: an overlay begins with the line `# @package _global_`, without which its keys would lie "
+            "under `experiment` and be read by nobody: put it first"
+        )
+    defaults = values.get("defaults")
+    if defaults is not None and not isinstance(defaults, list):
+        raise ConfigError(
+            f"{shown(path)}:{_line(text, 'defaults')}: defaults is {type(defaults).__name__}; expected a list, e.g. "
+            "`defaults: [{override /model: demo}]`"
+        )
+    for entry in defaults or []:
+        if isinstance(entry, dict):
+            for key, choice in entry.items():
+                _check_choice(path, text, str(key), choice, workflow)
+
+
+def mistake() -> str | None:
+    """The first thing wrong with any of the lab's files, in a sentence: asked when composing has failed."""
+    for folder in _labs:
+        for group in groups():
+            for path in sorted((folder / group).rglob("*.yaml")):
+                try:
+                    _mapping(path, _text(path))
+                except ConfigError as error:
+                    return str(error)
+    return None
+
+
+def _check_choice(path: Path, text: str, key: str, choice: object, workflow: str) -> None:
+    """One `group: choice` of a defaults list."""
+    said = key.removeprefix("override ").strip()
+    group = said.lstrip("/").split("@")[0]
+    at = f"{shown(path)}:{_line(text, key)}"
+    if group not in groups() and not any((folder / group).is_dir() for folder in all_folders()):
+        close = difflib.get_close_matches(group, groups(), n=1)
+        raise ConfigError(
+            f"{at}: `{key}: {choice}`: there is no group {group}; there are {', '.join(groups())}"
+            + (f": did you mean {close[0]}?" if close else "")
+        )
+    if not said.startswith("/"):
+        raise ConfigError(
+            f"{at}: `{key}: {choice}` would be looked for beside the overlay: write `override /{group}: {choice}`"
+        )
+    if not key.startswith("override ") and group in _chosen_by(workflow):
+        raise ConfigError(
+            f"{at}: {workflow} has chosen a {group} already, so that `{key}: {choice}` would be a second: write "
+            f"`override /{group}: {choice}`"
+        )
+    for name in choice if isinstance(choice, list) else [choice]:
+        if isinstance(name, str) and "${" not in name and find(f"{group}/{name}.yaml") is None:
+            there = choices(group) or choices(group, deep=True)
+            close = difflib.get_close_matches(name, there, n=1)
+            raise ConfigError(
+                f"{at}: there is no {group} {name}; there are {', '.join(there)}"
+                + (f": did you mean {close[0]}?" if close else "")
+            )
+
+
+def _chosen_by(workflow: str) -> set[str]:
+    """Groups of which a workflow's YAML makes a choice, those of the YAMLs that it builds on among them."""
+    chosen: set[str] = set()
+    waiting = [workflow]
+    while waiting:
+        path = find(f"{waiting.pop()}.yaml")
+        for entry in (yaml.safe_load(path.read_text(encoding="utf-8")) if path else {}).get("defaults") or []:
+            if isinstance(entry, str):
+                waiting += [entry] if entry != "_self_" else []
+            else:
+                chosen |= {str(key).removeprefix("override ").lstrip("/").split("@")[0] for key in entry}
+    return chosen
+
+
+def _text(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{shown(path)}: no UTF-8 ({error.reason} at byte {error.start}): save it so") from error
+    except OSError as error:
+        raise ConfigError(f"{shown(path)}: cannot be read: {error.strerror or error}") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        if "\t" in line[: len(line) - len(line.lstrip())]:
+            raise ConfigError(f"{shown(path)}:{number}: begins with a tab; YAML is indented with spaces: replace it")
+    return text
+
+
+def _mapping(path: Path, text: str) -> dict[str, object]:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise ConfigError(f"{shown(path)}:{mark.line + 1 if mark else 1}: no YAML: {error.problem or error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{shown(path)}: no YAML: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{shown(path)}:1: holds {type(values).__name__}, and a config is a mapping: write `key: value` lines"
+        )
+    return values
+
+
+def _line(text: str, key: str) -> int:
+    """The line in which a key stands, 1 where it is not to be found."""
+    return next((n for n, line in enumerate(text.splitlines(), 1) if f"{key}:" in line and line.strip()[0] != "#"), 1)
+
+
+def _taken(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """A command line without its folders of configs, and these with what named them."""
+    rest: list[str] = []
+    folders: list[tuple[str, str]] = []
+    waiting = list(arguments)
+    while waiting:
+        word = waiting.pop(0)
+        option, equals, value = word.partition("=")
+        if option in _OPTIONS:
+            if not equals:
+                if not waiting or waiting[0].startswith(("-", "+")):
+                    raise ConfigError(f"{word} names no folder: write --config-dir lab/conf")
+                value = waiting.pop(0)
+            folders.append((value, "--config-dir"))
+        elif option.lstrip("+") == "hydra.searchpath":
+            folders += [(folder, "--config-dir") for folder in _searched(word, value)]
+        else:
+            rest.append(word)
+    return rest, folders
+
+
+def _searched(word: str, value: str) -> list[str]:
+    """The folders of a `hydra.searchpath=[…]`."""
+    parts = [part.strip().strip("'\"") for part in value.strip().strip("[]").split(",")]
+    if strange := [part for part in parts if "://" in part and not part.startswith("file://")]:
+        raise ConfigError(
+            f"{word}: {strange[0]} is no folder of this machine; expected hydra.searchpath=[file:///path/to/conf], or "
+            "--config-dir path/to/conf"
+        )
+    return [part.removeprefix("file://") for part in parts if part]
+
+
+def _check_folder(path: Path, said: str) -> None:
+    """Raises: ConfigError for what is no folder of configs, and for a file that has the path of another."""
+    if not path.is_dir():
+        raise ConfigError(
+            f"{said}: {path} is {'no folder' if path.exists() else 'not there'}; expected a folder with experiment/, "
+            f"model/, mixture/ and the like in it ({shlex.join(['trunkline', 'new', 'lab'])} makes one)"
+        )
+    ours = [group for group in groups() if (path / group).is_dir()]
+    inner = path / "conf"
+    if not ours and any((inner / group).is_dir() for group in groups()):
+        raise ConfigError(f"{said}: {path} holds no configs itself, but its folder conf does: name {said}/conf")
+    for file in sorted(path.glob("*.yaml")):
+        if find(file.name) is not None:
+            raise ConfigError(
+                f"{said}: {shown(file)} has the name of {shown(find(file.name) or file)}, which would stay in force: "
+                f"what is different for your lab goes into experiment/<name>/{file.name}"
+            )
+    for group in ours:
+        for file in sorted((path / group).rglob("*.yaml")):
+            relative = str(file.relative_to(path))
+            if (other := find(relative)) is not None:
+                theirs = "Trunkline's own" if other.is_relative_to(SHIPPED) else f"{shown(other)}, another lab's"
+                raise ConfigError(
+                    f"{said}: {shown(file)} has the name of {theirs}, and one of the two would be left unread: "
+                    "give yours another name"
+                )
