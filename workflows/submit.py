@@ -20,6 +20,7 @@ or the cluster is out of reach; 130 when the job was stopped, or Ctrl-C ended th
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import re
@@ -34,7 +35,7 @@ from typing import Any, Literal
 
 from pipelines.cluster.outside.instances import Instance, known
 from pipelines.cluster.outside.jobs import Jobs
-from pipelines.cluster.outside.package import collect, pack
+from pipelines.cluster.outside.package import Package, collect, pack, with_folder
 from pipelines.cluster.outside.secrets import check_names
 from pipelines.cluster.outside.submission import Submission, see_through
 from pipelines.config import Amount, Positive, Whole, WorkflowConfig, config_class, runtime
@@ -91,10 +92,12 @@ class Target:
     workflow: str  # pretrain
     arguments: list[str]
     config: Any
+    config_dirs: tuple[str, ...] = ()  # a lab's folders, as they lie in the package
 
     @property
     def command(self) -> list[str]:
-        return [f"workflows.{self.workflow}", *self.arguments]
+        folders = [word for folder in self.config_dirs for word in ("--config-dir", folder)]
+        return [f"workflows.{self.workflow}", *folders, *self.arguments]
 
 
 def run(config: SubmitConfig, session: Session, command: Sequence[str] = (), handed_on: Sequence[str] = ()) -> None:
@@ -109,8 +112,10 @@ def run(config: SubmitConfig, session: Session, command: Sequence[str] = (), han
     for stage, stage_config in stages_of(target):
         announcement |= machines.check_stage(stage, stage_config, instance, config.max_nodes)
     # ── What goes along ───────────────────────────────────────────────────────────────────────────────────────────────
-    package = collect(Path(config.working_dir), config.excludes)
-    announcement["package"] = f"{len(package.sizes):,} files, {human(package.bytes, 'B')} ({config.working_dir})"
+    package, target = _with_configs(collect(Path(config.working_dir), config.excludes), target, config.working_dir)
+    announcement["command"] = shlex.join(["python", "-m", *target.command])
+    whose = config.working_dir if (Path(config.working_dir) / "workflows").is_dir() else "the code that runs here"
+    announcement["package"] = f"{len(package.sizes):,} files, {human(package.bytes, 'B')} ({whose})"
     if config.secrets:
         announcement["secrets"] = ", ".join(config.secrets) + ": each node looks them up; only the names are sent"
     announcement["when lost"] = f"started again, at most {config.retries} times"
@@ -169,6 +174,15 @@ def compose_target(command: Sequence[str], handed_on: Sequence[str] = ()) -> Tar
         return Target(workflow, arguments, compose_config(workflow, config_class, arguments))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, config_class)) from error
+
+
+def _with_configs(package: Package, target: Target, working_dir: str) -> tuple[Package, Target]:
+    """A lab's folders of configs go along, and the job is told where they lie there."""
+    folders: list[str] = []
+    for number, lab in enumerate(places.labs()):
+        package, inner = with_folder(package, lab, Path(working_dir), f"lab-conf-{number}")
+        folders.append(inner)
+    return package, dataclasses.replace(target, config_dirs=tuple(folders))
 
 
 def stages_of(target: Target) -> list[tuple[str, TrainConfig]]:

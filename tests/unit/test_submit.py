@@ -16,7 +16,7 @@ import pytest
 
 from pipelines.cluster.outside import instances, secrets
 from pipelines.cluster.outside.jobs import Job, _Log, upload_limit
-from pipelines.cluster.outside.package import collect, pack
+from pipelines.cluster.outside.package import collect, pack, with_folder
 from pipelines.cluster.outside.submission import Submission
 from pipelines.errors import ConfigError
 from pipelines.train.plan import machines
@@ -224,10 +224,41 @@ def test_a_folder_over_the_limit_names_its_largest(project: Path) -> None:
     assert collect(project, ["/models", "*.jsonl"]).bytes < upload_limit()
 
 
-@pytest.mark.parametrize(("folder", "message"), [("none", "is no folder"), ("project/notes", "has no workflows/")])
-def test_a_folder_that_is_not_the_project_is_refused(project: Path, folder: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        collect(project.parent / folder, [])
+def test_a_folder_that_is_none_is_refused(project: Path) -> None:
+    with pytest.raises(ConfigError, match="is no folder"):
+        collect(project.parent / "none", [])
+
+
+def test_from_a_folder_without_code_the_code_that_runs_here_goes_along(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = collect(project / "notes", [])
+    assert {"a.md", "workflows/pretrain.py", "pipelines/cluster/cluster.py", "conf/pretrain.yaml"} <= set(named.sizes)
+    assert not [name for name in named.sizes if "__pycache__" in name]
+    monkeypatch.chdir(project / "notes")  # which may be a home: nobody asked for what lies there
+    assert set(collect(Path("."), []).sizes) == set(named.sizes) - {"a.md"}
+    with zipfile.ZipFile(pack(named)) as archive:
+        assert archive.read("a.md") == b"notes/a.md"
+        assert archive.read("workflows/pretrain.py") == (ROOT / "workflows/pretrain.py").read_bytes()
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_a_labs_configs_go_along_and_the_job_is_told_where(
+    project: Path, monkeypatch: pytest.MonkeyPatch, outside: bool
+) -> None:
+    lab = project.parent / "elsewhere" if outside else project / "lab"
+    (lab / "experiment/lab").mkdir(parents=True)
+    text = "# @package _global_\nname: there\nstore: s3://bucket/prefix\ntracking: {enabled: false}\n"
+    (lab / "experiment/lab/corpus.yaml").write_text(text)
+    monkeypatch.chdir(project)
+    ended = run_here("submit", "dry_run=true", "--", "workflows.corpus", "--config-dir", str(lab), "+experiment=lab")
+    assert ended.code == 0, ended.output
+    there = "lab-conf-0" if outside else "lab"
+    assert f"python -m workflows.corpus --config-dir {there} +experiment=lab" in ended.out
+    package, inner = with_folder(collect(Path("."), []), lab, Path("."), "lab-conf-0")
+    assert inner == there
+    with zipfile.ZipFile(pack(package)) as archive:
+        assert archive.read(f"{there}/experiment/lab/corpus.yaml").decode() == text
 
 
 def test_the_shipped_project_is_small_and_holds_no_store() -> None:
