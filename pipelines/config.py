@@ -296,6 +296,7 @@ class TrackingConfig:
     enabled: bool = True
     uri: str | None = None  # null: SQLite beside the store; else e.g. http://mlflow:5000
     experiment: str = "trunkline"
+    system_every_seconds: Amount = 10.0  # processors, memory, GPUs of the machine as metrics; 0: never
 
     def __post_init__(self) -> None:
         """Raises: ConfigError for a URI that holds a password, or an experiment without a name."""

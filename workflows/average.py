@@ -16,7 +16,7 @@ from pipelines.store.artifact import Artifact
 from pipelines.train.checkpoint.average import AverageConfig, average, plan_average
 from pipelines.train.stages import AVERAGE, STAGES
 from workflows.entry import entry
-from workflows.session import Session
+from workflows.session import Session, of_run
 
 CODE = tuple(f"pipelines.train.checkpoint.{module}" for module in ("average", "committed", "weights"))
 
@@ -34,7 +34,7 @@ def run(config: AverageConfig, session: Session) -> Artifact:
         for run in planned.runs:
             run.checkpoint.verify()
 
-    with session.track(draft, config, inputs, reach if draft.replaces else None) as tracker:
+    with session.track(draft, config, inputs, reach if draft.replaces else None, **of_run(planned.runs[-1])) as tracker:
         made, distance = average(session.store, config.name, draft.claim["fingerprint"], planned)
         say(f"   the average lies {distance:.2%} of the last checkpoint's norm away from it")
         tracker.metrics({"tokens": made.state["tokens"], "distance_from_last": distance}, made.step)

@@ -20,13 +20,23 @@ from pipelines.display.progress import hushed
 from pipelines.store.artifact import Artifact
 from pipelines.store.draft import Draft, Making
 from pipelines.store.storage import Storage
+from pipelines.tracking.account import About
 from pipelines.tracking.tracker import Tracker, open_tracker
 from pipelines.train.checkpoint import committed_steps
 from pipelines.train.plan.planning import PlannedRun
 from pipelines.train.sharing.chain import ChainStage
 from pipelines.train.sharing.tree import TreeRun
 from workflows.session import Session
-from workflows.training import code_of_run, is_done, plan_run, refuse_fewer_steps, reopen, told_whole
+from workflows.training import (
+    code_of_run,
+    is_done,
+    last_checkpoint,
+    plan_run,
+    refuse_fewer_steps,
+    reopen,
+    told_of_run,
+    told_whole,
+)
 
 
 class Desk:
@@ -63,7 +73,9 @@ class Desk:
                 begun = store.prepare(run.stage, config.name, making, config.on_change)
             draft = reopen(self.session, begun, steps, None) if isinstance(begun, Artifact) else begun
             refuse_fewer_steps(self.storage, folder, steps)
-            return ClaimedRun(self, run, planned, self._start(run, draft).claim)
+            # before the start takes away whose place it takes
+            about = self.session.about(draft, told_whole(config, planned), **told_of_run(planned))
+            return ClaimedRun(self, run, planned, self._start(run, draft).claim, about=about)
         except BaseException:
             self.session.release(folder)
             raise
@@ -89,16 +101,17 @@ class Desk:
             self.session.within_recipe = within
         self._made.add(stage.folder)
 
-    def open(self, run: TreeRun, planned: PlannedRun) -> Future[Tracker]:
+    def open(self, run: TreeRun, planned: PlannedRun, about: About | None) -> Future[Tracker]:
         """Begin to open the run's MLflow run: below the one that it adopts from, or that it begins from."""
         inputs = {artifact.folder: artifact for artifact in planned.inputs}
         under = self.mlflow_parent if run.adopts is None else run.adopts.folder
-        tracking, store = self.session.config.tracking, self.session.store
-        return self._opening.submit(open_tracker, tracking, store, run.folder, plain(run.config), inputs, under)
+        tracking, store, config = self.session.config.tracking, self.session.store, told_whole(run.config, planned)
+        return self._opening.submit(open_tracker, tracking, store, run.folder, plain(config), inputs, under, about)
 
-    def end(self, opened: Future[Tracker], status: str) -> None:
+    def end(self, opened: Future[Tracker], status: str, why: str, checkpoint: str | None) -> None:
         """Begin to end it."""
-        self._ending.submit(lambda: opened.result().end(status))
+        known = {key: value for key, value in (("why", why), ("checkpoint", checkpoint)) if value}
+        self._ending.submit(lambda: opened.result().end(status, **known))
 
     def close(self) -> None:
         """Wait until all that was begun is done."""
@@ -112,8 +125,16 @@ class ClaimedRun:
     Attributes: steps, of the whole run.
     """
 
-    def __init__(self, desk: Desk, run: TreeRun, planned: PlannedRun, claim: Mapping[str, Any], finished: bool = False):
-        self.desk, self.run, self.finished = desk, run, finished
+    def __init__(
+        self,
+        desk: Desk,
+        run: TreeRun,
+        planned: PlannedRun,
+        claim: Mapping[str, Any],
+        finished: bool = False,
+        about: About | None = None,
+    ):
+        self.desk, self.run, self.finished, self._about = desk, run, finished, about
         self.steps = planned.spec.steps
         self._planned, self._claim = planned, dict(claim)
         self._tracker: Future[Tracker] | None = None
@@ -121,7 +142,7 @@ class ClaimedRun:
     def open(self) -> None:
         """Begin to open its MLflow run, ahead of its first edge."""
         if self._tracker is None and not self.finished:
-            self._tracker = self.desk.open(self.run, self._planned)
+            self._tracker = self.desk.open(self.run, self._planned, self._about)
 
     def values(self, until: int, measures: Mapping[str, Any], threads: int) -> dict[str, Any]:
         """What a lane gets for the edge that ends at step `until`."""
@@ -137,10 +158,10 @@ class ClaimedRun:
         )
         return {"spec": plain(spec), "measures": dict(measures), "threads": threads}
 
-    def end(self, status: str) -> None:
-        """Say in MLflow how it ended (FINISHED, FAILED or KILLED), and give its name back."""
+    def end(self, status: str, why: str = "") -> None:
+        """Say in MLflow how it ended (FINISHED, FAILED or KILLED) and why, and give its name back."""
         if self._tracker is not None:
-            self.desk.end(self._tracker, status)
+            self.desk.end(self._tracker, status, why, last_checkpoint(self.desk.storage, self.run.folder))
         self.desk.session.release(self.run.folder)
 
 

@@ -50,7 +50,7 @@ from pipelines.train.spec import TrainConfig
 from workflows.composing import compose_config
 from workflows.entry import entry
 from workflows.plan import all_devices, read_any_device
-from workflows.session import Session
+from workflows.session import Session, of_run
 
 _COST = ("device", "loss", "measuring", "money", "process", "results", "speeds", "subjects")
 # the modules that decide the numbers, beside those of the formats and the runtimes
@@ -125,7 +125,7 @@ def run(config: CostConfig, session: Session) -> Artifact:
         return draft
 
     # ── measure ──
-    with session.track(draft, config, inputs) as tracker:
+    with session.track(draft, config, inputs, **of_run(subjects[0].run)) as tracker:
         busy = os.getloadavg()[0]
         rows, full = _measure(config, session, subjects, tokens, threads)
         content = _content(config, subjects, rows, full, market, busy)

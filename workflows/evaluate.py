@@ -10,7 +10,9 @@ Runs in this process, without Ray. Each task has its settings under `tasks.<name
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from pipelines.display.evaluation import metrics, print_results, values
 from pipelines.display.progress import duration, say
@@ -18,8 +20,9 @@ from pipelines.identity import decisive
 from pipelines.store.artifact import Artifact
 from pipelines.store.code import chosen_modules
 from pipelines.train.results.evaluate import EvaluateConfig, evaluate, plan_evaluation
+from pipelines.train.results.heldout import heldout_set
 from workflows.entry import entry
-from workflows.session import Session
+from workflows.session import Session, of_run
 
 _TOKENS = (
     "megatron",
@@ -55,7 +58,7 @@ def run(config: EvaluateConfig, session: Session) -> Artifact:
         return draft
     subject = planned.subject
     reach = subject.run.checkpoint.verify if draft.replaces else None
-    with session.track(draft, config, planned.inputs, reach) as tracker:
+    with session.track(draft, config, planned.inputs, reach, **of_run(subject.run)) as tracker:
         results = evaluate(config, planned).to_json()
         print_results(results)
         say(f"   evaluated in {duration(results['seconds'])}")
@@ -64,12 +67,20 @@ def run(config: EvaluateConfig, session: Session) -> Artifact:
         draft.publish("results", {"results.json": path})
         # at step 0, so that MLflow draws bars beside each other and not points over the steps of unlike runs
         tracker.metrics({**metrics(results), "tokens_trained": results["tokens_trained"]}, 0)
+        heldout = heldout_set(planned.identity, {artifact.folder: artifact.fingerprint for artifact in planned.inputs})
+        tracker.tags({"trunkline.heldout": heldout})
+        tracker.evaluated(subject.run.artifact, heldout, measured(results), subject.run.checkpoint.step)
         tracker.file(draft.storage.fetch(f"{draft.folder}/results.json"))
         told = {"parent": results["parent"], "tokens_trained": results["tokens_trained"], "tasks": list(config.tasks)}
         recorded = {**decisive(config), **planned.identity, "tasks": decisive(config.tasks)}
         licences = subject.tokens.manifest["licences"]
         artifact = draft.commit(recorded, {**told, **values(results)}, licences)
     return session.done(artifact)
+
+
+def measured(results: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers as the run that was evaluated shows them, beside the loss that it was trained with."""
+    return {re.sub("^loss/", "heldout_loss/", name): value for name, value in metrics(results).items()}
 
 
 main = entry(EvaluateConfig, run, "evaluate")

@@ -36,7 +36,7 @@ from pipelines.train.formats.parents import open_source
 from pipelines.train.results.model_card import find_evaluation, licence_note, model_card, unclear_licences
 from pipelines.train.runtimes import RUNTIMES
 from workflows.entry import entry
-from workflows.session import Session
+from workflows.session import Session, of_run
 
 # the modules that decide what is written, beside those of the format
 CODE = (
@@ -112,7 +112,9 @@ def run(config: ExportConfig, session: Session) -> Artifact:
         return draft
 
     reach = source.run.checkpoint.verify if draft.replaces else None
-    with session.track(draft, config, [*inputs, *([evaluation] if evaluation else [])], reach) as tracker:
+    with session.track(
+        draft, config, [*inputs, *([evaluation] if evaluation else [])], reach, **of_run(source.run)
+    ) as tracker:
         # ── write, check, then publish ──
         folder = draft.scratch("model")
         folder.mkdir(parents=True)

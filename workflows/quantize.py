@@ -80,7 +80,7 @@ from pipelines.train.results.quantized_evidence import (
 )
 from pipelines.train.results.quantized_page import HEADER, PAGE, metrics, rows, size_lines, write_page
 from workflows.entry import entry
-from workflows.session import Session
+from workflows.session import Session, of_run
 
 _STREAM = ("cuts", "interleave", "loader", "mixture", "order", "preferences", "rows", "source_stream")
 _TOKENS = (
@@ -214,7 +214,7 @@ def run(config: QuantizeConfig, session: Session) -> Artifact:
         return draft
 
     reach = source.run.checkpoint.verify if draft.replaces else None
-    with session.track(draft, config, planned.inputs, reach) as tracker:
+    with session.track(draft, config, planned.inputs, reach, **of_run(source.run)) as tracker:
         began = time.monotonic()
         folder = draft.scratch(_MODEL)
         folder.mkdir(parents=True)

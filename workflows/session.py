@@ -8,6 +8,7 @@ next command. A `Session` is what the middle of it goes through: `begin`, `track
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import re
 import shlex
@@ -15,19 +16,25 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipelines.cluster.cluster import Cluster, ShardMap, inside_job
 from pipelines.config import WorkflowConfig, plain
 from pipelines.display.progress import announce, duration, say
 from pipelines.errors import ArtifactError, CheckpointError, ConfigError, DataError, StorageError
+from pipelines.identity import decisive
 from pipelines.identity import identity as identity_of
 from pipelines.store.artifact import Artifact, compare_files
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.draft import Draft, Making
 from pipelines.store.lease import Lease
 from pipelines.store.ways_out import aside_folder
-from pipelines.tracking.tracker import Tracker, artifact_of_run, delivering, open_tracker
+from pipelines.tracking.account import About
+from pipelines.tracking.records import replaced_run
+from pipelines.tracking.tracker import Tracker, artifact_of_run, delivering, open_tracker, tracking_uri
+from pipelines.train.checkpoint.lineage import Run
+from pipelines.train.network.architecture import ModelConfig, parameter_counts
+from pipelines.uris import without_secrets
 from workflows import places
 
 
@@ -211,14 +218,21 @@ class Session:
         config: WorkflowConfig,
         inputs: Iterable[Artifact] = (),
         meanwhile: Callable[[], Any] | None = None,
+        *,
+        model: ModelConfig | None = None,
+        parent: str | None = None,
+        sampled: Literal["here", "worker"] = "here",
+        checkpoint: Callable[[], str | None] = lambda: None,
     ) -> Iterator[Tracker]:
         """The MLflow run of this artifact: the same run after a resume, an honest end whatever happens.
 
         Args: meanwhile, done while the run is being opened: importing MLflow and asking its server takes seconds.
             Before a rebuild deletes anything it is done first: a cluster that cannot start must not cost what is there.
+            model, parent, sampled, as `about` has them. checkpoint, says at the end which one is the last, if any.
         """
         parents = {artifact.folder: artifact for artifact in inputs}
-        status = "FAILED"
+        status, why = "FAILED", ""
+        about = self.about(draft, config, model=model, parent=parent, sampled=sampled)
         if draft.replaces:
             for artifact in parents.values():
                 artifact.compare_sizes()
@@ -227,7 +241,9 @@ class Session:
                 meanwhile = None
         with self._replacing(draft), ThreadPoolExecutor(1, "mlflow-open") as pool:
             self.start(draft)
-            opening = pool.submit(open_tracker, self.config.tracking, self.store, draft.folder, plain(config), parents)
+            opening = pool.submit(
+                open_tracker, self.config.tracking, self.store, draft.folder, plain(config), parents, about=about
+            )
             try:
                 if meanwhile is not None:
                     meanwhile()
@@ -236,8 +252,48 @@ class Session:
             except (KeyboardInterrupt, SystemExit):  # Ctrl-C; SIGTERM, of which Ray makes a SystemExit
                 status = "KILLED"
                 raise
+            except BaseException as error:
+                why = without_secrets(str(error) or repr(error))
+                raise
             finally:
-                opening.result().end(status)
+                opening.result().end(status, **_known(why=why, checkpoint=_asked(checkpoint)))
+
+    def about(
+        self,
+        draft: Draft,
+        config: WorkflowConfig,
+        *,
+        model: ModelConfig | None = None,
+        parent: str | None = None,
+        sampled: Literal["here", "worker"] = "here",
+    ) -> About:
+        """What an MLflow run says of itself beside its config. Before a rebuild takes anything down: it looks whose
+        place it takes.
+
+        Args: model, the one that is trained or measured, where the config alone does not say; parent, the checkpoint
+            that it begins from or measures; sampled, whether this process or a worker's measures the machine.
+        """
+        tracking = self.config.tracking
+        params = decisive(config)
+        if model is not None:
+            counts = parameter_counts(model)
+            numbers = {"parameters": counts["total"], "parameters_without_embedding": counts["non_embedding"]}
+            params["model"] = {**decisive(model), **numbers}
+        if parent is not None:
+            params["parent"] = parent
+        replaces = None
+        if tracking.enabled:
+            uri = tracking_uri(tracking, self.store.uri)
+            replaces = replaced_run(self.store.storage, draft.folder, uri, draft.replaces)
+        return About(
+            params=params,
+            what=_purpose(draft.folder.split("/")[0]),
+            command=draft.claim.get("command") or self.made_with,
+            parent=parent,
+            bases=(self.experiment.split("/")[-1],) if self.experiment else (),
+            replaces=replaces,
+            sampled=sampled,
+        )
 
     @contextlib.contextmanager
     def _replacing(self, draft: Draft) -> Iterator[None]:
@@ -301,3 +357,28 @@ class Session:
         if workflow and (folders := shlex.join(places.words())):
             command = command.replace(f"workflows.{workflow}", f"workflows.{workflow} {folders}", 1)
         return command
+
+
+def of_run(run: Run) -> dict[str, Any]:
+    """What `Session.track` is told of a checkpoint that is measured, exported or gone on from."""
+    return {"model": ModelConfig(**run.state["model"]), "parent": str(run)}
+
+
+def _purpose(kind: str) -> str:
+    """The first sentence of the workflow that makes artifacts of this kind; "" where none is called so."""
+    try:
+        module = importlib.import_module(f"workflows.{'tokenize' if kind == 'tokens' else kind}")
+    except ModuleNotFoundError:
+        return ""
+    return (module.__doc__ or "").strip().partition("\n")[0]
+
+
+def _known(**values: str | None) -> dict[str, str]:
+    return {key: value for key, value in values.items() if value}
+
+
+def _asked(question: Callable[[], str | None]) -> str | None:
+    """The answer, where the store still gives one."""
+    with contextlib.suppress(ArtifactError, CheckpointError, StorageError):
+        return question()
+    return None

@@ -329,7 +329,7 @@ class TreeRunner:
         self._end_chains(run, run.chains, error)
 
     def _end_chains(self, run: TreeRun, chains: Iterable[str], error: Exception) -> None:
-        self._close_run(run, "FAILED")
+        self._close_run(run, "FAILED", str(error))
         ended = tuple(name for name in dict.fromkeys(chains) if self._alive(name))
         self._over |= set(ended)
         if ended:
@@ -355,9 +355,9 @@ class TreeRunner:
     def _alive(self, chain: str) -> bool:
         return chain not in self._over
 
-    def _close_run(self, run: TreeRun, status: str) -> None:
+    def _close_run(self, run: TreeRun, status: str, why: str = "") -> None:
         if (claimed := self._claimed.pop(run, None)) is not None:
-            claimed.end(status)
+            claimed.end(status, why)
         if run in self._open:
             self._open.remove(run)
 

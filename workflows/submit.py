@@ -41,6 +41,7 @@ from pipelines.cluster.outside.submission import Submission, see_through
 from pipelines.config import Amount, Positive, Whole, WorkflowConfig, config_class, runtime
 from pipelines.display.progress import announce, duration, human, say, table
 from pipelines.errors import ConfigError
+from pipelines.tracking.origin import handed_on as handed_on_origin
 from pipelines.train.plan import machines
 from pipelines.train.spec import TrainConfig
 from workflows import places
@@ -128,7 +129,7 @@ def run(config: SubmitConfig, session: Session, command: Sequence[str] = (), han
     path = pack(package)
     submission = Submission(
         name=_name(config, target), command=_entrypoint(target, config.secrets), package=path.stem,
-        secrets=config.secrets, driver=config.driver or {}, retries=config.retries,
+        secrets=config.secrets, driver=config.driver or {}, retries=config.retries, environment=handed_on_origin(),
     )  # fmt: skip
     say(f"   sending {human(path.stat().st_size, 'B')} to {jobs.address} (Ray {jobs.ray_version})")
     submission.start(jobs)

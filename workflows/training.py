@@ -160,12 +160,30 @@ def train_stage(stage: str, config: TrainConfig, session: Session) -> Artifact:
     reached("plan")
     # a rebuild sets aside what is there once `meanwhile` is done: for workers that have met, and not before
     with session.track(
-        draft, config, planned.inputs, meanwhile=lambda: session.cluster.prepare(ready, wait=draft.replaces)
+        draft,
+        whole,
+        planned.inputs,
+        meanwhile=lambda: session.cluster.prepare(ready, wait=draft.replaces),
+        checkpoint=lambda: last_checkpoint(storage, folder),
+        **told_of_run(planned),
     ) as tracker:
         reached("run")
         spec = dataclasses.replace(spec, tracking=tracker.run or {})
         session.cluster.train(work, plain(spec), ready, begin=take_down)
     return session.done(session.store.get(folder), *_next_commands(stage, config))
+
+
+def told_of_run(planned: PlannedRun) -> dict[str, Any]:
+    """What an MLflow run of a stage says beside its config (`Session.about`)."""
+    start = planned.spec.start
+    parent = f"{start.run}@step-{start.step}" if start.run else None
+    return {"model": planned.spec.model, "parent": parent, "sampled": "worker"}
+
+
+def last_checkpoint(storage: Storage, run: str) -> str | None:
+    """`pretrain/demo@step-240`, or None where none is committed."""
+    committed = committed_steps(storage, run)
+    return f"{run}@step-{committed[-1]}" if committed else None
 
 
 def reopen(session: Session, finished: Artifact, steps: int, back_to: int | None) -> Draft:

@@ -113,7 +113,7 @@ def run(config: VerifyResumeConfig, session: Session) -> Artifact:
         _show(results)
         return _end(draft, results)
     with (
-        session.track(draft, config, planned.inputs) as tracker,
+        session.track(draft, config, planned.inputs, model=planned.spec.model) as tracker,
         _scratch(session.store, config.name, planned.inputs) as (store, prefix),
     ):
         checks = _Checks(config, pretrain, planned.spec, store, prefix, stages, worlds)

@@ -21,6 +21,7 @@ import pipelines
 from pipelines.errors import ConfigError
 
 _ROOT = Path(pipelines.__file__).parents[1]
+_ROOMS = ("pipelines", "workflows", "conf")
 
 
 @functools.cache
@@ -99,22 +100,31 @@ def imports_of(module: str) -> frozenset[str]:
 
 
 @functools.cache
+def git_state() -> tuple[str | None, bool | None]:
+    """The commit of this code, and whether its files differ from it; (None, None) where the code has no history.
+
+    An environment may lie inside the checkout of something else: its commit says nothing of an installed Trunkline.
+    """
+    try:
+        top, commit = _git("rev-parse", "--show-toplevel", "HEAD").splitlines()
+        if Path(top).resolve() != _ROOT.resolve():
+            return None, None
+        # what is new in these folders decides as much as what was changed
+        changed = _git("status", "--porcelain", "--", *(room for room in _ROOMS if (_ROOT / room).exists()))
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None, None
+    return commit, bool(changed.strip())
+
+
+@functools.cache
 def code_version() -> str:
     """`0.1.0+1a2b3c4d5e6f` from git, with `.dirty` when files differ; the version alone outside a checkout."""
-    if not (_ROOT / ".git").exists():  # an installed wheel may lie in an environment within somebody else's checkout
-        return pipelines.__version__
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty=.dirty", "--abbrev=12", "--exclude=*"],
-            cwd=_ROOT,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-        return f"{pipelines.__version__}+{described.stdout.strip()}"
-    except (OSError, subprocess.SubprocessError):
-        return pipelines.__version__
+    commit, dirty = git_state()
+    return pipelines.__version__ + (f"+{commit[:12]}{'.dirty' if dirty else ''}" if commit else "")
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=_ROOT, capture_output=True, text=True, timeout=10, check=True).stdout
 
 
 def _rows(table: str) -> dict[str, str]:

@@ -113,6 +113,10 @@ def bring_home(root: Path) -> None:
             )
             before = unquote(there.removeprefix("file://")).removesuffix(f"/{FILES}")
             link.execute("UPDATE tags SET value = ? WHERE key = 'trunkline.store' AND value = ?", (str(root), before))
+            link.execute(
+                "UPDATE tags SET value = replace(value, ?, ?) WHERE key = 'mlflow.note.content'",
+                (f"in `{before}`", f"in `{root}`"),
+            )
             told[before] = (
                 f"   MLflow's files of this store are in {root / FILES} now: it was copied or moved from {before}"
             )

@@ -939,7 +939,7 @@ def test_a_recipe_makes_each_artifact_anew_once_also_when_interrupted(
 
 @pytest.mark.parametrize("content", [b'{"uri": "sqlite:', b"[1, 2]", b'{"uri": "x"}', b"\xff"])
 def test_a_damaged_record_of_the_mlflow_run_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
-    from pipelines.tracking.tracker import _record
+    from pipelines.tracking.records import record_of as _record
 
     storage = FolderStorage(tmp_path)
     assert _record(storage, "corpus/a") == {}

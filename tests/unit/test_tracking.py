@@ -56,7 +56,7 @@ def test_one_run_per_artifact_with_its_parent_and_the_same_run_after_a_resume(tm
     run = client.get_run(str(first.run_id))
     assert run.info.status == "FINISHED"
     assert run.data.params["size"] == "4"
-    assert run.data.params["list.0."] == "1"
+    assert run.data.params["list"] == "[1, 2]"
     assert run.data.tags["trunkline.artifact"] == "tokens/b"
     assert run.data.tags["mlflow.parentRunId"] == corpus.run_id
     assert run.inputs.dataset_inputs[0].dataset.name == "corpus/a"

@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from pipelines.config import TrackingConfig
 from pipelines.store.artifact import Artifact
 from pipelines.store.artifacts import ArtifactStore
+from pipelines.tracking import making
 from pipelines.tracking import tracker as tracking
 from pipelines.tracking.errors import NotMLflow, kind_of, told
 from pipelines.tracking.place import own_uri
@@ -55,7 +56,7 @@ class Desk:
 def desk(tmp_path: Path, mlflow_tables: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     monkeypatch.setenv("TRUNKLINE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(tracking, "_RETRY_SECONDS", 0.1)
-    tracking._told.clear()
+    making.told.clear()
     return Desk(tmp_path, mlflow_tables)
 
 
@@ -80,7 +81,7 @@ def test_a_deleted_run_is_named_with_the_way_back_and_gets_its_points_when_resto
     assert "has got what earlier commands could not send" not in said
 
     desk.client.restore_run(str(run_id))
-    tracking._told.clear()
+    making.told.clear()
     desk.command("pretrain/b")
     assert "has got what earlier commands could not send: 8 entries" in capsys.readouterr().out
     assert sorted(set(desk.steps(run_id))) == list(range(7))

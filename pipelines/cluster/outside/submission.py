@@ -37,6 +37,7 @@ class Submission:
     secrets: list[str] = field(default_factory=list)  # names
     driver: dict[str, float] = field(default_factory=dict)  # resources; with none the driver sits on the head
     retries: int = 0
+    environment: dict[str, str] = field(default_factory=dict)  # what its runs say of whoever submitted it
 
     def job(self, attempt: int) -> str:
         """The id of an attempt, counted from 0."""
@@ -52,7 +53,7 @@ class Submission:
                 f"the package of {self.name} is not on this machine any more ({package}): submit it from here anew; "
                 "it goes on from what it committed"
             )
-        environment = {secrets.NAMES: ",".join(self.secrets)} if self.secrets else {}
+        environment = self.environment | ({secrets.NAMES: ",".join(self.secrets)} if self.secrets else {})
         hook = secrets.HOOK if self.secrets else None
         metadata = {_KEY: json.dumps({**dataclasses.asdict(self), "attempt": attempt})}
         jobs.submit(self.job(attempt), self.command, package, environment, metadata, hook, self.driver)
