@@ -15,11 +15,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipelines.config import parse
 from pipelines.data.cleaning.classifier import unread_words
 from pipelines.data.cleaning.decontaminate import SETS, contents
 from pipelines.data.cleaning.language import NAMED
 from pipelines.data.cleaning.ruled import rules_of
-from pipelines.data.corpus import browse, data_card
+from pipelines.data.corpus import browse, data_card, reasons
 from pipelines.data.corpus.assemble import build, dropped_examples
 from pipelines.data.corpus.recipe import CorpusConfig
 from pipelines.data.dedup import duplicates
@@ -67,7 +68,7 @@ def code_of(formats: Sequence[str], passes: Sequence[str]) -> tuple[str, ...]:
 def run(config: CorpusConfig, session: Session) -> Artifact:
     """Make `corpus/<name>`, or find it finished."""
     if config.show_dropped is not None:
-        return _show_dropped(session.store.get(f"corpus/{config.name}"), config.show_dropped)
+        return _show_dropped(session.store.get(f"corpus/{config.name}"), config.show_dropped, config)
     if config.show_clusters is not None:
         return _show_clusters(session.store.get(f"corpus/{config.name}"), config.show_clusters)
     known = [session.store.get_kind("known", "corpus", session.resolve(reference)) for reference in config.known]
@@ -111,13 +112,20 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
         )
         tracker.metrics(_metrics(corpus.statistics), step=0)
         tracker.file(corpus.path(data_card.FILE))
-    _report(config, corpus)
+    _report(config, corpus, session)
     return session.done(corpus, f"python -m workflows.tokenize name={config.name} data=corpus/{config.name}")
 
 
-def _report(config: CorpusConfig, corpus: Artifact) -> None:
+def _report(config: CorpusConfig, corpus: Artifact, session: Session) -> None:
     """Say what came out."""
-    say(_table(corpus.statistics["sources"]))
+    sources = corpus.statistics["sources"]
+    say(_table(sources))
+    if drops := _table_of_drops(sources, config):
+        say(f"\n{drops}\n")
+    for sentence, reason in reasons.mostly_dropped(sources, config):
+        say(f"   note: {sentence}")
+        command = f"python -m workflows.corpus name={config.name} show_dropped={reason}"
+        say(f"         examples: {session.typed(command)}")
     for line in _held_out_unasked(config, corpus.statistics["sources"]):
         say(f"   note: {line}")
     for line in _without_rules(corpus.statistics["sources"]):
@@ -199,10 +207,6 @@ def _announcement(config: CorpusConfig, listed: Mapping[str, Listing]) -> dict[s
 def _table(sources: Mapping[str, Any]) -> str:
     rows = []
     for name, figures in sources.items():
-        dropped = (
-            ", ".join(f"{reason} {n:,}" for reason, n in sorted(figures["dropped"].items(), key=lambda item: -item[1]))
-            or "–"
-        )
         train = figures["train"]
         rows.append(
             [
@@ -212,22 +216,18 @@ def _table(sources: Mapping[str, Any]) -> str:
                 train["documents"],
                 round(train["bytes"] / 1e6, 2),
                 figures["heldout"]["documents"],
-                dropped,
+                sum(figures["dropped"].values()),
             ]
         )
-    total = [sum(row[column] for row in rows) for column in (3, 4, 5)]
-    rows.append(
-        [
-            "all",
-            "",
-            "",
-            total[0],
-            round(total[1], 2),
-            total[2],
-            f"{sum(sum(f['dropped'].values()) for f in sources.values()):,} in all",
-        ]
-    )
+    total = [sum(row[column] for row in rows) for column in (3, 4, 5, 6)]
+    rows.append(["all", "", "", total[0], round(total[1], 2), *total[2:]])
     return table(["source", "language", "licence", "documents", "MB", "held out", "dropped"], rows)
+
+
+def _table_of_drops(sources: Mapping[str, Any], config: CorpusConfig) -> str:
+    """Why documents were dropped, and the keys that say so; "" where none was."""
+    lines = reasons.lines(sources, config)
+    return table(reasons.HEADER, lines) if lines else ""
 
 
 def _held_out_unasked(config: CorpusConfig, sources: Mapping[str, Any]) -> list[str]:
@@ -281,17 +281,48 @@ def _metrics(statistics: Mapping[str, Any]) -> dict[str, float]:
     return metrics
 
 
-def _show_dropped(corpus: Artifact, reason: str) -> Artifact:
+def _show_dropped(corpus: Artifact, reason: str, config: CorpusConfig) -> Artifact:
     examples, counts = dropped_examples(corpus, reason)
+    made = _made_with(corpus, config)
     if not counts[reason]:
-        known = ", ".join(f"{name} ({n:,})" for name, n in sorted(counts.items())) or "none at all"
-        raise ConfigError(f"show_dropped={reason}: {corpus.folder} dropped nothing for it; reasons there: {known}")
+        known = ", ".join(f"{name} ({n:,})" for name, n in counts.most_common()) or "none at all"
+        raise ConfigError(
+            f"show_dropped={reason}: {corpus.folder} dropped nothing for it; reasons there: "
+            f"{known}{_meant(reason, counts, made)}"
+        )
     say(f"\n   {corpus.folder}: {counts[reason]:,} dropped for {reason}; {len(examples)} of them:")
     for row in examples:
         place = f"{row['id']}: {row['where']}" if row["id"] else row["where"]
         say(f"\n── {row['source']} · {place}")
         say("\n".join(f"   {line}" for line in row["text"].splitlines()[:12]))
+    chosen = {name: {"dropped": {reason: n}} for name, n in _sources_of(corpus, reason).items() if name in made.chosen}
+    say(f"\n{_table_of_drops(chosen, made)}")
     return corpus
+
+
+def _meant(reason: str, dropped: Mapping[str, int], config: CorpusConfig) -> str:
+    """Which reason somebody meant who asked for one that is not there; "" where none is like it, or it is one."""
+    known = reasons.known_reasons(config)
+    meant = None if reason in known else reasons.nearest(reason, [*dropped, *sorted(known - dropped.keys())])
+    if meant is None:
+        return ""
+    if meant in dropped:
+        return f": did you mean show_dropped={meant}?"
+    return f": {meant} is a reason, and dropped nothing either"
+
+
+def _sources_of(corpus: Artifact, reason: str) -> dict[str, int]:
+    """Source -> how many of its documents were dropped for a reason."""
+    sources = corpus.statistics["sources"]
+    return {name: figures["dropped"][reason] for name, figures in sources.items() if reason in figures["dropped"]}
+
+
+def _made_with(corpus: Artifact, config: CorpusConfig) -> CorpusConfig:
+    """The config that a corpus was made with; the command's own where an older one has other keys."""
+    try:
+        return parse(CorpusConfig, {**corpus.config, "name": config.name})
+    except ConfigError:
+        return config
 
 
 def _show_clusters(corpus: Artifact, limit: int) -> Artifact:

@@ -341,6 +341,10 @@ class Session:
             say(f"   next: {self._in_experiment(line)}")
         return artifact
 
+    def typed(self, command: str) -> str:
+        """A command as it is to be typed after this one, for a message."""
+        return self._in_experiment(command)
+
     def _in_experiment(self, command: str) -> str:
         """The command on this store, within the experiment that this one ran in where that has an overlay for it."""
         workflow = command.split()[2].removeprefix("workflows.") if command.startswith("python -m workflows.") else ""

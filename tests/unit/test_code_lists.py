@@ -132,6 +132,7 @@ BESIDE = {
     "corpus": {
         "pipelines.data.corpus.data_card": "a page about the corpus, drawn from what is committed",
         "pipelines.data.corpus.browse": "shows what is there",
+        "pipelines.data.corpus.reasons": "says which key governs a drop",
         "pipelines.data.plan.estimate": "the plan alone",
         "pipelines.data.plan.extrapolate": "the plan alone",
         "pipelines.data.plan.metering": "the plan alone",

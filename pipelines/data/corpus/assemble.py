@@ -31,6 +31,7 @@ from pipelines.data.cleaning.aids import model_report, prepare, unread_items
 from pipelines.data.cleaning.classifier import publish_model
 from pipelines.data.cleaning.decontaminate import publish_hits
 from pipelines.data.cleaning.excerpts import SAMPLES
+from pipelines.data.corpus import reasons
 from pipelines.data.corpus.data_card import publish_card
 from pipelines.data.corpus.pieces import CleanTask, clean_piece
 from pipelines.data.corpus.profile import merged
@@ -85,7 +86,7 @@ def build(
     ]
     counts = tally({"records": "read", "documents": "kept"}, rate="raw_bytes", reasons="dropped")
     cleaned = map_shards(clean_piece, tasks, "clean", counts)
-    _refuse_empty(sources, cleaned, _dropped_by_source(sources, cleaned))
+    _refuse_empty(config, cleaned, _dropped_by_source(sources, cleaned))
 
     keyed: list[tuple[str, Mapping[str, Any]]] = [(t.key, done) for t, done in zip(tasks, cleaned, strict=True)]
     census, lines = take_census(work, keyed, sources), None
@@ -94,7 +95,7 @@ def build(
         job = open_job(work, census, recipe.dedup)
         keyed, lines = remove_boilerplate(job, keyed, sources, recipe, aids, map_shards)
         cleaned = [dict(done) for _, done in keyed]
-        _refuse_empty(sources, cleaned, _dropped_by_source(sources, cleaned))
+        _refuse_empty(config, cleaned, _dropped_by_source(sources, cleaned))
     census = dataclasses.replace(take_census(work, keyed, sources, known), capped=capped)
     dropped = _dropped_by_source(sources, (done for _, done in keyed))
     if known:  # once, and not by every task that reads a range of them
@@ -160,19 +161,20 @@ def _dropped_by_source(sources: Iterable[str], cleaned: Iterable[Mapping[str, An
 
 
 def _refuse_empty(
-    sources: Iterable[str], cleaned: Iterable[Mapping[str, Any]], dropped: Mapping[str, Counter[str]]
+    config: CorpusConfig, cleaned: Iterable[Mapping[str, Any]], dropped: Mapping[str, Counter[str]]
 ) -> None:
     kept: Counter[str] = Counter()
     for done in cleaned:
         kept[done["source"]] += done["documents"]
-    for name in sources:
+    for name in config.chosen:
         if not kept[name]:
             why = ", ".join(f"{reason} {n}" for reason, n in dropped[name].most_common()) or "it holds no record at all"
             most = next((reason for reason, _ in dropped[name].most_common(1)), "read")
+            told = f"; {reasons.governs(most, name, config).advice}" if dropped[name] else ""
             check = (
-                f"check corpus.sources.{name}.reader (path, format, record, text_field)"
+                f"check corpus.sources.{name}.reader (path, format, record, text_field){told}"
                 if most.startswith(("read", "records"))
-                else f"check its content and language, and the thresholds of {most} in conf/corpus/rules"
+                else reasons.governs(most, name, config).first
             )
             raise DataError(
                 f"source {name} leaves no document ({why}); expected at least one: {check}, or leave it out with "
@@ -230,7 +232,7 @@ def _publish_samples(
     nodes = {node for reasons in shown.values() for pairs in reasons.values() for pair in pairs for node in pair}
     texts = excerpts(job, nodes | set(clusters["node"].tolist()), map_shards)
     publish_clusters(draft, job, clusters, texts)
-    for name, reasons in shown.items():
+    for name, by_reason in shown.items():
         rows: list[dict[str, str]] = []
         seen: Counter[str] = Counter()
         for key, done in cleaned:
@@ -240,7 +242,7 @@ def _publish_samples(
                 seen[sample["reason"]] += 1
                 if seen[sample["reason"]] <= SAMPLES:
                     rows.append({"id": "", **sample})
-        for reason, pairs in sorted(reasons.items()):
+        for reason, pairs in sorted(by_reason.items()):
             for node, survivor in pairs:
                 where = f"copy of {texts[survivor][0]}"
                 rows.append({"id": texts[node][0], "reason": reason, "text": texts[node][1], "where": where})

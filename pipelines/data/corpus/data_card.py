@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from pipelines.data.cleaning import classifier
 from pipelines.data.cleaning.excerpts import excerpt
-from pipelines.data.corpus import browse
+from pipelines.data.corpus import browse, reasons
 from pipelines.data.corpus.recipe import CorpusConfig
 from pipelines.data.dedup import duplicates
 from pipelines.data.dedup import report as dedup_report
@@ -87,7 +87,7 @@ def data_card(
             *_sources(sources, figures),
             *_languages(figures),
             *_lengths(figures),
-            *_drops(figures, dropped),
+            *_drops(config, figures, dropped),
             *_not_read(statistics),
             *_masked(figures),
             *(_boilerplate(lines) if (lines := statistics["dedup"].get("boilerplate")) else ()),
@@ -216,7 +216,9 @@ def _lengths(figures: Mapping[str, Any]) -> Iterator[str]:
     yield f'<div class="grid">{"".join(drawn)}</div>'
 
 
-def _drops(figures: Mapping[str, Any], dropped: Mapping[str, Sequence[Mapping[str, str]]]) -> Iterator[str]:
+def _drops(
+    config: CorpusConfig, figures: Mapping[str, Any], dropped: Mapping[str, Sequence[Mapping[str, str]]]
+) -> Iterator[str]:
     yield '<h2 id="dropped">What was dropped</h2>'
     counts: Counter[str] = Counter()
     for own in figures.values():
@@ -225,6 +227,12 @@ def _drops(figures: Mapping[str, Any], dropped: Mapping[str, Sequence[Mapping[st
         yield "<p>Nothing.</p>"
         return
     yield markup.bars([(reason, count, f"{count:,}") for reason, count in counts.most_common()])
+    yield "<h3>By which key</h3>"
+    yield (
+        '<p class="soft">What to type is a first step, half of a minimum or twice a maximum: look at the examples '
+        "first.</p>"
+    )
+    yield markup.table(reasons.HEADER, reasons.lines(figures, config), reasons.HEADER[1:2])
     yield "<h3>Examples</h3>"
     for reason, count in counts.most_common():
         by_source = ", ".join(

@@ -23,6 +23,7 @@ import numpy as np
 
 from pipelines.cluster.cluster import inside_job, serial_map
 from pipelines.data.cleaning import passes
+from pipelines.data.corpus import reasons
 from pipelines.data.corpus.assemble import build
 from pipelines.data.corpus.recipe import CorpusConfig
 from pipelines.data.dedup.places import Census
@@ -63,6 +64,7 @@ def estimate(config: CorpusConfig) -> CorpusPlan:
     with tempfile.TemporaryDirectory(prefix="trunkline-plan-") as folder:
         sample = _measure(config, planned, Path(folder))
     prediction = extrapolate(config, planned, absent, sample)
+    prediction.sources = sample.statistics["sources"]
     if absent:
         prediction.notes.append(
             f"not fetched yet, so counted by archive size and at the rates of the others: {', '.join(absent)}"
@@ -116,6 +118,10 @@ def show(prediction: CorpusPlan, config: CorpusConfig) -> None:
         say(f"   {name:<{longest}}  {value}")
     for note in prediction.notes:
         say(f"   {note}")
+    if mostly := reasons.mostly_dropped(prediction.sources, config):
+        say(f"\n   of the sample:\n{table(reasons.HEADER, reasons.lines(prediction.sources, config))}\n")
+        for sentence, _ in mostly:
+            say(f"   note: {sentence}")
 
 
 def _absent(sources: Mapping[str, SourceConfig]) -> list[str]:

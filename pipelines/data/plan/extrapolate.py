@@ -67,6 +67,7 @@ class CorpusPlan:
     sampled_pieces: int
     passes: dict[str, float]  # the share of cleaning that each pass takes
     notes: list[str] = field(default_factory=list)
+    sources: Mapping[str, Any] = field(default_factory=dict)  # statistics of the sample
 
     @property
     def core_seconds(self) -> float:
