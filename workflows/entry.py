@@ -23,6 +23,7 @@ from pipelines.errors import TrunklineError
 from pipelines.store.disk import disk_error
 from pipelines.uris import without_secrets
 from workflows import places
+from workflows.commands import as_typed
 from workflows.composing import (
     Job,
     check_keys,
@@ -151,7 +152,7 @@ def begin(arguments: Sequence[str]) -> list[str]:
 def complain(message: str) -> None:
     end_live_line()
     with contextlib.suppress(OSError):  # nobody can read it; the exit code tells
-        print(f"error: {without_secrets(message)}", file=sys.stderr, flush=True)
+        print(f"error: {as_typed(without_secrets(message))}", file=sys.stderr, flush=True)
 
 
 def fail(message: str, code: int) -> NoReturn:

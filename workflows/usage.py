@@ -6,15 +6,14 @@ help, so no key is described in two places.
 
 from __future__ import annotations
 
-import sys
-
 from pipelines.display.progress import say
 from workflows import places
+from workflows.commands import words_of
 
 
 def print_usage(workflow: str) -> None:
     """What the command does, its keys with their defaults, and what can be chosen."""
-    say((sys.modules["__main__"].__doc__ or "").strip())
+    say(words_of(workflow).strip())
     say(f"\nKeys and defaults (conf/{workflow}.yaml); change any with key=value or group.key=value:\n")
     blocks, groups, bases = _keys_of(workflow)
     say("\n".join(line for block in blocks.values() for line in block))
