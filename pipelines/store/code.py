@@ -58,11 +58,11 @@ def chosen_modules(table: str, names: Iterable[str], beside: Iterable[str] = ())
 
     Raises: ConfigError for a name that is no row's.
     """
-    rows = _rows(table)
+    modules_of = rows(table)
     wanted = list(names)
-    if unknown := [name for name in wanted if name not in rows]:
-        raise ConfigError(f"{table} has no row {', '.join(unknown)}; there are {', '.join(sorted(rows))}")
-    if inline := [name for name in wanted if rows[name] == table]:
+    if unknown := [name for name in wanted if name not in modules_of]:
+        raise ConfigError(f"{table} has no row {', '.join(unknown)}; there are {', '.join(sorted(modules_of))}")
+    if inline := [name for name in wanted if modules_of[name] == table]:
         raise ConfigError(
             f"{table} holds {', '.join(inline)} itself, and no table is hashed: give each a file of its own, and have "
             "the table only name it"
@@ -70,7 +70,7 @@ def chosen_modules(table: str, names: Iterable[str], beside: Iterable[str] = ())
     package = table if _is_package(table) else table.rpartition(".")[0]
     rooms = (package, *beside)
     modules: list[str] = []
-    ahead = [rows[name] for name in wanted]
+    ahead = [modules_of[name] for name in wanted]
     while ahead:
         module = ahead.pop()
         if module not in (*modules, table):
@@ -127,7 +127,7 @@ def _git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=_ROOT, capture_output=True, text=True, timeout=10, check=True).stdout
 
 
-def _rows(table: str) -> dict[str, str]:
+def rows(table: str) -> dict[str, str]:
     """Row's name -> the module that the table takes the row from; the table itself where it says more than a name."""
     tree = _tree(table)
     origins = {
@@ -135,13 +135,13 @@ def _rows(table: str) -> dict[str, str]:
         for node in ast.walk(tree)
         for name, origin in _bound(node)
     }
-    rows: dict[str, str] = {}
+    modules: dict[str, str] = {}
     for statement in tree.body:
         if isinstance(statement, (ast.Assign, ast.AnnAssign)) and isinstance(statement.value, ast.Dict):
             for key, value in zip(statement.value.keys, statement.value.values, strict=True):
                 if isinstance(key, ast.Constant) and isinstance(key.value, str):
-                    rows[key.value] = origins.get(_only_name(value) or "") or table
-    return rows
+                    modules[key.value] = origins.get(_only_name(value) or "") or table
+    return modules
 
 
 def _only_name(value: ast.expr) -> str | None:
