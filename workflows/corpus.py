@@ -30,8 +30,9 @@ from pipelines.data.dedup.minhash import detection_curve
 from pipelines.data.plan.estimate import estimate, show
 from pipelines.data.sources.config import SourceConfig
 from pipelines.data.sources.fetch import fetch_all, to_fetch
+from pipelines.data.sources.glance import of_another_kind
 from pipelines.data.sources.listing import Listing
-from pipelines.data.sources.readers import formats_of, inventory, listings
+from pipelines.data.sources.readers import formats_of, inventory, listings, taken_in_words
 from pipelines.display.progress import human, say, table
 from pipelines.errors import ConfigError, DataError
 from pipelines.identity import identity
@@ -43,7 +44,7 @@ from workflows.session import DryRun, Session
 _ROOMS = {
     "text": "document packed code_points words licences row_groups",
     "sources": """
-        config records conversations shape listing paths columns files opened compressed web readers fetch
+        config records conversations shape listing paths columns files opened texts compressed web readers fetch
         generators problem problems_en problems_zh
     """,
     "cleaning": """
@@ -103,12 +104,14 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
     with session.track(draft, config, known, reach if draft.replaces else None) as tracker:
         # Ray starts at the first pass, after all that could be wrong with the sources has been fetched and listed
         passed_over = {name: counts for name, listing in listed.items() if (counts := listing.counts())}
+        taken = {name: listing.by_format() for name, listing in listed.items()}
         corpus = build(
             config,
             draft,
             lambda *shards, **options: session.map_shards(*shards, **options),
             known,
             passed_over=passed_over,
+            taken=taken,
         )
         tracker.metrics(_metrics(corpus.statistics), step=0)
         tracker.file(corpus.path(data_card.FILE))
@@ -129,6 +132,8 @@ def _report(config: CorpusConfig, corpus: Artifact, session: Session) -> None:
     for line in _held_out_unasked(config, corpus.statistics["sources"]):
         say(f"   note: {line}")
     for line in _without_rules(corpus.statistics["sources"]):
+        say(f"   note: {line}")
+    for line in _unreadable(corpus.statistics["sources"]):
         say(f"   note: {line}")
     dedup = corpus.statistics["dedup"]
     say(
@@ -180,8 +185,12 @@ def _announcement(config: CorpusConfig, listed: Mapping[str, Listing]) -> dict[s
     if left_out:
         lines["left out"] = f"{', '.join(left_out)} (sources=permissive)"
     for name, listing in listed.items():
+        if name in chosen:
+            lines[f"{name} reads"] = taken_in_words(chosen[name].reader, listing)
         if listing.passed_over:
             lines[f"{name} passes over"] = listing.in_words()
+        if name in chosen and (strange := of_another_kind(f"corpus.sources.{name}.reader", chosen[name], listing)):
+            lines[f"{name} also holds"] = "; ".join(strange)
     if config.known:
         lines["compared with"] = ", ".join(config.known)
     lines["to fetch"] = to_fetch(s.reader.archive_package for s in chosen.values() if s.reader.type == "package")
@@ -253,6 +262,16 @@ def _without_rules(sources: Mapping[str, Any]) -> list[str]:
         for name, figures in sources.items()
         if (counts := figures["without_rules"])
     ]
+
+
+def _unreadable(sources: Mapping[str, Any]) -> list[str]:
+    """What stood beside a text and could not be read, by source."""
+    lines = []
+    for name, figures in sources.items():
+        counts = figures.get("unreadable") or {}
+        named = ", ".join(f"{beside} ({n:,} documents)" for beside, n in counts.items())
+        lines += [f"{name}: beside texts that were kept could not be read: {named}"] if counts else []
+    return lines
 
 
 def _unruled(config: CorpusConfig) -> str:

@@ -108,7 +108,7 @@ def test_a_new_file_format_is_one_file_and_one_row(tmp_path: Path) -> None:
     assert made["formats"] == ["csv"]
     config = recipe(folder)
     config["corpus"]["sources"]["own"]["reader"]["format"] = "tsv"
-    assert "reader.format is 'tsv'; expected one of text, json, jsonl, parquet, html, warc, csv" in run(
+    assert "reader.format is 'tsv'; expected one of text, markdown, json, jsonl, parquet, html, warc, csv" in run(
         tree, config, tmp_path / "none"
     )
     (tree.folder / "make.py").unlink()

@@ -138,6 +138,7 @@ BESIDE = {
         "pipelines.data.plan.metering": "the plan alone",
         "pipelines.data.dedup.sizing": "numbers of tasks, which change nothing",
         "pipelines.data.sources.remote": "bytes as they are",
+        "pipelines.data.sources.glance": "the plan alone",
     },
     "tokenize": {"pipelines.data.stream": "the sample's shares, which are in the fingerprint"},
     "mixture": {"pipelines.data.stream.interleave": "the least weight, below which a mixture is refused"},

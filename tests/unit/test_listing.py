@@ -234,7 +234,8 @@ def test_the_format_that_is_set_decides_what_a_folder_is_read_for(
             r"passed over: 2 files: README.md \(about the data\); _SUCCESS \(bookkeeping\); "
             r"accepted: names that end in .txt",
         ),
-        (["a.docx"], r"passed over: 1 file: a.docx \(its name tells no format\)"),
+        (["a.png"], r"passed over: 1 file: a.png \(its name tells no format\)"),
+        (["a.docx"], r"passed over: 1 file: a.docx \(not read: make Markdown of it, as pandoc a.docx -o a.md does\)"),
         ([], "source mine: nothing matches"),
     ],
 )
@@ -244,8 +245,10 @@ def test_nothing_left_says_what_was_there(tmp_path: Path, names: list[str], said
 
 
 def test_a_named_file_without_a_format_is_refused_before_any_work(tmp_path: Path) -> None:
-    fill(tmp_path, "a.docx")
+    fill(tmp_path, "a.docx", "a.dat")
     with pytest.raises(DataError, match="its name tells no format"):
+        listed(tmp_path / "a.dat")
+    with pytest.raises(DataError, match=rf"a.docx is not read: make Markdown of it.*correct {WHERE}.path"):
         listed(tmp_path / "a.docx")
     assert labels(tmp_path / "a.docx", form="text") == ["a.docx"]
 
@@ -322,3 +325,80 @@ def test_a_name_in_another_unicode_form_is_told(tmp_path: Path) -> None:
 def test_an_archive_is_no_manual_page(tmp_path: Path) -> None:
     fill(tmp_path, "a.7z", "b.3gp", "c.1", "d.3perl")
     assert labels(tmp_path) == ["c.1", "d.3perl"]
+
+
+def test_a_folder_of_mixed_kinds_says_what_it_takes_as_what(tmp_path: Path) -> None:
+    notes = [f"notes/{i} über.md" for i in range(4)]
+    fill(tmp_path, *notes, "b.markdown", "c.mdx", "d.txt", "e.html", "e f.HTM", "chats.jsonl", "README.md")
+    unread = ["a.docx", "b.epub", "c.pdf", "d.pptx", "e.xlsx", "f.csv", "g.zip", "h.tar.gz", "i.png"]
+    found = listed(fill(tmp_path, *unread))
+    assert found.by_format() == {
+        "Markdown": {"files": 6, "bytes": 6},
+        "HTML": {"files": 2, "bytes": 2},
+        "JSON Lines": {"files": 1, "bytes": 1},
+        "text": {"files": 1, "bytes": 1},
+    }
+    words = f"10 files, 10 B, below {tmp_path}: 6 Markdown, 2 HTML, 1 JSON Lines, 1 text"
+    assert found.taken_in_words() == words
+    assert listed(tmp_path / "notes").taken_in_words() == f"4 Markdown files, 4 B, below {tmp_path}/notes"
+    said = found.in_words()
+    for part in (
+        "a.docx, b.epub (not read: make Markdown of it, as pandoc a.docx -o a.md does)",
+        "c.pdf (not read: make text of it, as pdftotext a.pdf a.txt does)",
+        "d.pptx (not read: save it as .txt, .html or .docx",
+        "e.xlsx, f.csv (not read: write its rows as JSON Lines or Parquet)",
+        "g.zip, h.tar.gz (not read: unpack it)",
+        "i.png (its name tells no format)",
+    ):
+        assert part in said
+
+
+def test_a_binary_document_is_no_text_whatever_format_is_set(tmp_path: Path) -> None:
+    fill(tmp_path, "a.md", "b.csv", "c.pdf", "d.docx", "e.zip")
+    assert labels(tmp_path, form="text") == ["a.md", "b.csv"]
+
+
+def test_notes_are_data_where_they_are_more_than_the_records_among_them(tmp_path: Path) -> None:
+    fill(tmp_path, "chats.jsonl", *(f"{i}.md" for i in range(3)))
+    assert labels(tmp_path) == ["chats.jsonl"]
+    assert (
+        "(text beside records: name the file, or a pattern such as **/*.md, to have it read)"
+        in listed(tmp_path).in_words()
+    )
+    assert labels(fill(tmp_path, "4.rst")) == ["0.md", "1.md", "2.md", "4.rst", "chats.jsonl"]
+    assert labels(fill(tmp_path, *(f"part-{i}.jsonl" for i in range(3)))) == [
+        "chats.jsonl",
+        *(f"part-{i}.jsonl" for i in range(3)),
+    ]
+
+
+def test_where_records_with_fields_are_read_a_text_is_passed_over(tmp_path: Path) -> None:
+    fill(tmp_path, "a.txt", "b.html", "c.jsonl", "d.md")
+    found = list_files(WHERE, [str(tmp_path)], objects=True)
+    assert [file.label for file in found.files] == ["c.jsonl"]
+    assert found.passed_over == {
+        "a text, where records are read": ["a.txt", "b.html"],
+        "text beside records": ["d.md"],
+    }
+    for name, called in (("a.txt", "text"), ("b.html", "HTML"), ("d.md", "Markdown")):
+        with pytest.raises(DataError, match=f"{name} is {called}; expected records with fields.*{WHERE}.format"):
+            list_files(WHERE, [str(tmp_path / name)], objects=True)
+    assert list_files(WHERE, [str(tmp_path / "a.txt")], "jsonl", objects=True).files
+    (tmp_path / "c.jsonl").unlink()
+    with pytest.raises(DataError, match=r"accepted: names that end in \.json, \.jsonl, \.ndjson, \.parquet, \.warc "):
+        list_files(WHERE, [str(tmp_path)], objects=True)
+
+
+def test_home_is_expanded_and_a_relative_path_says_where_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, "home/notes of mine/é.md", "here/b.md")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "here")
+    assert labels("~/notes of mine") == ["é.md"]
+    assert labels("b.md") == ["b.md"]
+    with pytest.raises(DataError, match=rf"a relative path begins in {tmp_path}/here, where the command was started"):
+        listed("notes")
+    with pytest.raises(DataError, match="does not exist") as raised:
+        listed("~/diary")
+    assert "a relative path" not in str(raised.value)

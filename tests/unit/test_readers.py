@@ -469,6 +469,83 @@ def test_a_name_that_is_no_utf8_is_read_and_shown(tmp_path: Path) -> None:
     listed = listings({"mine": config})
     assert inventory({"mine": config}, listed)["mine"].startswith("1 files ")
     assert json.dumps(listed["mine"].counts(), ensure_ascii=False).encode()
-    assert listed["mine"].in_words() == "1 file: ?.7z (its name tells no format)"
+    assert listed["mine"].in_words() == "1 file: ?.7z (not read: unpack it)"
     (document,), dropped = read(config)
     assert (document.id, document.text, dropped) == ("mine/?.jsonl@0", "one", [])
+
+
+def test_a_paragraph_or_a_line_is_a_document(tmp_path: Path) -> None:
+    text = "\n\nfirst é\r\nline\r\n \t\r\n\r\nsecond\n\nthird, without an end"
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"\xef\xbb\xbfone\n\ntwo"))
+    (tmp_path / "c.jsonl").write_bytes(lines("three\n\nstays whole"))
+    documents, dropped = read(source(tmp_path, document="paragraph"))
+    assert [d.text for d in documents] == [
+        "first é\r\nline\r\n \t", "second", "third, without an end", "one", "two", "three\n\nstays whole",
+    ]  # fmt: skip
+    assert not dropped
+    raw = text.encode()
+    offsets = [int(d.id.split("@")[1]) for d in documents[:3]]
+    assert offsets == [raw.index(d.text.encode()) for d in documents[:3]]
+    documents, _ = read(source(tmp_path / "a.txt", document="line"))
+    assert [d.text for d in documents] == ["first é", "line", "second", "third, without an end"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32", "utf-8-sig", "cp1252"])
+@pytest.mark.parametrize("document", ["file", "paragraph", "line"])
+def test_a_text_in_another_encoding(tmp_path: Path, encoding: str, document: str) -> None:
+    # characters whose halves look like line ends and blanks in UTF-16: U+0A0A, U+2020
+    paragraphs = (
+        ["Où est l'été ?\r\nIci.", "†", "fin"] if encoding == "cp1252" else ["\u0a0a\u0d0a x\ny", "†", "é\u2020"]
+    )
+    (tmp_path / "a.txt").write_bytes("\n\n".join(paragraphs).encode(encoding))
+    stated = {"encoding": encoding} if encoding in ("cp1252", "utf-16-be") else {}
+    documents, dropped = read(source(tmp_path, document=document, **stated))
+    split = {"file": ["\n\n".join(paragraphs)], "paragraph": paragraphs}
+    assert [d.text for d in documents] == split.get(document, [t for p in paragraphs for t in p.splitlines()])
+    assert not dropped
+
+
+def test_an_encoding_is_for_what_is_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("été".encode())
+    (tmp_path / "b.txt").write_bytes("été".encode("latin-1"))
+    (tmp_path / "c.txt").write_bytes("été".encode("utf-16"))
+    (tmp_path / "d.jsonl").write_bytes(json.dumps({"text": "été"}, ensure_ascii=False).encode("latin-1"))
+    (tmp_path / "e.txt").write_bytes(b"\x81 in cp1252 is nothing")
+    (tmp_path / "f.txt").write_bytes("ete".encode("utf-16-le"))
+    documents, dropped = read(source(tmp_path, encoding="cp1252"))
+    assert [d.text for d in documents] == ["été"] * 4 + ["e\0t\0e\0"]
+    assert [(d.reason, Path(d.where).name) for d in dropped] == [("read.not_utf8", "e.txt:1")]
+    assert "nor is it cp1252" in dropped[0].text
+    documents, dropped = read(source(tmp_path))
+    assert [(d.reason, Path(d.where).name) for d in dropped] == [
+        ("read.not_utf8", "b.txt:1"),
+        ("read.not_utf8", "d.jsonl@0"),
+        ("read.not_utf8", "e.txt:1"),
+        ("read.not_text", "f.txt"),
+    ]
+    assert all("set reader.encoding" in d.text for d in dropped)
+    (tmp_path / "c.txt").write_bytes("été".encode("utf-16")[:-1])
+    assert [d.reason for d in read(source(tmp_path / "c.txt"))[1]] == ["read.not_utf16"]
+
+
+def test_a_long_paragraph_ends_at_a_line_end(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a line without a blank one behind it\n" * 60_000)
+    documents, _ = read(source(tmp_path, document="paragraph"))
+    assert [len(d.text) + 1 for d in documents] == [1_000_000 // 37 * 37 + 37] * 2 + [
+        60_000 * 37 - 2 * (1_000_000 // 37 + 1) * 37
+    ]
+
+
+def test_what_cannot_be_cut_or_fits_no_memory_is_refused_when_listed(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines("one"))
+    for key, value in (("document", "paragraph"), ("document_bytes", 100)):
+        with pytest.raises(
+            DataError, match=rf"reader.{key} is {value}, but no file of it can be cut: it reads 1 JSON Lines"
+        ):
+            listings({"mine": source(tmp_path, **{key: value})})
+    with open(tmp_path / "b.txt", "wb") as file:
+        file.truncate(1_500_000_000)  # of holes
+    with pytest.raises(DataError, match=r"b.txt would be one document of 1.5 GB.*reader.document=paragraph"):
+        listings({"mine": source(tmp_path)})
+    assert listings({"mine": source(tmp_path, document_bytes=8_000)})

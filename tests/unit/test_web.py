@@ -151,3 +151,49 @@ def test_a_record_without_an_address_is_named(tmp_path: Path) -> None:
     documents, dropped = read(tmp_path / "a.warc")
     assert [d.reason for d in dropped] == ["read.corrupt_warc"]
     assert len(documents) == 1
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "iso-8859-1", "windows-1252", "koi8-r", "gb2312", "shift_jis"])
+@pytest.mark.parametrize(
+    "declaration", ["<meta charset='{}'>", '<META http-equiv="Content-Type" content="text/html; charset={}">']
+)
+def test_a_page_is_read_in_the_encoding_that_it_names(tmp_path: Path, charset: str, declaration: str) -> None:
+    title = {"koi8-r": "Старый город", "gb2312": "图书馆", "shift_jis": "図書館"}.get(
+        charset, "Café – über" if charset[0] != "i" else "Café über"
+    )
+    (tmp_path / "a.html").write_bytes(_saved(title, declaration.format(charset), "xx").encode(charset))
+    (document,), _ = read(tmp_path)
+    assert document.metadata["title"] == title
+    assert document.metadata["lang"] == "xx"
+    assert f"{title} {title}" in document.text
+
+
+def test_a_page_that_names_no_encoding(tmp_path: Path) -> None:
+    (tmp_path / "bom.html").write_bytes(_saved("Café", "").encode("utf-16"))
+    (tmp_path / "unnamed.html").write_bytes(_saved("Café – über", "").encode("cp1252"))
+    (tmp_path / "wrong.html").write_bytes(_saved("Café", "<meta charset=iso-8859-1>").encode())
+    (tmp_path / "xml.xhtml").write_bytes(
+        b'<?xml version="1.0" encoding="iso-8859-1"?>\n' + _saved("Café", "").encode("latin-1")
+    )
+    (tmp_path / "nonsense.html").write_bytes(_saved("Café", "<meta charset=klingon>").encode())
+    documents, dropped = read(tmp_path)
+    assert [d.metadata["title"] for d in documents] == ["Café", "Café", "Café – über", "Café", "Café"]
+    assert all(f"{d.metadata['title']} {d.metadata['title']}" in d.text for d in documents)
+    assert not dropped
+    (tmp_path / "unnamed.html").write_bytes(_saved("Старый город", "").encode("koi8-r"))
+    (document,), _ = read(tmp_path / "unnamed.html", encoding="koi8-r")
+    assert document.metadata["title"] == "Старый город"
+
+
+def test_an_empty_page_is_counted_and_a_title_is_no_markup(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text("<html><title>T</title><body></body></html>")
+    (tmp_path / "b.html").write_text(_saved("Salt &amp;\n pepper", ""))
+    documents, dropped = read(tmp_path)
+    assert [d.metadata["title"] for d in documents] == ["Salt & pepper"]
+    assert [d.reason for d in dropped] == ["read.no_main_text"]
+
+
+def _saved(title: str, declaration: str, lang: str = "") -> str:
+    body = "".join(f"<p>{title} {title} " + " ".join(paragraphs("clocks")) + "</p>" for _ in range(2))
+    head = f"<html lang={lang}>" if lang else "<html>"
+    return f"{head}<head>{declaration}<title>{title}</title></head><body><article>{body}</article></body></html>"

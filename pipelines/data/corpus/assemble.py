@@ -63,6 +63,7 @@ def build(
     known: Sequence[Artifact] = (),
     pieces_of: Callable[[str, SourceConfig, int], Sequence[Piece]] = plan_pieces,
     passed_over: Mapping[str, Any] | None = None,
+    taken: Mapping[str, Any] | None = None,
 ) -> Artifact:
     """Make and commit the corpus.
 
@@ -70,6 +71,7 @@ def build(
         known: finished corpora: no document of the new one is a copy of theirs.
         pieces_of: the pieces of a source, from its name, itself and the bytes of a piece; a trial reads only some.
         passed_over: by source, the files that are no data, as `Listing.counts` gives them; the data card names them.
+        taken: by source, how many files are read as what, as `Listing.by_format` gives them; for the data card too.
 
     Raises: DataError for a source that leaves no document, or that cannot be read or fetched.
     """
@@ -113,7 +115,8 @@ def build(
         "sources": {
             name: {
                 **_source_figures(name, source, written, dropped, census),
-                "without_rules": _without_rules(name, (done for _, done in keyed)),
+                "without_rules": _counted("without_rules", name, (done for _, done in keyed)),
+                "unreadable": _counted("unreadable", name, (done for _, done in keyed)),
             }
             for name, source in sources.items()
         },
@@ -130,6 +133,8 @@ def build(
     if recipe.quality.model is not None:
         statistics["quality_model"] = publish_model(draft, model_report(work), recipe.quality.model.threshold, cleaned)
     _publish_samples(draft, settled, keyed, map_shards)
+    if taken:
+        statistics["files"] = dict(taken)
     if passed_over:
         statistics["passed over"] = dict(passed_over)
     if config.quality_report:
@@ -202,12 +207,16 @@ def _source_figures(
     return {**figures, "dropped": dict(sorted(dropped[name].items())), "capped": name in census.capped}
 
 
-def _without_rules(name: str, cleaned: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """By language, how many documents of a source passed because it has no quality rules; copies are among them."""
+def _counted(key: str, name: str, cleaned: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """A count of all pieces of a source, copies among them.
+
+    `without_rules`: by language, the documents that passed because it has no quality rules. `unreadable`: by what could
+    not be read beside the text, those that were kept without it.
+    """
     counts: Counter[str] = Counter()
     for done in cleaned:
         if done["source"] == name:
-            counts.update(done["without_rules"])
+            counts.update(done.get(key, {}))
     return dict(sorted(counts.items()))
 
 

@@ -14,6 +14,7 @@ from pipelines.data.dedup.config import DedupConfig
 from pipelines.data.sources.config import ReaderConfig, SourceConfig
 from pipelines.data.sources.formats import FORMATS
 from pipelines.data.sources.generators import GENERATORS
+from pipelines.data.sources.opened import is_encoding
 from pipelines.data.sources.records import RECORDS
 from pipelines.data.text.licences import PERMISSIVE
 from pipelines.errors import ConfigError
@@ -122,6 +123,22 @@ def _check_reader(where: str, reader: ReaderConfig) -> None:
             f"{where}.document_bytes is {reader.document_bytes}; expected 1 or more, e.g. 8_000, "
             "or null for a document a file"
         )
+    if reader.document_bytes is not None and reader.document != "file":
+        raise ConfigError(
+            f"{where}: document is {reader.document} and document_bytes {reader.document_bytes}; expected one of the "
+            f"two: remove {where}.document to cut by size, or {where}.document_bytes to have a document a "
+            f"{reader.document}"
+        )
+    if reader.document != "file" and reader.type in ("huggingface", "generated"):
+        raise ConfigError(
+            f"{where}.document is {reader.document}; a reader of type {reader.type} has no text files to cut: remove "
+            f"{where}.document"
+        )
+    if reader.encoding is not None and not is_encoding(reader.encoding):
+        raise ConfigError(
+            f"{where}.encoding is {reader.encoding!r}; expected an encoding that Python knows, e.g. cp1252 (Western "
+            "Europe), gb18030 (Chinese), shift_jis, koi8-r, utf-16-le, or null for UTF-8"
+        )
     if reader.format is not None and reader.format not in FORMATS:
         raise ConfigError(f"{where}.format is {reader.format!r}; expected one of {', '.join(FORMATS)}")
     if not 0 < reader.share <= 1:
@@ -143,6 +160,12 @@ def _check_records(where: str, source: SourceConfig) -> None:
     else:
         fitting = [name for name, record_kind in RECORDS.items() if record_kind.kind == source.kind]
         _one_of(f"{where}.record", reader.record, fitting)
+        if reader.format is not None and FORMATS[reader.format].is_text and RECORDS[reader.record].fields:
+            accepted = ", ".join(name for name, row in FORMATS.items() if not row.is_text)
+            raise ConfigError(
+                f"{where}.format is {reader.format}, which gives texts, and record: {reader.record} reads fields; "
+                f"accepted: {accepted}: correct {where}.format, or remove it to go by the files' names"
+            )
 
 
 def _check_package(where: str, reader: ReaderConfig) -> None:

@@ -247,7 +247,18 @@ def _drops(
 
 
 def _not_read(statistics: Mapping[str, Any]) -> Iterator[str]:
-    """Files that are no data, and evaluation items that nothing was compared with."""
+    """What files were taken as what; those that are no data, and evaluation items that nothing was compared with."""
+    if taken := statistics.get("files"):
+        yield "<h2>Files that were read</h2>"
+        yield markup.table(
+            ["source", "as", "files", "size"],
+            [
+                [name, called, one["files"], human(float(one["bytes"]), "B")]
+                for name, counts in taken.items()
+                for called, one in counts.items()
+            ],
+            ["files", "size"],
+        )
     if passed_over := statistics.get("passed over"):
         yield "<h2>Files that were passed over</h2>"
         yield markup.table(

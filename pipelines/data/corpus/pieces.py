@@ -29,6 +29,7 @@ from pipelines.data.cleaning.passes import clean_batch
 from pipelines.data.cleaning.ruled import without_rules
 from pipelines.data.corpus.recipe import CorpusRecipe
 from pipelines.data.dedup.facts import write_facts
+from pipelines.data.sources.columns import UNREADABLE
 from pipelines.data.sources.config import SourceConfig
 from pipelines.data.sources.readers import Piece, read_piece
 from pipelines.data.text.document import Document, Dropped, rows_to_table, to_row
@@ -156,6 +157,7 @@ def _publish(
         "without_rules": without_rules(
             (document.metadata["language"] for document in kept), task.source.kind, task.source.content
         ),
+        "unreadable": dict(Counter(d.metadata[UNREADABLE] for d in kept if UNREADABLE in d.metadata)),
         "scores": histogram(scores) if scores else [],
         **keyed,
     }

@@ -23,7 +23,10 @@ class ReaderConfig:
     type: Literal["files", "package", "standard_library", "huggingface", "generated"]
     path: str | list[str] = ""  # files: paths or globs, local or s3://; package: globs over the archive's members
     format: str | None = None  # a name of `formats.FORMATS`; null: by the file's name, e.g. .jsonl.gz
-    document_bytes: Count | None = None  # a text file is cut at blank lines; null: one document a file
+    # text and Markdown files: what one document is. A paragraph ends at a blank line
+    document: Literal["file", "paragraph", "line"] = "file"
+    document_bytes: Count | None = None  # instead of `document`: cut at the first blank line after so many bytes
+    encoding: str | None = None  # of files that are not UTF-8, e.g. cp1252, gb18030; UTF-16 with its mark needs none
     record: str = "text"  # how one record becomes a document: see pipelines/data/sources/records.py
     text_field: str = "text"
     id_field: str | None = None  # null: a document is named by its file and place, which is always unique

@@ -1,11 +1,11 @@
-"""The records of one file, or of a stretch of one: text, JSON, JSON Lines, Parquet, HTML or WARC, plain or compressed.
+"""The records of one file, or of a stretch of one: text, Markdown, JSON, Parquet, HTML and others, plain or squeezed.
 
 Enters: a file's bytes and its name. Leaves: records with the place they came from; in place of each that cannot be read
-a `Dropped` with a reason: `read.not_utf8`, `read.not_json`, `read.truncated_gzip`, `read.corrupt_gzip`,
-`read.corrupt_parquet`, `read.no_column`, `read.bad_value`, `read.empty_file`, `read.not_html`, `read.no_main_text`,
-`read.corrupt_warc`. What precedes the damage is always given, and so is what stands between a changed byte and the
-checksum that tells of it. Whatever else a file makes a reader raise ends that file, dropped under the name of the
-exception: `read.RuntimeError`.
+a `Dropped` with a reason: `read.not_utf8`, `read.not_utf16`, `read.not_text`, `read.not_json`, `read.truncated_gzip`,
+`read.corrupt_gzip`, `read.corrupt_parquet`, `read.no_column`, `read.bad_value`, `read.empty_file`, `read.not_html`,
+`read.no_main_text`, `read.corrupt_warc`. What precedes the damage is always given, and so is what stands between a
+changed byte and the checksum that tells of it. Whatever else a file makes a reader raise ends that file, dropped under
+the name of the exception: `read.RuntimeError`.
 
 A large file is read in stretches, by whoever has time: JSON Lines by the line ends next to two byte offsets, Parquet by
 the row groups that begin between them. Nobody has to read the file to cut it. So a place is named by what every stretch
@@ -77,6 +77,9 @@ def parse_file(
     stop: int | None = None,
     document_bytes: int | None = None,
     wanted: Wanted | None = None,
+    *,
+    document: str = "file",
+    encoding: str | None = None,
 ) -> Iterator[tuple[str, Any]]:
     """The records of one file.
 
@@ -85,7 +88,7 @@ def parse_file(
             every `where`. form: a name of `FORMATS`; None: by its own. start, stop:
             the stretch, in bytes of a file that can be cut: the lines or row groups that begin in it. document_bytes: a
             text file is cut into documents of about this size, at blank lines. wanted: the fields that are read; None:
-            all plain ones.
+            all plain ones. document, encoding: of a text, as `ReaderConfig` has them.
 
     Yields: ("file" or "file@offset" or "file:number", record), or (the same, Dropped) for what could not be read.
 
@@ -95,7 +98,7 @@ def parse_file(
     form, squeezed = form_of(path, form)
     empty = not start and stop is None
     try:
-        opened = Opened(stream, path, squeezed, start, stop, document_bytes, wanted or Wanted())
+        opened = Opened(stream, path, squeezed, start, stop, document_bytes, wanted or Wanted(), document, encoding)
         for item in _read(opened, form):
             empty = False
             yield item

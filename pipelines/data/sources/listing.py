@@ -13,8 +13,10 @@ data files are read (Spark's and Hadoop's rules for hidden files, and what hubs 
 | bookkeeping | `_SUCCESS`, `_metadata`, `.crc`, `.md5`, `dataset_infos.json`; what lies in `_delta_log` |
 | | `blobs` and `refs` of a Hub cache, whose `snapshots` name the files |
 | about the data | README, LICENSE, CITATION, CHANGELOG |
-| text beside records | `.md` and `.rst` in or above a folder of JSON Lines, Parquet or WARC files, `.py` in one |
-| | (they are read where a pattern names the suffix) |
+| text beside records | Markdown and `.rst` in or above a folder of JSON Lines, Parquet or WARC files, `.py` in one |
+| | (they are read where a pattern names the suffix, and where they are more than three and more than those files) |
+| a text, where records are read | what has no fields, of a source of conversations or preference pairs |
+| not read: … | `.docx`, `.epub`, `.pdf`, `.csv`, archives and the like: how to make of them what is read |
 | another format | what `reader.format` cannot be; without it, a name that tells no format |
 | a link to nothing, a loop of links, the same file under another name, no regular file | |
 """
@@ -23,7 +25,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -32,8 +34,10 @@ from pipelines.data.sources.files import ACCEPTED_SUFFIXES, form_of, told_format
 from pipelines.data.sources.formats import FORMATS
 from pipelines.data.sources.paths import Entry, Match, match, source_of
 from pipelines.data.text.document import utf8
+from pipelines.display.progress import human
 from pipelines.errors import DataError
 
+_FEW_TEXTS = 3  # so many beside records are about them
 _SHOWN = 5  # names of files in one line
 _UNFINISHED = re.compile(r"\.(tmp|temp|swp|swo|lock|incomplete|part|partial|crdownload|inprogress)$|~$", re.IGNORECASE)
 _BOOKKEEPING = re.compile(
@@ -48,29 +52,74 @@ _ABOUT = re.compile(
 )
 _UNFINISHED_FOLDERS = {"_temporary"}
 _BLOB = re.compile(r"(?P<cache>.*/|)blobs/[0-9a-f]{40}([0-9a-f]{24})?")  # of the Hub's cache
+_NO_OBJECTS = "a text, where records are read"
+_MARKDOWN = "not read: make Markdown of it, as pandoc a.docx -o a.md does"
+_PLAIN_TEXT = "not read: make text of it, as pdftotext a.pdf a.txt does"
+_EXPORTED = "not read: save it as .txt, .html or .docx, and of that make Markdown with pandoc"
+_ROWS = "not read: write its rows as JSON Lines or Parquet"
+_UNPACKED = "not read: unpack it"
+_BINARY = {
+    **dict.fromkeys((".docx", ".odt", ".epub", ".rtf", ".fb2", ".ipynb"), _MARKDOWN),
+    **dict.fromkeys((".pdf", ".ps", ".djvu"), _PLAIN_TEXT),
+    **dict.fromkeys((".doc", ".ppt", ".pptx", ".odp", ".pages", ".mobi", ".azw3"), _EXPORTED),
+    **dict.fromkeys((".xls", ".xlsx", ".ods", ".arrow", ".feather", ".db", ".sqlite"), _ROWS),
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar", ".xz"), _UNPACKED),
+}
+_UNREAD = {**_BINARY, ".csv": _ROWS, ".tsv": _ROWS}
+_REMEDIES = {"text beside records": ": name the file, or a pattern such as **/*.md, to have it read"}
 _BOOKKEEPING_FOLDERS = {"_delta_log", "_spark_metadata", "__macosx", "__pycache__"}
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file to read: its path, its label (the path without the folder it happens to lie in), its size in bytes."""
+    """A file to read: its path, its label (the path without the folder it happens to lie in), its size in bytes.
+
+    Its format is a name of `FORMATS`.
+    """
 
     path: str
     label: str
     size: int
+    format: str
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source's paths hold: the files by label, and the labels of what is passed over by reason."""
+    """What a source's paths hold: the files by label, and the labels of what is passed over by reason.
+
+    The labels begin below `folders`.
+    """
 
     files: tuple[InputFile, ...]
     passed_over: dict[str, list[str]]
+    folders: tuple[str, ...] = ()
+
+    def by_format(self) -> dict[str, dict[str, int]]:
+        """How many files are taken as what, and their bytes, the most first; for the plan and the statistics."""
+        counts: dict[str, dict[str, int]] = {}
+        for file in self.files:
+            one = counts.setdefault(FORMATS[file.format].called or file.format, {"files": 0, "bytes": 0})
+            one["files"] += 1
+            one["bytes"] += file.size
+        return dict(sorted(counts.items(), key=lambda item: (-item[1]["files"], item[0])))
+
+    def taken_in_words(self) -> str:
+        """The same in one line: `41 files, 1.2 MB: 30 Markdown, 8 text, 3 HTML`, and where they lie."""
+        counts, files = self.by_format(), len(self.files)
+        size = human(float(sum(file.size for file in self.files)), "B")
+        below = utf8(f"below {', '.join(self.folders[:2])}{' and others' if len(self.folders) > 2 else ''}")
+        if len(counts) == 1:
+            return f"{files:,} {next(iter(counts))} file{'s' if files > 1 else ''}, {size}, {below}"
+        kinds = ", ".join(f"{one['files']:,} {called}" for called, one in counts.items())
+        return f"{files:,} files, {size}, {below}: {kinds}"
 
     def in_words(self) -> str:
         """How many files are passed over, and which, in one line; "" for none."""
         count = sum(map(len, self.passed_over.values()))
-        reasons = (f"{_names(labels)} ({reason})" for reason, labels in sorted(self.passed_over.items()))
+        reasons = (
+            f"{_names(labels)} ({reason}{_REMEDIES.get(reason, '')})"
+            for reason, labels in sorted(self.passed_over.items())
+        )
         return f"{count:,} file{'s' if count > 1 else ''}: {'; '.join(reasons)}" if count else ""
 
     def counts(self) -> dict[str, dict[str, Any]]:
@@ -81,12 +130,12 @@ class Listing:
         }
 
 
-def list_files(where: str, paths: Iterable[str], form: str | None = None) -> Listing:
+def list_files(where: str, paths: Iterable[str], form: str | None = None, objects: bool = False) -> Listing:
     """Every file that the paths stand for, by label, none twice.
 
     Args:
         where: the config key of the reader, e.g. `corpus.sources.mine.reader`. form: the format that the config sets;
-            None: by name.
+            None: by name. objects: whether only records with fields are of use, as for conversations.
 
     Raises: DataError where nothing is left to read, for a path that cannot be listed, and for a named file whose name
         tells no format.
@@ -95,10 +144,12 @@ def list_files(where: str, paths: Iterable[str], form: str | None = None) -> Lis
     files: dict[str, InputFile] = {}
     passed_over: dict[str, list[str]] = {}
     nodes: dict[tuple[int, int], list[str]] = {}  # of the files of this machine, their names
+    folders: dict[str, None] = {}
     for number, pattern in enumerate(patterns):
         matched = match(where, pattern)
+        folders[matched.scheme + (matched.base.rstrip("/") or "/")] = None
         prefix = f"{number}/" if len(patterns) > 1 else ""
-        for entry, reason in _judged(where, matched, form):
+        for entry, reason in _judged(where, matched, form, objects):
             path, label = matched.scheme + entry.path, prefix + entry.path.removeprefix(matched.base)
             if not reason and path not in files and _listed(entry, nodes):
                 reason = "the same file under another name"
@@ -111,10 +162,10 @@ def list_files(where: str, paths: Iterable[str], form: str | None = None) -> Lis
             else:
                 if entry.node != (0, 0):
                     nodes.setdefault(entry.node, []).append(entry.path)
-                files.setdefault(path, InputFile(path, label, entry.size))
-    listing = Listing(tuple(sorted(files.values(), key=lambda file: file.label)), passed_over)
+                files.setdefault(path, InputFile(path, label, entry.size, form_of(path, form)[0]))
+    listing = Listing(tuple(sorted(files.values(), key=lambda file: file.label)), passed_over, tuple(folders))
     if not files:
-        raise DataError(_nothing(where, patterns, listing, form))
+        raise DataError(_nothing(where, patterns, listing, form, objects))
     return listing
 
 
@@ -130,7 +181,7 @@ def _listed(entry: Entry, nodes: Mapping[tuple[int, int], list[str]]) -> bool:
     return os.path.realpath(entry.path) in map(os.path.realpath, nodes[entry.node])
 
 
-def _judged(where: str, matched: Match, form: str | None) -> Iterator[tuple[Entry, str]]:
+def _judged(where: str, matched: Match, form: str | None, objects: bool) -> Iterator[tuple[Entry, str]]:
     """Each entry with the reason why it is passed over, "" for none.
 
     Of one file's names first comes what tells a format, then what is no link.
@@ -139,7 +190,7 @@ def _judged(where: str, matched: Match, form: str | None) -> Iterator[tuple[Entr
     """
     if matched.named:
         for entry in matched.entries:
-            _check_named(where, entry, form)
+            _check_named(where, entry, form, objects)
             yield entry, ""
         return
     labels = [entry.path.removeprefix(matched.base) for entry in matched.entries]
@@ -147,15 +198,14 @@ def _judged(where: str, matched: Match, form: str | None) -> Iterator[tuple[Entr
     for entry in sorted(matched.entries, key=lambda entry: (told_format(entry.path) is None, entry.link, entry.path)):
         label = entry.path.removeprefix(matched.base)
         kept_there = "bookkeeping" if label.startswith(caches) else ""
-        yield entry, entry.problem or kept_there or _why_not(label, matched, form, beside)
+        yield entry, entry.problem or kept_there or _why_not(label, matched, form, beside, objects)
 
 
-def _nothing(where: str, patterns: list[str], listing: Listing, form: str | None) -> str:
+def _nothing(where: str, patterns: list[str], listing: Listing, form: str | None, objects: bool) -> str:
     there = f"; passed over: {listing.in_words()}" if listing.passed_over else ""
+    suffixes = [suffix for suffix in ACCEPTED_SUFFIXES if not (objects and FORMATS[_told(suffix)].is_text)]
     accepted = (
-        f"files that can be {form}"
-        if form
-        else f"names that end in {', '.join(ACCEPTED_SUFFIXES)} (also .gz, .zst, .bz2)"
+        f"files that can be {form}" if form else f"names that end in {', '.join(suffixes)} (also .gz, .zst, .bz2)"
     )
     return (
         f"{source_of(where)}: nothing matches {', '.join(patterns)}{there}; accepted: {accepted}: "
@@ -169,15 +219,26 @@ def _names(labels: list[str]) -> str:
     return ", ".join(map(utf8, first[:_SHOWN])) + more
 
 
-def _check_named(where: str, entry: Entry, form: str | None) -> None:
+def _told(suffix: str) -> str:
+    return told_format(f"a{suffix}") or ""
+
+
+def _check_named(where: str, entry: Entry, form: str | None, objects: bool) -> None:
     if entry.problem:
         raise DataError(
             f"{source_of(where)}: {entry.path} is {entry.problem}; expected a file or a folder: correct {where}.path"
         )
-    form_of(entry.path, form)
+    if form is None and (advice := _UNREAD.get(told_suffix(entry.path))):
+        raise DataError(f"{source_of(where)}: {entry.path} is {advice}: then correct {where}.path")
+    told = form_of(entry.path, form)[0]
+    if objects and FORMATS[told].is_text:
+        raise DataError(
+            f"{source_of(where)}: {entry.path} is {FORMATS[told].called or told}; expected records with fields, as "
+            f"JSON Lines and Parquet have: correct {where}.path, or set {where}.format to what the file holds"
+        )
 
 
-def _folders_of_records(labels: Iterable[str], form: str | None) -> dict[str, set[str]]:
+def _folders_of_records(labels: Sequence[str], form: str | None) -> dict[str, set[str]]:
     """By suffix of a text, the folders where it stands beside records; none where the config says what the format is.
 
     A `.json` is none of them: trees of code and of documentation hold such files too.
@@ -187,7 +248,11 @@ def _folders_of_records(labels: Iterable[str], form: str | None) -> dict[str, se
     data = [label for label in labels if _holds_records(told_format(label))]
     paths = [PurePosixPath(label) for label in data if not _hidden(label) and not _by_name(label)]
     above = {folder.as_posix() for path in paths for folder in path.parents}
-    return {".md": above, ".rst": above, ".py": {path.parent.as_posix() for path in paths}}
+    prose = (*FORMATS["markdown"].suffixes, ".rst")
+    texts = [label for label in labels if told_suffix(label) in prose and not _hidden(label) and not _by_name(label)]
+    if len(texts) > max(_FEW_TEXTS, len(paths)):
+        above = set()  # they are the data, and chats or tables lie among them
+    return {**dict.fromkeys(prose, above), ".py": {path.parent.as_posix() for path in paths}}
 
 
 def _hub_caches(labels: Iterable[str]) -> tuple[str, ...]:
@@ -200,13 +265,15 @@ def _hub_caches(labels: Iterable[str]) -> tuple[str, ...]:
     return (*sorted(inside), *sorted(f"{folder}version.txt" for folder in above))
 
 
-def _why_not(label: str, matched: Match, form: str | None, beside: Mapping[str, set[str]]) -> str:
+def _why_not(label: str, matched: Match, form: str | None, beside: Mapping[str, set[str]], objects: bool) -> str:
     """Why a file of a folder or a pattern is not read; "" when it is."""
     if _hidden(label) and not any(part.startswith(".") for part in matched.wildcard.split("/")):
         return "hidden"
     if reason := _by_name(label):
         return reason
     told, suffix = told_format(label), told_suffix(label)
+    if told is None and (reason := (_UNREAD if form is None else _BINARY).get(suffix)):
+        return reason
     if form is None and told is None:
         return "its name tells no format"
     if form is not None and told is not None and told not in FORMATS[form].may_tell:
@@ -214,12 +281,12 @@ def _why_not(label: str, matched: Match, form: str | None, beside: Mapping[str, 
     asked = bool(suffix) and suffix in matched.wildcard.rsplit("/", 1)[-1].lower()
     among_records = form in ("json", "jsonl") and suffix != ".txt"
     if (
-        told == "text"
+        told in ("text", "markdown")
         and not asked
         and (among_records or PurePosixPath(label).parent.as_posix() in beside.get(suffix, ()))
     ):
         return "text beside records"
-    return ""
+    return _NO_OBJECTS if objects and FORMATS[form or told or ""].is_text else ""
 
 
 def _hidden(label: str) -> bool:

@@ -71,8 +71,11 @@ def match(where: str, pattern: str) -> Match:
             if pattern.startswith("s3://")
             else ""
         )
+        is_relative = scheme in ("", "file", "local") and not os.path.isabs(_home(tail))
+        begins = f" (a relative path begins in {os.getcwd()}, where the command was started)" if is_relative else ""
         raise DataError(
-            f"{source_of(where)}: cannot read {pattern}: {error or type(error).__name__}; correct {where}.path{advice}"
+            f"{source_of(where)}: cannot read {pattern}: {error or type(error).__name__}; correct "
+            f"{where}.path{advice}{begins}"
         ) from error
 
 

@@ -31,6 +31,7 @@ from pipelines.data.sources.files import can_be_cut, parse_file, told_format
 from pipelines.data.sources.formats import FORMATS
 from pipelines.data.sources.generators import GENERATORS
 from pipelines.data.sources.listing import Listing, list_files
+from pipelines.data.sources.opened import Described
 from pipelines.data.sources.records import RECORDS, content_of
 from pipelines.data.sources.remote import RemoteFile
 from pipelines.data.text.document import RAW_EXCERPT, Document, Dropped, utf8
@@ -42,6 +43,7 @@ _GENERATED_PER_PIECE = 4_000
 _NAMED = 8  # files of a piece, in words
 _BUFFER_BYTES = 1 << 20
 _ROWS_AT_ONCE = 1_000  # of a dataset
+_LONGEST_DOCUMENT = 1_000_000_000  # bytes of a text file that is one document: it is read whole
 _AHEAD_BYTES = 8 << 20  # of one range request: a few requests for a piece, and no more memory than that
 
 
@@ -125,7 +127,7 @@ def plan_pieces(name: str, source: SourceConfig, piece_bytes: int, group: str = 
     elif reader.type == "standard_library":
         files = _standard_library()
     else:
-        listing = list_files(where, reader.paths, reader.format)
+        listing = list_files(where, reader.paths, reader.format, needs_objects(reader))
         files = [Stretch(file.path, file.label, file.size) for file in listing.files]
     if not files:
         raise DataError(f"source {name}: nothing matches {', '.join(reader.paths)}: correct {where}.path")
@@ -179,10 +181,48 @@ def listings(sources: Mapping[str, SourceConfig], group: str = "corpus.sources")
     Raises: DataError when there is nothing to read under a path.
     """
     return {
-        name: list_files(f"{group}.{name}.reader", source.reader.paths, source.reader.format)
+        name: _listed(f"{group}.{name}.reader", source.reader)
         for name, source in sources.items()
         if source.reader.type == "files"
     }
+
+
+def _listed(where: str, reader: ReaderConfig) -> Listing:
+    listing = list_files(where, reader.paths, reader.format, needs_objects(reader))
+    is_whole = reader.document == "file" and reader.document_bytes is None
+    texts = [file for file in listing.files if FORMATS[file.format].has_documents]
+    if not texts and not is_whole:
+        key = "document" if reader.document != "file" else "document_bytes"
+        raise DataError(
+            f"{where}.{key} is {getattr(reader, key)}, but no file of it can be cut: it reads "
+            f"{listing.taken_in_words()}; text and Markdown files can be: remove {where}.{key}"
+        )
+    for file in texts if is_whole else []:
+        if file.size > _LONGEST_DOCUMENT:
+            raise DataError(
+                f"{where}: {file.path} would be one document of {human(float(file.size), 'B')}; at most "
+                f"{human(float(_LONGEST_DOCUMENT), 'B')} fit in memory: set {where}.document=paragraph (or line), or "
+                f"{where}.document_bytes=8_000"
+            )
+    return listing
+
+
+def needs_objects(reader: ReaderConfig) -> bool:
+    """Whether its records must have fields, as conversations have: a text cannot be one."""
+    return bool(RECORDS[reader.record].fields)
+
+
+def taken_in_words(reader: ReaderConfig, listing: Listing) -> str:
+    """What is read as what, for the plan: files by format, and what one document of a text is."""
+    cut = (
+        f"documents of about {human(float(reader.document_bytes), 'B')}"
+        if reader.document_bytes
+        else f"a document a {reader.document}"
+    )
+    texts = [name for name in ("text", "markdown") if any(file.format == name for file in listing.files)]
+    called = " and ".join(FORMATS[name].called or name for name in texts)
+    is_plain = reader.document == "file" and not reader.document_bytes
+    return listing.taken_in_words() + ("" if is_plain else f"; of {called} {cut}")
 
 
 def inventory(sources: Mapping[str, SourceConfig], listed: Mapping[str, Listing]) -> dict[str, str]:
@@ -227,13 +267,15 @@ def read_piece(piece: Piece, source: SourceConfig) -> Iterator[Document | Droppe
         if isinstance(record, Dropped):
             yield record
             continue
+        said = record.metadata if isinstance(record, Described) else {}
+        record = record.text if isinstance(record, Described) else record
         content = content_of(record_kind, record, reader.text_field)
         if isinstance(content, str):
             yield Dropped(content, where, _excerpt(record))
             continue
-        text, metadata = content
+        text, metadata = content[0], {**said, **content[1]}
         if reader.id_field:
-            own = _own_id(record, reader.id_field)
+            own = _own_id(said or record, reader.id_field)
             if own is None:
                 yield Dropped("read.no_id", where, text[:RAW_EXCERPT])
                 continue
@@ -282,7 +324,15 @@ def _records(piece: Piece, source: SourceConfig) -> Iterator[tuple[str, str, Any
     for part, stream in zip(piece.stretches, opened, strict=True):
         with stream:
             for where, record in parse_file(
-                stream, part.path, reader.format, part.start, part.stop, reader.document_bytes, wanted_fields(reader)
+                stream,
+                part.path,
+                reader.format,
+                part.start,
+                part.stop,
+                reader.document_bytes,
+                wanted_fields(reader),
+                document=reader.document,
+                encoding=reader.encoding,
             ):
                 yield where, part.label + where.removeprefix(part.path), record
 

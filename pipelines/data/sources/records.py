@@ -12,7 +12,7 @@ is a reason as well.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from pipelines.data.text.document import Content
 from pipelines.errors import TrunklineError
 
 NO_TEXT = "read.no_text"
+_OF_ANOTHER_KIND = {"conversations": "records.is_conversation", "preferences": "records.is_preference"}
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,22 @@ def content_of(record_kind: RecordKind, record: Any, text_field: str) -> Content
         return f"records.{type(error).__name__}"
 
 
+def holds(fields: Collection[str]) -> str | None:
+    """The record kind whose fields these are, of conversations and preference pairs; None for none."""
+    if "chosen" in fields and "rejected" in fields:
+        return "preference"
+    if "messages" in fields or "conversations" in fields:
+        return "messages"
+    is_answered = any(name in fields for name in QUESTIONS) and any(name in fields for name in ANSWERS)
+    return "instruction" if is_answered else None
+
+
 def plain_text(record: Any, text_field: str) -> Content | None:
     """A string, or an object whose `text_field` is one; its other plain fields are kept as metadata."""
     if isinstance(record, str):
         return (record, {}) if record.strip() else None
+    if isinstance(record, Mapping) and text_field not in record and (other := holds(record)):
+        raise Unfit(_OF_ANOTHER_KIND[RECORDS[other].kind])
     if not isinstance(record, Mapping) or not isinstance(record.get(text_field), str) or not record[text_field].strip():
         return None
     kept = {k: v for k, v in record.items() if k not in (text_field, "source", "language", "licence") and _is_plain(v)}

@@ -6,11 +6,12 @@ corpora stale that read such files.
 
 from __future__ import annotations
 
-from pipelines.data.sources.formats import json_lines, json_values, parquet, text, web_archive, web_page
+from pipelines.data.sources.formats import json_lines, json_values, markdown, parquet, text, web_archive, web_page
 from pipelines.data.sources.opened import FileFormat
 
 FORMATS: dict[str, FileFormat] = {
     "text": text.FORMAT,
+    "markdown": markdown.FORMAT,
     "json": json_values.FORMAT,
     "jsonl": json_lines.FORMAT,
     "parquet": parquet.FORMAT,

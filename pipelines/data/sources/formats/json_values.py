@@ -16,7 +16,7 @@ from pipelines.data.text.document import RAW_EXCERPT, Dropped
 def read(opened: Opened) -> Iterator[tuple[str, Any]]:
     """The records of the file."""
     raw, path = opened.plain.whole(), opened.path
-    text = decoded(raw, path)[1]
+    text = decoded(raw, path, opened.encoding)[1]
     if isinstance(text, Dropped):
         yield path, text
         return
@@ -24,7 +24,7 @@ def read(opened: Opened) -> Iterator[tuple[str, Any]]:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         if _holds_lines(text, error):
-            yield from json_lines.records(Plain(io.BytesIO(raw), "").lines(), path, None)
+            yield from json_lines.records(Plain(io.BytesIO(raw), "").lines(), path, None, opened.encoding)
         elif not opened.plain.broken:
             yield path, Dropped("read.not_json", path, f"{error}: {text[:RAW_EXCERPT]}")
         return
@@ -52,4 +52,4 @@ def _holds_lines(text: str, error: Exception) -> bool:
     return True
 
 
-FORMAT = FileFormat(read, (".json",), may_tell=("json", "jsonl", "text"))
+FORMAT = FileFormat(read, (".json",), may_tell=("json", "jsonl", "text", "markdown"), called="JSON")

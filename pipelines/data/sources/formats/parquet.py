@@ -14,4 +14,4 @@ def read(opened: Opened) -> Iterator[tuple[str, Any]]:
     yield from parquet_records(opened.raw, opened.path, opened.start, opened.stop, opened.wanted)
 
 
-FORMAT = FileFormat(read, (".parquet",), may_tell=("parquet",), can_be_cut=True, has_records=True)
+FORMAT = FileFormat(read, (".parquet",), may_tell=("parquet",), can_be_cut=True, has_records=True, called="Parquet")

@@ -14,4 +14,4 @@ def read(opened: Opened) -> Iterator[tuple[str, Any]]:
     yield from warc_records(opened.plain, opened.path)
 
 
-FORMAT = FileFormat(read, (".warc",), may_tell=("warc",), has_records=True, is_pages=True)
+FORMAT = FileFormat(read, (".warc",), may_tell=("warc",), has_records=True, is_pages=True, called="WARC")
