@@ -249,7 +249,7 @@ def test_bad_input_is_counted_quarantined_and_browsable(tmp_path: Path) -> None:
     good = "".join(json.dumps({"text": article(i)}) + "\n" for i in range(400)).encode()
     (raw / "a.jsonl.gz").write_bytes(gzip.compress(good)[:20_000])
     (raw / "b.jsonl").write_bytes(b'{"title": "no text"}\n{"text": "caf\xe9"}\n{"text": "short"}\n')
-    (raw / "c.txt").write_bytes(b"\xff\xfe\x00bad")
+    (raw / "c.txt").write_bytes(b"\xff\xff\x00bad")
     (raw / "d.jsonl").write_text(json.dumps({"text": "Это предложение написано на русском языке. " * 20}) + "\n")
     corpus = make(tmp_path / "s", config_of({"web": {"reader": {"type": "files", "path": str(raw)}}}))
     facts = corpus.statistics["sources"]["web"]

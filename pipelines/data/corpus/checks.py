@@ -126,8 +126,8 @@ def _check_reader(where: str, reader: ReaderConfig) -> None:
     if reader.document_bytes is not None and reader.document != "file":
         raise ConfigError(
             f"{where}: document is {reader.document} and document_bytes {reader.document_bytes}; expected one of the "
-            f"two: remove {where}.document to cut by size, or {where}.document_bytes to have a document a "
-            f"{reader.document}"
+            f"two: remove {where}.document to cut by size, or {where}.document_bytes to make each "
+            f"{reader.document} a document"
         )
     if reader.document != "file" and reader.type in ("huggingface", "generated"):
         raise ConfigError(

@@ -132,7 +132,7 @@ def decoded(raw: bytes, where: str, encoding: str | None = None) -> tuple[str, A
         return where, text
     if encoding:
         return where, _in_other_encoding(raw, where, encoding, f"{nul:,} characters are NUL")
-    advice = "UTF-16 without its mark (set reader.encoding=utf-16-le), or no text"
+    advice = "UTF-16 without its mark (set reader.encoding: utf-16-le), or no text"
     return where, Dropped("read.not_text", where, f"{nul:,} of {len(text):,} characters are NUL: {advice}")
 
 
