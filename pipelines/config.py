@@ -78,6 +78,11 @@ class Range:
 
 
 @dataclasses.dataclass(frozen=True)
+class Open:
+    """Beside a number's type: null is taken as well, and means that planning works the number out before it is read."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Chosen:
     """One key of a mapping picks a row of a table, and the row's `Settings` is the config class of that mapping.
 
@@ -372,6 +377,8 @@ def _convert(hint: Any, value: Any, where: str, default: Any = None) -> Any:
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{where} is {_describe(value)}; expected {type_name(hint)}")
             return parse(choice.pick(value, default, where), value, where)
+        if value is None and any(isinstance(mark, Open) for mark in arguments[1:]):
+            return None
         whole = isinstance(value, int) and not isinstance(value, bool)
         number = value if whole else _convert(arguments[0], value, where)
         if all(bound.holds(number) for bound in arguments[1:] if isinstance(bound, Range)):
@@ -391,6 +398,9 @@ def _convert(hint: Any, value: Any, where: str, default: Any = None) -> Any:
         unfit = [failure for failure in failures if len(failures) == 1 or isinstance(failure, _UnfitText)]
         if unfit:
             raise unfit[0]
+        # of the right shape, with something wrong inside it
+        if inside := [failure for failure in failures if str(failure).startswith((f"{where}.", f"{where}["))]:
+            raise inside[0]
         if any(isinstance(failure, _OutOfRange) for failure in failures):
             raise _OutOfRange(
                 f"{where} is {value}; expected {type_name(hint)}: change it in the YAML or on the command line"
@@ -456,7 +466,8 @@ def type_name(hint: Any) -> str:
         return f"{choice} or null" if type(None) in typing.get_args(arguments[0]) else str(choice)
     if origin is Annotated:
         number = "a whole number" if arguments[0] is int else "a number"
-        return " ".join([number, *(str(bound) for bound in arguments[1:] if isinstance(bound, Range))])
+        null = ["or null"] if any(isinstance(mark, Open) for mark in arguments[1:]) else []
+        return " ".join([number, *(str(bound) for bound in arguments[1:] if isinstance(bound, Range)), *null])
     if origin is Literal:
         return "one of " + ", ".join(str(argument) for argument in arguments)
     if origin is Union or origin is types.UnionType:

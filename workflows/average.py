@@ -14,7 +14,8 @@ from pipelines.display.progress import say
 from pipelines.identity import decisive
 from pipelines.store.artifact import Artifact
 from pipelines.train.checkpoint.average import AverageConfig, average, plan_average
-from pipelines.train.stages import AVERAGE, STAGES
+from pipelines.train.stages import AVERAGE
+from workflows import onward
 from workflows.entry import entry
 from workflows.session import Session, of_run
 
@@ -46,14 +47,10 @@ def run(config: AverageConfig, session: Session) -> Artifact:
             "distance_from_last": distance,
         }
         artifact = draft.commit({**decisive(config), **planned.identity}, statistics)
-    following = next(name for name, stage in STAGES.items() if AVERAGE in stage.parents)
-    peak_lr = 0.1 * made.state["learning_rate"]
-    return session.done(
-        artifact,
-        f"python -m workflows.evaluate parent={artifact.folder}",
-        f"python -m workflows.{following} parent={artifact.folder} name={config.name} schedule.peak_lr={peak_lr:g}"
-        "   # a tenth of the LR that was averaged at",
-    )
+    rate = f"schedule.peak_lr={0.1 * made.state['learning_rate']:g}"
+    remark = "a tenth of the LR that was averaged at"
+    following = onward.after_training(session, artifact.folder, artifact.folder, rate, remark=remark)
+    return session.done(artifact, *following)
 
 
 main = entry(AverageConfig, run, "average")

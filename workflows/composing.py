@@ -41,7 +41,7 @@ def composed_values(workflow: str, config_class: type, overrides: Sequence[str])
     check_keys(config_class, overrides)
     register_resolvers()
     GlobalHydra.instance().clear()
-    overlaid = [with_overlay(override, workflow) for override in overrides]
+    overlaid = [with_overlay(override, workflow) for override in hand_on(config_class, overrides)]
     with initialize_config_dir(str(places.SHIPPED), version_base=None):
         choices = compose(workflow, [*places.override(), *overlaid])
     return OmegaConf.to_container(choices, resolve=True)
@@ -78,6 +78,26 @@ def check_keys(config_class: type, typed: Sequence[str]) -> None:
         if key.startswith("--") and name.split(".")[0] in fields and argument != "--run":
             value = value or ("true" if fields[name.split(".")[0]] in (bool, "bool") else "…")
             raise ConfigError(f"{argument}: keys are written without dashes: {name}={value}")
+
+
+def hand_on(config_class: type, typed: Sequence[str]) -> list[str]:
+    """The words with those that are not the workflow's own in a list under `HANDS_ON`, for the workflows that it runs.
+
+    So `corpus=mine` of a recipe reaches its corpus, and Hydra does not take it for a choice of the recipe's own.
+    """
+    key: str | None = getattr(config_class, "HANDS_ON", None)
+    if key is None:
+        return list(typed)
+    own = {"experiment", *(field.name for field in dataclasses.fields(config_class))}
+    words, handed = [], []
+    for word in typed:
+        first = re.split("[.=@/]", word.lstrip("+~"))[0]
+        mine = word[0:1] == "-" or ("=" not in word and word[0:1] != "~") or first in own or first == "hydra"
+        (words if mine or not first else handed).append(word)
+    if handed:
+        quoted = ("'" + word.replace("\\", "\\\\").replace("'", "\\'") + "'" for word in handed)
+        words.append(f"{key}=[{','.join(quoted)}]")
+    return words
 
 
 def hydra_arguments(typed: Sequence[str]) -> list[str]:

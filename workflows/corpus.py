@@ -38,6 +38,7 @@ from pipelines.errors import ConfigError, DataError
 from pipelines.identity import identity
 from pipelines.store.artifact import Artifact
 from pipelines.store.code import chosen_modules
+from workflows import onward
 from workflows.entry import entry
 from workflows.session import DryRun, Session
 
@@ -116,7 +117,7 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
         tracker.metrics(_metrics(corpus.statistics), step=0)
         tracker.file(corpus.path(data_card.FILE))
     _report(config, corpus, session)
-    return session.done(corpus, f"python -m workflows.tokenize name={config.name} data=corpus/{config.name}")
+    return session.done(corpus, *onward.after_corpus(session, config.name))
 
 
 def _report(config: CorpusConfig, corpus: Artifact, session: Session) -> None:

@@ -29,6 +29,7 @@ from workflows.composing import (
     check_keys,
     command_typed,
     experiment_named,
+    hand_on,
     hydra_arguments,
     in_sweep,
     keys_under,
@@ -117,7 +118,9 @@ def entry(
 
         try:
             check_keys(config_class, sys.argv[1:])
-            sys.argv[1:] = hydra_arguments([with_overlay(argument, config_name) for argument in sys.argv[1:]])
+            sys.argv[1:] = hydra_arguments(
+                [with_overlay(argument, config_name) for argument in hand_on(config_class, sys.argv[1:])]
+            )
             composed()
             if sweep is not None and jobs and not failures:  # all of them are gathered
                 telling(lambda: together(sweep, jobs))

@@ -106,7 +106,8 @@ def run(config: ExportConfig, session: Session) -> Artifact:
     inputs = [source.run.artifact, source.tokens, *([source.quantized] if source.quantized else [])]
     decided = {**identity(config), "parent": source.name}
     draft = session.begin("export", config, announcement, inputs, code_of(config.format), identity=decided)
-    following = (f"python -m workflows.chat model=export/{config.name}",) if format_.runtimes else ()
+    ready = any(RUNTIMES[runtime].missing() is None for runtime in format_.runtimes if runtime in RUNTIMES)
+    following = (f"python -m workflows.chat model=export/{config.name}",) if ready else ()
     if isinstance(draft, Artifact):
         draft.compare()
         return draft

@@ -8,14 +8,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 from pipelines.config import WorkflowConfig, config_class
-from pipelines.data.stream.mixture import HEADER, MixtureRecipe, foreseen, plan_mixture, rows
+from pipelines.data.stream.asked_mixture import AskedMixture, settle
+from pipelines.data.stream.mixture import HEADER, foreseen, plan_mixture, rows
 from pipelines.display.progress import announce, human, say, table
 from pipelines.errors import ArtifactError
 from pipelines.identity import decisive
 from pipelines.store.artifact import Artifact
+from workflows import onward
 from workflows.entry import entry
 from workflows.session import DryRun, Session
 
@@ -27,7 +30,7 @@ class MixtureConfig(WorkflowConfig):
     """Which tokens are mixed, and how."""
 
     tokens: str  # tokens/<name>
-    mixture: MixtureRecipe
+    mixture: AskedMixture
 
 
 def run(config: MixtureConfig, session: Session) -> Artifact:
@@ -38,11 +41,14 @@ def run(config: MixtureConfig, session: Session) -> Artifact:
         if config.dry_run:
             _foresee(config, str(error))
         raise
-    mixture_plan = plan_mixture(config.mixture, tokens.folder, tokens.fingerprint, tokens.statistics)
+    recipe, told = settle(config.mixture, tokens.folder, tokens.statistics)
+    config = dataclasses.replace(config, mixture=AskedMixture.of(recipe))
+    mixture_plan = plan_mixture(recipe, tokens.folder, tokens.fingerprint, tokens.statistics)
     announcement = {
         "tokens": f"{tokens.folder}  {len(tokens.statistics['sources'])} sources",
         "budget": f"{human(mixture_plan.budget_tokens)} tokens, no source more than {config.mixture.max_epochs:g} "
         "times",
+        **told,
         **_left_out(mixture_plan.dropped),
     }
     shown = table(HEADER, rows(mixture_plan))
@@ -65,20 +71,24 @@ def run(config: MixtureConfig, session: Session) -> Artifact:
             "sources": {s.name: {"weight": s.weight, "epochs": s.epochs} for s in mixture_plan.sources},
         }
         artifact = draft.commit(config=decisive(config), statistics=statistics, licences=tokens.manifest["licences"])
-    return session.done(artifact, f"python -m workflows.pretrain name={config.name} data=mixture/{config.name}")
+    return session.done(artifact, *onward.after_mixture(session, config.name, mixture_plan))
 
 
 def _foresee(config: MixtureConfig, why: str) -> None:
     """Announce what the recipe alone says, and end the dry run."""
-    weights, absent = foreseen(config.mixture)
-    budget = config.mixture.budget_tokens
+    stated = config.mixture
+    if not isinstance(stated.weights, dict) or stated.budget_tokens is None:
+        announce(f"mixture/{config.name}", {"weights": f"worked out from the tokens when they are there: {why}"})
+        raise DryRun
+    weights, absent = foreseen(stated.stated(stated.budget_tokens))
+    budget = stated.budget_tokens
     announcement = {
         "tokens": f"planned by weight alone, epochs unknown: {why}",
         "budget": f"{human(budget)} tokens, no source more than {config.mixture.max_epochs:g} times",
         **_left_out(absent),
     }
     announce(f"mixture/{config.name}", announcement)
-    asked = config.mixture.weights
+    asked = stated.weights
     lines = [[name, f"{asked[name]:.2%}", f"{w:.2%}", round(w * budget)] for name, w in weights.items()]
     lines += [[name, f"{weight:.2%}", "left out", None] for name, weight in absent.items()]
     say(table(["source", "asked", "planned", "budget tokens"], [*lines, ["total", "100.00%", "100.00%", budget]]))

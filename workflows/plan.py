@@ -394,7 +394,11 @@ def _sources(config: PlanConfig, session: Session, job: Job) -> SourceNeeds:
         unknown = f"mixture/{name} is neither in {session.store.uri} nor in conf/mixture, which has {shipped}"
         return SourceNeeds((), (unknown,))
     recipe = compose_config("mixture", MixtureConfig, [f"mixture={name}"])
-    return of_recipe(recipe.mixture, job.tokens, recipe.tokens if config.recipe else "the corpus of its tokens")
+    stated = recipe.mixture
+    if not isinstance(stated.weights, dict) or stated.budget_tokens is None:
+        return SourceNeeds((), (f"the weights of {name} are worked out from the tokens, when they are there",))
+    tokens = recipe.tokens if config.recipe else "the corpus of its tokens"
+    return of_recipe(stated.stated(stated.budget_tokens), job.tokens, tokens)
 
 
 # ── A recipe of the wind tunnel ───────────────────────────────────────────────────────────────────────────────────────

@@ -2,7 +2,9 @@
 
     python -m workflows.recipe +experiment=demo                       about 10 minutes on 2 CPU cores
     python -m workflows.recipe +experiment=demo sources=permissive name=permissive
+    python -m workflows.recipe +experiment=own corpus=mine name=mine hours=0.1      your own data, to the end
     python -m workflows.recipe +experiment=demo dry_run=true          the stages and what they would do
+    python -m workflows.recipe +experiment=demo pretrain.steps=800    a key of one workflow's stages
 
 Each stage is a workflow with its own artifact: run again, and what is finished is found; stop anywhere, and the same
 command goes on from there.
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import importlib
 import json
 import os
@@ -19,10 +22,10 @@ import re
 import shlex
 import time
 import typing
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Collection, Sequence
+from typing import Any, ClassVar, Literal
 
-from pipelines.config import WorkflowConfig, config_class, plain
+from pipelines.config import WorkflowConfig, config_class, plain, runtime
 from pipelines.display.progress import announce, duration, human, say, table
 from pipelines.display.report import StageResult, claims, figures, stage_table, write_report
 from pipelines.errors import ConfigError
@@ -30,6 +33,7 @@ from pipelines.identity import fingerprint
 from pipelines.store.artifact import Artifact
 from pipelines.store.references import Reference
 from pipelines.store.sealed import sealed, unsealed
+from pipelines.train.stages import TRAINED
 from workflows.composing import compose_config
 from workflows.entry import entry
 from workflows.session import DryRun, Session
@@ -47,13 +51,31 @@ CODE = (
 )
 
 
+Needed = Literal["conversations", "preferences"]
+
+
 @config_class
 class RecipeStage:
     """One command of the recipe."""
 
     workflow: str
     name: str
-    overrides: list[str]
+    overrides: list[str]  # `<last>` in one is the last run before it, e.g. parent=<last>
+    needs: Needed | None = None  # it is left out where the tokens hold none
+    unless: Needed | None = None  # it is left out where the tokens hold some
+
+
+@dataclasses.dataclass(frozen=True)
+class ComposedStage:
+    """A stage that will run: its row, its config, its module."""
+
+    stage: RecipeStage
+    config: Any
+    module: Any
+
+    @property
+    def folder(self) -> str:
+        return f"{'tokens' if self.stage.workflow == 'tokenize' else self.stage.workflow}/{self.stage.name}"
 
 
 @config_class
@@ -61,8 +83,12 @@ class RecipeConfig(WorkflowConfig):
     """Which stages, in which order."""
 
     experiment: str  # folder of conf/experiment whose overlays the stages take
-    sources: Literal["all", "permissive"] = "all"  # handed to the corpus
+    # key -> the workflows whose stages it is handed on to when it is typed for the recipe, e.g. {hours: [pretrain]}
+    takes: dict[str, list[str]] = runtime(default_factory=dict)
+    handed: tuple[str, ...] = ()  # such words, as typed; `workflows/composing.py` puts them here
     stages: list[RecipeStage]
+
+    HANDS_ON: ClassVar[str] = "handed"
 
 
 def run(config: RecipeConfig, session: Session) -> Artifact:
@@ -70,15 +96,10 @@ def run(config: RecipeConfig, session: Session) -> Artifact:
     if not config.stages:
         raise ConfigError("the recipe has no stages: choose one, e.g. +experiment=demo")
     # ── Compose and validate all of it before anything starts ─────────────────────────────────────────────────────────
-    steps = [(stage, *compose_stage(stage, config)) for stage in config.stages]
-    announce(
-        f"recipe/{config.name}",
-        {
-            f"{i + 1:>2} {stage.workflow}": f"{stage.name}  {' '.join(stage.overrides)}"
-            for i, (stage, *_) in enumerate(steps)
-        },
-    )
+    steps = compose_stages(config)
+    announce(f"recipe/{config.name}", _announcement(config, steps))
     if config.dry_run:
+        plan_stages(steps, session)
         raise DryRun
     # ── Work ──────────────────────────────────────────────────────────────────────────────────────────────────────────
     began = time.monotonic()
@@ -86,15 +107,21 @@ def run(config: RecipeConfig, session: Session) -> Artifact:
     typed = session.made_with
     rebuilding = _Rebuild(session, config)
     artifacts: list[Artifact] = []
-    for i, (stage, stage_config, module) in enumerate(steps):
+    i = 0
+    while i < len(steps):
+        stage, folder = steps[i].stage, steps[i].folder
         say(
             f"\n━━ {i + 1}/{len(steps)} {stage.workflow} {stage.name}  "
             f"({duration(time.monotonic() - began)} since the start)"
         )
-        folder = f"{'tokens' if stage.workflow == 'tokenize' else stage.workflow}/{stage.name}"
         session.made_with = _command(stage, config)
-        artifacts.append(module.run(rebuilding.once(stage_config, folder), session))
+        artifacts.append(steps[i].module.run(rebuilding.once(steps[i].config, folder), session))
         rebuilding.done(folder)
+        if folder.startswith("tokens/"):  # now it is known what there is to train on
+            steps = compose_stages(config, kinds_of(artifacts[-1]))
+            for line in left_out(config, steps).values():
+                say(f"   left out: {line}")
+        i += 1
     session.made_with = typed
     # ── Report ────────────────────────────────────────────────────────────────────────────────────────────────────────
     announcement = {
@@ -280,6 +307,121 @@ def _command(stage: RecipeStage, config: RecipeConfig) -> str:
     """The stage by itself, as a command."""
     given = [f"+experiment={config.experiment}", f"name={stage.name}", f"store={config.store}", *stage.overrides]
     return shlex.join(["python", "-m", f"workflows.{stage.workflow}", *given])
+
+
+def compose_stages(config: RecipeConfig, kinds: Collection[str] | None = None) -> list[ComposedStage]:
+    """The stages that will run, each composed.
+
+    Args: kinds, of the sources that the tokens hold; None before there are tokens: those that the corpus declares.
+    Raises: ConfigError for a key that no stage takes.
+    """
+    _check_handed(config)
+    composed: list[ComposedStage] = []
+    last = ""
+    for row in config.stages:
+        declared = next((one.config.chosen for one in composed if hasattr(one.config, "chosen")), None)
+        if kinds is None and declared is not None:
+            kinds = {source.kind for source in declared.values()}
+        if kinds is not None and ((row.needs and row.needs not in kinds) or (row.unless and row.unless in kinds)):
+            continue
+        overrides = [word.replace("<last>", last) for word in row.overrides]
+        stage = dataclasses.replace(row, overrides=[*overrides, *_handed_to(row.workflow, config)])
+        composed.append(ComposedStage(stage, *compose_stage(stage, config)))
+        if row.workflow in TRAINED:
+            last = f"{row.workflow}/{row.name}"
+    return composed
+
+
+def kinds_of(tokens: Artifact) -> set[str]:
+    """The kinds of sources that hold something to train on."""
+    sources = tokens.statistics["sources"].values()
+    return {source["kind"] for source in sources if source["train"]["tokens"]}
+
+
+def left_out(config: RecipeConfig, steps: Sequence[ComposedStage]) -> dict[str, str]:
+    """Of each kind of data that there is none of, which stages need it."""
+    run = {(one.stage.workflow, one.stage.name) for one in steps}
+    lines: dict[str, str] = {}
+    for needed in typing.get_args(Needed):
+        rows = [row for row in config.stages if row.needs == needed and (row.workflow, row.name) not in run]
+        if rows:
+            names = ", ".join(f"{row.workflow} {row.name}" for row in rows)
+            lines[needed] = f"{names}: the data has no {needed}"
+    return lines
+
+
+def _announcement(config: RecipeConfig, steps: Sequence[ComposedStage]) -> dict[str, str]:
+    told = {
+        f"{i + 1:>2} {one.stage.workflow}": f"{one.stage.name}  {' '.join(one.stage.overrides)}"
+        for i, one in enumerate(steps)
+    }
+    for needed, line in left_out(config, steps).items():
+        told[f"no {needed}"] = f"left out: {line}"
+    return told
+
+
+def plan_stages(steps: Sequence[ComposedStage], session: Session) -> None:
+    """Plan every stage whose inputs are there, and refuse what it would refuse.
+
+    Raises: as the stages do.
+    """
+    session.within_recipe = True
+    made: list[str] = []
+    for one in steps:
+        waits = [reference for reference in _references(one.config) if _is_to_come(reference, made, session)]
+        made.append(one.folder)
+        if waits:
+            say(f"\n   {one.folder}: planned when {' and '.join(waits)} is there")
+            continue
+        with contextlib.suppress(DryRun):
+            one.module.run(dataclasses.replace(one.config, dry_run=True), session)
+
+
+def _references(config: Any) -> list[str]:
+    """The artifacts that a stage reads."""
+    values = (getattr(config, key, None) for key in ("data", "tokens", "parent"))
+    return [value for value in values if isinstance(value, str)]
+
+
+def _is_to_come(reference: str, made: Collection[str], session: Session) -> bool:
+    """Whether an earlier stage makes it, and has not yet."""
+    folder = reference.partition("@")[0]
+    return folder in made and session.store.find(folder) is None
+
+
+def _check_handed(config: RecipeConfig) -> None:
+    """Raises: ConfigError for a key that neither the recipe nor one of its stages takes."""
+    workflows = dict.fromkeys(row.workflow for row in config.stages)
+    for word in config.handed:
+        key = _key(word)
+        if key in config.takes or (key in workflows and re.match(r"[+~]*\w+\.", word)):
+            continue
+        own = [field.name for field in dataclasses.fields(RecipeConfig) if field.name not in ("takes", "handed")]
+        close = difflib.get_close_matches(key, [*own, *config.takes, "experiment"], n=1)
+        handed_on = ", ".join(f"{name} (to {', '.join(to)})" for name, to in config.takes.items())
+        raise ConfigError(
+            f"unknown key {key}; a recipe takes {', '.join([*own, '+experiment'])}, hands on {handed_on}, and gives a "
+            f"key with its workflow before it to that workflow's stages, e.g. pretrain.steps=800 "
+            f"({', '.join(workflows)})" + (f": did you mean {close[0]}?" if close else "")
+        )
+
+
+def _handed_to(workflow: str, config: RecipeConfig) -> list[str]:
+    """What was typed for the recipe and is this workflow's."""
+    words = []
+    for word in config.handed:
+        key = _key(word)
+        if key in config.takes:
+            if workflow in config.takes[key]:
+                words.append(word)
+        elif key == workflow:
+            words.append(re.sub(rf"^([+~]*){key}\.", r"\1", word))
+    return words
+
+
+def _key(word: str) -> str:
+    """The first part of the key that a word sets."""
+    return re.split("[.=@]", word.lstrip("+~"))[0]
 
 
 def compose_stage(stage: RecipeStage, config: RecipeConfig) -> tuple[Any, Any]:

@@ -356,7 +356,12 @@ class Session:
             )
             store = shlex.quote(f"store={path}")
             command = command.replace(f"workflows.{workflow}", f"workflows.{workflow} {store}", 1)
-        if workflow and self.experiment is not None and places.overlay(self.experiment, workflow):
+        if (
+            workflow
+            and self.experiment is not None
+            and "+experiment=" not in command
+            and places.overlay(self.experiment, workflow)
+        ):
             command = command.replace(f"workflows.{workflow}", f"workflows.{workflow} +experiment={self.experiment}", 1)
         if workflow and (folders := shlex.join(places.words())):
             command = command.replace(f"workflows.{workflow}", f"workflows.{workflow} {folders}", 1)

@@ -189,9 +189,9 @@ def _with_configs(package: Package, target: Target, working_dir: str) -> tuple[P
 def stages_of(target: Target) -> list[tuple[str, TrainConfig]]:
     """The training stages that a workflow runs: itself, or those of a recipe."""
     if target.workflow == "recipe":
-        from workflows.recipe import compose_stage
+        from workflows.recipe import compose_stages
 
-        composed = [(stage.workflow, compose_stage(stage, target.config)[0]) for stage in target.config.stages]
+        composed = [(one.stage.workflow, one.config) for one in compose_stages(target.config)]
     else:
         composed = [(target.workflow, target.config)]
     return [(stage, config) for stage, config in composed if isinstance(config, TrainConfig)]

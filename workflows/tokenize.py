@@ -8,13 +8,15 @@ python -m workflows.tokenize name=ablation data=corpus/other tokenizer.reuse=tok
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from pipelines.config import WorkflowConfig, config_class, parse
-from pipelines.data.stream.mixture import MixtureRecipe, foreseen
+from pipelines.data.stream.asked_mixture import AskedMixture
+from pipelines.data.stream.mixture import foreseen
 from pipelines.data.tokens.encode import corpus_files
 from pipelines.data.tokens.sample import sample_shares, sample_texts
 from pipelines.data.tokens.sidecars import known
@@ -26,7 +28,7 @@ from pipelines.identity import decisive
 from pipelines.store.artifact import Artifact
 from pipelines.store.code import chosen_modules
 from pipelines.store.draft import Draft
-from workflows import places
+from workflows import onward, places
 from workflows.entry import entry
 from workflows.session import Session
 
@@ -47,6 +49,8 @@ CODE = tuple(
     )
 )
 
+_FEWEST_IDS, _MOST_IDS = 9, 16  # powers of two
+
 
 @config_class
 class TokenizeConfig(WorkflowConfig):
@@ -60,7 +64,7 @@ class TokenizeConfig(WorkflowConfig):
 def run(config: TokenizeConfig, session: Session) -> Artifact:
     """Make `tokens/<name>`, or find it finished."""
     corpus = session.store.get_kind("data", "corpus", session.resolve(config.data))
-    config = dataclasses.replace(config, tokenizer=_with_shares(config.tokenizer))
+    config = dataclasses.replace(config, tokenizer=_sized(_with_shares(config.tokenizer), corpus))
     reuse = config.tokenizer.reuse and session.resolve(config.tokenizer.reuse)
     reused = session.store.get_kind("tokenizer.reuse", "tokens", reuse) if reuse else None
     inputs = [corpus, reused] if reused else [corpus]
@@ -113,7 +117,7 @@ def run(config: TokenizeConfig, session: Session) -> Artifact:
         "held-out documents:"
     )
     say(table(*compression(figures)))
-    return session.done(artifact, f"python -m workflows.mixture tokens=tokens/{config.name}")
+    return session.done(artifact, *onward.after_tokenize(session, config.name))
 
 
 def _with_shares(chosen: TokenizerConfig) -> TokenizerConfig:
@@ -127,8 +131,28 @@ def _with_shares(chosen: TokenizerConfig) -> TokenizerConfig:
     from omegaconf import OmegaConf
 
     recipe: Any = OmegaConf.to_container(OmegaConf.load(file))
-    weights, _ = foreseen(parse(MixtureRecipe, recipe, "mixture"))
+    asked = parse(AskedMixture, recipe, "mixture")
+    if not isinstance(asked.weights, dict):
+        raise ConfigError(
+            f"tokenizer.mixture={chosen.mixture} has weights: auto, which follow from the tokens, and these from the "
+            "tokenizer: set tokenizer.balance=size, which draws the sample by the text of each source"
+        )
+    weights, _ = foreseen(asked.stated(1))
     return dataclasses.replace(chosen, mixture=None, shares=weights)
+
+
+def _sized(chosen: TokenizerConfig, corpus: Artifact) -> TokenizerConfig:
+    """The same with a number of ids: `auto` is the square root of the bytes of training text, as a power of two.
+
+    4,096 for 16 MB, 16,384 for 270 MB, as the demo and the pocket model have them: an embedding grows with the ids, and
+    each needs text to be learnt from.
+    """
+    if chosen.vocabulary_size != "auto":
+        return chosen
+    sources = corpus.statistics["sources"].values()
+    text_bytes = sum(source["train"]["bytes"] for source in sources if source["kind"] != "preferences")
+    power = round(math.log2(max(1.0, math.sqrt(text_bytes))))
+    return dataclasses.replace(chosen, vocabulary_size=2 ** min(max(power, _FEWEST_IDS), _MOST_IDS))
 
 
 def _announcement(
@@ -136,9 +160,7 @@ def _announcement(
 ) -> dict[str, Any]:
     chosen = config.tokenizer
     balance = "tokenizer.shares (bytes of each source)" if chosen.shares else chosen.balance
-    trained = (
-        f"train {chosen.vocabulary_size:,} ids on {human(chosen.sample_bytes, 'B')} at most, balanced by {balance}"
-    )
+    trained = f"train {chosen.ids:,} ids on {human(chosen.sample_bytes, 'B')} at most, balanced by {balance}"
     size = f"{len(corpus.statistics['sources'])} sources, {files} files, {human(text_bytes, 'B')}"
     return {
         "corpus": f"{corpus.folder}  {size}",

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipelines.config import plain
 from pipelines.data.tokens.token_sources import code_beside
-from pipelines.display.progress import human, say
+from pipelines.display.progress import human, say, table
 from pipelines.display.timeline import reached
 from pipelines.errors import ArtifactError, ConfigError
 from pipelines.store.artifact import Artifact
@@ -25,9 +25,12 @@ from pipelines.train.checkpoint import committed_steps, open_checkpoint, set_asi
 from pipelines.train.checkpoint.retention import readers_of
 from pipelines.train.objectives import objective_of
 from pipelines.train.plan.planning import PlannedRun, plan_stage
+from pipelines.train.plan.sizing import HEADER
 from pipelines.train.spec import Adopted, TrainConfig, TrainSpec
 from pipelines.train.stages import stage_named
 from pipelines.train.worker import ready, work
+from workflows import onward
+from workflows.plan import device_names, read_device
 from workflows.session import DryRun, Session
 
 # the modules that decide every run's numbers; its objective, its optimizer and what its tokens carry add theirs
@@ -88,7 +91,20 @@ def plan_run(stage: str, config: TrainConfig, session: Session) -> tuple[TrainCo
     if config.on_change != "rebuild":
         parent = begun_from(session.store, Reference(stage, config.name).folder, parent)
     config = dataclasses.replace(config, data=session.resolve(config.data))
-    return config, plan_stage(stage, config, session.store, parent, config.cluster.workers)
+    planned = plan_stage(stage, with_speed(config), session.store, parent, config.cluster.workers)
+    return planned.config, planned
+
+
+def with_speed(config: TrainConfig) -> TrainConfig:
+    """The config with the speed of a worker as conf/device states it, where hours are to be turned into tokens."""
+    if config.hours is None or config.flops_per_second is not None:
+        return config
+    cluster = config.cluster
+    name = (cluster.accelerator or "").lower() if cluster.gpus_per_worker else "cpu"
+    if name not in device_names():
+        return config  # planning says what to set
+    device = read_device(name)
+    return dataclasses.replace(config, flops_per_second=device.peak * device.mfu.value)
 
 
 def told_whole(config: TrainConfig, planned: PlannedRun) -> TrainConfig:
@@ -134,6 +150,9 @@ def train_stage(stage: str, config: TrainConfig, session: Session) -> Artifact:
         whole, code = told_whole(config, planned), code_of_run(planned)
         claimed = session.begin(stage, whole, announcement, planned.inputs, code, identity=planned.identity)
     except DryRun as dry:
+        if planned.shapes:
+            say(f"\n   Shapes for {config.data} and {config.hours:g} hours of training\n")
+            say(table(list(HEADER), planned.shapes))
         begun = dry.foreseen
         if begun is not None and not is_done(begun, steps, back_to) and config.on_change != "rebuild":
             refuse_fewer_steps(storage, begun.folder, steps, back_to)
@@ -170,7 +189,7 @@ def train_stage(stage: str, config: TrainConfig, session: Session) -> Artifact:
         reached("run")
         spec = dataclasses.replace(spec, tracking=tracker.run or {})
         session.cluster.train(work, plain(spec), ready, begin=take_down)
-    return session.done(session.store.get(folder), *_next_commands(stage, config))
+    return session.done(session.store.get(folder), *_next_commands(stage, config, session))
 
 
 def told_of_run(planned: PlannedRun) -> dict[str, Any]:
@@ -312,11 +331,7 @@ def refuse_fewer_steps(storage: Storage, run: str, steps: int, back_to: int | No
         )
 
 
-def _next_commands(stage: str, config: TrainConfig) -> list[str]:
-    run, row = f"{stage}/{config.name}", stage_named(stage)
+def _next_commands(stage: str, config: TrainConfig, session: Session) -> list[str]:
+    run = f"{stage}/{config.name}"
     # the last step of a run that goes on for ever is another one tomorrow, and a branch says which it means
-    parent = f"{run}@latest" if row.endless else run
-    return [
-        f"python -m workflows.evaluate parent={run}",
-        f"python -m workflows.{row.followed_by or 'export'} parent={parent} name={config.name}",
-    ]
+    return onward.after_training(session, run, f"{run}@latest" if stage_named(stage).endless else run)

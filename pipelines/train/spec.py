@@ -10,7 +10,19 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pipelines.config import Chosen, Count, Positive, Rows, Seed, Whole, Window, WorkflowConfig, config_class, runtime
+from pipelines.config import (
+    Chosen,
+    Count,
+    Open,
+    Positive,
+    Rows,
+    Seed,
+    Whole,
+    Window,
+    WorkflowConfig,
+    config_class,
+    runtime,
+)
 from pipelines.train.checkpoint.retention import Rule
 from pipelines.train.network.architecture import ModelConfig, RopeBase
 from pipelines.train.network.compute import ComputeConfig
@@ -29,18 +41,21 @@ Objective = Annotated[ObjectiveSettings, Chosen("name", lambda: OBJECTIVES)]
 
 @config_class
 class BatchConfig:
-    """`global_batch = micro_batch × accumulation × workers`; accumulation follows."""
+    """`global_batch = micro_batch × accumulation × workers`; accumulation follows.
 
-    sequence_length: Window  # tokens a row feeds to the model
-    global_batch: Rows  # windows, or pairs, per optimizer step, over all workers
-    micro_batch: Rows = runtime(1)  # of them, per forward on one worker
+    What is null is worked out from the data, or taken of the parent (`plan/sizing.py`).
+    """
+
+    sequence_length: Annotated[Window, Open()]  # tokens a row feeds to the model
+    global_batch: Annotated[Rows, Open()]  # windows, or pairs, per optimizer step, over all workers
+    micro_batch: Annotated[Rows, Open()] = runtime(1)  # of them, per forward on one worker
 
 
 @config_class
 class CheckpointConfig:
     """When to save, what stays, and where to go on."""
 
-    every_steps: Count = 100
+    every_steps: Annotated[Count, Open()] = 100  # null: ten times in the run
     keep_last: Count | None = None  # null: every checkpoint stays, so that any can be branched from
     keep_every_steps: Count | None = None  # besides the last ones, those whose step is a multiple of this
     resume: str = "latest"  # or step-200: set the later checkpoints of this run aside and go on from there
@@ -71,7 +86,10 @@ class TrainConfig(WorkflowConfig):
     compute: ComputeConfig = runtime(default_factory=ComputeConfig)
     batch: BatchConfig
     steps: Count | None = None
-    epochs: Positive | None = None  # instead of steps, over tokens
+    epochs: Positive | None = None  # instead of steps: how often the data is read
+    # of a fresh run without a model: how long it may train; the largest model that this and the data allow is taken
+    hours: Positive | None = None
+    flops_per_second: Positive | None = runtime(None)  # of one worker, for `hours`; null: as conf/device states it
     # null: the stage's own; it may choose another that learns from batches of the same kind
     objective: Objective | None = None
     seed: Seed = 0

@@ -72,7 +72,8 @@ class TokenizerConfig:
     """How the tokenizer is made."""
 
     reuse: str | None = None  # tokens/<name>: take that tokenizer instead of training one
-    vocabulary_size: Count = 4096  # markers and the 256 bytes included
+    # markers and the 256 bytes included; auto: by how much text there is (workflows/tokenize.py)
+    vocabulary_size: Count | Literal["auto"] = 4096
     sample_bytes: Count = 20_000_000  # text to train on, over all sources
     balance: Literal["source", "language", "size"] = "source"  # equal bytes per source or language, or as they come
     shares: dict[str, Amount] | None = None  # source -> relative share of the sample; replaces `balance`
@@ -80,7 +81,7 @@ class TokenizerConfig:
     min_frequency: Count = 2  # a pair must occur so often to be merged
 
     def __post_init__(self) -> None:
-        if self.vocabulary_size < SMALLEST_VOCABULARY:
+        if self.vocabulary_size != "auto" and self.vocabulary_size < SMALLEST_VOCABULARY:
             raise ConfigError(
                 f"tokenizer.vocabulary_size is {self.vocabulary_size}; expected at least {SMALLEST_VOCABULARY} "
                 "(256 bytes and the markers)"
@@ -92,6 +93,12 @@ class TokenizerConfig:
             )
         if self.sample_bytes <= 0:
             raise ConfigError(f"tokenizer.sample_bytes is {self.sample_bytes}; expected a positive number of bytes")
+
+    @property
+    def ids(self) -> int:
+        """`vocabulary_size`, once it is a number."""
+        assert isinstance(self.vocabulary_size, int)
+        return self.vocabulary_size
 
 
 @dataclass
@@ -158,7 +165,7 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig, runs: LongRun
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=config.vocabulary_size,
+        vocab_size=config.ids,
         min_frequency=config.min_frequency,
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),

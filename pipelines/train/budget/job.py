@@ -94,6 +94,12 @@ def job_of(stage: str, config: TrainConfig, inherited: ModelConfig | None) -> Jo
     Args: stage, a name in `STAGES`; inherited, the model of the stage before, where there is one.
     Raises: ConfigError saying what to change.
     """
+    if None in (config.batch.sequence_length, config.batch.global_batch, config.batch.micro_batch):
+        raise ConfigError(
+            f"{stage} of this experiment is sized by its data, which a plan without data cannot see: `python -m "
+            f"workflows.{stage} … dry_run=true` shows model, hours and memory; or set batch.sequence_length, "
+            "batch.global_batch and batch.micro_batch, a model and steps"
+        )
     model = config.model if stage_named(stage).starts == "fresh" else inherited or config.model
     if model is None:
         raise ConfigError(

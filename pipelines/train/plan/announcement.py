@@ -27,6 +27,7 @@ def announce_run(run: CheckedRun, spec: TrainSpec) -> dict[str, str]:
         "optimizer state": run.stage.optimizer_state,
         "LR begins at": f"{run.stage.rate_begins_at}: {_rates(run)}",
         "data": f"{run.stage.reads}: {run.config.data}",
+        **run.sized.announcement,
         "model": _model(run.architecture),
         "batch": _batch(run),
         "objective": str(run.objective),

@@ -27,7 +27,7 @@ from pipelines.train.checkpoint.lineage import Run, tokenizer_of
 from pipelines.train.network import float8
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.objectives import OBJECTIVES, Objective, objective_of
-from pipelines.train.plan import devices
+from pipelines.train.plan import devices, sizing
 from pipelines.train.plan.inheritance import (
     branching_stages,
     open_parent,
@@ -36,6 +36,7 @@ from pipelines.train.plan.inheritance import (
     planned_rates,
 )
 from pipelines.train.plan.memory import DeviceKind, Setup
+from pipelines.train.plan.sizing import Sized
 from pipelines.train.schedules.schedule import Schedule
 from pipelines.train.spec import BatchConfig, Start, TrainConfig
 from pipelines.train.stages import Stage, stage_named
@@ -54,6 +55,7 @@ class CheckedRun:
         parent: the run and checkpoint that it begins from; None for a fresh run.
         data: the artifact that `data=` names; tokens, the one that holds the shards: the same where no mixture lies
             between.
+        config: without nulls that the data decides. sized: how they were decided.
         epoch_samples: samples in one epoch, where the run counts epochs.
         carried: where each source goes on, where a branch has windows of another length than its parent.
     """
@@ -74,6 +76,7 @@ class CheckedRun:
     start: Start
     segments: tuple[dict[str, Any], ...]
     carried: Sequence[Carried]
+    sized: Sized
 
 
 def check_run(name: str, config: TrainConfig, store: ArtifactStore, parent: str | None, workers: int) -> CheckedRun:
@@ -82,12 +85,17 @@ def check_run(name: str, config: TrainConfig, store: ArtifactStore, parent: str 
     Args: name, of the stage; parent, the resolved reference.
     Raises: ConfigError, ArtifactError, CheckpointError or DataError, each saying what to change.
     """
-    stage, batch = stage_named(name), config.batch
+    stage = stage_named(name)
     objective = chosen_objective(name, config)
     _check_fields(name, stage, config, parent)
     ancestor = open_parent(name, stage, store, parent) if parent else None
-    architecture = planned_architecture(name, stage, config, ancestor)
+    if not _sized_by_data(stage, config):
+        planned_architecture(name, stage, config, ancestor)  # refuses before any data is looked at
     data, tokens = _open_data(config, store)
+    sized = sizing.close(name, stage, config, store, data, tokens, ancestor, workers)
+    config = sized.config
+    batch = config.batch
+    architecture = planned_architecture(name, stage, config, ancestor)
     _check_tokenizer(architecture, tokens, ancestor)
     batches = objective.batches.of_data(data, tokens, config.seed, batch.sequence_length, config.epochs or 1.0)
     steps, epoch_samples = _steps(config, batches.epoch_samples)
@@ -119,7 +127,13 @@ def check_run(name: str, config: TrainConfig, store: ArtifactStore, parent: str 
         start=start,
         segments=segments,
         carried=carried,
+        sized=sized,
     )
+
+
+def _sized_by_data(stage: Stage, config: TrainConfig) -> bool:
+    """Whether the model, or the window that a branch may stretch it to, is not known from the config alone."""
+    return config.batch.sequence_length is None or (stage.starts == "fresh" and config.hours is not None)
 
 
 def device_of(config: TrainConfig) -> DeviceKind:
@@ -157,11 +171,11 @@ def _check_fields(name: str, stage: Stage, config: TrainConfig, parent: str | No
             f"data={config.data} is of kind {kind}; {name} reads {' or '.join(stage.data)}: "
             f"set data={stage.data[0]}/<name>"
         )
-    if (config.steps is None) == (config.epochs is None):
-        raise ConfigError(f"got steps={config.steps} and epochs={config.epochs}; expected exactly one of them")
-    if config.epochs is not None and kind == "mixture":
+    if config.steps is not None and config.epochs is not None:
+        raise ConfigError(f"got steps={config.steps} and epochs={config.epochs}; expected one of them: set one to null")
+    if config.steps is None and config.epochs is None and kind != "mixture":
         raise ConfigError(
-            f"epochs={config.epochs} over {config.data}; a mixture counts steps: set steps and leave epochs null"
+            f"got neither steps nor epochs; {config.data} is read for so many of them: set epochs=1, or steps=…"
         )
     if not re.fullmatch(r"latest|step-\d+", config.checkpoint.resume):
         raise ConfigError(

@@ -52,7 +52,10 @@ def planned_architecture(name: str, stage: Stage, config: TrainConfig, parent: R
     """The model's: the config's own for a fresh run, else the parent's, whose positions a branch may stretch."""
     if parent is None:
         if config.model is None:
-            raise ConfigError("model is null; a fresh run needs one: choose model=<name in conf/model>")
+            raise ConfigError(
+                "model is null; a fresh run needs one: choose model=<name in conf/model>, or hours=0.5: the largest "
+                "model that so much time and the data allow"
+            )
         check_shapes(config.model)
         if config.rope_base != "keep":
             raise ConfigError(f"rope_base={config.rope_base}; a fresh run's is model.rope_base: leave rope_base=keep")

@@ -33,10 +33,13 @@ _TRIED = 8
 class PlannedRun:
     """A stage's run, before it is claimed.
 
-    Attributes: identity, what decides the result; announcement, label -> text.
+    Attributes: config, without nulls that the data decides; shapes, those that were compared for the model, under
+        `sizing.HEADER`; identity, what decides the result; announcement, label -> text.
     """
 
     spec: TrainSpec
+    config: TrainConfig
+    shapes: tuple[list[Any], ...]
     inputs: tuple[Artifact, ...]
     identity: dict[str, Any]
     announcement: dict[str, str]
@@ -61,7 +64,7 @@ def plan_stage(name: str, config: TrainConfig, store: ArtifactStore, parent: str
     inputs = (run.data,) if run.data is run.tokens else (run.data, run.tokens)
     if run.parent is not None:
         inputs = (run.parent.artifact, *inputs)
-    return PlannedRun(spec, inputs, _identity(run), announce_run(run, spec))
+    return PlannedRun(spec, run.config, run.sized.rows, inputs, _identity(run), announce_run(run, spec))
 
 
 def _build_spec(run: CheckedRun, store_uri: str) -> TrainSpec:
@@ -114,6 +117,8 @@ def _identity(run: CheckedRun) -> dict[str, Any]:
             "segments": fingerprint(plain(run.segments)),
         },
     }
+    if run.sized.tokens is not None:
+        decides["sized_tokens"] = run.sized.tokens
     # a trunk goes on: more steps do not change the steps before them
     fixed = run.rates.decay == "none" and run.rates.kind != "cosine" and run.config.schedule.warmup_fraction is None
     if run.stage.endless and fixed:

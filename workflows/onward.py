@@ -1,0 +1,244 @@
+"""What one does next: the commands that a finished command prints, each of which would be accepted as printed.
+
+Enters: a finished artifact, and the experiment it was made in. Leaves: command lines. Of several that could follow, the
+first is taken that plans: it is composed and planned in this process with `dry_run=true`, as its own command would be.
+So a line names an overlay that is there, data that fits, a parent that can be branched from, and a name that is free.
+
+The experiment of the command goes first; where it has nothing that fits (another model's vocabulary, other sources),
+`own` follows, which is sized by whatever there is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import shlex
+import typing
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from pipelines.data.stream.mixture import MixturePlan
+from pipelines.display.progress import hushed
+from pipelines.errors import TrunklineError
+from pipelines.store.artifact import Artifact
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.train.checkpoint import committed_steps
+from pipelines.train.checkpoint.lineage import lineage
+from pipelines.train.stages import STAGES, TRAINED, stage_named
+from workflows import places
+from workflows.composing import compose_config
+from workflows.session import DryRun, Session
+
+OWN = "own"  # the experiment that fits any data
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A command that could follow: the words behind the workflow's name."""
+
+    workflow: str
+    words: tuple[str, ...]
+    remark: str = ""
+
+    def __str__(self) -> str:
+        line = shlex.join(["python", "-m", f"workflows.{self.workflow}", *self.words])
+        return f"{line}   # {self.remark}" if self.remark else line
+
+
+def candidate(workflow: str, experiment: str | None, *words: str, remark: str = "") -> Candidate | None:
+    """A command in an experiment; None where that has no overlay for it."""
+    if experiment is None:
+        return None
+    if places.overlay(experiment, workflow) is None:
+        return None
+    return Candidate(workflow, (f"+experiment={experiment}", *words), remark)
+
+
+def first_accepted(session: Session, candidates: Iterable[Candidate | None]) -> list[str]:
+    """The first command that would be accepted, in a list; an empty one where none is. Nothing is said meanwhile."""
+    if session.within_recipe:  # the recipe runs what follows by itself
+        return []
+    return next(([str(one)] for one in candidates if one is not None and accepted(session, one)), [])
+
+
+def accepted(session: Session, command: Candidate) -> bool:
+    """Whether the command plans, and its name is free or its own."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    module = importlib.import_module(f"workflows.{command.workflow}")
+    config_class = typing.get_type_hints(module.run)["config"]
+    own = session.config
+    try:
+        with hushed():
+            composed = compose_config(command.workflow, config_class, list(command.words))
+            config = dataclasses.replace(
+                composed, store=own.store, dry_run=True, tracking=dataclasses.replace(own.tracking, enabled=False)
+            )
+            with Session(config) as trial:
+                module.run(config, trial)
+    except DryRun as planned:
+        return planned.foreseen is not None
+    except (TrunklineError, HydraException, OmegaConfBaseException):
+        return False
+    return False
+
+
+def experiments(session: Session) -> Iterator[str]:
+    """The experiment of this command, then the one that fits any data."""
+    if session.experiment is not None:
+        yield session.experiment
+    if session.experiment != OWN:
+        yield OWN
+
+
+# ── After each kind of artifact ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def after_corpus(session: Session, name: str) -> list[str]:
+    """Tokens of it."""
+    return first_accepted(
+        session, (candidate("tokenize", of, f"name={name}", f"data=corpus/{name}") for of in experiments(session))
+    )
+
+
+def after_tokenize(session: Session, name: str) -> list[str]:
+    """A mixture whose sources they hold."""
+
+    def candidates() -> Iterator[Candidate | None]:
+        tokens = f"tokens=tokens/{name}"
+        if session.experiment not in (None, OWN):
+            yield candidate("mixture", session.experiment, tokens)
+        yield candidate("mixture", OWN, f"name={name}", tokens)
+        yield candidate("mixture", OWN, f"name={name}_stable", tokens)
+
+    return first_accepted(session, candidates())
+
+
+def after_mixture(session: Session, name: str, planned: MixturePlan) -> list[str]:
+    """A trunk on it; of one with conversations in it, which is for the decay, a branch off a trunk of these tokens."""
+    base = name.removesuffix("_decay").removesuffix("_stable")
+
+    def trunks_first(of: str) -> Iterator[Candidate | None]:
+        for trunk in trunks_on(session.store, planned.tokens, base):
+            words = (f"name={trunk}", f"parent=pretrain/{trunk}@latest", f"data=mixture/{name}")
+            yield candidate("anneal", of, *words)
+            yield candidate("anneal", of, f"name={name}", *words[1:])
+
+    def stable(of: str, data: str) -> Iterator[Candidate | None]:
+        yield candidate("pretrain", of, f"name={base}", f"data=mixture/{data}")
+        yield candidate("pretrain", of, f"name={data}", f"data=mixture/{data}")
+
+    def candidates() -> Iterator[Candidate | None]:
+        if not for_decay(name, planned):
+            for of in experiments(session):
+                yield from stable(of, name)
+            return
+        for of in experiments(session):
+            yield from trunks_first(of)
+        for other in mixtures_on(session.store, planned.tokens, decay=False):
+            for of in experiments(session):
+                yield from stable(of, other)
+        for named in (base, f"{base}_stable"):
+            yield candidate("mixture", OWN, f"name={named}", f"tokens={planned.tokens}")
+
+    return first_accepted(session, candidates())
+
+
+def after_training(session: Session, run: str, parent: str, *words: str, remark: str = "") -> list[str]:
+    """An evaluation; and the stage that follows, the next but one where the data has nothing for it, or the export.
+
+    Args: run, the folder; parent, how a command names it; words, that a following stage needs beside.
+    """
+    if session.within_recipe:
+        return []
+    kind, name = run.split("/")
+    tokens = next(
+        (link.folder for link in lineage(session.store, session.store.get(run)) if link.folder.startswith("tokens/")),
+        None,
+    )
+    following = stage_named(kind).followed_by if kind in STAGES else _after_average()
+
+    def stage(follows: str, of: str) -> Iterator[Candidate | None]:
+        row = stage_named(follows)
+        if "tokens" in row.data:
+            data = [f"data={tokens}"] if tokens else []
+            yield candidate(follows, of, f"name={name}", f"parent={parent}", *data, *words, remark=remark)
+            return
+        given = (f"name={name}", f"parent={parent}", *words)
+        for mixture in mixtures_on(session.store, tokens, decay=True, first=f"{name}_decay"):
+            yield candidate(follows, of, *given, f"data=mixture/{mixture}", remark=remark)
+        if of == OWN and tokens is not None and _holds(session.store, tokens, "conversations"):
+            wanted = (f"name={name}_decay", f"tokens={tokens}", "mixture=own_decay")
+            yield candidate("mixture", of, *wanted)
+        yield candidate(follows, of, *given, remark=remark)
+        for mixture in mixtures_on(session.store, tokens, decay=False, first=name):
+            yield candidate(follows, of, *given, f"data=mixture/{mixture}", remark=remark)
+
+    def candidates() -> Iterator[Candidate | None]:
+        follows = following
+        while follows is not None:
+            for of in experiments(session):
+                yield from stage(follows, of)
+            follows = stage_named(follows).followed_by
+        for of in experiments(session):
+            yield candidate("export", of, f"name={name}", f"parent={run}")
+            yield candidate("export", of, f"name={kind}-{name}", f"parent={run}")
+
+    evaluations = (candidate("evaluate", of, f"parent={run}") for of in experiments(session))
+    return [*first_accepted(session, evaluations), *first_accepted(session, candidates())]
+
+
+def _after_average() -> str:
+    return next(name for name, row in STAGES.items() if "average" in row.parents)
+
+
+# ── What the store has ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def for_decay(name: str, planned: MixturePlan) -> bool:
+    """Whether a mixture is made for the decay: conversations are in it, or its name says so."""
+    return name.endswith("_decay") or any(source.kind == "conversations" for source in planned.sources)
+
+
+def mixtures_on(store: ArtifactStore, tokens: str | None, decay: bool, first: str = "") -> list[str]:
+    """Finished mixtures of these tokens, made for the decay or not; `first` before the others."""
+    names = []
+    for name in store.storage.folders("mixture"):
+        with contextlib.suppress(TrunklineError):
+            found = store.find(f"mixture/{name}")
+            if found is None:
+                continue
+            planned = MixturePlan.from_json(found.json("mixture.json"))
+            if planned.tokens == tokens and for_decay(name, planned) == decay:
+                names.append(name)
+    return sorted(names, key=lambda name: (name != first, name))
+
+
+def trunks_on(store: ArtifactStore, tokens: str, first: str) -> list[str]:
+    """Runs that go on for ever, trained on these tokens and with a checkpoint; `first` before the others."""
+    names = []
+    for kind in (kind for kind, row in STAGES.items() if row.endless):
+        for name in store.storage.folders(kind):
+            with contextlib.suppress(TrunklineError):
+                claim = store.find_claim(f"{kind}/{name}")
+                if claim and tokens in claim["identity"]["inputs"] and committed_steps(store.storage, f"{kind}/{name}"):
+                    names.append(name)
+    return sorted(names, key=lambda name: (name != first, name))
+
+
+def _holds(store: ArtifactStore, tokens: str, kind: str) -> bool:
+    """Whether there is training text of a kind."""
+    sources: Any = store.get(tokens).statistics["sources"].values()
+    return any(source["kind"] == kind and source["train"]["tokens"] for source in sources)
+
+
+def is_trained(artifact: Artifact) -> bool:
+    """Whether it holds checkpoints."""
+    return artifact.folder.split("/")[0] in TRAINED
+
+
+def kinds_in(sources: Sequence[Any]) -> set[str]:
+    """The kinds of sources that have training text."""
+    return {source["kind"] for source in sources if source["train"]["tokens"]}
