@@ -193,9 +193,8 @@ def keys_under(workflow: str, arguments: Sequence[str], where: str) -> list[str]
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    kept = [
-        argument for argument in arguments if argument[0:1] != "-" and not argument.startswith((f"{where}.", "hydra"))
-    ]
+    under = (f"{where}.", f"{where}=", "hydra")
+    kept = [argument for argument in arguments if argument[0:1] != "-" and not argument.startswith(under)]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(places.SHIPPED), version_base=None):

@@ -152,6 +152,12 @@ def _missing(key: str, cause: str, config_class: type, names: Names) -> str:
     """The types have a place for the key, but the YAML does not set it."""
     absent = re.search(r"full_key: (\S+)", cause)
     where, _, name = (absent[1] if absent else key).rpartition(".")
+    if absent and where == key:  # a whole mapping, of which Hydra merges each entry
+        there = ", ".join(sorted(names(where))) or "other keys"
+        return (
+            f"{key}={{…}} is merged into what is there ({there}), and {name} is not there; to replace all of it: "
+            f"'~{key}' '+{key}={{{name}: …}}'; to add to it: +{absent[1]}=…"
+        )
     if key == (absent[1] if absent else key) or not _is_mapping(config_class, where):
         return f"{key} is not set in the YAML: write +{key}=… to add it"
     there = sorted(names(where))

@@ -400,9 +400,9 @@ def _check_handed(config: RecipeConfig) -> None:
         close = difflib.get_close_matches(key, [*own, *config.takes, "experiment"], n=1)
         handed_on = ", ".join(f"{name} (to {', '.join(to)})" for name, to in config.takes.items())
         raise ConfigError(
-            f"unknown key {key}; a recipe takes {', '.join([*own, '+experiment'])}, hands on {handed_on}, and gives a "
-            f"key with its workflow before it to that workflow's stages, e.g. pretrain.steps=800 "
-            f"({', '.join(workflows)})" + (f": did you mean {close[0]}?" if close else "")
+            f"unknown key {key}; a recipe takes {', '.join([*own, '+experiment'])}, hands on {handed_on}, and takes "
+            f"<workflow>.<key>=… for the stages of a workflow ({', '.join(workflows)})"
+            + (f": did you mean {close[0]}?" if close else "")
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipelines.config import ClusterConfig
-from pipelines.data.stream.mixture import MixtureRecipe
+from pipelines.data.stream.asked_mixture import AskedMixture
 from pipelines.errors import ArtifactError, ConfigError, TrainingError
 from pipelines.train.checkpoint import committed_steps
 from pipelines.train.run.loop import read_metrics
@@ -273,7 +273,7 @@ def test_other_lanes_than_a_run_asks_for_are_refused(store: Any, session: Sessio
 
 
 def test_a_chain_of_a_mixture_and_three_stages(store: Any, session: Session, one_rank: Ranks) -> None:
-    recipe = MixtureRecipe(weights={"walks": 0.5, "chat": 0.5}, budget_tokens=20_000, max_epochs=100)
+    recipe = AskedMixture(weights={"walks": 0.5, "chat": 0.5}, budget_tokens=20_000, max_epochs=100)
     made = MixtureConfig(name="mixed", tokens="tokens/tiny", mixture=recipe, store=store.uri)
 
     def chain(name: str, length: int) -> Chain:

@@ -100,6 +100,7 @@ ANYWHERE = {
     "parent, where the stream is read",
     "pipelines.train.plan.checked": "refuses; what it looks up is in the fingerprint by way of planning",
     "pipelines.train.plan.inheritance": "likewise",
+    "pipelines.train.plan.sizing": "its outcome, a config without nulls, is in the fingerprint",
     "pipelines.train.plan.announcement": "messages",
     "pipelines.train.plan.context": "its outcome, the model and the segments, is in the fingerprint",
     "pipelines.train.stages": "the table of stages; what a row decides, planning writes into the fingerprint",
@@ -141,7 +142,10 @@ BESIDE = {
         "pipelines.data.sources.glance": "the plan alone",
     },
     "tokenize": {"pipelines.data.stream": "the sample's shares, which are in the fingerprint"},
-    "mixture": {"pipelines.data.stream.interleave": "the least weight, below which a mixture is refused"},
+    "mixture": {
+        "pipelines.data.stream.interleave": "the least weight, below which a mixture is refused",
+        "pipelines.data.stream.asked_mixture": "its outcome, weights and budget, is in the fingerprint",
+    },
     "training": {
         "pipelines.data.stream.mixture": "the plan is in the fingerprint, as segments or by the mixture's own",
         "pipelines.train.checkpoint.weights": "weights without an engine: a run fills its engine (slices)",

@@ -15,7 +15,7 @@ import torch
 
 from pipelines.cluster.cluster import serial_map
 from pipelines.config import TrackingConfig, config_class, parse
-from pipelines.data.stream.mixture import MixtureRecipe
+from pipelines.data.stream.asked_mixture import AskedMixture
 from pipelines.data.tokens.tokenizer import TokenizerConfig
 from pipelines.errors import TrunklineError
 from pipelines.store.artifacts import ArtifactStore
@@ -56,7 +56,7 @@ COMMANDS: dict[str, tuple[Any, Any, str, tuple[str, ...]]] = {
         mixture.MixtureConfig(
             **COMMON,
             tokens="tokens/t",
-            mixture=MixtureRecipe(weights={"prose": 1.0}, budget_tokens=2000, max_epochs=100),
+            mixture=AskedMixture(weights={"prose": 1.0}, budget_tokens=2000, max_epochs=100),
         ),
         "mixture/x",
         ("tokens/t/manifest.json",),

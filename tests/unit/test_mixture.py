@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from pipelines.config import parse
+from pipelines.data.stream.asked_mixture import AskedMixture
 from pipelines.data.stream.mixture import (
     HEADER,
     MixturePlan,
@@ -130,7 +131,7 @@ CONF = Path(__file__).parents[2] / "conf"
 
 @pytest.mark.parametrize("file", sorted((CONF / "mixture").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_shipped_mixture_is_valid_and_knows_its_name(file):
-    assert parse(MixtureRecipe, yaml.safe_load(file.read_text()), "mixture").name == file.stem
+    assert parse(AskedMixture, yaml.safe_load(file.read_text()), "mixture").name == file.stem
 
 
 @pytest.mark.parametrize("file", sorted((CONF / "tokenizer").glob("*.yaml")), ids=lambda file: file.stem)

@@ -77,7 +77,7 @@ def test_a_sweep_runs_each_choice_wherever_the_option_stands(place: int, monkeyp
         ("experiments=demo", r"did you mean \+experiment=demo\?"),
         (
             "+experiment=minicpm_2",
-            r"there are demo, minicpm_2b, pocket, smoke, wind_tunnel, \w+: did you mean \+experiment=minicpm_2b\?",
+            r"there are demo, minicpm_2b, own, pocket, smoke, wind_tunnel, \w+: did you mean \+experiment=minicpm_2b\?",
         ),
         ("+experiment=", r"no such experiment; there are demo"),
         ("beta=0.2", r"unknown key beta; accepted there: name, .*: did you mean objective.beta\?"),

@@ -119,7 +119,7 @@ def settle(asked: AskedMixture, tokens: str, statistics: Mapping[str, Any]) -> t
             for name, source in sources.items()
             if source["kind"] == kind
             and source["train"].get("loss_tokens", 1)
-            and max(source["train"]["shard_tokens"], default=0) >= _LEAST_TOKENS
+            and max(source["train"]["shard_tokens"], default=0) >= (_LEAST_TOKENS if kind == "documents" else 1)
         }
         for kind in ("documents", "conversations")
     }
