@@ -31,6 +31,16 @@ BEAT_SECONDS = 20.0
 SILENT_SECONDS = 90.0  # more than four beats
 
 
+def in_work(storage: Storage, folder: str) -> bool:
+    """Whether a command may be working on `folder` now: one that lives on this machine, or any of another one."""
+    try:
+        lease = json.loads(storage.find(f".leases/{folder}.json") or b"{}")
+        here = lease and lease["machine"] == _machine() != ""
+        return bool(lease) and not (here and _started(lease["pid"]) != lease["started"])
+    except (ValueError, KeyError, TypeError):  # damaged: nobody knows
+        return True
+
+
 class Lease:
     """The right to make `folder` (`kind/name`), until `release`.
 

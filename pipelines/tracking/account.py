@@ -201,15 +201,34 @@ def description(run: Mapping[str, Any], seen: Seen, end: Mapping[str, Any] | Non
 
 
 def renewed(note: str, text: str) -> str | None:
-    """The description to write where one stands: what a person added below ours stays; None where theirs took its
-    place."""
+    """The description to write where one stands, or None where a person's took its place.
+
+    What a person added below ours stays, and so do the lines of evaluations and of a successor, which others wrote.
+    """
     if not note.strip():
         return text
-    _, mark, added = note.partition(NOTE_END)
-    return text + added if mark else None
+    own, mark, added = note.partition(NOTE_END)
+    if not mark:
+        return None
+    kept = [line for line in own.splitlines() if line.startswith((_EVALUATED, REPLACED))]
+    return "\n".join([*(line + "\n" for line in kept), text]) + added
 
 
-RESULTS: tuple[tuple[str, Callable[[float], str]], ...] = (
+def with_evaluation(note: str, evaluation: str, page: str, heldout: str, at: str, numbers: Mapping[str, float]) -> str:
+    """A description with a line of what an evaluation measured, in the place of what the same one measured before.
+
+    Args: evaluation, kind/name; page, of its run; heldout, the documents; at, the checkpoint.
+    """
+    told = ", ".join(results({name: value for name, value in numbers.items() if name != "loss"}))
+    line = f"{_EVALUATED} {told or 'no number'} of {_code(at)} on {_code(heldout)} ({_link(evaluation, page)})"
+    others = [old for old in note.split("\n") if not (old.startswith(_EVALUATED) and f"[{evaluation}]" in old)]
+    while others and not others[0]:
+        others.pop(0)
+    return "\n".join([line, "", *others])
+
+
+_EVALUATED, REPLACED = "**Evaluated:**", "**Replaced**"  # how the lines begin that other runs write here
+_RESULTS: tuple[tuple[str, Callable[[float], str]], ...] = (
     ("bits_per_byte", lambda value: f"{value:.4f} bits per byte"),
     ("assistant_loss", lambda value: f"assistant loss {value:.4f}"),
     ("preference_accuracy", lambda value: f"{value:.1%} of pairs ordered right"),
@@ -227,7 +246,7 @@ def results(metrics: Mapping[str, float]) -> list[str]:
         parts = [value for name, value in metrics.items() if name.endswith(mark) or name.startswith(mark)]
         if parts:
             known.setdefault(total, sum(parts))
-    return [said(known[name]) for name, said in RESULTS if name in known]
+    return [said(known[name]) for name, said in _RESULTS if name in known]
 
 
 def _model(settings: Mapping[str, Any]) -> str:

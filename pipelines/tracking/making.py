@@ -11,9 +11,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from pipelines.display.progress import say
+from pipelines.store.lease import in_work
 from pipelines.store.opening import open_storage
 from pipelines.store.storage import Storage
-from pipelines.tracking.account import GROUP, Seen, data_of, description, parameters, renewed, tags
+from pipelines.tracking.account import (
+    GROUP,
+    NOTE_END,
+    REPLACED,
+    Seen,
+    data_of,
+    description,
+    parameters,
+    renewed,
+    tags,
+    with_evaluation,
+)
 from pipelines.tracking.errors import (
     Deleted,
     NotMLflow,
@@ -28,6 +40,7 @@ from pipelines.tracking.records import fingerprint_of, record_key, record_of, ru
 
 _DESCRIBED = "trunkline.store"  # the tag that is set last: the run has its parameters and inputs
 NOTE, NAME = "mlflow.note.content", "mlflow.runName"
+_LOST = "the command ended without a word: it was killed, or its machine was lost"
 told: set[str] = set()  # what this process has said of runs that were deleted: they are looked at again and again
 
 
@@ -112,6 +125,18 @@ def ended(server: Server, run: Mapping[str, Any], run_id: str, end: Mapping[str,
         _replaced(server, run, run["replaces"], run_id)
 
 
+def lost(server: Server, run: Mapping[str, Any], run_id: str, at: float) -> None:
+    """Set the end of a run whose command died without a word, unless it has ended or goes on by now.
+
+    Args: at, in milliseconds, when that command was known to live.
+    """
+    mlflow_run = server.client.get_run(run_id)
+    if mlflow_run.info.status != "RUNNING" or in_work(open_storage(run["store"]), run["folder"]):
+        return
+    lived = max([at, *(point.timestamp for point in getattr(mlflow_run.data, "_metric_objs", []))])
+    ended(server, run, run_id, {"end": "KILLED", "at": int(lived), "why": _LOST})
+
+
 def evaluated(server: Server, run: Mapping[str, Any], told_of: Mapping[str, Any]) -> None:
     """Write what an evaluation measured onto the run that it measured, where that is tracked here.
 
@@ -139,6 +164,11 @@ def evaluated(server: Server, run: Mapping[str, Any], told_of: Mapping[str, Any]
     server.log_metrics(run_id, rows)
     server.client.set_tag(run_id, "trunkline.heldout", first)
     server.client.set_tag(run_id, f"trunkline.evaluated.{below.rstrip('/') or 'own'}", run["folder"])
+    numbers, note = {name: value for name, value, *_ in told_of["rows"]}, mlflow_run.data.tags.get(NOTE, "")
+    at = f"{folder}@step-{told_of['rows'][0][3]}" if told_of["rows"] else folder
+    if NOTE_END in note:  # else a person has written another
+        own_page = f"experiments/{mlflow_run.info.experiment_id}/runs/{run['run_id']}"
+        server.client.set_tag(run_id, NOTE, with_evaluation(note, run["folder"], own_page, heldout, at, numbers))
 
 
 def _replaced(server: Server, run: Mapping[str, Any], old: str, new: str) -> None:
@@ -153,9 +183,7 @@ def _replaced(server: Server, run: Mapping[str, Any], old: str, new: str) -> Non
     server.client.set_tag(old, "trunkline.replaced_by", new)
     note, page = mlflow_run.data.tags.get(NOTE, ""), f"#/{_page(server, new)}"
     if "trunkline.replaced_by" not in mlflow_run.data.tags:
-        line = (
-            f"**Replaced:** {run['folder']} was made anew, [as this run]({page}). What stands here is not in the store."
-        )
+        line = f"{REPLACED} by [the run]({page}) that made {run['folder']} anew: this one's is not in the store."
         server.client.set_tag(old, NOTE, f"{line}\n\n{note}")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.tracking.errors import first_line, kind_of
-from pipelines.tracking.making import Server, alive, ended, evaluated
+from pipelines.tracking.making import Server, alive, ended, evaluated, lost
 
 _LARGEST_STEP = 2**63 - 1  # what MLflow's databases hold
 
@@ -43,6 +43,8 @@ def send(
             calls[f"evaluation of {item['evaluated']}"] = partial(evaluated, server, run, item)
         if "end" in item:
             calls["end"] = partial(ended, server, run, run["run_id"], item)
+        if "lost" in item:
+            calls["end"] = partial(lost, server, run, run["run_id"], item["lost"])
         for name, call in calls.items():
             _unless_invalid(server, run, i, name, refused, call)
     if refused:

@@ -34,7 +34,7 @@ from pipelines.tracking.origin import origin
 from pipelines.tracking.place import alone_at, bring_home, database_of, files_uri, tracking_uri
 from pipelines.tracking.records import fingerprint_of, run_at
 from pipelines.tracking.sending import entries, send
-from pipelines.tracking.spool import Spool, leftovers
+from pipelines.tracking.spool import Leftover, Spool, leftovers
 
 _RETRY_SECONDS = 5.0
 _LAST_TRY_SECONDS = 20.0
@@ -64,7 +64,7 @@ class Tracker:
         if self.run is None:
             return
         self._storage = open_storage(self.run["store"])
-        self._spool = Spool(self.run)
+        self._spool = Spool({**self.run, "command": opened})
         self._thread = threading.Thread(target=self._deliver, name="mlflow-spool", daemon=True)
         self._thread.start()
         every = self.run.get("system_every_seconds", 0)
@@ -280,19 +280,30 @@ def deliver_leftovers(uri: str, storage: Storage | None) -> int:
     for left in leftovers(uri, storage):
         refused = 0
         try:
-            if left.items:
+            items = [*left.items, *_lost(left)]
+            if items:
                 server = _server_of(left.header)
                 run_id = making.ready(server, left.header)
-                refused = send(server, {**left.header, "run_id": run_id}, left.items, say)
+                refused = send(server, {**left.header, "run_id": run_id}, items, say)
         except Deleted as error:
-            if left.where not in making.told:
+            if not left.items:  # nothing waits for it
+                left.drop()
+            elif left.where not in making.told:
                 making.told.add(left.where)
                 waiting = f"{entries(len(left.items))} {'waits' if len(left.items) == 1 else 'wait'}"
                 say(f"   {error}; {waiting} for it in {left.where} (remove that file to let go of that)")
             continue
         left.drop()
-        count += len(left.items) - refused
+        count += max(0, len(left.items) - refused)
     return count
+
+
+def _lost(left: Leftover) -> list[dict[str, Any]]:
+    """What is to be said where a command died before it had said how its run ended."""
+    if not left.header.get("command") or any("end" in item for item in left.items):
+        return []
+    stamps = [row[2] for item in left.items for row in item.get("metrics", [])]
+    return [{"lost": max([1000 * left.header["at"], *stamps])}]
 
 
 @contextlib.contextmanager
