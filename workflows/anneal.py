@@ -6,13 +6,10 @@ python -m workflows.anneal +experiment=demo -m share=true schedule.decay=linear,
 
 from __future__ import annotations
 
-from functools import partial
-
 from pipelines.store.artifact import Artifact
 from pipelines.train.spec import TrainConfig
 from workflows.entry import entry
 from workflows.session import Session
-from workflows.sweep import sweep_stage
 from workflows.training import train_stage
 
 
@@ -21,7 +18,7 @@ def run(config: TrainConfig, session: Session) -> Artifact:
     return train_stage("anneal", config, session)
 
 
-main = entry(TrainConfig, run, "anneal", sweep=partial(sweep_stage, "anneal"))
+main = entry(TrainConfig, run, "anneal")
 
 if __name__ == "__main__":
     main()

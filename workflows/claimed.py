@@ -9,6 +9,7 @@ MLflow is asked by two threads of their own, since it takes longer than an edge 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 from collections.abc import Mapping
@@ -16,7 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from pipelines.config import plain
-from pipelines.display.progress import hushed
+from pipelines.display.progress import hushed, say
+from pipelines.errors import StorageError
 from pipelines.store.artifact import Artifact
 from pipelines.store.draft import Draft, Making
 from pipelines.store.storage import Storage
@@ -72,10 +74,15 @@ class Desk:
             if store.restore(folder):  # a rebuild of this run was killed before it had made anything
                 begun = store.prepare(run.stage, config.name, making, config.on_change)
             draft = reopen(self.session, begun, steps, None) if isinstance(begun, Artifact) else begun
-            refuse_fewer_steps(self.storage, folder, steps)
+            if not draft.replaces:
+                refuse_fewer_steps(self.storage, folder, steps)
+            else:
+                for artifact in planned.inputs:  # before anything is set aside
+                    artifact.compare_sizes()
             # before the start takes away whose place it takes
             about = self.session.about(draft, told_whole(config, planned), **told_of_run(planned))
-            return ClaimedRun(self, run, planned, self._start(run, draft).claim, about=about)
+            claim = self._start(run, draft).claim
+            return ClaimedRun(self, run, planned, claim, about=about, replaces=draft.replaces)
         except BaseException:
             self.session.release(folder)
             raise
@@ -133,8 +140,9 @@ class ClaimedRun:
         claim: Mapping[str, Any],
         finished: bool = False,
         about: About | None = None,
+        replaces: bool = False,
     ):
-        self.desk, self.run, self.finished, self._about = desk, run, finished, about
+        self.desk, self.run, self.finished, self._about, self._replaces = desk, run, finished, about, replaces
         self.steps = planned.spec.steps
         self._planned, self._claim = planned, dict(claim)
         self._tracker: Future[Tracker] | None = None
@@ -162,6 +170,11 @@ class ClaimedRun:
         """Say in MLflow how it ended (FINISHED, FAILED or KILLED) and why, and give its name back."""
         if self._tracker is not None:
             self.desk.end(self._tracker, status, why, last_checkpoint(self.desk.storage, self.run.folder))
+        if self._replaces and status != "FINISHED":
+            # the error that is on its way says more than one of the store, and the next command puts it back as well
+            with contextlib.suppress(StorageError):
+                if self.desk.session.store.restore(self.run.folder):
+                    say(f"   {self.run.folder} stands as it was before the rebuild")
         self.desk.session.release(self.run.folder)
 
 

@@ -9,18 +9,19 @@ own command read their keys alike.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from pipelines.config import WorkflowConfig, parse
 from pipelines.errors import ConfigError
 from pipelines.store.disk import temporary_folder
 from workflows import places
-from workflows.explain import follow_all
+from workflows.explain import explain, follow_all
 
 C = TypeVar("C", bound=WorkflowConfig)
 # the artifact keeps the resolved config, so Hydra's own output folders and log files are not wanted
@@ -34,17 +35,45 @@ def compose_config(workflow: str, config_class: type[C], overrides: Sequence[str
 
 def composed_values(workflow: str, config_class: type, overrides: Sequence[str]) -> Any:
     """The same before it is parsed: plain values, in which a study sets keys of its own."""
+    return resolved(composed(workflow, config_class, overrides))
+
+
+def resolved(choices: Any) -> Any:
+    """Plain values of what Hydra composed."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(choices, resolve=True)
+
+
+def composed(workflow: str, config_class: type, overrides: Sequence[str]) -> Any:
+    """The same before its interpolations are resolved: a sweep sets the name of a turn first."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
 
     check_keys(config_class, overrides)
     register_resolvers()
     GlobalHydra.instance().clear()
     overlaid = [with_overlay(override, workflow) for override in hand_on(config_class, overrides)]
     with initialize_config_dir(str(places.SHIPPED), version_base=None):
-        choices = compose(workflow, [*places.override(), *overlaid])
-    return OmegaConf.to_container(choices, resolve=True)
+        return compose(workflow, [*places.override(), *overlaid])
+
+
+@contextlib.contextmanager
+def config_loader() -> Iterator[Any]:
+    """Hydra's loader of configs, which knows the choices of each group."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(places.SHIPPED), version_base=None):
+        yield GlobalHydra.instance().config_loader()
+
+
+def explained(error: Exception, workflow: str, config_class: type, overrides: Sequence[str]) -> ConfigError:
+    """What Hydra or OmegaConf raised while it composed, as a mistake of the command line."""
+    mistyped = follow_all(config_class, overrides)
+    return ConfigError(mistyped or explain(error, config_class, lambda where: keys_under(workflow, overrides, where)))
 
 
 def parse_composed(config_class: type[C], values: Any, overrides: Sequence[str]) -> C:
@@ -144,45 +173,24 @@ def register_resolvers() -> None:
 
 
 def command_typed(workflow: str) -> str:
-    """The command that Hydra composed, of a sweep this turn's: what makes the same artifact again, but for
-    `on_change=`.
+    """The command that Hydra composed: what makes the same artifact again, but for `on_change=`."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return command_of(workflow, HydraConfig.get().overrides.task)
+
+
+def command_of(workflow: str, overrides: Iterable[str]) -> str:
+    """The command that makes what these overrides make.
 
     Nothing of `tracking.` is in it: an address may hold a password, and it decides nothing of the artifact. Nor is
     where a run once went back to: who makes it anew does not go there.
     """
-    from hydra.core.hydra_config import HydraConfig
-
     given = [
         re.sub(r"^(\+?experiment=[^/]+)/.*", r"\1", override)
-        for override in HydraConfig.get().overrides.task
+        for override in overrides
         if not override.lstrip("+~").startswith(("on_change=", "dry_run=", "share=", "tracking.", "checkpoint.resume="))
     ]
     return shlex.join(["python", "-m", f"workflows.{workflow}", *places.words(), *given])
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One turn of a sweep. Attributes: command, that makes the same by itself; overrides, as `overrides_typed`."""
-
-    config: Any
-    command: str
-    overrides: Mapping[str, str]
-
-
-def in_sweep() -> bool:
-    """Whether Hydra composes for one turn of `-m`."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
-
-
-def overrides_typed() -> dict[str, str]:
-    """The overrides of this command, or of this turn of its sweep: key -> value, without signs before the key."""
-    from hydra.core.hydra_config import HydraConfig
-
-    pairs = (override.lstrip("+~").partition("=") for override in HydraConfig.get().overrides.task)
-    return {key: value for key, _, value in pairs}
 
 
 def keys_under(workflow: str, arguments: Sequence[str], where: str) -> list[str]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -25,21 +24,19 @@ from pipelines.uris import without_secrets
 from workflows import places
 from workflows.commands import as_typed
 from workflows.composing import (
-    Job,
     check_keys,
     command_typed,
     experiment_named,
     hand_on,
     hydra_arguments,
-    in_sweep,
     keys_under,
-    overrides_typed,
     parse_composed,
     register_resolvers,
     with_overlay,
 )
 from workflows.explain import explain, follow_all
 from workflows.session import DryRun, Session
+from workflows.turns import asks_for_sweep
 from workflows.usage import print_usage
 
 C = TypeVar("C", bound=WorkflowConfig)
@@ -50,12 +47,10 @@ def entry(
     run: Callable[[C, Session], Any],
     config_name: str,
     uses_store: bool = True,
-    sweep: Callable[[Sequence[Job], Session], Any] | None = None,
 ) -> Callable[[], None]:
     """The `main` of a workflow: Hydra composes, the dataclass validates, a user's mistake ends without a traceback.
 
-    Args: config_name, the workflow's name, of its module and of its YAML; uses_store, as `Session` says; sweep, runs
-        all configs of a sweep (`-m`) with `share=true` together, in one session.
+    Args: config_name, the workflow's name, of its module and of its YAML; uses_store, as `Session` says.
     """
 
     def main() -> None:
@@ -80,7 +75,6 @@ def entry(
 
         failures: list[TrunklineError] = []
         begun: list[bool] = []
-        jobs: list[Job] = []
         experiment = experiment_named(sys.argv[1:])
 
         @hydra.main(version_base=None, config_path=str(places.SHIPPED), config_name=config_name)
@@ -89,9 +83,6 @@ def entry(
 
             def work() -> None:
                 config = parse_composed(config_class, OmegaConf.to_container(choices, resolve=True), sys.argv[1:])
-                if sweep is not None and getattr(config, "share", False) and in_sweep():
-                    jobs.append(Job(config, command_typed(config_name), overrides_typed()))
-                    return
                 with Session(config, experiment, uses_store, command_typed(config_name)) as session:
                     run(config, session)
 
@@ -111,19 +102,18 @@ def entry(
                 failures.append(told)
                 complain(str(told))
 
-        def together(sweep: Callable[[Sequence[Job], Session], Any], jobs: Sequence[Job]) -> None:
-            command = shlex.join(["python", "-m", f"workflows.{config_name}", *places.words(), *sys.argv[1:]])
-            with Session(jobs[0].config, experiment, uses_store, command) as session:
-                sweep(jobs, session)
-
         try:
             check_keys(config_class, sys.argv[1:])
+            if asks_for_sweep(sys.argv[1:]):
+                from workflows.sweep import run_sweep
+
+                begun.append(True)
+                telling(lambda: run_sweep(config_class, run, config_name, uses_store, sys.argv[1:]))
+                sys.exit(failures[0].exit_code if failures else 0)
             sys.argv[1:] = hydra_arguments(
                 [with_overlay(argument, config_name) for argument in hand_on(config_class, sys.argv[1:])]
             )
             composed()
-            if sweep is not None and jobs and not failures:  # all of them are gathered
-                telling(lambda: together(sweep, jobs))
             if failures:
                 sys.exit(failures[0].exit_code)
         except TrunklineError as error:

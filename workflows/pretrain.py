@@ -1,18 +1,16 @@
 """The trunk: Warmup-Stable pretraining on the stable mixture, fresh or resumed.
 
 python -m workflows.pretrain +experiment=demo
-python -m workflows.pretrain +experiment=demo -m share=true steps=240,480     the common steps are trained once
+python -m workflows.pretrain +experiment=demo -m steps=240,480                a sweep, side by side where there is room
+python -m workflows.pretrain +experiment=demo -m share=true steps=240,480     and the common steps trained once
 """
 
 from __future__ import annotations
-
-from functools import partial
 
 from pipelines.store.artifact import Artifact
 from pipelines.train.spec import TrainConfig
 from workflows.entry import entry
 from workflows.session import Session
-from workflows.sweep import sweep_stage
 from workflows.training import train_stage
 
 
@@ -21,7 +19,7 @@ def run(config: TrainConfig, session: Session) -> Artifact:
     return train_stage("pretrain", config, session)
 
 
-main = entry(TrainConfig, run, "pretrain", sweep=partial(sweep_stage, "pretrain"))
+main = entry(TrainConfig, run, "pretrain")
 
 if __name__ == "__main__":
     main()

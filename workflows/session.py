@@ -72,6 +72,8 @@ class Session:
         self.experiment = experiment
         self.made_with = made_with
         self.within_recipe = False  # the recipe runs the next command itself
+        self.group: str | None = None  # what MLflow calls the runs of this sweep together
+        self.refuses_taken = False  # whether a dry run of a name that is taken is refused, rather than told
         self.store = ArtifactStore(config.store)
         if uses_store and not config.dry_run:
             self.store.storage.check()
@@ -186,6 +188,8 @@ class Session:
         try:
             foreseen = self.store.prepare(kind, config.name, making, config.on_change)
         except ArtifactError as error:
+            if self.refuses_taken:
+                raise
             say(f"   without dry_run this is refused: {error}")
             return None
         if isinstance(foreseen, Artifact):
@@ -292,6 +296,7 @@ class Session:
             parent=parent,
             bases=(self.experiment.split("/")[-1],) if self.experiment else (),
             replaces=replaces,
+            group=self.group,
             sampled=sampled,
         )
 
@@ -337,13 +342,17 @@ class Session:
         """Say what was committed and what to run next; other commands may have the name again."""
         self.release(artifact.folder)
         say(f"   committed {artifact.folder} in {duration(time.monotonic() - self.began)}")
-        for line in () if self.within_recipe else next_commands:
-            say(f"   next: {self._in_experiment(line)}")
+        self.tell_next(*(() if self.within_recipe else next_commands))
         return artifact
 
     def typed(self, command: str) -> str:
         """A command as it is to be typed after this one, for a message."""
         return self._in_experiment(command)
+
+    def tell_next(self, *commands: str) -> None:
+        """Say what may be typed next."""
+        for line in commands:
+            say(f"   next: {self._in_experiment(line)}")
 
     def _in_experiment(self, command: str) -> str:
         """The command on this store, within the experiment that this one ran in where that has an overlay for it."""

@@ -18,7 +18,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
@@ -94,14 +94,20 @@ class TreeRunner:
         measures: Mapping[str, Mapping[str, Any]] | None = None,
         mlflow_parent: str | None = None,
         threads: int | None = None,
+        shares: bool = True,
+        replaced: Collection[str] = (),
+        tell_every_seconds: float | None = None,
     ):
         """Args: measures, along every run; mlflow_parent, id of the MLflow run above them; threads, of torch in each
-        process of a lane on a CPU; None: the cores of this machine, shared among all.
+        process of a lane on a CPU; None: the cores of this machine, shared among all; shares, whether common steps are
+        trained once; replaced, folders of runs that are made anew, whatever lies there; tell_every_seconds, at most so
+        often a run says how far it is; None: it says what is wrong alone.
         """
         self._storage, self._pool, self._threads = session.store.storage, pool, threads
+        self._tell_every_seconds = tell_every_seconds
         self._measures = dict(measures or {})
         self._desk = Desk(session, mlflow_parent)
-        self.tree = Tree(lambda folder: committed_steps(self._storage, folder))
+        self.tree = Tree(lambda folder: () if folder in replaced else committed_steps(self._storage, folder), shares)
         self._over: set[str] = set()
         self._claimed: dict[TreeRun, ClaimedRun] = {}
         self._finished: set[TreeRun] = set()
@@ -227,6 +233,7 @@ class TreeRunner:
             processes = self._pool.lanes * self._pool.config.workers
             threads = self._threads or max(1, len(os.sched_getaffinity(0)) // processes)
             values = claimed.values(step, self._measures_of(run, step), threads)
+            values["tell_every_seconds"] = self._tell_every_seconds
         except TrunklineError as error:
             self._fail(run, error)
             return
@@ -372,17 +379,18 @@ class TreeRunner:
         """Raises: ConfigError for what cannot be trained here."""
         for stage in chain.stages:
             config: Any = stage.config
-            if config.on_change == "rebuild":
+            if config.on_change == "rebuild" and self.tree.shares:
                 raise ConfigError(
-                    f"{stage.folder} has on_change=rebuild, and runs that share steps go on with what is there: give "
-                    "them other names, or delete what is to be made anew"
+                    f"{stage.folder} has on_change=rebuild, and runs that share steps go on with what is there: leave "
+                    "share=true out, give them other names, or delete what is to be made anew"
                 )
             if not hasattr(config, "checkpoint"):
                 continue
             if config.write_spec is not None or config.checkpoint.resume != "latest":
                 raise ConfigError(
                     f"{stage.folder} has write_spec={config.write_spec} and checkpoint.resume="
-                    f"{config.checkpoint.resume}; runs that share steps take neither: leave them out"
+                    f"{config.checkpoint.resume}; runs that are trained together take neither: leave them out, or "
+                    "type the command of that run alone, without -m"
                 )
             if config.cluster.workers != self._pool.config.workers:
                 raise ConfigError(

@@ -1,7 +1,14 @@
-"""A sweep (`-m`) of a training stage whose runs train their common steps once: `share=true`.
+"""A sweep (`-m`): every turn is composed, named and planned before the first starts; then they run.
 
-Enters: the configs of all turns. Leaves: the runs that the turns would have made one after another, bit by bit, under
-the same names; a run that nobody named is called after the keys that vary.
+Enters: a command line with several values for a key. Leaves: what the turns' own commands would have made, under the
+same names; a table of the arms, and what differs between them. In MLflow they are one group.
+
+Turns of a training stage run side by side, on as many lanes as the cluster has room for: the planner and the workers of
+the wind tunnel. With `share=true` steps that they have in common are trained once; without it each trains all of its
+own. Turns of other workflows run one after another in one session, so in one Ray.
+
+One arm's failure does not stop the others; the command ends with the exit code of the first. What would fail the rest
+as well, a lost store or cluster, ends it. The same command again finds what is finished, and goes on with the rest.
 """
 
 from __future__ import annotations
@@ -9,80 +16,262 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import re
 import shlex
-from collections.abc import Sequence
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from pipelines.cluster.trial_pool import Ended, TrialPool
-from pipelines.display.progress import announce, duration, human, say, table
-from pipelines.errors import ConfigError
+from pipelines.cluster.trial_pool import Ended, TrialPool, check_room
+from pipelines.config import ClusterConfig, WorkflowConfig
+from pipelines.display.progress import announce, duration, human, hushed, say
+from pipelines.errors import ClusterError, ConfigError, StorageError, TrainingError, TrunklineError
+from pipelines.identity import fingerprint
 from pipelines.store.artifact import Artifact
-from pipelines.train.checkpoint import committed_steps
-from pipelines.train.network.architecture import flops_per_token
+from pipelines.store.disk import disk_error
+from pipelines.store.draft import Draft, Making
+from pipelines.tracking.tracker import join_group
+from pipelines.train.network.architecture import ModelConfig, flops_per_token
 from pipelines.train.plan import memory
 from pipelines.train.plan.checked import setup_of_config
+from pipelines.train.plan.planning import PlannedRun
 from pipelines.train.sharing.chain import Chain, ChainStage
+from pipelines.train.sharing.trajectory import trajectory_of
 from pipelines.train.sharing.tree import Tree, TreeRun, plan_tree
-from pipelines.train.stages import stage_named
+from pipelines.train.stages import STAGES, stage_named
 from pipelines.train.trials.worker import ready, work_trial
-from workflows.composing import Job
+from pipelines.uris import without_secrets
+from workflows import places
+from workflows.arms import Outcome, outcome_table, planned_table
+from workflows.composing import experiment_named
 from workflows.plan import device_names, read_device
 from workflows.session import DryRun, Session
 from workflows.sharing import EdgeEnded, TreeRunner
+from workflows.training import code_of_run, is_done, plan_run, refuse_fewer_steps, told_whole
+from workflows.turns import Turn, compose_turns, group_of, tell_all
 
-_SHOWN = 30  # runs in the table
+_TELL_SECONDS = 10.0  # between two lines of one arm on its steps
+_EVALUATED = 12  # arms that a printed command evaluates at once
+# workflows that say what they would refuse without doing anything (`dry_run=true`); a corpus tries a sample for it
+_PLANS = ("average", "cost", "evaluate", "export", "fit", "mixture", "publish", "quantize", "tokenize")
 
 
-def sweep_stage(stage: str, jobs: Sequence[Job], session: Session) -> list[Artifact]:
-    """Train the runs of a sweep. Args: stage, a name in `STAGES`.
+def run_sweep(
+    config_class: type[WorkflowConfig],
+    run: Callable[[Any, Session], Any],
+    workflow: str,
+    uses_store: bool,
+    typed: Sequence[str],
+) -> None:
+    """Compose, plan and run all turns of a command line. Args: run, of the workflow, for one turn.
 
-    Raises: ConfigError for two runs of one name; at the end the first error, when runs have ended with one.
+    Raises: one error with the mistakes of all turns, before anything starts; DryRun; at the end the first error of an
+        arm.
     """
-    chains = chains_of(stage, jobs)
-    storage, cluster = session.store.storage, session.config.cluster
-    tree = plan_tree(chains, lambda folder: committed_steps(storage, folder))
-    announce(f"{stage}: {len(chains)} runs", {**_announcement(tree), **_costs(tree), "store": session.store.uri})
-    say(_shown(tree))
+    turns = compose_turns(workflow, config_class, typed)
+    # the private Ray of a command is made for it
+    widest = max(turns, key=lambda turn: turn.config.cluster.workers * turn.config.cluster.cpus_per_worker)
+    command = shlex.join(["python", "-m", f"workflows.{workflow}", *places.words(), *typed])
+    with Session(widest.config, _experiment(turns), uses_store, command) as session:
+        session.group = group_of(workflow, turns)
+        if workflow in STAGES:
+            sweep_stage(workflow, turns, session)
+        else:
+            sweep_in_turn(workflow, turns, session, run)
+
+
+def _experiment(turns: Sequence[Turn]) -> str | None:
+    named = {experiment_named([f"experiment={turn.overrides.get('experiment', '')}"]) for turn in turns}
+    return named.pop() or None if len(named) == 1 else None
+
+
+# ── Training stages ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A turn that is planned.
+
+    Attributes: there, what the store has of it: a finished artifact, or a draft to go on with.
+    """
+
+    turn: Turn
+    planned: PlannedRun
+    there: Artifact | Draft
+
+    @property
+    def finished(self) -> bool:
+        return is_done(self.there, self.planned.spec.steps, None)
+
+    @property
+    def replaces(self) -> bool:
+        return isinstance(self.there, Draft) and self.there.replaces
+
+
+def sweep_stage(stage: str, turns: Sequence[Turn], session: Session) -> list[Artifact]:
+    """Train the arms of a sweep. Args: stage, a name in `STAGES`.
+
+    Raises: one error with all that cannot be planned; DryRun; at the end the first error of an arm.
+    """
+    shares = bool(turns[0].config.share)
+    chains, arms, mistakes = _planned(stage, turns, session)
+    replaced = {f"{stage}/{arm.turn.config.name}" for arm in arms if arm.replaces}
+    if len(chains) == len(turns):
+        committed = functools.partial(_committed, session, replaced)
+        _announce_runs(stage, plan_tree(chains, committed, shares), turns, arms, session)
+    tell_all(mistakes, [turn.varied for turn in turns])
     if session.config.dry_run:
         raise DryRun
-    if others := sorted({job.config.cluster.workers for job in jobs} - {cluster.workers}):
-        raise ConfigError(
-            f"cluster.workers varies ({cluster.workers}, {', '.join(map(str, others))}), and runs that share steps are "
-            "trained by the same processes: sweep it without share=true"
-        )
+    # ── everything that can be refused is, but for what the cluster itself has no room for ──
+    assert session.group is not None
+    finished = [f"{stage}/{arm.turn.config.name}" for arm in arms if arm.finished]
+    join_group(session.config.tracking, session.store, finished, session.group)
     failed: dict[str, Exception] = {}
-    with PoolWhenNeeded(session) as pool, TreeRunner(session, pool) as runner:
-        runner.add(chains)
-        over = 0
-        while (edge := runner.next()) is not None:
-            if edge.last:
-                over += len(edge.chains)
-                failed.update({name: edge.error for name in edge.chains if edge.error is not None})
-            say(_told(edge, over, len(chains)))
+    over = 0
+    shapes = _by_shape(arms)
+    try:
+        for cluster, together in shapes.items():
+            unfinished = sum(1 for arm in together if not arm.finished)
+            with PoolWhenNeeded(session, cluster, unfinished, tuple(shapes)) as pool:
+                own = {arm.turn.config.name for arm in together}
+                options = {"shares": shares, "replaced": replaced, "tell_every_seconds": _TELL_SECONDS}
+                with TreeRunner(session, pool, **options) as runner, pool:  # lanes end before names are given back
+                    if any(arm.replaces for arm in together):
+                        pool.wait()  # a cluster that cannot start must not cost what is there
+                    runner.add([chain for chain in chains if chain.name in own])
+                    while (edge := runner.next()) is not None:
+                        if edge.last:
+                            over += len(edge.chains)
+                            failed.update({name: edge.error for name in edge.chains if edge.error is not None})
+                        say(_told(edge, over, len(turns)))
+    except BaseException:
+        say(f"   {over - len(failed)} of {len(turns)} arms are finished: the same command again goes on with the rest")
+        raise
+    return _conclude(stage, arms, failed, session)
+
+
+def _planned(
+    stage: str, turns: Sequence[Turn], session: Session
+) -> tuple[list[Chain], list[Arm], dict[int, TrunklineError]]:
+    """The turns as chains, those of them that can be run, and why the others cannot, by their place."""
+    chains, arms, mistakes = [], [], dict[int, TrunklineError]()
+    for i, turn in enumerate(turns):
+        try:
+            _refuse(turn)
+            trajectory_of(stage, turn.config)  # what the config alone decides
+            chains.append(Chain(turn.config.name, (ChainStage(stage, turn.config, turn.command),)))
+            arms.append(_plan(stage, turn, session))
+        except TrunklineError as error:
+            mistakes[i] = error
+    return chains, arms, mistakes
+
+
+def _plan(stage: str, turn: Turn, session: Session) -> Arm:
+    """Raises: what planning and the store refuse, as of the turn's own command."""
+    config, planned = plan_run(stage, turn.config, session)
+    making = Making(planned.identity, planned.inputs, code_of_run(planned), turn.command, told_whole(config, planned))
+    there = session.store.prepare(stage, config.name, making, config.on_change)
+    arm = Arm(turn, planned, there)
+    if not (arm.finished or arm.replaces):
+        refuse_fewer_steps(session.store.storage, f"{stage}/{config.name}", planned.spec.steps)
+    return arm
+
+
+def _refuse(turn: Turn) -> None:
+    """Raises: ConfigError for what one run alone takes."""
+    config = turn.config
+    if config.write_spec is not None:
+        raise ConfigError(
+            f"write_spec={config.write_spec} is one file for one run: type the turn's own command, {turn.command} "
+            f"write_spec={config.write_spec}"
+        )
+    if config.checkpoint.resume != "latest":
+        raise ConfigError(
+            f"checkpoint.resume={config.checkpoint.resume} takes one run back: type the turn's own command first, "
+            f"{turn.command} checkpoint.resume={config.checkpoint.resume}, then the sweep without it"
+        )
+    if config.share and config.on_change == "rebuild":
+        raise ConfigError(
+            "on_change=rebuild makes each arm anew, and with share=true arms go on with what others have: leave "
+            "share=true out, or give the arms another name="
+        )
+
+
+def _committed(session: Session, replaced: set[str], folder: str) -> Sequence[int]:
+    from pipelines.train.checkpoint import committed_steps
+
+    return () if folder in replaced else committed_steps(session.store.storage, folder)
+
+
+def _by_shape(arms: Sequence[Arm]) -> dict[ClusterConfig, list[Arm]]:
+    """Arms whose processes are alike train on the same lanes; the largest begin."""
+    shapes: dict[ClusterConfig, list[Arm]] = {}
+    for arm in arms:
+        shapes.setdefault(arm.turn.config.cluster, []).append(arm)
+    return dict(sorted(shapes.items(), key=lambda item: -item[0].workers))
+
+
+def _conclude(stage: str, arms: Sequence[Arm], failed: Mapping[str, Exception], session: Session) -> list[Artifact]:
+    """The table of the arms and what to do next. Raises: the first error of an arm."""
+    outcomes = []
+    for arm in arms:
+        name = arm.turn.config.name
+        error = failed.get(name)
+        told = "" if error is None else _in_a_line(error)
+        artifact = None if error is not None else session.store.find(f"{stage}/{name}")
+        outcomes.append(Outcome(arm.turn, artifact, told, _measured_on(arm)))
+    text, best, why = outcome_table(outcomes, session.store, trained=True)
+    say("\n" + text + "\n")
+    if why:
+        say(f"   {why}")
+    if best:
+        _tell_next(stage, best, session)
     if failed:
         name, error = next(iter(failed.items()))
-        raise type(error)(f"{len(failed)} of {len(chains)} runs ended with an error, first {stage}/{name}: {error}")
-    follows = stage_named(stage).followed_by or "export"
-    say(f"   next: python -m workflows.{follows} parent={stage}/{chains[0].name} name={chains[0].name}")
-    return [session.store.get(f"{stage}/{chain.name}") for chain in chains]
+        raise type(error)(
+            f"{len(failed)} of {len(arms)} arms ended with an error; the same command again goes on with them. First "
+            f"{stage}/{name}: {error}"
+        )
+    return [outcome.artifact for outcome in outcomes if outcome.artifact is not None]
+
+
+def _tell_next(stage: str, best: Sequence[Outcome], session: Session) -> None:
+    row, first = stage_named(stage), best[0].turn.config.name
+    some = ",".join(f"{stage}/{outcome.turn.config.name}" for outcome in best[:_EVALUATED])
+    commands = [f"python -m workflows.evaluate {'-m ' if len(best) > 1 else ''}parent={some}"]
+    parent = f"{stage}/{first}@latest" if row.endless else f"{stage}/{first}"
+    session.tell_next(*commands, f"python -m workflows.{row.followed_by or 'export'} parent={parent} name={first}")
+
+
+def _measured_on(arm: Arm) -> str:
+    spec = arm.planned.spec
+    return fingerprint(
+        [arm.turn.config.data, spec.tokens, spec.tokenizer, spec.objective.name, spec.batch.sequence_length]
+    )
 
 
 class PoolWhenNeeded:
     """Lanes that are made when the first edge is submitted: where all is finished, Ray is not started."""
 
-    def __init__(self, session: Session):
-        self._session = session
-        self.config = session.config.cluster
+    def __init__(self, session: Session, config: ClusterConfig, most: int, shapes: Sequence[ClusterConfig]):
+        """Args: most, arms that there are to train; shapes, of all lanes of the sweep: they are looked at before the
+        first works.
+        """
+        self._session, self._most, self._shapes = session, max(1, most), shapes
+        self.config = config
         self._made = False
 
     @functools.cached_property
     def _pool(self) -> TrialPool:
         _ = self._session.cluster  # starts Ray, or joins it
-        pool = TrialPool(self.config, None, ready, work_trial)
+        check_room(self._shapes)
+        pool = TrialPool(self.config, None, ready, work_trial, most=self._most)
         self._made = True
-        say(f"   lanes: {pool.lanes}, each of {self.config.workers} process{'es' * (self.config.workers > 1)}")
+        workers = self.config.workers
+        say(f"   lanes: {pool.lanes}, each of {workers} process{'es' * (workers > 1)}")
         return pool
 
     @property
@@ -92,6 +281,10 @@ class PoolWhenNeeded:
     @property
     def wanted(self) -> int:
         return self._pool.wanted if self._made else 1
+
+    def wait(self) -> None:
+        """Until the first lane has formed."""
+        self._pool.wait()
 
     def submit(self, key: str, values: dict[str, Any]) -> None:
         self._pool.submit(key, values)
@@ -106,70 +299,70 @@ class PoolWhenNeeded:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._made:
+            self._made = False
             self._pool.end()
 
 
-def chains_of(stage: str, jobs: Sequence[Job]) -> list[Chain]:
-    """A chain for each turn of a sweep, named as its run.
-
-    Raises: ConfigError for two turns of one name.
-    """
-    every_key = dict.fromkeys(key for job in jobs for key in job.overrides)
-    varied = [key for key in every_key if len({job.overrides.get(key) for job in jobs}) > 1]
-    chains = []
-    for job in jobs:
-        name, command = job.config.name, job.command
-        if "name" not in varied and varied:
-            name = "-".join([name, *(f"{_short(key, varied)}-{job.overrides.get(key, 'none')}" for key in varied)])
-            name = re.sub(r"[^\w.]+", "-", name).strip("-.")
-            words = [word for word in shlex.split(command) if not word.startswith("name=")]
-            command = shlex.join([*words, f"name={name}"])
-        config = dataclasses.replace(job.config, name=name)
-        chains.append(Chain(name, (ChainStage(stage, config, command),)))
-    names = [chain.name for chain in chains]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ConfigError(f"two turns of this sweep would make {stage}/{twice}: leave one out, or vary name too")
-    return chains
+# ── What is said before ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _short(key: str, varied: Sequence[str]) -> str:
-    """The last word of a key; all of it where two that vary end alike."""
-    last = key.rsplit(".", 1)[-1]
-    return key if sum(other.rsplit(".", 1)[-1] == last for other in varied) > 1 else last
+def _announce_runs(stage: str, tree: Tree, turns: Sequence[Turn], arms: Sequence[Arm], session: Session) -> None:
+    plans = {arm.turn.config.name: arm for arm in arms}
+    models = {name: arm.planned.spec.model for name, arm in plans.items()}
+    lines = {**_announcement(tree, plans), **_costs(tree, models), "MLflow": f"group {session.group}"}
+    announce(f"{stage}: {len(turns)} runs", {**lines, "store": session.store.uri})
+    device = _device(turns[0].config.cluster)
+    header = [*([] if "steps" in turns[0].varied else ["steps"]), "begins at", "tokens to train", "hours"]
+    rows = []
+    for turn in turns:
+        run = tree.path(turn.config.name)[-1]
+        arm = plans.get(turn.config.name)
+        steps = arm.planned.spec.steps if arm else run.steps
+        tokens = max(0, (steps or 0) - run.first) * run.trajectory.step_tokens
+        model = models.get(turn.config.name) or turn.config.model
+        hours = None if device is None or model is None else tokens * _seconds_a_token(turn, model, device)
+        row = [_begins(run, arm), tokens, None if hours is None else duration(hours)]
+        rows.append(row if "steps" in turn.varied else [steps, *row])
+    if device is None:
+        header, rows = header[:-1], [row[:-1] for row in rows]
+    say(planned_table(turns, header, rows, stage))
 
 
-def _announcement(tree: Tree) -> dict[str, str]:
+def _announcement(tree: Tree, plans: Mapping[str, Arm]) -> dict[str, str]:
     trained, naive = tree.trained_tokens, tree.naive_tokens
     begun = [run for run in tree.runs.values() if run.committed]
     saved = f" ({1 - trained / naive:.0%} saved)" if trained < naive and not begun else ""
-    lines = {
-        "edges": f"{sum(1 for _ in tree.edges())}, each trained once",
-        "tokens": f"{human(trained)} to train; {human(naive)} if each run were trained by itself{saved}",
-    }
+    lines: dict[str, str] = {}
+    if tree.shares:
+        lines["edges"] = f"{sum(1 for _ in tree.edges())}, each trained once"
+        lines["tokens"] = f"{human(trained)} to train; {human(naive)} if each run were trained by itself{saved}"
+    elif all(run.steps is not None for run in tree.runs.values()):
+        lines["tokens"] = f"{human(trained)} to train"
     if begun:
         there = sum(run.first * run.trajectory.step_tokens for run in begun)
         lines["there already"] = f"{human(there)} tokens of {len(begun)} runs"
+    if replaced := sum(1 for arm in plans.values() if arm.replaces):
+        lines["rebuild"] = f"replaces {replaced} of them, each when its work begins"
     return lines
 
 
-def _costs(tree: Tree) -> dict[str, str]:
-    """Memory, hours and money of what is to be trained, where the runs' own configs have their models.
-
-    A branch has its parent's, and only the store knows that.
+def _costs(tree: Tree, models: Mapping[str, ModelConfig]) -> dict[str, str]:
+    """Memory, hours and money of what is to be trained. Args: models, of runs whose plan is known; others have their
+    own configs' or, as long as only the store knows it, none.
     """
-    models = {run: run.config.model for run in tree.runs.values()}
-    setups = [setup_of_config(run.stage, run.config, model) for run, model in models.items() if model is not None]
-    if len(setups) < len(models):
+    known = {run: models.get(run.config.name) or run.config.model for run in tree.runs.values()}
+    setups = [setup_of_config(run.stage, run.config, model) for run, model in known.items() if model is not None]
+    if len(setups) < len(known):
         return {}
     largest = max((memory.predict(setup, memory.plan_keep(setup, math.inf)) for setup in setups), key=lambda m: m.total)
     lines = {"memory": f"{largest.total / memory.GIB:.3g} GiB in each process of a lane, at most"}
-    cluster = next(iter(models)).config.cluster
-    name = (cluster.accelerator or "").lower() if cluster.gpus_per_worker else "cpu"
-    if name not in device_names():
+    cluster = next(iter(known)).config.cluster
+    device = _device(cluster)
+    if device is None:
         return {**lines, "hours": "not known of this GPU: cluster.accelerator names a file of conf/device"}
-    device, flops = read_device(name), 0.0
+    name, flops = _device_name(cluster), 0.0
     for edge in tree.edges():
-        model, length = edge.run.config.model, edge.run.config.batch.sequence_length
+        model, length = known[edge.run], edge.run.config.batch.sequence_length
         assert model is not None
         flops += edge.tokens * flops_per_token(model, length)
     hours = flops / (device.peak * device.mfu.value) / 3600
@@ -178,28 +371,125 @@ def _costs(tree: Tree) -> dict[str, str]:
     return {**lines, "hours": f"{duration(hours * 3600)} {how}"}
 
 
-def _shown(tree: Tree) -> str:
-    runs = list(tree.runs.values())
-    rows: list[list[Any]] = [[run.folder, run.steps, _begins(run), _own_tokens(run)] for run in runs[:_SHOWN]]
-    if len(runs) > _SHOWN:
-        rest = runs[_SHOWN:]
-        rows.append([f"and {len(rest)} more", None, "", sum(map(_own_tokens, rest))])
-    return table(["run", "steps", "takes over", "tokens to train"], rows)
+def _device(cluster: ClusterConfig) -> Any:
+    """What is known of the device that these lanes train on; None where it is not."""
+    name = _device_name(cluster)
+    return read_device(name) if name in device_names() else None
 
 
-def _begins(run: TreeRun) -> str:
+def _device_name(cluster: ClusterConfig) -> str:
+    return (cluster.accelerator or "").lower() if cluster.gpus_per_worker else "cpu"
+
+
+def _seconds_a_token(turn: Turn, model: ModelConfig, device: Any) -> float:
+    """Of one device."""
+    return flops_per_token(model, turn.config.batch.sequence_length) / float(device.peak * device.mfu.value)
+
+
+def _begins(run: TreeRun, arm: Arm | None) -> str:
+    if arm is not None and arm.finished:
+        return "finished already"
     if run.committed:
         return f"its own step {run.first}"
-    return "" if run.adopted is None else str(run.adopted)
-
-
-def _own_tokens(run: TreeRun) -> int:
-    return max(0, (run.steps or 0) - run.first) * run.trajectory.step_tokens
+    if run.adopted is not None:
+        return str(run.adopted)
+    return "its beginning" if arm is None or not arm.replaces else "its beginning, anew"
 
 
 def _told(edge: EdgeEnded, over: int, total: int) -> str:
     if edge.error is not None:
-        return f"   {edge.run} stands at step {edge.step} and is over ({over} of {total}): {edge.error}"
+        return f"   {edge.run} stands at step {edge.step} and is over ({over} of {total}): {_in_a_line(edge.error)}"
     if edge.last:
         return f"   {edge.run} is finished at step {edge.step} ({over} of {total})"
     return f"   {edge.run} stands at step {edge.step}, for {len(edge.chains)} runs"
+
+
+def _in_a_line(error: BaseException) -> str:
+    word = "diverged: " if isinstance(error, TrainingError) else ""
+    return word + (without_secrets(str(error)).strip().splitlines() or [type(error).__name__])[0]
+
+
+# ── Other workflows ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def sweep_in_turn(
+    workflow: str, turns: Sequence[Turn], session: Session, run: Callable[[Any, Session], Any]
+) -> list[Artifact]:
+    """Run the turns one after another, in one session. Returns: what they left.
+
+    Raises: one error with all that their own dry runs refuse; DryRun; at the end the first error.
+    """
+    began = time.monotonic()
+    session.refuses_taken = True
+    if workflow in _PLANS and not session.config.dry_run:
+        mistakes: dict[int, TrunklineError] = {}
+        for i, turn in _each(turns, session):
+            try:
+                with hushed():
+                    run(dataclasses.replace(turn.config, dry_run=True), session)
+            except DryRun:
+                pass
+            except TrunklineError as error:
+                mistakes[i] = error
+        tell_all(mistakes, [turn.varied for turn in turns])
+    outcomes, failed = [], dict[int, TrunklineError]()
+    for i, turn in _each(turns, session):
+        since = f"  ({duration(time.monotonic() - began)} since the start)" if i else ""
+        say(f"\n━━ {turn.label.replace(' ', f' {workflow} ', 1)}{since}")
+        artifact: Any = None
+        try:
+            artifact = run(turn.config, session)
+        except DryRun as dry:
+            artifact = dry.foreseen
+        except (StorageError, ClusterError):
+            say(f"   {len(outcomes) - len(failed)} of {len(turns)} arms are finished; the others would fail alike")
+            raise
+        except TrunklineError as error:
+            failed[i] = error
+        except Exception as error:
+            failed[i] = _fault(error)
+        if i in failed:
+            say(f"   {turn.label} ended with an error: {_in_a_line(failed[i])}")
+        there = artifact if isinstance(artifact, Artifact) else None
+        outcomes.append(Outcome(turn, there, _in_a_line(failed[i]) if i in failed else ""))
+    if session.config.dry_run:
+        rows = [[_state(outcome)] for outcome in outcomes]
+        say("\n" + planned_table(turns, ["there already"], rows, workflow) + "\n")
+        tell_all(failed, [turn.varied for turn in turns])
+        raise DryRun
+    if any(outcome.artifact is not None for outcome in outcomes) or failed:
+        text, _, why = outcome_table(outcomes, session.store, trained=False)
+        say("\n" + text + "\n")
+        if why:
+            say(f"   {why}")
+    if failed:
+        i, error = next(iter(failed.items()))
+        raised = type(error)(
+            f"{len(failed)} of {len(turns)} turns ended with an error; the same command again goes on with them. First "
+            f"{turns[i].label}: {error}"
+        )
+        raised.exit_code = error.exit_code
+        raise raised
+    return [outcome.artifact for outcome in outcomes if outcome.artifact is not None]
+
+
+def _each(turns: Sequence[Turn], session: Session) -> Iterator[tuple[int, Turn]]:
+    """The turns, for each of which the session is as its own command would have it."""
+    for i, turn in enumerate(turns):
+        session.config, session.made_with = turn.config, turn.command
+        session.experiment = _experiment([turn])
+        yield i, turn
+
+
+def _state(outcome: Outcome) -> str:
+    return outcome.error or ("finished already" if outcome.artifact is not None else "")
+
+
+def _fault(error: Exception) -> TrunklineError:
+    """An error that no user caused: told whole, and the next turn has its chance."""
+    if (told := disk_error(error)) is not None:
+        return told
+    print(without_secrets(traceback.format_exc()), file=sys.stderr)
+    fault = TrunklineError(f"this is a fault in Trunkline, not in your input: {_in_a_line(error)}")
+    fault.exit_code = 1
+    return fault

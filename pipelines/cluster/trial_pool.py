@@ -22,7 +22,7 @@ import dataclasses
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -30,6 +30,7 @@ from typing import Any
 from pipelines.cluster.train_group import LostError, TrainGroup, gathered, open_channel
 from pipelines.cluster.train_group_lines import Listener
 from pipelines.cluster.train_group_rank import Worker, goes_on_after
+from pipelines.cluster.train_group_room import check_size
 from pipelines.config import ClusterConfig
 from pipelines.display.progress import say
 from pipelines.errors import ClusterError, ConfigError, StorageError
@@ -85,13 +86,15 @@ class TrialPool:
         worker: Worker,
         *,
         trials_per_gpu: int = 1,
+        most: int | None = None,
         tell: Callable[[str], None] = say,
     ):
         """Begin to form the lanes in the Ray that this process is connected to.
 
         Args: config, `workers` ranks make a lane; lanes, None: as many as the cluster has room for; ready, importable
             function that each process calls once; worker, importable, called with a trial's values; trials_per_gpu, how
-            many lanes share a GPU; tell, takes what workers say.
+            many lanes share a GPU; most, trials that there will be: no lane is formed that would have none, and a
+            cluster that grows is asked for room for all of them; tell, takes what workers say.
         Raises: ConfigError when the cluster has no room for that, or workers of one trial would share a GPU.
         """
         import ray
@@ -99,7 +102,12 @@ class TrialPool:
         config = shared_config(config, trials_per_gpu)
         resources = ray.cluster_resources()
         count = lanes_in(config, resources) if lanes is None else lanes
-        self.config, self._ready, self._worker = fitted(config, count, resources), ready, worker
+        if most is not None:
+            # what a cluster that has grown to its end has no room for waits, and the other lanes do its work
+            count = most if config.grows else min(count, most)
+        will_grow = most is not None and config.grows
+        self.config = config if will_grow else fitted(config, count, resources)
+        self._ready, self._worker = ready, worker
         self._tell = tell
         self._channel = open_channel()
         self._listener = Listener(self._channel, tell)
@@ -116,6 +124,10 @@ class TrialPool:
     def lanes(self) -> int:
         """How many trials run at once."""
         return len(self._lanes)
+
+    def wait(self) -> None:
+        """Until a first lane has formed. Raises: ClusterError where it could not."""
+        self._lanes[0].group.wait()
 
     @property
     def outstanding(self) -> int:
@@ -251,6 +263,12 @@ class TrialPool:
         self._waiting.extendleft(reversed(lane.trials))
         lane.trials.clear()
         lane.group = self._group()
+
+
+def check_room(configs: Iterable[ClusterConfig]) -> None:
+    """Raises: ConfigError for ranks that this Ray has no room for, even with one lane at a time."""
+    for config in configs:
+        check_size(config)
 
 
 def shared_config(config: ClusterConfig, trials_per_gpu: int) -> ClusterConfig:

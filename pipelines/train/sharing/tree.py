@@ -122,9 +122,11 @@ class Edge:
         return self.run.all_chains(self.last or 0)
 
 
-def plan_tree(chains: Iterable[Chain], committed: CommittedSteps = lambda folder: ()) -> Tree:
-    """The tree of these chains. Args: committed, where there is a store. Raises: ConfigError, as `Tree.add` does."""
-    tree = Tree(committed)
+def plan_tree(chains: Iterable[Chain], committed: CommittedSteps = lambda folder: (), shares: bool = True) -> Tree:
+    """The tree of these chains. Args: committed, where there is a store; shares, as of `Tree`. Raises: ConfigError, as
+    `Tree.add` does.
+    """
+    tree = Tree(committed, shares)
     tree.add(chains)
     return tree
 
@@ -135,8 +137,9 @@ class Tree:
     Attributes: chains, by their names; runs, by their folders, in the order in which they were placed.
     """
 
-    def __init__(self, committed: CommittedSteps = lambda folder: ()):
-        self.committed = committed
+    def __init__(self, committed: CommittedSteps = lambda folder: (), shares: bool = True):
+        """Args: shares, whether common steps are trained once; else every run trains all of its own."""
+        self.committed, self.shares = committed, shares
         self.chains: dict[str, Chain] = {}
         self.runs: dict[str, TreeRun] = {}
         self._made: dict[str, ChainStage] = {}
@@ -176,7 +179,7 @@ class Tree:
             run.adopts.adopters.remove(run)
         run.adopts, run.adopted_step = None, 0
         rates = run.trajectory.rates
-        if rates is None or not len(rates):
+        if not self.shares or rates is None or not len(rates):
             return
         alike = self._alike.setdefault((run.trajectory.decides, float(rates[0])), [])
         if not run.committed:

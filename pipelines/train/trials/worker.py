@@ -9,6 +9,7 @@ metrics, measured rows and manifest, as the loop commits them: bit by bit those 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,8 @@ def work_trial(values: dict[str, Any], emit: Callable[[str], None]) -> None:
     """Train the run of `values["spec"]` on this rank, and measure what `values["measures"]` names.
 
     Args: values, `spec`, a plain `TrainSpec`; `measures`, settings by name (`MEASURES`); `threads`, of torch on a CPU;
-        emit, takes the run's warnings, with its name.
+        `tell_every_seconds`, at most so often a line of the run's steps is passed on, None: never; emit, takes those
+        and the run's warnings, with its name.
     Raises: as of `train`.
     """
     import torch
@@ -57,7 +59,7 @@ def work_trial(values: dict[str, Any], emit: Callable[[str], None]) -> None:
     spec = parse(TrainSpec, values["spec"])
     measures = parse_measures(values.get("measures") or {})
     rows = Rows(spec, ArtifactStore(spec.store), measures) if measures else None
-    train(spec, _with_name(spec, emit), looks=rows)
+    train(spec, _with_name(spec, emit, values.get("tell_every_seconds")), looks=rows)
 
 
 def _settle() -> None:
@@ -68,9 +70,17 @@ def _settle() -> None:
         keep_for_good()
 
 
-def _with_name(spec: TrainSpec, emit: Callable[[str], None]) -> Callable[[str], None]:
+def _with_name(
+    spec: TrainSpec, emit: Callable[[str], None], every_seconds: float | None = None
+) -> Callable[[str], None]:
+    latest = time.monotonic()
+
     def say(line: str) -> None:
-        if line.split(maxsplit=1)[:1] and line.split(maxsplit=1)[0] in _PASSED_ON:
-            emit(f"   {spec.run}: {line.strip()}")
+        nonlocal latest
+        first, now = (line.split(maxsplit=1) or [""])[0], time.monotonic()
+        due = every_seconds is not None and first == spec.kind and now - latest >= every_seconds
+        if first in _PASSED_ON or due:
+            emit(f"   {spec.run}: {line.strip().removeprefix(f'{spec.kind} ')}")
+            latest = now if due else latest
 
     return say
