@@ -12,9 +12,9 @@ from typing import Any
 
 from pipelines.display.progress import table
 from pipelines.errors import ArtifactError
-from pipelines.identity import fingerprint
 from pipelines.store.artifact import Artifact
 from pipelines.store.artifacts import ArtifactStore
+from pipelines.train.results.heldout import heldout_of, mixed_sets
 from workflows.turns import Turn, short, shown
 
 SHOWN = 30  # rows of a table
@@ -99,7 +99,7 @@ def _of_runs(
         return columns, cells, None, said
     if len(done) < 2:
         return columns, cells, None, ""
-    return columns, cells, losses, "the best first, by the training loss (mean of the last 20 steps)"
+    return columns, cells, losses, "the best first, by the training loss (mean of the last 20 steps at most)"
 
 
 def _of_others(
@@ -116,10 +116,10 @@ def _of_others(
     }
     if "bits_per_byte" not in columns or len(done) < 2:
         return columns, cells, None, ""
-    if len({_held_out(artifact) for artifact in done.values()}) > 1 or any(
-        own.get("bits_per_byte") is None for own in told.values()
-    ):
-        return columns, cells, None, "not ranked: they were not measured on the same held-out text, in the same way"
+    if mixed := mixed_sets({artifact.folder: heldout_of(artifact) for artifact in done.values()}):
+        return columns, cells, None, mixed
+    if any(own.get("bits_per_byte") is None for own in told.values()):
+        return columns, cells, None, "not ranked: some were not measured in bits per byte"
     order = {number: own["bits_per_byte"] for number, own in told.items()}
     return columns, cells, order, "the best first, by bits per byte of the same held-out text"
 
@@ -140,15 +140,8 @@ def _bits_per_byte(runs: Sequence[Artifact], store: ArtifactStore) -> dict[str, 
         if evaluation is None or (value := evaluation.statistics.get("bits_per_byte")) is None:
             continue
         if (folder := lasts.get(evaluation.statistics.get("parent", ""))) is not None:
-            bits[folder] = (value, _held_out(evaluation))
+            bits[folder] = (value, heldout_of(evaluation))
     return bits
-
-
-def _held_out(evaluation: Artifact) -> str:
-    """What an evaluation was measured on, and how, as a digest."""
-    config = evaluation.manifest["identity"]["config"]
-    how = {name: value for name, value in config.items() if name in ("tokens", "sequence_length", "seed")}
-    return fingerprint({**how, "text": (config.get("tasks") or {}).get("text")})
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -48,8 +48,8 @@ from pipelines.train.cost.table import print_content
 from pipelines.train.network.architecture import ModelConfig, parameter_counts
 from pipelines.train.spec import TrainConfig
 from workflows.composing import compose_config
+from workflows.devices import all_devices, read_any_device
 from workflows.entry import entry
-from workflows.plan import all_devices, read_any_device
 from workflows.session import Session, of_run
 
 _COST = ("device", "loss", "measuring", "money", "process", "results", "speeds", "subjects")

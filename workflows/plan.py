@@ -20,11 +20,9 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import yaml
-
-from pipelines.config import Chosen, Count, Positive, WorkflowConfig, config_class, runtime
+from pipelines.config import Count, Positive, WorkflowConfig, config_class, runtime
 from pipelines.data.stream.mixture import MixturePlan
 from pipelines.display.progress import announce, say, table
 from pipelines.errors import ArtifactError, ConfigError
@@ -32,7 +30,7 @@ from pipelines.store.references import Reference
 from pipelines.train.budget import plan as budget
 from pipelines.train.budget import search
 from pipelines.train.budget.deadline import deadline_hours
-from pipelines.train.budget.device import DEVICES, DeviceConfig, Use
+from pipelines.train.budget.device import DeviceConfig, Use
 from pipelines.train.budget.job import Job, job_of
 from pipelines.train.budget.layout import Layout, Speed, layout_of
 from pipelines.train.budget.loss import ForeseenLoss, foreseen_loss, read_law
@@ -40,13 +38,13 @@ from pipelines.train.budget.measured import measured_speed
 from pipelines.train.budget.page import write_page
 from pipelines.train.budget.search import Offer
 from pipelines.train.budget.sources import SourceNeeds, of_plan, of_recipe
-from pipelines.train.cost.device import AnsweringDevice
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.sandbox.writer import Written, write_experiment
 from pipelines.train.spec import TrainConfig
 from pipelines.train.stages import STAGES
 from workflows import places
 from workflows.composing import compose_config, experiment_named
+from workflows.devices import Device, device_names, read_device, training_device
 from workflows.entry import begin, entry
 from workflows.explain import explain
 from workflows.mixture import MixtureConfig
@@ -54,8 +52,6 @@ from workflows.session import Session
 
 _SHARED = ("batch", "zero", "compute", "cluster", "optimizer")  # how a run is run: the same in all stages
 _MOST_OFFERS = 12
-
-Device = Annotated[AnsweringDevice | None, Chosen("kind", lambda: DEVICES)]
 
 
 @config_class
@@ -258,49 +254,6 @@ def _on(job: Job, gpus: int | str | None, device: DeviceConfig) -> Job:
 
 
 # ── Devices and their speed ───────────────────────────────────────────────────────────────────────────────────────────
-
-
-def device_names() -> list[str]:
-    """The devices of conf/device that train."""
-    return [name for name in all_devices() if _kind(name) != "phone"]
-
-
-def all_devices() -> list[str]:
-    """What conf/device holds, devices that only answer among them."""
-    return places.choices("device")
-
-
-@functools.cache
-def _kind(name: str) -> str:
-    path = places.find(f"device/{name}.yaml")
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path else None
-    return str(content.get("kind")) if isinstance(content, dict) else ""
-
-
-def read_any_device(name: str) -> AnsweringDevice:
-    """A device of conf/device, also one that trains nothing. Raises: ConfigError with those that there are."""
-    if name not in all_devices():
-        raise ConfigError(f"there is no device {name}; conf/device has {', '.join(all_devices())}")
-    device = compose_config("plan", PlanConfig, [f"device={name}"]).device
-    assert device is not None
-    return device
-
-
-def read_device(name: str) -> DeviceConfig:
-    """A device of conf/device that trains. Raises: ConfigError with those that there are."""
-    if name not in all_devices():
-        raise ConfigError(f"there is no device {name}; conf/device has {', '.join(device_names())}")
-    return training_device(name, read_any_device(name))
-
-
-def training_device(name: str, device: AnsweringDevice) -> DeviceConfig:
-    """The device, where it trains. Raises: ConfigError for a phone."""
-    if not isinstance(device, DeviceConfig):
-        raise ConfigError(
-            f"{name} is a phone, which answers and trains nothing: conf/device/{name}.yaml has no training figures; "
-            f"expected one of {', '.join(device_names())} (`python -m workflows.cost` says what its answers cost)"
-        )
-    return device
 
 
 def _device(config: PlanConfig, jobs: Sequence[Job]) -> tuple[str, DeviceConfig]:

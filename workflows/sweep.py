@@ -47,7 +47,7 @@ from pipelines.uris import without_secrets
 from workflows import places
 from workflows.arms import Outcome, outcome_table, planned_table
 from workflows.composing import experiment_named
-from workflows.plan import device_names, read_device
+from workflows.devices import device_names, read_device
 from workflows.session import DryRun, Session
 from workflows.sharing import EdgeEnded, TreeRunner
 from workflows.training import code_of_run, is_done, plan_run, refuse_fewer_steps, told_whole

@@ -28,7 +28,7 @@ from pipelines.train.sandbox.writing import Writer
 from pipelines.train.sharing.chain import Chain, ChainStage
 from pipelines.train.sharing.tree import plan_tree
 from pipelines.train.trials.result import Status, TrialResult
-from workflows.plan import read_device
+from workflows.devices import read_device
 from workflows.session import Session
 from workflows.sharing import EdgeEnded, TreeRunner
 

@@ -274,11 +274,11 @@ def tell_all(mistakes: Mapping[int, TrunklineError], varied: Sequence[Mapping[st
     for i, error in sorted(mistakes.items()):
         turns_by_text.setdefault(str(error), []).append(i)
     first = mistakes[min(mistakes)]
+    if len(turns_by_text) == 1 and len(mistakes) == count:
+        raise first
     lines = []
     for text, numbers in turns_by_text.items():
-        if len(numbers) == count and count > 1:
-            who = f"all {count}"
-        elif len(numbers) > 3:
+        if len(numbers) > 3:
             who = f"{label(numbers[0] + 1, count, varied[numbers[0]])} and {len(numbers) - 1} more"
         else:
             who = ", ".join(label(i + 1, count, varied[i]) for i in numbers)

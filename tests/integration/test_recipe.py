@@ -5,6 +5,7 @@ sweeps.
 from __future__ import annotations
 
 import itertools
+import re
 import signal
 import subprocess
 import sys
@@ -173,8 +174,9 @@ def test_a_sweep_makes_one_run_each(smoke: tuple[Path, str]) -> None:
         "schedule.peak_lr=0.005,0.02",
         "name=lr_${schedule.peak_lr}",
     )
-    assert "── pretrain/lr_0.005" in output
-    assert "── pretrain/lr_0.02" in output
+    assert "── pretrain: 2 runs" in output
+    assert re.search(r"pretrain/lr_0\.005 +0\.005 +30 +its beginning", output), output
+    assert re.search(r"pretrain/lr_0\.02 +0\.02 +30 +its beginning", output), output
 
 
 def test_ctrl_c_keeps_what_is_committed_and_says_so(smoke: tuple[Path, str]) -> None:

@@ -33,7 +33,7 @@ from pipelines.train.run.log import _BF16_PEAK_FLOPS
 from pipelines.train.spec import TrainConfig
 from pipelines.train.update.engine import ZeroConfig
 from workflows.composing import compose_config
-from workflows.plan import device_names, read_device
+from workflows.devices import device_names, read_device
 
 SHAPES = {
     "grouped heads": ModelConfig(

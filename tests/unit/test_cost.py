@@ -33,8 +33,8 @@ from workflows import cost as workflow
 from workflows import export as exporting
 from workflows.composing import compose_config
 from workflows.cost import CostConfig
+from workflows.devices import all_devices, device_names, read_any_device, read_device
 from workflows.export import ExportConfig
-from workflows.plan import all_devices, device_names, read_any_device, read_device
 from workflows.session import Session
 
 MODEL = ModelConfig(

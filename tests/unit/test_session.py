@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -49,10 +50,12 @@ def test_the_composed_config_is_shown_wherever_the_option_stands(
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_sweep_runs_each_choice_wherever_the_option_stands(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ["+experiment=demo", "name=a,b", "dry_run=true"]
+def test_a_sweep_takes_each_choice_wherever_the_option_stands(place: int, tmp_path: Path) -> None:
+    arguments = ["+experiment=demo", "name=a,b", "dry_run=true", f"store={tmp_path}"]
     arguments.insert(place, "-m")
-    assert command(monkeypatch, *arguments) == ["a", "b"]
+    out = run_here("pretrain", *arguments).out
+    assert re.search(r"^   pretrain/a +a +400 ", out, re.MULTILINE), out
+    assert re.search(r"^   pretrain/b +b +400 ", out, re.MULTILINE), out
 
 
 @pytest.mark.parametrize(

@@ -4,43 +4,116 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pipelines.errors import ConfigError
+from pipelines.train.spec import TrainConfig
 from tests.commands import run_here
-from tests.integration.conftest import train_config
-from workflows.composing import Job
-from workflows.sweep import chains_of
+from workflows.recipe import RecipeConfig
+from workflows.turns import Turn, compose_turns, group_of, names_of
 
 
-def job(called: str = "run", **overrides: str) -> Job:
-    command = " ".join(["python -m workflows.pretrain", *(f"{key}={value}" for key, value in overrides.items())])
-    return Job(train_config(name=called), command, overrides)
-
-
-def names(*jobs: Job) -> list[str]:
-    return [chain.name for chain in chains_of("pretrain", jobs)]
+def names(*turns: dict[str, str], base: str = "run") -> list[str]:
+    return names_of([turn.pop("base", base) for turn in turns], turns)
 
 
 def test_runs_are_called_after_what_varies() -> None:
-    both: list[dict[str, Any]] = [{"schedule.peak_lr": "0.01", "seed": "1"}, {"schedule.peak_lr": "0.02", "seed": "1"}]
-    assert names(*(job(**overrides) for overrides in both)) == ["run-peak_lr-0.01", "run-peak_lr-0.02"]
-    assert names(job(data="mixture/a"), job(data="mixture/b")) == ["run-data-mixture-a", "run-data-mixture-b"]
+    both = [{"schedule.peak_lr": "0.01", "seed": "1"}, {"schedule.peak_lr": "0.02", "seed": "1"}]
+    assert names(*both) == ["run-peak_lr-0.01", "run-peak_lr-0.02"]
+    assert names({"data": "mixture/a"}, {"data": "mixture/b"}) == ["run-data-mixture-a", "run-data-mixture-b"]
     # two keys that end alike are told whole
     steps = [{"steps": "8", "checkpoint.steps": "1"}, {"steps": "9", "checkpoint.steps": "2"}]
-    assert names(*(job(**overrides) for overrides in steps))[0] == "run-steps-8-checkpoint.steps-1"
+    assert names(*steps)[0] == "run-steps-8-checkpoint.steps-1"
     # who names them is followed
-    assert names(job("a", name="a", seed="1"), job("b", name="b", seed="2")) == ["a", "b"]
-    (chain, _) = chains_of("pretrain", [job(seed="1"), job(seed="2")])
-    assert chain.stages[0].command == "python -m workflows.pretrain seed=1 name=run-seed-1"
-    assert chain.stages[0].config.name == "run-seed-1"
+    assert names({"base": "a", "name": "a", "seed": "1"}, {"base": "b", "name": "b", "seed": "2"}) == ["a", "b"]
+    # and where that leaves two of one name, they are told apart by what it does not say
+    some = [{"base": f"s-{seed}", "seed": str(seed), "steps": str(steps)} for seed in (0, 1) for steps in (8, 9)]
+    assert names(*some) == ["s-0-steps-8", "s-0-steps-9", "s-1-steps-8", "s-1-steps-9"]
+    # a workflow that names what it leaves itself is left alone
+    assert names({"parent": "export/a"}, {"parent": "export/b"}, base="auto") == ["auto", "auto"]
+    long = names({"data": "mixture/" + "a" * 300}, {"data": "mixture/" + "a" * 299 + "b"})
+    assert len(set(long)) == 2
+    assert max(map(len, long)) == 120
 
 
 def test_two_of_one_name_are_refused() -> None:
-    with pytest.raises(ConfigError, match="two turns of this sweep would make pretrain/a"):
-        names(job("a", name="a", seed="1"), job("a", name="a", seed="2"), job("b", name="b", seed="2"))
+    with pytest.raises(ConfigError, match="two turns of this sweep would make a: leave one out"):
+        names(*({"base": name, "name": name, "seed": seed} for name, seed in (("a", "1"), ("a", "2"), ("b", "2"))))
+    with pytest.raises(ConfigError, match="two turns of this sweep would make run: leave out a value that is listed"):
+        names({"seed": "1"}, {"seed": "1"})
+
+
+def turns(*typed: str) -> list[Turn]:
+    return compose_turns("pretrain", TrainConfig, ["-m", *typed])
+
+
+def test_turns_are_every_combination_of_what_is_listed() -> None:
+    found = turns("+experiment=smoke", "seed=range(1,4)", "model=demo,tunnel_50k")
+    assert [turn.label for turn in found][:2] == ["1/6 seed=1 model=demo", "2/6 seed=1 model=tunnel_50k"]
+    assert found[1].config.name == "smoke-seed-1-model-tunnel_50k"
+    assert found[1].config.model.layers == 2  # of the overlay, after the choice
+    assert found[1].command == (
+        "python -m workflows.pretrain +experiment=smoke seed=1 model=tunnel_50k name=smoke-seed-1-model-tunnel_50k"
+    )
+    kinds = [turn.config.optimizer.kind for turn in turns("+experiment=smoke", "optimizer=glob(*,exclude=*dpo)")]
+    assert kinds == ["adamw", "muon"]
+    # experiments too: each turn takes its own overlay, and its name
+    experiments = turns("+experiment=smoke,demo")
+    assert [(turn.config.name, turn.config.steps) for turn in experiments] == [("smoke", 30), ("demo", 400)]
+    # a list is one value, and so is what stands in quotes
+    assert [turn.config.profile_steps for turn in turns("profile_steps=[1,2],[3,4]")] == [(1, 2), (3, 4)]
+    assert [turn.config.data for turn in turns("data='mixture/a','mixture/b'")] == ["mixture/a", "mixture/b"]
+    (alone,) = turns("+experiment=smoke", "seed=choice(3)")
+    assert (alone.config.name, alone.config.seed) == ("smoke", 3)
+
+
+def test_a_name_that_is_set_is_what_other_values_are_made_of() -> None:
+    found = compose_turns("recipe", RecipeConfig, ["-m", "+experiment=smoke", "sources=all,permissive"])
+    assert [turn.config.stages[1].name for turn in found] == ["smoke-sources-all", "smoke-sources-permissive"]
+    assert found[1].config.stages[1].overrides == ["data=corpus/smoke-sources-permissive"]
+
+
+def test_the_same_sweep_with_more_values_is_the_same_group() -> None:
+    groups = [
+        group_of("pretrain", turns("+experiment=smoke", f"seed={seeds}", "steps=20,30")) for seeds in ("0,1", "0,1,2")
+    ]
+    assert groups == ["pretrain-smoke-seed-steps"] * 2
+    assert group_of("pretrain", turns("+experiment=smoke", "name=study-${seed}", "seed=0,1")) == "pretrain-study-seed"
+    assert group_of("pretrain", turns("+experiment=smoke", "name=lr-a,lr-b", "seed=1")) == "pretrain-lr"
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["seed=1"], "-m runs a sweep, and no key has several values: write key=a,b .*or leave -m out"),
+        (["seed=0,1", "hydra/launcher=joblib"], "side by side by themselves, .*cluster.workers"),
+        (["seed=0,1", "hydra.launcher.n_jobs=2"], "side by side by themselves"),
+        (["seed=0,1", "hydra/sweeper=optuna"], "every combination of the values listed; .*workflows.sandbox"),
+        (["seed=0,1", "hydra.sweep.dir=here"], "goes into the store under its name: set store= and name="),
+        (["seed=0,1", "hydra.mode=MULTIRUN"], "write -m for a sweep"),
+        (["schedule.peak_lr=interval(0,1)"], "an interval has no list of values; .*range.first,end,step"),
+        (["model=glob(none*)"], "it stands for no value: there are demo, "),
+        (["seed=range(0,100)", "steps=range(1,100)"], "this sweep has 9,900 turns or more; 1,000 are taken"),
+        (["seed=range(0,1000000)"], "this sweep has 1,001 turns or more"),
+        (["seed=0,1", "store=a,b"], "store varies .a, b.*give store one value"),
+        (["seed=0,1", "cluster.address=null,auto"], "cluster.address varies"),
+        (["seed=0,1", "steps=[1,2"], "expected key=value, in quotes where the shell would change it"),
+        # every mistake of every turn, and whose it is; what all have is said once
+        (["seed=0,x", "steps=5,-1"], r"3 of 4 turns .*none was started:\n  2/4 seed=0 steps=-1, 4/4 .*: steps is -1"),
+        (["seed=0,x", "steps=5,-1"], r"3/4 seed=x steps=5: seed is 'x'"),
+        (["sed=0,1"], "^unknown key sed; .*: did you mean seed"),
+        (
+            ["model=demo,dmeo"],
+            r"1 of 2 turns .*\n  2/2 model=dmeo: model=dmeo: no such choice; .*mean model=demo",
+        ),
+        (["+experiment=demo,smok"], r"2/2 experiment=smok: .*no such experiment; .*did you mean \+experiment=smoke"),
+    ],
+)
+def test_what_is_no_sweep_is_refused_with_what_to_write(typed: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        turns(*typed)
+    assert re.search(message, str(refusal.value)), str(refusal.value)
 
 
 def test_a_plan_needs_no_store(tmp_path: Path) -> None:
@@ -49,13 +122,13 @@ def test_a_plan_needs_no_store(tmp_path: Path) -> None:
         "pretrain", "-m", "+experiment=wind_tunnel", f"store={store}", "share=true", "dry_run=true",
         "schedule.decay=linear", "schedule.decay_steps=10", "steps=100,200", "schedule.peak_lr=0.01,0.02",
     )  # fmt: skip
-    assert ended.code == 0, ended.output
+    assert ended.code == 2, ended.output  # as the run would be: there is no mixture
+    assert re.search("error: mixture/wind_tunnel_stable does not exist", ended.err), ended.err
     assert "pretrain: 4 runs" in ended.out
     assert "860k to train; 1.23M if each run were trained by itself (30% saved)" in ended.out
     assert re.search(r"memory +0\.\d+ GiB in each process of a lane", ended.out)
     assert re.search(r"hours +[\d.]+s of one cpu, \$0\.00", ended.out)
     assert "pretrain/wind_tunnel-steps-200-peak_lr-0.02@step-90" in ended.out
-    assert "dry run: nothing was started" in ended.out
     assert not store.exists()
 
 
@@ -64,7 +137,7 @@ def test_a_turn_that_cannot_be_stops_the_sweep_before_it_begins(tmp_path: Path) 
         "pretrain", "-m", "+experiment=wind_tunnel", f"store={tmp_path}", "share=true", "steps=100,-1",
     )  # fmt: skip
     assert ended.code == 2
-    assert "steps is -1" in ended.err
+    assert "2/2 steps=-1: steps is -1" in ended.err
     assert list(tmp_path.iterdir()) == []
     ended = run_here(
         "pretrain", "-m", "+experiment=wind_tunnel", f"store={tmp_path}", "share=true", "schedule.decay=linear",
