@@ -457,6 +457,9 @@ def sweep_in_turn(
         say("\n" + planned_table(turns, ["there already"], rows, workflow) + "\n")
         tell_all(failed, [turn.varied for turn in turns])
         raise DryRun
+    if session.group is not None:  # those that were finished before as well
+        made = [outcome.artifact.folder for outcome in outcomes if outcome.artifact is not None]
+        join_group(session.config.tracking, session.store, made, session.group)
     if any(outcome.artifact is not None for outcome in outcomes) or failed:
         text, _, why = outcome_table(outcomes, session.store, trained=False)
         say("\n" + text + "\n")

@@ -20,7 +20,16 @@ from typing import Any
 from pipelines.display.progress import Progress
 from pipelines.errors import ConfigError, TrunklineError
 from pipelines.identity import fingerprint
-from workflows.composing import command_of, composed, config_loader, explained, hand_on, parse_composed, resolved, with_overlay
+from workflows.composing import (
+    command_of,
+    composed,
+    config_loader,
+    explained,
+    hand_on,
+    parse_composed,
+    resolved,
+    with_overlay,
+)
 
 MOST = 1000  # turns; more is a slip of the finger: range(1,100000)
 _OPTIONS = ("-m", "--multirun")

@@ -27,7 +27,7 @@ from pipelines.store.disk import disk_error
 from pipelines.store.opening import open_storage
 from pipelines.store.storage import FolderStorage, Storage
 from pipelines.tracking import making
-from pipelines.tracking.account import About
+from pipelines.tracking.account import GROUP, About
 from pipelines.tracking.errors import Deleted, first_line, is_gone, kind_of, told
 from pipelines.tracking.machine import Sampler
 from pipelines.tracking.origin import origin
@@ -356,6 +356,22 @@ def artifact_of_run(run_id: str, config: TrackingConfig, store_uri: str) -> str:
             "trunkline.artifact"
         )
     return str(tags["trunkline.artifact"])
+
+
+def join_group(config: TrackingConfig, store: ArtifactStore, folders: Sequence[str], group: str) -> None:
+    """Have the runs of finished artifacts be arms of a sweep as well, where they have runs; a server that is away costs
+    a line.
+    """
+    if not config.enabled or not folders:
+        return
+    uri = tracking_uri(config, store.uri)
+    try:
+        client = _client(uri)
+        for folder in folders:
+            if (run_id := run_at(store.storage, folder, uri)) is not None:
+                client.set_tag(run_id, GROUP, group)
+    except Exception as error:
+        say(f"   {told(uri, error)}; the arms that were finished before are not in the group {group} there")
 
 
 def runs_matching(query: str, config: TrackingConfig, store_uri: str) -> list[dict[str, Any]]:
