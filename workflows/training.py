@@ -30,7 +30,7 @@ from pipelines.train.spec import Adopted, TrainConfig, TrainSpec
 from pipelines.train.stages import stage_named
 from pipelines.train.worker import ready, work
 from workflows import onward
-from workflows.plan import device_names, read_device
+from workflows.devices import device_names, read_device
 from workflows.session import DryRun, Session
 
 # the modules that decide every run's numbers; its objective, its optimizer and what its tokens carry add theirs
