@@ -14,14 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.data.corpus import checks
 from pipelines.data.sources.config import ReaderConfig, SourceConfig
 from pipelines.data.sources.files import parse_file
 from pipelines.data.sources.formats import FORMATS
 from pipelines.data.sources.opened import Opened
-from pipelines.data.sources.readers import inventory, listings, plan_pieces, read_piece, uncut
+from pipelines.data.sources.readers import inventory, listings, plan_pieces, read_piece, taken_in_words, uncut
 from pipelines.data.sources.records import RECORDS, RecordKind
 from pipelines.data.text.document import Document, Dropped
-from pipelines.errors import DataError, StorageError
+from pipelines.errors import ConfigError, DataError, StorageError
 
 
 def source(path: Path | str | list[str], **changes: Any) -> SourceConfig:
@@ -549,3 +550,56 @@ def test_what_cannot_be_cut_or_fits_no_memory_is_refused_when_listed(tmp_path: P
     with pytest.raises(DataError, match=r"b.txt would be one document of 1.5 GB.*reader.document=paragraph"):
         listings({"mine": source(tmp_path)})
     assert listings({"mine": source(tmp_path, document_bytes=8_000)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "2 files, 2 B, below {}: 1 Markdown, 1 text"),
+        ({"document": "paragraph"}, "1 Markdown, 1 text; of text and Markdown each paragraph is one document"),
+        ({"document_bytes": 8_000}, "1 Markdown, 1 text; text and Markdown in documents of about 8 kB"),
+        ({"document": "line", "format": "text"}, "2 text files, 2 B, below {}; of text each line is one document"),
+    ],
+)
+def test_the_plan_says_what_one_document_is(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    for name in ("a.txt", "b.md"):
+        (tmp_path / name).write_text("x")
+    config = source(tmp_path, **changes)
+    words = taken_in_words(config.reader, listings({"mine": config})["mine"])
+    assert words.endswith(said.format(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("reader", "said"),
+    [
+        (
+            {"document": "paragraph", "document_bytes": 9},
+            "document is paragraph and document_bytes 9; expected one of the two",
+        ),
+        ({"encoding": "klingon"}, "encoding is 'klingon'; expected an encoding that Python knows, e.g. cp1252"),
+        ({"encoding": "base64"}, "encoding is 'base64'"),
+        (
+            {"split": "paragraph"},
+            "split is 'paragraph', which only a reader of type huggingface takes.*document: file, paragraph",
+        ),
+        ({"generator": "problems"}, "generator is 'problems', which only a reader of type generated takes"),
+        ({"type": "huggingface", "dataset": "x", "document": "line"}, "has no text files to cut: remove"),
+    ],
+)
+def test_what_a_reader_cannot_be_is_refused(reader: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=rf"corpus.sources.mine.reader.*{said}"):
+        checks.check_source(
+            "corpus.sources.mine",
+            "mine",
+            SourceConfig(licence="MIT", reader=ReaderConfig(**{"type": "files", "path": "x", **reader})),
+        )
+
+
+def test_a_format_of_texts_makes_no_conversations() -> None:
+    reader = ReaderConfig(type="files", path="x", format="markdown", record="messages")
+    with pytest.raises(
+        ConfigError, match="reader.format is markdown, which gives texts.*accepted: json, jsonl, parquet, warc"
+    ):
+        checks.check_source(
+            "corpus.sources.mine", "mine", SourceConfig(kind="conversations", licence="MIT", reader=reader)
+        )

@@ -307,7 +307,7 @@ def test_a_rule_stands_once_for_all_sources_that_it_governs() -> None:
     }
     config = parse(CorpusConfig, {"name": "t", "corpus": {"sources": sources}})
     figures = {
-        "one": {"dropped": {"quality.too_long": 2, "read.not_utf8": 1}},
+        "one": {"dropped": {"quality.too_long": 2, "read.corrupt_parquet": 1}},
         "two": {"dropped": {"quality.too_long": 1_500, "dedup.exact": 7}},
         "three": {"dropped": {"quality.too_long": 3}},
     }
@@ -327,7 +327,7 @@ def test_a_rule_stands_once_for_all_sources_that_it_governs() -> None:
             "corpus.quality.chinese.max_characters=500000",
             "corpus.quality.chinese.max_characters=1000000",
         ],
-        ["read.not_utf8", "1", "one 1", "no key", "save the file as UTF-8: iconv -f LATIN1 -t UTF-8 old > new"],
+        ["read.corrupt_parquet", "1", "one 1", "no key", "load the file again, or write it anew"],
     ]
 
 
@@ -347,10 +347,8 @@ def test_a_source_that_lost_more_than_half_is_told_of_with_the_first_key() -> No
         "then ++corpus.sources.mine.content=notes; else corpus.quality.prose.min_words=50 says so, and "
         "corpus.quality.prose.min_words=25 drops fewer"
     )
-    [(sentence, _)] = reasons.mostly_dropped({"mine": figures(1, {"read.not_utf8": 9})}, config)
-    assert sentence.endswith(
-        "for read.not_utf8: no key governs it: save the file as UTF-8: iconv -f LATIN1 -t UTF-8 old > new"
-    )
+    [(sentence, _)] = reasons.mostly_dropped({"mine": figures(1, {"read.corrupt_parquet": 9})}, config)
+    assert sentence.endswith("for read.corrupt_parquet: no key governs it: load the file again, or write it anew")
 
 
 @pytest.mark.parametrize(

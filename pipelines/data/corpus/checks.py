@@ -5,9 +5,11 @@ Enters: the parts of a recipe. Leaves: nothing, or a ConfigError that says what 
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
+from pipelines.config import default_of
 from pipelines.data.cleaning.config import CleaningRecipe, DecontaminationConfig, QualityModelConfig
 from pipelines.data.cleaning.language import NAMED
 from pipelines.data.dedup.config import DedupConfig
@@ -27,6 +29,14 @@ _NEEDS = {
     "huggingface": ("dataset",),
     "generated": ("generator", "count"),
 }
+# keys that only readers of one type take, and what a user may have meant
+_OF_TYPE = {
+    **dict.fromkeys(("dataset", "subset", "share"), ("huggingface", "")),
+    "split": ("huggingface", "; what one document of a text file is says document: file, paragraph or line"),
+    **dict.fromkeys(("generator", "tasks", "count", "seed"), ("generated", "")),
+    **dict.fromkeys(("package", "version", "sha256", "archive"), ("package", "")),
+}
+_DEFAULTS = {field.name: default_of(field) for field in dataclasses.fields(ReaderConfig)}
 _SOURCE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _VERSION = re.compile(r"([0-9A-Za-z][0-9A-Za-z.+:~_!-]*)?")
 _PACKAGE = {
@@ -115,6 +125,12 @@ def _check_reader(where: str, reader: ReaderConfig) -> None:
         if not getattr(reader, key):
             raise ConfigError(
                 f"{where}.{key} is missing; a reader of type {reader.type} needs {', '.join(needed_keys)}"
+            )
+    for key, (takes, instead) in _OF_TYPE.items():
+        if reader.type != takes and getattr(reader, key) != _DEFAULTS[key]:
+            raise ConfigError(
+                f"{where}.{key} is {getattr(reader, key)!r}, which only a reader of type {takes} takes; this one is of "
+                f"type {reader.type}: remove it{instead}"
             )
     if reader.type == "package":
         _check_package(where, reader)

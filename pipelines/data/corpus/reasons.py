@@ -107,6 +107,8 @@ _KEYS: dict[str, tuple[tuple[str, str], ...]] = {
     "read.no_column": ((f"{_SOURCE}.reader.text_field", ""),),
     "read.no_id": ((f"{_SOURCE}.reader.id_field", f"++{_SOURCE}.reader.id_field=null"),),
     "read.not_json": ((f"{_SOURCE}.reader.format", ""),),
+    "read.not_utf8": ((f"{_SOURCE}.reader.encoding", ""),),
+    "read.not_text": ((f"{_SOURCE}.reader.encoding", ""),),
     **{
         f"records.{shape}": ((f"{_SOURCE}.reader.record", ""),)
         for shape in ("not_an_object", "not_a_list", "not_text", "no_messages", "bad_turn", "bad_history")
@@ -124,7 +126,9 @@ _ADVICE = {
     "read.no_column": "name the column that holds the text",
     "read.no_id": "or name the field that holds an id; null names documents by their place",
     "read.not_json": "say what the files are, or mend the lines that the examples show",
-    "read.not_utf8": "save the file as UTF-8: iconv -f LATIN1 -t UTF-8 old > new",
+    "read.not_utf8": "say what the files are in: cp1252 (Western Europe), gb18030 (Chinese), shift_jis, koi8-r",
+    "read.not_utf16": "it begins as UTF-16 does, and does not go on so: save it as UTF-8",
+    "read.not_text": "it is UTF-16 without its mark (utf-16-le), or no text: leave it out",
     "read.bad_value": "a value in it is no text, number or date: mend the record",
     "read.page_too_long": "cut the page in parts",
     "read.no_main_text": "the page has no running text; a text that was saved as HTML is better read as .txt or .md",
@@ -138,6 +142,8 @@ _ADVICE = {
     "records.no_messages": "say what a record is: messages, instruction, preference",
     "records.bad_turn": "a turn is {role, content} or {from, value}",
     "records.bad_history": "a history is a list of [question, answer]",
+    "records.is_conversation": "a source of its own reads it: kind: conversations, record: messages or instruction",
+    "records.is_preference": "a source of its own reads it: kind: preferences, record: preference",
     "records.unknown_role": "roles are system, user and assistant, or what ShareGPT calls them: rename it",
     "records.tools": "the chat format knows no tools: leave the turns out, and the answers that need them",
     "records.empty_turn": "a question or an answer is without text: fill it, or leave the record out",

@@ -214,15 +214,12 @@ def needs_objects(reader: ReaderConfig) -> bool:
 
 def taken_in_words(reader: ReaderConfig, listing: Listing) -> str:
     """What is read as what, for the plan: files by format, and what one document of a text is."""
-    cut = (
-        f"documents of about {human(float(reader.document_bytes), 'B')}"
-        if reader.document_bytes
-        else f"a document a {reader.document}"
-    )
+    words = listing.taken_in_words()
     texts = [name for name in ("text", "markdown") if any(file.format == name for file in listing.files)]
     called = " and ".join(FORMATS[name].called or name for name in texts)
-    is_plain = reader.document == "file" and not reader.document_bytes
-    return listing.taken_in_words() + ("" if is_plain else f"; of {called} {cut}")
+    if reader.document_bytes:
+        return f"{words}; {called} in documents of about {human(float(reader.document_bytes), 'B')}"
+    return words if reader.document == "file" else f"{words}; of {called} each {reader.document} is one document"
 
 
 def inventory(sources: Mapping[str, SourceConfig], listed: Mapping[str, Listing]) -> dict[str, str]:
