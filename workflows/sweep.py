@@ -44,7 +44,7 @@ from pipelines.train.sharing.tree import Tree, TreeRun, plan_tree
 from pipelines.train.stages import STAGES, stage_named
 from pipelines.train.trials.worker import ready, work_trial
 from pipelines.uris import without_secrets
-from workflows import places
+from workflows import onward, places
 from workflows.arms import Outcome, outcome_table, planned_table
 from workflows.composing import experiment_named
 from workflows.devices import device_names, read_device
@@ -239,11 +239,21 @@ def _conclude(stage: str, arms: Sequence[Arm], failed: Mapping[str, Exception], 
 
 
 def _tell_next(stage: str, best: Sequence[Outcome], session: Session) -> None:
-    row, first = stage_named(stage), best[0].turn.config.name
-    some = ",".join(f"{stage}/{outcome.turn.config.name}" for outcome in best[:_EVALUATED])
-    commands = [f"python -m workflows.evaluate {'-m ' if len(best) > 1 else ''}parent={some}"]
-    parent = f"{stage}/{first}@latest" if row.endless else f"{stage}/{first}"
-    session.tell_next(*commands, f"python -m workflows.{row.followed_by or 'export'} parent={parent} name={first}")
+    """The first arm's next commands; all of them are evaluated by one."""
+    turn = best[0].turn
+    session.config, session.experiment = turn.config, _experiment([turn])
+    run = f"{stage}/{turn.config.name}"
+    lines = onward.after_training(session, run, f"{run}@latest" if stage_named(stage).endless else run)
+    if len(best) > 1:
+        some = ",".join(f"{stage}/{outcome.turn.config.name}" for outcome in best[:_EVALUATED])
+        alone = f"parent={run}"
+        lines = [
+            line.replace("workflows.evaluate", "workflows.evaluate -m", 1).replace(alone, f"parent={some}", 1)
+            if line.startswith("python -m workflows.evaluate")
+            else line
+            for line in lines
+        ]
+    session.tell_next(*lines)
 
 
 def _measured_on(arm: Arm) -> str:
@@ -309,35 +319,38 @@ class PoolWhenNeeded:
 def _announce_runs(stage: str, tree: Tree, turns: Sequence[Turn], arms: Sequence[Arm], session: Session) -> None:
     plans = {arm.turn.config.name: arm for arm in arms}
     models = {name: arm.planned.spec.model for name, arm in plans.items()}
-    lines = {**_announcement(tree, plans), **_costs(tree, models), "MLflow": f"group {session.group}"}
-    announce(f"{stage}: {len(turns)} runs", {**lines, "store": session.store.uri})
     device = _device(turns[0].config.cluster)
     header = [*([] if "steps" in turns[0].varied else ["steps"]), "begins at", "tokens to train", "hours"]
-    rows = []
+    rows, all_tokens, all_flops = [], 0, 0.0
     for turn in turns:
         run = tree.path(turn.config.name)[-1]
         arm = plans.get(turn.config.name)
         steps = arm.planned.spec.steps if arm else run.steps
         tokens = max(0, (steps or 0) - run.first) * run.trajectory.step_tokens
         model = models.get(turn.config.name) or turn.config.model
-        hours = None if device is None or model is None else tokens * _seconds_a_token(turn, model, device)
-        row = [_begins(run, arm), tokens, None if hours is None else duration(hours)]
+        flops = 0.0 if model is None else tokens * flops_per_token(model, turn.config.batch.sequence_length)
+        all_tokens, all_flops = all_tokens + tokens, all_flops + flops
+        hours = None if device is None or model is None else duration(flops / (device.peak * device.mfu.value))
+        row = [_begins(run, arm), tokens, hours]
         rows.append(row if "steps" in turn.varied else [steps, *row])
     if device is None:
         header, rows = header[:-1], [row[:-1] for row in rows]
+    if tree.shares:
+        all_tokens, all_flops = tree.trained_tokens, _flops(tree, models)
+    lines = {**_announcement(tree, plans, all_tokens), **_costs(tree, models, all_flops)}
+    lines["MLflow"] = f"group {session.group}"
+    announce(f"{stage}: {len(turns)} runs", {**lines, "store": session.store.uri})
     say(planned_table(turns, header, rows, stage))
 
 
-def _announcement(tree: Tree, plans: Mapping[str, Arm]) -> dict[str, str]:
-    trained, naive = tree.trained_tokens, tree.naive_tokens
+def _announcement(tree: Tree, plans: Mapping[str, Arm], tokens: int) -> dict[str, str]:
+    naive = tree.naive_tokens
     begun = [run for run in tree.runs.values() if run.committed]
-    saved = f" ({1 - trained / naive:.0%} saved)" if trained < naive and not begun else ""
-    lines: dict[str, str] = {}
+    lines = {"tokens": f"{human(tokens)} to train"}
     if tree.shares:
+        saved = f" ({1 - tokens / naive:.0%} saved)" if tokens < naive and not begun else ""
         lines["edges"] = f"{sum(1 for _ in tree.edges())}, each trained once"
-        lines["tokens"] = f"{human(trained)} to train; {human(naive)} if each run were trained by itself{saved}"
-    elif all(run.steps is not None for run in tree.runs.values()):
-        lines["tokens"] = f"{human(trained)} to train"
+        lines["tokens"] += f"; {human(naive)} if each run were trained by itself{saved}"
     if begun:
         there = sum(run.first * run.trajectory.step_tokens for run in begun)
         lines["there already"] = f"{human(there)} tokens of {len(begun)} runs"
@@ -346,26 +359,34 @@ def _announcement(tree: Tree, plans: Mapping[str, Arm]) -> dict[str, str]:
     return lines
 
 
-def _costs(tree: Tree, models: Mapping[str, ModelConfig]) -> dict[str, str]:
-    """Memory, hours and money of what is to be trained. Args: models, of runs whose plan is known; others have their
-    own configs' or, as long as only the store knows it, none.
+def _known(tree: Tree, models: Mapping[str, ModelConfig]) -> dict[TreeRun, ModelConfig]:
+    """The models of the runs. Args: models, of those whose plan is known; others have their own configs' or, as long as
+    only the store knows it, none.
     """
-    known = {run: models.get(run.config.name) or run.config.model for run in tree.runs.values()}
-    setups = [setup_of_config(run.stage, run.config, model) for run, model in known.items() if model is not None]
-    if len(setups) < len(known):
+    found = {run: models.get(run.config.name) or run.config.model for run in tree.runs.values()}
+    return {run: model for run, model in found.items() if model is not None}
+
+
+def _flops(tree: Tree, models: Mapping[str, ModelConfig]) -> float:
+    """What the edges of runs that share steps take."""
+    known = _known(tree, models)
+    edges = (edge for edge in tree.edges() if edge.run in known)
+    return sum(edge.tokens * flops_per_token(known[edge.run], edge.run.config.batch.sequence_length) for edge in edges)
+
+
+def _costs(tree: Tree, models: Mapping[str, ModelConfig], flops: float) -> dict[str, str]:
+    """Memory, hours and money of what is to be trained."""
+    known = _known(tree, models)
+    if len(known) < len(tree.runs):
         return {}
+    setups = [setup_of_config(run.stage, run.config, model) for run, model in known.items()]
     largest = max((memory.predict(setup, memory.plan_keep(setup, math.inf)) for setup in setups), key=lambda m: m.total)
     lines = {"memory": f"{largest.total / memory.GIB:.3g} GiB in each process of a lane, at most"}
     cluster = next(iter(known)).config.cluster
     device = _device(cluster)
     if device is None:
         return {**lines, "hours": "not known of this GPU: cluster.accelerator names a file of conf/device"}
-    name, flops = _device_name(cluster), 0.0
-    for edge in tree.edges():
-        model, length = known[edge.run], edge.run.config.batch.sequence_length
-        assert model is not None
-        flops += edge.tokens * flops_per_token(model, length)
-    hours = flops / (device.peak * device.mfu.value) / 3600
+    name, hours = _device_name(cluster), flops / (device.peak * device.mfu.value) / 3600
     price = "" if device.usd_per_hour is None else f", ${hours * device.usd_per_hour:.2f}"
     how = f"of one {name}{price}, at an MFU of {device.mfu.value:.0%} (conf/device/{name}.yaml)"
     return {**lines, "hours": f"{duration(hours * 3600)} {how}"}
@@ -379,11 +400,6 @@ def _device(cluster: ClusterConfig) -> Any:
 
 def _device_name(cluster: ClusterConfig) -> str:
     return (cluster.accelerator or "").lower() if cluster.gpus_per_worker else "cpu"
-
-
-def _seconds_a_token(turn: Turn, model: ModelConfig, device: Any) -> float:
-    """Of one device."""
-    return flops_per_token(model, turn.config.batch.sequence_length) / float(device.peak * device.mfu.value)
 
 
 def _begins(run: TreeRun, arm: Arm | None) -> str:
