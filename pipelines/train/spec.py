@@ -87,6 +87,8 @@ class TrainConfig(WorkflowConfig):
     batch: BatchConfig
     steps: Count | None = None
     epochs: Positive | None = None  # instead of steps: how often the data is read
+    # no source is read more often than this; null: as the mixture says, and over tokens as mixtures do, 4
+    max_epochs: Positive | None = runtime(None)
     # of a fresh run without a model: how long it may train; the largest model that this and the data allow is taken
     hours: Positive | None = None
     flops_per_second: Positive | None = runtime(None)  # of one worker, for `hours`; null: as conf/device states it

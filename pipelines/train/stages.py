@@ -33,7 +33,7 @@ class Stage:
     parents: tuple[str, ...]
     # kinds of artifacts that `data=` may name
     data: tuple[str, ...]
-    # how the announcement calls what is read
+    # what it usually reads, in words; the announcement states what a run really reads
     reads: str
     # the objective of a config that names none
     objective: str

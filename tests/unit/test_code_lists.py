@@ -102,6 +102,7 @@ ANYWHERE = {
     "pipelines.train.plan.inheritance": "likewise",
     "pipelines.train.plan.sizing": "its outcome, a config without nulls, is in the fingerprint",
     "pipelines.train.plan.announcement": "messages",
+    "pipelines.train.plan.reading": "messages and refusals",
     "pipelines.train.plan.context": "its outcome, the model and the segments, is in the fingerprint",
     "pipelines.train.stages": "the table of stages; what a row decides, planning writes into the fingerprint",
     "pipelines.train.spec": "config and spec: their values are in the fingerprint",

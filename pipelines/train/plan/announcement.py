@@ -14,7 +14,7 @@ from pipelines.store.artifact import Artifact
 from pipelines.train.batches import Batches
 from pipelines.train.network.architecture import ModelConfig, parameter_counts
 from pipelines.train.network.roles import KINDS, numbers
-from pipelines.train.plan import context, devices, memory
+from pipelines.train.plan import context, devices, memory, reading
 from pipelines.train.plan.checked import CheckedRun, device_of
 from pipelines.train.schedules.schedule import Schedule, learning_rate
 from pipelines.train.spec import TrainSpec
@@ -26,7 +26,8 @@ def announce_run(run: CheckedRun, spec: TrainSpec) -> dict[str, str]:
         "weights": run.stage.weights + (f": {run.parent}" if run.parent else ""),
         "optimizer state": run.stage.optimizer_state,
         "LR begins at": f"{run.stage.rate_begins_at}: {_rates(run)}",
-        "data": f"{run.stage.reads}: {run.config.data}",
+        "data": run.config.data,
+        "reads": reading.describe(run.config, run.tokens, run.batches, run.steps),
         **run.sized.announcement,
         "model": _model(run.architecture),
         "batch": _batch(run),
@@ -43,7 +44,8 @@ def announce_run(run: CheckedRun, spec: TrainSpec) -> dict[str, str]:
         lines["cut"] = "; ".join(cuts)
     if run.config.data.startswith("tokens/") and (uneven := run.batches.unevenness(samples)):
         lines["read unevenly"] = uneven
-    if notes := _notes(run) + run.batches.never_read(samples):
+    unusual = reading.unusual(run.stage, run.name, run.tokens, run.batches)
+    if notes := unusual + _notes(run) + run.batches.never_read(samples):
         lines["note"] = "; ".join(notes)
     return lines
 

@@ -27,7 +27,7 @@ from pipelines.train.checkpoint.lineage import Run, tokenizer_of
 from pipelines.train.network import float8
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.objectives import OBJECTIVES, Objective, objective_of
-from pipelines.train.plan import devices, sizing
+from pipelines.train.plan import devices, reading, sizing
 from pipelines.train.plan.inheritance import (
     branching_stages,
     open_parent,
@@ -92,6 +92,7 @@ def check_run(name: str, config: TrainConfig, store: ArtifactStore, parent: str 
     if not _sized_by_data(stage, config):
         planned_architecture(name, stage, config, ancestor)  # refuses before any data is looked at
     data, tokens = _open_data(config, store)
+    reading.check_kinds(name, stage, objective, tokens, config)
     sized = sizing.close(name, stage, config, store, data, tokens, ancestor, workers)
     config = sized.config
     batch = config.batch
@@ -109,7 +110,7 @@ def check_run(name: str, config: TrainConfig, store: ArtifactStore, parent: str 
         if devices.known(config.cluster, "cuda"):
             devices.check_capability(config.zero)
     start, segments, carried = planned_beginning(stage, config, ancestor, batches)
-    batches.check_epochs(data, batch.global_batch, steps)
+    reading.check_epochs(config, data, batches, steps)
     return CheckedRun(
         name=name,
         stage=stage,
