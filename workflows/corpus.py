@@ -187,7 +187,7 @@ def _announcement(config: CorpusConfig, listed: Mapping[str, Listing]) -> dict[s
         lines["left out"] = f"{', '.join(left_out)} (sources=permissive)"
     for name, listing in listed.items():
         if name in chosen:
-            lines[f"{name} reads"] = taken_in_words(chosen[name].reader, listing)
+            lines[f"{name} reads"] = taken_in_words(chosen[name], listing)
         if listing.passed_over:
             lines[f"{name} passes over"] = listing.in_words()
         if name in chosen and (strange := of_another_kind(f"corpus.sources.{name}.reader", chosen[name], listing)):

@@ -636,3 +636,44 @@ def test_the_plan_names_the_files_that_are_passed_over(tmp_path: Path) -> None:
     plan = corpus_workflow._announcement(config, listed)
     for name in ("data", "spam", "set exam"):
         assert plan[f"{name} passes over"] == "1 file: README.md (about the data)"
+
+
+def test_a_folder_of_mixed_kinds_is_told_and_front_matter_is_no_text(tmp_path: Path) -> None:
+    folder = tmp_path / "my notes"
+    folder.mkdir()
+    for i in range(8):
+        front = f"---\ntitle: Note {i}\ndate: 2026-01-0{i + 1}\ntags: [a, b]\n---\n"
+        (folder / f"{i} é.md").write_text(front + article(i), encoding="utf-8")
+    (folder / "broken.md").write_text(f"---\ntitle: a: b\n---\n{article(8)}", encoding="utf-8")
+    (folder / "plain.txt").write_text(article(9), encoding="utf-8")
+    (folder / "report.docx").write_bytes(b"PK")
+    chat = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    (folder / "chats.jsonl").write_text(json.dumps(chat) + "\n")
+    config = config_of({"notes": {"reader": {"type": "files", "path": str(folder)}}})
+    listed = corpus_workflow._listed(config)
+    plan = corpus_workflow._announcement(config, listed)
+    assert plan["notes reads"].startswith("11 files, ")
+    assert plan["notes reads"].endswith(f", below {folder}: 9 Markdown, 1 JSON Lines, 1 text")
+    assert plan["notes passes over"].startswith("1 file: report.docx (not read: make Markdown of it")
+    assert plan["notes also holds"].startswith("chats.jsonl holds conversations")
+    draft = ArtifactStore(str(tmp_path / "s")).begin("corpus", config.name, identity(config))
+    assert isinstance(draft, Draft)
+    corpus = build(config, draft, serial_map, taken={"notes": listed["notes"].by_format()})
+    facts = corpus.statistics["sources"]["notes"]
+    assert facts["dropped"] == {"records.is_conversation": 1}
+    assert facts["unreadable"] == {"front matter": 1}
+    assert corpus_workflow._unreadable(corpus.statistics["sources"]) == [
+        "notes: beside texts that were kept could not be read: front matter (1 documents)"
+    ]
+    kept = {row["id"]: row for split in ("train", "heldout") for row in rows(corpus, split, "notes")}
+    assert len(kept) == 10
+    assert "title" not in "".join(row["text"] for row in kept.values())
+    assert json.loads(kept["notes/3 é.md"]["metadata"]) == {
+        "title": "Note 3",
+        "date": "2026-01-04",
+        "tags": ["a", "b"],
+    }
+    assert json.loads(kept["notes/broken.md"]["metadata"]) == {"unreadable": "front matter"}
+    page = corpus.path("data_card.html").read_text()
+    assert "Files that were read" in page
+    assert "<td>Markdown</td>" in page

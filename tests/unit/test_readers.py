@@ -565,8 +565,17 @@ def test_the_plan_says_what_one_document_is(tmp_path: Path, changes: dict[str, A
     for name in ("a.txt", "b.md"):
         (tmp_path / name).write_text("x")
     config = source(tmp_path, **changes)
-    words = taken_in_words(config.reader, listings({"mine": config})["mine"])
+    words = taken_in_words(config, listings({"mine": config})["mine"])
     assert words.endswith(said.format(tmp_path))
+
+
+def test_the_plan_says_that_pages_have_all_of_a_source_masked(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.html"):
+        (tmp_path / name).write_text("x")
+    for pii, is_told in (("auto", True), ("keep", False), ("mask", False)):
+        config = dataclasses.replace(source(tmp_path), pii=pii)
+        words = taken_in_words(config, listings({"mine": config})["mine"])
+        assert ("masked in all of it, since web pages are among it" in words) is is_told
 
 
 @pytest.mark.parametrize(

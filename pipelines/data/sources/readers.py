@@ -212,8 +212,16 @@ def needs_objects(reader: ReaderConfig) -> bool:
     return bool(RECORDS[reader.record].fields)
 
 
-def taken_in_words(reader: ReaderConfig, listing: Listing) -> str:
-    """What is read as what, for the plan: files by format, and what one document of a text is."""
+def taken_in_words(source: SourceConfig, listing: Listing) -> str:
+    """What is read as what, for the plan: files by format, what one document of a text is, what pages change."""
+    words = _with_document(source.reader, listing)
+    pages = sum(FORMATS[file.format].is_pages for file in listing.files)
+    if source.masked or source.pii != "auto" or not 0 < pages < len(listing.files):
+        return words
+    return f"{words}; personal data is masked in all of it, since web pages are among it (pii: keep keeps it)"
+
+
+def _with_document(reader: ReaderConfig, listing: Listing) -> str:
     words = listing.taken_in_words()
     texts = [name for name in ("text", "markdown") if any(file.format == name for file in listing.files)]
     called = " and ".join(FORMATS[name].called or name for name in texts)
