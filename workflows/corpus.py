@@ -90,7 +90,7 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
     try:
         draft = session.begin("corpus", config, announcement, known, code, whole_identity)
     except DryRun:
-        _show_estimate(config)
+        session.foreseen_bytes = _show_estimate(config)
         raise
     if isinstance(draft, Artifact):
         session.store.storage.delete(f"{draft.folder}/work")  # there when a build was killed right after its commit
@@ -365,14 +365,18 @@ def _show_clusters(corpus: Artifact, limit: int) -> Artifact:
     return corpus
 
 
-def _show_estimate(config: CorpusConfig) -> None:
+def _show_estimate(config: CorpusConfig) -> float | None:
+    """Returns: bytes of text that the corpus will have, where that can be told."""
     say("\n   trying a sample of the sources, to see what the whole will cost ...")
     try:
-        show(estimate(config), config)
+        prediction = estimate(config)
+        show(prediction, config)
+        return float(prediction.kept_bytes)
     except DataError as error:  # a sample may lack what the whole has: the plan stands, without figures
         say(f"   no figures: on the sample, {error}")
     except ConfigError as error:
         say(f"   no figures: {error}")
+    return None
 
 
 main = entry(CorpusConfig, run, "corpus")

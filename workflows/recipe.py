@@ -33,10 +33,13 @@ from pipelines.identity import fingerprint
 from pipelines.store.artifact import Artifact
 from pipelines.store.references import Reference
 from pipelines.store.sealed import sealed, unsealed
+from pipelines.train.plan import sizing
+from pipelines.train.spec import TrainConfig
 from pipelines.train.stages import TRAINED
 from workflows.composing import compose_config
 from workflows.entry import entry
 from workflows.session import DryRun, Session
+from workflows.training import with_speed
 
 # what all stages have of the recipe, whole, whatever their own YAML says
 SHARED = tuple(
@@ -372,9 +375,22 @@ def plan_stages(steps: Sequence[ComposedStage], session: Session) -> None:
         made.append(one.folder)
         if waits:
             say(f"\n   {one.folder}: planned when {' and '.join(waits)} is there")
+            _foresee_size(one, session)
             continue
         with contextlib.suppress(DryRun):
             one.module.run(dataclasses.replace(one.config, dry_run=True), session)
+
+
+def _foresee_size(one: ComposedStage, session: Session) -> None:
+    """What model a fresh run would have, of the text that the trial on a sample has found."""
+    config = one.config
+    if not isinstance(config, TrainConfig) or config.hours is None or session.foreseen_bytes is None:
+        return
+    sized = sizing.foresee(with_speed(config), session.foreseen_bytes, config.cluster.workers)
+    say(f"   foreseen of about {human(session.foreseen_bytes, 'B')} of text and {config.hours:g} hours:\n")
+    say(table(list(sizing.HEADER), sized.rows))
+    for line in sized.announcement.values():
+        say(f"   {line}")
 
 
 def _references(config: Any) -> list[str]:

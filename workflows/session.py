@@ -71,6 +71,7 @@ class Session:
         self.config = config
         self.experiment = experiment
         self.made_with = made_with
+        self.foreseen_bytes: float | None = None  # of text, that the corpus of a recipe's dry run will have
         self.within_recipe = False  # the recipe runs the next command itself
         self.group: str | None = None  # what MLflow calls the runs of this sweep together
         self.refuses_taken = False  # whether a dry run of a name that is taken is refused, rather than told

@@ -8,7 +8,6 @@ python -m workflows.tokenize name=ablation data=corpus/other tokenizer.reuse=tok
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -21,7 +20,14 @@ from pipelines.data.tokens.encode import corpus_files
 from pipelines.data.tokens.sample import sample_shares, sample_texts
 from pipelines.data.tokens.sidecars import known
 from pipelines.data.tokens.tokenize import compression, encode_shard, plan_shards, statistics
-from pipelines.data.tokens.tokenizer import Encoder, LongRuns, TokenizerConfig, tokenizer_files, train_tokenizer
+from pipelines.data.tokens.tokenizer import (
+    Encoder,
+    LongRuns,
+    TokenizerConfig,
+    ids_for,
+    tokenizer_files,
+    train_tokenizer,
+)
 from pipelines.display.progress import duration, human, say, table
 from pipelines.errors import ConfigError, DataError
 from pipelines.identity import decisive
@@ -48,8 +54,6 @@ CODE = tuple(
         "tokens.tokenize",
     )
 )
-
-_FEWEST_IDS, _MOST_IDS = 9, 16  # powers of two
 
 
 @config_class
@@ -142,17 +146,12 @@ def _with_shares(chosen: TokenizerConfig) -> TokenizerConfig:
 
 
 def _sized(chosen: TokenizerConfig, corpus: Artifact) -> TokenizerConfig:
-    """The same with a number of ids: `auto` is the square root of the bytes of training text, as a power of two.
-
-    4,096 for 16 MB, 16,384 for 270 MB, as the demo and the pocket model have them: an embedding grows with the ids, and
-    each needs text to be learnt from.
-    """
+    """The same with a number of ids."""
     if chosen.vocabulary_size != "auto":
         return chosen
     sources = corpus.statistics["sources"].values()
     text_bytes = sum(source["train"]["bytes"] for source in sources if source["kind"] != "preferences")
-    power = round(math.log2(max(1.0, math.sqrt(text_bytes))))
-    return dataclasses.replace(chosen, vocabulary_size=2 ** min(max(power, _FEWEST_IDS), _MOST_IDS))
+    return dataclasses.replace(chosen, vocabulary_size=ids_for(text_bytes))
 
 
 def _announcement(

@@ -19,6 +19,9 @@ from pipelines.train.plan.checked import CheckedRun, device_of
 from pipelines.train.schedules.schedule import Schedule, learning_rate
 from pipelines.train.spec import TrainSpec
 
+# for each token of a fresh run, beyond which the model is another's by mistake
+_MOST_PARAMETERS = 100
+
 
 def announce_run(run: CheckedRun, spec: TrainSpec) -> dict[str, str]:
     """The lines of the announcement. Raises: ConfigError where the micro-batch is known not to fit into memory."""
@@ -154,6 +157,13 @@ def _notes(run: CheckedRun) -> list[str]:
         notes.append(str(error))
     if run.config.zero.stage == 3 and run.workers == 1:
         notes.append("ZeRO-3 with one worker splits nothing and only costs time: zero=zero1 does the same")
+    parameters = parameter_counts(run.architecture)["total"]
+    read = run.steps * run.config.batch.global_batch * run.config.batch.sequence_length
+    if run.parent is None and parameters > _MOST_PARAMETERS * read:
+        notes.append(
+            f"the model has {parameters:,} parameters and reads {read:,} tokens, so it learns next to nothing: "
+            "+experiment=own hours=0.5, without model=, takes the largest model that the data can feed"
+        )
     ids, embeddings = run.tokens.statistics["vocabulary_size"], run.architecture.vocabulary
     if embeddings > ids:
         notes.append(f"{embeddings - ids:,} of {embeddings:,} embeddings are padding: the tokenizer has {ids:,} ids")

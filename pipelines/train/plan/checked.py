@@ -236,12 +236,13 @@ def _check_tokenizer(architecture: ModelConfig, tokens: Artifact, parent: Run | 
         )
     size = tokens.statistics["vocabulary_size"]
     received = f"model.vocabulary is {architecture.vocabulary}, but the tokenizer of {tokens.folder} has {size} ids"
+    sized = "" if parent else "; or have the model sized by the data: +experiment=own hours=0.5, without model="
     if architecture.vocabulary < size:
-        raise ConfigError(f"{received}: set model.vocabulary={size} or more")
+        raise ConfigError(f"{received}: set model.vocabulary={size} or more{sized}")
     if architecture.vocabulary > _MOST_PADDING * size:
         raise ConfigError(
             f"{received}: most of the embedding would never be trained: set model.vocabulary={size} "
-            f"(or up to {int(_MOST_PADDING * size)}), or encode with a larger tokenizer"
+            f"(or up to {int(_MOST_PADDING * size)}), or encode with a larger tokenizer{sized}"
         )
 
 

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.data.stream.mixture import MixturePlan
+from pipelines.data.tokens.tokenizer import ids_for
 from pipelines.display.progress import duration, human
 from pipelines.errors import ConfigError
 from pipelines.store.artifact import Artifact
@@ -37,10 +38,11 @@ from pipelines.store.artifacts import ArtifactStore
 from pipelines.train.checkpoint import committed_steps
 from pipelines.train.checkpoint.lineage import Run
 from pipelines.train.network.architecture import ModelConfig, flops_per_token, parameter_counts
+from pipelines.train.objectives import OBJECTIVES
 from pipelines.train.spec import BatchConfig, TrainConfig
 from pipelines.train.stages import Stage
 
-TOKENS_PER_PARAMETER = 5
+TOKENS_PER_PARAMETER = 2
 STEP_SECONDS = 0.05  # of a step of two workers on a CPU, whatever the model
 # layers, width
 LADDER = (
@@ -50,6 +52,8 @@ LADDER = (
 HEADER = ("layers × width", "parameters", "reads", "tokens a parameter", "trains for", "")
 _WINDOWS = ((100_000, 128), (5_000_000, 256), (200_000_000, 512), (2_000_000_000, 1024), (20_000_000_000, 2048))
 _LONGEST = 4096
+# foreseen of text that has no tokenizer yet: what small vocabularies reach, and what conf/mixture/own_stable.yaml reads
+_BYTES_PER_TOKEN, _EPOCHS = 2.5, 3.6
 _SHOWN_ABOVE = 2
 
 
@@ -86,7 +90,7 @@ def close(
         assert mixture is not None
         sized = _by_hours(config, mixture, tokens, begun, workers)
         config = sized.config
-    units = _units(config, mixture, tokens, sized.tokens)
+    units = _units(stage, config, mixture, tokens, sized.tokens)
     if batch.global_batch is None:
         known = _recorded(begun, "batch", "global_batch") or (_of_parent(parent) if stage.branches else None)
         rows = known or (_rows(units * length, length, workers) if mixture else _few_rows(units, workers))
@@ -115,13 +119,29 @@ def _by_hours(
 ) -> Sized:
     """The model, and how many tokens it reads."""
     assert config.hours is not None
-    length, ids = config.batch.sequence_length, tokens.statistics["vocabulary_size"]
+    ids = tokens.statistics["vocabulary_size"]
     read = _tokens_asked(config, mixture)
     recorded = begun and begun.get("model")
     if begun is not None and recorded and begun.get("sized_tokens"):
         model = config.model or ModelConfig(**recorded)
         told = {"sized": f"as it was when the run began: {_shape(model)}, {begun['sized_tokens']:,} tokens"}
         return Sized(dataclasses.replace(config, model=model), begun["sized_tokens"], told)
+    return _choose(config, read, ids, workers)
+
+
+def foresee(config: TrainConfig, text_bytes: float, workers: int) -> Sized:
+    """What a fresh run would get of so much text, before there are tokens. Args: text_bytes, of documents."""
+    wanted = next((length for most, length in _WINDOWS if text_bytes / _BYTES_PER_TOKEN < most), _LONGEST)
+    length = config.batch.sequence_length or wanted
+    sized = dataclasses.replace(config, batch=dataclasses.replace(config.batch, sequence_length=length))
+    read = int((config.epochs or _EPOCHS) * text_bytes / _BYTES_PER_TOKEN)
+    return _choose(sized, read, ids_for(text_bytes), workers)
+
+
+def _choose(config: TrainConfig, read: int, ids: int, workers: int) -> Sized:
+    """The largest shape that the tokens and the hours feed. Args: read, tokens that there are to read; ids, of them."""
+    assert config.hours is not None
+    length = config.batch.sequence_length
     if config.flops_per_second is None:
         raise ConfigError(
             f"hours={config.hours:g}, and how fast a worker is here is not known: set flops_per_second=… (of one "
@@ -154,7 +174,7 @@ def _by_hours(
             [_shape(shape_), human(number), f"{human(fed[index])} tokens", f"{ratio:.3g}", duration(seconds), mark]
         )
     told = {"sized": _why(config, model, taken, read, workers, bool(enough))}
-    if not enough:
+    if not enough and config.model is None:
         told["too small"] = _too_small(model, taken, read)
     return Sized(dataclasses.replace(config, model=model), taken, told, tuple(rows))
 
@@ -226,7 +246,9 @@ def _tokens_asked(config: TrainConfig, mixture: MixturePlan) -> int:
     return int(config.epochs * sum(source.available_tokens for source in mixture.sources))
 
 
-def _units(config: TrainConfig, mixture: MixturePlan | None, tokens: Artifact, sized_tokens: int | None) -> int:
+def _units(
+    stage: Stage, config: TrainConfig, mixture: MixturePlan | None, tokens: Artifact, sized_tokens: int | None
+) -> int:
     """Windows, or pairs, that the run is to read in all."""
     length = config.batch.sequence_length
     if mixture is not None:
@@ -234,8 +256,8 @@ def _units(config: TrainConfig, mixture: MixturePlan | None, tokens: Artifact, s
     sources = tokens.statistics["sources"].values()
     pairs = sum(source["train"]["documents"] for source in sources if source["kind"] == "preferences")
     talk = sum(source["train"]["tokens"] for source in sources if source["kind"] == "conversations")
-    reads_pairs = (config.objective is not None and config.objective.name == "dpo") or not talk
-    once = pairs if reads_pairs else math.ceil(talk / length)
+    objective = OBJECTIVES[stage.objective if config.objective is None else config.objective.name]
+    once = pairs if objective.batches.unit == "pairs" else math.ceil(talk / length)
     return max(1, int((config.epochs or 1.0) * once))
 
 

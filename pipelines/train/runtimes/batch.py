@@ -47,6 +47,12 @@ def read_prompts(path: Path, system: str | None) -> list[Prompt]:
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f'prompts={path}: there is no such file; expected a file of JSON lines, each {{"prompt": "…"}} or '
+            '{"messages": [{"role": "user", "content": "…"}]}. A single question: leave prompts out and type it, or '
+            "echo '…' | the same command without prompts"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"prompts={path} cannot be read: {error}; expected JSON lines in UTF-8") from error
     prompts, bad = [], []
