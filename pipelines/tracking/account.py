@@ -25,6 +25,7 @@ LONGEST_PARAMETER = 6000  # characters; what MLflow takes, which cuts the rest o
 _LONGEST_KEY = 250
 _LONGEST_NOTE = 7500  # of 8,000
 _LONGEST_WHY = 500
+_TRAINING = "workflowType=machine_learning"  # else MLflow opens on its view of traces
 GROUP = "trunkline.group"  # a tag that the arms of a sweep have in common
 NOTE_END = "<!-- Trunkline writes what stands above this line anew; write below it -->"
 
@@ -149,7 +150,7 @@ def tags(run: Mapping[str, Any]) -> dict[str, str]:
         "trunkline.kind": kind,
         "trunkline.name": name,
         "trunkline.version": where.get("version"),
-        "trunkline.commit": commit or ("unknown" if where else None),
+        "trunkline.commit": "unknown" if where and not commit else None,
         "trunkline.dirty": None if not where else "unknown" if dirty is None else str(bool(dirty)).lower(),
         "trunkline.host": where.get("host"),
         "trunkline.job": where.get("job"),
@@ -174,20 +175,23 @@ def description(run: Mapping[str, Any], seen: Seen, end: Mapping[str, Any] | Non
     data = {folder for _, folder, _ in data_of(run)}
     parents = [folder for _, folder, _ in run["inputs"] if folder not in data]
     began = run.get("parent")
+    status = _status(run, end)
+    # the page shows the first four lines: what went wrong is among them, or what came out
     lines = {
+        "Ended": status if end and end["end"] != "FINISHED" else "",
+        "Result": ", ".join(results(seen.metrics)) if end else "",
         "Parent": ", ".join(
             _link(began if began and began.split("@")[0] == folder else folder, seen.pages.get(folder))
             for folder in parents
         ),
         "Data": ", ".join(_link(folder, seen.pages.get(folder)) for _, folder, _ in run["inputs"] if folder in data),
         "Model": _model(run.get("params") or run["settings"]),
-        "Result": ", ".join(results(seen.metrics)) if end else "",
         "Checkpoint": _code(str(end["checkpoint"])) if end and end.get("checkpoint") else "",
-        "Files": ", ".join(_link(path, f"{seen.page}/artifacts/{path}") for path in seen.files) if end else "",
+        "Files": ", ".join(_link(path, _within(seen.page, f"artifacts/{path}")) for path in seen.files) if end else "",
         "Store": f"{_code(run['folder'])} in {_code(run['store'])}",
         "Command": _code(run.get("origin", {}).get("command") or ""),
         "Code": _state(run.get("origin", {})),
-        "Status": _status(run, end),
+        "Status": status if not end or end["end"] == "FINISHED" else "",
     }
     text = "\n".join(
         [
@@ -290,6 +294,16 @@ def _user_and_host(run: Mapping[str, Any]) -> tuple[str | None, str | None]:
 def _time(milliseconds: float) -> str:
     moment = datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC)
     return f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+def page_of(experiment: str, run_id: str) -> str:
+    """Where a run stands among MLflow's pages, in its view of training."""
+    return f"experiments/{experiment}/runs/{run_id}?{_TRAINING}"
+
+
+def _within(page: str, place: str) -> str:
+    path, _, query = page.partition("?")
+    return f"{path}/{place}?{query}" if query else f"{path}/{place}"
 
 
 def _link(text: str, page: str | None) -> str:

@@ -21,6 +21,7 @@ from pipelines.tracking.account import (
     Seen,
     data_of,
     description,
+    page_of,
     parameters,
     renewed,
     tags,
@@ -167,7 +168,7 @@ def evaluated(server: Server, run: Mapping[str, Any], told_of: Mapping[str, Any]
     numbers, note = {name: value for name, value, *_ in told_of["rows"]}, mlflow_run.data.tags.get(NOTE, "")
     at = f"{folder}@step-{told_of['rows'][0][3]}" if told_of["rows"] else folder
     if NOTE_END in note:  # else a person has written another
-        own_page = f"experiments/{mlflow_run.info.experiment_id}/runs/{run['run_id']}"
+        own_page = page_of(mlflow_run.info.experiment_id, run["run_id"])
         server.client.set_tag(run_id, NOTE, with_evaluation(note, run["folder"], own_page, heldout, at, numbers))
 
 
@@ -196,7 +197,7 @@ def _write_note(server: Server, run: Mapping[str, Any], run_id: str, end: Mappin
         if (input_run := run_at(storage, folder, run["uri"])) is not None:
             pages[folder] = _page(server, input_run)
     files = tuple(file.path for file in server.client.list_artifacts(run_id)) if end is not None else ()
-    page = f"experiments/{experiment}/runs/{run_id}"
+    page = page_of(experiment, run_id)
     seen = Seen(page=page, pages={k: v for k, v in pages.items() if v}, metrics=mlflow_run.data.metrics, files=files)
     note = renewed(mlflow_run.data.tags.get(NOTE, ""), description(run, seen, end))
     if note is not None:
@@ -206,7 +207,7 @@ def _write_note(server: Server, run: Mapping[str, Any], run_id: str, end: Mappin
 def _page(server: Server, run_id: str) -> str:
     """Where a run stands in MLflow's pages; "" where it is not there any more."""
     try:
-        return f"experiments/{server.client.get_run(run_id).info.experiment_id}/runs/{run_id}"
+        return page_of(server.client.get_run(run_id).info.experiment_id, run_id)
     except Exception as error:
         if is_gone(error, run_id):
             return ""

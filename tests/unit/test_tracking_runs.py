@@ -17,7 +17,7 @@ from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.draft import Draft, Making
 from pipelines.store.lease import Lease
 from pipelines.tracking import machine, origin
-from pipelines.tracking.account import About
+from pipelines.tracking.account import About, page_of
 from pipelines.tracking.place import own_uri
 from pipelines.tracking.records import replaced_run
 from pipelines.tracking.spool import Spool
@@ -72,7 +72,7 @@ def test_a_run_says_how_it_ended_and_why_and_that_it_goes_on(desk: Desk) -> None
     tracker = desk.open("tokens/b", about, {"corpus/a": parent})
     note = desk.tags(str(tracker.run_id))[NOTE]
     assert note.startswith("Ids on disk.")
-    assert f"[corpus/a](#/experiments/1/runs/{parent_run})" in note
+    assert f"[corpus/a](#/{page_of('1', parent_run)})" in note
     assert "running since" in note
     tracker.metrics({"tokens.web": 1000.0, "tokens.books": 234.0}, 0)
     tracker.end("FAILED", why="no room left", checkpoint="tokens/b@step-3")
@@ -145,7 +145,7 @@ def test_a_rebuild_that_is_finished_marks_the_run_whose_place_it_took(desk: Desk
     tags = desk.tags(old)
     assert tags["trunkline.replaced_by"] == new
     assert tags["mlflow.runName"] == "replaced: a (pretrain/a)"
-    assert tags[NOTE].startswith(f"**Replaced** by [the run](#/experiments/1/runs/{new})")
+    assert tags[NOTE].startswith(f"**Replaced** by [the run](#/{page_of('1', new)})")
     assert desk.tags(new)["trunkline.replaces"] == old
     assert desk.client.get_run(old).data.metrics["loss"] == 3.0
 
