@@ -1,0 +1,192 @@
+"""The runs that are to be compared, and the view that compares them.
+
+Enters: a server, and a run or a group of a sweep. Leaves: a saved view (`view.py`) whose columns and charts are of what
+differs among the arms, zoomed to where they differ.
+
+    arms      the runs of a sweep's group (tag `trunkline.group`); else those of one kind that begin from one parent
+    ranked    by bits per byte where all arms were measured on one held-out set; else by the last training loss where
+              they read the same data; else not at all, and the newest stands first
+
+The filter names the held-out set, so that an arm that is measured on another never comes into the list.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.tracking.view import (
+    BY_START,
+    View,
+    bars,
+    column,
+    difference,
+    end_of,
+    line,
+    parallel,
+    saved,
+    scatter,
+)
+
+GROUP, HELDOUT, KIND, PARENT = "trunkline.group", "trunkline.heldout", "trunkline.kind", "trunkline.parent_run"
+REPLACED = "trunkline.replaced_by"
+TRAINING = "metrics.learning_rate >= 0"  # runs that train, whatever their stage is called
+_BITS, _LOSS, _CURVE = "bits_per_byte", "loss", "loss_by_tokens"
+_MOST_ARMS = 100  # that are looked at
+_MOST_CURVES = 20  # that are read to zoom: those that MLflow draws
+_MOST_COLUMNS = 8
+_OWN = {"name"}  # parameters that differ by themselves
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Runs beside each other. Attributes: title, of the view; search, MLflow's filter; arms, MLflow's runs."""
+
+    title: str
+    search: str
+    arms: Sequence[Any]
+
+
+def of_run(client: Any, run: Any) -> Ablation | None:
+    """The ablation that a run is an arm of; None where nothing stands beside it. An evaluation is of its subject's."""
+    tags = run.data.tags
+    if tags.get(KIND) == "evaluate" and PARENT in tags:
+        run = client.get_run(tags[PARENT])
+        tags = run.data.tags
+    if GROUP in tags:
+        return of_group(client, run.info.experiment_id, tags[GROUP])
+    if PARENT not in tags or KIND not in tags:
+        return None
+    parent = client.get_run(tags[PARENT]).data.tags.get("trunkline.artifact", tags[PARENT])
+    search = f"{_is(PARENT, tags[PARENT])} AND {_is(KIND, tags[KIND])}"
+    return _found(client, run.info.experiment_id, f"{tags[KIND]} of {parent}", search)
+
+
+def of_group(client: Any, experiment_id: str, group: str) -> Ablation | None:
+    """The arms of a sweep."""
+    return _found(client, experiment_id, group, _is(GROUP, group))
+
+
+def _found(client: Any, experiment_id: str, title: str, search: str) -> Ablation | None:
+    runs = list(client.search_runs([experiment_id], search, max_results=_MOST_ARMS))
+    arms = [run for run in runs if REPLACED not in run.data.tags]
+    if len(arms) < len(runs):  # MLflow's filter cannot ask for a tag that is not there
+        search = f"attributes.run_id IN ({', '.join(repr(run.info.run_id) for run in arms)})"
+    return Ablation(title, search, arms) if len(arms) > 1 else None
+
+
+def view_of(ablation: Ablation, curves: Sequence[Sequence[tuple[float, float]]]) -> View:
+    """The view that compares the arms. Args: curves, of each its loss over tokens."""
+    arms = ablation.arms
+    varied = varied_parameters([run.data.params for run in arms])
+    heldout = one_set(arms)
+    measured = {name for run in arms for name in run.data.metrics}
+    search, order, ascending = ablation.search, BY_START, False
+    if heldout is not None:
+        search, order, ascending = f"{search} AND {_is(HELDOUT, heldout)}", column("metrics", _BITS), True
+    elif _same_data(arms) and _LOSS in measured:
+        order, ascending = column("metrics", _LOSS), True
+    number = _BITS if heldout is not None else _LOSS
+    told = [name for name in (_BITS, "assistant_loss", "preference_accuracy") if name in measured and heldout]
+    charts = [line(_CURVE, end_of(curves))] if _CURVE in measured else []
+    if number in measured and (heldout is not None or order != BY_START):
+        charts += [scatter(varied[0], number)] if varied else [bars(number)]
+        charts += [parallel(varied[:4], [number])] if len(varied) > 1 else []
+    charts += [line("learning_rate")] if "learning_rate" in measured else []
+    charts += [difference()] if varied else []
+    return View(
+        name=ablation.title,
+        search=search,
+        order=order,
+        ascending=ascending,
+        columns=[
+            *(column("params", name) for name in varied[:_MOST_COLUMNS]),
+            *(column("metrics", name) for name in (*told, _LOSS, "tokens") if name in measured),
+        ],
+        charts=charts,
+        folded=sorted({name.rpartition("/")[0] for name in measured if "/" in name} - {"system"}),
+    )
+
+
+def varied_parameters(settings: Sequence[Mapping[str, str]]) -> list[str]:
+    """The parameters that are not the same in all runs, those first that tell most of them apart."""
+    names = dict.fromkeys(name for own in settings for name in own)
+    values = {name: {own.get(name) for own in settings} for name in names if name not in _OWN}
+    return sorted((name for name, own in values.items() if len(own) > 1), key=lambda name: -len(values[name]))
+
+
+def one_set(arms: Sequence[Any]) -> str | None:
+    """The held-out set that all arms were measured on; None where one was not, or there are several."""
+    sets = {run.data.tags.get(HELDOUT) if _BITS in run.data.metrics else None for run in arms}
+    return sets.pop() if len(sets) == 1 else None
+
+
+def told_apart(ablation: Ablation) -> str:
+    """Why the arms stand in the order in which they do, for a line."""
+    sets = sorted({run.data.tags[HELDOUT] for run in ablation.arms if HELDOUT in run.data.tags})
+    if len(sets) > 1:
+        return f"not ranked by bits per byte: the arms were measured on {len(sets)} held-out sets, {', '.join(sets)}"
+    if one_set(ablation.arms) is not None:
+        return f"ranked by bits per byte on {sets[0]}"
+    if not _same_data(ablation.arms):
+        return "not ranked: the arms were not evaluated on one held-out set, and read different data"
+    return "ranked by the last training loss: not all arms are evaluated"
+
+
+def _same_data(arms: Sequence[Any]) -> bool:
+    """Whether the training losses are means over the same text."""
+    read = {tuple(sorted((key, value) for key, value in run.data.tags.items() if _is_data(key))) for run in arms}
+    windows = {run.data.params.get("batch.sequence_length") for run in arms}
+    return len(read) == 1 and len(windows) == 1
+
+
+def _is_data(tag: str) -> bool:
+    return tag in ("trunkline.input.mixture", "trunkline.input.tokens", KIND)
+
+
+def curves_of(client: Any, arms: Sequence[Any]) -> list[list[tuple[float, float]]]:
+    """Of each arm its loss over the tokens it has seen."""
+    curves = []
+    for run in arms[:_MOST_CURVES]:
+        if _CURVE in run.data.metrics:
+            points = client.get_metric_history(run.info.run_id, _CURVE)
+            curves.append([(float(point.step), float(point.value)) for point in points])
+    return curves
+
+
+def save(client: Any, experiment_id: str, view: View) -> str:
+    """Have MLflow keep the view. Returns: its key."""
+    client.set_experiment_tag(experiment_id, *saved(view, int(time.time() * 1000)))
+    return view.key
+
+
+def training_view() -> View:
+    """All runs that train, branches below their trunks."""
+    metrics = (_BITS, _LOSS, "tokens", "tokens_per_s")
+    columns = [
+        *(column("metrics", name) for name in metrics),
+        column("tags", "trunkline.parent"),
+        *(column("attributes", name) for name in ("Duration", "Source")),
+    ]
+    return View(name="Training runs", search=TRAINING, columns=columns)
+
+
+def evaluations_view(heldout: str) -> View:
+    """All evaluations on one held-out set, the best first."""
+    search = f"{_is(KIND, 'evaluate')} AND {_is(HELDOUT, heldout)}"
+    columns = [column("metrics", name) for name in (_BITS, "assistant_loss", "preference_accuracy", "tokens_trained")]
+    return View(
+        name=f"Evaluations on {heldout}",
+        search=search,
+        order=column("metrics", _BITS),
+        ascending=True,
+        columns=columns,
+        charts=[bars(_BITS)],
+    )
+
+
+def _is(tag: str, value: str) -> str:
+    quote = '"' if "'" in value else "'"
+    return f"tags.`{tag}` = {quote}{value}{quote}"
