@@ -23,7 +23,7 @@ STAGES = {
     "All in turn": ("recipe",),
     "Data": ("corpus", "tokenize", "mixture"),
     "Training": ("pretrain", "anneal", "average", "sft", "dpo"),
-    "Results": ("evaluate", "checkpoints", "verify_resume", "cost"),
+    "Results": ("evaluate", "ui", "checkpoints", "verify_resume", "cost"),
     "Delivery": ("quantize", "export", "chat", "publish"),
     "Planning": ("plan", "sandbox", "fit"),
     "Cluster": ("submit", "cluster_check"),

@@ -28,12 +28,15 @@ from pipelines.store.artifact import Artifact
 from pipelines.store.code import chosen_modules
 from pipelines.store.draft import Draft
 from pipelines.store.storage import FolderStorage
+from pipelines.tracking.registry import Model
+from pipelines.tracking.tracker import register_again
 from pipelines.train.checkpoint.lineage import lineage
 from pipelines.train.formats import FORMATS, questions
 from pipelines.train.formats.contract import Asked, Check, Format, Source
 from pipelines.train.formats.folder import tokenizer_settings
 from pipelines.train.formats.parents import open_source
 from pipelines.train.results.model_card import find_evaluation, licence_note, model_card, unclear_licences
+from pipelines.train.results.registered import registered
 from pipelines.train.runtimes import RUNTIMES
 from workflows.entry import entry
 from workflows.session import Session, of_run
@@ -110,6 +113,7 @@ def run(config: ExportConfig, session: Session) -> Artifact:
     following = (f"python -m workflows.chat model=export/{config.name}",) if ready else ()
     if isinstance(draft, Artifact):
         draft.compare()
+        register_again(config.tracking, session.store, lambda: told_of(draft, session, source, evaluation), draft)
         return draft
 
     reach = source.run.checkpoint.verify if draft.replaces else None
@@ -133,6 +137,7 @@ def run(config: ExportConfig, session: Session) -> Artifact:
         statistics = {"parent": source.name, "bytes": size_bytes, **plain(check)}
         recorded = {**decisive(config), "parent": source.name}
         artifact = draft.commit(recorded, statistics, source.tokens.manifest["licences"])
+        tracker.register(told_of(artifact, session, source, evaluation))
     for way in () if session.within_recipe else format_.run(place(draft)):
         say(f"\n   ── {way.program} ──\n\n{way.text}")
     return session.done(artifact, *following)
@@ -227,6 +232,11 @@ def describe(config: ExportConfig, session: Session, source: Source, check: Chec
     links = lineage(session.store, source.quantized or source.run.artifact)
     results = evaluation.json("results.json") if evaluation else None
     return model_card(config.name, source, links, FORMATS[config.format], config.stored, check, results)
+
+
+def told_of(artifact: Artifact, session: Session, source: Source, evaluation: Artifact | None) -> Model:
+    """What MLflow's registry is told."""
+    return registered(artifact, source, lineage(session.store, source.quantized or source.run.artifact), evaluation)
 
 
 def place(draft: Draft) -> str:

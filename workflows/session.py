@@ -30,10 +30,12 @@ from pipelines.store.draft import Draft, Making
 from pipelines.store.lease import Lease
 from pipelines.store.ways_out import aside_folder
 from pipelines.tracking.account import About
+from pipelines.tracking.pages import Asked, Comparison, comparison
 from pipelines.tracking.records import replaced_run
 from pipelines.tracking.tracker import Tracker, artifact_of_run, delivering, open_tracker, tracking_uri
 from pipelines.train.checkpoint.lineage import Run
 from pipelines.train.network.architecture import ModelConfig, parameter_counts
+from pipelines.train.stages import TRAINED
 from pipelines.uris import without_secrets
 from workflows import places
 
@@ -83,6 +85,7 @@ class Session:
         self._cluster: Cluster | None = None
         self._leases: dict[str, Lease] = {}
         self._unstarted: set[str] = set()  # claimed, and nothing written yet
+        self._trackers: dict[str, Tracker] = {}  # of what this command has made
 
     def __enter__(self) -> Session:
         if not self.config.dry_run:
@@ -262,6 +265,7 @@ class Session:
                 raise
             finally:
                 opening.result().end(status, **_known(why=why, checkpoint=_asked(checkpoint)))
+                self._trackers[draft.folder] = opening.result()
 
     def about(
         self,
@@ -343,6 +347,7 @@ class Session:
         """Say what was committed and what to run next; other commands may have the name again."""
         self.release(artifact.folder)
         say(f"   committed {artifact.folder} in {duration(time.monotonic() - self.began)}")
+        self._tell_comparison(artifact.folder)
         self.tell_next(*(() if self.within_recipe else next_commands))
         return artifact
 
@@ -354,6 +359,24 @@ class Session:
         """Say what may be typed next."""
         for line in commands:
             say(f"   next: {self._in_experiment(line)}")
+
+    def _tell_comparison(self, folder: str) -> None:
+        """Where MLflow shows this run beside the others that begin from the same parent."""
+        tracker = self._trackers.pop(folder, None)
+        arm = folder.split("/")[0] in (*TRAINED, "evaluate")
+        if not arm or self.within_recipe or self.group or tracker is None or not tracker.arrived:
+            return
+        with contextlib.suppress(ConfigError):  # what became of a server that has just answered is no news
+            self.tell_pages(comparison(self.config.tracking, self.store, Asked(folder=folder)))
+
+    def tell_pages(self, found: Comparison | None) -> None:
+        """Say where runs are compared, and what serves that page."""
+        if found is None:
+            return
+        say(f"   MLflow compares {found.arms} runs, {found.title}; {found.order}:")
+        say(f"   {found.url}")
+        if not found.served:
+            say(f"   served by {self._in_experiment('python -m workflows.ui')}")
 
     def _in_experiment(self, command: str) -> str:
         """The command on this store, within the experiment that this one ran in where that has an overlay for it."""

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.tracking.account import GROUP
 from pipelines.tracking.view import (
     BY_START,
     View,
@@ -30,14 +31,18 @@ from pipelines.tracking.view import (
     scatter,
 )
 
-GROUP, HELDOUT, KIND, PARENT = "trunkline.group", "trunkline.heldout", "trunkline.kind", "trunkline.parent_run"
-REPLACED = "trunkline.replaced_by"
+HELDOUT, KIND, PARENT, REPLACED = (f"trunkline.{name}" for name in ("heldout", "kind", "parent_run", "replaced_by"))
 TRAINING = "metrics.learning_rate >= 0"  # runs that train, whatever their stage is called
 _BITS, _LOSS, _CURVE = "bits_per_byte", "loss", "loss_by_tokens"
 _MOST_ARMS = 100  # that are looked at
 _MOST_CURVES = 20  # that are read to zoom: those that MLflow draws
 _MOST_COLUMNS = 8
 _OWN = {"name"}  # parameters that differ by themselves
+# of which MLflow gives each run one by its id: two arms are then often alike
+_COLOURS = (
+    "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22",
+)  # fmt: skip
+_COLOUR = "mlflow.runColor"
 
 
 @dataclass(frozen=True)
@@ -154,6 +159,14 @@ def curves_of(client: Any, arms: Sequence[Any]) -> list[list[tuple[float, float]
             points = client.get_metric_history(run.info.run_id, _CURVE)
             curves.append([(float(point.step), float(point.value)) for point in points])
     return curves
+
+
+def colour(client: Any, arms: Sequence[Any]) -> None:
+    """Give the arms colours that can be told apart; one that has a colour of its own keeps it."""
+    taken = {run.data.tags[_COLOUR] for run in arms if _COLOUR in run.data.tags}
+    free = [one for one in _COLOURS if one not in taken]
+    for run, one in zip([run for run in arms if _COLOUR not in run.data.tags], free, strict=False):
+        client.set_tag(run.info.run_id, _COLOUR, one)
 
 
 def save(client: Any, experiment_id: str, view: View) -> str:

@@ -1,13 +1,13 @@
 """MLflow's model registry: a version for each exported model, where its files are, without a copy of its weights.
 
 Enters: a server, the header of an export's run, and a `Model`. Leaves: a version of the registered model that is called
-after the export, with its lineage; and beside the exported files an `MLmodel`, by which `mlflow.transformers.load_model`
-loads them.
+after the export, with its lineage; and beside the exported files an `MLmodel`, by which MLflow's `load_model` of
+transformers loads them.
 
     tracking beside the store (SQLite)   the version names the export's folder
     a store in a bucket                  the version names the export's folder in it
-    a server, and a store in a folder    the server takes no folder of another machine: `MLmodel` and tokenizer go to the
-                                         run's files, and name the folder that holds the weights
+    a server, and a store in a folder    the server takes no folder of another machine: `MLmodel` and tokenizer go to
+                                         the run's files, and name the folder that holds the weights
 
 `MLmodel` is written by hand: MLflow's own `log_model` copies the weights. Its form is that of MLflow's flavour
 `transformers` (`flavor_config.py` and `model_io.py` in it). The same export again is the same version; one made anew is
@@ -20,7 +20,8 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
+from importlib.metadata import version
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
@@ -35,6 +36,7 @@ FINGERPRINT, STORE, ARTIFACT, REPLACED = (
 )
 CURRENT = "current"  # the alias of the newest version
 _MLMODEL, _TOKENIZER = "MLmodel", "components/tokenizer"
+_RECORD = "registered.json"  # beside the export
 _LONGEST = 5000  # characters of a description or a tag
 
 
@@ -94,8 +96,10 @@ def register(server: HasClient, run: Mapping[str, Any], told_of: Mapping[str, An
     storage, client, name = open_storage(run["store"]), server.client, model.folder.split("/", 1)[1]
     if _fingerprint(storage, model.folder) != model.fingerprint:
         return  # it was made anew since: that one registers itself
-    ours = [version for version in _versions(client, name) if version.tags.get(STORE) == run["store"]]
-    if any(version.tags.get(FINGERPRINT) == model.fingerprint for version in ours):
+    ours = [one for one in _versions(client, name) if one.tags.get(STORE) == run["store"]]
+    same = [one for one in ours if one.tags.get(FINGERPRINT) == model.fingerprint and one.run_id == run["run_id"]]
+    if same:
+        _note(storage, model, run, same[0].version)
         return
     source = _place(server, storage, run, model)
     tags = {**model.tags, ARTIFACT: model.folder, FINGERPRINT: model.fingerprint, STORE: run["store"]}
@@ -107,12 +111,24 @@ def register(server: HasClient, run: Mapping[str, Any], told_of: Mapping[str, An
         description=model.description[:_LONGEST],
     )
     client.set_registered_model_alias(name, CURRENT, made.version)
-    for version in ours:
-        if REPLACED not in version.tags:
-            _mark(client, version, made.version)
+    for before in ours:
+        if REPLACED not in before.tags:
+            _mark(client, before, made.version)
+    _note(storage, model, run, made.version)
     page = address(run["uri"])
     where = f": {model_page(page, name, made.version)}" if page else ""
     say(f"   MLflow's registry holds {model.folder} as {name}, version {made.version}{where}")
+
+
+def is_registered(storage: Storage, folder: str, fingerprint: str, uri: str) -> bool:
+    """Whether an export has a version at this server, as the store knows it: MLflow is not asked."""
+    record = json.loads(storage.find(f"{folder}/{_RECORD}") or b"{}")
+    return bool(record.get("uri") == uri and record.get("fingerprint") == fingerprint)
+
+
+def _note(storage: Storage, model: Model, run: Mapping[str, Any], version: str) -> None:
+    record = {"uri": run["uri"], "version": str(version), "fingerprint": model.fingerprint}
+    storage.write(f"{model.folder}/{_RECORD}", json.dumps(record).encode())
 
 
 def _versions(client: Any, name: str) -> list[Any]:
@@ -129,15 +145,15 @@ def _versions(client: Any, name: str) -> list[Any]:
             return versions
 
 
-def _mark(client: Any, version: Any, replacing: str) -> None:
+def _mark(client: Any, marked: Any, replacing: str) -> None:
     """Say on a version that its files are another's now."""
-    client.set_model_version_tag(version.name, version.version, REPLACED, replacing)
+    client.set_model_version_tag(marked.name, marked.version, REPLACED, replacing)
     line = (
         f"**Replaced by version {replacing}**: the export was made anew, in the same folder, so that what this version "
         f"names are the files of version {replacing}."
     )
-    told = f"{line}\n\n{version.description or ''}"[:_LONGEST]
-    client.update_model_version(version.name, version.version, told)
+    told = f"{line}\n\n{marked.description or ''}"[:_LONGEST]
+    client.update_model_version(marked.name, marked.version, told)
 
 
 def _place(server: HasClient, storage: Storage, run: Mapping[str, Any], model: Model) -> str:
@@ -154,19 +170,12 @@ def _in_the_run(client: Any, storage: FolderStorage, run: Mapping[str, Any], mod
     """Files of the run that name the folder of the weights; whoever loads them needs that folder at the same path."""
     weights = str(storage.root / model.folder)
     with TemporaryDirectory() as scratch:
-        for name, content in _files(storage, model, weights) or ():
-            path = storage_path(scratch, name)
+        for name, content in _files(storage, model, weights):
+            path = Path(scratch, *name.split("/"))
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         client.log_artifacts(run["run_id"], scratch, "model")
     return f"runs:/{run['run_id']}/model"
-
-
-def storage_path(root: str, name: str) -> Any:
-    """A file below a local folder."""
-    from pathlib import Path
-
-    return Path(root, *PurePosixPath(name).parts)
 
 
 def _files(storage: Storage, model: Model, weights: str) -> Iterator[tuple[str, bytes]]:
@@ -181,8 +190,6 @@ def _files(storage: Storage, model: Model, weights: str) -> Iterator[tuple[str, 
 
 def mlmodel(flavour: Mapping[str, Any], folder: str, weights: str) -> dict[str, Any]:
     """The content of `MLmodel`."""
-    from importlib.metadata import version
-
     return {
         "flavors": {
             "transformers": {

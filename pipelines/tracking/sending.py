@@ -12,6 +12,7 @@ from typing import Any
 
 from pipelines.tracking.errors import first_line, kind_of
 from pipelines.tracking.making import Server, alive, ended, evaluated, lost
+from pipelines.tracking.registry import register
 
 _LARGEST_STEP = 2**63 - 1  # what MLflow's databases hold
 
@@ -41,6 +42,8 @@ def send(
             )
         if "evaluated" in item:
             calls[f"evaluation of {item['evaluated']}"] = partial(evaluated, server, run, item)
+        if "model" in item:
+            calls["registration of the model"] = partial(register, server, run, item["model"])
         if "end" in item:
             calls["end"] = partial(ended, server, run, run["run_id"], item)
         if "lost" in item:

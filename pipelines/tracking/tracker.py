@@ -20,7 +20,7 @@ from typing import Any
 
 from pipelines.config import TrackingConfig
 from pipelines.display.progress import say
-from pipelines.errors import ConfigError, StorageError
+from pipelines.errors import ConfigError, StorageError, TrunklineError
 from pipelines.store.artifact import Artifact
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.disk import disk_error
@@ -33,6 +33,7 @@ from pipelines.tracking.machine import Sampler
 from pipelines.tracking.origin import origin
 from pipelines.tracking.place import alone_at, bring_home, database_of, files_uri, tracking_uri
 from pipelines.tracking.records import fingerprint_of, run_at
+from pipelines.tracking.registry import Model, is_registered, register
 from pipelines.tracking.sending import entries, send
 from pipelines.tracking.spool import Leftover, Spool, leftovers
 
@@ -106,6 +107,10 @@ class Tracker:
         told_of = {"evaluated": subject.folder, "fingerprint": subject.fingerprint, "heldout": heldout, "rows": rows}
         self._put(told_of)
 
+    def register(self, model: Model) -> None:
+        """Have MLflow's registry hold what this run has exported."""
+        self._put(model.item)
+
     def end(self, status: str, **known: str) -> None:
         """Deliver what is left (for at most 20 s) and set the run's end: FINISHED, FAILED or KILLED.
 
@@ -114,6 +119,11 @@ class Tracker:
         self._stop_sampling()
         self._put({"end": status, "at": int(time.time() * 1000), **known})
         self.close()
+
+    @property
+    def arrived(self) -> bool:
+        """Whether MLflow has got all that was logged."""
+        return self.run_id is not None and not self._lost and not self._spool.waiting()[0]
 
     def close(self) -> None:
         """Deliver what is left and stop, leaving the run's state alone (a worker's tracker: the driver ends the
@@ -335,6 +345,39 @@ def delivering(config: TrackingConfig, store: ArtifactStore) -> Iterator[None]:
         yield
     finally:
         thread.join(_LAST_TRY_SECONDS)
+
+
+def client_at(config: TrackingConfig, store: ArtifactStore) -> tuple[str, Any]:
+    """The URI that a command tracks at, and MLflow's client for it; whoever uses it sees MLflow's own exceptions.
+
+    Raises: ConfigError as `tracking_uri` does.
+    """
+    uri = tracking_uri(config, store.uri)
+    client = _client(uri)
+    if not config.uri and isinstance(store.storage, FolderStorage):
+        bring_home(store.storage.root)
+    return uri, client
+
+
+def register_again(config: TrackingConfig, store: ArtifactStore, model: Callable[[], Model], export: Artifact) -> None:
+    """Have the registry hold an export that was finished by an earlier command, where that had no server to tell.
+
+    Args: model, what is told of it; asked only where it is not registered. A server that is away costs a line.
+    """
+    if not config.enabled:
+        return
+    uri = tracking_uri(config, store.uri)
+    run_id = run_at(store.storage, export.folder, uri)
+    if run_id is None or is_registered(store.storage, export.folder, export.fingerprint, uri):
+        return
+    try:
+        uri, client = client_at(config, store)
+        run = {"uri": uri, "store": store.uri, "folder": export.folder, "run_id": run_id}
+        register(_Server(client), run, model().item["model"])
+    except TrunklineError:
+        raise
+    except Exception as error:
+        say(f"   {told(uri, error)}; the same command registers {export.folder} when it answers")
 
 
 def artifact_of_run(run_id: str, config: TrackingConfig, store_uri: str) -> str:

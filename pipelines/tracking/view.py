@@ -1,8 +1,8 @@
 """A view of MLflow's runs page: filter, order, columns and charts, which one address opens. Pure data.
 
-MLflow 3 keeps a view as a tag of the experiment, `mlflow.sharedViewState.KEY`, and opens it at `?viewStateShareKey=KEY`;
-its menu of saved views lists it by its name. The form is that of MLflow's own page (`experiment-page` in its sources):
-JSON, deflated, in base64. Everything that such a view does not say has MLflow's default.
+MLflow 3 keeps a view as a tag of the experiment, `mlflow.sharedViewState.KEY`, opens it at `?viewStateShareKey=KEY`,
+and lists it by its name among the saved views. The form is that of the page itself: JSON, deflated, in base64. What a
+view does not say has a default of MLflow.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def state(view: View) -> dict[str, Any]:
         {"uuid": f"chart-{i}", "metricSectionId": _SECTION, "deleted": False, "isGenerated": False, **chart}
         for i, chart in enumerate(view.charts)
     ]
+    drawn = {"compareRunCharts": charts, "compareRunSections": sections, "isAccordionReordered": True} if charts else {}
     return {
         "searchFilter": view.search,
         "orderByKey": view.order,
@@ -68,7 +69,7 @@ def state(view: View) -> dict[str, Any]:
         "columnOrder": [],
         "columnWidths": {},
         "runsHiddenMode": "FIRST_20_RUNS",
-        **({"compareRunCharts": charts, "compareRunSections": sections, "isAccordionReordered": True} if charts else {}),
+        **drawn,
         "hideEmptyCharts": True,
         "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
         "chartsSearchFilter": "",
