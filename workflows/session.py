@@ -369,6 +369,12 @@ class Session:
         with contextlib.suppress(ConfigError):  # what became of a server that has just answered is no news
             self.tell_pages(comparison(self.config.tracking, self.store, Asked(folder=folder)))
 
+    def tell_group(self) -> None:
+        """Where MLflow shows the arms of this sweep beside each other."""
+        if self.group is not None and self.config.tracking.enabled:
+            with contextlib.suppress(ConfigError):
+                self.tell_pages(comparison(self.config.tracking, self.store, Asked(group=self.group)))
+
     def tell_pages(self, found: Comparison | None) -> None:
         """Say where runs are compared, and what serves that page."""
         if found is None:

@@ -227,6 +227,8 @@ def _conclude(stage: str, arms: Sequence[Arm], failed: Mapping[str, Exception], 
     say("\n" + text + "\n")
     if why:
         say(f"   {why}")
+    if len(best) > 1:
+        session.tell_group()
     if best:
         _tell_next(stage, best, session)
     if failed:
@@ -481,6 +483,7 @@ def sweep_in_turn(
         say("\n" + text + "\n")
         if why:
             say(f"   {why}")
+        session.tell_group()
     if failed:
         i, error = next(iter(failed.items()))
         raised = type(error)(

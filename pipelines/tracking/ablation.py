@@ -13,7 +13,7 @@ The filter names the held-out set, so that an arm that is measured on another ne
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,15 +70,21 @@ def of_run(client: Any, run: Any) -> Ablation | None:
 
 
 def of_group(client: Any, experiment_id: str, group: str) -> Ablation | None:
-    """The arms of a sweep."""
-    return _found(client, experiment_id, group, _is(GROUP, group))
+    """The arms of a sweep; of a sweep of evaluations the runs that were evaluated, where each was once."""
+    found = _found(client, experiment_id, group, _is(GROUP, group))
+    if found is None or {run.data.tags.get(KIND) for run in found.arms} != {"evaluate"}:
+        return found
+    subjects = dict.fromkeys(run.data.tags.get(PARENT) for run in found.arms)
+    if len(subjects) < len(found.arms) or None in subjects:
+        return found
+    return _found(client, experiment_id, f"evaluated: {group}", _among(subjects))
 
 
 def _found(client: Any, experiment_id: str, title: str, search: str) -> Ablation | None:
     runs = list(client.search_runs([experiment_id], search, max_results=_MOST_ARMS))
     arms = [run for run in runs if REPLACED not in run.data.tags]
     if len(arms) < len(runs):  # MLflow's filter cannot ask for a tag that is not there
-        search = f"attributes.run_id IN ({', '.join(repr(run.info.run_id) for run in arms)})"
+        search = _among(run.info.run_id for run in arms)
     return Ablation(title, search, arms) if len(arms) > 1 else None
 
 
@@ -198,6 +204,10 @@ def evaluations_view(heldout: str) -> View:
         columns=columns,
         charts=[bars(_BITS)],
     )
+
+
+def _among(run_ids: Iterable[Any]) -> str:
+    return f"attributes.run_id IN ({', '.join(repr(run_id) for run_id in run_ids)})"
 
 
 def _is(tag: str, value: str) -> str:
