@@ -59,6 +59,7 @@ ANYWHERE = {
     "pipelines.store.storage": "bytes as they are",
     "pipelines.store.opening": "bytes as they are",
     "pipelines.store.s3": "bytes as they are",
+    "pipelines.store.lease": "whether a command works on an artifact now",
     "pipelines.store.cache": "copies of files, bytes as they are",
     "pipelines.tracking.spool": "measured points on their way to MLflow",
     "pipelines.config": "its values are in the fingerprint",
@@ -160,6 +161,7 @@ BESIDE = {
         **_TRAINING,
         **_CODE_POINTS,
         "pipelines.data.tokens.codepoints": "which text goes to which of two equal encoders",
+        "pipelines.train.results.heldout": "the name of what was measured on, for MLflow",
     },
     "export": {
         **_STREAM,
