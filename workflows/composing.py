@@ -20,8 +20,9 @@ from typing import Any, TypeVar
 from pipelines.config import WorkflowConfig, parse
 from pipelines.errors import ConfigError
 from pipelines.store.disk import temporary_folder
-from workflows import places
+from workflows import foreign, places
 from workflows.explain import explain, follow_all
+from workflows.typed import check_keys
 
 C = TypeVar("C", bound=WorkflowConfig)
 # the artifact keeps the resolved config, so Hydra's own output folders and log files are not wanted
@@ -85,7 +86,8 @@ def parse_composed(config_class: type[C], values: Any, overrides: Sequence[str])
     except ConfigError as error:
         unknown = re.match(r"unknown key ([^;]+);", str(error))
         typed = unknown and "." not in unknown[1] and follow_all(config_class, overrides)
-        raise ConfigError(typed or f"{error}{_in_overlay(unknown[1], overrides) if unknown else ''}") from error
+        said = (unknown and foreign.ours(config_class, unknown[1])) or error
+        raise ConfigError(typed or f"{said}{_in_overlay(unknown[1], overrides) if unknown else ''}") from error
 
 
 def _in_overlay(key: str, overrides: Sequence[str]) -> str:
@@ -93,20 +95,6 @@ def _in_overlay(key: str, overrides: Sequence[str]) -> str:
     named = (word.partition("=")[2] for word in overrides if word.lstrip("+").startswith("experiment="))
     overlays = (places.find(f"experiment/{name}.yaml") for name in named)
     return next((said for path in overlays if path and (said := places.place_of(key, path))), "")
-
-
-def check_keys(config_class: type, typed: Sequence[str]) -> None:
-    """Raises: ConfigError for a key written as an option (`--dry-run`, `--name=x`), and for none, as in `name =x`."""
-    fields = {field.name: field.type for field in dataclasses.fields(config_class)}
-    for argument in typed:
-        key, _, value = argument.partition("=")
-        if not key.strip("+~. "):
-            raise ConfigError(f"{argument!r}: expected key=value, without spaces around the =")
-        name = key.lstrip("-").replace("-", "_")
-        # `--run` by itself is an option of Hydra's
-        if key.startswith("--") and name.split(".")[0] in fields and argument != "--run":
-            value = value or ("true" if fields[name.split(".")[0]] in (bool, "bool") else "…")
-            raise ConfigError(f"{argument}: keys are written without dashes: {name}={value}")
 
 
 def hand_on(config_class: type, typed: Sequence[str]) -> list[str]:

@@ -1,7 +1,8 @@
 """The `main` of every workflow: a command line in, an exit code out.
 
 Enters: the workflow's config class and its `run`. Leaves: a function for `if __name__ == "__main__"`. Exit codes: 0
-done, 1 a fault of ours (traceback), 2 a mistake in config, data or names, 3 storage, 4 cluster, 130 interrupted.
+done, 1 a fault of ours (traceback), 2 a mistake in config, data or names, 3 storage, 4 cluster, 130 interrupted,
+143 ended by SIGTERM.
 
 Every error ends here and nowhere below, so that a workflow only raises, and a test may call its `run`.
 """
@@ -11,9 +12,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from typing import Any, NoReturn, TypeVar
 
 from pipelines.config import WorkflowConfig
@@ -24,7 +28,6 @@ from pipelines.uris import without_secrets
 from workflows import places
 from workflows.commands import as_typed
 from workflows.composing import (
-    check_keys,
     command_typed,
     experiment_named,
     hand_on,
@@ -37,6 +40,7 @@ from workflows.composing import (
 from workflows.explain import explain, follow_all
 from workflows.session import DryRun, Session
 from workflows.turns import asks_for_sweep
+from workflows.typed import check_typed
 from workflows.usage import print_usage
 
 C = TypeVar("C", bound=WorkflowConfig)
@@ -54,11 +58,19 @@ def entry(
     """
 
     def main() -> None:
+        try:
+            with ended_by_signals():
+                command()
+        except Ended as ended:
+            number = signal.Signals(ended.number)
+            fail(f"ended by {number.name}; committed work is kept: run the same command to go on", 128 + number)
+
+    def command() -> None:
         reopen_closed_streams()
         sys.argv[1:] = begin(sys.argv[1:])
-        if {"-h", "--help"} & set(sys.argv[1:]):
+        if asked := {"-h", "--help", "--version"} & set(sys.argv[1:]):
             try:
-                print_usage(config_name)
+                say(f"trunkline {version('trunkline')}") if asked == {"--version"} else print_usage(config_name)
             except TrunklineError as error:  # of a full disk that the help goes to
                 fail(str(error), error.exit_code)
             return
@@ -103,7 +115,7 @@ def entry(
                 complain(str(told))
 
         try:
-            check_keys(config_class, sys.argv[1:])
+            check_typed(config_class, config_name, sys.argv[1:])
             if asks_for_sweep(sys.argv[1:]):
                 from workflows.sweep import run_sweep
 
@@ -121,7 +133,11 @@ def entry(
         except (HydraException, OmegaConfBaseException) as error:
             mistyped = follow_all(config_class, sys.argv[1:])
             fail(
-                mistyped or explain(error, config_class, lambda where: keys_under(config_name, sys.argv[1:], where)), 2
+                mistyped
+                or explain(
+                    error, config_class, lambda where: keys_under(config_name, sys.argv[1:], where), sys.argv[1:]
+                ),
+                2,
             )
         except KeyboardInterrupt:
             fail("interrupted; committed work is kept: run the same command to go on", 130)
@@ -132,6 +148,39 @@ def entry(
             fail("this is a fault in Trunkline, not in your input; committed work is kept", 1)
 
     return main
+
+
+class Ended(SystemExit):
+    """The process was asked to end. Attributes: number, of the signal that asked."""
+
+    def __init__(self, number: int):
+        super().__init__(128 + number)  # as a shell says it
+        self.number = number
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM (`kill`, `timeout`, a scheduler) and SIGHUP (a terminal that closes) as `Ended` in the block, once.
+
+    Whoever asks twice would else end what the first time is putting in order.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+
+    def end(number: int, frame: object) -> None:
+        if not received:
+            received.append(number)
+            raise Ended(number)
+
+    asked = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]  # under nohup
+    before = {number: signal.signal(number, end) for number in asked}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def begin(arguments: Sequence[str]) -> list[str]:

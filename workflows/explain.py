@@ -11,11 +11,13 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Union
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
 
-from pipelines.config import Chosen, meant, parts_of, paths_to, type_name
-from workflows import places
+from pipelines.config import Chosen, hints, meant, parts_of, paths_to, type_name
+from workflows import foreign, places
+from workflows.typed import bad_word
 
 _ADDED = re.compile(r"Could not append to config. An item is already at '(?P<key>[^']*)'")
 _REMOVED = re.compile(r"Could not delete from config. '(?P<key>[^']*)' does not exist")
@@ -31,10 +33,11 @@ _READERS = {"corpus": "tokenizer", "mixture": "schedule"}
 Names = Callable[[str], Iterable[str]]
 
 
-def explain(error: Exception, config_class: type, names: Names = lambda where: ()) -> str:
+def explain(error: Exception, config_class: type, names: Names = lambda where: (), typed: Sequence[str] = ()) -> str:
     """The complaint, with the accepted neighbours of an unknown key.
 
-    Args: names, the keys that the composed config has under a dotted path, where that is known.
+    Args: names, the keys that the composed config has under a dotted path, where that is known; typed, the command
+        line.
     """
     if broken := places.mistake():
         return broken
@@ -48,13 +51,10 @@ def explain(error: Exception, config_class: type, names: Names = lambda where: (
         group, choice = "/".join(wanted[:depth]), "/".join(wanted[depth:])
         choices = places.choices(group)
         close = difflib.get_close_matches(choice, choices, n=1)
-        meant = f": did you mean {group}={close[0]}?" if close else ""
+        meant = f": did you mean {group}={close[0]}?" if close else _elsewhere(config_class, group, choice)
         return f"{group}={choice}: no such choice; there are {', '.join(choices)} (conf/{group}){meant}"
     if "override_grammar" in str(error):  # Hydra's link for what it cannot read
-        return (
-            f"{first}: expected key=value, in quotes where the shell would change it, e.g. 'key=[1,2]'; "
-            "a value with = , { [ ~ or an accent in it takes quotes of its own: 'key=\"a=b\"'"
-        )
+        return bad_word(first, typed)
     if first.startswith("Config group override must be"):
         return f"{first}: expected group=choice, or ~group to do without it"
     if first.startswith("Ambiguous value"):
@@ -103,6 +103,8 @@ def follow(config_class: type, key: str, value: str = "<name>") -> str | None:
             return None
         elif fields and not depth:
             return _unknown_first(parts, config_class, value)
+        elif fields and (said := foreign.ours(config_class, key, value)) is not None:
+            return said
         elif fields:
             close = difflib.get_close_matches(part, fields, n=1)
             hint_text = f": did you mean {'.'.join([*parts[:depth], close[0], *parts[depth + 1 :]])}?" if close else ""
@@ -122,6 +124,8 @@ def _unknown_first(parts: list[str], config_class: type, value: str) -> str:
     part, fields = parts[0], list(parts_of(config_class))
     accepted = [*fields, *(() if "experiment" in fields else ("+experiment",))]
     said = f"unknown key {part}; accepted there: {', '.join(accepted)}"
+    if (ours := foreign.ours(config_class, ".".join(parts), value)) is not None:
+        return ours
     if _is_folder(part):
         read = f": to read {part}/<name>, write data={part}/<name>" if _READERS.get(part) in fields else ""
         return f"{said}; conf/{part} holds choices of other workflows{read}"
@@ -172,6 +176,24 @@ def _missing(key: str, cause: str, config_class: type, names: Names) -> str:
 def _whole(key: str, text: str) -> str:
     where = key.rpartition(".")[0] or key
     return f"{key} cannot be set ({text}): give the whole of {where}, '{where}=[…]'"
+
+
+def _elsewhere(config_class: type, group: str, choice: str) -> str:
+    """What a choice that its group does not have may be: a value of one of the group's keys, a model of elsewhere."""
+    if group == "model" and ("/" in choice or Path(choice).exists()):
+        return (
+            "; a fresh run takes its shape from there and begins with random weights, and other programs' weights are "
+            "not trained on: chat and cost take a model by its path"
+        )
+    inside = parts_of(hints(config_class)[group]) if group in hints(config_class) else {}
+    of = [f"{group}.{key}={choice}" for key, hint in inside.items() if choice in _literals(hint)]
+    return f": did you mean {' or '.join(of)}?" if of else ""
+
+
+def _literals(hint: Any) -> list[str]:
+    """The words that a value of this hint may be one of."""
+    return [str(one) for option in _options(hint) if typing.get_origin(option) is Literal
+            for one in typing.get_args(option)]  # fmt: skip
 
 
 def _is_folder(group: str) -> bool:

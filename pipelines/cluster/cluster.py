@@ -16,6 +16,7 @@ import functools
 import itertools
 import math
 import os
+import signal
 import sys
 import threading
 import time
@@ -102,6 +103,7 @@ class Cluster:
         self.embedded = address is None and not inside_job()
         path = _python_path()
         short = _short_folder() if self.embedded else None
+        handlers = _signal_handlers()
         try:
             if self.embedded:
                 ensure_private_token()
@@ -121,6 +123,8 @@ class Cluster:
             raise ClusterError(
                 f"cannot {'start' if self.embedded else 'reach'} {where}: {error}{_ray_advice(error, self.embedded)}"
             ) from error
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         reached("Ray")
         if self.embedded:
             self._watch = _RayWatch()
@@ -291,6 +295,17 @@ class Cluster:
         """How many machines this cluster has now. Several are asked: one that has just died does not count."""
         listed = len(alive_nodes())
         return listed if listed < 2 else len(answering_nodes())
+
+
+def _signal_handlers() -> dict[int, Any]:
+    """What this process does itself when it is asked to end, to be set again once Ray has started.
+
+    Ray's client installs a handler in C++ that prints a page of addresses and ends the process at once.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    return {number: handler for number, handler in handlers.items() if callable(handler)}
 
 
 def _python_path() -> str:

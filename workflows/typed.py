@@ -1,0 +1,239 @@
+"""The words of a command line, before Hydra: what is no override, and what was meant by it.
+
+Enters: the words as typed, and the config class of the command. Leaves: nothing, or a ConfigError that says what to
+write. Hydra's own options stay but for those that leave our YAMLs unread; its rerun option has a name of which
+`--experiment` is taken for the beginning, so that what is no option is refused here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pipelines.errors import ConfigError
+from workflows import foreign, places
+
+_FLAGS = ("-m", "--multirun", "--resolve", "--help", "-h", "--version", "--hydra-help", "--run", "-r",
+          "--shell-completion", "-sc")  # fmt: skip
+_JOB = ("job", "hydra", "all")
+_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+# options with a value, and the values; none where any will do
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "--cfg": _JOB, "-c": _JOB, "--info": _INFO, "-i": _INFO, "--package": (), "-p": (),
+}  # fmt: skip
+_BARE = ("--info", "-i")  # may do without
+_TOLD = "--help, --version, --config-dir lab/conf, --cfg job and -m"
+_CONFIG_WORDS = ("config", "config_name", "config_path", "config_file", "cn", "cp", "conf", "yaml", "cfg_file")
+# what editors, chats and PDF files make of -
+_DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe63\uff0d"
+_QUOTES = {"“": '"', "”": '"', "„": '"', "‟": '"', "«": '"', "»": '"', "‘": "'", "’": "'", "‚": "'"}
+
+
+def check_typed(config_class: type, workflow: str, typed: Sequence[str]) -> None:
+    """Look at every word. Raises: ConfigError for the first that is no override and no option, with what to write."""
+    words = _Words(config_class, workflow, typed)
+    place = 0
+    while place < len(typed):
+        place += words.check(place)
+
+
+def check_keys(config_class: type, typed: Sequence[str]) -> None:
+    """The same of overrides alone, as a recipe's stages and a study have them. Raises: ConfigError."""
+    check_typed(config_class, "", typed)
+
+
+def quoted(word: str) -> str:
+    """An override with its value in the quotes that Hydra needs, as it is typed into a shell."""
+    key, _, value = word.partition("=")
+    value = value.strip("'\"").replace("\\", "\\\\").replace('"', '\\"')
+    text = f'{key.strip()}="{value}"'
+    return f"'{text}'" if "'" not in text else '"{}"'.format(text.replace("\\", "\\\\").replace('"', '\\"'))
+
+
+class _Words:
+    """A command line, of which each word is asked for with its neighbours."""
+
+    def __init__(self, config_class: type, workflow: str, typed: Sequence[str]):
+        self.config_class, self.workflow, self.typed = config_class, workflow, typed
+        self.fields = {field.name: field.type for field in dataclasses.fields(config_class)}
+
+    def check(self, place: int) -> int:
+        """How many words are told by the one at `place`. Raises: ConfigError."""
+        word = self.typed[place]
+        option, equals, value = word.partition("=")
+        if word[:1] and word[0] in _DASHES:
+            plain = re.sub(f"^[{_DASHES}]+", lambda dashes: "-" * max(2, len(dashes[0])), word)
+            raise ConfigError(
+                f"{word}: begins with {word[0]}, which a text editor makes of a dash (-): {self._option(plain, place)}"
+            )
+        if strange := next((sign for sign in word if sign in _QUOTES), None):
+            straight = "".join(_QUOTES.get(sign, sign) for sign in word)
+            bare = straight.replace('"', "").replace("'", "")
+            raise ConfigError(
+                f"{word}: {strange} is a quotation mark of a text editor, not of a shell: write "
+                f"{bare if ' ' not in bare else quoted(bare)}"
+            )
+        if word in _FLAGS:
+            return 1
+        if option in _CHOICES:
+            return self._choice(option, value if equals else None, place)
+        if word[:1] == "-":
+            raise ConfigError(f"{word}: {self._option(word, place)}")
+        if not equals and word[:1] != "~":
+            raise ConfigError(self._stray(word, place))
+        if not option.strip("+~. "):
+            before, after = self._neighbours(place)
+            joined = f": write {before}={value or after}" if before and (value or after) else ""
+            raise ConfigError(f"{word!r}: expected key=value, without spaces around the ={joined}")
+        if option != option.strip():
+            raise ConfigError(f"{word!r}: write {option.strip()}={value.strip()}, without spaces around the =")
+        return 1
+
+    def _choice(self, option: str, value: str | None, place: int) -> int:
+        """An option that takes a value, in its word or in the next."""
+        accepted, length = _CHOICES[option], 1
+        if value is None:
+            following = self.typed[place + 1] if place + 1 < len(self.typed) else ""
+            if following and following[0] not in "-+~" and "=" not in following:
+                value, length = following, 2
+            elif option in _BARE:
+                return 1
+        if value is None or (accepted and value not in accepted):
+            came = "nothing" if value is None else value
+            raise ConfigError(f"{option}: {came} came; expected {option} {' or '.join(accepted or ('<name>',))}")
+        return length
+
+    def _neighbours(self, place: int) -> tuple[str, str]:
+        """The words beside one, "" where there is none, or one that stands for itself."""
+        before = self.typed[place - 1] if place else ""
+        after = self.typed[place + 1] if place + 1 < len(self.typed) else ""
+        return ("" if "=" in before or before[:1] == "-" else before), ("" if "=" in after else after)
+
+    def _option(self, word: str, place: int) -> str:
+        """What is said of a word with dashes that is none of the options."""
+        key, equals, value = word.lstrip("-").partition("=")
+        after = self._neighbours(place)[1]
+        if not equals and after[:1] not in ("-", "+", "~", ""):
+            value = after
+        name = key.replace("-", "_")
+        first = name.split(".")[0]
+        if name in ("e", "exp") or (name and "experimental_rerun".startswith(name)):
+            return f"an experiment is chosen with a + and no dashes: {self._experiment(value)}"
+        if name in _CONFIG_WORDS:
+            own = f"the command reads conf/{self.workflow}.yaml; what you want otherwise is key=value, or "
+            return f"{own}an overlay in a folder of yours: --config-dir lab/conf +experiment=<name>"
+        if name.lower() in ("help", "usage", "h", "?"):
+            return "write --help"
+        if name in ("version", "V"):
+            return "write --version"
+        if first in self.fields:
+            return f"keys are written without dashes: {name}={self._value(first, value)}"
+        if (said := foreign.ours(self.config_class, key, value)) is not None:
+            return f"keys are written without dashes, and {said}"
+        if name in places.experiments():
+            return f"did you mean +experiment={name}?"
+        known = [*_FLAGS, *_CHOICES, "--config-dir"]
+        close = difflib.get_close_matches(word.partition("=")[0], known, n=1, cutoff=0.75)
+        similar = difflib.get_close_matches(name, self.fields, n=1)
+        meant = f": did you mean {close[0]}?" if close else f": did you mean {similar[0]}=…?" if similar else ""
+        return f"no option; there are {_TOLD}, and keys are written without dashes, key=value{meant}"
+
+    def _stray(self, word: str, place: int) -> str:
+        """What is said of a word without = that is no option."""
+        before = self.typed[place - 1] if place else ""
+        after = self.typed[place + 1] if place + 1 < len(self.typed) else ""
+        plain = word.lstrip("+")
+        key, colon, value = plain.partition(":")
+        if after.startswith("="):  # name = x, name =x
+            value = after[1:] or (self.typed[place + 2] if place + 2 < len(self.typed) else "…")
+            return f"{word} {after}: expected key=value, without spaces around the =: write {word}={value}"
+        if any(before.count(opening) > before.count(closing) for opening, closing in ("[]", "{}")):
+            return f"{before} {word}: the shell cuts at a space: put the whole in quotes, '{before} {word} …'"
+        if before.endswith("="):
+            return f"{before} {word}: expected key=value, without spaces around the =: write {before}{word}"
+        if colon and key.strip() in (*self.fields, "experiment"):
+            sign = "+" if key.strip() == "experiment" else ""
+            return f"{word!r}: keys are written with =: {sign}{key.strip()}={value.strip() or after or '…'}"
+        follows = "" if "=" in after or after[:1] in ("-", "+", "~") else after
+        if plain == "experiment":
+            return f"{word}: which one? {self._experiment(follows)}"
+        if plain in ("help", "version"):
+            return f"{word}: write --{plain}"
+        if plain in self.fields or plain.replace("-", "_") in self.fields:
+            name = plain.replace("-", "_")
+            return f"{word}: a key takes a value: write {name}={self._value(name, follows)}"
+        if word in places.experiments(self.workflow or None):
+            return f"{word}: did you mean +experiment={word}?"
+        if word.removeprefix("workflows.") in places.workflows():
+            return f"{word} is another command, and one is run at a time: trunkline {word.removeprefix('workflows.')} …"
+        if word.endswith((".yaml", ".yml")):
+            own = f"no file of configs is named on a command line: {self.workflow} reads conf/{self.workflow}.yaml"
+            return f"{word}: {own}; an overlay of yours is chosen with --config-dir lab/conf +experiment=<name>"
+        if (said := foreign.ours(self.config_class, plain, follows)) is not None:
+            return said
+        takes = self._takes(word)
+        close = difflib.get_close_matches(plain, places.experiments(self.workflow or None), n=1, cutoff=0.75)
+        meant = takes or (f": did you mean +experiment={close[0]}?" if close else "")
+        return f"{word!r} is no key=value and no option; expected e.g. +experiment=smoke name=mine{meant}"
+
+    def _takes(self, word: str) -> str:
+        """Which key would take a word by itself: a reference, a path, what is to be asked."""
+        if re.fullmatch(r"[a-z_]+/\w[\w.-]*(@[\w-]+)?", word) or (word and Path(word).exists()):
+            of_data = word.split("/")[0] in ("corpus", "tokens", "mixture") or Path(word).exists()
+            order = ("data", "tokens", "file") if of_data else ("parent", "model", "run", "data")
+            keys = [key for key in order if key in self.fields]
+            return f": did you mean {keys[0]}={word}?" if keys else ""
+        if "prompts" in self.fields:
+            return f"; to ask one thing: echo {shlex.quote(word)} | trunkline {self.workflow}"
+        return ""
+
+    def _experiment(self, value: str) -> str:
+        """What to write to choose an experiment."""
+        there = places.experiments(self.workflow or None)
+        name = value.strip("'\"")
+        close = difflib.get_close_matches(name, there, n=1)
+        chosen = name if name in there else close[0] if close else "<name>"
+        return f"+experiment={chosen}" + (f" (there are {', '.join(there)})" if name not in there else "")
+
+    def _value(self, field: str, value: str) -> str:
+        """The value that a key takes, as far as it is known."""
+        return value or ("true" if self.fields[field] in (bool, "bool") else "…")
+
+
+def bad_word(text: str, typed: Iterable[str]) -> str:
+    """What is said of the override that Hydra cannot read: mostly a value with signs that its grammar keeps for itself.
+
+    Args: text, of its error, told where it is none of the words typed.
+    """
+    word = next((word for word in typed if "=" in word and word[:1] != "-" and not _readable(word)), "")
+    if not word:
+        return f"{text}: expected key=value, in quotes where the shell would change it, e.g. 'key=[1,2]'"
+    value = word.partition("=")[2]
+    for opening, closing in ("[]", "{}", "()"):
+        if value.startswith(opening) and value.count(opening) != value.count(closing):
+            return f"{word}: {opening} has no {closing}: put the whole in quotes for the shell, '{word}{closing}'"
+    if (quote := value[:1]) in ("'", '"') and value.count(quote) % 2:
+        return f"{word}: the quotation mark {quote} is not closed: close it, or write {quoted(word)}"
+    if value[:1] in ("[", "{"):
+        return (
+            f"{word}: cannot be read; a list is 'key=[1,2]' and a mapping 'key={{a: 1}}', a text in them "
+            "takes quotes of its own"
+        )
+    signs = "".join(dict.fromkeys(sign for sign in value if not re.match(r"[\w./:@%+?*\\ -]", sign, re.ASCII)))
+    which = f"because of the {signs} in it " if signs else ""
+    return f"{word}: {which}the value takes quotes of its own: write {quoted(word)}"
+
+
+def _readable(word: str) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        OverridesParser.create().parse_overrides([word])
+    except HydraException:
+        return False
+    return True
