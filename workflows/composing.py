@@ -74,7 +74,9 @@ def config_loader() -> Iterator[Any]:
 def explained(error: Exception, workflow: str, config_class: type, overrides: Sequence[str]) -> ConfigError:
     """What Hydra or OmegaConf raised while it composed, as a mistake of the command line."""
     mistyped = follow_all(config_class, overrides)
-    return ConfigError(mistyped or explain(error, config_class, lambda where: keys_under(workflow, overrides, where)))
+    return ConfigError(
+        mistyped or explain(error, config_class, lambda where: keys_under(workflow, overrides, where), overrides)
+    )
 
 
 def parse_composed(config_class: type[C], values: Any, overrides: Sequence[str]) -> C:

@@ -30,9 +30,9 @@ from workflows.commands import as_typed
 from workflows.composing import (
     command_typed,
     experiment_named,
+    explained,
     hand_on,
     hydra_arguments,
-    keys_under,
     parse_composed,
     register_resolvers,
     with_overlay,
@@ -131,14 +131,7 @@ def entry(
         except TrunklineError as error:
             fail(str(error), error.exit_code)
         except (HydraException, OmegaConfBaseException) as error:
-            mistyped = follow_all(config_class, sys.argv[1:])
-            fail(
-                mistyped
-                or explain(
-                    error, config_class, lambda where: keys_under(config_name, sys.argv[1:], where), sys.argv[1:]
-                ),
-                2,
-            )
+            fail(str(explained(error, config_name, config_class, sys.argv[1:])), 2)
         except KeyboardInterrupt:
             fail("interrupted; committed work is kept: run the same command to go on", 130)
         except Exception as error:

@@ -43,10 +43,9 @@ from pipelines.train.sandbox.writer import Written, write_experiment
 from pipelines.train.spec import TrainConfig
 from pipelines.train.stages import STAGES
 from workflows import places
-from workflows.composing import compose_config, experiment_named
+from workflows.composing import compose_config, experiment_named, explained
 from workflows.devices import Device, device_names, read_device, training_device
 from workflows.entry import begin, entry
-from workflows.explain import explain
 from workflows.mixture import MixtureConfig
 from workflows.session import Session
 
@@ -227,7 +226,7 @@ def _compose(stage: str, overrides: Sequence[str]) -> TrainConfig:
     try:
         return compose_config(stage, TrainConfig, overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(f"{stage}: {explain(error, TrainConfig)}") from error
+        raise ConfigError(f"{stage}: {explained(error, stage, TrainConfig, overrides)}") from error
 
 
 def _check_typed(typed: Sequence[str]) -> None:

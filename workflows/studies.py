@@ -21,8 +21,7 @@ from pipelines.train.spec import TrainConfig
 from pipelines.train.stages import stage_named
 from pipelines.train.studies import STUDIES
 from workflows import places
-from workflows.composing import composed_values
-from workflows.explain import explain, follow_all
+from workflows.composing import composed_values, explained
 from workflows.training import CODE as TRAINING_CODE
 from workflows.training import code_of
 
@@ -65,7 +64,7 @@ def compose_stage(study: str, stage: StudyStage, choices: Sequence[str], workers
     try:
         return Composed(config_class, composed_values(stage.workflow, config_class, overrides))
     except (HydraException, OmegaConfBaseException) as error:
-        told = follow_all(config_class, overrides) or explain(error, config_class)
+        told = explained(error, stage.workflow, config_class, overrides)
         raise ConfigError(f"study {study}, stage {stage.prefix}: {told}") from error
     except TrunklineError as error:
         raise type(error)(f"study {study}, stage {stage.prefix}: {error}") from error

@@ -45,9 +45,8 @@ from pipelines.tracking.origin import handed_on as handed_on_origin
 from pipelines.train.plan import machines
 from pipelines.train.spec import TrainConfig
 from workflows import places
-from workflows.composing import compose_config
+from workflows.composing import compose_config, explained
 from workflows.entry import begin, entry
-from workflows.explain import explain
 from workflows.session import DryRun, Session
 
 _ELSEWHERE = ("submit", "cluster_check")
@@ -174,7 +173,7 @@ def compose_target(command: Sequence[str], handed_on: Sequence[str] = ()) -> Tar
     try:
         return Target(workflow, arguments, compose_config(workflow, config_class, arguments))
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error, config_class)) from error
+        raise explained(error, workflow, config_class, arguments) from error
 
 
 def _with_configs(package: Package, target: Target, working_dir: str) -> tuple[Package, Target]:

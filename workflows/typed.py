@@ -49,7 +49,10 @@ def check_keys(config_class: type, typed: Sequence[str]) -> None:
 def quoted(word: str) -> str:
     """An override with its value in the quotes that Hydra needs, as it is typed into a shell."""
     key, _, value = word.partition("=")
-    value = value.strip("'\"").replace("\\", "\\\\").replace('"', '\\"')
+    if (quote := value[:1]) in ("'", '"'):
+        value = value[1:].removesuffix(quote)
+    # a backslash escapes nothing but a quotation mark, and itself before one
+    value = re.sub(r'(\\*)("|$)', lambda end: end[1] * 2 + ("\\" + end[2] if end[2] else ""), value)
     text = f'{key.strip()}="{value}"'
     return f"'{text}'" if "'" not in text else '"{}"'.format(text.replace("\\", "\\\\").replace('"', '\\"'))
 
