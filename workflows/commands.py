@@ -37,7 +37,7 @@ _OTHERS = "Others"
 _INSTALLED = {
     "llama": "pip install 'trunkline[llama]'",
     "sandbox-demo": "trunkline recipe +experiment=wind_tunnel && trunkline sandbox +experiment=wind_tunnel",
-    "setup": "pip install trunkline",
+    "ui": "trunkline ui",
 }
 
 

@@ -43,6 +43,7 @@ from pipelines.train.sandbox.writer import Written, write_experiment
 from pipelines.train.spec import TrainConfig
 from pipelines.train.stages import STAGES
 from workflows import places
+from workflows.commands import make
 from workflows.composing import compose_config, experiment_named, explained
 from workflows.devices import Device, device_names, read_device, training_device
 from workflows.entry import begin, entry
@@ -402,7 +403,7 @@ def _results(recipe: str, session: Session) -> tuple[dict[str, Any], str]:
             + (
                 f"it has {', '.join(there)}"
                 if there
-                else "run `make sandbox-demo` or `python -m workflows.sandbox` first"
+                else f"run `{make('sandbox-demo')}` or `python -m workflows.sandbox` first"
             )
         )
     return _json(storage.read(f"{folder}/results.json").decode(), recipe), folder

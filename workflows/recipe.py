@@ -36,6 +36,7 @@ from pipelines.store.sealed import sealed, unsealed
 from pipelines.train.plan import sizing
 from pipelines.train.spec import TrainConfig
 from pipelines.train.stages import TRAINED
+from workflows.commands import make
 from workflows.composing import compose_config
 from workflows.entry import entry
 from workflows.session import DryRun, Session
@@ -169,13 +170,13 @@ def run(config: RecipeConfig, session: Session) -> Artifact:
         )
         for artifact in delivered:
             needs = (
-                "  (GGUF: after `make llama`)"
+                f"  (GGUF: after `{make('llama')}`)"
                 if artifact.manifest["identity"]["config"].get("format") == "gguf"
                 else ""
             )
             say(f"   chat    python -m workflows.chat model={artifact.folder}{store}{needs}")
     say(f"   report  {session.store.uri}/{report.folder}/report.html")
-    say(f"   MLflow  make ui  (all of it took {duration(time.monotonic() - began)})")
+    say(f"   MLflow  {make('ui')}  (all of it took {duration(time.monotonic() - began)})")
     return report
 
 
