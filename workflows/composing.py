@@ -99,6 +99,9 @@ def _in_overlay(key: str, overrides: Sequence[str]) -> str:
     return next((said for path in overlays if path and (said := places.place_of(key, path))), "")
 
 
+_handed: dict[str, list[str]] = {}  # such a list -> the words that are in it, for the command to record
+
+
 def hand_on(config_class: type, typed: Sequence[str]) -> list[str]:
     """The words with those that are not the workflow's own in a list under `HANDS_ON`, for the workflows that it runs.
 
@@ -116,6 +119,7 @@ def hand_on(config_class: type, typed: Sequence[str]) -> list[str]:
     if handed:
         quoted = ("'" + word.replace("\\", "\\\\").replace("'", "\\'") + "'" for word in handed)
         words.append(f"{key}=[{','.join(quoted)}]")
+        _handed[words[-1]] = handed
     return words
 
 
@@ -177,7 +181,8 @@ def command_of(workflow: str, overrides: Iterable[str]) -> str:
     """
     given = [
         re.sub(r"^(\+?experiment=[^/]+)/.*", r"\1", override)
-        for override in overrides
+        for word in overrides
+        for override in _handed.get(word, [word])
         if not override.lstrip("+~").startswith(("on_change=", "dry_run=", "share=", "tracking.", "checkpoint.resume="))
     ]
     return shlex.join(["python", "-m", f"workflows.{workflow}", *places.words(), *given])

@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import importlib
 import shlex
+import tempfile
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -188,6 +189,23 @@ def after_training(session: Session, run: str, parent: str, *words: str, remark:
 
     evaluations = (candidate("evaluate", of, f"parent={run}") for of in experiments(session))
     return [*first_accepted(session, evaluations), *first_accepted(session, candidates())]
+
+
+def after_sandbox(session: Session, name: str) -> list[str]:
+    """A config for a larger model, where the sandbox has found enough for one. It is tried in a temporary folder."""
+    from workflows.plan import PlanConfig, run
+
+    words = [f"recipe=sandbox/{name}", "target=2b", "beyond=allow"]
+    with tempfile.TemporaryDirectory(prefix="trunkline-plan-") as folder:
+        try:
+            with hushed():
+                composed = compose_config("plan", PlanConfig, words)
+                config = dataclasses.replace(composed, into=folder, store=session.config.store)
+                with Session(config, uses_store=False) as trial:
+                    run(config, trial)
+        except TrunklineError:
+            return []
+    return [str(Candidate("plan", tuple(words)))]
 
 
 def _after_average() -> str:

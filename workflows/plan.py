@@ -17,6 +17,7 @@ import difflib
 import functools
 import json
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -383,7 +384,10 @@ def _write_recipe(config: PlanConfig, session: Session) -> Written:
         say(f"   wrote {path}")
     for sentence in written.warnings:
         say(f"   ⚠ {sentence}")
-    say(f"   next: python -m workflows.plan +experiment={written.name} gpus=160 gpu=a100")
+    into = Path(config.into) if config.into != "conf" else None
+    known = into is None or into.resolve() in {folder.resolve() for folder in places.all_folders()}
+    words = [*([] if known else ["--config-dir", str(into)]), f"+experiment={written.name}", "gpus=160", "gpu=a100"]
+    say(f"   next: {session.typed(shlex.join(['python', '-m', 'workflows.plan', *words]))}")
     return written
 
 

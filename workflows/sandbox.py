@@ -27,6 +27,7 @@ from pipelines.train.sandbox.costs import Costs
 from pipelines.train.sandbox.ledger import Ledger, StudyState, failed
 from pipelines.train.sandbox.planned import check_in_store, lane_memory, lanes_foreseen
 from pipelines.train.sandbox.writing import NUMBERS, PAGE, Writer, say_findings
+from workflows import onward
 from workflows.entry import entry
 from workflows.session import DryRun, Session
 from workflows.studies import (
@@ -109,7 +110,7 @@ def run(config: SandboxConfig, session: Session) -> Artifact:
         tracker.metrics({"tokens": costs.tokens_shared, "tokens_without_sharing": costs.tokens_naive}, step=0)
         artifact = draft.commit(plain(config), {"trials": costs.trials, "tokens": costs.tokens_shared})
     session.began = began  # and not when the last mixture was
-    return session.done(artifact, f"python -m workflows.plan recipe=sandbox/{config.name} target=2b")
+    return session.done(artifact, *onward.after_sandbox(session, config.name))
 
 
 def _tell_finished(artifact: Artifact, store: ArtifactStore) -> Artifact:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 
 from pipelines.errors import ConfigError
 from tests.commands import run_here
-from workflows.composing import compose_config, hand_on
+from workflows.composing import command_of, compose_config, hand_on
 from workflows.recipe import RecipeConfig, compose_stages, left_out
 
 
@@ -36,6 +37,8 @@ def test_words_are_handed_on_whatever_they_hold() -> None:
         "+experiment=own", "name=x", "cluster=gpu", "-m",
         r"handed=['corpus=a b','pretrain.schedule.decay=\'\\\'','~hours']",
     ]  # fmt: skip
+    recorded = shlex.split(command_of("recipe", [*words[:3], words[-1]]))
+    assert recorded[3:] == [*typed[:2], "cluster=gpu", *typed[2:4], "~hours"]
 
 
 def test_each_stage_begins_from_the_last_run_that_there_is() -> None:
