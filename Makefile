@@ -90,11 +90,8 @@ lock: setup ## requirements.lock, by whose checksums the nodes of a cluster inst
 	@test -x .venv-lock/bin/uv || { $(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install -q --disable-pip-version-check uv==0.13.9; }
 	@$(BIN)/python infra/lock.py .venv-lock/bin/uv
 
-ui: setup ## MLflow on this project's runs
-	@echo "runs:        http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
-	@echo "evaluations: http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&searchFilter=tags.trunkline.kind%20%3D%20%22evaluate%22&orderByKey=metrics.%60bits_per_byte%60&orderByAsc=true"
-	@uri=$$($(BIN)/python -m pipelines.tracking.place "$${TRUNKLINE_STORE:-$(CURDIR)/store}") && \
-	$(BIN)/mlflow ui --backend-store-uri "$$uri" --host 127.0.0.1 --port 5000
+ui: setup ## MLflow on this project's runs, opened on the training runs: ARGS="of=anneal/demo"
+	@$(BIN)/python -m workflows.ui $(ARGS)
 
 # setuptools would pack as well what an earlier build left in build/
 wheel: setup ## dist/trunkline-*.whl, for `pip install -c constraints.txt dist/trunkline-*.whl`

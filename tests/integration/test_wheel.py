@@ -34,7 +34,9 @@ class Installed:
     bin: Path
     folder: Path
 
-    def run(self, program: str, *words: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, program: str, *words: str, patience_seconds: float = PATIENCE_SECONDS
+    ) -> subprocess.CompletedProcess[str]:
         """A program of the environment, with nothing of this process's own paths."""
         variables = {
             name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "TRUNKLINE_CONF"))
@@ -45,7 +47,7 @@ class Installed:
             env={**variables, "PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}"},
             capture_output=True,
             text=True,
-            timeout=PATIENCE_SECONDS,
+            timeout=patience_seconds,
         )
 
     def ran(self, program: str, *words: str) -> str:
@@ -209,7 +211,9 @@ def test_workers_import_what_is_installed_and_the_next_command_runs_as_printed(i
 def test_pip_installs_it_with_everything_it_needs(wheel: Path, tmp_path: Path) -> None:
     """As a lab does: gigabytes of packages, the versions of constraints.txt, nothing of this environment."""
     made = environment(tmp_path)
-    made.ran("python", "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt"), str(wheel))
+    words = ["-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt"), str(wheel)]
+    done = made.run("python", *words, patience_seconds=8 * PATIENCE_SECONDS)
+    assert done.returncode == 0, done.stderr
     assert made.ran("python", "-m", "pip", "check").startswith("No broken requirements")
     assert "\nTraining\n" in made.ran("trunkline")
     assert "committed corpus/smoke" in made.ran("trunkline", "corpus", "+experiment=smoke", "store=store")
