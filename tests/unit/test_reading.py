@@ -42,10 +42,7 @@ def test_a_mixture_is_told_by_the_shares_of_its_sources(store: Any) -> None:
     told = plan_stage("pretrain", train_config(), store, None, 2).announcement
     assert told["data"] == "mixture/tiny_stable"
     # 12 steps of 8 windows of 32 are 3,072 tokens, of 24,400 and 18,200
-    assert told["reads"] == (
-        "walks 70.0%: 400 documents, 0.09 times (every token counts); "
-        "jumps 30.0%: 200 documents, 0.05 times (every token counts)"
-    )
+    assert told["reads"] == ("walks 70.0%: 400 documents, 0.09 times; jumps 30.0%: 200 documents, 0.05 times")
     assert "note" not in told
 
 
@@ -61,19 +58,21 @@ def test_sft_over_documents_says_that_every_token_counts(store: Any) -> None:
 @pytest.mark.parametrize(
     ("stage", "changes", "message"),
     [
+        # 500 steps of 8 are 33.3 times 120 pairs, and 60 steps exactly 4
+        ("dpo", {"steps": 500}, "would read pairs 33.3 times; max_epochs is 4: set steps=60 or less"),
         # 1,280 windows of 300
         (
             "sft",
             {"steps": 160},
-            "160 steps of 8 windows would read chat 4.3 times; max_epochs is 4: set steps=150 or less, or epochs=1 "
-            "instead of steps, or max_epochs=5",
+            "160 steps of 8 windows would read chat 4.3 times; max_epochs is 4: set steps=150 or less, or steps=null "
+            "epochs=1, or max_epochs=5",
         ),
-        ("sft", {"steps": 20, "max_epochs": 0.5}, "max_epochs is 0.5: set steps=18 or less, or epochs=0.5 instead"),
+        ("sft", {"steps": 20, "max_epochs": 0.5}, "max_epochs is 0.5: set steps=18 or less, or steps=null epochs=0.5"),
         ("sft", {"steps": None, "epochs": 9}, "epochs=9 reads tokens/tiny 9 times; max_epochs is 4: set epochs=4 or"),
         (
             "dpo",
             {"steps": 61},
-            "61 steps of 8 pairs would read pairs 4.1 times; max_epochs is 4: set steps=60 or less, or epochs=1",
+            "61 steps of 8 pairs would read pairs 4.1 times; max_epochs is 4: set steps=60 or less, or steps=null",
         ),
         (
             "dpo",
@@ -117,7 +116,9 @@ def test_the_limit_of_a_mixture_stands_unless_the_run_raises_it(tmp_path: Path) 
     held = store.get("mixture/tiny_stable").manifest
     manifest = tmp_path / "store/mixture/tiny_stable/manifest.json"
     manifest.write_bytes(sealed({**held, "config": {"mixture": {"max_epochs": 2}}}))
-    with pytest.raises(ConfigError, match="allows mixture.max_epochs=2"):
+    with pytest.raises(
+        ConfigError, match=r"allows mixture.max_epochs=2: .*; max_epochs=3 raises it for this run alone"
+    ):
         plan_stage("pretrain", train_config(steps=300), store, None, 2)
     told = plan_stage("pretrain", train_config(steps=300, max_epochs=3), store, None, 2).announcement["reads"]
     assert "2.20 times" in told

@@ -24,6 +24,7 @@ from pipelines.train.stages import Stage
 
 # what a batch over `tokens/…` is made of -> the kind of source that has it
 _KINDS = {"windows": "conversations", "pairs": "preferences"}
+_ROUNDING = 1e-9
 _THINGS = {"documents": "documents", "conversations": "conversations", "preferences": "pairs"}
 
 
@@ -46,7 +47,7 @@ def check_kinds(name: str, stage: Stage, objective: Objective, tokens: Artifact,
 def check_epochs(config: TrainConfig, data: Artifact, batches: Batches, steps: int) -> None:
     """Refuse a run that reads a source more often than `max_epochs`. Raises: ConfigError saying what fits."""
     if config.max_epochs is None and config.data.startswith("mixture/"):
-        batches.check_epochs(data, config.batch.global_batch, steps)
+        _check_mixture(config, data, batches, steps)
         return
     limit = MixtureRecipe.max_epochs if config.max_epochs is None else config.max_epochs
     if config.epochs is not None:
@@ -61,15 +62,24 @@ def check_epochs(config: TrainConfig, data: Artifact, batches: Batches, steps: i
     name, epochs = max(epochs_of(config, batches, steps * batch).items(), key=lambda item: item[1])
     if epochs <= limit:
         return
-    most = int(limit * steps / epochs)
+    most = int(limit * steps / epochs + _ROUNDING)
     fewer = (
         f"set steps={most} or less" if most else f"set batch.global_batch={max(1, int(limit * batch / epochs))} or less"
     )
-    other = "" if config.data.startswith("mixture/") else f", or epochs={min(limit, 1):g} instead of steps"
+    other = "" if config.data.startswith("mixture/") else f", or steps=null epochs={min(limit, 1):g}"
     raise ConfigError(
         f"{steps:,} step{'s' * (steps > 1)} of {batch} {batches.unit} would read {name} {epochs:.1f} times; "
         f"max_epochs is {limit:g}: {fewer}{other}, or max_epochs={_above(epochs):g}"
     )
+
+
+def _check_mixture(config: TrainConfig, data: Artifact, batches: Batches, steps: int) -> None:
+    """By the mixture's own number, which its plan was made with."""
+    try:
+        batches.check_epochs(data, config.batch.global_batch, steps)
+    except ConfigError as error:
+        most = max(epochs_of(config, batches, steps * config.batch.global_batch).values())
+        raise ConfigError(f"{error}; max_epochs={_above(most):g} raises it for this run alone") from None
 
 
 def epochs_of(config: TrainConfig, batches: Batches, samples: int) -> dict[str, float]:
@@ -93,8 +103,7 @@ def describe(config: TrainConfig, tokens: Artifact, batches: Batches, steps: int
     told = []
     for name in sorted(epochs, key=lambda one: (-shares.get(one, 0.0), one)):
         share = f" {shares[name]:.1%}" if len(epochs) > 1 and name in shares else ""
-        counting = f" ({_counts(sources[name])})"
-        told.append(f"{name}{share}: {_number(sources[name])}, {_times(epochs[name])}{counting}")
+        told.append(f"{name}{share}: {_number(sources[name])}, {_times(epochs[name])}{_counting(sources[name])}")
     return "; ".join(told)
 
 
@@ -117,8 +126,9 @@ def _number(source: Mapping[str, Any]) -> str:
     return f"{count:,} {things if count != 1 else things.removesuffix('s')}"
 
 
-def _counts(source: Mapping[str, Any]) -> str:
-    return {"documents": "every token counts", "conversations": "answers count"}.get(source["kind"], "both answers")
+def _counting(source: Mapping[str, Any]) -> str:
+    """What counts in the loss, where that is not every token."""
+    return {"conversations": " (answers count)", "preferences": " (both answers)"}.get(source["kind"], "")
 
 
 def _times(epochs: float) -> str:
