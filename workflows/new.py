@@ -64,6 +64,7 @@ sources:
 
   # texts:                   # a name of your own: lower case, digits, - and _
   #   language: auto         # en, zh, ... or auto: detected for each document
+  #   content: prose         # notes: lists, tables, how-tos, mails, diaries; the rules of prose drop most of them
   #   licence: CC-BY-4.0     # an SPDX name, or "unclear-upstream (why)"
   #   heldout: 0.02
   #   # a folder, a file or a glob, from where the command runs; or s3://bucket/prefix
