@@ -31,8 +31,9 @@ from pipelines.store.lease import Lease
 from pipelines.store.ways_out import aside_folder
 from pipelines.tracking.account import About
 from pipelines.tracking.pages import Asked, Comparison, comparison
+from pipelines.tracking.place import tracking_uri
 from pipelines.tracking.records import replaced_run
-from pipelines.tracking.tracker import Tracker, artifact_of_run, delivering, open_tracker, tracking_uri
+from pipelines.tracking.tracker import Tracker, artifact_of_run, delivering, open_tracker
 from pipelines.train.checkpoint.lineage import Run
 from pipelines.train.network.architecture import ModelConfig, parameter_counts
 from pipelines.train.stages import TRAINED

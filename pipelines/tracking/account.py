@@ -55,17 +55,19 @@ class About:
     sampled: Literal["here", "worker", "never"] = "never"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Seen:
     """What MLflow knows when a description is written.
 
     Attributes: page, of the run itself, as `experiments/1/runs/…`. pages, of artifacts that it read, by folder.
-        metrics, the last value of each. files, paths of what is attached to the run.
+        metrics, the last value of each. params, as they are there, where none can be changed. files, paths of what is
+        attached to the run.
     """
 
     page: str
     pages: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
 
 
@@ -185,6 +187,7 @@ def description(run: Mapping[str, Any], seen: Seen, end: Mapping[str, Any] | Non
             for folder in parents
         ),
         "Data": ", ".join(_link(folder, seen.pages.get(folder)) for _, folder, _ in run["inputs"] if folder in data),
+        "Changed": ", ".join(changed(run, seen.params)),
         "Model": _model(run.get("params") or run["settings"]),
         "Checkpoint": _code(str(end["checkpoint"])) if end and end.get("checkpoint") else "",
         "Files": ", ".join(_link(path, _within(seen.page, f"artifacts/{path}")) for path in seen.files) if end else "",
@@ -202,6 +205,12 @@ def description(run: Mapping[str, Any], seen: Seen, end: Mapping[str, Any] | Non
     if len(text) > _LONGEST_NOTE:
         text = f"{text[:_LONGEST_NOTE]} …"
     return f"{text}\n\n{NOTE_END}"
+
+
+def changed(run: Mapping[str, Any], params: Mapping[str, str]) -> list[str]:
+    """What a command that goes on with a run asks otherwise: MLflow keeps the parameters that a run began with."""
+    own = parameters(run.get("params") or run["settings"])
+    return [f"{key} {_code(params[key])} → {_code(own[key])}" for key in own if params.get(key, own[key]) != own[key]]
 
 
 def renewed(note: str, text: str) -> str | None:

@@ -198,8 +198,9 @@ def _write_note(server: Server, run: Mapping[str, Any], run_id: str, end: Mappin
             pages[folder] = _page(server, input_run)
     files = tuple(file.path for file in server.client.list_artifacts(run_id)) if end is not None else ()
     page = page_of(experiment, run_id)
-    seen = Seen(page=page, pages={k: v for k, v in pages.items() if v}, metrics=mlflow_run.data.metrics, files=files)
-    note = renewed(mlflow_run.data.tags.get(NOTE, ""), description(run, seen, end))
+    own = mlflow_run.data
+    seen = Seen(page, {folder: at for folder, at in pages.items() if at}, own.metrics, own.params, files)
+    note = renewed(own.tags.get(NOTE, ""), description(run, seen, end))
     if note is not None:
         server.client.set_tag(run_id, NOTE, note)
 

@@ -51,12 +51,15 @@ def replaced_run(storage: Storage, folder: str, uri: str, rebuilt: bool) -> str 
     Args: rebuilt, a rebuild begins now, and what it replaces is still there. Otherwise one may go on: what it replaces
         is set aside, and its own run's record names that run.
     """
-    places = [folder] if rebuilt else [aside_folder(folder)]
-    records = [record_of(storage, place) for place in places]
-    own = {} if rebuilt else record_of(storage, folder)
-    if "replaces" in own:
-        records.append({"uri": own["uri"], "run_id": own["replaces"]})
-    return next((run_id for record in records if (run_id := _here(storage, record, uri))), None)
+    try:
+        if rebuilt:
+            return run_at(storage, folder, uri)
+        if (aside := run_at(storage, aside_folder(folder), uri)) is not None:
+            return aside
+        own = record_of(storage, folder)
+    except ArtifactError:  # damage is what a rebuild is for
+        return None
+    return _here(storage, {**own, "run_id": own["replaces"]}, uri) if "replaces" in own else None
 
 
 def fingerprint_of(storage: Storage, folder: str) -> str | None:

@@ -153,6 +153,13 @@ def test_a_description_says_what_a_run_is_and_how_it_ended() -> None:
     assert ended.endswith(NOTE_END)
 
 
+def test_what_a_command_asks_otherwise_of_a_run_that_goes_on_is_told_beside_its_parameters() -> None:
+    run = {**RUN, "params": {"steps": 60, "schedule": {"peak_lr": 0.01}, "new": 1}}
+    seen = Seen(page="p", params={"steps": "30", "schedule.peak_lr": "0.01", "of_an_older_version": "3"})
+    assert "- **Changed:** steps `30` → `60`\n" in account.description(run, seen)
+    assert "Changed" not in account.description(RUN, SEEN)
+
+
 def test_what_a_person_and_an_evaluation_wrote_stays() -> None:
     begun = account.description(RUN, SEEN)
     assert account.renewed("", "new") == "new"

@@ -167,6 +167,12 @@ def test_a_rebuild_that_failed_marks_nothing_and_the_one_that_goes_on_still_know
     assert tags["mlflow.runName"].count("replaced") == tags[NOTE].count("**Replaced**") == 1
 
 
+def test_a_damaged_record_does_not_keep_a_rebuild_from_its_work(desk: Desk) -> None:
+    desk.make("pretrain/a")
+    (desk.root / "pretrain/a/mlflow.json").write_text("{")
+    assert replaced_run(desk.store.storage, "pretrain/a", own_uri(desk.root), rebuilt=True) is None
+
+
 def test_the_run_of_a_command_that_was_killed_is_ended_by_the_next_and_nothing_is_said_to_be_sent(
     desk: Desk, capsys: pytest.CaptureFixture[str]
 ) -> None:
