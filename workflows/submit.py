@@ -2,6 +2,7 @@
 
     python -m workflows.submit cluster=aws -- workflows.pretrain +experiment=minicpm_2b
     python -m workflows.submit cluster=aws dry_run=true -- workflows.pretrain …      what would be sent; nothing is
+    python -m workflows.submit cluster=aws -- workflows.pretrain -m seed=0,1,2       a sweep is one job
     python -m workflows.submit list                                                  the cluster's jobs
     python -m workflows.submit follow=ID                                             from another shell, or after Ctrl-C
     python -m workflows.submit stop=ID
@@ -40,14 +41,17 @@ from pipelines.cluster.outside.secrets import check_names
 from pipelines.cluster.outside.submission import Submission, see_through
 from pipelines.config import Amount, Positive, Whole, WorkflowConfig, config_class, runtime
 from pipelines.display.progress import announce, duration, human, say, table
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, TrunklineError
 from pipelines.tracking.origin import handed_on as handed_on_origin
 from pipelines.train.plan import machines
 from pipelines.train.spec import TrainConfig
+from pipelines.train.stages import STAGES
 from workflows import places
+from workflows.arms import planned_table
 from workflows.composing import compose_config, explained
-from workflows.entry import begin, entry
+from workflows.entry import begin, entry, fail
 from workflows.session import DryRun, Session
+from workflows.turns import SWEEPS, Turn, asks_for_sweep, compose_turns, group_of, tell_all
 
 _ELSEWHERE = ("submit", "cluster_check")
 _SHOWN = 80  # characters of a command in the list of jobs
@@ -93,11 +97,12 @@ class Target:
     arguments: list[str]
     config: Any
     config_dirs: tuple[str, ...] = ()  # a lab's folders, as they lie in the package
+    turns: tuple[Turn, ...] = ()  # of a sweep, which is one job; `config` is the first's
 
     @property
     def command(self) -> list[str]:
         folders = [word for folder in self.config_dirs for word in ("--config-dir", folder)]
-        return [f"workflows.{self.workflow}", *folders, *self.arguments]
+        return [f"workflows.{self.workflow}", *folders, *(["-m"] if self.turns else []), *self.arguments]
 
 
 def run(config: SubmitConfig, session: Session, command: Sequence[str] = (), handed_on: Sequence[str] = ()) -> None:
@@ -109,8 +114,7 @@ def run(config: SubmitConfig, session: Session, command: Sequence[str] = (), han
     target = compose_target(command, handed_on)
     instance = instance_named(config.instance_type)
     announcement = {"command": shlex.join(["python", "-m", *target.command]), **_store_line(target)}
-    for stage, stage_config in stages_of(target):
-        announcement |= machines.check_stage(stage, stage_config, instance, config.max_nodes)
+    announcement |= _check_machines(target, instance, config.max_nodes)
     # ── What goes along ───────────────────────────────────────────────────────────────────────────────────────────────
     package, target = _with_configs(collect(Path(config.working_dir), config.excludes), target, config.working_dir)
     announcement["command"] = shlex.join(["python", "-m", *target.command])
@@ -121,6 +125,8 @@ def run(config: SubmitConfig, session: Session, command: Sequence[str] = (), han
     announcement["when lost"] = f"started again, at most {config.retries} times"
     announcement["driver"] = f"on a node with {config.driver}" if config.driver else "on the head"
     announce(f"submit {target.workflow}", announcement)
+    if target.turns:
+        say(planned_table(target.turns, [], [[] for _ in target.turns], target.workflow))
     if config.dry_run:
         raise DryRun
     # ── Send, and see it through ──────────────────────────────────────────────────────────────────────────────────────
@@ -146,7 +152,7 @@ def compose_target(command: Sequence[str], handed_on: Sequence[str] = ()) -> Tar
     Raises: ConfigError, also with what the workflow itself would complain of.
     """
     words = list(command)
-    while words and (words[0] == "-m" or re.fullmatch(r"(.*/)?python[\d.]*", words[0])):
+    while words and (words[0] == "-m" or re.fullmatch(r"(.*/)?(python[\d.]*|trunkline)", words[0])):
         words.pop(0)
     shipped = [name for name in places.workflows() if name not in _ELSEWHERE]
     if not words:
@@ -160,13 +166,18 @@ def compose_target(command: Sequence[str], handed_on: Sequence[str] = ()) -> Tar
             f"{words[0]} is no workflow that runs on a cluster; there are {', '.join(shipped)}; any other command "
             "goes with `ray job submit --working-dir . -- …`"
         )
+    sweeps = asks_for_sweep(typed)
+    typed = [word for word in typed if not (sweeps and word in SWEEPS)]
     if strange := [word for word in typed if "=" not in word and not word.startswith("~")] or [
         word for word in typed if word.startswith("-")
     ]:
-        raise ConfigError(f"{strange[0]}: a workflow that is submitted takes key=value alone (a sweep: one job each)")
+        raise ConfigError(f"{strange[0]}: a workflow that is submitted takes key=value, and -m for a sweep")
     own = {word.partition("=")[0].lstrip("+~") for word in typed}
     arguments = [*(word for word in handed_on if word.partition("=")[0] not in own), *typed]
     config_class = typing.get_type_hints(importlib.import_module(f"workflows.{workflow}").run)["config"]
+    if sweeps:
+        turns = compose_turns(workflow, config_class, arguments)
+        return Target(workflow, arguments, turns[0].config, turns=tuple(turns))
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -183,6 +194,37 @@ def _with_configs(package: Package, target: Target, working_dir: str) -> tuple[P
         package, inner = with_folder(package, lab, Path(working_dir), f"lab-conf-{number}")
         folders.append(inner)
     return package, dataclasses.replace(target, config_dirs=tuple(folders))
+
+
+def _check_machines(target: Target, instance: Instance | None, max_nodes: int | None) -> dict[str, str]:
+    """Compare what the workflow, or each turn of its sweep, takes with the machines.
+
+    Returns: lines of the announcement; of a sweep those of its largest arm. Raises: ConfigError saying what to change.
+    """
+    if not target.turns:
+        checked = [machines.check_stage(*stage, instance, max_nodes) for stage in stages_of(target)]
+        return {label: line for lines in checked for label, line in lines.items()}
+    by_workers: list[tuple[int, dict[str, str]]] = []
+    mistakes: dict[int, TrunklineError] = {}
+    fewest = len(target.turns)
+    for i, turn in enumerate(target.turns):
+        try:
+            for stage, config in stages_of(Target(target.workflow, [], turn.config)):
+                workers = config.cluster.workers
+                by_workers.append((workers, machines.check_stage(stage, config, instance, max_nodes)))
+                if instance is not None and max_nodes is not None:
+                    room = max_nodes * machines.workers_per_machine(config.cluster, instance) // workers
+                    fewest = min(fewest, max(1, room))
+        except TrunklineError as error:
+            mistakes[i] = error
+    tell_all(mistakes, [turn.varied for turn in target.turns])
+    lines = {"arms": f"{len(target.turns)}, in one job"}
+    if target.workflow in STAGES:
+        at_once = f", {fewest} at once" if instance is not None and max_nodes is not None else ""
+        lines["arms"] += f"{at_once or ', side by side where the cluster has room'}"
+    for _, checked_lines in sorted(by_workers, key=lambda pair: pair[0]):
+        lines |= checked_lines
+    return lines
 
 
 def stages_of(target: Target) -> list[tuple[str, TrainConfig]]:
@@ -236,7 +278,8 @@ def _store_line(target: Target) -> dict[str, str]:
 
 
 def _name(config: SubmitConfig, target: Target) -> str:
-    base = f"{target.workflow}-{target.config.name}" if config.name == "auto" else config.name
+    own = group_of(target.workflow, target.turns) if target.turns else f"{target.workflow}-{target.config.name}"
+    base = own if config.name == "auto" else config.name
     return f"{base}-{time.strftime('%m%d-%H%M%S')}" if config.name == "auto" else base
 
 
@@ -282,6 +325,10 @@ def main() -> None:
     begins = [i for i, word in enumerate(typed) if word == "--" or word.startswith("workflows.")]
     cut = begins[0] if begins else len(typed)
     own, command = typed[:cut], [word for word in typed[cut:] if word != "--"]
+    if own[-1:] == ["-m"] and re.fullmatch(r"(.*/)?python[\d.]*", own[-2] if len(own) > 1 else ""):
+        own = own[:-2]  # of the workflow's command, where -- was left out
+    if cut < len(typed) and asks_for_sweep(own):
+        fail("-m stands behind the workflow that it repeats: … -- workflows.pretrain -m key=a,b (one job)", 2)
     own = ["action=list" if word == "list" else word for word in own]
     sys.argv[1:] = [*places.words(), *own]
     handed_on = [word for word in own if re.match(r"[+]*cluster(\.[\w.]+)?=", word)]

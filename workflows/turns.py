@@ -32,7 +32,7 @@ from workflows.composing import (
 )
 
 MOST = 1000  # turns; more is a slip of the finger: range(1,100000)
-_OPTIONS = ("-m", "--multirun")
+SWEEPS = ("-m", "--multirun")
 _SHOWING = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--version")  # Hydra shows something, and runs nothing
 _CUT = 40  # characters of a value
 _LONGEST = 120  # characters of a name
@@ -71,7 +71,7 @@ class Turn:
 
 def asks_for_sweep(typed: Sequence[str]) -> bool:
     """Whether a command line has `-m`, and runs something."""
-    return any(word in _OPTIONS for word in typed) and not any(word.partition("=")[0] in _SHOWING for word in typed)
+    return any(word in SWEEPS for word in typed) and not any(word.partition("=")[0] in _SHOWING for word in typed)
 
 
 def compose_turns(workflow: str, config_class: type, typed: Sequence[str]) -> list[Turn]:
@@ -79,7 +79,7 @@ def compose_turns(workflow: str, config_class: type, typed: Sequence[str]) -> li
 
     Raises: ConfigError for what is no sweep, or with the mistakes of all turns.
     """
-    rows = split(workflow, config_class, [word for word in typed if word not in _OPTIONS])
+    rows = split(workflow, config_class, [word for word in typed if word not in SWEEPS])
     every = [pairs(row) for row in rows]
     keys = varied_keys(every)
     varied = [{key: overrides.get(key, "") for key in keys} for overrides in every]

@@ -325,6 +325,21 @@ def test_training_waits_for_the_machines_of_a_cluster_that_grows(head: RayCluste
     assert store.get("pretrain/grown").statistics["steps"] == 4
 
 
+def test_a_sweep_is_one_job_whose_arms_train_side_by_side(head: RayCluster) -> None:
+    store = tiny.build(head.environment["TRUNKLINE_STORE"])
+    sweep = ("--", "workflows.pretrain", "-m", *TINY, "name=swept", "cluster.workers=1", "steps=4", "seed=0,1,x")
+    code, output = submit(head, ROOT, *sweep)
+    assert code == 2, output
+    assert "3/3 seed=x: seed is 'x'" in output
+    assert "submitted" not in output
+    code, output = submit(head, ROOT, *sweep[:-1], "seed=0,1,2")
+    assert code == 0, output
+    assert re.search(r"submitted pretrain-swept-seed-", output), output
+    assert "lanes: 2, each of 1 process" in output
+    assert re.search(r"the best first, by the training loss", output), output
+    assert [store.get(f"pretrain/swept-seed-{seed}").statistics["steps"] for seed in range(3)] == [4, 4, 4]
+
+
 def test_a_driver_lost_with_its_node_is_started_again_and_training_completes(head: RayCluster) -> None:
     store = tiny.build(head.environment["TRUNKLINE_STORE"])
     node = head.add_node(resources={"spot": 1})

@@ -45,7 +45,11 @@ def refused(command: list[str], instance_type: str | None = None, max_nodes: int
         ([], "nothing to submit: name a workflow after --.*pretrain"),
         (["workflows.pretrian"], "workflows.pretrian is no workflow that runs on a cluster; there are anneal"),
         (["workflows.submit"], "is no workflow that runs on a cluster"),
-        ([*RECIPE, "-m"], "-m: .*takes key=value alone"),
+        ([*RECIPE, "--cfg=job"], "--cfg=job: .*takes key=value, and -m for a sweep"),
+        ([*RECIPE, "-m"], "-m runs a sweep, and no key has several values"),
+        ([*RECIPE, "-m", "seed=0,x"], "1 of 2 turns cannot be run.*\n  2/2 seed=x: seed is 'x'"),
+        ([*RECIPE, "-m", "seed=0,1", "hydra/launcher=joblib"], "side by side by themselves"),
+        ([*RECIPE, "seed=0,1"], "several values are .*a sweep, with -m"),
         ([*RECIPE, "model.layer=6"], "unknown key model.layer; accepted there: layers"),
         ([*RECIPE, "model=huge"], "model=huge: no such choice"),
         ([*RECIPE, "batch.micro_batch=six"], "batch.micro_batch is 'six'"),
@@ -62,6 +66,27 @@ def test_the_choice_of_a_cluster_is_handed_on_unless_the_workflow_has_its_own() 
     target = compose_target(["python", "-m", *RECIPE, "cluster.workers=16"], handed)
     assert target.command == ["workflows.pretrain", "cluster=aws", "+experiment=minicpm_2b", "cluster.workers=16"]
     assert (target.config.cluster.workers, target.config.cluster.shard_retries) == (16, 5)
+
+
+def test_a_sweep_is_one_job_whose_turns_are_all_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere(tmp_path, monkeypatch)
+    sent = ["--", *RECIPE, "-m", "cluster.workers=32,16", "seed=0,1"]
+    done = run_here("submit", "instance_type=p5.48xlarge", "max_nodes=4", "dry_run=true", *sent)
+    assert done.code == 0, done.output
+    assert "workflows.pretrain -m +experiment=minicpm_2b cluster.workers=32,16 seed=0,1" in done.out
+    assert re.search(r"arms +4, in one job, 1 at once", done.out), done.out
+    assert "32 workers on 4 × p5.48xlarge" in done.out  # the largest
+    assert re.search(r"pretrain/minicpm_2b-workers-16-seed-1 +16 +1", done.out), done.out
+    target = compose_target([*RECIPE, "-m", "cluster.workers=32,7", "seed=0,1"])
+    assert [turn.config.cluster.workers for turn in target.turns] == [32, 32, 7, 7]
+    done = run_here("submit", "max_nodes=4", "instance_type=p5.48xlarge", *sent[:3], "-m", "cluster.workers=32,7,80")
+    assert done.code == 2, done.output
+    assert re.search(r"2 of 3 turns cannot be run", done.err), done.err
+    assert re.search(r"2/3 cluster.workers=7: .*global_batch 960 does not divide", done.err), done.err
+    assert re.search(r"3/3 cluster.workers=80: .*takes 10 × p5.48xlarge", done.err), done.err
+    done = run_here("submit", "-m", "--", *RECIPE, "seed=0,1")
+    assert done.code == 2
+    assert "error: -m stands behind the workflow that it repeats" in done.err
 
 
 def test_the_stages_of_a_recipe_are_checked_too() -> None:
