@@ -18,6 +18,7 @@ from pipelines.train.results.heldout import heldout_of, mixed_sets
 from workflows.turns import Turn, short, shown
 
 SHOWN = 30  # rows of a table
+_CUT = 60  # characters of an error, which is told whole elsewhere
 _LOOKED_AT = 200  # evaluations; of a store with more, those that are called after an arm
 _NUMBERS = 3  # columns of an artifact that no stage made
 
@@ -62,7 +63,7 @@ def outcome_table(outcomes: Sequence[Outcome], store: ArtifactStore, trained: bo
     rows = []
     for outcome in [*done, *(outcome for outcome in outcomes if outcome.artifact is None)]:
         differs = [shown(outcome.turn.varied[key]) for key in keys]
-        named = outcome.error if outcome.artifact is None else outcome.artifact.folder
+        named = shown(outcome.error, _CUT) if outcome.artifact is None else outcome.artifact.folder
         rows.append([*differs, *numbers[outcome.turn.number], named])
     return _table([*(short(key, keys) for key in keys), *columns, "artifact"], rows), done, why
 

@@ -29,16 +29,15 @@ from pipelines.config import WorkflowConfig, config_class, plain, runtime
 from pipelines.display.progress import announce, duration, human, say, table
 from pipelines.display.report import StageResult, claims, figures, stage_table, write_report
 from pipelines.errors import ConfigError
-from pipelines.identity import fingerprint
 from pipelines.store.artifact import Artifact
 from pipelines.store.references import Reference
-from pipelines.store.sealed import sealed, unsealed
 from pipelines.train.plan import sizing
 from pipelines.train.spec import TrainConfig
 from pipelines.train.stages import TRAINED
 from workflows.commands import make
 from workflows.composing import compose_config
 from workflows.entry import entry
+from workflows.rebuilding import Rebuild
 from workflows.session import DryRun, Session
 from workflows.training import with_speed
 
@@ -109,7 +108,9 @@ def run(config: RecipeConfig, session: Session) -> Artifact:
     began = time.monotonic()
     session.within_recipe = True
     typed = session.made_with
-    rebuilding = _Rebuild(session, config)
+    rebuilding = Rebuild(
+        session.store.storage, f"recipe/{config.name}", plain(config.stages), config.on_change == "rebuild"
+    )
     artifacts: list[Artifact] = []
     i = 0
     while i < len(steps):
@@ -268,43 +269,6 @@ def _delivered(artifacts: Sequence[Artifact]) -> tuple[list[str], list[list[str]
             ]
         )
     return ["delivered", "weights", "size", "bits/byte lost", "KL, nats/token", "same likeliest id"], rows
-
-
-class _Rebuild:
-    """`on_change=rebuild` of a whole recipe: each artifact is made anew once, though stages share it or a run is cut.
-
-    What is done is kept in `.rebuilds/recipe/<name>.json` until the recipe is finished.
-    """
-
-    def __init__(self, session: Session, config: RecipeConfig):
-        self._storage, self._key = session.store.storage, f".rebuilds/recipe/{config.name}.json"
-        self._on = config.on_change == "rebuild"
-        self._recipe = fingerprint(plain(config.stages))
-        self._done: list[str] = []
-        if self._on and (text := self._storage.find(self._key)) is not None:
-            with contextlib.suppress(ValueError):  # a damaged note: everything is made anew
-                note = unsealed(text, ())
-                self._done = note["done"] if note["recipe"] == self._recipe else []
-            if self._done:
-                say(
-                    "   the rebuild of this recipe was interrupted and goes on: made anew already are "
-                    f"{', '.join(self._done)} (delete {self._storage.uri}/{self._key} to begin with the first again)"
-                )
-
-    def once(self, stage_config: Any, folder: str) -> Any:
-        """The stage's config, without the rebuild where that is done."""
-        return dataclasses.replace(stage_config, on_change="refuse") if folder in self._done else stage_config
-
-    def done(self, folder: str) -> None:
-        """Note that an artifact is made anew."""
-        if self._on and folder not in self._done:
-            self._done.append(folder)
-            self._storage.write(self._key, sealed({"recipe": self._recipe, "done": self._done}))
-
-    def over(self) -> None:
-        """Forget about it: the recipe is finished."""
-        if self._on:
-            self._storage.delete(self._key)
 
 
 def _command(stage: RecipeStage, config: RecipeConfig) -> str:

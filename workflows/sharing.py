@@ -229,9 +229,10 @@ class TreeRunner:
             return
         for adopter in self._to_be_claimed(run):
             self._claim(adopter)
+        # where the lanes cannot be made, nothing can go on
+        processes = self._pool.lanes * self._pool.config.workers
+        threads = self._threads or max(1, len(os.sched_getaffinity(0)) // processes)
         try:
-            processes = self._pool.lanes * self._pool.config.workers
-            threads = self._threads or max(1, len(os.sched_getaffinity(0)) // processes)
             values = claimed.values(step, self._measures_of(run, step), threads)
             values["tell_every_seconds"] = self._tell_every_seconds
         except TrunklineError as error:

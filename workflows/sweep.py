@@ -48,6 +48,7 @@ from workflows import onward, places
 from workflows.arms import Outcome, outcome_table, planned_table
 from workflows.composing import experiment_named
 from workflows.devices import device_names, read_device
+from workflows.rebuilding import Rebuild
 from workflows.session import DryRun, Session
 from workflows.sharing import EdgeEnded, TreeRunner
 from workflows.training import code_of_run, is_done, plan_run, refuse_fewer_steps, told_whole
@@ -117,6 +118,7 @@ def sweep_stage(stage: str, turns: Sequence[Turn], session: Session) -> list[Art
     Raises: one error with all that cannot be planned; DryRun; at the end the first error of an arm.
     """
     shares = bool(turns[0].config.share)
+    rebuild, turns = _rebuild(stage, turns, session)
     chains, arms, mistakes = _planned(stage, turns, session)
     replaced = {f"{stage}/{arm.turn.config.name}" for arm in arms if arm.replaces}
     if len(chains) == len(turns):
@@ -146,11 +148,23 @@ def sweep_stage(stage: str, turns: Sequence[Turn], session: Session) -> list[Art
                         if edge.last:
                             over += len(edge.chains)
                             failed.update({name: edge.error for name in edge.chains if edge.error is not None})
+                            for name in edge.chains if edge.error is None else ():
+                                rebuild.done(f"{stage}/{name}")
                         say(_told(edge, over, len(turns)))
     except BaseException:
         say(f"   {over - len(failed)} of {len(turns)} arms are finished: the same command again goes on with the rest")
         raise
+    if not failed:
+        rebuild.over()
     return _conclude(stage, arms, failed, session)
+
+
+def _rebuild(kind: str, turns: Sequence[Turn], session: Session) -> tuple[Rebuild, list[Turn]]:
+    """What of a rebuild is done already, and the turns without the rebuild of that."""
+    on = any(turn.config.on_change == "rebuild" for turn in turns)
+    rebuild = Rebuild(session.store.storage, f"sweep/{session.group}", [turn.command for turn in turns], on)
+    configs = (rebuild.once(turn.config, f"{kind}/{turn.config.name}") for turn in turns)
+    return rebuild, [dataclasses.replace(turn, config=config) for turn, config in zip(turns, configs, strict=True)]
 
 
 def _planned(
@@ -439,6 +453,7 @@ def sweep_in_turn(
     """
     began = time.monotonic()
     session.refuses_taken = True
+    rebuild, turns = _rebuild(workflow, turns, session)
     if workflow in _PLANS and not session.config.dry_run:
         mistakes: dict[int, TrunklineError] = {}
         for i, turn in _each(turns, session):
@@ -457,6 +472,7 @@ def sweep_in_turn(
         artifact: Any = None
         try:
             artifact = run(turn.config, session)
+            rebuild.done(f"{workflow}/{turn.config.name}")
         except DryRun as dry:
             artifact = dry.foreseen
         except (StorageError, ClusterError):
@@ -475,6 +491,8 @@ def sweep_in_turn(
         say("\n" + planned_table(turns, ["there already"], rows, workflow) + "\n")
         tell_all(failed, [turn.varied for turn in turns])
         raise DryRun
+    if not failed:
+        rebuild.over()
     if session.group is not None:  # those that were finished before as well
         made = [outcome.artifact.folder for outcome in outcomes if outcome.artifact is not None]
         join_group(session.config.tracking, session.store, made, session.group)

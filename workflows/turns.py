@@ -265,10 +265,10 @@ def label(number: int, count: int, varied: Mapping[str, str]) -> str:
     return " ".join([f"{number}/{count}", *(f"{key}={shown(value)}" for key, value in varied.items())])
 
 
-def shown(value: str) -> str:
+def shown(value: str, longest: int = _CUT) -> str:
     """A value as people read it: without the quotes that Hydra wants, and not too long."""
     value = value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else value
-    return value if len(value) <= _CUT else f"{value[: _CUT - 1]}…"
+    return value if len(value) <= longest else f"{value[: longest - 1]}…"
 
 
 def tell_all(mistakes: Mapping[int, TrunklineError], varied: Sequence[Mapping[str, str]]) -> None:
