@@ -193,16 +193,15 @@ def after_training(session: Session, run: str, parent: str, *words: str, remark:
 
 def after_sandbox(session: Session, name: str) -> list[str]:
     """A config for a larger model, where the sandbox has found enough for one. It is tried in a temporary folder."""
-    from workflows.plan import PlanConfig, run
-
+    module = importlib.import_module("workflows.plan")  # which imports commands that name what follows them
     words = [f"recipe=sandbox/{name}", "target=2b", "beyond=allow"]
     with tempfile.TemporaryDirectory(prefix="trunkline-plan-") as folder:
         try:
             with hushed():
-                composed = compose_config("plan", PlanConfig, words)
+                composed = compose_config("plan", module.PlanConfig, words)
                 config = dataclasses.replace(composed, into=folder, store=session.config.store)
                 with Session(config, uses_store=False) as trial:
-                    run(config, trial)
+                    module.run(config, trial)
         except TrunklineError:
             return []
     return [str(Candidate("plan", tuple(words)))]
