@@ -106,7 +106,7 @@ def test_what_may_fit_further_down_is_left_to_the_reader(tmp_path: Path) -> None
     assert len(told(tmp_path)) == 1
     (tmp_path / "a.jsonl").write_text(lines(*[ROW] * 10, TEXT))
     assert told(tmp_path) == told(tmp_path, text_field="body") == []
-    for data in (b"", b"\xff\xfe", b"not json", b'{"text": "cut off'):
+    for data in (b"", b"\xff\xff", b"not json", b'{"text": "cut off'):
         (tmp_path / "a.jsonl").write_bytes(data)
         assert told(tmp_path) == []
     (tmp_path / "a.jsonl").unlink()
@@ -120,3 +120,9 @@ def test_of_many_files_a_few_are_opened_one_of_each_folder_first(tmp_path: Path)
     (tmp_path / "zz").mkdir()
     (tmp_path / "zz" / "chats.jsonl").write_text(lines(CHAT))
     assert [sentence.split(" ")[0] for sentence in told(tmp_path)] == ["zz/chats.jsonl"]
+
+
+def test_json_lines_that_a_windows_shell_wrote_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines(TEXT).encode("utf-16"))
+    with pytest.raises(DataError, match=r"a.jsonl is utf-16-le, and JSON Lines are UTF-8: iconv -f UTF-16"):
+        told(tmp_path)

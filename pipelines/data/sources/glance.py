@@ -21,6 +21,7 @@ from pipelines.data.sources.config import SourceConfig
 from pipelines.data.sources.conversations import ANSWERS, QUESTIONS
 from pipelines.data.sources.files import parse_file
 from pipelines.data.sources.listing import InputFile, Listing
+from pipelines.data.sources.opened import marked
 from pipelines.data.sources.paths import source_of
 from pipelines.data.sources.readers import Stretch, open_stretch, wanted_fields
 from pipelines.data.sources.records import RECORDS, holds
@@ -74,6 +75,11 @@ def _glance(name: str, file: InputFile, source: SourceConfig) -> _Seen:
             if file.format == "parquet":
                 return _Seen(file, (frozenset(pq.read_schema(stream).names),), True)
             raw = stream.read(_BYTES if file.format == "jsonl" else 16 * _BYTES)
+        if file.format == "jsonl" and (told := marked(raw)):
+            raise DataError(
+                f"{name}: {file.path} is {told}, and JSON Lines are UTF-8: iconv -f UTF-16 -t UTF-8 old.jsonl > "
+                "new.jsonl (PowerShell: Out-File -Encoding utf8)"
+            )
         records = parse_file(io.BytesIO(raw), file.path, file.format, wanted=wanted_fields(source.reader))
         fields = list(_fields(records))
         return _Seen(file, tuple(fields[:_RECORDS]), len(raw) >= file.size and len(fields) <= _RECORDS)

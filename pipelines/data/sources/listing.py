@@ -272,8 +272,9 @@ def _why_not(label: str, matched: Match, form: str | None, beside: Mapping[str, 
     if reason := _by_name(label):
         return reason
     told, suffix = told_format(label), told_suffix(label)
-    if told is None and (reason := (_UNREAD if form is None else _BINARY).get(suffix)):
-        return reason
+    unread = _UNREAD if form is None else _BINARY
+    if told is None and suffix in unread:
+        return unread[suffix]
     if form is None and told is None:
         return "its name tells no format"
     if form is not None and told is not None and told not in FORMATS[form].may_tell:
