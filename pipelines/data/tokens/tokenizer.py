@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -73,7 +72,7 @@ class TokenizerConfig:
     """How the tokenizer is made."""
 
     reuse: str | None = None  # tokens/<name>: take that tokenizer instead of training one
-    # markers and the 256 bytes included; auto: by how much text there is (`ids_for`)
+    # markers and the 256 bytes included; auto: by how much text there is (`vocabulary.py`)
     vocabulary_size: Count | Literal["auto"] = 4096
     sample_bytes: Count = 20_000_000  # text to train on, over all sources
     balance: Literal["source", "language", "size"] = "source"  # equal bytes per source or language, or as they come
@@ -100,18 +99,6 @@ class TokenizerConfig:
         """`vocabulary_size`, once it is a number."""
         assert isinstance(self.vocabulary_size, int)
         return self.vocabulary_size
-
-
-def ids_for(text_bytes: float) -> int:
-    """How many ids so much training text can teach: the square root of its bytes, as a power of two.
-
-    4,096 for 16 MB, 16,384 for 270 MB, as the demo and the pocket model have them.
-    """
-    power = round(math.log2(max(1.0, math.sqrt(text_bytes))))
-    return int(2 ** min(max(power, _FEWEST_IDS), _MOST_IDS))
-
-
-_FEWEST_IDS, _MOST_IDS = 9, 16  # powers of two
 
 
 @dataclass

@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.data.stream.mixture import MixturePlan
-from pipelines.data.tokens.tokenizer import ids_for
+from pipelines.data.tokens.vocabulary import ids_for
 from pipelines.display.progress import duration, human
 from pipelines.errors import ConfigError
 from pipelines.store.artifact import Artifact
