@@ -24,10 +24,10 @@ from pipelines.data.tokens.tokenizer import (
     Encoder,
     LongRuns,
     TokenizerConfig,
-    ids_for,
     tokenizer_files,
     train_tokenizer,
 )
+from pipelines.data.tokens.vocabulary import ids_for
 from pipelines.display.progress import duration, human, say, table
 from pipelines.errors import ConfigError, DataError
 from pipelines.identity import decisive

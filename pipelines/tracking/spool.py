@@ -58,6 +58,8 @@ class Spool:
         """The items not delivered yet, and the place behind them for `delivered`."""
         with self._lock:
             start, end = self._delivered, self._end
+        if start >= end:  # an empty spool goes when it is closed
+            return [], end
         return [json.loads(line) for line in self._read(start, end).splitlines()], end
 
     def delivered(self, place: int) -> None:

@@ -91,6 +91,7 @@ ANYWHERE = {
     "pipelines.tracking.place": "where MLflow keeps it",
     "pipelines.data.stream.prefetch": "when shards are downloaded, not which",
     "pipelines.data.tokens.sidecars": "those that a run's tokens have are hashed with it",
+    "pipelines.data.tokens.vocabulary": "how many ids, which is in the fingerprint",
     "pipelines.data.tokens.blocks": "compares blocks with their checksums",
     "pipelines.train.network.compute": "runtime(): equal up to rounding (tests/unit/test_attention.py)",
     "pipelines.train.network.cudnn_attention": "likewise: a kernel that compute.attention chooses",
