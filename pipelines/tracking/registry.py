@@ -113,7 +113,7 @@ def register(server: HasClient, run: Mapping[str, Any], told_of: Mapping[str, An
     client.set_registered_model_alias(name, CURRENT, made.version)
     for before in ours:
         if REPLACED not in before.tags:
-            _mark(client, before, made.version)
+            _mark(client, before, str(made.version))
     _note(storage, model, run, made.version)
     page = address(run["uri"])
     where = f": {model_page(page, name, made.version)}" if page else ""

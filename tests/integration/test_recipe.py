@@ -128,10 +128,47 @@ def test_mlflow_shows_the_tree_from_corpus_to_export(smoke: tuple[Path, str]) ->
     assert any(file.path.endswith(".png") for file in client.list_artifacts(found["recipe/smoke"].info.run_id, "plots"))
 
 
+def test_the_registry_holds_what_was_exported_and_mlflow_loads_it(smoke: tuple[Path, str]) -> None:
+    import mlflow
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{smoke[0]}/mlflow.db"
+    client = MlflowClient(uri)
+    (version,) = client.search_model_versions("name = 'smoke'")
+    assert version.source == str(smoke[0] / "export/smoke")  # the weights are there once
+    told = version.tags
+    assert told["trunkline.parent"].startswith("dpo/smoke@step-")
+    assert {told[f"trunkline.{kind}"] for kind in ("corpus", "tokens")} == {"corpus/smoke", "tokens/smoke"}
+    assert "mixture/smoke_stable" in told["trunkline.mixture"]
+    assert "stdlib: PSF-2.0" in told["trunkline.licences"]
+    assert float(told["bits_per_byte"]) > 0
+    assert told["trunkline.heldout"].startswith("tokens/smoke ")
+    assert client.get_run(str(version.run_id)).data.tags["trunkline.artifact"] == "export/smoke"
+    # a format that MLflow has no flavour for is listed, with the way to run it
+    (gguf,) = client.search_model_versions("name = 'smoke-gguf'")
+    assert gguf.tags["trunkline.format"] == "gguf"
+    assert "workflows.chat model=export/smoke-gguf" in str(gguf.description)
+    assert not (smoke[0] / "export/smoke-gguf/MLmodel").exists()
+
+    before = mlflow.get_tracking_uri()
+    try:
+        mlflow.set_tracking_uri(uri)
+        answers = mlflow.transformers.load_model("models:/smoke@current")
+    finally:
+        mlflow.set_tracking_uri(before)
+    question = [{"role": "user", "content": "What is 2 plus 3?"}]
+    (answer,) = answers(question, max_new_tokens=5, do_sample=False)
+    assert answer["generated_text"][-1]["role"] == "assistant"
+    assert answer["generated_text"][-1]["content"]
+
+
 def test_a_second_run_finds_everything_finished(smoke: tuple[Path, str]) -> None:
+    from mlflow import MlflowClient
+
     output = command(smoke[0], "recipe", "+experiment=smoke")
     assert output.count("finished already") == 18
     assert "weights:" not in output  # no worker was started
+    assert len(MlflowClient(f"sqlite:///{smoke[0]}/mlflow.db").search_model_versions("name = 'smoke'")) == 1
 
 
 def test_another_config_under_the_same_name_is_refused_with_the_diff(smoke: tuple[Path, str]) -> None:
