@@ -75,7 +75,9 @@ def test_a_run_says_how_it_ended_and_why_and_that_it_goes_on(desk: Desk) -> None
     assert f"[corpus/a](#/{page_of('1', parent_run)})" in note
     assert "running since" in note
     tracker.metrics({"tokens.web": 1000.0, "tokens.books": 234.0}, 0)
+    assert not tracker.arrived
     tracker.end("FAILED", why="no room left", checkpoint="tokens/b@step-3")
+    assert tracker.arrived
     run = desk.client.get_run(str(tracker.run_id))
     assert run.info.status == "FAILED"
     assert run.data.tags["trunkline.why"] == "no room left"
