@@ -137,25 +137,14 @@ def _fitting(value: str, most: int = LONGEST_PARAMETER) -> str:
 
 def tags(run: Mapping[str, Any]) -> dict[str, str]:
     """The tags that a run begins with, those of MLflow's own columns included. Args: run, its header."""
-    folder, where = run["folder"], run.get("origin", {})
+    folder = run["folder"]
     kind, name = folder.split("/")
-    commit, dirty = where.get("commit"), where.get("dirty")
     told: dict[str, str | None] = {
         "mlflow.runName": run_name(folder, run.get("bases", ()), [one[1] for one in run["inputs"]]),
-        "mlflow.source.name": where.get("command"),
-        # a command that runs to its end is what MLflow calls a job; of any other its page shows no more of the name
-        # than stands behind the last slash
-        "mlflow.source.type": "JOB" if where.get("command") else None,
-        "mlflow.source.git.commit": commit,
-        "mlflow.user": where.get("user"),
+        **origin_tags(run),
         "trunkline.artifact": folder,
         "trunkline.kind": kind,
         "trunkline.name": name,
-        "trunkline.version": where.get("version"),
-        "trunkline.commit": "unknown" if where and not commit else None,
-        "trunkline.dirty": None if not where else "unknown" if dirty is None else str(bool(dirty)).lower(),
-        "trunkline.host": where.get("host"),
-        "trunkline.job": where.get("job"),
         "trunkline.parent": run.get("parent"),
         "trunkline.replaces": run.get("replaces"),
         GROUP: run.get("group"),
@@ -164,6 +153,25 @@ def tags(run: Mapping[str, Any]) -> dict[str, str]:
         key = f"trunkline.input.{reference.split('/')[0]}"
         told[key] = f"{told[key]}, {reference}" if key in told else reference
     return {key: value for key, value in told.items() if value}
+
+
+def origin_tags(run: Mapping[str, Any]) -> dict[str, str | None]:
+    """Who made the command that works on the run, with which code; None for what is not known or not so."""
+    where = run.get("origin", {})
+    commit, dirty = where.get("commit"), where.get("dirty")
+    return {
+        "mlflow.source.name": where.get("command"),
+        # a command that runs to its end is what MLflow calls a job; of any other its page shows no more of the name
+        # than stands behind the last slash
+        "mlflow.source.type": "JOB" if where.get("command") else None,
+        "mlflow.source.git.commit": commit,
+        "mlflow.user": where.get("user"),
+        "trunkline.version": where.get("version"),
+        "trunkline.commit": "unknown" if where and not commit else None,
+        "trunkline.dirty": None if not where else "unknown" if dirty is None else str(bool(dirty)).lower(),
+        "trunkline.host": where.get("host"),
+        "trunkline.job": where.get("job"),
+    }
 
 
 def data_of(run: Mapping[str, Any]) -> list[list[str]]:
@@ -240,6 +248,7 @@ def with_evaluation(note: str, evaluation: str, page: str, heldout: str, at: str
     return "\n".join([line, "", *others])
 
 
+_MEASURED = ("bits_per_byte", "assistant_loss", "preference_accuracy")
 _EVALUATED, REPLACED = "**Evaluated:**", "**Replaced**"  # how the lines begin that other runs write here
 _RESULTS: tuple[tuple[str, Callable[[float], str]], ...] = (
     ("bits_per_byte", lambda value: f"{value:.4f} bits per byte"),
@@ -250,6 +259,12 @@ _RESULTS: tuple[tuple[str, Callable[[float], str]], ...] = (
     ("documents", lambda value: f"{value:,.0f} documents"),
     ("tokens_per_s", lambda value: f"{human(value)} tokens/s"),
 )
+
+
+def without_measured(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The numbers of a run itself, without those that an evaluation has written there: it has a line of its own, and
+    the run may have gone on since."""
+    return {name: value for name, value in metrics.items() if name not in _MEASURED}
 
 
 def results(metrics: Mapping[str, float]) -> list[str]:

@@ -21,11 +21,13 @@ from pipelines.tracking.account import (
     Seen,
     data_of,
     description,
+    origin_tags,
     page_of,
     parameters,
     renewed,
     tags,
     with_evaluation,
+    without_measured,
 )
 from pipelines.tracking.errors import (
     Deleted,
@@ -41,6 +43,8 @@ from pipelines.tracking.records import fingerprint_of, record_key, record_of, ru
 
 _DESCRIBED = "trunkline.store"  # the tag that is set last: the run has its parameters and inputs
 NOTE, NAME = "mlflow.note.content", "mlflow.runName"
+_WHY, _EARLIER, _COMMIT = "trunkline.why", "trunkline.earlier_commits", "mlflow.source.git.commit"
+_HELDOUT, _MEASURED_BY = "trunkline.heldout", "trunkline.evaluated."
 _LOST = "the command ended without a word: it was killed, or its machine was lost"
 told: set[str] = set()  # what this process has said of runs that were deleted: they are looked at again and again
 
@@ -109,8 +113,18 @@ def alive(server: Server, run: Mapping[str, Any], run_id: str) -> Any:
 
 
 def goes_on(server: Server, run: Mapping[str, Any], run_id: str) -> None:
-    """Have the run say that a command works on it."""
+    """Have the run say that a command works on it, and which: not that of before, nor why that ended."""
     server.client.update_run(run_id, status="RUNNING")
+    tags_there = server.client.get_run(run_id).data.tags
+    before, commit = tags_there.get(_COMMIT), run.get("origin", {}).get("commit")
+    if before and before != commit and before not in tags_there.get(_EARLIER, ""):
+        earlier = [tags_there[_EARLIER]] if _EARLIER in tags_there else []
+        server.client.set_tag(run_id, _EARLIER, ", ".join([*earlier, before]))
+    for name, value in {**origin_tags(run), _WHY: None}.items() if run.get("origin") else ():
+        if value and value != tags_there.get(name):
+            server.client.set_tag(run_id, name, value)
+        elif not value and name in tags_there:
+            server.client.delete_tag(run_id, name)
     if run.get("group"):  # of a run that an earlier command made
         server.client.set_tag(run_id, GROUP, run["group"])
     _write_note(server, run, run_id, None)
@@ -120,7 +134,7 @@ def ended(server: Server, run: Mapping[str, Any], run_id: str, end: Mapping[str,
     """Set the run's end, and complete its description. Args: end, as `account.description` takes it."""
     server.client.set_terminated(run_id, end["end"], end["at"])
     if end.get("why"):
-        server.client.set_tag(run_id, "trunkline.why", str(end["why"])[:500])
+        server.client.set_tag(run_id, _WHY, str(end["why"])[:500])
     _write_note(server, run, run_id, end)
     if end["end"] == "FINISHED" and run.get("replaces") and run["replaces"] != run_id:
         _replaced(server, run, run["replaces"], run_id)
@@ -159,12 +173,12 @@ def evaluated(server: Server, run: Mapping[str, Any], told_of: Mapping[str, Any]
             told.add(run_id)
             say(f"   its numbers stand on {run['folder']} alone: {error.deletion}")
         return
-    first = mlflow_run.data.tags.get("trunkline.heldout", heldout)
+    first = mlflow_run.data.tags.get(_HELDOUT, heldout)
     below = "" if first == heldout else f"{heldout.split('/', 1)[-1].replace(' ', '.')}/"
     rows = [[f"{below}{name}", *rest] for name, *rest in told_of["rows"]]
     server.log_metrics(run_id, rows)
-    server.client.set_tag(run_id, "trunkline.heldout", first)
-    server.client.set_tag(run_id, f"trunkline.evaluated.{below.rstrip('/') or 'own'}", run["folder"])
+    server.client.set_tag(run_id, _HELDOUT, first)
+    server.client.set_tag(run_id, f"{_MEASURED_BY}{below.rstrip('/') or 'own'}", run["folder"])
     numbers, note = {name: value for name, value, *_ in told_of["rows"]}, mlflow_run.data.tags.get(NOTE, "")
     at = f"{folder}@step-{told_of['rows'][0][3]}" if told_of["rows"] else folder
     if NOTE_END in note:  # else a person has written another
@@ -199,7 +213,9 @@ def _write_note(server: Server, run: Mapping[str, Any], run_id: str, end: Mappin
     files = tuple(file.path for file in server.client.list_artifacts(run_id)) if end is not None else ()
     page = page_of(experiment, run_id)
     own = mlflow_run.data
-    seen = Seen(page, {folder: at for folder, at in pages.items() if at}, own.metrics, own.params, files)
+    measured = any(tag.startswith(_MEASURED_BY) for tag in own.tags)
+    metrics = without_measured(own.metrics) if measured else own.metrics
+    seen = Seen(page, {folder: at for folder, at in pages.items() if at}, metrics, own.params, files)
     note = renewed(own.tags.get(NOTE, ""), description(run, seen, end))
     if note is not None:
         server.client.set_tag(run_id, NOTE, note)

@@ -65,7 +65,8 @@ def desk(tmp_path: Path, mlflow_tables: Path, monkeypatch: pytest.MonkeyPatch) -
     return Desk(tmp_path, mlflow_tables)
 
 
-def test_a_run_says_how_it_ended_and_why_and_that_it_goes_on(desk: Desk) -> None:
+def test_a_run_says_how_it_ended_and_why_and_that_it_goes_on(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(origin, "git_state", lambda: ("1a2b", True))
     parent, parent_run = desk.make("corpus/a")
     desk.begin("tokens/b")
     about = About(what="Ids on disk.", command="python -m workflows.tokenize", bases=("x",))
@@ -85,10 +86,15 @@ def test_a_run_says_how_it_ended_and_why_and_that_it_goes_on(desk: Desk) -> None
         assert told in run.data.tags[NOTE]
     assert [one.dataset.name for one in run.inputs.dataset_inputs] == ["corpus/a"]
 
-    again = desk.open("tokens/b", about, {"corpus/a": parent})
+    monkeypatch.setattr(origin, "git_state", lambda: ("5e6f", False))
+    again = desk.open("tokens/b", About(what="Ids on disk.", command="another"), {"corpus/a": parent})
     assert again.run_id == tracker.run_id
     run = desk.client.get_run(str(again.run_id))
     assert run.info.status == "RUNNING"
+    # by which command and code: no longer that of before, nor why that ended
+    assert "trunkline.why" not in run.data.tags
+    assert (run.data.tags["mlflow.source.name"], run.data.tags["mlflow.source.git.commit"]) == ("another", "5e6f")
+    assert run.data.tags["trunkline.earlier_commits"] == "1a2b"
     assert "running since" in run.data.tags[NOTE]
     desk.client.set_tag(run.info.run_id, NOTE, "Somebody's own words.")
     again.end("FINISHED")
@@ -112,6 +118,12 @@ def test_an_evaluation_stands_on_the_run_that_was_evaluated_and_mixes_no_two_hel
     first, second = run.data.tags[NOTE].split("\n")[0], run.data.tags[NOTE].split("\n")[2]
     assert "5.0000 bits per byte of `pretrain/a@step-7` on `tokens/other 3c4d`" in first
     assert "2.5000 bits per byte of `pretrain/a@step-7` on `tokens/t 1a2b`" in second
+    # the run goes on: what was measured at another step stays on lines of its own
+    tracker = desk.open("pretrain/a")
+    tracker.end("FINISHED")
+    note = desk.tags(trunk_run)[NOTE]
+    assert note.count("**Evaluated:**") == 2
+    assert "- **Result:** last loss 3.0000\n" in note
     # the checkpoint is a parent, and no dataset of the evaluation
     evaluation = desk.client.get_run(json.loads((desk.root / "evaluate/one/mlflow.json").read_text())["run_id"])
     assert evaluation.inputs.dataset_inputs == []
