@@ -56,8 +56,6 @@ _SEPARATE = re.compile(r"([\s'\"$&;|<>(){}\[\]*?\\`!])")
 _TABLES = {
     ("export", "format"): "pipelines.train.formats",
     ("quantize", "method"): "pipelines.train.quantization",
-    ("tokenize", "sidecars"): "pipelines.data.tokens.sidecars",
-    ("evaluate", "tasks"): "pipelines.train.tasks",
 }
 # keys that name an artifact
 _REFERENCES = ("data", "parent", "tokens", "model", "known", "tokenizer.reuse", "evaluation")
