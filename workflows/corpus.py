@@ -270,8 +270,8 @@ def _unreadable(sources: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, figures in sources.items():
         counts = figures.get("unreadable") or {}
-        named = ", ".join(f"{beside} ({n:,} documents)" for beside, n in counts.items())
-        lines += [f"{name}: beside texts that were kept could not be read: {named}"] if counts else []
+        named = ", ".join(f"{beside} (of {n:,})" for beside, n in counts.items())
+        lines += [f"{name}: what stands beside a text could not be read, and the text was kept: {named}"] if counts else []
     return lines
 
 

@@ -663,7 +663,7 @@ def test_a_folder_of_mixed_kinds_is_told_and_front_matter_is_no_text(tmp_path: P
     assert facts["dropped"] == {"records.is_conversation": 1}
     assert facts["unreadable"] == {"front matter": 1}
     assert corpus_workflow._unreadable(corpus.statistics["sources"]) == [
-        "notes: beside texts that were kept could not be read: front matter (1 documents)"
+        "notes: what stands beside a text could not be read, and the text was kept: front matter (of 1)"
     ]
     kept = {row["id"]: row for split in ("train", "heldout") for row in rows(corpus, split, "notes")}
     assert len(kept) == 10
