@@ -271,7 +271,8 @@ def _unreadable(sources: Mapping[str, Any]) -> list[str]:
     for name, figures in sources.items():
         counts = figures.get("unreadable") or {}
         named = ", ".join(f"{beside} (of {n:,})" for beside, n in counts.items())
-        lines += [f"{name}: what stands beside a text could not be read, and the text was kept: {named}"] if counts else []
+        if counts:
+            lines.append(f"{name}: what stands beside a text could not be read, and the text was kept: {named}")
     return lines
 
 
