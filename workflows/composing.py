@@ -111,7 +111,8 @@ def hand_on(config_class: type, typed: Sequence[str]) -> list[str]:
     if key is None:
         return list(typed)
     own = {"experiment", *(field.name for field in dataclasses.fields(config_class))}
-    words, handed = [], []
+    words: list[str] = []
+    handed: list[str] = []
     for word in typed:
         first = re.split("[.=@/]", word.lstrip("+~"))[0]
         mine = word[0:1] == "-" or ("=" not in word and word[0:1] != "~") or first in own or first == "hydra"

@@ -157,9 +157,9 @@ def _missing(key: str, cause: str, config_class: type, names: Names) -> str:
     absent = re.search(r"full_key: (\S+)", cause)
     where, _, name = (absent[1] if absent else key).rpartition(".")
     if absent and where == key:  # a whole mapping, of which Hydra merges each entry
-        there = ", ".join(sorted(names(where))) or "other keys"
+        others = ", ".join(sorted(names(where))) or "other keys"
         return (
-            f"{key}={{…}} is merged into what is there ({there}), and {name} is not there; to replace all of it: "
+            f"{key}={{…}} is merged into what is there ({others}), and {name} is not there; to replace all of it: "
             f"'~{key}' '+{key}={{{name}: …}}'; to add to it: +{absent[1]}=…"
         )
     if key == (absent[1] if absent else key) or not _is_mapping(config_class, where):
