@@ -370,11 +370,13 @@ class Session:
         with contextlib.suppress(ConfigError):  # what became of a server that has just answered is no news
             self.tell_pages(comparison(self.config.tracking, self.store, Asked(folder=folder)))
 
-    def tell_group(self) -> None:
-        """Where MLflow shows the arms of this sweep beside each other."""
+    def tell_group(self, evaluations: Iterable[str] = ()) -> None:
+        """Where MLflow shows the arms of this sweep beside each other. Args: evaluations, the arms, if they are some:
+        then it is what they are of."""
         if self.group is not None and self.config.tracking.enabled:
+            asked = Asked(group=self.group, evaluations=tuple(evaluations))
             with contextlib.suppress(ConfigError):
-                self.tell_pages(comparison(self.config.tracking, self.store, Asked(group=self.group)))
+                self.tell_pages(comparison(self.config.tracking, self.store, asked))
 
     def tell_pages(self, found: Comparison | None) -> None:
         """Say where runs are compared, and what serves that page."""

@@ -501,7 +501,8 @@ def sweep_in_turn(
         say("\n" + text + "\n")
         if why:
             say(f"   {why}")
-        session.tell_group()
+        there = [outcome.artifact.folder for outcome in outcomes if outcome.artifact is not None]
+        session.tell_group(there if workflow == "evaluate" else ())
     if failed:
         i, error = next(iter(failed.items()))
         raised = type(error)(

@@ -37,6 +37,7 @@ _BITS, _LOSS, _CURVE = "bits_per_byte", "loss", "loss_by_tokens"
 _MOST_ARMS = 100  # that are looked at
 _MOST_CURVES = 20  # that are read to zoom: those that MLflow draws
 _MOST_COLUMNS = 8
+_NAMED = 2  # in a title
 _OWN = {"name"}  # parameters that differ by themselves
 # of which MLflow gives each run one by its id: two arms are then often alike
 _COLOURS = (
@@ -70,14 +71,20 @@ def of_run(client: Any, run: Any) -> Ablation | None:
 
 
 def of_group(client: Any, experiment_id: str, group: str) -> Ablation | None:
-    """The arms of a sweep; of a sweep of evaluations the runs that were evaluated, where each was once."""
-    found = _found(client, experiment_id, group, _is(GROUP, group))
-    if found is None or {run.data.tags.get(KIND) for run in found.arms} != {"evaluate"}:
-        return found
-    subjects = dict.fromkeys(run.data.tags.get(PARENT) for run in found.arms)
-    if len(subjects) < len(found.arms) or None in subjects:
-        return found
-    return _found(client, experiment_id, f"evaluated: {group}", _among(subjects))
+    """The arms of a sweep."""
+    return _found(client, experiment_id, group, _is(GROUP, group))
+
+
+def of_evaluations(client: Any, experiment_id: str, run_ids: Sequence[str]) -> Ablation | None:
+    """The runs that were evaluated; the evaluations themselves, where one run was at several of its checkpoints."""
+    evaluations = [client.get_run(run_id) for run_id in run_ids]
+    subjects = dict.fromkeys(run.data.tags.get(PARENT) for run in evaluations)
+    compared = list(run_ids) if len(subjects) < len(evaluations) or None in subjects else list(subjects)
+    if len(compared) < 2:
+        return None
+    names = sorted(str(run.data.tags.get("trunkline.parent", run.info.run_id)) for run in evaluations)
+    more = f", {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return _found(client, experiment_id, f"evaluated: {', '.join(names[:_NAMED])}{more}", _among(compared))
 
 
 def _found(client: Any, experiment_id: str, title: str, search: str) -> Ablation | None:
@@ -103,12 +110,15 @@ def view_of(ablation: Ablation, curves: Sequence[Sequence[tuple[float, float]]])
     told = [name for name in (_BITS, "assistant_loss", "preference_accuracy") if name in measured and heldout]
     charts = [line(_CURVE, end_of(curves))] if _CURVE in measured else []
     if number in measured and (heldout is not None or order != BY_START):
-        charts += [scatter(varied[0], number)] if varied else [bars(number)]
-        charts += [parallel(varied[:4], [number])] if len(varied) > 1 else []
+        # a point needs a value on both axes; what an arm begins from says less than what was set
+        known = [name for name in varied if all(name in run.data.params for run in arms) and name != "parent"]
+        charts += [scatter(known[0], number)] if known else [bars(number)]
+        charts += [parallel(known[:4], [number])] if len(known) > 1 else []
     charts += [line("learning_rate")] if "learning_rate" in measured else []
     charts += [difference()] if varied else []
     return View(
         name=ablation.title,
+        runs=ablation.search,
         search=search,
         order=order,
         ascending=ascending,
@@ -168,11 +178,13 @@ def curves_of(client: Any, arms: Sequence[Any]) -> list[list[tuple[float, float]
 
 
 def colour(client: Any, arms: Sequence[Any]) -> None:
-    """Give the arms colours that can be told apart; one that has a colour of its own keeps it."""
-    taken = {run.data.tags[_COLOUR] for run in arms if _COLOUR in run.data.tags}
-    free = [one for one in _COLOURS if one not in taken]
-    for run, one in zip([run for run in arms if _COLOUR not in run.data.tags], free, strict=False):
-        client.set_tag(run.info.run_id, _COLOUR, one)
+    """Give the arms colours that can be told apart; the first of a colour keeps it, and what a person chose stays."""
+    own = [run.data.tags.get(_COLOUR) for run in arms]
+    free = [one for one in _COLOURS if one not in own]
+    for place, run in enumerate(arms):
+        chosen = own[place] is not None and (own[place] not in _COLOURS or own[place] not in own[:place])
+        if not chosen and free:
+            client.set_tag(run.info.run_id, _COLOUR, free.pop(0))
 
 
 def save(client: Any, experiment_id: str, view: View) -> str:

@@ -38,13 +38,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be compared: the runs beside that of an artifact, or the arms of a sweep."""
+    """What is to be compared: the runs beside that of an artifact, the arms of a sweep, or what evaluations are of."""
 
     folder: str | None = None
     group: str | None = None
+    evaluations: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"group {self.group}" if self.folder is None else self.folder
+        return self.folder or f"group {self.group}"
 
 
 def comparison(config: TrackingConfig, store: ArtifactStore, asked: Asked, port: int = UI_PORT) -> Comparison | None:
@@ -63,6 +64,10 @@ def comparison(config: TrackingConfig, store: ArtifactStore, asked: Asked, port:
                 raise ConfigError(f"MLflow at {uri} has no run of {asked.folder}: was it made with tracking.enabled?")
             run = client.get_run(run_id)
             experiment_id, compared = run.info.experiment_id, ablation.of_run(client, run)
+        elif asked.evaluations:
+            experiment_id = _experiment(client, config, uri)
+            run_ids = [run_at(store.storage, folder, uri) for folder in asked.evaluations]
+            compared = ablation.of_evaluations(client, experiment_id, [one for one in run_ids if one is not None])
         else:
             experiment_id = _experiment(client, config, uri)
             compared = ablation.of_group(client, experiment_id, asked.group or "")

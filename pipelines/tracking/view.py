@@ -13,7 +13,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 TAG = "mlflow.sharedViewState."
@@ -28,7 +28,8 @@ class View:
 
     Attributes: name, in the menu of saved views. search, MLflow's filter. order, the key to order by, as `column` gives
     it. columns, beside the run's name. charts, of `line`, `bars`, `scatter`, `parallel`, `difference`. folded, prefixes
-    of metrics, whose sections of further charts begin closed.
+    of metrics, whose sections of further charts begin closed. runs, the filter that says whose view it is, where
+    `search` narrows it.
     """
 
     name: str
@@ -37,12 +38,13 @@ class View:
     ascending: bool = False
     columns: Sequence[str] = ()
     charts: Sequence[Mapping[str, Any]] = ()
-    folded: Sequence[str] = field(default=())
+    folded: Sequence[str] = ()
+    runs: str = ""
 
     @property
     def key(self) -> str:
         """The same for the same runs, so that an address goes on showing them when the view is written anew."""
-        return hashlib.sha256(f"{self.name}\n{self.search}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{self.name}\n{self.runs or self.search}".encode()).hexdigest()[:16]
 
 
 def state(view: View) -> dict[str, Any]:

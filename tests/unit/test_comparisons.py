@@ -162,7 +162,7 @@ class Runs:
             self.client.log_metric(run_id, "loss_by_tokens", 5.0 - step / 3, step=1000 * (step + 1))
         return run_id
 
-    def compared(self, **asked: str) -> tuple[dict[str, Any], str]:
+    def compared(self, **asked: Any) -> tuple[dict[str, Any], str]:
         found = comparison(self.config, self.store, Asked(**asked))
         assert found is not None
         return shown(self.client, self.experiment, found.url), found.order
@@ -251,7 +251,11 @@ def test_a_sweep_is_its_group_and_its_evaluations_show_what_they_evaluated(runs:
         measured = {"bits_per_byte": 1.0}
         own = {"trunkline.parent_run": subject, "trunkline.group": "measured"}
         runs.make(f"evaluate/{name}", {"parent": f"anneal/{name}"}, measured, SET, **own)
-    for asked in ({"group": "measured"}, {"folder": "evaluate/linear"}):
+    measured_together: tuple[dict[str, Any], ...] = (
+        {"evaluations": ("evaluate/linear", "evaluate/cosine")},
+        {"folder": "evaluate/linear"},
+    )
+    for asked in measured_together:
         view, _ = runs.compared(**asked)
         assert runs.listed(view) == ["anneal/cosine", "anneal/linear"]
 
