@@ -1,0 +1,114 @@
+"""What a person sees of drops: the plan's trial, `show_dropped`, the table and the note at the end, the data card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipelines.data.corpus.recipe import CorpusConfig
+from pipelines.errors import DataError
+from pipelines.store.artifact import Artifact
+from tests.commands import run_here
+from tests.notes_sample import notes
+from tests.unit.test_corpus import article, config_of, make
+from workflows.corpus import _report
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of notes, and a lab's conf that reads it as prose, which nobody said it is not."""
+    place = tmp_path_factory.mktemp("drops")
+    (place / "in").mkdir()
+    for name, text in notes().items():
+        (place / "in" / f"{name}.md").write_text(text, encoding="utf-8")
+    (place / "in" / "essay.txt").write_text(article(1), encoding="utf-8")
+    (place / "conf" / "corpus").mkdir(parents=True)
+    (place / "conf" / "corpus" / "kept.yaml").write_text(
+        "defaults: [rules@_here_: standard, _self_]\n"
+        f"sources: {{mine: {{licence: MIT, reader: {{type: files, path: {place / 'in'}}}}}}}\n"
+    )
+    return place
+
+
+@pytest.fixture(scope="module")
+def made(folder: Path) -> tuple[Artifact, CorpusConfig]:
+    source = {"language": "auto", "reader": {"type": "files", "path": str(folder / "in")}}
+    config = config_of({"mine": source}, name="kept")
+    return make(folder / "store", config), config
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_a_plan_that_would_lose_most_of_a_source_says_so(folder: Path) -> None:
+    ended = run_here("corpus", "--config-dir", str(folder / "conf"), "corpus=kept", "name=p", "dry_run=true")
+    told = flat(ended.out)
+    assert ended.code == 0
+    assert "of 68 documents of mine were dropped, most" in told
+    assert "are these notes, lists or mails? then ++corpus.sources.mine.content=notes; else" in told
+    assert "corpus.quality.prose.min_words=50 corpus.quality.prose.min_words=25" in told
+    kept = run_here(
+        "corpus", "--config-dir", str(folder / "conf"), "corpus=kept", "name=p", "dry_run=true",
+        "++corpus.sources.mine.content=notes",
+    )  # fmt: skip
+    assert "68 read, 68 kept" in flat(kept.out)
+    assert "were dropped" not in kept.out
+
+
+def test_the_end_of_a_corpus_says_which_key_to_change_and_how_to_look(
+    made: tuple[Artifact, CorpusConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus, config = made
+    session: Any = SimpleNamespace(typed=lambda command: command)
+    _report(config, corpus, session)
+    told = flat(capsys.readouterr().out)
+    assert "dropped for documents of governed by to drop fewer" in told
+    assert "corpus.quality.prose.min_words=50 corpus.quality.prose.min_words=25" in told
+    assert "examples: python -m workflows.corpus name=kept show_dropped=quality.too_short" in told
+
+
+def test_examples_stand_with_their_key_whatever_recipe_was_typed(
+    folder: Path, made: tuple[Artifact, CorpusConfig]
+) -> None:
+    ended = run_here("corpus", f"store={folder / 'store'}", "name=kept", "show_dropped=quality.too_short")
+    told = flat(ended.out)
+    assert ended.code == 0
+    assert "en-" in told
+    assert "corpus.sources.mine.content=prose ++corpus.sources.mine.content=notes" in told
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        ("too_short", ": did you mean show_dropped=quality.too_short?"),
+        ("quality.to_short", ": did you mean show_dropped=quality.too_short?"),
+        ("quality.bulets", ": quality.bullets is a reason, and dropped nothing either"),
+        ("dedup.near", ""),
+        ("hello", ""),
+    ],
+)
+def test_a_reason_that_dropped_nothing_is_told_with_the_near_one(
+    folder: Path, made: tuple[Artifact, CorpusConfig], asked: str, answer: str
+) -> None:
+    ended = run_here("corpus", f"store={folder / 'store'}", "name=kept", f"show_dropped={asked}")
+    assert ended.code == 2
+    assert f"show_dropped={asked}: corpus/kept dropped nothing for it; reasons there: quality.too_short (" in ended.err
+    assert ended.err.rstrip().endswith(answer or ")")
+
+
+def test_the_data_card_has_the_keys(made: tuple[Artifact, CorpusConfig]) -> None:
+    page = made[0].path("data_card.html").read_text(encoding="utf-8")
+    assert "<h3>By which key</h3>" in page
+    assert "corpus.quality.prose.min_words=50" in page
+    assert "++corpus.sources.mine.content=notes" in page
+
+
+def test_a_source_of_which_nothing_is_left_is_refused_with_the_key(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("- milk\n- bread and eggs\n", encoding="utf-8")
+    config = config_of({"mine": {"reader": {"type": "files", "path": str(tmp_path / "a.md")}}})
+    with pytest.raises(DataError, match=r"source mine leaves no document \(quality.too_short 1\).*content=notes; else"):
+        make(tmp_path / "store", config)
