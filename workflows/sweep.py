@@ -139,8 +139,8 @@ def sweep_stage(stage: str, turns: Sequence[Turn], session: Session) -> list[Art
             unfinished = sum(1 for arm in together if not arm.finished)
             with PoolWhenNeeded(session, cluster, unfinished, tuple(shapes)) as pool:
                 own = {arm.turn.config.name for arm in together}
-                options = {"shares": shares, "replaced": replaced, "tell_every_seconds": _TELL_SECONDS}
-                with TreeRunner(session, pool, **options) as runner, pool:  # lanes end before names are given back
+                runner = TreeRunner(session, pool, shares=shares, replaced=replaced, tell_every_seconds=_TELL_SECONDS)
+                with runner, pool:  # lanes end before names are given back
                     if any(arm.replaces for arm in together):
                         pool.wait()  # a cluster that cannot start must not cost what is there
                     runner.add([chain for chain in chains if chain.name in own])
@@ -199,13 +199,12 @@ def _refuse(turn: Turn) -> None:
     config = turn.config
     if config.write_spec is not None:
         raise ConfigError(
-            f"write_spec={config.write_spec} is one file for one run: type the turn's own command, {turn.command} "
-            f"write_spec={config.write_spec}"
+            f"write_spec={config.write_spec} is one file for one run: type the command of one turn alone, without -m"
         )
     if config.checkpoint.resume != "latest":
         raise ConfigError(
-            f"checkpoint.resume={config.checkpoint.resume} takes one run back: type the turn's own command first, "
-            f"{turn.command} checkpoint.resume={config.checkpoint.resume}, then the sweep without it"
+            f"checkpoint.resume={config.checkpoint.resume} takes one run back: type the command of that turn alone, "
+            "without -m, and then the sweep without checkpoint.resume"
         )
     if config.share and config.on_change == "rebuild":
         raise ConfigError(
@@ -465,7 +464,8 @@ def sweep_in_turn(
             except TrunklineError as error:
                 mistakes[i] = error
         tell_all(mistakes, [turn.varied for turn in turns])
-    outcomes, failed = [], dict[int, TrunklineError]()
+    outcomes: list[Outcome] = []
+    failed: dict[int, TrunklineError] = {}
     for i, turn in _each(turns, session):
         since = f"  ({duration(time.monotonic() - began)} since the start)" if i else ""
         say(f"\n━━ {turn.label.replace(' ', f' {workflow} ', 1)}{since}")
@@ -504,12 +504,12 @@ def sweep_in_turn(
         there = [outcome.artifact.folder for outcome in outcomes if outcome.artifact is not None]
         session.tell_group(there if workflow == "evaluate" else ())
     if failed:
-        i, error = next(iter(failed.items()))
-        raised = type(error)(
+        first = next(iter(failed))
+        raised = type(failed[first])(
             f"{len(failed)} of {len(turns)} turns ended with an error; the same command again goes on with them. First "
-            f"{turns[i].label}: {error}"
+            f"{turns[first].label}: {failed[first]}"
         )
-        raised.exit_code = error.exit_code
+        raised.exit_code = failed[first].exit_code
         raise raised
     return [outcome.artifact for outcome in outcomes if outcome.artifact is not None]
 

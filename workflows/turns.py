@@ -108,7 +108,7 @@ def compose_turns(workflow: str, config_class: type, typed: Sequence[str]) -> li
             kept = [word for word in row if word.lstrip("+").partition("=")[0] != "name"]
             command = command_of(workflow, [*kept, f"name={name}"])
         try:
-            config = parse_composed(config_class, resolved(choice), row)
+            config: Any = parse_composed(config_class, resolved(choice), row)
             turns.append(Turn(i + 1, len(rows), config, bases[i], command, every[i], varied[i]))
         except TrunklineError as error:
             mistakes[i] = error
@@ -136,7 +136,7 @@ def split(workflow: str, config_class: type, overrides: Sequence[str]) -> list[l
             lists: list[list[str]] = []
             for override in parsed:
                 if not override.is_sweep_override():
-                    lists.append([override.input_line])
+                    lists.append([str(override.input_line)])
                     continue
                 if not override.is_discrete_sweep():
                     raise ConfigError(
