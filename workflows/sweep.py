@@ -246,9 +246,10 @@ def _conclude(stage: str, arms: Sequence[Arm], failed: Mapping[str, Exception], 
         _tell_next(stage, best, session)
     if failed:
         name, error = next(iter(failed.items()))
-        raise type(error)(
+        raise _at_the_end(
+            error,
             f"{len(failed)} of {len(arms)} arms ended with an error; the same command again goes on with them. First "
-            f"{stage}/{name}: {error}"
+            f"{stage}/{name}: {error}",
         )
     return [outcome.artifact for outcome in outcomes if outcome.artifact is not None]
 
@@ -505,12 +506,11 @@ def sweep_in_turn(
         session.tell_group(there if workflow == "evaluate" else ())
     if failed:
         first = next(iter(failed))
-        raised = type(failed[first])(
+        raise _at_the_end(
+            failed[first],
             f"{len(failed)} of {len(turns)} turns ended with an error; the same command again goes on with them. First "
-            f"{turns[first].label}: {failed[first]}"
+            f"{turns[first].label}: {failed[first]}",
         )
-        raised.exit_code = failed[first].exit_code
-        raise raised
     return [outcome.artifact for outcome in outcomes if outcome.artifact is not None]
 
 
@@ -524,6 +524,17 @@ def _each(turns: Sequence[Turn], session: Session) -> Iterator[tuple[int, Turn]]
 
 def _state(outcome: Outcome) -> str:
     return outcome.error or ("finished already" if outcome.artifact is not None else "")
+
+
+def _at_the_end(first: Exception, told: str) -> TrunklineError:
+    """The error that ends a sweep, with the exit code of the first of its arms."""
+    if not isinstance(first, TrunklineError):
+        raised = TrunklineError(told)
+        raised.exit_code = 1
+        return raised
+    raised = type(first)(told)
+    raised.exit_code = first.exit_code
+    return raised
 
 
 def _fault(error: Exception) -> TrunklineError:

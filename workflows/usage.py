@@ -28,8 +28,8 @@ def print_usage(workflow: str) -> None:
     experiments = places.experiments(workflow)
     say(f"\nExperiments: {', '.join(f'+experiment={name}' for name in experiments) or 'none for this workflow'}")
     say(
-        "Also: dry_run=true (the plan, nothing started), --cfg job (the composed config), -m key=a,b (a sweep; vary "
-        "name too)"
+        "Also: dry_run=true (the plan, nothing started), --cfg job (the composed config), -m key=a,b (a sweep: "
+        "all turns are checked first)"
     )
 
 

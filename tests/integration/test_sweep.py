@@ -1,4 +1,6 @@
-"""`-m share=true` as a user types it: killed, typed again, and compared with the plain commands."""
+"""`-m` as a user types it: arms side by side, one that diverges, a rebuild; with `share=true` killed, typed again, and
+compared with the plain commands.
+"""
 
 from __future__ import annotations
 
@@ -75,3 +77,44 @@ def test_a_sweep_that_was_killed_goes_on_when_it_is_typed_again(store: Any, one_
     with Session(config) as session:
         assert one_rank.call(train, alone_spec(session, "pretrain", config)).error == ""
     assert_equal(store, "pretrain/run-steps-60", "pretrain/alone")
+
+
+def test_arms_train_by_themselves_and_one_that_diverges_stops_no_other(store: Any) -> None:
+    from mlflow import MlflowClient
+
+    common = [*arguments(store)[:-1], "-m", "steps=6", "cluster.workers=1"]  # tracked
+    command = [sys.executable, "-m", "workflows.pretrain", *common]
+    done = subprocess.run([*command, "schedule.peak_lr=0.01,1e30,0.02"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "error: 1 of 3 arms ended with an error; the same command again goes on with them. First" in done.stderr
+    assert "pretrain/run-peak_lr-1e30: step" in done.stderr
+    assert "has diverged" in done.stderr
+    assert re.search(r"^   1e\+?30 .*diverged: step", done.stdout, re.MULTILINE), done.stdout
+    for rate in ("0.01", "0.02"):
+        assert re.search(rf"^   {rate} +[\d.]+ +[\d.]+ +pretrain/run-peak_lr-{rate}$", done.stdout, re.MULTILINE), (
+            done.stdout
+        )
+        # as its own command makes it
+        own = store.claim(f"pretrain/run-peak_lr-{rate}")["command"].split()[3:]
+        assert own[-1] == f"name=run-peak_lr-{rate}"
+        assert "finished already" in run_here("pretrain", *own).out
+    runs = MlflowClient(f"sqlite:///{store.storage.root}/mlflow.db").search_runs(
+        ["1"], "tags.`trunkline.group` = 'pretrain-run-peak_lr'"
+    )
+    assert sorted((run.data.tags["trunkline.artifact"], run.info.status) for run in runs) == [
+        ("pretrain/run-peak_lr-0.01", "FINISHED"),
+        ("pretrain/run-peak_lr-0.02", "FINISHED"),
+        ("pretrain/run-peak_lr-1e30", "FAILED"),
+    ]
+    # names that are taken by another config are all told, before anything starts
+    taken = run_here("pretrain", *common, "schedule.peak_lr=0.01,0.02", "seed=2")
+    assert taken.code == 2
+    assert "2 of 2 turns cannot be run, so none was started" in taken.err
+    assert re.search(r"1/2 .*run-peak_lr-0.01 in .* was made by another configuration", taken.err), taken.err
+    assert re.search(r"2/2 .*run-peak_lr-0.02 in .* was made by another configuration", taken.err), taken.err
+    rebuild = [*command, "schedule.peak_lr=0.01,0.02", "seed=2", "on_change=rebuild"]
+    done = subprocess.run(rebuild, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "replaces 2 of them" in done.stdout
+    assert [store.get(f"pretrain/run-peak_lr-{rate}").config["seed"] for rate in ("0.01", "0.02")] == [2, 2]
+    assert not store.storage.keys(".rebuilds")
