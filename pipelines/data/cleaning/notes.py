@@ -17,7 +17,6 @@ Plain Python reads some megabytes per second, which is enough for what people wr
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Sequence
 
@@ -26,14 +25,16 @@ from pipelines.config import Count, Share, Whole, config_class
 # of Markdown, of tables and of lists: they say how a text is laid out
 _MARKUP = re.compile(r"[\s|\-–—*_#>`\[\]()+=~:.,…•·←→]+")
 LOREM_IPSUM = re.compile(r"lorem ipsum", re.IGNORECASE)
-_LETTER = re.compile(r"[^\W\d_]")
+_LETTERS = re.compile(r"[^\W\d_]+")
 _FIGURE = re.compile(r"\d+")
 # a word of letters and figures; a Chinese character, kana or Thai letter is one by itself
 _UNSPACED = "\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u3005-\u3007\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])[^\W_])+")
+_SPACED_WORD = re.compile(r"[^\W_]+")
 _WRITTEN_UNSPACED = re.compile(f"[{_UNSPACED}]")
 _CODED_LETTERS, _CODED_MIXED = 30, 8  # characters of a word that is none: of letters alone, or with figures between
-_LONGEST_RUN = 100  # characters without a space: what is longer is an address, a blob or a minified file
+# characters without a space: what is longer than 100 is an address, a blob or a minified file
+_LONG_RUN = re.compile(r"\S{101,}")
 _MIXED = re.compile(r"[^\W\d]\d+[^\W\d]|\d[^\W\d]+\d")
 
 
@@ -68,34 +69,38 @@ def _reason(text: str, rules: NotesRules) -> str | None:
         return "quality.too_long"
     if _letter_share(text) < rules.min_letter_share:
         return "quality.alphabetic_ratio"
-    if _coded_share(text) > rules.max_coded_share:
+    words = _words(text)
+    if _coded_share(text, words) > rules.max_coded_share:
         return "quality.coded"
     if _repeated_lines(text) > rules.max_repeated_lines:
         return "quality.repeated_lines"
-    first = [word[0].casefold() for word in itertools.islice(_WORD.finditer(text), rules.distinct_words)]
+    first = [word.casefold() for word in words[: rules.distinct_words]]
     if len(first) == rules.distinct_words and len(set(first)) < rules.min_distinct_words * len(first):
         return "quality.repeated_words"
     return "quality.lorem_ipsum" if rules.lorem_ipsum and LOREM_IPSUM.search(text) else None
 
 
+def _words(text: str) -> list[str]:
+    # most texts need no look at each character
+    return (_WORD if _WRITTEN_UNSPACED.search(text) else _SPACED_WORD).findall(text)
+
+
 def _letter_share(text: str) -> float:
     told = _MARKUP.sub("", text)
     twice = len(_WRITTEN_UNSPACED.findall(told))
-    return (len(_LETTER.findall(told)) + twice) / max(1, len(told) + twice)
+    return (sum(map(len, _LETTERS.findall(told))) + twice) / max(1, len(told) + twice)
 
 
-def _coded_share(text: str) -> float:
-    coded = total = 0
-    for run in text.split():
-        words = _WORD.findall(run)
-        total += sum(map(len, words))
-        whole = len(run) > _LONGEST_RUN and _WRITTEN_UNSPACED.search(run) is None
-        coded += sum(len(word) for word in words if whole or _is_coded(word))
-    return coded / max(1, total)
+def _coded_share(text: str, words: Sequence[str]) -> float:
+    coded = sum(len(word) for word in words if _is_coded(word))
+    for run in _LONG_RUN.findall(text):
+        if _WRITTEN_UNSPACED.search(run) is None:
+            coded += sum(len(word) for word in _SPACED_WORD.findall(run) if not _is_coded(word))
+    return coded / max(1, sum(map(len, words)))
 
 
 def _is_coded(word: str) -> bool:
-    return len(word) > _CODED_LETTERS or (len(word) >= _CODED_MIXED and _MIXED.search(word) is not None)
+    return len(word) >= _CODED_MIXED and (len(word) > _CODED_LETTERS or _MIXED.search(word) is not None)
 
 
 def _repeated_lines(text: str) -> float:
