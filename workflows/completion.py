@@ -29,7 +29,7 @@ _SCRIPTS = {
     "bash": r"""_trunkline_complete() {
     local IFS=$'\n'
     COMPREPLY=($("$1" completion candidates bash "$COMP_WORDBREAKS" "${COMP_LINE:0:COMP_POINT}" 2>/dev/null))
-    case ${COMPREPLY[0]} in *[=./,]) compopt -o nospace 2>/dev/null ;; esac
+    case ${COMPREPLY[0]-} in *[=./,]) compopt -o nospace 2>/dev/null ;; esac
 }
 complete -F _trunkline_complete trunkline""",
     "zsh": r"""(( $+functions[compdef] )) || { autoload -Uz compinit && compinit -i; }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -222,3 +223,16 @@ def test_pip_installs_it_with_everything_it_needs(wheel: Path, tmp_path: Path) -
     )
     made.ran("trunkline", "mixture", "+experiment=smoke", "store=store", "name=smoke_stable")
     assert "committed pretrain/smoke" in made.ran("trunkline", "pretrain", "+experiment=smoke", "store=store")
+
+
+@pytest.mark.campaign
+def test_the_commands_of_a_new_folder_run_as_printed(installed: Installed) -> None:
+    """Corpus, tokens, mixture, trunk and branch: what `tests/unit/test_new.py` composes is run here."""
+    installed.ran("trunkline", "new", "ours", "a folder")
+    readme = (installed.folder / "a folder/README.md").read_text()
+    commands = [shlex.split(line) for line in readme.splitlines() if line.startswith("    ")]
+    assert [words[1] for words in commands] == ["corpus", "tokenize", "mixture", "pretrain", "anneal", "recipe"]
+    for program, workflow, *words in commands[:-1]:
+        assert f"committed {workflow.replace('tokenize', 'tokens')}/ours" in installed.ran(program, workflow, *words)
+    program, *words = commands[-1]
+    assert "corpus/ours is finished already" in installed.ran(program, *words, "dry_run=true")
