@@ -27,7 +27,7 @@ from pipelines.data.dedup import duplicates
 from pipelines.data.dedup import report as dedup_report
 from pipelines.data.dedup.census import refuse_other_keys
 from pipelines.data.dedup.minhash import detection_curve
-from pipelines.data.plan.estimate import estimate, show
+from pipelines.data.plan.estimate import NothingLeft, estimate, show
 from pipelines.data.sources.config import SourceConfig
 from pipelines.data.sources.fetch import fetch_all, to_fetch
 from pipelines.data.sources.glance import of_another_kind
@@ -373,6 +373,8 @@ def _show_estimate(config: CorpusConfig) -> float | None:
         prediction = estimate(config)
         show(prediction, config)
         return float(prediction.kept_bytes)
+    except NothingLeft:
+        raise
     except DataError as error:  # a sample may lack what the whole has: the plan stands, without figures
         say(f"   no figures: on the sample, {error}")
     except ConfigError as error:

@@ -13,7 +13,7 @@ from pipelines.cluster.cluster import serial_map
 from pipelines.config import parse
 from pipelines.data.corpus.recipe import CorpusConfig
 from pipelines.data.plan import estimate as module
-from pipelines.data.plan.estimate import estimate, show
+from pipelines.data.plan.estimate import NothingLeft, estimate, show
 from pipelines.data.plan.metering import Meter
 from pipelines.errors import ConfigError, DataError
 from tests.unit.test_corpus import article, make
@@ -123,3 +123,26 @@ def test_a_meter_counts_what_tasks_cost_and_leave(tmp_path: Path) -> None:
     assert 0 < stage.core_seconds <= 1.5 * stage.seconds + 0.1
     assert 25e6 < stage.memory_bytes < 200e6
     assert [shard for shard, _, _ in stage.shards] == [1, 2]
+
+
+def test_where_the_sample_is_the_whole_what_leaves_nothing_is_refused(tmp_path: Path) -> None:
+    short = ["Too short."] * 3
+    with pytest.raises(NothingLeft, match=r"source web leaves no document \(quality.too_short 3\)"):
+        estimate(config_of(tmp_path, {"web": short, "more": [article(1)]}))
+    # of more than that is tried the rest may leave some
+    config = config_of(tmp_path, {"web": short * 2_000, "more": [article(i) for i in range(20)]})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SAMPLE_BYTES", 20_000)
+        with pytest.raises(DataError, match="source web leaves no document") as raised:
+            estimate(config)
+    assert not isinstance(raised.value, NothingLeft)
+
+
+def test_a_dry_run_refuses_what_the_run_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import workflows.corpus as workflow
+
+    config = config_of(tmp_path, {"web": ["Too short."]})
+    with pytest.raises(NothingLeft):
+        workflow._show_estimate(config)
+    monkeypatch.setattr(module, "_uncapped", lambda sources: {})  # as if there were more than was tried
+    assert workflow._show_estimate(config) is None

@@ -591,6 +591,11 @@ def test_the_plan_says_that_pages_have_all_of_a_source_masked(tmp_path: Path) ->
             {"split": "paragraph"},
             "split is 'paragraph', which only a reader of type huggingface takes.*document: file, paragraph",
         ),
+        (
+            {"record": "messages"},
+            "record is 'messages'; accepted.*messages makes conversations: set corpus.sources.mine.kind=conv",
+        ),
+        ({"record": "mesages"}, "record is 'mesages'; accepted for this kind of source: text, [a-z_, ]*$"),
         ({"generator": "problems"}, "generator is 'problems', which only a reader of type generated takes"),
         ({"type": "huggingface", "dataset": "x", "document": "line"}, "has no text files to cut: remove"),
     ],

@@ -175,7 +175,10 @@ def _check_records(where: str, source: SourceConfig) -> None:
             _one_of(f"{where}.tasks", task, list(GENERATORS[reader.generator].tasks))
     else:
         fitting = [name for name, record_kind in RECORDS.items() if record_kind.kind == source.kind]
-        _one_of(f"{where}.record", reader.record, fitting)
+        other = RECORDS[reader.record].kind if reader.record in RECORDS else source.kind
+        mine = where.removesuffix(".reader")
+        instead = f"; {reader.record} makes {other}: set {mine}.kind={other}" if other != source.kind else ""
+        _one_of(f"{where}.record", reader.record, fitting, instead)
         if reader.format is not None and FORMATS[reader.format].is_text and RECORDS[reader.record].fields:
             accepted = ", ".join(name for name, row in FORMATS.items() if not row.is_text)
             raise ConfigError(
@@ -257,6 +260,6 @@ def _check_examples(where: str, names: Sequence[str], known: Mapping[str, Source
             raise ConfigError(f"{where} names {name!r}; accepted: {', '.join(documents)}: add others under {group}")
 
 
-def _one_of(where: str, value: str, accepted: Sequence[str]) -> None:
+def _one_of(where: str, value: str, accepted: Sequence[str], instead: str = "") -> None:
     if value not in accepted:
-        raise ConfigError(f"{where} is {value!r}; accepted for this kind of source: {', '.join(accepted)}")
+        raise ConfigError(f"{where} is {value!r}; accepted for this kind of source: {', '.join(accepted)}{instead}")

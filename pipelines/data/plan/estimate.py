@@ -43,11 +43,15 @@ from pipelines.store.draft import Draft
 SAMPLE_BYTES, SAMPLE_SECONDS = 20_000_000, 20.0
 
 
+class NothingLeft(DataError):
+    """The sample was all there is, and the corpus cannot be made of it."""
+
+
 def estimate(config: CorpusConfig) -> CorpusPlan:
     """Measure a sample and extrapolate.
 
-    Raises: DataError for a source that cannot be read, or of which the sample leaves nothing; ConfigError when no
-        source can be measured before something is fetched.
+    Raises: DataError for a source that cannot be read, or of which the sample leaves nothing (`NothingLeft` where the
+        whole leaves nothing either); ConfigError when no source can be measured before something is fetched.
     """
     sources = config.chosen
     absent, remote = _absent(sources), [name for name, s in sources.items() if s.reader.type == "huggingface"]
@@ -195,6 +199,10 @@ def _measure(config: CorpusConfig, planned: Mapping[str, list[Piece]], folder: P
         try:
             artifact = build(trial, draft, meter, pieces_of=lambda name, *_, tried=chosen: tried[name])
             break
+        except DataError as error:
+            if chosen == planned and set(planned) == set(config.chosen) and sources == _uncapped(config.chosen):
+                raise NothingLeft(str(error)) from error
+            raise
         except _Enough as enough:
             pieces = {name: [piece for piece in enough.pieces if piece.source == name] for name in planned}
             meter.deadline = 0.0
@@ -242,6 +250,10 @@ def _bounded(source: SourceConfig, pieces: Sequence[Piece]) -> SourceConfig:
     """The source as it is tried: without its cap, but of files too large to be tried whole only the beginning."""
     large = any(piece.bytes > NORMAL_PIECE for piece in pieces)
     return dataclasses.replace(source, max_documents=None, max_bytes=NORMAL_PIECE // 4 if large else None)
+
+
+def _uncapped(sources: Mapping[str, SourceConfig]) -> dict[str, SourceConfig]:
+    return {name: dataclasses.replace(source, max_documents=None, max_bytes=None) for name, source in sources.items()}
 
 
 def _choose(planned: Mapping[str, list[Piece]]) -> dict[str, list[Piece]]:
