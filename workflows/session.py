@@ -259,7 +259,7 @@ class Session:
                 yield opening.result()
                 status = "FINISHED"
             except (KeyboardInterrupt, SystemExit):  # Ctrl-C; SIGTERM, of which Ray makes a SystemExit
-                status = "KILLED"
+                status, why = "KILLED", "interrupted: Ctrl-C, or a signal to end"
                 raise
             except BaseException as error:
                 why = without_secrets(str(error) or repr(error))

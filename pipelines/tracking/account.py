@@ -304,7 +304,7 @@ def _status(run: Mapping[str, Any], end: Mapping[str, Any] | None) -> str:
     words = {
         "FINISHED": "finished",
         "FAILED": "failed",
-        "KILLED": "stopped (Ctrl-C, or a signal to end)",
+        "KILLED": "stopped",
     }
     why = f": {_code(str(end['why']).splitlines()[0][:_LONGEST_WHY])}" if end.get("why") else ""
     return f"{words.get(end['end'], end['end'])} at {_time(end['at'])} after {took} {who}".strip() + why

@@ -205,6 +205,7 @@ def test_the_run_of_a_command_that_was_killed_is_ended_by_the_next_and_nothing_i
         pass
     run = desk.client.get_run(run_id)
     assert run.info.status == "KILLED"
+    assert "**Ended:** stopped at " in run.data.tags[NOTE]
     assert "the command ended without a word" in run.data.tags[NOTE]
     assert "entries" not in capsys.readouterr().out
 
