@@ -36,7 +36,12 @@ def compose_config(workflow: str, config_class: type[C], overrides: Sequence[str
 
 def composed_values(workflow: str, config_class: type, overrides: Sequence[str]) -> Any:
     """The same before it is parsed: plain values, in which a study sets keys of its own."""
-    return resolved(composed(workflow, config_class, overrides))
+    try:
+        return resolved(composed(workflow, config_class, overrides))
+    except ConfigError:
+        raise
+    except Exception as error:  # an interpolation that leads nowhere
+        raise explained(error, workflow, config_class, overrides) from error
 
 
 def resolved(choices: Any) -> Any:
@@ -47,7 +52,10 @@ def resolved(choices: Any) -> Any:
 
 
 def composed(workflow: str, config_class: type, overrides: Sequence[str]) -> Any:
-    """The same before its interpolations are resolved: a sweep sets the name of a turn first."""
+    """The same before its interpolations are resolved: a sweep sets the name of a turn first.
+
+    Raises: ConfigError for whatever was typed, or written in a YAML, that does not compose.
+    """
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -55,8 +63,11 @@ def composed(workflow: str, config_class: type, overrides: Sequence[str]) -> Any
     register_resolvers()
     GlobalHydra.instance().clear()
     overlaid = [with_overlay(override, workflow) for override in hand_on(config_class, overrides)]
-    with initialize_config_dir(str(places.SHIPPED), version_base=None):
-        return compose(workflow, [*places.override(), *overlaid])
+    try:
+        with initialize_config_dir(str(places.SHIPPED), version_base=None):
+            return compose(workflow, [*places.override(), *overlaid])
+    except Exception as error:  # Hydra's, OmegaConf's, YAML's, and ValueErrors that these let through
+        raise explained(error, workflow, config_class, overrides) from error
 
 
 @contextlib.contextmanager

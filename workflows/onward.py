@@ -65,9 +65,6 @@ def first_accepted(session: Session, candidates: Iterable[Candidate | None]) -> 
 
 def accepted(session: Session, command: Candidate) -> bool:
     """Whether the command plans, and its name is free or its own."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
     module = importlib.import_module(f"workflows.{command.workflow}")
     config_class = typing.get_type_hints(module.run)["config"]
     own = session.config
@@ -81,7 +78,7 @@ def accepted(session: Session, command: Candidate) -> bool:
                 module.run(config, trial)
     except DryRun as planned:
         return planned.foreseen is not None
-    except (TrunklineError, HydraException, OmegaConfBaseException):
+    except TrunklineError:
         return False
     return False
 

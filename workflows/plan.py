@@ -45,7 +45,7 @@ from pipelines.train.spec import TrainConfig
 from pipelines.train.stages import STAGES
 from workflows import places
 from workflows.commands import make
-from workflows.composing import compose_config, experiment_named, explained
+from workflows.composing import compose_config, experiment_named
 from workflows.devices import Device, device_names, read_device, training_device
 from workflows.entry import begin, entry
 from workflows.mixture import MixtureConfig
@@ -197,7 +197,7 @@ def compose_jobs(config: PlanConfig, typed: Sequence[str]) -> list[Job]:
     jobs: list[Job] = []
     model: ModelConfig | None = None
     for stage in stages:
-        composed = _compose(stage, _overrides(stage, stages, typed))
+        composed = compose_config(stage, TrainConfig, _overrides(stage, stages, typed))
         jobs.append(job_of(stage, composed, model))
         model = jobs[-1].model
     return jobs
@@ -219,16 +219,6 @@ def _overrides(stage: str, stages: Sequence[str], typed: Sequence[str]) -> list[
         elif prefix in _SHARED or stage == stages[0]:
             own.append(word)
     return own
-
-
-def _compose(stage: str, overrides: Sequence[str]) -> TrainConfig:
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        return compose_config(stage, TrainConfig, overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(f"{stage}: {explained(error, stage, TrainConfig, overrides)}") from error
 
 
 def _check_typed(typed: Sequence[str]) -> None:

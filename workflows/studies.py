@@ -21,7 +21,7 @@ from pipelines.train.spec import TrainConfig
 from pipelines.train.stages import stage_named
 from pipelines.train.studies import STUDIES
 from workflows import places
-from workflows.composing import composed_values, explained
+from workflows.composing import composed_values
 from workflows.training import CODE as TRAINING_CODE
 from workflows.training import code_of
 
@@ -48,9 +48,6 @@ def groups() -> set[str]:
 
 def compose_stage(study: str, stage: StudyStage, choices: Sequence[str], workers: int = 1) -> Composed:
     """A stage's values as its own command would compose them. Args: workers, of a lane. Raises: ConfigError."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
     config_class = _class_of(stage.workflow)
     for override in stage.overrides:
         key = override.lstrip("+~").split("=")[0].split(".")[0].split("@")[0]
@@ -63,9 +60,6 @@ def compose_stage(study: str, stage: StudyStage, choices: Sequence[str], workers
     overrides = [*experiment, *stage.overrides, *choices]
     try:
         return Composed(config_class, composed_values(stage.workflow, config_class, overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        told = explained(error, stage.workflow, config_class, overrides)
-        raise ConfigError(f"study {study}, stage {stage.prefix}: {told}") from error
     except TrunklineError as error:
         raise type(error)(f"study {study}, stage {stage.prefix}: {error}") from error
 

@@ -48,7 +48,7 @@ from pipelines.train.spec import TrainConfig
 from pipelines.train.stages import STAGES
 from workflows import places
 from workflows.arms import planned_table
-from workflows.composing import compose_config, explained
+from workflows.composing import compose_config
 from workflows.entry import begin, entry, fail
 from workflows.session import DryRun, Session
 from workflows.turns import SWEEPS, Turn, asks_for_sweep, compose_turns, group_of, tell_all
@@ -178,13 +178,7 @@ def compose_target(command: Sequence[str], handed_on: Sequence[str] = ()) -> Tar
     if sweeps:
         turns = compose_turns(workflow, config_class, arguments)
         return Target(workflow, arguments, turns[0].config, turns=tuple(turns))
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        return Target(workflow, arguments, compose_config(workflow, config_class, arguments))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise explained(error, workflow, config_class, arguments) from error
+    return Target(workflow, arguments, compose_config(workflow, config_class, arguments))
 
 
 def _with_configs(package: Package, target: Target, working_dir: str) -> tuple[Package, Target]:

@@ -108,6 +108,16 @@ def test_a_broken_choice_is_told_with_its_line(lab: Path) -> None:
     assert "conf/model/mine.yaml: no UTF-8" in refused("--config-dir", "conf", "model=mine")
 
 
+def test_a_broken_choice_of_a_stage_of_a_recipe_is_told_alike(lab: Path) -> None:
+    (lab / "corpus").mkdir()
+    (lab / "corpus/mine.yaml").write_text("sources:\n  a: b: c\n")
+    ended = run_here("recipe", "--config-dir", "conf", "+experiment=own", "corpus=mine", "dry_run=true")
+    assert (ended.code, ended.err) == (
+        2,
+        "error: conf/corpus/mine.yaml:2: no YAML: mapping values are not allowed here\n",
+    )
+
+
 def test_a_folder_that_is_none_is_told_before_anything_starts(lab: Path) -> None:
     assert "nope is not there; expected a folder with experiment/" in refused("--config-dir", "nope")
     assert "name --config-dir ./conf" in refused("--config-dir", ".")
