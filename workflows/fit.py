@@ -15,7 +15,8 @@ called `run` is taken by itself).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,6 +34,11 @@ from workflows.entry import entry
 from workflows.session import DryRun, Session
 
 MLFLOW = "mlflow:"
+
+
+# numbers of evaluations, as MLflow has them, and what they were measured on
+_EVALUATED = re.compile(r"metrics\.(bits_per_byte|assistant_|preference_accuracy|heldout_loss)")
+_SET = "tags.trunkline.heldout"
 
 
 @config_class
@@ -134,7 +140,20 @@ def _points(config: FitConfig) -> Table:
     rows = runs_matching(query, config.tracking, config.store)
     if not rows:
         raise ConfigError(f"no run of experiment {config.tracking.experiment} matches {query!r}: try a wider query")
-    return table_of(f"MLflow's experiment {config.tracking.experiment}, {query or 'all runs'}", rows)
+    points = table_of(f"MLflow's experiment {config.tracking.experiment}, {query or 'all runs'}", rows)
+    _refuse_mixed_sets(config, points, rows)
+    return points
+
+
+def _refuse_mixed_sets(config: FitConfig, points: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raises: ConfigError for numbers of evaluations on different held-out sets: no law holds over them."""
+    measured = [name for name in _names(config, points).values() if _EVALUATED.match(name)]
+    sets = sorted({str(row[_SET]) for row in rows if _SET in row and any(name in row for name in measured)})
+    if measured and len(sets) > 1:
+        raise ConfigError(
+            f"{measured[0]} was measured on {len(sets)} held-out sets ({', '.join(sets)}), and no law holds over them: "
+            f"choose one in data=, with and tags.`trunkline.heldout` = '{sets[0]}'"
+        )
 
 
 def _names(config: FitConfig, points: Table) -> dict[str, str]:

@@ -112,6 +112,7 @@ def bring_home(root: Path) -> None:
                 (home, len(there) + 1, len(there) + 1, f"{there}/"),
             )
             before = unquote(there.removeprefix("file://")).removesuffix(f"/{FILES}")
+            _bring_models_home(link, before, str(root))
             link.execute("UPDATE tags SET value = ? WHERE key = 'trunkline.store' AND value = ?", (str(root), before))
             link.execute(
                 "UPDATE tags SET value = replace(value, ?, ?) WHERE key = 'mlflow.note.content'",
@@ -122,6 +123,18 @@ def bring_home(root: Path) -> None:
             )
     for line in told.values():
         say(line)
+
+
+def _bring_models_home(link: sqlite3.Connection, before: str, root: str) -> None:
+    """Registered models lie in the store itself: have their versions name it."""
+    if not link.execute("SELECT 1 FROM sqlite_master WHERE name = 'model_version_tags'").fetchone():
+        return
+    for column in ("source", "storage_location"):
+        link.execute(
+            f"UPDATE model_versions SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+            (root, len(before) + 1, len(before) + 1, f"{before}/"),
+        )
+    link.execute("UPDATE model_version_tags SET value = ? WHERE key = 'trunkline.store' AND value = ?", (root, before))
 
 
 def came_along(uri: str, storage: Storage, record_uri: str) -> bool:

@@ -148,6 +148,18 @@ def test_a_server_that_is_away_registers_it_later(
     assert version.tags["trunkline.fingerprint"] == export.fingerprint
 
 
+@pytest.mark.slow
+def test_versions_of_a_store_that_was_moved_name_it_where_it_is(tmp_path: Path) -> None:
+    store, config = ArtifactStore(str(tmp_path / "store")), TrackingConfig()
+    export_tracked(config, store)
+    (tmp_path / "store").rename(tmp_path / "moved")
+    moved = ArtifactStore(str(tmp_path / "moved"))
+    register_again(config, moved, lambda: model_of(moved.get("export/a")), moved.get("export/a"))
+    (version,) = versions(MlflowClient(own_uri(tmp_path / "moved")))
+    assert version.source == str(tmp_path / "moved/export/a")
+    assert version.tags["trunkline.store"] == str(tmp_path / "moved")
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
     """A tracking server of its own."""
