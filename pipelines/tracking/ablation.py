@@ -123,8 +123,8 @@ def view_of(ablation: Ablation, curves: Sequence[Sequence[tuple[float, float]]])
         order=order,
         ascending=ascending,
         columns=[
-            *(column("params", name) for name in varied[:_MOST_COLUMNS]),
             *(column("metrics", name) for name in (*told, _LOSS, "tokens") if name in measured),
+            *(column("params", name) for name in varied[:_MOST_COLUMNS]),
         ],
         charts=charts,
         folded=sorted({name.rpartition("/")[0] for name in measured if "/" in name} - {"system"}),

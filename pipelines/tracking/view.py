@@ -19,6 +19,7 @@ from typing import Any
 TAG = "mlflow.sharedViewState."
 BY_START = "attributes.start_time"  # the one order in which MLflow draws branches below their trunk
 _SECTION = "what-differs"
+_NAME = "attributes.`Run Name`"
 _MODEL, _SYSTEM = "Model metrics", "System metrics"  # sections that MLflow makes
 
 
@@ -68,8 +69,9 @@ def state(view: View) -> dict[str, Any]:
         "modelVersionFilter": "All Runs",
         "datasetsFilter": [],
         "selectedColumns": list(view.columns),
-        "columnOrder": [],
-        "columnWidths": {},
+        # bits per byte before the loss, as the columns have it; MLflow's own order is the alphabet's
+        "columnOrder": [_NAME, *view.columns],
+        "columnWidths": {_NAME: 320, **dict.fromkeys(view.columns, 140)},
         "runsHiddenMode": "FIRST_20_RUNS",
         **drawn,
         "hideEmptyCharts": True,

@@ -199,8 +199,10 @@ def test_branches_of_one_trunk_are_compared_and_ranked_on_one_set(runs: Runs) ->
     view, order = runs.compared(folder="anneal/linear")
     assert runs.listed(view) == ["anneal/cosine", "anneal/linear"]
     assert order == f"ranked by bits per byte on {SET}"
-    assert view["selectedColumns"][0] == "params.`schedule.decay`"  # the one that differs, without the name
-    assert view["selectedColumns"][1:] == ["metrics.`bits_per_byte`", "metrics.`loss`"]
+    # of the parameters the one that differs, without the name
+    columns = ["metrics.`bits_per_byte`", "metrics.`loss`", "params.`schedule.decay`"]
+    assert view["selectedColumns"] == columns
+    assert view["columnOrder"] == ["attributes.`Run Name`", *columns]
     curve, points = view["compareRunCharts"][:2]
     assert curve["metricKey"] == "loss_by_tokens"
     assert 5000 < curve["range"]["xMin"] < 5600

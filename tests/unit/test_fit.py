@@ -241,3 +241,12 @@ def test_runs_in_mlflow_are_points(tmp_path: Path) -> None:
     away = run_here("fit", "data='mlflow:'", f"store={tmp_path / 'nowhere'}", *named)
     assert (away.code, "there is no store" in away.err) == (2, True)
     assert not (tmp_path / "nowhere").exists()
+    # numbers of two held-out sets are no points of one law
+    for place, run in enumerate(client.search_runs([experiment])):
+        client.log_metric(run.info.run_id, "bits_per_byte", 1.0 + place)
+        client.set_tag(run.info.run_id, "trunkline.heldout", f"tokens/demo {place % 2}")
+    measured = ("law=power", "columns.x=params.size", "columns.y=metrics.bits_per_byte", "bootstrap=40")
+    mixed = fit_here(tmp_path, "data='mlflow:'", *measured)
+    assert (mixed.code, "was measured on 2 held-out sets (tokens/demo 0, tokens/demo 1)" in mixed.err) == (2, True)
+    one = "data='mlflow:tags.`trunkline.heldout` = \\'tokens/demo 0\\''"
+    assert fit_here(tmp_path, one, "constant=false", *measured).code == 0
