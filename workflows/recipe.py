@@ -190,6 +190,7 @@ def _result_of(session: Session, evaluated: Artifact) -> StageResult:
     """An evaluation with the curve of the run that it is of."""
     from pipelines.train.checkpoint import open_checkpoint
     from pipelines.train.results.evaluate import read_results
+    from pipelines.train.results.heldout import heldout_of
     from pipelines.train.run.loop import read_metrics
     from pipelines.train.stages import AVERAGE, STAGES
 
@@ -205,6 +206,7 @@ def _result_of(session: Session, evaluated: Artifact) -> StageResult:
             tokens_start=checkpoint.state["tokens"],
             tokens_end=checkpoint.state["tokens"],
             evaluation=evaluation,
+            heldout=heldout_of(evaluated),
             artifact=trained.folder,
         )
     kind, start = Reference.parse(run_folder).kind, trained.statistics["start"]
@@ -228,6 +230,7 @@ def _result_of(session: Session, evaluated: Artifact) -> StageResult:
         asked=asked,
         delivered=trained.statistics["delivered"],
         evaluation=evaluation,
+        heldout=heldout_of(evaluated),
         seconds=sum(row["step_duration_s"] for row in curve),
         artifact=trained.folder,
     )

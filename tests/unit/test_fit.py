@@ -248,5 +248,5 @@ def test_runs_in_mlflow_are_points(tmp_path: Path) -> None:
     measured = ("law=power", "columns.x=params.size", "columns.y=metrics.bits_per_byte", "bootstrap=40")
     mixed = fit_here(tmp_path, "data='mlflow:'", *measured)
     assert (mixed.code, "was measured on 2 held-out sets (tokens/demo 0, tokens/demo 1)" in mixed.err) == (2, True)
-    one = "data='mlflow:tags.`trunkline.heldout` = \\'tokens/demo 0\\''"
-    assert fit_here(tmp_path, one, "constant=false", *measured).code == 0
+    one = fit_here(tmp_path, "data=\"mlflow:tags.`trunkline.heldout` = 'tokens/demo 0'\"", *measured)
+    assert "4 points" in one.out, one.err

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pipelines.display.report.claims import claims
+from pipelines.display.report.results import StageResult, sets_explained
 from pipelines.train.results.heldout import heldout_set, mixed_sets
 
 CONFIG = {"parent": "anneal/a@step-10", "tokens": "tokens/demo", "sequence_length": 128, "tasks": {"text": {"max": 9}}}
@@ -29,6 +31,23 @@ def test_another_way_to_measure_is_another_set(change: dict[str, object]) -> Non
 def test_other_tokens_of_the_same_name_are_another_set() -> None:
     """`tokens/demo` of another store, or made anew, may hold other documents out."""
     assert heldout_set(CONFIG, {**READ, "tokens/demo": "ffff"}) != heldout_set(CONFIG, READ)
+
+
+def test_a_report_compares_no_numbers_of_two_sets() -> None:
+    """One set is no news; of two the checkpoints of each are named, and no claim is made across them."""
+    number = {"value": 1.5, "better": "lower", "share": False, "unit": "bits per byte", "column": None, "heading": ""}
+    evaluation = {"tasks": {"text": {"numbers": {"bits_per_byte": number}}}}
+
+    def at(kind: str, heldout: str) -> StageResult:
+        return StageResult(kind=kind, reference=f"{kind}/a", tokens_end=9, evaluation=evaluation, heldout=heldout)
+
+    same = [at("pretrain", "tokens/demo 1"), at("anneal", "tokens/demo 1")]
+    assert sets_explained(same) == ""
+    assert claims(same)[0].holds is False  # 1.5 is not below 1.5
+    mixed = [at("pretrain", "tokens/demo 1"), at("anneal", "tokens/demo 2")]
+    assert "tokens/demo 1: pretrain/a; tokens/demo 2: anneal/a" in sets_explained(mixed)
+    assert claims(mixed)[0].holds is None
+    assert "measured on different held-out sets" in claims(mixed)[0].numbers
 
 
 def test_a_table_says_what_was_measured_on_what() -> None:

@@ -35,6 +35,9 @@ def _claim(results: Sequence[StageResult], text: str, kind: str, name: str, riva
     mine, other = (result.value(name) if result else None for result in (ours, theirs))
     if ours is None or theirs is None or number is None or mine is None or other is None:
         return Claim(text, None, "no run to compare with" if theirs is None else "not evaluated")
+    if ours.heldout != theirs.heldout:
+        sets = f"{ours.reference} on {ours.heldout}, {theirs.reference} on {theirs.heldout}"
+        return Claim(text, None, f"measured on different held-out sets: {sets}")
     form = ".1%" if number["share"] else ".4f"
     numbers = (
         f"{ours.reference} {mine:{form}}, {theirs.reference} {other:{form}} {number['unit']} ({mine - other:+{form}})"

@@ -19,7 +19,14 @@ from matplotlib.figure import Figure
 from pipelines.display.report.claims import Claim, claims
 from pipelines.display.report.drawing import stage_colours
 from pipelines.display.report.figures import captions, figures
-from pipelines.display.report.results import StageResult, columns_explained, runs, stage_table, tasks_measured
+from pipelines.display.report.results import (
+    StageResult,
+    columns_explained,
+    runs,
+    sets_explained,
+    stage_table,
+    tasks_measured,
+)
 from pipelines.display.report.style import STYLE
 
 
@@ -54,6 +61,7 @@ def page(
         *map(_claim, claims(results)),
         "<h2>Stages</h2>",
         f'<p class="soft">{html.escape(columns_explained(results))}</p>',
+        f"<p><b>{html.escape(sets_explained(results))}</b></p>" if sets_explained(results) else "",
         _table(*stage_table(results), colours=[colours[result.kind] for result in results]),
         f'<h2>Curves</h2><div class="figures">{figures_shown}</div>',
         *(_samples(results, name, task["title"], colours) for name, task in tasks_measured(results).items()),

@@ -35,6 +35,7 @@ class StageResult:
     asked: Mapping[str, float] = field(default_factory=dict)  # source -> weight in the mixture
     delivered: Mapping[str, int] = field(default_factory=dict)  # source -> samples read
     evaluation: Mapping[str, Any] | None = None  # content of `results.json`
+    heldout: str = ""  # the set that it was measured on: only numbers of one are compared
     seconds: float | None = None
     artifact: str | None = None  # where the result lies, when not `reference`
 
@@ -112,6 +113,18 @@ def stage_table(results: Sequence[StageResult]) -> tuple[list[str], list[list[An
         for result in results
     ]
     return header, rows
+
+
+def sets_explained(results: Sequence[StageResult]) -> str:
+    """A sentence where the checkpoints were not measured on one held-out set, in one way; "" where they were."""
+    sets: dict[str, list[str]] = {}
+    for result in results:
+        if result.evaluation is not None:
+            sets.setdefault(result.heldout, []).append(result.reference)
+    if len(sets) < 2:
+        return ""
+    told = "; ".join(f"{heldout}: {', '.join(references)}" for heldout, references in sets.items())
+    return f"Not measured on one held-out set, in one way, so not to be compared across sets: {told}."
 
 
 def columns_explained(results: Sequence[StageResult]) -> str:
