@@ -1,35 +1,27 @@
 """The commands that each command prints as next are accepted as printed, all the way from a corpus to a chat.
 
 A tiny corpus of documents, conversations and pairs goes through the experiment that is sized by its data. Every printed
-line is composed and planned with `dry_run=true`; the last line of each command is the one that is run then.
+line is composed and planned with `dry_run=true`; the last line of each command is the one that is run then. All run in
+one process and one Ray, as in a recipe.
 """
 
 from __future__ import annotations
 
-import os
+import importlib
 import shlex
-import subprocess
-import sys
+import typing
 from pathlib import Path
 
 import pytest
 
 from tests.commands import run_here
-from tests.waits import PATIENCE_SECONDS
+from workflows.composing import compose_config
+from workflows.corpus import CorpusConfig
+from workflows.session import Session
 
-ROOT = Path(__file__).parents[2]
-FEW = "tracking.enabled=false"
-
-
-def run(workflow: str, *words: str, store: Path) -> str:
-    """A command as a user starts it. Returns: what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", f"workflows.{workflow}", *words, FEW],
-        cwd=ROOT, env={**os.environ, "TRUNKLINE_STORE": str(store)}, capture_output=True, text=True,
-        input="What is 3 plus 4?\n", timeout=PATIENCE_SECONDS,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
+UNTRACKED = "tracking.enabled=false"
+SMALL = ["corpus=smoke", "corpus.sources.stdlib.max_bytes=200000", "quality_report=false"]
+DOCUMENTS_ALONE = ["~corpus.sources.tutor-en", "~corpus.sources.tutor-zh", "~corpus.sources.judged-en"]
 
 
 def next_of(printed: str) -> list[tuple[str, list[str]]]:
@@ -43,35 +35,35 @@ def next_of(printed: str) -> list[tuple[str, list[str]]]:
 @pytest.mark.parametrize(
     ("sources", "expected"),
     [
-        (
-            [],
-            ["tokenize", "mixture", "pretrain", "mixture", "anneal", "sft", "dpo", "export", "chat"],
-        ),
-        (
-            ["~corpus.sources.tutor-en", "~corpus.sources.tutor-zh", "~corpus.sources.judged-en"],
-            ["tokenize", "mixture", "pretrain", "anneal", "export", "chat"],
-        ),
+        ([], ["tokenize", "mixture", "pretrain", "mixture", "anneal", "sft", "dpo", "export", "chat"]),
+        (DOCUMENTS_ALONE, ["tokenize", "mixture", "pretrain", "anneal", "export", "chat"]),
     ],
     ids=["with conversations and pairs", "documents alone"],
 )
 def test_every_next_line_runs_as_printed(
-    sources: list[str], expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sources: list[str],
+    expected: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("TRUNKLINE_STORE", str(tmp_path))
-    monkeypatch.chdir(ROOT)
-    small = ["corpus=smoke", "corpus.sources.stdlib.max_bytes=200000", *sources]
-    workflow, words = "corpus", ["+experiment=own", "name=mine", *small]
-    followed = []
-    while True:
-        if workflow == "pretrain":
-            words = [*words, "hours=0.002"]
-        following = next_of(run(workflow, *words, store=tmp_path))
-        for other, others in following:
-            planned = run_here(other, *others, "dry_run=true", FEW)
-            assert planned.code == 0, (other, others, planned.output)
-            assert "is refused" not in planned.output, (other, others, planned.output)
-        if not following:
-            break
-        workflow, words = following[-1]
-        followed.append(workflow)
+    workflow, words = "corpus", ["+experiment=own", "name=mine", *SMALL, *sources]
+    followed: list[str] = []
+    first = compose_config("corpus", CorpusConfig, [*words, UNTRACKED])
+    with Session(first, "own") as session:
+        while workflow != "chat":
+            module = importlib.import_module(f"workflows.{workflow}")
+            config_class = typing.get_type_hints(module.run)["config"]
+            little = ["hours=0.002"] if workflow == "pretrain" else []
+            session.config = compose_config(workflow, config_class, [*words, *little, UNTRACKED])
+            module.run(session.config, session)
+            following = next_of(capsys.readouterr().out)
+            assert following, f"{workflow} names no next command"
+            for other, others in following:
+                planned = run_here(other, *others, "dry_run=true", UNTRACKED)
+                assert planned.code == 0, (other, others, planned.output)
+                assert "is refused" not in planned.output, (other, others, planned.output)
+            workflow, words = following[-1]
+            followed.append(workflow)
     assert followed == expected
