@@ -78,6 +78,8 @@ def check_known(name: str) -> None:
     if name in known:
         return
     close = difflib.get_close_matches(name.removeprefix("workflows.").replace("-", "_"), known, n=1)
+    if name.startswith("--") and (option := difflib.get_close_matches(name, ["--help", "--version"], n=1)):
+        raise ConfigError(f"{name}: did you mean {option[0]}?")
     if "=" in name or name.startswith(("+", "~", "-")):
         raise ConfigError(f"{name}: expected a command first, e.g. {program('pretrain')} {name}; {_there(known)}")
     raise ConfigError(f"{name} is no command; {_there(known)}" + (f": did you mean {close[0]}?" if close else ""))

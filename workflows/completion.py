@@ -65,7 +65,12 @@ def main() -> None:
     """`completion SHELL` prints what the shell is to run; `completion candidates SHELL …` answers it."""
     words = sys.argv[1:]
     if words[:1] == ["candidates"]:
-        return _answer(words[1], words[2:])
+        shell = words[1] if len(words) > 1 else ""
+        # bash says where it splits words, and the line; others the words
+        if shell in _SCRIPTS and (shell != "bash" or len(words) == 4):
+            return _answer(shell, words[2:])
+    if {"-h", "--help"} & set(words):
+        return say((__doc__ or "").strip())
     if len(words) != 1 or words[0] not in _SCRIPTS:
         came = " ".join(words) or "nothing"
         print(
@@ -73,7 +78,7 @@ def main() -> None:
             'eval "$(trunkline completion bash)"',
             file=sys.stderr,
         )
-        sys.exit(0 if "--help" in words else 2)
+        sys.exit(2)
     return say(_SCRIPTS[words[0]])
 
 

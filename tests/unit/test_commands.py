@@ -106,3 +106,8 @@ def test_what_the_makefile_does_has_a_name_where_there_is_none(monkeypatch: pyte
     assert make("llama") == "make llama"
     monkeypatch.setattr(commands, "SHIPPED", commands._HERE / "conf")
     assert make("llama") == "pip install 'trunkline[llama]'"
+
+
+def test_a_mistyped_option_is_told_what_it_is_near() -> None:
+    with pytest.raises(ConfigError, match=r"^--versoin: did you mean --version\?$"):
+        check_known("--versoin")

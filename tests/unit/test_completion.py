@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.waits import PATIENCE_SECONDS
-from workflows import places
+from workflows import completion, places
 from workflows.completion import candidates
 
 ROOT = Path(__file__).parents[2]
@@ -122,11 +122,16 @@ def test_torch_and_hydra_are_not_needed() -> None:
     assert subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True) == "[]\n"
 
 
-def test_an_unknown_shell_is_refused_with_those_there_are() -> None:
-    command = [sys.executable, "-m", "workflows.completion", "tcsh"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
-    assert done.returncode == 2
-    assert "completion tcsh: expected one of bash, zsh, fish" in done.stderr
+@pytest.mark.parametrize("words", [["tcsh"], [], ["bash", "zsh"], ["candidates"], ["candidates", "bash", "x"]])
+def test_an_unknown_shell_is_refused_with_those_there_are(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["trunkline", *words])
+    with pytest.raises(SystemExit) as ended:
+        completion.main()
+    assert ended.value.code == 2
+    said = f"error: completion {' '.join(words) or 'nothing'}: expected one of bash, zsh, fish"
+    assert capsys.readouterr().err.startswith(said)
 
 
 # ── Real shells ───────────────────────────────────────────────────────────────────────────────────────────────────────
