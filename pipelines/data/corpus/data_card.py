@@ -232,7 +232,9 @@ def _drops(
         '<p class="soft">What to type is a first step, half of a minimum or twice a maximum: look at the examples '
         "first.</p>"
     )
-    yield markup.table(reasons.HEADER, reasons.lines(figures, config), reasons.HEADER[1:2])
+    yield markup.table(
+        reasons.HEADER, [[cell or " " for cell in row] for row in reasons.lines(figures, config)], reasons.HEADER[1:2]
+    )
     yield "<h3>Examples</h3>"
     for reason, count in counts.most_common():
         by_source = ", ".join(
