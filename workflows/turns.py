@@ -235,6 +235,7 @@ def names_of(bases: Sequence[str], every: Sequence[Mapping[str, str]]) -> list[s
 
 
 def _name(text: str) -> str:
+    text = re.sub(r"(\de)\+(\d)", r"\1\2", text)  # 1e+30 is not 1e-30
     name = re.sub(r"[^\w.]+", "-", text).strip("-.")
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 17].rstrip('-.')}-{fingerprint(name)}"
 

@@ -82,7 +82,7 @@ def test_a_sweep_that_was_killed_goes_on_when_it_is_typed_again(store: Any, one_
 def test_arms_train_by_themselves_and_one_that_diverges_stops_no_other(store: Any) -> None:
     from mlflow import MlflowClient
 
-    common = [*arguments(store)[:-1], "-m", "steps=6", "cluster.workers=1"]  # tracked
+    common = [*arguments(store)[:-1], "-m", "steps=12", "cluster.workers=1"]  # tracked
     command = [sys.executable, "-m", "workflows.pretrain", *common]
     done = subprocess.run([*command, "schedule.peak_lr=0.01,1e30,0.02"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2, done.stdout + done.stderr

@@ -32,6 +32,7 @@ def test_runs_are_called_after_what_varies() -> None:
     assert names(*some) == ["s-0-steps-8", "s-0-steps-9", "s-1-steps-8", "s-1-steps-9"]
     # a workflow that names what it leaves itself is left alone
     assert names({"parent": "export/a"}, {"parent": "export/b"}, base="auto") == ["auto", "auto"]
+    assert names({"lr": "1e+30"}, {"lr": "1e-30"}) == ["run-lr-1e30", "run-lr-1e-30"]
     long = names({"data": "mixture/" + "a" * 300}, {"data": "mixture/" + "a" * 299 + "b"})
     assert len(set(long)) == 2
     assert max(map(len, long)) == 120
