@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 
 from pipelines.cluster.outside import instances, secrets
-from pipelines.cluster.outside.jobs import Job, _Log, upload_limit
+from pipelines.cluster.outside.jobs import Job, Jobs, _Log, upload_limit
 from pipelines.cluster.outside.package import collect, pack, with_folder
 from pipelines.cluster.outside.submission import Submission
 from pipelines.errors import ConfigError
+from pipelines.store.code import git_state
+from pipelines.tracking.origin import handed_on
 from pipelines.train.plan import machines
 from tests.commands import run_here
 from tests.waits import PATIENCE_SECONDS
@@ -365,6 +367,30 @@ def test_another_shell_learns_from_the_job_how_to_retry_it() -> None:
     metadata = {"trunkline": json.dumps({**dataclasses.asdict(submission), "attempt": 1})}
     assert Submission.of(job(id="a-retry-1", metadata=metadata)) == (submission, 1)
     assert Submission.of(job(id="raysubmit_x"))[0].retries == 0
+
+
+def test_a_job_is_told_who_submitted_it_and_which_commit_also_when_another_shell_retries_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRUNKLINE_CACHE", str(tmp_path))
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages/0.zip").touch()
+    sent: list[Any] = []
+
+    class Recorder(Jobs):
+        def __init__(self) -> None:
+            """Connects to nothing."""
+
+        def submit(self, *arguments: Any) -> None:
+            sent.append(arguments)
+
+    first = Submission(name="a", command="x", package="0", secrets=["K"], environment=handed_on())
+    first.start(Recorder())
+    metadata = sent[0][4]
+    again, attempt = Submission.of(job(metadata=metadata))
+    again.start(Recorder(), attempt + 1)
+    assert sent[0][3] == sent[1][3] == {**handed_on(), secrets.NAMES: "K"}
+    assert json.loads(sent[0][3]["TRUNKLINE_ORIGIN"])["commit"] == git_state()[0]
 
 
 @pytest.mark.parametrize(
