@@ -31,7 +31,7 @@ from pipelines.tracking.place import database_of, tracking_uri
 from workflows.entry import entry
 from workflows.session import DryRun, Session
 
-_START_SECONDS = 120
+_START_SECONDS = 600
 
 
 @config_class
@@ -111,7 +111,7 @@ def _serve(config: UiConfig, uri: str, first: str) -> None:
 
 def _wait(port: int, server: subprocess.Popen[str]) -> None:
     """Until the server answers. Raises: ClusterError where it ends first."""
-    until = time.monotonic() + _START_SECONDS
+    until = time.monotonic() + _START_SECONDS  # a busy machine takes minutes
     while not _answers(port):
         if server.poll() is not None:
             raise ClusterError(f"MLflow's server did not start:\n{_last_words(server)}")
