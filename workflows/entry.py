@@ -103,8 +103,11 @@ def entry(
         def telling(work: Callable[[], None]) -> None:
             try:
                 work()
-            except DryRun:
+            except DryRun as dry:
                 say("   dry run: nothing was started")
+                if dry.refused is not None:
+                    failures.append(dry.refused)
+                    complain(str(dry.refused))
             except TrunklineError as error:  # kept from Hydra, which would print a line of its own
                 failures.append(error)
                 complain(str(error))

@@ -106,7 +106,7 @@ _ROWS: tuple[tuple[str, Ours], ...] = (
     ("momentum", Ours(("optimizer.momentum",))),
     ("optim optimizer_type optimizer_name", Ours(("optimizer",), "choices of conf/optimizer")),
     # ── the model ──
-    ("n_layer n_layers num_layers num_hidden_layers depth layer", Ours(_LAYERS)),
+    ("n_layer n_layers num_layers num_hidden_layers depth", Ours(_LAYERS)),
     ("hidden_size n_embd d_model dim hidden_dim embed_dim width n_embed", Ours(_WIDTH)),
     ("num_attention_heads n_head n_heads num_heads", Ours(_HEADS)),
     ("num_key_value_heads n_kv_heads num_kv_heads num_query_groups", Ours(_KV)),

@@ -28,7 +28,7 @@ from typing import Any, ClassVar, Literal
 from pipelines.config import WorkflowConfig, config_class, plain, runtime
 from pipelines.display.progress import announce, duration, human, say, table
 from pipelines.display.report import StageResult, claims, figures, stage_table, write_report
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, TrunklineError
 from pipelines.store.artifact import Artifact
 from pipelines.store.references import Reference
 from pipelines.train.plan import sizing
@@ -338,6 +338,7 @@ def plan_stages(steps: Sequence[ComposedStage], session: Session) -> None:
     """
     session.within_recipe = True
     made: list[str] = []
+    refused: list[TrunklineError] = []
     for one in steps:
         waits = [reference for reference in _references(one.config) if _is_to_come(reference, made, session)]
         made.append(one.folder)
@@ -345,8 +346,13 @@ def plan_stages(steps: Sequence[ComposedStage], session: Session) -> None:
             say(f"\n   {one.folder}: planned when {' and '.join(waits)} is there")
             _foresee_size(one, session)
             continue
-        with contextlib.suppress(DryRun):
+        try:
             one.module.run(dataclasses.replace(one.config, dry_run=True), session)
+        except DryRun as dry:
+            if dry.refused is not None:
+                refused.append(dry.refused)
+    if refused:
+        raise refused[0]
 
 
 def _foresee_size(one: ComposedStage, session: Session) -> None:

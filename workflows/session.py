@@ -21,13 +21,13 @@ from typing import Any, Literal
 from pipelines.cluster.cluster import Cluster, ShardMap, inside_job
 from pipelines.config import WorkflowConfig, plain
 from pipelines.display.progress import announce, duration, say
-from pipelines.errors import ArtifactError, CheckpointError, ConfigError, DataError, StorageError
+from pipelines.errors import ArtifactError, CheckpointError, ConfigError, DataError, StorageError, TrunklineError
 from pipelines.identity import decisive
 from pipelines.identity import identity as identity_of
 from pipelines.store.artifact import Artifact, compare_files
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.draft import Draft, Making
-from pipelines.store.lease import Lease
+from pipelines.store.lease import Lease, check_free
 from pipelines.store.ways_out import aside_folder
 from pipelines.tracking.account import About
 from pipelines.tracking.pages import Asked, Comparison, comparison
@@ -45,12 +45,12 @@ class DryRun(Exception):
     """Raised after the announcement when `dry_run=true`: nothing was started.
 
     Attributes: foreseen, what the command would have got: the finished artifact, or a draft; None where that is not
-        known.
+        known; refused, with what the command itself would end: the plan is worth seeing also where its name is taken.
     """
 
-    def __init__(self, foreseen: Artifact | Draft | None = None):
+    def __init__(self, foreseen: Artifact | Draft | None = None, refused: TrunklineError | None = None):
         super().__init__()
-        self.foreseen = foreseen
+        self.foreseen, self.refused = foreseen, refused
 
 
 class Session:
@@ -77,9 +77,8 @@ class Session:
         self.foreseen_bytes: float | None = None  # of text, that the corpus of a recipe's dry run will have
         self.within_recipe = False  # the recipe runs the next command itself
         self.group: str | None = None  # what MLflow calls the runs of this sweep together
-        self.refuses_taken = False  # whether a dry run of a name that is taken is refused, rather than told
         self.store = ArtifactStore(config.store)
-        if uses_store and not config.dry_run:
+        if uses_store:
             self.store.storage.check()
         self.began = time.monotonic()
         self._stack = contextlib.ExitStack()
@@ -157,7 +156,7 @@ class Session:
         own = identity_of(config) if identity is None else identity
         making = Making(own, tuple(inputs), tuple(code), self.made_with, config)
         if config.dry_run:
-            raise DryRun(self._foresee(kind, config, making))
+            raise self._foresee(kind, config, making)
         if config.on_change == "rebuild" or self.store.find(folder) is None:  # one that is finished may be read by many
             self.hold(folder)
         if folder in self._leases and self.store.restore(folder):
@@ -186,21 +185,20 @@ class Session:
             if self.store.find(folder) is not None:
                 storage.delete(aside_folder(folder))
 
-    def _foresee(self, kind: str, config: WorkflowConfig, making: Making) -> Artifact | Draft | None:
-        """What a command that only plans would get, said in a line; the plan is worth seeing also where the name is
-        taken.
-        """
+    def _foresee(self, kind: str, config: WorkflowConfig, making: Making) -> DryRun:
+        """What a command that only plans would get, said in a line, or with what it would end."""
+        folder = f"{kind}/{config.name}"
         try:
             foreseen = self.store.prepare(kind, config.name, making, config.on_change)
-        except ArtifactError as error:
-            if self.refuses_taken:
-                raise
-            say(f"   without dry_run this is refused: {error}")
-            return None
+            if isinstance(foreseen, Draft):
+                check_free(self.store.storage, folder)
+                self.store.storage.check_writable()
+        except (ArtifactError, StorageError) as error:
+            return DryRun(refused=error)
         if isinstance(foreseen, Artifact):
             made = f"{foreseen.manifest['created']}, fingerprint {foreseen.fingerprint}"
             say(f"   {foreseen.folder} is finished already ({made})")
-        return foreseen
+        return DryRun(foreseen)
 
     def start(self, draft: Draft) -> None:
         """What `begin` put off: take down what a rebuild replaces, and write the claim. `track` does it, just before

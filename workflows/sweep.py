@@ -452,7 +452,6 @@ def sweep_in_turn(
     Raises: one error with all that their own dry runs refuse; DryRun; at the end the first error.
     """
     began = time.monotonic()
-    session.refuses_taken = True
     rebuild, turns = _rebuild(workflow, turns, session)
     if workflow in _PLANS and not session.config.dry_run:
         mistakes: dict[int, TrunklineError] = {}
@@ -460,8 +459,9 @@ def sweep_in_turn(
             try:
                 with hushed():
                     run(dataclasses.replace(turn.config, dry_run=True), session)
-            except DryRun:
-                pass
+            except DryRun as dry:
+                if dry.refused is not None:
+                    mistakes[i] = dry.refused
             except TrunklineError as error:
                 mistakes[i] = error
         tell_all(mistakes, [turn.varied for turn in turns])
@@ -476,6 +476,8 @@ def sweep_in_turn(
             rebuild.done(f"{workflow}/{turn.config.name}")
         except DryRun as dry:
             artifact = dry.foreseen
+            if dry.refused is not None:
+                failed[i] = dry.refused
         except (StorageError, ClusterError):
             say(f"   {len(outcomes) - len(failed)} of {len(turns)} arms are finished; the others would fail alike")
             raise

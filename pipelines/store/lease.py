@@ -41,6 +41,16 @@ def in_work(storage: Storage, folder: str) -> bool:
         return True
 
 
+def check_free(storage: Storage, folder: str) -> None:
+    """Refuse a name on which a command of this machine works now; of one elsewhere nobody can tell without waiting.
+
+    Raises: ArtifactError, as `Lease` does.
+    """
+    lease = _read(storage, f".leases/{folder}.json")
+    if lease and lease["machine"] == _machine() != "" and _started(lease["pid"]) == lease["started"]:
+        raise _taken(storage, folder, lease)
+
+
 class Lease:
     """The right to make `folder` (`kind/name`), until `release`.
 
@@ -77,7 +87,7 @@ class Lease:
 
     def _wait_for_its_end(self, beat_seconds: float, silent_seconds: float) -> None:
         """Return once the holder is known to be dead. Raises: ArtifactError as soon as it is known to live."""
-        first = self._read()
+        first = _read(self.storage, self.key)
         if first is None:
             return
         if not first:
@@ -88,38 +98,23 @@ class Lease:
         here = first["machine"] == self._lease["machine"] != ""
         if here and _started(first["pid"]) != first["started"]:
             return
-        holder = f"process {first['pid']} on {first['host']}, since {first['since']}"
         if not here:
             say(
-                f"   {self.folder} was left by or belongs to {holder}: listening {silent_seconds:.0f} s for a sign of "
-                "life"
+                f"   {self.folder} was left by or belongs to {_holder(first)}: listening {silent_seconds:.0f} s for a "
+                "sign of life"
             )
             end = time.monotonic() + silent_seconds
-            while (now := self._read()) == first and time.monotonic() < end:
+            while (now := _read(self.storage, self.key)) == first and time.monotonic() < end:
                 time.sleep(beat_seconds / 4)
             if now in (first, None):
                 return
-        raise ArtifactError(
-            f"{self.folder} in {self.storage.uri} is being made by another command: {holder}; "
-            "wait until it has ended, or end it, or choose another name=..."
-        )
-
-    def _read(self) -> dict[str, Any] | None:
-        """The lease, {} of one that is damaged, None where there is none."""
-        text = self.storage.find(self.key)
-        if not text:  # empty: a folder's file, just being written
-            return None
-        try:
-            lease = json.loads(text)
-        except ValueError:
-            return {}
-        return lease if isinstance(lease, dict) and {"machine", "pid", "started", "host", "since"} <= set(lease) else {}
+        raise _taken(self.storage, self.folder, first)
 
     def _data(self) -> bytes:
         return json.dumps(self._lease).encode()
 
     def _is_mine(self) -> bool:
-        lease = self._read()
+        lease = _read(self.storage, self.key)
         return lease is not None and lease.get("nonce") == self._lease["nonce"]
 
     def _beat(self, seconds: float) -> None:
@@ -131,6 +126,29 @@ class Lease:
                 self.storage.write(self.key, self._data())
             except StorageError:  # it may come back before anybody has waited long enough
                 continue
+
+
+def _read(storage: Storage, key: str) -> dict[str, Any] | None:
+    """A lease, {} of one that is damaged, None where there is none."""
+    text = storage.find(key)
+    if not text:  # empty: a folder's file, just being written
+        return None
+    try:
+        lease = json.loads(text)
+    except ValueError:
+        return {}
+    return lease if isinstance(lease, dict) and {"machine", "pid", "started", "host", "since"} <= set(lease) else {}
+
+
+def _holder(lease: dict[str, Any]) -> str:
+    return f"process {lease['pid']} on {lease['host']}, since {lease['since']}"
+
+
+def _taken(storage: Storage, folder: str, lease: dict[str, Any]) -> ArtifactError:
+    return ArtifactError(
+        f"{folder} in {storage.uri} is being made by another command: {_holder(lease)}; "
+        "wait until it has ended, or end it, or choose another name=..."
+    )
 
 
 def _machine() -> str:

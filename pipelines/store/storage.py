@@ -39,6 +39,13 @@ class Storage(ABC):
     def check(self) -> None:
         """Find out now, before any work, whether the store answers. Raises: StorageError when it does not."""
 
+    def check_writable(self) -> None:
+        """Find out, without writing, whether it can be written to; a server is only asked whether it answers.
+
+        Raises: StorageError.
+        """
+        self.check()
+
     @abstractmethod
     def read(self, key: str) -> bytes:
         """The whole object. Raises: StorageError when it is not there."""
@@ -147,6 +154,21 @@ class FolderStorage(Storage):
     def check(self) -> None:
         if self.root.exists() and not self.root.is_dir():
             raise StorageError(f"store {self.root} is a file; expected a folder: give another store=")
+        if not (above := self._nearest()).is_dir():
+            raise StorageError(f"store {self.root} cannot be made: {above} is a file: give another store=")
+
+    def check_writable(self) -> None:
+        above = self._nearest()
+        if not os.access(above, os.W_OK | os.X_OK):
+            done = "written to" if above == self.root else "made"
+            raise StorageError(
+                f"store {self.root} cannot be {done}: no permission to write in {above}: change its permissions, or "
+                "give another store="
+            )
+
+    def _nearest(self) -> Path:
+        """The store's folder, or the nearest one above it that is there."""
+        return next(path for path in (self.root, *self.root.parents) if path.exists())
 
     def read(self, key: str) -> bytes:
         with disk_errors("read", self.root / key):

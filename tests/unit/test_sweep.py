@@ -99,7 +99,7 @@ def test_the_same_sweep_with_more_values_is_the_same_group() -> None:
         (["seed=range(0,1000000)"], "this sweep has 1,001 turns or more"),
         (["seed=0,1", "store=a,b"], "store varies .a, b.*give store one value"),
         (["seed=0,1", "cluster.address=null,auto"], "cluster.address varies"),
-        (["seed=0,1", "steps=[1,2"], "expected key=value, in quotes where the shell would change it"),
+        (["seed=0,1", "steps=[1,2"], r"\[ has no \]: put the whole in quotes for the shell"),
         # every mistake of every turn, and whose it is; what all have is said once
         (["seed=0,x", "steps=5,-1"], r"3 of 4 turns .*none was started:\n  2/4 seed=0 steps=-1, 4/4 .*: steps is -1"),
         (["seed=0,x", "steps=5,-1"], r"3/4 seed=x steps=5: seed is 'x'"),
