@@ -478,9 +478,12 @@ def type_name(hint: Any) -> str:
         return f"a mapping with some of the keys {', '.join(named)}"
     if dataclasses.is_dataclass(hint):
         return f"a mapping with keys {_keys(typing.cast(type, hint))}"
+    if origin is dict:
+        return f"a mapping of names to {type_name(arguments[1])}"
     if origin is not None:
-        return f"{origin.__name__} of {type_name(arguments[-1] if origin is dict else arguments[0])}"
-    return getattr(hint, "__name__", str(hint))
+        return f"a list of {type_name(arguments[0])}"
+    plain = {int: "a whole number", float: "a number", str: "text"}
+    return plain.get(hint) or getattr(hint, "__name__", str(hint))
 
 
 class _UnfitText(ConfigError):

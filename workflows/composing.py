@@ -171,11 +171,16 @@ def with_overlay(argument: str, workflow: str) -> str:
     return f"+experiment={name}/{workflow}"
 
 
+def _dashed(text: str) -> str:
+    """A name made of a reference. What is none becomes a name too, so that it is refused as what it is."""
+    return re.sub(r"[^\w.-]+", "-", str(text)).strip("-.") or "none"
+
+
 def register_resolvers() -> None:
     """`${dashes:pretrain/demo@step-240}` in a YAML is `pretrain-demo-step-240`: a name made of a reference."""
     from omegaconf import OmegaConf
 
-    OmegaConf.register_new_resolver("dashes", lambda text: re.sub("[/@]", "-", text), replace=True)
+    OmegaConf.register_new_resolver("dashes", _dashed, replace=True)
 
 
 def command_typed(workflow: str) -> str:

@@ -174,6 +174,10 @@ def ended_by_signals() -> Iterator[None]:
     before = {number: signal.signal(number, end) for number in asked}
     try:
         yield
+    except SystemExit:
+        if received:  # Ray makes another of it, where it was raised while its client waited
+            raise Ended(received[0]) from None
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)

@@ -64,7 +64,7 @@ _ROWS: tuple[tuple[str, Ours], ...] = (
     # ── how long ──
     (
         "epoch num_epochs n_epochs num_train_epochs max_epochs train_epochs",
-        Ours(_EPOCHS, "over tokens; a mixture counts steps"),
+        Ours(_EPOCHS),
     ),
     (
         "step max_steps num_steps n_steps train_steps total_steps num_train_steps iters max_iters train_iters "

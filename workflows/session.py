@@ -39,6 +39,7 @@ from pipelines.train.network.architecture import ModelConfig, parameter_counts
 from pipelines.train.stages import TRAINED
 from pipelines.uris import without_secrets
 from workflows import places
+from workflows.remade import remade_by
 
 
 class DryRun(Exception):
@@ -78,6 +79,7 @@ class Session:
         self.within_recipe = False  # the recipe runs the next command itself
         self.group: str | None = None  # what MLflow calls the runs of this sweep together
         self.store = ArtifactStore(config.store)
+        self.store.how_made = self._how_made
         if uses_store:
             self.store.storage.check()
         self.began = time.monotonic()
@@ -349,6 +351,11 @@ class Session:
         self._tell_comparison(artifact.folder)
         self.tell_next(*(() if self.within_recipe else next_commands))
         return artifact
+
+    def _how_made(self, folder: str) -> str:
+        command, whole = remade_by(self.store, folder, self.experiment and self.experiment.split("/")[0])
+        command = command if "store=" in command else self._in_experiment(command)
+        return f"`{command}`" + ("" if whole else " and the choices it needs")
 
     def typed(self, command: str) -> str:
         """A command as it is to be typed after this one, for a message."""

@@ -16,16 +16,24 @@ Enters: a store's URI, and `kind/name`. Leaves: the finished artifact (`artifact
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from pipelines.errors import ArtifactError, ConfigError
+from pipelines.store import missing
 from pipelines.store.artifact import Artifact
 from pipelines.store.draft import Draft, Making
 from pipelines.store.opening import open_storage
 from pipelines.store.references import Reference
 from pipelines.store.sealed import PLAIN_CLAIM, PLAIN_MANIFEST, unsealed
-from pipelines.store.ways_out import aside_folder, set_aside_clause, way_out, workflow_of
+from pipelines.store.ways_out import (
+    aside_folder,
+    claim_or_manifest,
+    set_aside_clause,
+    typed_again,
+    way_out,
+    workflow_of,
+)
 
 OnChange = Literal["refuse", "rebuild", "keep"]
 
@@ -36,6 +44,8 @@ class ArtifactStore:
     def __init__(self, uri: str):
         self.storage = open_storage(uri)
         self.uri = self.storage.uri  # absolute: workers start in other folders
+        # by `kind/name`: the command that would make it, in words. A session knows of experiments besides
+        self.how_made: Callable[[str], str] = made_by
 
     def find(self, folder: str) -> Artifact | None:
         """The committed artifact `kind/name`, or None. Raises: ArtifactError for a damaged manifest, or that of another
@@ -52,14 +62,22 @@ class ArtifactStore:
         parsed = Reference.parse(reference)
         if (artifact := self.find(parsed.folder)) is not None:
             return artifact
-        state = (
-            "has begun but is not finished" if self.storage.exists(f"{parsed.folder}/claim.json") else "does not exist"
-        )
+        claimed = self.storage.exists(f"{parsed.folder}/claim.json")
+        state = "has begun but is not finished" if claimed else "does not exist"
+        lies = missing.elsewhere(self.storage, parsed.folder)
         raise ArtifactError(
-            f"{parsed.folder} {state} in {self.storage.uri}; there is {self._siblings(parsed.kind)}: "
-            f"make it with `python -m workflows.{workflow_of(parsed.kind)} name={parsed.name}` and the choices it needs"
+            f"{parsed.folder} {state} in {missing.where(self.storage)}; there is "
+            f"{missing.there(self.storage, parsed.kind, parsed.name)}{lies}: "
+            f"{'or ' if lies else ''}{self._way(parsed.folder, claimed)}"
             + set_aside_clause(self.storage, parsed.folder)
         )
+
+    def _way(self, folder: str, claimed: bool) -> str:
+        """The command that makes an artifact which is not there: that of its claim, or what the session knows of."""
+        claim = claim_or_manifest(self.storage, folder) if claimed else {}
+        if "command" in claim:
+            return f"the command that began it goes on with it: {typed_again(folder, claim, self.uri)}"
+        return f"make it with {self.how_made(folder)}"
 
     def get_kind(self, key: str, kind: str, reference: str) -> Artifact:
         """`get` for a config key that takes artifacts of one kind. Raises: ConfigError for another kind, besides."""
@@ -193,15 +211,11 @@ class ArtifactStore:
             )
         return document
 
-    def _siblings(self, kind: str) -> str:
-        names = sorted(
-            {
-                key.split("/")[1]
-                for key in self.storage.keys(kind)
-                if key.endswith("/manifest.json") and key.count("/") == 2
-            }
-        )
-        return f"{kind}/{{{', '.join(names)}}}" if names else f"no finished {kind}"
+
+def made_by(folder: str) -> str:
+    """The workflow that makes `kind/name`, as far as that tells."""
+    kind, _, name = folder.partition("/")
+    return f"`python -m workflows.{workflow_of(kind)} name={name}` and the choices it needs"
 
 
 def _few(changes: list[str], limit: int = 6) -> list[str]:

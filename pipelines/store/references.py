@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipelines.errors import ConfigError
 
@@ -29,7 +30,7 @@ class Reference:
         if not match:
             raise ConfigError(
                 f"{text!r} is not a reference; expected kind/name, kind/name@step-200 or kind/name@latest, e.g. "
-                "pretrain/demo@latest"
+                f"pretrain/demo@latest{_meant(text)}"
             )
         return cls(match["kind"], match["name"], match["at"])
 
@@ -39,3 +40,31 @@ class Reference:
 
     def __str__(self) -> str:
         return self.folder + (f"@{self.at}" if self.at else "")
+
+
+def _meant(text: str) -> str:
+    """What else was typed in the place of a reference: a clause with what to write, or nothing."""
+    if run := re.search(r"://.*/runs/(?P<id>[0-9a-f]{32})\b", text):
+        return f": of a page of MLflow, write the run's id alone, {run['id']}"
+    if "://" in text:
+        return ": nothing is read from an address here; an artifact is made in the store first"
+    if inside := re.search(r"(?:^|/)(?P<folder>[a-z_]+/\w[\w.-]*)/checkpoints/(?:step-)?0*(?P<step>\d+)/?$", text):
+        return f": write {inside['folder']}@step-{inside['step']}"
+    if step := re.fullmatch(r"(?P<folder>[a-z_]+/\w[\w.-]*)[@:](?:step)?[-_:=]?0*(?P<step>\d+)", text):
+        return f": write {step['folder']}@step-{step['step']}"
+    path = Path(text).expanduser()
+    if (path / "manifest.json").is_file() and len(path.absolute().parts) > 3:
+        kind, name = path.absolute().parts[-2:]
+        return f": that folder is {kind}/{name} of a store: write {kind}/{name} with store={path.absolute().parents[1]}"
+    if path.is_file() or re.search(r"\.(jsonl?|txt|csv|parquet|md|html?|gz|zst|bin|safetensors|gguf)$", text):
+        return (
+            ": files become artifacts first: text by `python -m workflows.corpus` (corpus=own_data shows how), then "
+            "tokenize and mixture"
+        )
+    if path.is_dir():
+        return ": a folder is no artifact; its files become one by `python -m workflows.corpus` (corpus=own_data)"
+    if re.fullmatch(r"[\w.-]+", text):
+        return f": its kind is missing, as in mixture/{text} or pretrain/{text}"
+    if text != text.lower() and _REFERENCE.fullmatch(text.partition("/")[0].lower() + "/" + text.partition("/")[2]):
+        return f": write {text.partition('/')[0].lower()}/{text.partition('/')[2]}"
+    return ""

@@ -44,7 +44,7 @@ def test_our_own_names_are_no_foreign_ones(name: str) -> None:
         ("--learning-rate", "1", "write schedule.peak_lr=1"),
         ("LR", "1", "write schedule.peak_lr=1"),
         ("batch_size", "4", "write batch.global_batch=4 (in windows of batch.sequence_length tokens, over all workers"),
-        ("epoch", "3", "write epochs=3 (over tokens; a mixture counts steps)"),
+        ("epoch", "3", "write epochs=3"),
         ("max_steps", "3", "write steps=3"),
         ("warmup", "3", "write schedule.warmup_steps=3"),
         ("wd", "0.1", "write optimizer.weight_decay=0.1"),

@@ -232,7 +232,7 @@ def test_curves_are_compared_by_the_mean_of_their_last_steps() -> None:
         ({"space": {"a.b": {"log": [1, 2], "linear": [1, 2]}}}, "has log, linear"),
         ({"space": {"a.b": {"log": [0, 2]}}}, "space.a.b.log.0. is 0; expected a number above 0"),
         ({"space": {"a.b": {"whole": [2, 2]}}}, "expected the lowest value, then a higher one"),
-        ({"space": {"a.b": {"whole": [2, 2.5]}}}, "expected int"),
+        ({"space": {"a.b": {"whole": [2, 2.5]}}}, "expected a whole number"),
         ({"space": {"a": {"whole": [2, 4]}}, "start": [{"a": 2.5}]}, r"start\[0\].a is 2.5"),
         ({"space": {"a.b": {"linear": [2, 1]}}}, "expected the lowest value, then a higher one"),
         ({"space": {"a.b": {"linear": [1, math.nan]}}}, "finite"),

@@ -6,7 +6,7 @@ chain from corpus to this run with fingerprints, as the claims recorded them: it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,11 @@ from pipelines.errors import ArtifactError, ConfigError
 from pipelines.store.artifact import Artifact
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.references import Reference
+from pipelines.store.ways_out import typed_again
 from pipelines.train.checkpoint import Checkpoint, committed_steps, open_checkpoint
 from pipelines.train.stages import STAGES, TRAINED
+
+_SHOWN = 8  # of the checkpoints, the last
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,26 @@ def open_run(store: ArtifactStore, reference: str) -> Run:
         )
     artifact = store.find(parsed.folder)
     if artifact is None:
-        if parsed.at is None or not committed_steps(store.storage, parsed.folder):
+        committed = committed_steps(store.storage, parsed.folder)
+        if committed and parsed.at is None:
+            raise ArtifactError(_unfinished(store, parsed.folder, committed))
+        if not committed:
             artifact = store.get(reference)  # raises, and says what there is
         else:
             artifact = Artifact(store.storage, parsed.folder, store.claim(parsed.folder))
     return Run(artifact, open_checkpoint(store.storage, parsed.folder, named_step(artifact, parsed.at)))
+
+
+def _unfinished(store: ArtifactStore, folder: str, committed: Sequence[int]) -> str:
+    """What is said of a run under way that was named without a step."""
+    claim = store.claim(folder)
+    shown = ("…, " if len(committed) > _SHOWN else "") + ", ".join(map(str, committed[-_SHOWN:]))
+    at = "a checkpoint at step" if len(committed) == 1 else "checkpoints at steps"
+    return (
+        f"{folder} in {store.uri} is not finished, and has {at} {shown}: name {folder}@latest or "
+        f"{folder}@step-{committed[-1]} to take it as it stands"
+        + (f", or finish it: {typed_again(folder, claim, store.uri)}" if "command" in claim else ", or finish it")
+    )
 
 
 def named_step(artifact: Artifact, at: str | None) -> str | None:
