@@ -12,7 +12,6 @@ command goes on from there.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import importlib

@@ -62,6 +62,12 @@ class Spool:
             return [], end
         return [json.loads(line) for line in self._read(start, end).splitlines()], end
 
+    @property
+    def is_delivered(self) -> bool:
+        """Whether nothing is waiting; once it is closed, another command may have taken what was, file and all."""
+        with self._lock:
+            return self._delivered >= self._end
+
     def delivered(self, place: int) -> None:
         """Note that all items up to `place` have reached the server."""
         with self._lock:

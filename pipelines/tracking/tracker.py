@@ -123,7 +123,7 @@ class Tracker:
     @property
     def arrived(self) -> bool:
         """Whether MLflow has got all that was logged."""
-        return self.run_id is not None and not self._lost and not self._spool.waiting()[0]
+        return self.run_id is not None and not self._lost and self._spool.is_delivered
 
     def close(self) -> None:
         """Deliver what is left and stop, leaving the run's state alone (a worker's tracker: the driver ends the
