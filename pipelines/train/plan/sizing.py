@@ -11,6 +11,7 @@ begun.
     model       the largest of `LADDER` that gets `TOKENS_PER_PARAMETER` of these tokens for each of its parameters
     batch       tokens / 300, as a power of two between 512 and 4,096 tokens; above 50M tokens, tokens / 12,000.
                 Pairs and conversations: so that a run has some 40 steps, at most 16 of them
+    decay       of a branch: a ninth of what its trunk has read, and no more than its mixture's budget
     warmup      a fiftieth of the steps
 
 Why so few tokens for a parameter: 20 is what compute is best spent on (arXiv 2203.15556), and here it is data that is
@@ -55,6 +56,7 @@ _LONGEST = 4096
 # foreseen of text that has no tokenizer yet: what small vocabularies reach, and what conf/mixture/own_stable.yaml reads
 _BYTES_PER_TOKEN, _EPOCHS = 2.5, 3.6
 _SHOWN_ABOVE = 2
+_TRUNK_TO_DECAY = 9  # tokens of a trunk for each of its decay (arXiv 2404.06395, §4.2: 10 % is enough)
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ def close(
         sized = _by_hours(config, mixture, tokens, begun, workers)
         config = sized.config
     units = _units(stage, config, mixture, tokens, sized.tokens)
+    if stage.branches and parent is not None and config.epochs is None:  # a tenth of trunk and decay together
+        units = max(1, min(units, int(parent.state["tokens"]) // _TRUNK_TO_DECAY // length))
     if batch.global_batch is None:
         known = _recorded(begun, "batch", "global_batch") or (_of_parent(parent) if stage.branches else None)
         rows = known or (_rows(units * length, length, workers) if mixture else _few_rows(units, workers))
