@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -95,7 +96,7 @@ def test_arms_train_by_themselves_and_one_that_diverges_stops_no_other(store: An
             done.stdout
         )
         # as its own command makes it
-        own = store.claim(f"pretrain/run-peak_lr-{rate}")["command"].split()[3:]
+        own = shlex.split(store.claim(f"pretrain/run-peak_lr-{rate}")["command"])[3:]
         assert own[-1] == f"name=run-peak_lr-{rate}"
         assert "finished already" in run_here("pretrain", *own).out
     runs = MlflowClient(f"sqlite:///{store.storage.root}/mlflow.db").search_runs(
