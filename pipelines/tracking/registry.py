@@ -10,7 +10,7 @@ transformers loads them.
                                          the run's files, and name the folder that holds the weights
 
 `MLmodel` is written by hand: MLflow's own `log_model` copies the weights. Its form is that of MLflow's flavour
-`transformers` (`flavor_config.py` and `model_io.py` in it). The same export again is the same version; one made anew is
+`transformers` (its modules `flavor_config` and `model_io`). The same export again is the same version; one made anew is
 another, and the one before is marked, since its files are gone.
 """
 
