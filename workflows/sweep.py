@@ -504,8 +504,8 @@ def sweep_in_turn(
         say("\n" + text + "\n")
         if why:
             say(f"   {why}")
-        there = [outcome.artifact.folder for outcome in outcomes if outcome.artifact is not None]
-        session.tell_group(there if workflow == "evaluate" else ())
+        done = [outcome.artifact.folder for outcome in outcomes if outcome.artifact is not None]
+        session.tell_group(done if workflow == "evaluate" else ())
     if failed:
         first = next(iter(failed))
         raise _at_the_end(
