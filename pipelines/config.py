@@ -483,7 +483,7 @@ def type_name(hint: Any) -> str:
     if origin is not None:
         return f"a list of {type_name(arguments[0])}"
     plain = {int: "a whole number", float: "a number", str: "text"}
-    return plain.get(hint) or getattr(hint, "__name__", str(hint))
+    return plain.get(hint) or str(getattr(hint, "__name__", hint))
 
 
 class _UnfitText(ConfigError):
