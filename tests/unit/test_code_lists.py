@@ -54,6 +54,7 @@ ANYWHERE = {
     "pipelines.store.draft": "publishes files, bytes as they are",
     "pipelines.store.references": "names of artifacts; the artifacts are in the fingerprint",
     "pipelines.store.ways_out": "messages",
+    "pipelines.store.missing": "messages",
     "pipelines.store.code": "makes the hashes",
     "pipelines.store.sealed": "checksums of small files",
     "pipelines.store.storage": "bytes as they are",

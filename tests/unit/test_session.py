@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from pipelines.errors import ConfigError
 from pipelines.train.spec import TrainConfig
 from tests.commands import run_here
 from workflows.composing import compose_config
-from workflows.entry import entry
+from workflows.entry import Ended, ended_by_signals, entry
 from workflows.session import Session
 
 
@@ -203,3 +204,35 @@ def test_a_mistyped_key_of_a_composed_command_is_explained_alike() -> None:
         compose_config("pretrain", TrainConfig, ["+experment=demo", "name=x"])
     with pytest.raises(ConfigError, match="expected key=value, without spaces around the =: write name=x"):
         compose_config("pretrain", TrainConfig, ["name", "=x"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_command_once_whatever_ray_makes_of_it(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+
+    def wait_like_ray() -> None:
+        try:
+            signal.raise_signal(number)
+        except SystemExit as first:
+            signal.raise_signal(number)  # while things are put in order
+            raise SystemExit(1) from first
+
+    with pytest.raises(Ended) as ended, ended_by_signals():
+        wait_like_ray()
+    assert (ended.value.number, ended.value.code) == (number, 128 + number)
+    assert signal.getsignal(number) is before
+
+
+def test_who_ignores_a_signal_goes_on_ignoring_it() -> None:
+    """As under `nohup`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with ended_by_signals():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_an_end_by_itself_stays_what_it_is() -> None:
+    with pytest.raises(SystemExit, match="3"), ended_by_signals():
+        raise SystemExit(3)
