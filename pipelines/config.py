@@ -27,6 +27,7 @@ from pipelines.uris import gives_password, holds_secret
 
 T = TypeVar("T")
 _LONGEST_EXPERIMENT = 256  # the column in MLflow's database
+LONGEST_NAME = 200  # bytes; file systems take 255, and files beside it are called after it
 _MOST_MEANT = 3  # places that are named for a key which stands in several
 
 
@@ -338,6 +339,11 @@ class WorkflowConfig:
             raise ConfigError(
                 f"name is {self.name!r}; expected letters, digits, _, . and -, beginning with none of . and -"
             )
+        if (long := len(self.name.encode())) > LONGEST_NAME:
+            raise ConfigError(
+                f"name has {long} bytes ({self.name[:20]}…); folders of that name are made, which takes {LONGEST_NAME} "
+                "at most: shorten it"
+            )
         if self.store != self.store.encode(errors="replace").decode():
             raise ConfigError(
                 f"store is {self.store!r}, whose name is no UTF-8; artifacts and MLflow write it down as text: give "
@@ -445,6 +451,8 @@ def _convert(hint: Any, value: Any, where: str, default: Any = None) -> Any:
             raise _OutOfRange(
                 f"{where} is {value}; expected a whole number below 2^63: change it in the YAML or on the command line"
             )
+        if isinstance(value, float) and value.is_integer():
+            raise ConfigError(f"{where} is {value}; expected a whole number: write {value:.0f}")
     elif hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)  # name=2024 on a command line
     elif isinstance(value, hint):

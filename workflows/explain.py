@@ -8,11 +8,11 @@ items of a list.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 from pipelines.config import Chosen, hints, meant, parts_of, paths_to, type_name
@@ -180,7 +180,7 @@ def _whole(key: str, text: str) -> str:
 
 def _elsewhere(config_class: type, group: str, choice: str) -> str:
     """What a choice that its group does not have may be: a value of one of the group's keys, a model of elsewhere."""
-    if group == "model" and ("/" in choice or Path(choice).exists()):
+    if group == "model" and ("/" in choice or os.path.exists(choice)):
         return (
             "; a fresh run takes its shape from there and begins with random weights, and other programs' weights are "
             "not trained on: chat and cost take a model by its path"

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
 import shlex
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from pipelines.errors import ConfigError
 from workflows import foreign, places
@@ -185,8 +185,9 @@ class _Words:
 
     def _takes(self, word: str) -> str:
         """Which key would take a word by itself: a reference, a path, what is to be asked."""
-        if re.fullmatch(r"[a-z_]+/\w[\w.-]*(@[\w-]+)?", word) or (word and Path(word).exists()):
-            of_data = word.split("/")[0] in ("corpus", "tokens", "mixture") or Path(word).exists()
+        is_there = bool(word) and os.path.exists(word)  # which takes any length, as Path.exists does not
+        if re.fullmatch(r"[a-z_]+/\w[\w.-]*(@[\w-]+)?", word) or is_there:
+            of_data = word.split("/")[0] in ("corpus", "tokens", "mixture") or is_there
             order = ("data", "tokens", "file") if of_data else ("parent", "model", "run", "data")
             keys = [key for key in order if key in self.fields]
             return f": did you mean {keys[0]}={word}?" if keys else ""

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.config import LONGEST_NAME
 from pipelines.errors import ConfigError
 
 _REFERENCE = re.compile(r"(?P<kind>[a-z_]+)/(?P<name>\w[\w.-]*)(@(?P<at>latest|step-(?P<step>\d+)))?")
@@ -32,6 +33,8 @@ class Reference:
                 f"{text!r} is not a reference; expected kind/name, kind/name@step-200 or kind/name@latest, e.g. "
                 f"pretrain/demo@latest{_meant(text)}"
             )
+        if len(match["name"].encode()) > LONGEST_NAME:
+            raise ConfigError(f"{text[:40]}… is no reference: a name has {LONGEST_NAME} bytes at most")
         return cls(match["kind"], match["name"], match["at"])
 
     @property
@@ -52,6 +55,8 @@ def _meant(text: str) -> str:
         return f": write {inside['folder']}@step-{inside['step']}"
     if step := re.fullmatch(r"(?P<folder>[a-z_]+/\w[\w.-]*)[@:](?:step)?[-_:=]?0*(?P<step>\d+)", text):
         return f": write {step['folder']}@step-{step['step']}"
+    if len(text.encode()) > LONGEST_NAME:
+        return ""
     path = Path(text).expanduser()
     if (path / "manifest.json").is_file() and len(path.absolute().parts) > 3:
         kind, name = path.absolute().parts[-2:]

@@ -265,3 +265,19 @@ def test_a_store_without_permission_is_refused_without_writing(tmp_path: Path) -
         with pytest.raises(StorageError, match=rf"no permission to write in {closed}"):
             storage.check_writable()
     assert list(closed.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([*_TRAIN, f"name={'a' * 300}"], "name has 300 bytes (aaaaaaaaaaaaaaaaaaaa…); folders of that name are made"),
+        ([*_TRAIN, f"data=mixture/{'a' * 300}"], "a name has 200 bytes at most"),
+        ([*_TRAIN, f"data={'a b ' * 99}"], "is not a reference"),
+        ([*_TRAIN, "word " * 99], "is no key=value and no option"),
+        ([*_TRAIN, "steps=1e3"], "steps is 1000.0; expected a whole number: write 1000"),
+        ([*_TRAIN, "steps=ten"], "steps is 'ten' (str); expected a whole number"),
+    ],
+)
+def test_what_no_folder_and_no_number_can_be_is_refused(words: list[str], said: str, made: Path) -> None:
+    ended = run_here(*words, f"store={made}", "dry_run=true")
+    assert (ended.code, said in ended.err) == (2, True), ended.err
