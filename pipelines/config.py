@@ -313,6 +313,11 @@ class TrackingConfig:
                 "and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) in the environment; a database finds its "
                 "password in a file, e.g. PGPASSFILE"
             )
+        if self.uri and not re.match(r"[a-z][a-z0-9+-]*:|databricks$|/", self.uri):
+            raise ConfigError(
+                f"tracking.uri is {self.uri!r}; expected a server or a database, e.g. http://mlflow:5000 or "
+                "sqlite:////path/to/mlflow.db, or null for the one beside the store"
+            )
         if not self.experiment.strip():
             raise ConfigError("tracking.experiment is empty; expected the name of an MLflow experiment, e.g. trunkline")
         if len(self.experiment) > _LONGEST_EXPERIMENT:

@@ -275,6 +275,7 @@ def test_a_store_without_permission_is_refused_without_writing(tmp_path: Path) -
         ([*_TRAIN, f"data={'a b ' * 99}"], "is not a reference"),
         ([*_TRAIN, "word " * 99], "is no key=value and no option"),
         ([*_TRAIN, "steps=1e3"], "steps is 1000.0; expected a whole number: write 1000"),
+        ([*_TRAIN, "tracking.uri=nonsense"], "tracking.uri is 'nonsense'; expected a server or a database"),
         ([*_TRAIN, "steps=ten"], "steps is 'ten' (str); expected a whole number"),
     ],
 )
