@@ -24,6 +24,7 @@ from pipelines.store.ways_out import set_aside_clause
 from pipelines.train.checkpoint import committed_steps, open_checkpoint, set_aside_after
 from pipelines.train.checkpoint.retention import readers_of
 from pipelines.train.objectives import objective_of
+from pipelines.train.plan import devices
 from pipelines.train.plan.planning import PlannedRun, plan_stage
 from pipelines.train.plan.sizing import HEADER
 from pipelines.train.spec import Adopted, TrainConfig, TrainSpec
@@ -156,6 +157,11 @@ def train_stage(stage: str, config: TrainConfig, session: Session) -> Artifact:
         begun = dry.foreseen
         if begun is not None and not is_done(begun, steps, back_to) and config.on_change != "rebuild":
             refuse_fewer_steps(storage, begun.folder, steps, back_to)
+        if dry.refused is None and not config.write_spec:
+            try:  # the plan of a run for other machines is worth seeing here, and would not run here
+                devices.check_gpus(config.cluster)
+            except ConfigError as error:
+                raise DryRun(begun, error) from error
         raise
     if isinstance(claimed, Artifact) and is_done(claimed, steps, back_to):
         return claimed
