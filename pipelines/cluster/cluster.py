@@ -16,7 +16,9 @@ import functools
 import itertools
 import math
 import os
+import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -50,6 +52,7 @@ _SOCKET_BYTES = 107  # of the path of an AF_UNIX socket; Linux's sun_path has 10
 _SHORT = "/tmp"
 _LONGEST_SOCKET = "ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
 _SHOWN_CHARACTERS = 300  # of a shard that has no words of its own
+_ANSWER_SECONDS = 5.0  # for a cluster that is joined to take a connection
 _SIZE_SECONDS = 5.0  # how long the cluster's size is taken as known: an autoscaler adds machines while shards run
 
 
@@ -101,6 +104,8 @@ class Cluster:
 
         address = self.config.address or os.environ.get("RAY_ADDRESS")
         self.embedded = address is None and not inside_job()
+        if address is not None:
+            _check_answers(address, "cluster.address" if self.config.address else "RAY_ADDRESS")
         path = _python_path()
         short = _short_folder() if self.embedded else None
         handlers = _signal_handlers()
@@ -371,6 +376,21 @@ def _short_folder() -> str | None:
         f"{_SOCKET_BYTES})"
     )
     return f"{_SHORT}/ray"
+
+
+def _check_answers(address: str, named_by: str) -> None:
+    """Raises: ClusterError where nobody listens at the address: Ray itself asks on for a minute, a line each time."""
+    place = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d+)", address)
+    if place is None:  # `auto`, `local`, or none that could be asked
+        return
+    try:
+        with socket.create_connection((place[1], int(place[2])), timeout=_ANSWER_SECONDS):
+            return
+    except (OSError, OverflowError) as error:
+        raise ClusterError(
+            f"cannot reach the Ray cluster at {address} ({named_by}): {error}{_ray_advice(error, False)} "
+            f"Without {named_by} a Ray of its own is started here"
+        ) from error
 
 
 def _ray_advice(error: Exception, embedded: bool) -> str:

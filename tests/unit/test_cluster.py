@@ -10,7 +10,8 @@ import pytest
 from pipelines.cluster import cluster, train_group
 from pipelines.cluster.cluster import Cluster, _ray_advice, _short_folder
 from pipelines.config import ClusterConfig
-from pipelines.errors import ConfigError
+from pipelines.errors import ClusterError, ConfigError
+from tests.ports import free_port
 
 
 def test_a_temporary_folder_too_long_for_sockets_gives_way_to_a_short_one(
@@ -75,3 +76,12 @@ def test_a_node_that_does_not_answer_counts_neither_for_sqlite_nor_for_kinds_of_
         else:
             with pytest.raises(ConfigError, match="GPUs of 2 kinds"):
                 train_group.check_kinds_here(asked)
+
+
+def test_a_cluster_at_which_nobody_listens_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
+    with pytest.raises(ClusterError, match=r"\(RAY_ADDRESS\): .*refused; is it running there .*Without RAY_ADDRESS"):
+        Cluster(ClusterConfig()).__enter__()
+    elsewhere = ClusterConfig(address=f"ray://localhost:{free_port()}")
+    with pytest.raises(ClusterError, match=r"at ray://localhost:\d+ \(cluster.address\)"):
+        Cluster(elsewhere).__enter__()

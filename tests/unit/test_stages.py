@@ -253,7 +253,7 @@ def test_an_anneal_goes_on_at_the_trunks_rate_and_place(store: Any) -> None:
 
 
 def test_a_decay_whose_steps_are_open_takes_a_tenth_of_all_tokens(store: Any) -> None:
-    windows = {tokens: 0 for tokens in (4_608, 9_216)}
+    windows = dict.fromkeys((4608, 9216), 0)
     for tokens in windows:
         parent = trunk(store, f"of-{tokens}", tokens=tokens)
         spec = plan_stage("anneal", branch(parent, steps=None), store, parent, 2).spec
