@@ -156,7 +156,7 @@ def run(config: RecipeConfig, session: Session) -> Artifact:
     rebuilding.over()
     if results:  # of a recipe that evaluates something
         say("\n" + table(*stage_table(results)) + "\n")
-    for claim in claims(results) if results else ():
+    for claim in (claim for claim in claims(results) if claim.compares) if results else ():
         sign = {True: "✓", False: "✗", None: "?"}[claim.holds]
         say(f"   {sign} {claim.text}: {claim.numbers}")
     if delivered := [artifact for artifact in artifacts if artifact.manifest["kind"] in ("export", "quantize")]:

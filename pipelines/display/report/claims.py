@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from pipelines.display.report.results import StageResult, run_of
 
+_NO_RUN = "no run to compare with"
 Rival = Callable[[Sequence[StageResult], StageResult], StageResult | None]
 
 
@@ -20,6 +21,11 @@ class Claim:
     text: str
     holds: bool | None  # None: the numbers to tell are missing
     numbers: str
+
+    @property
+    def compares(self) -> bool:
+        """Whether the recipe has the stages that the claim is about."""
+        return self.numbers != _NO_RUN
 
 
 def claims(results: Sequence[StageResult]) -> list[Claim]:
@@ -34,7 +40,7 @@ def _claim(results: Sequence[StageResult], text: str, kind: str, name: str, riva
     number = ours.number(name) if ours else None
     mine, other = (result.value(name) if result else None for result in (ours, theirs))
     if ours is None or theirs is None or number is None or mine is None or other is None:
-        return Claim(text, None, "no run to compare with" if theirs is None else "not evaluated")
+        return Claim(text, None, _NO_RUN if theirs is None else "not evaluated")
     if ours.heldout != theirs.heldout:
         sets = f"{ours.reference} on {ours.heldout}, {theirs.reference} on {theirs.heldout}"
         return Claim(text, None, f"measured on different held-out sets: {sets}")
