@@ -119,7 +119,7 @@ def sweep_stage(stage: str, turns: Sequence[Turn], session: Session) -> list[Art
     """
     shares = bool(turns[0].config.share)
     rebuild, turns = _rebuild(stage, turns, session)
-    chains, arms, mistakes = _planned(stage, turns, session)
+    turns, chains, arms, mistakes = _planned(stage, turns, session)
     replaced = {f"{stage}/{arm.turn.config.name}" for arm in arms if arm.replaces}
     if len(chains) == len(turns):
         committed = functools.partial(_committed, session, replaced)
@@ -169,18 +169,31 @@ def _rebuild(kind: str, turns: Sequence[Turn], session: Session) -> tuple[Rebuil
 
 def _planned(
     stage: str, turns: Sequence[Turn], session: Session
-) -> tuple[list[Chain], list[Arm], dict[int, TrunklineError]]:
-    """The turns as chains, those of them that can be run, and why the others cannot, by their place."""
-    chains, arms, mistakes = [], [], dict[int, TrunklineError]()
+) -> tuple[list[Turn], list[Chain], list[Arm], dict[int, TrunklineError]]:
+    """The turns, with what the data decides of them; the same as chains; those of them that can be run; and why the
+    others cannot, by their place.
+    """
+    turns, chains, arms, mistakes = list(turns), [], [], dict[int, TrunklineError]()
     for i, turn in enumerate(turns):
         try:
             _refuse(turn)
-            trajectory_of(stage, turn.config)  # what the config alone decides
-            chains.append(Chain(turn.config.name, (ChainStage(stage, turn.config, turn.command),)))
-            arms.append(_plan(stage, turn, session))
+            if not turn.config.sized_by_data:
+                chains.append(_chain(stage, turn))  # the table shows it, whatever is refused of it
+            arm = _plan(stage, turn, session)
+            if turn.config.sized_by_data:
+                turns[i] = dataclasses.replace(turn, config=arm.planned.config)
+                arm = dataclasses.replace(arm, turn=turns[i])
+                chains.append(_chain(stage, turns[i]))
+            arms.append(arm)
         except TrunklineError as error:
             mistakes[i] = error
-    return chains, arms, mistakes
+    return turns, chains, arms, mistakes
+
+
+def _chain(stage: str, turn: Turn) -> Chain:
+    """The turn's run as a chain. Raises: ConfigError for what the config alone makes impossible."""
+    trajectory_of(stage, turn.config)
+    return Chain(turn.config.name, (ChainStage(stage, turn.config, turn.command),))
 
 
 def _plan(stage: str, turn: Turn, session: Session) -> Arm:
@@ -205,6 +218,11 @@ def _refuse(turn: Turn) -> None:
         raise ConfigError(
             f"checkpoint.resume={config.checkpoint.resume} takes one run back: type the command of that turn alone, "
             "without -m, and then the sweep without checkpoint.resume"
+        )
+    if config.hours is not None and config.epochs is not None:
+        raise ConfigError(
+            f"hours={config.hours:g} beside epochs={config.epochs:g}: a sweep plans its arms twice, the second time "
+            "with the steps that these give; leave epochs out (mixture.epochs decides as much), or give steps="
         )
     if config.share and config.on_change == "rebuild":
         raise ConfigError(

@@ -103,6 +103,11 @@ class TrainConfig(WorkflowConfig):
     write_spec: str | None = runtime(None)  # write the workers' spec to this file and stop, for torchrun
     share: bool = runtime(False)  # with -m: the runs of the sweep train their common steps once (workflows/sweep.py)
 
+    @property
+    def sized_by_data(self) -> bool:
+        """Whether windows or batches are still to be worked out from the data, when the run is planned."""
+        return None in (self.batch.sequence_length, self.batch.global_batch, self.batch.micro_batch)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Start:

@@ -9,6 +9,7 @@ import pytest
 
 from pipelines.errors import ConfigError
 from pipelines.train.spec import TrainConfig
+from tests import tiny
 from tests.commands import run_here
 from workflows.recipe import RecipeConfig
 from workflows.turns import Turn, compose_turns, group_of, names_of
@@ -148,3 +149,18 @@ def test_a_turn_that_cannot_be_stops_the_sweep_before_it_begins(tmp_path: Path) 
     assert "pretrain/wind_tunnel-steps-10: schedule.warmup_steps 16 + schedule.decay_steps 50 exceed steps 10" in (
         ended.err
     )
+
+
+def test_arms_that_the_data_sizes_are_planned_with_what_it_gives(tmp_path: Path) -> None:
+    tiny.build(str(tmp_path / "store"))
+    sized = (
+        "-m", "+experiment=own", f"store={tmp_path / 'store'}", "data=mixture/tiny_stable", "seed=1,2", "hours=0.01",
+        "flops_per_second=1e9", "dry_run=true", "tracking.enabled=false",
+    )  # fmt: skip
+    ended = run_here("pretrain", *sized)
+    assert ended.code == 0, ended.output
+    assert re.search(r"own-seed-1 .*\n.*own-seed-2 ", ended.out), ended.out
+    shared = run_here("pretrain", *sized, "share=true")
+    assert shared.code == 0, shared.output
+    both = run_here("pretrain", *sized, "epochs=1")
+    assert (both.code, "leave epochs out" in both.err) == (2, True), both.output

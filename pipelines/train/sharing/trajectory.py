@@ -104,6 +104,11 @@ def trajectory_of(name: str, config: TrainConfig, parent: Trajectory | None = No
         decides["parent"] = config.parent
     if stage.trains is not None:  # the frozen parameters lie in the parent's checkpoint, which has a name
         decides["frozen in"] = config.parent
+    if config.sized_by_data:
+        raise ConfigError(
+            f"{folder}: its batch or windows are null, to be worked out from the data; runs that are compared with "
+            "others before there is any state batch.sequence_length, batch.global_batch and batch.micro_batch"
+        )
     rows = objective.batches.rows_per_unit
     step_tokens = config.batch.global_batch * config.batch.sequence_length * rows
     if config.steps is None:
