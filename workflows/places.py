@@ -218,7 +218,7 @@ def _check_choice(path: Path, text: str, key: str, choice: object, workflow: str
         )
     if not key.startswith("override ") and group in _chosen_by(workflow):
         raise ConfigError(
-            f"{at}: {workflow} has chosen a {group} already, so that `{key}: {choice}` would be a second: write "
+            f"{at}: {workflow} has chosen its {group} already, so that `{key}: {choice}` would be a second: write "
             f"`override /{group}: {choice}`"
         )
     for name in choice if isinstance(choice, list) else [choice]:

@@ -68,7 +68,7 @@ def test_every_stage_leaves_its_artifact_and_the_report(smoke: tuple[Path, str])
     assert store.get("export/smoke-gguf").statistics["kl"] < 0.5
     assert 'AutoTokenizer.from_pretrained("' not in output  # how to run each is said by its own command
     page = store.get("recipe/smoke").verified("report.html").read_text()
-    for words in ("anneal", "PSF-2.0", "data:image/", "小明"):
+    for words in ("anneal", "PSF-2.0", "data:image/", "Problem: "):
         assert words in page
     assert 'src="http' not in page
     card = store.get("corpus/smoke").verified("data_card.html").read_text()
@@ -128,7 +128,9 @@ def test_mlflow_shows_the_tree_from_corpus_to_export(smoke: tuple[Path, str]) ->
     assert any(file.path.endswith(".png") for file in client.list_artifacts(found["recipe/smoke"].info.run_id, "plots"))
 
 
-def test_the_registry_holds_what_was_exported_and_mlflow_loads_it(smoke: tuple[Path, str]) -> None:
+def test_the_registry_holds_what_was_exported_and_mlflow_loads_it(
+    smoke: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mlflow
     from mlflow import MlflowClient
 
@@ -150,12 +152,9 @@ def test_the_registry_holds_what_was_exported_and_mlflow_loads_it(smoke: tuple[P
     assert "workflows.chat model=export/smoke-gguf" in str(gguf.description)
     assert not (smoke[0] / "export/smoke-gguf/MLmodel").exists()
 
-    before = mlflow.get_tracking_uri()
-    try:
-        mlflow.set_tracking_uri(uri)
-        answers = mlflow.transformers.load_model("models:/smoke@current")
-    finally:
-        mlflow.set_tracking_uri(before)
+    # not set_tracking_uri, which writes its last word into the environment of all commands that follow
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    answers = mlflow.transformers.load_model("models:/smoke@current")
     question = [{"role": "user", "content": "What is 2 plus 3?"}]
     (answer,) = answers(question, max_new_tokens=5, do_sample=False)
     assert answer["generated_text"][-1]["role"] == "assistant"

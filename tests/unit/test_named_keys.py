@@ -28,6 +28,7 @@ _OTHERS = {
     "keep": "compute.keep, in the announcement's line about memory",
     "bytes": "a header of HTTP",
     "hydra.run.dir": "Hydra's own", "hydra.sweep.dir": "Hydra's own", "hydra.output_subdir": "Hydra's own",
+    "hydra.searchpath": "Hydra's own",
 }  # fmt: skip
 # modules whose strings are texts to test with, code to show, or HTML
 _TEXTS = (
@@ -35,6 +36,7 @@ _TEXTS = (
     "pipelines/data/tokens/chat.py",
     "pipelines/train/results/model_card.py",
     "pipelines/display/charts.py",
+    "workflows/completion.py",
 )
 
 

@@ -85,7 +85,7 @@ def test_help_and_a_command_name_what_the_lab_has(lab: Path) -> None:
         (OVERLAY + "batch:\n\tglobal_batch: 3\n", "pretrain.yaml:8: begins with a tab"),
         ("# @package _global_\n- a\n", "pretrain.yaml:1: holds list, and a config is a mapping"),
         ("# @package _global_\nname: a: b\n", "pretrain.yaml:2: no YAML: mapping values are not allowed"),
-        (OVERLAY.replace("override /model", "/model"), "pretrain.yaml:3: pretrain has chosen a model already"),
+        (OVERLAY.replace("override /model", "/model"), "pretrain.yaml:3: pretrain has chosen its model already"),
         (OVERLAY.replace("override /model", "model"), "write `override /model: mine`"),
         (OVERLAY.replace("mine", "mien"), "pretrain.yaml:3: there is no model mien; .* did you mean mine?"),
         (OVERLAY.replace("/model", "/modle"), "there is no group modle; .* did you mean model?"),
