@@ -313,7 +313,7 @@ class TrackingConfig:
                 "and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) in the environment; a database finds its "
                 "password in a file, e.g. PGPASSFILE"
             )
-        if self.uri and not re.match(r"[a-z][a-z0-9+-]*:|databricks$|/", self.uri):
+        if self.uri and not re.match(r"[a-z][a-z0-9+-]*:|databricks$|\.{0,2}/", self.uri):
             raise ConfigError(
                 f"tracking.uri is {self.uri!r}; expected a server or a database, e.g. http://mlflow:5000 or "
                 "sqlite:////path/to/mlflow.db, or null for the one beside the store"

@@ -15,6 +15,7 @@ import jsonschema
 import pytest
 import yaml
 
+import pipelines
 from tests.infra.tools import TERRAFORM
 
 CRDS = Path(__file__).parent / "kuberay-crds"
@@ -146,7 +147,6 @@ def test_the_job_is_started_anew_and_leaves_nothing() -> None:
 def test_the_image_and_ray_are_those_of_the_project() -> None:
     pinned = (TERRAFORM.parent.parent / "constraints.txt").read_text()
     assert f"ray=={cluster_spec('RayCluster')['rayVersion']}\n" in pinned
-    project = (TERRAFORM.parent.parent / "pyproject.toml").read_text()
     for pod in pods("RayCluster"):
         version = pod["containers"][0]["image"].rpartition(":")[2]
-        assert f'version = "{version}"' in project
+        assert version == pipelines.__version__

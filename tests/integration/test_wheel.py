@@ -191,7 +191,7 @@ def test_a_stage_before_its_time_names_the_command_that_makes_its_data(installed
     words = ["+experiment=smoke", "dry_run=true", "store=empty"]
     done = installed.run("trunkline", "pretrain", *words)
     assert done.returncode == 2
-    assert "`trunkline mixture name=smoke_stable`" in done.stderr
+    assert "`trunkline mixture store=empty +experiment=smoke mixture=smoke_stable`" in done.stderr
     as_module = installed.run("python", "-m", "workflows.pretrain", *words)
     assert as_module.stderr == done.stderr.replace("trunkline mixture", "python -m workflows.mixture")
     assert as_module.stdout == done.stdout

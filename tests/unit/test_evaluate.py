@@ -251,7 +251,7 @@ def test_a_row_that_misses_an_entry_or_forgets_a_number_is_a_fault_at_once():
 def test_a_trunk_still_under_way_is_measured_at_its_checkpoint(store):
     store.storage.delete("pretrain/a/manifest.json")
     assert str(plan_evaluation(CONFIG, store, "pretrain/a@latest").subject.run) == "pretrain/a@step-2"
-    with pytest.raises(ArtifactError, match="has begun but is not finished"):
+    with pytest.raises(ArtifactError, match="is not finished, and has checkpoints at steps 1, 2: name pretrain/a@l"):
         plan_evaluation(CONFIG, store, "pretrain/a")
 
 

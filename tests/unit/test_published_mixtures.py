@@ -91,7 +91,7 @@ def test_a_dry_run_plans_before_there_are_tokens(tmp_path: Path, capsys: pytest.
     assert re.search(r"code +19\.60% +20\.53% +14,931,419,164\n", said)
     assert not any(tmp_path.iterdir())
     meant = compose_config("mixture", MixtureConfig, asked)
-    with Session(meant) as session, pytest.raises(ArtifactError, match=r"workflows\.tokenize name=later"):
+    with Session(meant) as session, pytest.raises(ArtifactError, match=r"workflows\.tokenize store=\S+ name=later"):
         run(meant, session)
 
 
