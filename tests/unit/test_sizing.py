@@ -18,6 +18,7 @@ from pipelines.train.plan.planning import plan_stage
 from pipelines.train.plan.sizing import LADDER, TOKENS_PER_PARAMETER, shape
 from pipelines.train.spec import TrainConfig
 from tests import tiny
+from tests.commands import run_here
 
 OPEN: dict[str, Any] = {
     "name": "mine",
@@ -118,3 +119,16 @@ def test_hours_of_a_child_are_refused(store: ArtifactStore) -> None:
     config = dataclasses.replace(parse(TrainConfig, {**OPEN, "data": "mixture/tiny_decay"}), parent=None)
     with pytest.raises(ConfigError, match="anneal needs a parent"):
         plan_stage("anneal", config, store, None, 2)
+
+
+def test_a_dry_run_shows_the_plan_for_gpus_that_are_not_here_and_ends_as_its_run_would(store: ArtifactStore) -> None:
+    words = (
+        "+experiment=own", f"store={store.uri}", "data=mixture/tiny_stable", "hours=0.01", "flops_per_second=1e9",
+        "cluster.workers=4096", "cluster.gpus_per_worker=1", "batch.global_batch=4096", "batch.micro_batch=1",
+        "steps=1", "tracking.enabled=false",
+    )  # fmt: skip
+    planned, meant = run_here("pretrain", *words, "dry_run=true"), run_here("pretrain", *words)
+    assert (planned.code, planned.err) == (meant.code, meant.err)
+    assert planned.code == 2
+    assert "asks for 4096 GPUs; this machine has" in planned.err
+    assert "Shapes for mixture/tiny_stable" in planned.out
