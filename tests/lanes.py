@@ -1,10 +1,8 @@
 """Which lane runs what when `make test` works in several processes at once (pytest-xdist).
 
 A file's tests stay together, in their order, so that what its fixtures start is started once. Files of one group stay
-together
-too: they share what a session starts (one Ray, one S3 server). Groups and files that take minutes come first and the
-    rest, seconds
-each, fill up what is left, so that the lanes end at about the same time.
+together too: they share what a session starts (one Ray, one S3 server). Groups and files that take minutes come first
+and the rest, seconds each, fill up what is left, so that the lanes end at about the same time.
 """
 
 from __future__ import annotations

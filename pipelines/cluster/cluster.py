@@ -47,6 +47,7 @@ _PROJECT = Path(__file__).parents[2]
 _WINDOW_PER_CPU = 4  # shards submitted at a time: one runs, the others hide the driver's delay
 _ALIVE_SECONDS = 2.0  # between looks whether Ray itself still runs
 _END_SECONDS = 10.0  # for tasks that were cancelled to be gone; one on a node that does not answer is not waited for
+_SHORT_SECONDS = 2.0  # for tasks of a pass that failed to end by themselves, before they are cancelled
 _GRACE_SECONDS = 20.0  # for the driver to notice by itself that Ray is gone, and to end in order
 _SOCKET_BYTES = 107  # of the path of an AF_UNIX socket; Linux's sun_path has 108 with its end
 _SHORT = "/tmp"
@@ -206,11 +207,8 @@ class Cluster:
                 )
             raise ClusterError(f"{label}: {cause}finished shards are kept: run the same command again") from error
         finally:
-            for reference in pending:
-                ray.cancel(reference, force=True)
-            # or they publish over what a refused rebuild puts back; on a busy machine Ray may answer too soon
             if pending:
-                ray.wait(list(pending), num_returns=len(pending), timeout=_END_SECONDS, fetch_local=False)
+                _end(list(pending))
         return results
 
     def prepare(self, ready: Callable[[], None], wait: bool = False) -> None:
@@ -465,6 +463,23 @@ def _submit(task: Any, shard: Any, size: _ClusterSize) -> Any:
     return (
         task.remote(shard) if not wanted else task.options(memory=min(wanted, size.largest_memory_bytes)).remote(shard)
     )
+
+
+def _end(tasks: list[Any]) -> None:
+    """Return when tasks whose results nobody wants are over, or they publish over what a refused rebuild puts back.
+
+    Only those that take long are cancelled. Ray (2.60) aborts the driver, with a page of C++ in the place of the error,
+    when a task is cancelled in the instant in which its answer arrives ("Tried to complete task that was not pending"):
+    one pass in 45 where shards took a millisecond. Killing a worker may also hit the task that it began meanwhile. On a
+    busy machine Ray says that a cancelled task is over while its process still ends.
+    """
+    import ray
+
+    _, long = ray.wait(tasks, num_returns=len(tasks), timeout=_SHORT_SECONDS, fetch_local=False)
+    for task in long:
+        ray.cancel(task, force=True)
+    if long:
+        ray.wait(long, num_returns=len(long), timeout=_END_SECONDS, fetch_local=False)
 
 
 def shard_in_words(shard: Any) -> str:

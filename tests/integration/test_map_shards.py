@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.cluster import cluster as module
 from pipelines.cluster.cluster import Cluster
 from pipelines.errors import ClusterError, DataError
 
@@ -67,6 +69,11 @@ def refuse(shard: int) -> int:
     return shard
 
 
+def refuse_or_sleep(shard: int) -> None:
+    refuse(shard)
+    time.sleep(600)
+
+
 class Counted(Sequence[int]):
     """Numbers that remember how many of them were taken."""
 
@@ -119,9 +126,32 @@ def test_a_shard_that_wants_more_memory_than_there_is_still_runs(cluster: Cluste
     assert cluster.map_shards(die_once, shards, "memory") == [1, 2]
 
 
-def test_the_first_refusal_ends_the_pass(cluster: Cluster) -> None:
+@pytest.fixture
+def cancelled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The tasks that were cancelled so far."""
+    import ray
+
+    cancel, tasks = ray.cancel, list[Any]()
+    monkeypatch.setattr(ray, "cancel", lambda task, **options: (tasks.append(task), cancel(task, **options)))
+    return tasks
+
+
+def test_the_first_refusal_ends_the_pass(
+    cluster: Cluster, cancelled: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SHORT_SECONDS", 60.0)  # whatever else the machine does
     shards = Counted(100_000)
     with pytest.raises(DataError, match="shard 20 is bad"):
         cluster.map_shards(refuse, shards, "refuse")
     assert shards.taken < 10_000  # on a busy machine the other worker may do many while one has the shard that is bad
+    assert cluster.map_shards(double, [1, 2], "next") == [{"doubled": 2}, {"doubled": 4}]
+    assert not cancelled, "Ray may abort the driver when it cancels a task that is just ending"
+
+
+def test_a_refusal_waits_for_no_shard_that_takes_long(cluster: Cluster, cancelled: list[Any]) -> None:
+    began = time.monotonic()
+    with pytest.raises(DataError, match="shard 20 is bad"):
+        cluster.map_shards(refuse_or_sleep, [20, 1, 2, 3], "refuse")
+    assert 1 <= len(cancelled) <= 3
+    assert time.monotonic() - began < 300
     assert cluster.map_shards(double, [1, 2], "next") == [{"doubled": 2}, {"doubled": 4}]
