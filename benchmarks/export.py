@@ -49,7 +49,7 @@ def build(folder: Path, name: str) -> int:
     from pipelines.train.plan.planning import tokenizer_of
     from pipelines.train.spec import TrainConfig
     from tests.untrained import commit_tokens
-    from workflows.composing import compose_config
+    from workflows.command_line.composing import compose_config
 
     model = compose_config("pretrain", TrainConfig, [f"model={name}"]).model
     assert model is not None

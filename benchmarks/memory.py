@@ -38,7 +38,7 @@ from pipelines.train.plan.memory import GIB
 from pipelines.train.plan.planning import plan_stage
 from pipelines.train.spec import TrainConfig, TrainSpec
 from tests.ports import free_port
-from workflows.composing import compose_config
+from workflows.command_line.composing import compose_config
 
 _STEPS = 4
 

@@ -20,7 +20,7 @@ from pipelines.errors import ConfigError, TrunklineError
 from pipelines.train.formats.questions import prompts as questions
 from pipelines.train.runtimes.contract import Loaded, Sampling
 from workflows.chat import ChatConfig, find, load
-from workflows.session import Session
+from workflows.running.session import Session
 
 HEADER = ("decoded by", "tokens", "tokens/s", "proposed", "accepted", "share", "equal answers")
 

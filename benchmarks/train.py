@@ -62,7 +62,7 @@ from pipelines.train.optimizers.groups import build, set_learning_rate
 from pipelines.train.plan import memory
 from pipelines.train.spec import TrainConfig
 from pipelines.train.update.engine import Engine, ZeroConfig, device, import_deepspeed, start_distributed
-from workflows.composing import compose_config
+from workflows.command_line.composing import compose_config
 
 MODELS = {
     "demo": "demo",

@@ -13,7 +13,7 @@ import os
 import sys
 from dataclasses import dataclass
 
-from workflows import places
+from workflows.command_line import places
 
 
 @dataclass(frozen=True)

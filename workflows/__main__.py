@@ -14,7 +14,7 @@ import sys
 import pipelines
 from pipelines.display.progress import reopen_closed_streams, reword, say
 from pipelines.errors import TrunklineError
-from workflows.commands import as_typed, check_known, listing, started_by_name
+from workflows.command_line.commands import as_typed, check_known, listing, started_by_name
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ from pipelines.identity import decisive
 from pipelines.store.artifact import Artifact
 from pipelines.train.checkpoint.average import AverageConfig, average, plan_average
 from pipelines.train.stages import AVERAGE
-from workflows import onward
 from workflows.entry import entry
-from workflows.session import Session, of_run
+from workflows.running import onward
+from workflows.running.session import Session, of_run
 
 CODE = tuple(f"pipelines.train.checkpoint.{module}" for module in ("average", "committed", "weights"))
 

@@ -36,7 +36,7 @@ from pipelines.train.runtimes.terminal import Chat, piped_lines, typed_lines
 from pipelines.train.runtimes.with_transformers import in_memory
 from pipelines.train.stages import TRAINED
 from workflows.entry import entry
-from workflows.session import DryRun, Session
+from workflows.running.session import DryRun, Session
 
 _DELIVERED = ("export", "quantize")  # kinds of artifacts that hold a model's folder
 _MOST_POSITIONS = 8192  # where nobody asks for more: the key-value cache of llama.cpp takes its memory at once

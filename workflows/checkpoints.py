@@ -25,7 +25,7 @@ from pipelines.train.checkpoint.committed import passed_over
 from pipelines.train.checkpoint.retention import prune, readers_of
 from pipelines.train.stages import TRAINED
 from workflows.entry import entry
-from workflows.session import Session
+from workflows.running.session import Session
 
 
 @config_class

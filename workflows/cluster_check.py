@@ -35,7 +35,7 @@ from pipelines.display.progress import announce, say, width
 from pipelines.errors import TrunklineError
 from pipelines.train.plan import machines
 from workflows.entry import entry
-from workflows.session import Session
+from workflows.running.session import Session
 from workflows.submit import token_command
 
 _TERRAFORM = (1, 7)

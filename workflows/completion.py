@@ -22,8 +22,8 @@ import yaml
 
 from pipelines.display.progress import say
 from pipelines.errors import TrunklineError
-from workflows import places
-from workflows.commands import TOOLS, staged, summary
+from workflows.command_line import places
+from workflows.command_line.commands import TOOLS, staged, summary
 
 _SCRIPTS = {
     "bash": r"""_trunkline_complete() {

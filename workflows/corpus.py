@@ -38,9 +38,9 @@ from pipelines.errors import ConfigError, DataError
 from pipelines.identity import identity
 from pipelines.store.artifact import Artifact
 from pipelines.store.code import chosen_modules
-from workflows import onward
 from workflows.entry import entry
-from workflows.session import DryRun, Session
+from workflows.running import onward
+from workflows.running.session import DryRun, Session
 
 _ROOMS = {
     "text": "document packed code_points words licences row_groups",

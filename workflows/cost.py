@@ -47,10 +47,10 @@ from pipelines.train.cost.subjects import Subject, Way, inputs_of, named_subject
 from pipelines.train.cost.table import print_content
 from pipelines.train.network.architecture import ModelConfig, parameter_counts
 from pipelines.train.spec import TrainConfig
-from workflows.composing import compose_config
-from workflows.devices import all_devices, read_any_device
+from workflows.command_line.composing import compose_config
+from workflows.command_line.devices import all_devices, read_any_device
 from workflows.entry import entry
-from workflows.session import Session, of_run
+from workflows.running.session import Session, of_run
 
 _COST = ("device", "loss", "measuring", "money", "process", "results", "speeds", "subjects")
 # the modules that decide the numbers, beside those of the formats and the runtimes

@@ -25,9 +25,9 @@ from pipelines.display.progress import end_live_line, reopen_closed_streams, say
 from pipelines.errors import TrunklineError
 from pipelines.store.disk import disk_error
 from pipelines.uris import without_secrets
-from workflows import places
-from workflows.commands import as_typed
-from workflows.composing import (
+from workflows.command_line import places
+from workflows.command_line.commands import as_typed
+from workflows.command_line.composing import (
     command_typed,
     experiment_named,
     explained,
@@ -37,11 +37,11 @@ from workflows.composing import (
     register_resolvers,
     with_overlay,
 )
-from workflows.explain import explain, follow_all
-from workflows.session import DryRun, Session
-from workflows.turns import asks_for_sweep
-from workflows.typed import check_typed
-from workflows.usage import print_usage
+from workflows.command_line.explain import explain, follow_all
+from workflows.command_line.turns import asks_for_sweep
+from workflows.command_line.typed import check_typed
+from workflows.command_line.usage import print_usage
+from workflows.running.session import DryRun, Session
 
 C = TypeVar("C", bound=WorkflowConfig)
 
@@ -120,7 +120,7 @@ def entry(
         try:
             check_typed(config_class, config_name, sys.argv[1:])
             if asks_for_sweep(sys.argv[1:]):
-                from workflows.sweep import run_sweep
+                from workflows.running.sweep import run_sweep
 
                 begun.append(True)
                 telling(lambda: run_sweep(config_class, run, config_name, uses_store, sys.argv[1:]))

@@ -22,7 +22,7 @@ from pipelines.store.code import chosen_modules
 from pipelines.train.results.evaluate import EvaluateConfig, evaluate, plan_evaluation
 from pipelines.train.results.heldout import heldout_set
 from workflows.entry import entry
-from workflows.session import Session, of_run
+from workflows.running.session import Session, of_run
 
 _TOKENS = (
     "megatron",

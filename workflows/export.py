@@ -39,7 +39,7 @@ from pipelines.train.results.model_card import find_evaluation, licence_note, mo
 from pipelines.train.results.registered import registered
 from pipelines.train.runtimes import RUNTIMES
 from workflows.entry import entry
-from workflows.session import Session, of_run
+from workflows.running.session import Session, of_run
 
 # the modules that decide what is written, beside those of the format
 CODE = (

@@ -31,7 +31,7 @@ from pipelines.laws.page import optimum_rows, parameter_rows, prediction_rows, w
 from pipelines.laws.table import Table, read_table, table_of
 from pipelines.tracking.tracker import runs_matching
 from workflows.entry import entry
-from workflows.session import DryRun, Session
+from workflows.running.session import DryRun, Session
 
 MLFLOW = "mlflow:"
 

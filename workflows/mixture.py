@@ -18,9 +18,9 @@ from pipelines.display.progress import announce, human, say, table
 from pipelines.errors import ArtifactError
 from pipelines.identity import decisive
 from pipelines.store.artifact import Artifact
-from workflows import onward
 from workflows.entry import entry
-from workflows.session import DryRun, Session
+from workflows.running import onward
+from workflows.running.session import DryRun, Session
 
 CODE = ("pipelines.data.stream.mixture",)
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from pipelines.display.progress import reopen_closed_streams, reword, say
 from pipelines.errors import ConfigError, StorageError, TrunklineError
-from workflows import places
-from workflows.commands import as_typed, program
+from workflows.command_line import places
+from workflows.command_line.commands import as_typed, program
 
 _README = """\
 # {name}: configs of our own for Trunkline

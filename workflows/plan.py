@@ -43,13 +43,13 @@ from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.sandbox.writer import Written, write_experiment
 from pipelines.train.spec import TrainConfig
 from pipelines.train.stages import STAGES
-from workflows import places
-from workflows.commands import make
-from workflows.composing import compose_config, experiment_named
-from workflows.devices import Device, device_names, read_device, training_device
+from workflows.command_line import places
+from workflows.command_line.commands import make
+from workflows.command_line.composing import compose_config, experiment_named
+from workflows.command_line.devices import Device, device_names, read_device, training_device
 from workflows.entry import begin, entry
 from workflows.mixture import MixtureConfig
-from workflows.session import Session
+from workflows.running.session import Session
 
 _SHARED = ("batch", "zero", "compute", "cluster", "optimizer")  # how a run is run: the same in all stages
 _MOST_OFFERS = 12

@@ -49,7 +49,7 @@ from pipelines.train.results.publication import (
 )
 from pipelines.train.stages import TRAINED
 from workflows.entry import entry
-from workflows.session import Session
+from workflows.running.session import Session
 
 # the modules that decide what is sent
 CODE = ("pipelines.train.results.publication", "pipelines.train.results.model_card")

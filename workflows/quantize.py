@@ -80,7 +80,7 @@ from pipelines.train.results.quantized_evidence import (
 )
 from pipelines.train.results.quantized_page import HEADER, PAGE, metrics, rows, size_lines, write_page
 from workflows.entry import entry
-from workflows.session import Session, of_run
+from workflows.running.session import Session, of_run
 
 _STREAM = ("cuts", "interleave", "loader", "mixture", "order", "preferences", "rows", "source_stream")
 _TOKENS = (

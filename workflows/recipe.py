@@ -33,12 +33,12 @@ from pipelines.store.references import Reference
 from pipelines.train.plan import sizing
 from pipelines.train.spec import TrainConfig
 from pipelines.train.stages import TRAINED
-from workflows.commands import make
-from workflows.composing import compose_config
+from workflows.command_line.commands import make
+from workflows.command_line.composing import compose_config
 from workflows.entry import entry
-from workflows.rebuilding import Rebuild
-from workflows.session import DryRun, Session
-from workflows.training import with_speed
+from workflows.running.rebuilding import Rebuild
+from workflows.running.session import DryRun, Session
+from workflows.running.training import with_speed
 
 # what all stages have of the recipe, whole, whatever their own YAML says
 SHARED = tuple(
@@ -87,7 +87,7 @@ class RecipeConfig(WorkflowConfig):
     experiment: str  # folder of conf/experiment whose overlays the stages take
     # key -> the workflows whose stages it is handed on to when it is typed for the recipe, e.g. {hours: [pretrain]}
     takes: dict[str, list[str]] = runtime(default_factory=dict)
-    handed: tuple[str, ...] = ()  # such words, as typed; `workflows/composing.py` puts them here
+    handed: tuple[str, ...] = ()  # such words, as typed; `workflows/command_line/composing.py` puts them here
     stages: list[RecipeStage]
 
     HANDS_ON: ClassVar[str] = "handed"

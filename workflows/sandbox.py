@@ -27,9 +27,11 @@ from pipelines.train.sandbox.costs import Costs
 from pipelines.train.sandbox.ledger import Ledger, StudyState, failed
 from pipelines.train.sandbox.planned import check_in_store, lane_memory, lanes_foreseen
 from pipelines.train.sandbox.writing import NUMBERS, PAGE, Writer, say_findings
-from workflows import onward
 from workflows.entry import entry
-from workflows.session import DryRun, Session
+from workflows.running import onward
+from workflows.running.session import DryRun, Session
+from workflows.running.training import CODE as TRAINING_CODE
+from workflows.running.trials import TrialRun, costs_of
 from workflows.studies import (
     DECIDES,
     check_chosen,
@@ -39,8 +41,6 @@ from workflows.studies import (
     study_files,
     study_state,
 )
-from workflows.training import CODE as TRAINING_CODE
-from workflows.trials import TrialRun, costs_of
 
 # and what each study chose: `code_of_studies`
 CODE = (

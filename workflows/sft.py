@@ -8,8 +8,8 @@ from __future__ import annotations
 from pipelines.store.artifact import Artifact
 from pipelines.train.spec import TrainConfig
 from workflows.entry import entry
-from workflows.session import Session
-from workflows.training import train_stage
+from workflows.running.session import Session
+from workflows.running.training import train_stage
 
 
 def run(config: TrainConfig, session: Session) -> Artifact:

@@ -20,10 +20,10 @@ from pipelines.train.sandbox.ledger import StudyState
 from pipelines.train.spec import TrainConfig
 from pipelines.train.stages import stage_named
 from pipelines.train.studies import STUDIES
-from workflows import places
-from workflows.composing import composed_values
-from workflows.training import CODE as TRAINING_CODE
-from workflows.training import code_of
+from workflows.command_line import places
+from workflows.command_line.composing import composed_values
+from workflows.running.training import CODE as TRAINING_CODE
+from workflows.running.training import code_of
 
 # how a command line chooses studies
 _CHOICE = "sandbox" + "="

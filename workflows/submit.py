@@ -46,12 +46,12 @@ from pipelines.tracking.origin import handed_on as handed_on_origin
 from pipelines.train.plan import machines
 from pipelines.train.spec import TrainConfig
 from pipelines.train.stages import STAGES
-from workflows import places
-from workflows.arms import planned_table
-from workflows.composing import compose_config
+from workflows.command_line import places
+from workflows.command_line.composing import compose_config
+from workflows.command_line.turns import SWEEPS, Turn, asks_for_sweep, compose_turns, group_of, tell_all
 from workflows.entry import begin, entry, fail
-from workflows.session import DryRun, Session
-from workflows.turns import SWEEPS, Turn, asks_for_sweep, compose_turns, group_of, tell_all
+from workflows.running.arms import planned_table
+from workflows.running.session import DryRun, Session
 
 _ELSEWHERE = ("submit", "cluster_check")
 _SHOWN = 80  # characters of a command in the list of jobs

@@ -34,9 +34,10 @@ from pipelines.identity import decisive
 from pipelines.store.artifact import Artifact
 from pipelines.store.code import chosen_modules
 from pipelines.store.draft import Draft
-from workflows import onward, places
+from workflows.command_line import places
 from workflows.entry import entry
-from workflows.session import Session
+from workflows.running import onward
+from workflows.running.session import Session
 
 CODE = tuple(
     f"pipelines.data.{module}"

@@ -29,7 +29,7 @@ from pipelines.tracking.links import UI_HOST, UI_PORT
 from pipelines.tracking.pages import Asked, comparison, opening_pages
 from pipelines.tracking.place import database_of, tracking_uri
 from workflows.entry import entry
-from workflows.session import DryRun, Session
+from workflows.running.session import DryRun, Session
 
 _START_SECONDS = 600
 

@@ -41,10 +41,10 @@ from pipelines.train.checkpoint.committed import Index
 from pipelines.train.plan.planning import plan_stage
 from pipelines.train.run.loop import read_metrics
 from pipelines.train.spec import TrainConfig, TrainSpec
-from workflows import training
-from workflows.composing import compose_config
+from workflows.command_line.composing import compose_config
 from workflows.entry import entry
-from workflows.session import Session
+from workflows.running import training
+from workflows.running.session import Session
 
 CODE = (
     *training.CODE,

@@ -12,7 +12,7 @@ from pipelines.train.checkpoint import open_checkpoint, read_weights
 from pipelines.train.checkpoint.average import AverageConfig
 from tests.integration.conftest import run_stage, train_config
 from workflows import average
-from workflows.session import Session
+from workflows.running.session import Session
 
 
 def test_a_stage_is_initialised_from_an_average(cluster: Cluster, store: Any) -> None:

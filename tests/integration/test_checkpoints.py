@@ -12,7 +12,7 @@ from pipelines.config import TrackingConfig
 from tests import tiny
 from tests.integration import saver_cases
 from tests.integration.ranks import Ranks
-from workflows.session import Session
+from workflows.running.session import Session
 from workflows.verify_resume import VerifyResumeConfig, _end, run
 
 

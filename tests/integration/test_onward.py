@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.commands import run_here
-from workflows.composing import compose_config
+from workflows.command_line.composing import compose_config
 from workflows.corpus import CorpusConfig
-from workflows.session import Session
+from workflows.running.session import Session
 
 UNTRACKED = "tracking.enabled=false"
 SMALL = ["corpus=smoke", "corpus.sources.stdlib.max_bytes=200000", "quality_report=false"]

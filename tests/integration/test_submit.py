@@ -35,7 +35,7 @@ from pathlib import Path
 from pipelines.config import WorkflowConfig
 from pipelines.display.progress import say
 from workflows.entry import entry
-from workflows.session import Session
+from workflows.running.session import Session
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig(WorkflowConfig):

@@ -22,7 +22,7 @@ from tests.integration.ranks import Ranks, train
 from tests.integration.test_sharing import assert_equal
 from tests.integration.test_tree_runner import alone_spec
 from tests.waits import wait_until
-from workflows.session import Session
+from workflows.running.session import Session
 
 ROOT = Path(__file__).parents[2]
 

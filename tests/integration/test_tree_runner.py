@@ -21,8 +21,8 @@ from tests.integration.ranks import Ranks, train
 from tests.integration.test_sharing import assert_equal
 from workflows import pretrain
 from workflows.mixture import MixtureConfig
-from workflows.session import Session
-from workflows.sharing import EdgeEnded, TreeRunner
+from workflows.running.session import Session
+from workflows.running.sharing import EdgeEnded, TreeRunner
 
 
 @dataclass
@@ -136,7 +136,7 @@ def alone_spec(session: Session, stage: str, config: Any) -> dict[str, Any]:
     """The spec of a run that `train_stage` would train by itself."""
     from pipelines.config import plain
     from pipelines.store.draft import Draft, Making
-    from workflows.training import code_of_run, plan_run, told_whole
+    from workflows.running.training import code_of_run, plan_run, told_whole
 
     config, planned = plan_run(stage, config, session)
     making = Making(planned.identity, planned.inputs, code_of_run(planned), None, told_whole(config, planned))

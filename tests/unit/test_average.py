@@ -22,7 +22,7 @@ from pipelines.train.tasks import TASKS
 from tests.untrained import commit_run, commit_tokens
 from workflows import average as workflow
 from workflows import evaluate as evaluation
-from workflows.session import Session
+from workflows.running.session import Session
 
 MODEL = ModelConfig(
     layers=1, d_model=16, d_ff=32, heads=2, kv_heads=1, vocabulary=320, max_positions=32, dim_model_base=16

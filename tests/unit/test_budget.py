@@ -32,8 +32,8 @@ from pipelines.train.plan.memory import Setup
 from pipelines.train.run.log import _BF16_PEAK_FLOPS
 from pipelines.train.spec import TrainConfig
 from pipelines.train.update.engine import ZeroConfig
-from workflows.composing import compose_config
-from workflows.devices import device_names, read_device
+from workflows.command_line.composing import compose_config
+from workflows.command_line.devices import device_names, read_device
 
 SHAPES = {
     "grouped heads": ModelConfig(

@@ -28,7 +28,7 @@ from pipelines.train.checkpoint.committed import commit
 from pipelines.train.checkpoint.retention import delete, prune, readers_of
 from pipelines.train.checkpoint.snapshot import Layout
 from workflows.checkpoints import CheckpointsConfig, run
-from workflows.session import Session
+from workflows.running.session import Session
 
 
 def saved(root: Path, files: dict[str, dict[str, torch.Tensor]], step: int = 4, run: str = "pretrain/x") -> Checkpoint:

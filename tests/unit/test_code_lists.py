@@ -2,9 +2,8 @@
 with a reason.
 
 Reached is what its imports lead to inside `pipelines/`, those within functions included. A new module fails until
-somebody has
-decided: into `CODE`, where a change of behaviour makes finished artifacts stale, or into a list below, with why it
-    cannot change them.
+somebody has decided: into `CODE`, where a change of behaviour makes finished artifacts stale, or into a list below,
+with why it cannot change them.
 """
 
 from __future__ import annotations
@@ -28,14 +27,15 @@ from pipelines.train.quantization import METHODS
 from pipelines.train.runtimes import RUNTIMES
 from pipelines.train.studies import STUDIES
 from pipelines.train.tasks import TASKS
-from workflows import corpus, cost, evaluate, export, quantize, training
+from workflows import corpus, cost, evaluate, export, quantize
+from workflows.running import training
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = (
     "corpus",
     "tokenize",
     "mixture",
-    "training",
+    "running.training",
     "evaluate",
     "export",
     "quantize",
@@ -143,7 +143,7 @@ BESIDE = {
         "pipelines.data.stream.interleave": "the least weight, below which a mixture is refused",
         "pipelines.data.stream.asked_mixture": "its outcome, weights and budget, is in the fingerprint",
     },
-    "training": {
+    "running.training": {
         "pipelines.data.stream.mixture": "the plan is in the fingerprint, as segments or by the mixture's own",
         "pipelines.train.checkpoint.weights": "weights without an engine: a run fills its engine (slices)",
     },
@@ -231,7 +231,7 @@ BESIDE = {
 # never
 ROWS: dict[str, Callable[[], Iterator[tuple[str, ...]]]] = {
     "corpus": lambda: (corpus.code_of([name], FURTHER) for name in FILE_FORMATS),
-    "training": lambda: (training.code_of(one, other) for one in OBJECTIVES for other in OPTIMIZERS),
+    "running.training": lambda: (training.code_of(one, other) for one in OBJECTIVES for other in OPTIMIZERS),
     "verify_resume": lambda: (training.code_of(one, other) for one in OBJECTIVES for other in OPTIMIZERS),
     "evaluate": lambda: (evaluate.code_of([task]) for task in TASKS),
     "export": lambda: (export.code_of(name) for name in FORMATS),
@@ -335,6 +335,10 @@ def test_every_reason_is_of_something_that_is_there() -> None:
 
 
 def test_a_workflow_that_commits_has_a_list() -> None:
-    """Those without one make no artifact, or are `training` under another name."""
-    with_code = {path.stem for path in (ROOT / "workflows").glob("*.py") if "\nCODE" in path.read_text()}
+    """Those without one make no artifact, or are `running.training` under another name."""
+    with_code = {
+        ".".join(path.relative_to(ROOT / "workflows").with_suffix("").parts)
+        for path in (ROOT / "workflows").rglob("*.py")
+        if "\nCODE" in path.read_text()
+    }
     assert with_code == set(WORKFLOWS)

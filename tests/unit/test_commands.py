@@ -10,8 +10,8 @@ from pipelines.display import progress
 from pipelines.errors import ConfigError
 from tests.commands import run_here
 from workflows import __main__ as program_file
-from workflows import commands, places
-from workflows.commands import as_typed, check_known, listing, make, program, staged, words_of
+from workflows.command_line import commands, places
+from workflows.command_line.commands import as_typed, check_known, listing, make, program, staged, words_of
 
 
 def test_every_command_stands_in_one_stage() -> None:

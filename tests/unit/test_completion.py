@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.waits import PATIENCE_SECONDS
-from workflows import completion, places
+from workflows import completion
+from workflows.command_line import places
 from workflows.completion import candidates
 
 ROOT = Path(__file__).parents[2]
@@ -92,7 +93,7 @@ def test_what_may_stand_in_the_place_of_the_last_word(line: str, found: list[str
 def test_every_key_of_every_command_is_one_that_its_config_has() -> None:
     """Following the defaults lists ends where Hydra does."""
     from tests.unit.test_confs import WORKFLOWS, config_class
-    from workflows.composing import composed_values
+    from workflows.command_line.composing import composed_values
 
     def leaves(values: object, path: str = "") -> set[str]:
         if isinstance(values, dict) and values:

@@ -21,7 +21,7 @@ from pipelines.data.sources.config import ReaderConfig
 from pipelines.errors import ConfigError
 from pipelines.train.spec import BatchConfig
 from tests.unit.test_ranges import fields_of
-from workflows.explain import follow
+from workflows.command_line.explain import follow
 
 
 @dataclass(frozen=True, kw_only=True)

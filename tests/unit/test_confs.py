@@ -17,9 +17,9 @@ from pipelines.train.spec import TrainConfig
 from pipelines.train.stages import STAGES
 from tests.commands import run_here
 from tests.waits import PATIENCE_SECONDS
-from workflows.composing import compose_config
-from workflows.places import SHIPPED as CONF
-from workflows.usage import print_usage
+from workflows.command_line.composing import compose_config
+from workflows.command_line.places import SHIPPED as CONF
+from workflows.command_line.usage import print_usage
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted(path.stem for path in CONF.glob("*.yaml"))

@@ -31,11 +31,11 @@ from tests.commands import run_here
 from tests.untrained import commit_run, commit_tokens
 from workflows import cost as workflow
 from workflows import export as exporting
-from workflows.composing import compose_config
+from workflows.command_line.composing import compose_config
+from workflows.command_line.devices import all_devices, device_names, read_any_device, read_device
 from workflows.cost import CostConfig
-from workflows.devices import all_devices, device_names, read_any_device, read_device
 from workflows.export import ExportConfig
-from workflows.session import Session
+from workflows.running.session import Session
 
 MODEL = ModelConfig(
     layers=2, d_model=32, d_ff=64, heads=4, kv_heads=2, vocabulary=320, max_positions=64, scale_emb=9.0,

@@ -28,7 +28,7 @@ from pipelines.train.tasks.text import TextScore, score_text
 from tests import tiny
 from tests.untrained import commit_run, commit_tokens
 from workflows import evaluate as workflow
-from workflows.session import Session
+from workflows.running.session import Session
 
 V = 64
 MODEL = ModelConfig(

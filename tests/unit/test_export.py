@@ -43,7 +43,7 @@ from tests.waits import PATIENCE_SECONDS
 from workflows import evaluate as evaluating
 from workflows import export as workflow
 from workflows.export import ExportConfig
-from workflows.session import Session
+from workflows.running.session import Session
 
 # formats whose folder a Llama of transformers is made of, with the dtypes that store float32 and half as many bits
 FOLDERS = {"llama": ("float32", "bfloat16"), "minicpm": ("float32", "float16"), "mlc": ("q0f32", "q4f16_1")}

@@ -26,7 +26,7 @@ from pipelines.train.results.evaluate import EvaluateConfig, Tasks
 from tests.unit.test_checkpoint import flip
 from tests.untrained import commit_run, commit_tokens
 from workflows import average, checkpoints, evaluate, export, mixture, tokenize
-from workflows.session import Session
+from workflows.running.session import Session
 
 MODEL = ModelConfig(
     layers=1, d_model=16, d_ff=32, heads=2, kv_heads=1, vocabulary=320, max_positions=64, dim_model_base=16

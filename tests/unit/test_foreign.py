@@ -9,9 +9,9 @@ import pytest
 
 from pipelines.train.results.evaluate import EvaluateConfig
 from pipelines.train.spec import TrainConfig
-from workflows import foreign, places
 from workflows.chat import ChatConfig
-from workflows.foreign import KEYS, ours
+from workflows.command_line import foreign, places
+from workflows.command_line.foreign import KEYS, ours
 
 CLASSES = {
     workflow: typing.get_type_hints(importlib.import_module(f"workflows.{workflow}").run)["config"]

@@ -28,7 +28,7 @@ from pipelines.train.quantization.contract import Grid, Quantized
 from tests.untrained import commit_run, commit_tokens
 from workflows import export as workflow
 from workflows.export import ExportConfig
-from workflows.session import Session
+from workflows.running.session import Session
 
 # every constant differs from Llama's default; rows of 128 and 160 divide by 32, not by 256
 MODEL = ModelConfig(

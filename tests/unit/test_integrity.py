@@ -33,8 +33,8 @@ from tests.unit.test_checkpoint import flip, trunk
 from tests.untrained import commit_run
 from workflows.checkpoints import CheckpointsConfig
 from workflows.checkpoints import run as checkpoints
-from workflows.session import DryRun, Session
-from workflows.training import go_back, train_stage
+from workflows.running.session import DryRun, Session
+from workflows.running.training import go_back, train_stage
 
 
 def make(store: ArtifactStore, name: str = "a", text: str = "hello", **options: Any) -> Artifact:
@@ -625,7 +625,7 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: type[BaseExce
     monkeypatch.chdir(tmp_path)
     config = train_config(name="t", steps=8)
     from pipelines.train.plan.planning import plan_stage
-    from workflows.training import code_of
+    from workflows.running.training import code_of
 
     planned = plan_stage("pretrain", config, store, None, 1)
     tokens = store.get("tokens/tiny")

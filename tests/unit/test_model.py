@@ -12,7 +12,7 @@ from pipelines.train.network.model import Transformer
 from pipelines.train.optimizers.adamw import AdamWSettings
 from pipelines.train.optimizers.groups import parameter_groups
 from pipelines.train.spec import TrainConfig
-from workflows.composing import compose_config
+from workflows.command_line.composing import compose_config
 
 TINY = ModelConfig(
     layers=2, d_model=32, d_ff=80, heads=4, kv_heads=2, vocabulary=50, max_positions=64, dim_model_base=16

@@ -11,8 +11,9 @@ import yaml
 
 from pipelines.errors import ConfigError
 from tests.unit.test_confs import config_class
-from workflows import new, places
-from workflows.composing import compose_config
+from workflows import new
+from workflows.command_line import places
+from workflows.command_line.composing import compose_config
 
 
 @pytest.fixture(autouse=True)

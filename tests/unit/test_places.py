@@ -10,8 +10,8 @@ import pytest
 from pipelines.errors import ConfigError
 from pipelines.train.spec import TrainConfig
 from tests.commands import run_here
-from workflows import places
-from workflows.composing import compose_config
+from workflows.command_line import places
+from workflows.command_line.composing import compose_config
 
 OVERLAY = """# @package _global_
 defaults:

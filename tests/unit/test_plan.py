@@ -15,7 +15,7 @@ from pipelines.train.network.architecture import parameter_counts
 from pipelines.train.sandbox.values import Target, values_for
 from pipelines.train.spec import TrainConfig
 from tests.commands import run_here
-from workflows.composing import compose_config
+from workflows.command_line.composing import compose_config
 from workflows.plan import split_command_line
 
 

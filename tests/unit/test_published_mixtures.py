@@ -17,9 +17,9 @@ from pipelines.data.sources.records import RECORDS
 from pipelines.data.stream.mixture import MixtureRecipe
 from pipelines.data.text.document import Document
 from pipelines.errors import ArtifactError
-from workflows.composing import compose_config
+from workflows.command_line.composing import compose_config
 from workflows.mixture import MixtureConfig, run
-from workflows.session import DryRun, Session
+from workflows.running.session import DryRun, Session
 
 CONF = Path(__file__).parents[2] / "conf"
 PUBLISHED = {

@@ -18,7 +18,7 @@ from tests.commands import run_here
 from tests.untrained import commit_run, commit_tokens
 from workflows import quantize as workflow
 from workflows.quantize import QuantizeConfig
-from workflows.session import Session
+from workflows.running.session import Session
 
 MODEL = ModelConfig(
     layers=2, d_model=64, d_ff=96, heads=2, kv_heads=1, vocabulary=320, max_positions=64, scale_emb=9.0,

@@ -21,7 +21,7 @@ from pipelines.data.corpus import reasons
 from pipelines.data.corpus.recipe import CorpusConfig
 from pipelines.data.dedup.resolve import REASONS
 from pipelines.data.text.document import Document, Dropped
-from workflows.composing import compose_config
+from workflows.command_line.composing import compose_config
 
 DATA = Path(__file__).parents[2] / "pipelines" / "data"
 REASON = re.compile(r"(read|records|quality|language|url|path|code|contaminated|dedup)\.[a-z0-9_]*[a-z0-9]")

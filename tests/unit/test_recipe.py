@@ -15,7 +15,7 @@ from pipelines.train.plan.planning import plan_stage
 from pipelines.train.spec import TrainConfig
 from tests import tiny
 from tests.integration.conftest import TINY_MODEL
-from workflows.composing import compose_config
+from workflows.command_line.composing import compose_config
 from workflows.recipe import SHARED, RecipeConfig, RecipeStage, compose_stage
 
 GIVEN = [

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.errors import ConfigError
 from tests.commands import run_here
-from workflows.composing import command_of, compose_config, hand_on
+from workflows.command_line.composing import command_of, compose_config, hand_on
 from workflows.recipe import RecipeConfig, compose_stages, left_out
 
 

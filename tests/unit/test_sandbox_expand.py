@@ -13,7 +13,7 @@ from pipelines.train.sandbox.ledger import StudyState
 from pipelines.train.sandbox.planned import lane_memory
 from pipelines.train.studies import STUDIES
 from tests.unit.toy_study import TOY, sandbox
-from workflows.composing import compose_config
+from workflows.command_line.composing import compose_config
 from workflows.studies import check_chosen, identity_of, study_state
 
 WIDTHS = {
@@ -194,7 +194,7 @@ def test_two_files_that_define_one_study_are_refused(monkeypatch: pytest.MonkeyP
     folder.mkdir(parents=True)
     for name, study in (("a", "lr"), ("b", "lr"), ("c", "wsd")):
         (folder / f"{name}.yaml").write_text(f"studies: {{{study}: {{seeds: 3}}}}\n")
-    monkeypatch.setattr("workflows.places.SHIPPED", tmp_path)
+    monkeypatch.setattr("workflows.command_line.places.SHIPPED", tmp_path)
     check_chosen(["here/a", "here/c"])
     with pytest.raises(ConfigError, match="here/a and here/b both define the study lr"):
         check_chosen(["here/a", "here/b", "here/c"])

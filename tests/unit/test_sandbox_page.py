@@ -29,7 +29,7 @@ from pipelines.train.sandbox.writing import NUMBERS, PAGE, Writer, analysed, num
 from pipelines.train.studies import STUDIES
 from pipelines.train.trials.result import Measured, Status, TrialResult
 from tests.unit.toy_study import TOY, sandbox
-from workflows.devices import read_device
+from workflows.command_line.devices import read_device
 from workflows.studies import study_state
 
 

@@ -16,9 +16,9 @@ from pipelines.data.corpus.recipe import CorpusConfig
 from pipelines.errors import ConfigError
 from pipelines.train.spec import TrainConfig
 from tests.commands import run_here
-from workflows.composing import compose_config
+from workflows.command_line.composing import compose_config
 from workflows.entry import Ended, ended_by_signals, entry
-from workflows.session import Session
+from workflows.running.session import Session
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[str]:

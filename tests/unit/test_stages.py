@@ -362,7 +362,7 @@ def test_steps_of_a_fractional_warmup_are_part_of_the_run(store: Any) -> None:
 
 
 def test_latest_of_a_run_that_has_begun_stays_where_it_began(tmp_path: Path) -> None:
-    from workflows.training import begun_from
+    from workflows.running.training import begun_from
 
     store = tiny.build(str(tmp_path / "store"))
     parent = trunk(store, "t")
@@ -375,7 +375,7 @@ def test_latest_of_a_run_that_has_begun_stays_where_it_began(tmp_path: Path) -> 
 
 
 def test_a_run_is_not_finished_before_the_step_where_it_stands(tmp_path: Path) -> None:
-    from workflows.training import refuse_fewer_steps
+    from workflows.running.training import refuse_fewer_steps
 
     store = tiny.build(str(tmp_path / "store"))
     trunk(store, "t")  # at step 8

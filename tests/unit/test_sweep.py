@@ -11,8 +11,8 @@ from pipelines.errors import ConfigError
 from pipelines.train.spec import TrainConfig
 from tests import tiny
 from tests.commands import run_here
+from workflows.command_line.turns import Turn, compose_turns, group_of, names_of
 from workflows.recipe import RecipeConfig
-from workflows.turns import Turn, compose_turns, group_of, names_of
 
 
 def names(*turns: dict[str, str], base: str = "run") -> list[str]:

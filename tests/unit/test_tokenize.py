@@ -22,7 +22,7 @@ from pipelines.data.tokens.tokenize import compression, encode_shard, plan_shard
 from pipelines.data.tokens.tokenizer import Encoder, TokenizerConfig, load_encoder, tokenizer_files, train_tokenizer
 from pipelines.errors import ArtifactError, ConfigError, DataError
 from pipelines.store.artifacts import ArtifactStore
-from workflows.session import Session
+from workflows.running.session import Session
 from workflows.tokenize import TokenizeConfig, _with_shares, run
 
 CONFIG = TokenizerConfig(vocabulary_size=300, sample_bytes=20_000)

@@ -10,7 +10,7 @@ from pipelines.errors import ConfigError
 from pipelines.train.spec import TrainConfig
 from tests.commands import run_here
 from workflows.chat import ChatConfig
-from workflows.typed import bad_word, check_typed, quoted
+from workflows.command_line.typed import bad_word, check_typed, quoted
 
 
 def said(line: str, config: type = TrainConfig, workflow: str = "pretrain") -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.waits import PATIENCE_SECONDS
-from workflows import environment
+from workflows.command_line import environment
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = sorted(path.stem for path in (ROOT / "conf").glob("*.yaml"))
@@ -41,7 +41,7 @@ def test_a_file_that_is_run_from_elsewhere_says_where_to_go(tmp_path: Path) -> N
 
 
 def test_a_file_that_is_no_command_names_those_that_are() -> None:
-    done = started(sys.executable, "workflows/session.py", cwd=ROOT)
+    done = started(sys.executable, "workflows/studies.py", cwd=ROOT)
     assert done.returncode == 2
     assert "is no command: `" in done.stderr
     assert "-m workflows` lists them" in done.stderr

@@ -1,7 +1,7 @@
 """A chain: the commands of one trial, each of which begins from the one before it, as configs alone.
 
 Enters: a name and composed configs. Leaves: plain facts, asked for by the planner of the tree (`tree.py`) and by the
-executor (`workflows/sharing.py`). No store is needed.
+executor (`workflows/running/sharing.py`). No store is needed.
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@ from pipelines.store.draft import Making
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.spec import TrainConfig
 from pipelines.train.stages import STAGES
-from workflows import corpus, training
-from workflows.composing import compose_config
+from workflows import corpus
+from workflows.command_line.composing import compose_config
+from workflows.running import training
 
 printed = {}
 for stage in ("pretrain", "sft"):

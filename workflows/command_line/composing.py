@@ -20,9 +20,9 @@ from typing import Any, TypeVar
 from pipelines.config import WorkflowConfig, parse
 from pipelines.errors import ConfigError
 from pipelines.store.disk import temporary_folder
-from workflows import foreign, places
-from workflows.explain import explain, follow_all
-from workflows.typed import check_keys
+from workflows.command_line import foreign, places
+from workflows.command_line.explain import explain, follow_all
+from workflows.command_line.typed import check_keys
 
 C = TypeVar("C", bound=WorkflowConfig)
 # the artifact keeps the resolved config, so Hydra's own output folders and log files are not wanted

@@ -28,8 +28,8 @@ from pipelines.train.checkpoint import committed_steps
 from pipelines.train.plan.planning import PlannedRun
 from pipelines.train.sharing.chain import ChainStage
 from pipelines.train.sharing.tree import TreeRun
-from workflows.session import Session
-from workflows.training import (
+from workflows.running.session import Session
+from workflows.running.training import (
     code_of_run,
     is_done,
     last_checkpoint,

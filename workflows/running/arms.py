@@ -15,7 +15,7 @@ from pipelines.errors import ArtifactError
 from pipelines.store.artifact import Artifact
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.train.results.heldout import heldout_of, mixed_sets
-from workflows.turns import Turn, short, shown
+from workflows.command_line.turns import Turn, short, shown
 
 SHOWN = 30  # rows of a table
 _CUT = 60  # characters of an error, which is told whole elsewhere

@@ -38,8 +38,8 @@ from pipelines.train.checkpoint.lineage import Run
 from pipelines.train.network.architecture import ModelConfig, parameter_counts
 from pipelines.train.stages import TRAINED
 from pipelines.uris import without_secrets
-from workflows import places
-from workflows.remade import remade_by
+from workflows.command_line import places
+from workflows.running.remade import remade_by
 
 
 class DryRun(Exception):

@@ -28,9 +28,9 @@ from pipelines.train.sandbox.writing import Writer
 from pipelines.train.sharing.chain import Chain, ChainStage
 from pipelines.train.sharing.tree import plan_tree
 from pipelines.train.trials.result import Status, TrialResult
-from workflows.devices import read_device
-from workflows.session import Session
-from workflows.sharing import EdgeEnded, TreeRunner
+from workflows.command_line.devices import read_device
+from workflows.running.session import Session
+from workflows.running.sharing import EdgeEnded, TreeRunner
 
 _ESTIMATE_SECONDS = 5.0  # between two estimates of what is left: each walks over the whole tree
 _LOOK_SECONDS = 1.0  # between two looks at the table and the page while no edge ends

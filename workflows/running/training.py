@@ -30,9 +30,9 @@ from pipelines.train.plan.sizing import HEADER
 from pipelines.train.spec import Adopted, TrainConfig, TrainSpec
 from pipelines.train.stages import stage_named
 from pipelines.train.worker import ready, work
-from workflows import onward
-from workflows.devices import device_names, read_device
-from workflows.session import DryRun, Session
+from workflows.command_line.devices import device_names, read_device
+from workflows.running import onward
+from workflows.running.session import DryRun, Session
 
 # the modules that decide every run's numbers; its objective, its optimizer and what its tokens carry add theirs
 CODE = (

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, Literal, Union
 
 from pipelines.config import Chosen, hints, meant, parts_of, paths_to, type_name
-from workflows import foreign, places
-from workflows.typed import bad_word
+from workflows.command_line import foreign, places
+from workflows.command_line.typed import bad_word
 
 _ADDED = re.compile(r"Could not append to config. An item is already at '(?P<key>[^']*)'")
 _REMOVED = re.compile(r"Could not delete from config. '(?P<key>[^']*)' does not exist")

@@ -44,15 +44,16 @@ from pipelines.train.sharing.tree import Tree, TreeRun, plan_tree
 from pipelines.train.stages import STAGES, stage_named
 from pipelines.train.trials.worker import ready, work_trial
 from pipelines.uris import without_secrets
-from workflows import onward, places
-from workflows.arms import Outcome, outcome_table, planned_table
-from workflows.composing import experiment_named
-from workflows.devices import device_names, read_device
-from workflows.rebuilding import Rebuild
-from workflows.session import DryRun, Session
-from workflows.sharing import EdgeEnded, TreeRunner
-from workflows.training import code_of_run, is_done, plan_run, refuse_fewer_steps, told_whole
-from workflows.turns import Turn, compose_turns, group_of, tell_all
+from workflows.command_line import places
+from workflows.command_line.composing import experiment_named
+from workflows.command_line.devices import device_names, read_device
+from workflows.command_line.turns import Turn, compose_turns, group_of, tell_all
+from workflows.running import onward
+from workflows.running.arms import Outcome, outcome_table, planned_table
+from workflows.running.rebuilding import Rebuild
+from workflows.running.session import DryRun, Session
+from workflows.running.sharing import EdgeEnded, TreeRunner
+from workflows.running.training import code_of_run, is_done, plan_run, refuse_fewer_steps, told_whole
 
 _TELL_SECONDS = 10.0  # between two lines of one arm on its steps
 _EVALUATED = 12  # arms that a printed command evaluates at once

@@ -13,7 +13,7 @@ import yaml
 
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.ways_out import typed_again, workflow_of
-from workflows import places
+from workflows.command_line import places
 
 # by kind: the key that names what it is made of, and of which kind that is
 _MADE_OF = {

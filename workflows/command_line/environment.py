@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-_HERE = Path(__file__).absolute().parent
+_HERE = Path(__file__).absolute().parents[1]
 _PYTHONS = ((3, 11), (3, 12))
 # what every command needs sooner or later, by the names under which it is imported
 _NEEDED = (

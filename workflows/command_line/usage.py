@@ -7,8 +7,8 @@ help, so no key is described in two places.
 from __future__ import annotations
 
 from pipelines.display.progress import say
-from workflows import places
-from workflows.commands import words_of
+from workflows.command_line import places
+from workflows.command_line.commands import words_of
 
 
 def print_usage(workflow: str) -> None:

@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 
 from pipelines.errors import ConfigError
-from workflows.places import SHIPPED, workflows
+from workflows.command_line.places import SHIPPED, workflows
 
-_HERE = Path(__file__).absolute().parent
+_HERE = Path(__file__).absolute().parents[1]
 # a command that stands in none of them is listed at the end
 STAGES = {
     "All in turn": ("recipe",),

@@ -30,8 +30,8 @@ from pipelines.train.sharing.chain import Chain, both
 from pipelines.train.sharing.order import weights_of, work_left
 from pipelines.train.sharing.tree import Tree, TreeRun
 from pipelines.train.trials.rows import missing_rows, parse_measures
-from workflows.claimed import ClaimedRun, Desk
-from workflows.session import Session
+from workflows.running.claimed import ClaimedRun, Desk
+from workflows.running.session import Session
 
 _AHEAD = 2  # runs that are claimed, and opened in MLflow, before a lane asks for them
 

@@ -26,7 +26,7 @@ import yaml
 
 from pipelines.errors import ConfigError
 
-_HERE = Path(__file__).absolute().parent
+_HERE = Path(__file__).absolute().parents[1]
 # in a clone it stands beside the packages, in an installed wheel within this one
 SHIPPED = next((path for path in (_HERE / "conf", _HERE.parent / "conf") if path.is_dir()), _HERE.parent / "conf")
 VARIABLE = "TRUNKLINE_CONF"

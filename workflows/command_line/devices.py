@@ -14,8 +14,8 @@ from pipelines.config import Chosen, config_class, parse
 from pipelines.errors import ConfigError
 from pipelines.train.budget.device import DEVICES, DeviceConfig
 from pipelines.train.cost.device import AnsweringDevice
-from workflows import places
-from workflows.composing import composed_values
+from workflows.command_line import places
+from workflows.command_line.composing import composed_values
 
 Device = Annotated[AnsweringDevice | None, Chosen("kind", lambda: DEVICES)]
 

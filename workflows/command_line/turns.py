@@ -20,7 +20,7 @@ from typing import Any
 from pipelines.display.progress import Progress
 from pipelines.errors import ConfigError, TrunklineError
 from pipelines.identity import fingerprint
-from workflows.composing import (
+from workflows.command_line.composing import (
     command_of,
     composed,
     config_loader,

@@ -27,9 +27,9 @@ from pipelines.store.artifacts import ArtifactStore
 from pipelines.train.checkpoint import committed_steps
 from pipelines.train.checkpoint.lineage import lineage
 from pipelines.train.stages import STAGES, TRAINED, stage_named
-from workflows import places
-from workflows.composing import compose_config
-from workflows.session import DryRun, Session
+from workflows.command_line import places
+from workflows.command_line.composing import compose_config
+from workflows.running.session import DryRun, Session
 
 OWN = "own"  # the experiment that fits any data
 

@@ -15,7 +15,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 
 from pipelines.errors import ConfigError
-from workflows import foreign, places
+from workflows.command_line import foreign, places
 
 _FLAGS = ("-m", "--multirun", "--resolve", "--help", "-h", "--version", "--hydra-help", "--run", "-r",
           "--shell-completion", "-sc")  # fmt: skip
