@@ -10,10 +10,14 @@ Leaves weights alone: evaluate, export, sft and dpo take `parent=average/<name>`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pipelines.display.progress import say
 from pipelines.identity import decisive
 from pipelines.store.artifact import Artifact
 from pipelines.train.checkpoint.average import AverageConfig, average, plan_average
+from pipelines.train.checkpoint.lineage import open_run
 from pipelines.train.stages import AVERAGE
 from workflows.entry import entry
 from workflows.running import onward
@@ -28,7 +32,7 @@ def run(config: AverageConfig, session: Session) -> Artifact:
     inputs = [planned.runs[-1].artifact]
     draft = session.begin(AVERAGE, config, planned.announcement, inputs, CODE, identity=planned.identity)
     if isinstance(draft, Artifact):
-        return draft
+        return session.reused(draft, *_next_commands(draft, open_run(session.store, draft.folder).state, session))
 
     def reach() -> None:
         """What may fail before a rebuild takes anything down."""
@@ -47,10 +51,14 @@ def run(config: AverageConfig, session: Session) -> Artifact:
             "distance_from_last": distance,
         }
         artifact = draft.commit({**decisive(config), **planned.identity}, statistics)
-    rate = f"schedule.peak_lr={0.1 * made.state['learning_rate']:g}"
+    return session.done(artifact, *_next_commands(artifact, made.state, session))
+
+
+def _next_commands(artifact: Artifact, state: Mapping[str, Any], session: Session) -> list[str]:
+    """Args: state, of the averaged checkpoint."""
+    rate = f"schedule.peak_lr={0.1 * state['learning_rate']:g}"
     remark = "a tenth of the LR that was averaged at"
-    following = onward.after_training(session, artifact.folder, artifact.folder, rate, remark=remark)
-    return session.done(artifact, *following)
+    return onward.after_training(session, artifact.folder, artifact.folder, rate, remark=remark)
 
 
 main = entry(AverageConfig, run, "average")

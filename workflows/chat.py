@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from pathlib import Path
@@ -21,13 +22,15 @@ from pipelines.config import Count, Range, WorkflowConfig, config_class, plain, 
 from pipelines.data.tokens.chat import EOS, TEMPLATE
 from pipelines.data.tokens.tokenizer import guarded
 from pipelines.display.progress import announce, say
-from pipelines.errors import ArtifactError, ConfigError
+from pipelines.errors import ArtifactError, ConfigError, TrunklineError
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.references import Reference
-from pipelines.train.checkpoint.lineage import open_run, tokens_of
+from pipelines.train.checkpoint.lineage import lineage, open_run, tokens_of
 from pipelines.train.formats.contract import Source
 from pipelines.train.formats.folder import TOKENIZER, tokenizer_settings
 from pipelines.train.formats.llama import fold, llama_config
+from pipelines.train.formats.parents import open_source
+from pipelines.train.results.sample_question import sample_question
 from pipelines.train.runtimes import RUNTIMES
 from pipelines.train.runtimes.batch import answer_all, read_prompts
 from pipelines.train.runtimes.contract import Loaded, LoadSettings, Runtime, Sampling, Serving
@@ -103,7 +106,7 @@ def run(config: ChatConfig, session: Session) -> None:
     draft = find(config.draft, "draft", config, session) if config.draft is not None else None
     prompts = read_prompts(Path(config.prompts).expanduser(), config.system) if config.prompts is not None else None
     if config.serve:
-        serve(config, model)
+        serve(config, model, session)
         return
     batch, person = prompts is not None, sys.stdin is not None and sys.stdin.isatty()
     lines = {
@@ -253,7 +256,7 @@ def load(model: Model, config: ChatConfig, draft: bool = False) -> Loaded:
     return model.runtime.load(model.place, settings)
 
 
-def serve(config: ChatConfig, model: Model) -> None:
+def serve(config: ChatConfig, model: Model, session: Session) -> None:
     """Start a server, say how to ask it, and wait until it or this command is ended."""
     assert model.runtime is not None
     port, token = usable_port(config.port), new_token()
@@ -264,7 +267,8 @@ def serve(config: ChatConfig, model: Model) -> None:
     if config.dry_run:
         raise DryRun
     with running(server, port) as process:
-        say(f"   token    {token}\n   it answers; ask it:\n\n{curl_line(port, token, name)}\n")
+        line = curl_line(port, token, name, asked_first(config, session))
+        say(f"   token    {token}\n   it answers; ask it:\n\n{line}\n")
         if server.page is not None:
             say(f"   a page to chat: http://127.0.0.1:{port}{server.page} (it asks for the token)")
         say("   Ctrl-C ends it")
@@ -274,6 +278,16 @@ def serve(config: ChatConfig, model: Model) -> None:
             say("\n   ended")
             return
     raise ConfigError(f"the server ended by itself (exit code {code}): start it again")
+
+
+def asked_first(config: ChatConfig, session: Session) -> str:
+    """What the server may be asked: held-out text of the model's own data, where the store knows which that is."""
+    with contextlib.suppress(TrunklineError):  # a path, or its parent is gone
+        reference = session.resolve(config.model.of)
+        if Reference.parse(reference).kind in _DELIVERED:
+            source = open_source(session.store, session.store.get(reference).statistics["parent"])
+            return sample_question(source.tokens, lineage(session.store, source.run.artifact)).text
+    return "your question"
 
 
 def main() -> None:

@@ -94,7 +94,7 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
         raise
     if isinstance(draft, Artifact):
         session.store.storage.delete(f"{draft.folder}/work")  # there when a build was killed right after its commit
-        return draft
+        return session.reused(draft, *onward.after_corpus(session, config.name))
 
     # ── work ──
     def reach() -> None:

@@ -37,6 +37,7 @@ from pipelines.train.formats.folder import tokenizer_settings
 from pipelines.train.formats.parents import open_source
 from pipelines.train.results.model_card import find_evaluation, licence_note, model_card, unclear_licences
 from pipelines.train.results.registered import registered
+from pipelines.train.results.sample_question import SampleQuestion, asking, sample_question
 from pipelines.train.runtimes import RUNTIMES
 from workflows.entry import entry
 from workflows.running.session import Session, of_run
@@ -92,6 +93,8 @@ def run(config: ExportConfig, session: Session) -> Artifact:
         refuse(source, config.stored)
     evaluation = find_evaluation(session.store, source.run)
 
+    question = sample_question(source.tokens, lineage(session.store, source.run.artifact))
+
     # ── announce ──
     described, unclear = format_.describe(source, config.stored), unclear_licences(source.tokens)
     announcement = {
@@ -100,6 +103,7 @@ def run(config: ExportConfig, session: Session) -> Artifact:
         "format": f"{described.announcement}, {config.stored}, {human(described.size_bytes, 'B')}",
         "checks": "; ".join(checks(format_, config.stored)),
         "asks": "; ".join(asks(format_)) or "no program runs this format here",
+        "model card": f"shows how to run it; {question}",
         "evaluation": evaluation.folder if evaluation else "none found; the model card will say so",
         "licences": f"unclear for {', '.join(unclear)}: the model card says so"
         if unclear
@@ -114,7 +118,7 @@ def run(config: ExportConfig, session: Session) -> Artifact:
     if isinstance(draft, Artifact):
         draft.compare()
         register_again(config.tracking, session.store, lambda: told_of(draft, session, source, evaluation), draft)
-        return draft
+        return session.reused(draft, *following)
 
     reach = source.run.checkpoint.verify if draft.replaces else None
     with session.track(
@@ -125,7 +129,7 @@ def run(config: ExportConfig, session: Session) -> Artifact:
         folder.mkdir(parents=True)
         try:
             check = write_and_check(config, source, folder)
-            card = describe(config, session, source, check, evaluation)
+            card = describe(config, session, source, check, evaluation, question)
             (folder / "README.md").write_text(card, encoding="utf-8")
             (folder / "LICENSE.md").write_text(licence_note(source.tokens), encoding="utf-8")
             size_bytes = sum(path.stat().st_size for path in folder.iterdir())
@@ -138,7 +142,7 @@ def run(config: ExportConfig, session: Session) -> Artifact:
         recorded = {**decisive(config), "parent": source.name}
         artifact = draft.commit(recorded, statistics, source.tokens.manifest["licences"])
         tracker.register(told_of(artifact, session, source, evaluation))
-    for way in () if session.within_recipe else format_.run(place(draft)):
+    for way in () if session.within_recipe else asking(format_, question).run(place(draft)):
         say(f"\n   ── {way.program} ──\n\n{way.text}")
     return session.done(artifact, *following)
 
@@ -227,11 +231,19 @@ def write_and_check(config: ExportConfig, source: Source, folder: Path) -> Check
     return check
 
 
-def describe(config: ExportConfig, session: Session, source: Source, check: Check, evaluation: Artifact | None) -> str:
+def describe(
+    config: ExportConfig,
+    session: Session,
+    source: Source,
+    check: Check,
+    evaluation: Artifact | None,
+    question: SampleQuestion,
+) -> str:
     """The model card."""
     links = lineage(session.store, source.quantized or source.run.artifact)
     results = evaluation.json("results.json") if evaluation else None
-    return model_card(config.name, source, links, FORMATS[config.format], config.stored, check, results)
+    format_ = asking(FORMATS[config.format], question)
+    return model_card(config.name, source, links, format_, config.stored, check, results)
 
 
 def told_of(artifact: Artifact, session: Session, source: Source, evaluation: Artifact | None) -> Model:

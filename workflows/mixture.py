@@ -59,7 +59,7 @@ def run(config: MixtureConfig, session: Session) -> Artifact:
         raise
     say(shown)
     if isinstance(draft, Artifact):
-        return draft
+        return session.reused(draft, *onward.after_mixture(session, config.name, mixture_plan))
 
     with session.track(draft, config, [tokens]) as tracker:
         path = draft.scratch("mixture.json")

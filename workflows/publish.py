@@ -47,6 +47,7 @@ from pipelines.train.results.publication import (
     plan_delivery,
     shipment,
 )
+from pipelines.train.results.sample_question import asking, sample_question
 from pipelines.train.stages import TRAINED
 from workflows.entry import entry
 from workflows.running.session import Session
@@ -194,7 +195,8 @@ def described(store: ArtifactStore, quantized: Artifact) -> list[Outgoing]:
     check = Check(tokens, kl=told.get("kl"), top1=told.get("top1"))
     dtype = str(quantized.config.get("dtype") or next(iter(format_.dtypes)))
     name = quantized.folder.partition("/")[2]
-    card = model_card(name, source, links, format_, dtype, check, results)
+    asks = asking(format_, sample_question(source.tokens, links))
+    card = model_card(name, source, links, asks, dtype, check, results)
     return [Outgoing.of(CARD, card.encode()), Outgoing.of(LICENCE, licence_note(source.tokens).encode())]
 
 

@@ -211,7 +211,7 @@ def run(config: QuantizeConfig, session: Session) -> Artifact:
     )
     if isinstance(draft, Artifact):
         draft.compare()
-        return draft
+        return session.reused(draft, *next_commands(config))
 
     reach = source.run.checkpoint.verify if draft.replaces else None
     with session.track(draft, config, planned.inputs, reach, **of_run(source.run)) as tracker:

@@ -66,6 +66,10 @@ class RecipeStage:
     needs: Needed | None = None  # it is left out where the tokens hold none
     unless: Needed | None = None  # it is left out where the tokens hold some
 
+    def fits(self, kinds: Collection[str]) -> bool:
+        """Whether it is run on data of these kinds."""
+        return (self.needs is None or self.needs in kinds) and (self.unless is None or self.unless not in kinds)
+
 
 @dataclasses.dataclass(frozen=True)
 class ComposedStage:
@@ -292,7 +296,7 @@ def compose_stages(config: RecipeConfig, kinds: Collection[str] | None = None) -
         declared = next((one.config.chosen for one in composed if hasattr(one.config, "chosen")), None)
         if kinds is None and declared is not None:
             kinds = {source.kind for source in declared.values()}
-        if kinds is not None and ((row.needs and row.needs not in kinds) or (row.unless and row.unless in kinds)):
+        if kinds is not None and not row.fits(kinds):
             continue
         overrides = [word.replace("<last>", last) for word in row.overrides]
         stage = dataclasses.replace(row, overrides=[*overrides, *_handed_to(row.workflow, config)])

@@ -83,7 +83,7 @@ def run(config: SandboxConfig, session: Session) -> Artifact:
     identity = identity_of(config, states)
     draft = session.begin("sandbox", config, announcement, inputs, (*CODE, *code_of_studies(states)), identity=identity)
     if isinstance(draft, Artifact):
-        return _tell_finished(draft, store)
+        return session.reused(_tell_finished(draft, store), *onward.after_sandbox(session, config.name))
     began = session.began
     say(table(["study", "trials", "varied", "seeds", "tokens alone"], [_row(state) for state in states]))
     # ── Trials; no inputs are named to MLflow, which would fold the sandbox under its mixture ─────────────────────────

@@ -90,7 +90,7 @@ def run(config: TokenizeConfig, session: Session) -> Artifact:
         (*CODE, *chosen_modules("pipelines.data.tokens.sidecars", sidecars)),
     )
     if isinstance(draft, Artifact):
-        return draft
+        return session.reused(draft, *onward.after_tokenize(session, config.name))
 
     # a rebuild takes nothing down before the cluster is there
     reach = (lambda: session.compare(inputs, draft.folder)) if draft.replaces else None

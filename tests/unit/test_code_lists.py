@@ -109,6 +109,7 @@ ANYWHERE = {
     "pipelines.train.checkpoint.snapshot": "copies of slices, exact",
     "pipelines.train.checkpoint.saver": "when and where slices are written",
     "pipelines.train.checkpoint.retention": "which checkpoints stay",
+    "pipelines.train.results.sample_question": "what a person is shown to ask a model, and no weight",
     "pipelines.train.results.registered": "what MLflow's registry says of an export",
     "pipelines.train.results.heldout": "the name of what was measured on, for MLflow",
     "pipelines.train.checkpoint.lineage": "finds runs by their names",

@@ -380,9 +380,11 @@ def test_the_commands_find_the_quantization_in_the_folder(store):
 # ── Every format ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("name", FOLDERS)
-def test_the_code_in_the_model_card_runs_and_gives_our_logits(store, name):
-    artifact = exported(store, format=name, dtype=FOLDERS[name][0])
+@pytest.mark.parametrize(
+    ("name", "parent"), [*((name, "dpo/d") for name in FOLDERS), ("llama", "anneal/d")], ids=[*FOLDERS, "a base model"]
+)
+def test_the_code_in_the_model_card_runs_and_gives_our_logits(store, name, parent):
+    artifact = exported(store, format=name, dtype=FOLDERS[name][0], parent=parent)
     folder = store.storage.root / artifact.folder
     card = (folder / "README.md").read_text()
     code = card.partition("```python\n")[2].partition("```")[0]
@@ -394,6 +396,8 @@ def test_the_code_in_the_model_card_runs_and_gives_our_logits(store, name):
     with torch.no_grad():
         assert (variables["model"].eval()(ids).logits - our_logits(store, ids)).abs().max() < 1e-4
     assert variables["output"].shape[1] > variables["inputs"]["input_ids"].shape[1]
+    asked = variables["tokenizer"].decode(variables["inputs"]["input_ids"][0])
+    assert asked == ("<用户>1 + 1?<AI>" if parent == "dpo/d" else "Once upon a time there was a model,")
 
 
 @pytest.mark.parametrize("name", FOLDERS)

@@ -430,8 +430,9 @@ def test_llama_cpps_server_answers_the_printed_line_and_ends_with_the_command(pl
 
 
 def test_the_printed_line_is_one_that_a_shell_runs():
-    line = serving.curl_line(1234, "a-token", "it's")
+    line = serving.curl_line(1234, "a-token", "it's", "Who's there? 谁？")
     words = shlex.split(line)
     assert words[:3] == ["curl", "-s", "http://127.0.0.1:1234/v1/chat/completions"]
     assert json.loads(words[-1])["model"] == "it's"
+    assert json.loads(words[-1])["messages"][0]["content"] == "Who's there? 谁？"
     assert Path(words[0]).name == "curl"

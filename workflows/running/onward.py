@@ -25,7 +25,7 @@ from pipelines.errors import TrunklineError
 from pipelines.store.artifact import Artifact
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.train.checkpoint import committed_steps
-from pipelines.train.checkpoint.lineage import lineage
+from pipelines.train.checkpoint.lineage import open_run, tokens_of
 from pipelines.train.stages import STAGES, TRAINED, stage_named
 from workflows.command_line import places
 from workflows.command_line.composing import compose_config
@@ -108,6 +108,7 @@ def after_tokenize(session: Session, name: str) -> list[str]:
         tokens = f"tokens=tokens/{name}"
         if session.experiment not in (None, OWN):
             yield candidate("mixture", session.experiment, tokens)
+            yield from mixture_for(session, session.experiment, None, f"tokens/{name}")
         yield candidate("mixture", OWN, f"name={name}", tokens)
         yield candidate("mixture", OWN, f"name={name}_stable", tokens)
 
@@ -152,27 +153,32 @@ def after_training(session: Session, run: str, parent: str, *words: str, remark:
     if session.within_recipe:
         return []
     kind, name = run.split("/")
-    tokens = next(
-        (link.folder for link in lineage(session.store, session.store.get(run)) if link.folder.startswith("tokens/")),
-        None,
-    )
+    tokens: str | None = None
+    with contextlib.suppress(TrunklineError):  # they are gone
+        tokens = tokens_of(session.store, open_run(session.store, run)).folder
     following = stage_named(kind).followed_by if kind in STAGES else _after_average()
+
+    def names(follows: str) -> Iterator[str]:
+        yield name
+        if session.store.storage.exists(f"{follows}/{name}/claim.json"):  # of another parent, or with other settings
+            yield f"{kind}-{name}"
 
     def stage(follows: str, of: str) -> Iterator[Candidate | None]:
         row = stage_named(follows)
         if "tokens" in row.data:
             data = [f"data={tokens}"] if tokens else []
-            yield candidate(follows, of, f"name={name}", f"parent={parent}", *data, *words, remark=remark)
+            for named in names(follows):
+                yield candidate(follows, of, f"name={named}", f"parent={parent}", *data, *words, remark=remark)
             return
-        given = (f"name={name}", f"parent={parent}", *words)
-        for mixture in mixtures_on(session.store, tokens, decay=True, first=f"{name}_decay"):
-            yield candidate(follows, of, *given, f"data=mixture/{mixture}", remark=remark)
-        if of == OWN and tokens is not None and _holds(session.store, tokens, "conversations"):
-            wanted = (f"name={name}_decay", f"tokens={tokens}", "mixture=own_decay")
-            yield candidate("mixture", of, *wanted)
-        yield candidate(follows, of, *given, remark=remark)
-        for mixture in mixtures_on(session.store, tokens, decay=False, first=name):
-            yield candidate(follows, of, *given, f"data=mixture/{mixture}", remark=remark)
+        for named in names(follows):
+            given = (f"name={named}", f"parent={parent}", *words)
+            for mixture in mixtures_on(session.store, tokens, decay=True, first=f"{name}_decay"):
+                yield candidate(follows, of, *given, f"data=mixture/{mixture}", remark=remark)
+            if tokens is not None:
+                yield from mixture_for(session, of, follows, tokens)
+            yield candidate(follows, of, *given, remark=remark)
+            for mixture in mixtures_on(session.store, tokens, decay=False, first=name):
+                yield candidate(follows, of, *given, f"data=mixture/{mixture}", remark=remark)
 
     def candidates() -> Iterator[Candidate | None]:
         follows = following
@@ -202,6 +208,33 @@ def after_sandbox(session: Session, name: str) -> list[str]:
         except TrunklineError:
             return []
     return [str(Candidate("plan", tuple(words)))]
+
+
+def mixture_for(session: Session, of: str | None, follows: str | None, tokens: str) -> Iterator[Candidate | None]:
+    """The mixture of these tokens that the experiment's recipe gives a stage, where it is not there yet.
+
+    Args: follows, the stage; None: the first that trains.
+    """
+    if of is None or places.overlay(of, "recipe") is None:
+        return
+    module = importlib.import_module("workflows.recipe")  # which imports commands that name what follows them
+    with contextlib.suppress(TrunklineError):
+        words = [f"+experiment={of}", f"name={tokens.partition('/')[2]}"]
+        rows = compose_config("recipe", module.RecipeConfig, words).stages
+        kinds = module.kinds_of(session.store.get(tokens))
+        wanted = next(
+            (
+                word.removeprefix("data=mixture/")
+                for row in rows
+                if row.workflow in STAGES and follows in (None, row.workflow) and row.fits(kinds)
+                for word in row.overrides
+                if word.startswith("data=mixture/")
+            ),
+            None,
+        )
+        for row in rows:
+            if row.workflow == "mixture" and row.name == wanted and session.store.find(f"mixture/{wanted}") is None:
+                yield candidate("mixture", of, f"name={wanted}", *row.overrides)
 
 
 def _after_average() -> str:
@@ -240,12 +273,6 @@ def trunks_on(store: ArtifactStore, tokens: str, first: str) -> list[str]:
                 if claim and tokens in claim["identity"]["inputs"] and committed_steps(store.storage, f"{kind}/{name}"):
                     names.append(name)
     return sorted(names, key=lambda name: (name != first, name))
-
-
-def _holds(store: ArtifactStore, tokens: str, kind: str) -> bool:
-    """Whether there is training text of a kind."""
-    sources: Any = store.get(tokens).statistics["sources"].values()
-    return any(source["kind"] == kind and source["train"]["tokens"] for source in sources)
 
 
 def is_trained(artifact: Artifact) -> bool:

@@ -352,6 +352,11 @@ class Session:
         self.tell_next(*(() if self.within_recipe else next_commands))
         return artifact
 
+    def reused(self, artifact: Artifact, *next_commands: str) -> Artifact:
+        """Say what to run next after an artifact that was finished already, as the command that made it did."""
+        self.tell_next(*(() if self.within_recipe else next_commands))
+        return artifact
+
     def _how_made(self, folder: str) -> str:
         command, whole = remade_by(self.store, folder, self.experiment and self.experiment.split("/")[0])
         command = command if "store=" in command else self._in_experiment(command)

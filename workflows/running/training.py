@@ -164,7 +164,7 @@ def train_stage(stage: str, config: TrainConfig, session: Session) -> Artifact:
                 raise DryRun(begun, error) from error
         raise
     if isinstance(claimed, Artifact) and is_done(claimed, steps, back_to):
-        return claimed
+        return session.reused(claimed, *_next_commands(stage, config, session))
     draft = reopen(session, claimed, steps, back_to) if isinstance(claimed, Artifact) else claimed
     # ── everything that can be refused is, before anything is taken down ──
     if not draft.replaces:

@@ -50,13 +50,13 @@ def usable_port(port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def curl_line(port: int, token: str, model: str) -> str:
+def curl_line(port: int, token: str, model: str, question: str) -> str:
     """A command that asks the server one question."""
-    body = {"model": model, "messages": [{"role": "user", "content": "What is 12 plus 7?"}], "max_tokens": 64}
+    body = {"model": model, "messages": [{"role": "user", "content": question}], "max_tokens": 64}
     return shlex.join([
         "curl", "-s", f"http://127.0.0.1:{port}/v1/chat/completions",
         "-H", f"Authorization: Bearer {token}", "-H", "Content-Type: application/json",
-        "-d", json.dumps(body),
+        "-d", json.dumps(body, ensure_ascii=False),
     ])  # fmt: skip
 
 
