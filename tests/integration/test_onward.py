@@ -1,8 +1,9 @@
 """The commands that each command prints as next are accepted as printed, all the way from a corpus to a chat.
 
 A tiny corpus of documents, conversations and pairs goes through the experiment that is sized by its data. Every printed
-line is composed and planned with `dry_run=true`; the last line of each command is the one that is run then. All run in
-one process and one Ray, as in a recipe.
+line is composed and planned with `dry_run=true`; the last line of each command is the one that is run then. Each
+command is given twice, and names the same lines when its artifact is finished. All run in one process and one Ray, as
+in a recipe.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ def test_every_next_line_runs_as_printed(
             module.run(session.config, session)
             following = next_of(capsys.readouterr().out)
             assert following, f"{workflow} names no next command"
+            module.run(session.config, session)  # finished already: the same follows
+            assert next_of(capsys.readouterr().out) == following
             for other, others in following:
                 planned = run_here(other, *others, "dry_run=true", UNTRACKED)
                 assert planned.code == 0, (other, others, planned.output)
