@@ -30,6 +30,7 @@ from pipelines.data.dedup.minhash import detection_curve
 from pipelines.data.plan.estimate import NothingLeft, estimate, show
 from pipelines.data.sources.config import SourceConfig
 from pipelines.data.sources.fetch import fetch_all, to_fetch
+from pipelines.data.sources.formats import FORMATS
 from pipelines.data.sources.glance import of_another_kind
 from pipelines.data.sources.listing import Listing
 from pipelines.data.sources.readers import formats_of, inventory, listings, taken_in_words
@@ -124,9 +125,10 @@ def _report(config: CorpusConfig, corpus: Artifact, session: Session) -> None:
     """Say what came out."""
     sources = corpus.statistics["sources"]
     say(_table(sources))
-    if drops := _table_of_drops(sources, config):
+    samples = browse.samples(corpus)
+    if drops := _table_of_drops(sources, config, samples):
         say(f"\n{drops}\n")
-    for sentence, reason in reasons.mostly_dropped(sources, config):
+    for sentence, reason in reasons.mostly_dropped(sources, config, samples):
         say(f"   note: {sentence}")
         command = f"python -m workflows.corpus name={config.name} show_dropped={reason}"
         say(f"         examples: {session.typed(command)}")
@@ -137,15 +139,22 @@ def _report(config: CorpusConfig, corpus: Artifact, session: Session) -> None:
     for line in _unreadable(corpus.statistics["sources"]):
         say(f"   note: {line}")
     dedup = corpus.statistics["dedup"]
-    say(
-        f"   copies: {dedup['exact_copies']:,} exact, {dedup['near_pairs']:,} near in {dedup['near_clusters']:,} "
-        f"clusters; the largest cluster has {dedup['largest_cluster']:,} documents (show_clusters=10 shows some)"
-    )
+    say(f"   copies: {_copies_in_words(dedup)}")
     if unread := unread_words(corpus.statistics.get("quality_model", {})):
         say(f"   records among the quality model's examples that could not be read: {unread}")
     if config.quality_report:
         say(f"   {dedup_report.words(corpus.json(dedup_report.FILE))}")
     say(f"   data card: {corpus.path(data_card.FILE)}")
+
+
+def _copies_in_words(dedup: Mapping[str, Any]) -> str:
+    """What deduplication found, and how to see it where there is something to see."""
+    if not dedup["largest_cluster"]:
+        return "none"
+    return (
+        f"{dedup['exact_copies']:,} exact, {dedup['near_pairs']:,} near in {dedup['near_clusters']:,} clusters; the "
+        f"largest cluster has {dedup['largest_cluster']:,} documents (show_clusters=10 shows some)"
+    )
 
 
 def _listed(config: CorpusConfig) -> dict[str, Listing]:
@@ -189,7 +198,7 @@ def _announcement(config: CorpusConfig, listed: Mapping[str, Listing]) -> dict[s
         if name in chosen:
             lines[f"{name} reads"] = taken_in_words(chosen[name], listing)
         if listing.passed_over:
-            lines[f"{name} passes over"] = listing.in_words()
+            lines[f"{name} passes over"] = listing.in_words() + _to_read_them(name, chosen.get(name), listing)
         if name in chosen and (strange := of_another_kind(f"corpus.sources.{name}.reader", chosen[name], listing)):
             lines[f"{name} also holds"] = "; ".join(strange)
     if config.known:
@@ -214,6 +223,14 @@ def _announcement(config: CorpusConfig, listed: Mapping[str, Listing]) -> dict[s
     return lines
 
 
+def _to_read_them(name: str, source: SourceConfig | None, listing: Listing) -> str:
+    """How files whose names tell no format are read, where texts lie beside them; "" elsewhere."""
+    unnamed = listing.passed_over.get("its name tells no format")
+    if not unnamed or source is None or not any(FORMATS[file.format].is_text for file in listing.files):
+        return ""
+    return f"; ++corpus.sources.{name}.reader.format=text reads all files there as text"
+
+
 def _table(sources: Mapping[str, Any]) -> str:
     rows = []
     for name, figures in sources.items():
@@ -234,9 +251,9 @@ def _table(sources: Mapping[str, Any]) -> str:
     return table(["source", "language", "licence", "documents", "MB", "held out", "dropped"], rows)
 
 
-def _table_of_drops(sources: Mapping[str, Any], config: CorpusConfig) -> str:
+def _table_of_drops(sources: Mapping[str, Any], config: CorpusConfig, samples: reasons.Samples) -> str:
     """Why documents were dropped, and the keys that say so; "" where none was."""
-    lines = reasons.lines(sources, config)
+    lines = reasons.lines(sources, config, samples)
     return table(reasons.HEADER, lines) if lines else ""
 
 
@@ -316,8 +333,13 @@ def _show_dropped(corpus: Artifact, reason: str, config: CorpusConfig) -> Artifa
         place = f"{row['id']}: {row['where']}" if row["id"] else row["where"]
         say(f"\n── {row['source']} · {place}")
         say("\n".join(f"   {line}" for line in row["text"].splitlines()[:12]))
-    chosen = {name: {"dropped": {reason: n}} for name, n in _sources_of(corpus, reason).items() if name in made.chosen}
-    say(f"\n{_table_of_drops(chosen, made)}")
+    sources = corpus.statistics["sources"]
+    chosen = {
+        name: {**sources[name], "dropped": {reason: n}}
+        for name, n in _sources_of(corpus, reason).items()
+        if name in made.chosen
+    }
+    say(f"\n{_table_of_drops(chosen, made, browse.samples(corpus))}")
     return corpus
 
 

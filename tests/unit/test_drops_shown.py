@@ -55,7 +55,7 @@ def test_a_plan_that_would_lose_most_of_a_source_says_so(folder: Path) -> None:
         "corpus", "--config-dir", str(folder / "conf"), "corpus=kept", "name=p", "dry_run=true",
         "++corpus.sources.mine.content=notes",
     )  # fmt: skip
-    assert "68 read, 68 kept" in flat(kept.out)
+    assert "68 read, 68 kept; 0.0% of the clean ones go as copies" in flat(kept.out)
     assert "were dropped" not in kept.out
 
 
@@ -69,6 +69,7 @@ def test_the_end_of_a_corpus_says_which_key_to_change_and_how_to_look(
     assert "dropped for documents of governed by to drop fewer" in told
     assert "corpus.quality.prose.min_words=50 corpus.quality.prose.min_words=25" in told
     assert "examples: python -m workflows.corpus name=kept show_dropped=quality.too_short" in told
+    assert "copies: none No two sampled documents resemble" in told
 
 
 def test_examples_stand_with_their_key_whatever_recipe_was_typed(
@@ -112,3 +113,24 @@ def test_a_source_of_which_nothing_is_left_is_refused_with_the_key(tmp_path: Pat
     config = config_of({"mine": {"reader": {"type": "files", "path": str(tmp_path / "a.md")}}})
     with pytest.raises(DataError, match=r"source mine leaves no document \(quality.too_short 1\).*content=notes; else"):
         make(tmp_path / "store", config)
+
+
+def test_drops_in_one_language_are_told_with_its_keys_alone(folder: Path, made: tuple[Artifact, CorpusConfig]) -> None:
+    """English and Chinese are accepted; all ten notes that were dropped for lines without a full stop are Chinese."""
+    ended = run_here("corpus", f"store={folder / 'store'}", "name=kept", "show_dropped=quality.line_punctuation")
+    assert "corpus.quality.chinese.min_punctuated_lines" in ended.out
+    assert "corpus.quality.prose" not in ended.out
+
+
+def test_a_plan_says_how_files_without_a_telling_name_are_read(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        (tmp_path / "in" / f"{number}.txt").write_text(article(number), encoding="utf-8")
+        (tmp_path / "in" / f"MINUTES-{number}").write_text(article(10 + number), encoding="utf-8")
+    typed = ["corpus", "--config-dir", str(folder / "conf"), "corpus=kept", "name=p", "dry_run=true"]
+    typed.append(f"corpus.sources.mine.reader.path={tmp_path / 'in'}")
+    told = flat(run_here(*typed).out)
+    assert "3 files: MINUTES-0, MINUTES-1, MINUTES-2 (its name tells no format); ++corpus.sources.mine." in told
+    advice = "++corpus.sources.mine.reader.format=text"
+    assert f"{advice} reads all files there as text" in told
+    assert "6 read, 6 kept" in flat(run_here(*typed, advice).out)

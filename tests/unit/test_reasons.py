@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import random
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,13 +42,14 @@ def with_override(config: CorpusConfig, override: str) -> CorpusConfig:
     """The config after `key=value`, as it would have been typed."""
     import yaml
 
-    key, _, value = override.removeprefix("++").partition("=")
     values = plain(config)
-    *parts, last = key.split(".")
-    at = values
-    for part in parts:
-        at = at[part]
-    at[last] = yaml.safe_load(value)
+    for word in shlex.split(override):
+        key, _, value = word.removeprefix("++").partition("=")
+        *parts, last = key.split(".")
+        at = values
+        for part in parts:
+            at = at[part]
+        at[last] = yaml.safe_load(value)
     return parse(CorpusConfig, values)
 
 
@@ -271,7 +273,8 @@ def test_every_override_is_taken_by_the_command_line() -> None:
             config = config_of(content=content, language=language)
             for reason in reasons.known_reasons(config):
                 typed += [setting.override for setting in reasons.governs(reason, "mine", config).settings]
-    overrides = [override.replace(".mine.", ".books.") for override in dict.fromkeys(typed) if override]
+    typed = [word for override in typed for word in shlex.split(override)]
+    overrides = [override.replace(".mine.", ".books.") for override in dict.fromkeys(typed)]
     assert len(overrides) > 50
     config = compose_config("corpus", CorpusConfig, ["corpus=own_data", *overrides])
     assert config.corpus.quality.prose.min_words == 25
@@ -279,23 +282,141 @@ def test_every_override_is_taken_by_the_command_line() -> None:
     assert config.corpus.quality.web.max_curly_brackets == 10
 
 
-def test_a_language_that_is_not_accepted_stays_where_the_limit_is_lifted() -> None:
-    french = "Le marché ouvre à huit heures et ferme à midi, sauf le dimanche où il reste ouvert jusqu'à treize heures."
-    config = config_of(content="notes")
+FRENCH = "Le marché ouvre à huit heures et ferme à midi, sauf le dimanche où il reste ouvert jusqu'à treize heures."
+GERMAN = "Der Markt öffnet um acht Uhr und schließt am Mittag, außer am Sonntag, wo er bis ein Uhr geöffnet bleibt."
+ENGLISH_TEXT = "The market opens at eight in the morning and closes at noon, but on Sundays it stays open until one."
+CHINESE_TEXT = "今天天气很好，我们一起去公园散步。路边的花开了，孩子们在草地上奔跑。老人坐在树下下棋，谁也不着急。"
+
+
+def lost(reason: str, *texts: str) -> dict[str, list[dict[str, str]]]:
+    """Samples of what the source `mine` lost for one reason."""
+    return {"mine": [{"id": "", "reason": reason, "where": str(i), "text": text} for i, text in enumerate(texts)]}
+
+
+def rows_of(config: CorpusConfig, reason: str, *texts: str, count: int | None = None, **kept: int) -> list[list[str]]:
+    """(governed by, to drop fewer) of a reason. Args: kept, bytes of what was kept, by language."""
+    figures = {"train": {"documents": 1, "languages": kept}, "dropped": {reason: count or len(texts) or 1}}
+    return [row[3:] for row in reasons.lines({"mine": figures}, config, lost(reason, *texts))]
+
+
+@pytest.mark.parametrize("language", ["auto", "en"])
+def test_a_language_that_is_not_accepted_stays_where_it_is_accepted_as_told(language: str) -> None:
+    config = config_of(content="notes", language=language)
 
     def result(config: CorpusConfig) -> Any:
-        [one] = clean_batch([Document(text=french, id="a", metadata={})], config.chosen["mine"], config.corpus)
+        [one] = clean_batch([Document(text=FRENCH, id="a", metadata={})], config.chosen["mine"], config.corpus)
         return one
 
     dropped = result(config)
     assert isinstance(dropped, Dropped)
-    settings = {one.key: one.override for one in reasons.governs(dropped.reason, "mine", config).settings}
-    assert settings == {
-        "corpus.language.accept": "",
-        "corpus.language.max_other_score": "corpus.language.max_other_score=1.0",
-    }
-    assert isinstance(result(with_override(config, "corpus.language.max_other_score=1.0")), Document)
-    assert isinstance(result(with_override(config, "corpus.language.accept=[en, fr]")), Document)
+    assert dropped.reason == "language.other"
+    [(_, override), (now, surer)] = rows_of(config, dropped.reason, FRENCH, FRENCH, GERMAN)
+    assert (
+        override
+        == {
+            "auto": "'corpus.language.accept=[en,zh,fr]'",
+            "en": "++corpus.sources.mine.language=auto 'corpus.language.accept=[en,zh,fr]'",
+        }[language]
+    )
+    assert isinstance(result(with_override(config, override)), Document)
+    assert (now, surer) == ("corpus.language.max_other_score=0.65", "corpus.language.max_other_score=0.9")
+
+
+def test_of_many_languages_none_is_told_to_be_accepted() -> None:
+    """One text of each language: a list of stop words, say. The examples show which, if any, is wanted."""
+    spanish = (
+        "El mercado abre a las ocho de la mañana y cierra al mediodía, salvo los domingos, cuando cierra a la una."
+    )
+    russian = "Рынок открывается в восемь утра."
+    [(now, told), _] = rows_of(config_of(), "language.other", FRENCH, GERMAN, spanish, russian)
+    assert now == "corpus.language.accept=[en,zh]"
+    assert told.startswith("accept the language that is wanted")
+
+
+def test_only_keys_of_the_languages_that_were_dropped_are_listed() -> None:
+    config = config_of()
+
+    def keys(*texts: str, **more: Any) -> list[str]:
+        return [now.partition("=")[0] for now, _ in rows_of(config, "quality.too_short", *texts, **more)]
+
+    english, chinese = "corpus.quality.prose.min_words", "corpus.quality.chinese.min_characters"
+    notes = "corpus.sources.mine.content"
+    assert keys() == [english, chinese, notes]  # nothing is known of them
+    assert keys(ENGLISH_TEXT) == [english, notes]
+    assert keys(CHINESE_TEXT) == [chinese, notes]
+    assert keys(CHINESE_TEXT, CHINESE_TEXT, ENGLISH_TEXT) == [chinese, english, notes]
+    assert keys("?!") == [english, notes]  # judged by the first language that is accepted
+    # of 40 there are but ten samples: what was kept tells the rest, unless it is hardly there
+    assert keys(ENGLISH_TEXT, count=40, en=900, zh=100) == [english, chinese, notes]
+    assert keys(ENGLISH_TEXT, count=40, en=990, zh=10) == [english, notes]
+
+
+def test_a_sample_that_looks_like_a_language_without_the_rule_is_not_believed() -> None:
+    rows = rows_of(config_of(), "quality.stop_words", CHINESE_TEXT)
+    assert [now for now, _ in rows] == ["corpus.quality.prose.min_stop_words=2", "corpus.sources.mine.content=prose"]
+
+
+def test_that_a_source_may_hold_notes_is_told_once() -> None:
+    figures = {"train": {"documents": 1}, "dropped": {"quality.too_short": 9, "quality.bullets": 5}}
+    rows = reasons.lines({"mine": figures, "other": figures}, config_of_two(), {})
+    assert [row[4] for row in rows if row[3].endswith("content=prose")] == ["++corpus.sources.mine.content=notes"]
+
+
+def config_of_two() -> CorpusConfig:
+    source = {"licence": "MIT", "reader": READER, "language": "en"}
+    return parse(CorpusConfig, {"name": "t", "corpus": {"sources": {"mine": source, "other": source}}})
+
+
+def test_pages_of_the_web_are_not_told_to_be_notes() -> None:
+    """Their content masks personal data, too."""
+    keys = [one.key for one in reasons.governs("quality.too_short", "mine", config_of(content="web")).settings]
+    assert keys == ["corpus.quality.prose.min_words", "corpus.quality.chinese.min_characters"]
+
+
+MEANT = (
+    "dedup.near_heldout", "dedup.heldout_question", "dedup.exact", "dedup.known_exact", "dedup.known_near",
+    "contaminated.exam", "url.denied", "code.licence", "path.vendored", "path.minified", "path.lock",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("reason", MEANT)
+def test_what_is_meant_to_go_is_told_in_a_sentence_and_no_key_is_typed(reason: str) -> None:
+    rows = rows_of(config_of(content="code" if reason.startswith("path") else "prose"), reason)
+    assert rows[0][1].startswith("meant to go: ")
+    assert not any(told for _, told in rows[1:])
+    assert "{" not in rows[0][1]
+    governed = reasons.governs(reason, "mine", config_of())
+    assert governed.first == f"{governed.settings[0].now}: {governed.advice}"
+
+
+def test_what_is_said_of_a_held_out_text_names_what_decides_how_many_there_are() -> None:
+    assert rows_of(config_of(), "dedup.near_heldout") == [
+        [
+            "corpus.sources.mine.heldout=0.01",
+            "meant to go: nearly a held-out text, which must not be learnt; fewer go if less is held out",
+        ],
+        ["corpus.sources.mine.heldout_minimum=8", ""],
+    ]
+
+
+def test_near_copies_go_by_a_threshold_where_they_are_compared() -> None:
+    exact = ["corpus.sources.mine.duplicates=near", "++corpus.sources.mine.duplicates=exact"]
+    assert rows_of(config_of(), "dedup.near") == [["corpus.dedup.threshold=0.7", "corpus.dedup.threshold=0.85"], exact]
+    assert rows_of(with_override(config_of(), "corpus.dedup.verify=false"), "dedup.near") == [exact]
+
+
+def test_boilerplate_goes_by_a_maximum_that_is_raised_and_not_switched_off() -> None:
+    config = with_override(config_of(), "corpus.dedup.lines.max_documents=20")
+    assert rows_of(config, "quality.boilerplate") == [
+        ["corpus.dedup.lines.max_documents=20", "corpus.dedup.lines.max_documents=40"]
+    ]
+
+
+def test_an_empty_file_has_no_field_to_name() -> None:
+    said = "the file is empty, or holds white space alone: nothing is lost"
+    assert rows_of(config_of(), "read.no_text", "", " \n") == [["no key", said]]
+    [(now, told)] = rows_of(config_of(), "read.no_text", '{"content": "a"}')
+    assert (now, told) == ("corpus.sources.mine.reader.text_field=text", "name the field that holds the text")
 
 
 def test_a_rule_stands_once_for_all_sources_that_it_governs() -> None:
@@ -319,7 +440,13 @@ def test_a_rule_stands_once_for_all_sources_that_it_governs() -> None:
             "corpus.quality.prose.max_words=100000",
             "corpus.quality.prose.max_words=200000",
         ],
-        ["dedup.exact", "7", "two 7", "corpus.sources.two.duplicates=near", "++corpus.sources.two.duplicates=keep"],
+        [
+            "dedup.exact",
+            "7",
+            "two 7",
+            "corpus.sources.two.duplicates=near",
+            "meant to go: of equal texts one stays; ++corpus.sources.two.duplicates=keep trains on each",
+        ],
         [
             "quality.too_long",
             "3",
@@ -374,7 +501,7 @@ def test_a_further_pass_is_told_by_the_passes() -> None:
         config, corpus=dataclasses.replace(config.corpus, passes=[type("P", (), {"name": "shouting"})()])
     )
     [setting] = reasons.governs("quality.shouting", "mine", asked).settings
-    assert (setting.now, setting.override) == ("corpus.passes=[shouting]", "corpus.passes=[]")
+    assert (setting.now, setting.override) == ("corpus.passes=[shouting]", "'corpus.passes=[]'")
     assert recipe.passes == []
 
 

@@ -1,7 +1,8 @@
-"""Clusters of copies for a reader: who stays, who was dropped for it, and where the texts differ.
+"""What a reader is shown of a corpus: examples of what was dropped, and clusters of copies.
 
-Enters: the artifact's `duplicates/clusters.parquet` (see `duplicates`). Leaves: clusters as lists of rows, and the
-differences of two excerpts as runs of equal, removed and added text.
+Enters: the artifact's `dropped/<source>.parquet` and `duplicates/clusters.parquet` (see `duplicates`). Leaves: rows,
+clusters as lists of rows (who stays, who was dropped for it), and the differences of two excerpts as runs of equal,
+removed and added text.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.data.text.document import EXCERPT
+from pipelines.store.artifact import Artifact
 
 Cluster = list[dict[str, Any]]  # rows of one cluster, the document that stays first
 Run = tuple[str, str]  # "=", "-" or "+", and the text
@@ -34,6 +36,16 @@ def read_clusters(data: bytes) -> list[Cluster]:
     for row in pq.read_table(pa.BufferReader(data)).to_pylist():
         clusters.setdefault(row["cluster"], []).append(row)
     return list(clusters.values())
+
+
+def samples(corpus: Artifact) -> dict[str, list[dict[str, str]]]:
+    """By source, up to ten examples of each reason for which it lost documents: rows of `dropped/<source>.parquet`."""
+    files = {name: f"dropped/{name}.parquet" for name in corpus.statistics["sources"]}
+    return {
+        name: pq.read_table(corpus.path(file)).to_pylist()
+        for name, file in files.items()
+        if file in corpus.manifest["files"]
+    }
 
 
 def differences(stays: str, dropped: str) -> list[Run]:

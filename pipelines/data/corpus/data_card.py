@@ -233,7 +233,9 @@ def _drops(
         "first.</p>"
     )
     yield markup.table(
-        reasons.HEADER, [[cell or " " for cell in row] for row in reasons.lines(figures, config)], reasons.HEADER[1:2]
+        reasons.HEADER,
+        [[cell or " " for cell in row] for row in reasons.lines(figures, config, dropped)],
+        reasons.HEADER[1:2],
     )
     yield "<h3>Examples</h3>"
     for reason, count in counts.most_common():

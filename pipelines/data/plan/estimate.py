@@ -23,7 +23,7 @@ import numpy as np
 
 from pipelines.cluster.cluster import inside_job, serial_map
 from pipelines.data.cleaning import passes
-from pipelines.data.corpus import reasons
+from pipelines.data.corpus import browse, reasons
 from pipelines.data.corpus.assemble import build
 from pipelines.data.corpus.recipe import CorpusConfig
 from pipelines.data.dedup.places import Census
@@ -68,7 +68,7 @@ def estimate(config: CorpusConfig) -> CorpusPlan:
     with tempfile.TemporaryDirectory(prefix="trunkline-plan-") as folder:
         sample = _measure(config, planned, Path(folder))
     prediction = extrapolate(config, planned, absent, sample)
-    prediction.sources = sample.statistics["sources"]
+    prediction.sources, prediction.dropped = sample.statistics["sources"], sample.dropped
     if absent:
         prediction.notes.append(
             f"not fetched yet, so counted by archive size and at the rates of the others: {', '.join(absent)}"
@@ -83,8 +83,9 @@ def show(prediction: CorpusPlan, config: CorpusConfig) -> None:
     slots = max(2, round(config.cluster.workers * config.cluster.cpus_per_worker))
     if config.cluster.address is None and not inside_job():  # a private Ray takes all cores of this machine
         slots = max(slots, os.cpu_count() or 1)
+    pieces = f"{prediction.sampled_pieces:,} piece{'' if prediction.sampled_pieces == 1 else 's'}"
     say(
-        f"   measured on {prediction.sampled_pieces:,} pieces, {human(float(prediction.sampled_bytes), 'B')} of "
+        f"   measured on {pieces}, {human(float(prediction.sampled_bytes), 'B')} of "
         f"{human(max(prediction.raw_bytes, prediction.sampled_bytes), 'B')}; the whole:"
     )
     header = ["stage", "tasks", "reads", "leaves", "memory/task", "core time"]
@@ -102,15 +103,16 @@ def show(prediction: CorpusPlan, config: CorpusConfig) -> None:
     say(table(header, rows))
     cost = ", ".join(f"{name} {share:.0%}" for name, share in prediction.passes.items())
     say(f"   of clean: {cost}; the rest is reading, keys and files")
-    low, high = prediction.copies
+    low, high = (f"{share:.1%}" for share in prediction.copies)
     price = config.cluster.price_per_core_hour
     hours = prediction.core_seconds / 3600
     lines = {
         "documents": f"{human(round(prediction.documents))} read, {human(round(prediction.kept_documents))} kept; "
-        f"{low:.1%} to {high:.1%} of the clean ones go as copies",
+        f"{low if low == high else f'{low} to {high}'} of the clean ones go as copies",
         "leaves": f"{human(prediction.kept_bytes, 'B')} of text in {human(prediction.output_bytes, 'B')} of files",
         "temporary": f"{human(prediction.temporary_bytes, 'B')} in the store, deleted after the commit",
-        "time": f"about {duration(prediction.seconds(slots))} with {slots} tasks at once; {hours:.3g} core-hours",
+        "time": f"about {duration(prediction.seconds(slots))} with {slots} tasks at once, once Ray has started; "
+        f"{hours:.3g} core-hours",
         "money": f"{hours * price:,.2f} at {price:g} per core-hour"
         if price is not None and hours * price >= 0.1
         else f"{hours * price:.2g} at {price:g} per core-hour"
@@ -122,8 +124,9 @@ def show(prediction: CorpusPlan, config: CorpusConfig) -> None:
         say(f"   {name:<{longest}}  {value}")
     for note in prediction.notes:
         say(f"   {note}")
-    if mostly := reasons.mostly_dropped(prediction.sources, config):
-        say(f"\n   of the sample:\n{table(reasons.HEADER, reasons.lines(prediction.sources, config))}\n")
+    if mostly := reasons.mostly_dropped(prediction.sources, config, prediction.dropped):
+        drops = reasons.lines(prediction.sources, config, prediction.dropped)
+        say(f"\n   of the sample:\n{table(reasons.HEADER, drops)}\n")
         for sentence, _ in mostly:
             say(f"   note: {sentence}")
 
@@ -209,7 +212,16 @@ def _measure(config: CorpusConfig, planned: Mapping[str, list[Piece]], folder: P
     assert meter.census is not None
     verdicts = np.concatenate([np.empty(0, VERDICT), *meter.verdicts])
     files = {file: entry["bytes"] for file, entry in artifact.manifest["files"].items()}
-    return Sample(pieces, meter.stages, artifact.statistics, files, meter.census, verdicts, dict(passes.SECONDS))
+    return Sample(
+        pieces,
+        meter.stages,
+        artifact.statistics,
+        files,
+        meter.census,
+        verdicts,
+        dict(passes.SECONDS),
+        browse.samples(artifact),
+    )
 
 
 def _warm_up(

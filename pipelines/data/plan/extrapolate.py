@@ -68,6 +68,7 @@ class CorpusPlan:
     passes: dict[str, float]  # the share of cleaning that each pass takes
     notes: list[str] = field(default_factory=list)
     sources: Mapping[str, Any] = field(default_factory=dict)  # statistics of the sample
+    dropped: Mapping[str, Any] = field(default_factory=dict)  # examples of what the sample lost, by source
 
     @property
     def core_seconds(self) -> float:
@@ -94,6 +95,7 @@ class Sample:
     census: Census
     verdicts: Any  # `resolve.VERDICT` records
     pass_seconds: Mapping[str, float]  # of cleaning, by pass
+    dropped: Mapping[str, Any] = field(default_factory=dict)  # examples of what was lost, by source
 
 
 @dataclass
