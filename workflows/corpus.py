@@ -95,6 +95,8 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
         raise
     if isinstance(draft, Artifact):
         session.store.storage.delete(f"{draft.folder}/work")  # there when a build was killed right after its commit
+        if data_card.FILE in draft.manifest["files"] and not session.within_recipe:
+            say(f"   data card: {draft.path(data_card.FILE)}")
         return session.reused(draft, *onward.after_corpus(session, config.name))
 
     # ── work ──

@@ -19,7 +19,13 @@ from pipelines.display.progress import duration, say
 from pipelines.identity import decisive
 from pipelines.store.artifact import Artifact
 from pipelines.store.code import chosen_modules
-from pipelines.train.results.evaluate import EvaluateConfig, evaluate, plan_evaluation
+from pipelines.train.results.evaluate import (
+    EvaluateConfig,
+    evaluate,
+    of_this_version,
+    plan_evaluation,
+    read_results,
+)
 from pipelines.train.results.heldout import heldout_set
 from workflows.entry import entry
 from workflows.running.session import Session, of_run
@@ -55,6 +61,8 @@ def run(config: EvaluateConfig, session: Session) -> Artifact:
     code = code_of(config.tasks)
     draft = session.begin("evaluate", config, planned.announcement, planned.inputs, code, identity=planned.identity)
     if isinstance(draft, Artifact):
+        if not session.within_recipe and of_this_version(draft):
+            print_results(read_results(draft))
         return draft
     subject = planned.subject
     reach = subject.run.checkpoint.verify if draft.replaces else None

@@ -80,6 +80,7 @@ from pipelines.train.results.quantized_evidence import (
 )
 from pipelines.train.results.quantized_page import HEADER, PAGE, metrics, rows, size_lines, write_page
 from workflows.entry import entry
+from workflows.running import onward
 from workflows.running.session import Session, of_run
 
 _STREAM = ("cuts", "interleave", "loader", "mixture", "order", "preferences", "rows", "source_stream")
@@ -211,7 +212,7 @@ def run(config: QuantizeConfig, session: Session) -> Artifact:
     )
     if isinstance(draft, Artifact):
         draft.compare()
-        return session.reused(draft, *next_commands(config))
+        return session.reused(draft, *onward.after_quantize(session, config.name))
 
     reach = source.run.checkpoint.verify if draft.replaces else None
     with session.track(draft, config, planned.inputs, reach, **of_run(source.run)) as tracker:
@@ -230,7 +231,7 @@ def run(config: QuantizeConfig, session: Session) -> Artifact:
             tracker.file(draft.storage.fetch(f"{draft.folder}/{name}"))
         recorded = {**decisive(config), "parent": str(source.run), "methods": decisive(config.methods)}
         artifact = draft.commit(recorded, statistics(content), source.tokens.manifest["licences"])
-    return session.done(artifact, *next_commands(config))
+    return session.done(artifact, *onward.after_quantize(session, config.name))
 
 
 # ── Before any work ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -336,16 +337,6 @@ def memory_words(config: QuantizeConfig, planned: Plan) -> str:
         whole = 4 * (counts["total"] + counts["embedding"])
         told += f", {human(whole + 4 * counts['embedding'] + (quantizing if config.compare else 0), 'B')} to measure"
     return told
-
-
-def next_commands(config: QuantizeConfig) -> tuple[str, ...]:
-    """What one does with it."""
-    reference = f"quantize/{config.name}"
-    return (
-        f"python -m workflows.export parent={reference} name={config.name}-gguf format=gguf",
-        f"python -m workflows.export parent={reference} name={config.name}-packed format=compressed-tensors",
-        f"python -m workflows.chat model={reference}",
-    )
 
 
 # ── Work ──────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -21,7 +21,7 @@ from workflows.running.session import Session
 
 UNTRACKED = "tracking.enabled=false"
 MODEL = ModelConfig(
-    layers=1, d_model=32, d_ff=32, heads=1, kv_heads=1, vocabulary=320, max_positions=64, scale_emb=9.0,
+    layers=1, d_model=64, d_ff=64, heads=1, kv_heads=1, vocabulary=320, max_positions=64, scale_emb=9.0,
     scale_depth=1.1, dim_model_base=16, rope_base=5000.0, norm_eps=1e-5,
 )  # fmt: skip
 LAB = {
@@ -64,6 +64,19 @@ def run(workflow: str, *words: str) -> None:
     config = compose_config(workflow, typing.get_type_hints(module.run)["config"], [*words, UNTRACKED])
     with Session(config) as session:
         module.run(config, session)
+
+
+def test_a_finished_evaluation_shows_its_numbers_again(
+    store: ArtifactStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["parent=pretrain/d", "tasks.completions.prompts=[]", "tasks.text.max_tokens=100"]
+    run("evaluate", *words)
+    shown = capsys.readouterr().out.partition("Held-out text")[2].partition("   evaluated in")[0]
+    run("evaluate", *words)
+    again = capsys.readouterr().out
+    assert "finished already" in again
+    assert "bits/byte" in shown
+    assert shown in again
 
 
 @pytest.fixture
@@ -114,6 +127,14 @@ def after(store: ArtifactStore, experiment: str, parent: str = "pretrain/d") -> 
     words = ["+experiment=own", "name=any", "tokens=tokens/t", UNTRACKED]
     with Session(compose_config("mixture", module.MixtureConfig, words), experiment) as session:
         return onward.after_training(session, parent, f"{parent}@latest")
+
+
+def test_a_file_that_cannot_hold_what_was_quantized_is_not_proposed(
+    store: ArtifactStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("quantize", "parent=pretrain/d", "name=d", "method=rtn", "compare=[]", "measure=null", "symmetric=false")
+    lines = next_of(capsys.readouterr().out)
+    assert [line.partition("format=")[2] for line in lines] == ["compressed-tensors", ""]
 
 
 def test_the_experiments_own_mixture_for_a_stage_comes_before_that_of_the_one_for_any_data(

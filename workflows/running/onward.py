@@ -194,6 +194,18 @@ def after_training(session: Session, run: str, parent: str, *words: str, remark:
     return [*first_accepted(session, evaluations), *first_accepted(session, candidates())]
 
 
+def after_quantize(session: Session, name: str) -> list[str]:
+    """The files for phones and for servers that hold these very numbers, each where it can; and a chat."""
+    if session.within_recipe:
+        return []
+    reference = f"quantize/{name}"
+    lines = []
+    for format_name, suffix in (("gguf", "gguf"), ("compressed-tensors", "packed")):
+        words = (f"name={name}-{suffix}", f"parent={reference}", f"format={format_name}")
+        lines += first_accepted(session, (candidate("export", of, *words) for of in experiments(session)))
+    return [*lines, str(Candidate("chat", (f"model={reference}",)))]
+
+
 def after_sandbox(session: Session, name: str) -> list[str]:
     """A config for a larger model, where the sandbox has found enough for one. It is tried in a temporary folder."""
     module = importlib.import_module("workflows.plan")  # which imports commands that name what follows them
