@@ -103,7 +103,7 @@ def run(config: ExportConfig, session: Session) -> Artifact:
         "format": f"{described.announcement}, {config.stored}, {human(described.size_bytes, 'B')}",
         "checks": "; ".join(checks(format_, config.stored)),
         "asks": "; ".join(asks(format_)) or "no program runs this format here",
-        "model card": f"shows how to run it; {question}",
+        "model card": f"shows how to run it, and asks {question}",
         "evaluation": evaluation.folder if evaluation else "none found; the model card will say so",
         "licences": f"unclear for {', '.join(unclear)}: the model card says so"
         if unclear

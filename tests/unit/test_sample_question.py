@@ -70,8 +70,8 @@ def test_a_base_model_goes_on_with_the_first_words_of_the_largest_source(store: 
 def test_where_nothing_is_held_out_that_is_said(store: ArtifactStore) -> None:
     chat, base = asked_of(store, "sft/d", chat=0, pairs=0), asked_of(store, "anneal/d", notes=0, zh=0)
     assert (chat.source, base.source) == (None, None)
-    assert str(chat) == "no conversation was held out of the training data: ask a question of your own"
-    assert str(base) == "no document was held out of the training data: ask the beginning of a text of your own"
+    assert str(chat) == "a question of your own: no conversation was held out of the training data"
+    assert base.remark == "no document was held out of the training data: begin a text of your own"
     (first, *_) = asking(FORMATS["llama"], chat).run("folder")
     assert first.text.startswith(f"# {chat.remark}\n")
     assert '"content": "your question"' in first.text

@@ -65,7 +65,8 @@ class SampleQuestion:
     def __str__(self) -> str:
         """For an announcement."""
         if self.source is None:
-            return self.remark
+            own, kind = ("a question", "conversation") if self.chat else ("a text", "document")
+            return f"{own} of your own: no {kind} was held out of the training data"
         kind = "a held-out question" if self.chat else "the first words of a held-out document"
         return f"{json.dumps(self.text, ensure_ascii=False)}, {kind} of {self.source}"
 
@@ -73,8 +74,8 @@ class SampleQuestion:
     def remark(self) -> str:
         """A line above a text that asks it."""
         if self.source is None:
-            kind, own = ("conversation", "a question") if self.chat else ("document", "the beginning of a text")
-            return f"no {kind} was held out of the training data: ask {own} of your own"
+            kind, own = ("conversation", "ask a question") if self.chat else ("document", "begin a text")
+            return f"no {kind} was held out of the training data: {own} of your own"
         return f"asked: {'a question' if self.chat else 'a beginning'} that was held out of training ({self.source})"
 
 
