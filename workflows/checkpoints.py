@@ -20,9 +20,8 @@ from pipelines.display.progress import human, say, table
 from pipelines.errors import CheckpointError, ConfigError
 from pipelines.store.references import Reference
 from pipelines.store.storage import Storage
-from pipelines.train.checkpoint import Rule, committed_steps, open_checkpoint, recorded_steps
-from pipelines.train.checkpoint.committed import passed_over
-from pipelines.train.checkpoint.retention import prune, readers_of
+from pipelines.train.checkpoint.committed import committed_steps, open_checkpoint, passed_over, recorded_steps
+from pipelines.train.checkpoint.retention import Rule, prune, readers_of
 from pipelines.train.stages import TRAINED
 from workflows.entry import entry
 from workflows.running.session import Session

@@ -191,7 +191,7 @@ def stage_results(session: Session, artifacts: Sequence[Artifact]) -> list[Stage
 
 def _result_of(session: Session, evaluated: Artifact) -> StageResult:
     """An evaluation with the curve of the run that it is of."""
-    from pipelines.train.checkpoint import open_checkpoint
+    from pipelines.train.checkpoint.committed import open_checkpoint
     from pipelines.train.results.evaluate import read_results
     from pipelines.train.results.heldout import heldout_of
     from pipelines.train.run.loop import read_metrics

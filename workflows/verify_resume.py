@@ -36,8 +36,7 @@ from pipelines.store.artifact import Artifact
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.draft import Draft
 from pipelines.store.storage import FolderStorage
-from pipelines.train.checkpoint import committed_steps, open_checkpoint
-from pipelines.train.checkpoint.committed import Index
+from pipelines.train.checkpoint.committed import Index, committed_steps, open_checkpoint
 from pipelines.train.plan.planning import plan_stage
 from pipelines.train.run.loop import read_metrics
 from pipelines.train.spec import TrainConfig, TrainSpec

@@ -31,12 +31,13 @@ from pipelines.train.optimizers import OPTIMIZERS
 from pipelines.train.optimizers.adamw import AdamWSettings
 from pipelines.train.optimizers.contract import OptimizerSettings
 from pipelines.train.schedules.schedule import Schedule, ScheduleConfig
-from pipelines.train.stages import StartMode
+from pipelines.train.stages import STAGES, StartMode, check_objectives
 from pipelines.train.update.engine import ZeroConfig
 
 # a key of the mapping picks a row of the table, and with it the class of the rest
 Optimizer = Annotated[OptimizerSettings, Chosen("kind", lambda: OPTIMIZERS)]
 Objective = Annotated[ObjectiveSettings, Chosen("name", lambda: OBJECTIVES)]
+check_objectives(STAGES, OBJECTIVES)
 
 
 @config_class

@@ -122,7 +122,6 @@ _TRAINING = {
     "pipelines.train.update": "updates nothing: reached by way of the engine's `device`",
     "pipelines.train.optimizers": "likewise",
     "pipelines.train.checkpoint.slices": "fills engines, and there is none here",
-    "pipelines.train.network.losses": "likewise",
     "pipelines.train.network.linear_cross_entropy": "likewise",
     "pipelines.train.network.float8": "likewise",
 }
@@ -189,6 +188,7 @@ BESIDE = {
         **_TRAINING,
         **_CODE_POINTS,
         "pipelines.data.tokens": "reads held-out ids as they are; its tokens are in the fingerprint",
+        "pipelines.train.network.losses": "trains nothing: reached by way of the spec",
         "pipelines.train.cost.page": "a page about what is committed",
         "pipelines.train.cost.drawing": "likewise",
         "pipelines.train.quantization": "what it made is read from a folder that is an input",
@@ -270,14 +270,15 @@ def rows_of(workflow: str) -> list[set[str]]:
 
 
 def computes(module: str) -> bool:
-    """Whether a module is more than a package that holds others: a table is no more."""
+    """Whether a module is more than a package that holds others: a table, or looking up their names, is no more."""
     path = ROOT / f"{module.replace('.', '/')}.py"
     package = ROOT / module.replace(".", "/") / "__init__.py"
     if path.exists():
         return True
     definitions = (ast.ClassDef, ast.FunctionDef)
     return module not in TABLES and any(
-        isinstance(node, definitions) for node in ast.walk(ast.parse(package.read_text()))
+        isinstance(node, definitions) and node.name != "__getattr__"
+        for node in ast.walk(ast.parse(package.read_text()))
     )
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,19 +26,15 @@ LIBRARIES = {
 }
 
 
-def importers(names: tuple[str, ...]) -> dict[str, bool]:
-    """Files that import one of the libraries, and whether one of them does so outside a function."""
-    found: dict[str, bool] = {}
+@functools.cache
+def imported() -> list[tuple[str, str, bool]]:
+    """File, top-level package that it imports, and whether outside functions; parsed once for all tests."""
+    found: list[tuple[str, str, bool]] = []
     for folder in ("pipelines", "workflows"):
         for path in sorted((ROOT / folder).rglob("*.py")):
-            tree = ast.parse(path.read_text())
-            inner = {
-                id(node)
-                for function in ast.walk(tree)
-                if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
-                for node in ast.walk(function)
-            }
-            for node in ast.walk(tree):
+            ahead: list[tuple[ast.AST, bool]] = [(ast.parse(path.read_text()), True)]
+            while ahead:
+                node, outside = ahead.pop()
                 modules = (
                     [node.module or ""]
                     if isinstance(node, ast.ImportFrom)
@@ -43,9 +42,18 @@ def importers(names: tuple[str, ...]) -> dict[str, bool]:
                     if isinstance(node, ast.Import)
                     else []
                 )
-                if any(module.split(".")[0] in names for module in modules):
-                    name = str(path.relative_to(ROOT))
-                    found[name] = found.get(name, False) or id(node) not in inner
+                found += [(str(path.relative_to(ROOT)), module.split(".")[0], outside) for module in modules]
+                inside = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+                ahead += [(child, outside and not inside) for child in ast.iter_child_nodes(node)]
+    return found
+
+
+def importers(names: tuple[str, ...]) -> dict[str, bool]:
+    """Files that import one of the libraries, and whether one of them does so outside a function."""
+    found: dict[str, bool] = {}
+    for file, package, outside in imported():
+        if package in names:
+            found[file] = found.get(file, False) or outside
     return found
 
 
@@ -92,3 +100,11 @@ def test_deepspeed_is_imported_in_the_two_files_that_the_design_names() -> None:
         "pipelines/train/update/engine.py",
         "pipelines/train/verification.py",
     }
+
+
+@pytest.mark.parametrize("workflow", ["corpus", "tokenize", "mixture", "fit", "ui", "checkpoints", "completion", "new"])
+def test_a_command_that_trains_nothing_starts_without_torch(workflow: str) -> None:
+    """It takes two seconds to import, of a command that answers in one."""
+    program = f"import sys, workflows.{workflow}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

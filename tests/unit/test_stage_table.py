@@ -11,7 +11,8 @@ import pytest
 
 from pipelines.errors import ConfigError
 from pipelines.train.checkpoint.average import AVERAGED
-from pipelines.train.stages import STAGES, TRAINED, Stage, check_table, stage_named
+from pipelines.train.objectives import OBJECTIVES
+from pipelines.train.stages import STAGES, TRAINED, Stage, check_objectives, check_table, stage_named
 
 ENTRIES = [field.name for field in dataclasses.fields(Stage)]
 
@@ -42,6 +43,11 @@ def test_a_row_that_misses_an_entry_fails_by_its_name(entry: str) -> None:
 def test_a_row_that_names_what_there_is_not_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_table({**STAGES, "new": row(**changes)})
+
+
+def test_an_objective_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"STAGES\['new'\]\.objective names dpoo; there are next_token, dpo"):
+        check_objectives({**STAGES, "new": row(objective="dpoo")}, OBJECTIVES)
 
 
 def test_a_row_may_name_itself_as_its_parent() -> None:

@@ -24,7 +24,7 @@ from pipelines.store.draft import Draft, Making
 from pipelines.store.storage import Storage
 from pipelines.tracking.account import About
 from pipelines.tracking.tracker import Tracker, open_tracker
-from pipelines.train.checkpoint import committed_steps
+from pipelines.train.checkpoint.committed import committed_steps
 from pipelines.train.plan.planning import PlannedRun
 from pipelines.train.sharing.chain import ChainStage
 from pipelines.train.sharing.tree import TreeRun

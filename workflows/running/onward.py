@@ -24,7 +24,7 @@ from pipelines.display.progress import hushed
 from pipelines.errors import TrunklineError
 from pipelines.store.artifact import Artifact
 from pipelines.store.artifacts import ArtifactStore
-from pipelines.train.checkpoint import committed_steps
+from pipelines.train.checkpoint.committed import committed_steps
 from pipelines.train.checkpoint.lineage import open_run, tokens_of
 from pipelines.train.stages import STAGES, TRAINED, stage_named
 from workflows.command_line import places

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 from pipelines.config import ClusterConfig
 from pipelines.errors import ClusterError, ConfigError, StorageError, TrainingError, TrunklineError
-from pipelines.train.checkpoint import committed_steps
+from pipelines.train.checkpoint.committed import committed_steps
 from pipelines.train.sharing.chain import Chain, both
 from pipelines.train.sharing.order import weights_of, work_left
 from pipelines.train.sharing.tree import Tree, TreeRun

@@ -233,7 +233,7 @@ def _refuse(turn: Turn) -> None:
 
 
 def _committed(session: Session, replaced: set[str], folder: str) -> Sequence[int]:
-    from pipelines.train.checkpoint import committed_steps
+    from pipelines.train.checkpoint.committed import committed_steps
 
     return () if folder in replaced else committed_steps(session.store.storage, folder)
 

@@ -21,7 +21,7 @@ from pipelines.store.draft import Draft
 from pipelines.store.references import Reference
 from pipelines.store.storage import Storage
 from pipelines.store.ways_out import set_aside_clause
-from pipelines.train.checkpoint import committed_steps, open_checkpoint, set_aside_after
+from pipelines.train.checkpoint.committed import committed_steps, open_checkpoint, set_aside_after
 from pipelines.train.checkpoint.retention import readers_of
 from pipelines.train.objectives import objective_of
 from pipelines.train.plan import devices

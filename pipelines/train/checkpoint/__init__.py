@@ -15,19 +15,27 @@ written by rank zero when every rank's file is durable.
 
 This replaces DeepSpeed's own format, which cannot change stage or world size, and its universal one, which copies the
 first group's learning rate and decay onto all (docs/design/decisions.md).
+
+Its names are looked up when they are first asked for: most of these modules import torch, which takes seconds, and a
+command that only looks which checkpoints there are imports `committed` alone.
 """
 
-from pipelines.train.checkpoint.committed import (
-    Checkpoint,
-    committed_steps,
-    open_checkpoint,
-    recorded_steps,
-    set_aside_after,
-)
-from pipelines.train.checkpoint.retention import Rule
-from pipelines.train.checkpoint.saver import Saver
-from pipelines.train.checkpoint.slices import load, load_random_states, snapshot
-from pipelines.train.checkpoint.weights import read_weights, weights_of, whole_model, write_weights
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipelines.train.checkpoint.committed import (
+        Checkpoint,
+        committed_steps,
+        open_checkpoint,
+        recorded_steps,
+        set_aside_after,
+    )
+    from pipelines.train.checkpoint.retention import Rule
+    from pipelines.train.checkpoint.saver import Saver
+    from pipelines.train.checkpoint.slices import load, load_random_states
+    from pipelines.train.checkpoint.weights import read_weights, weights_of, whole_model, write_weights
 
 __all__ = [
     "Checkpoint",
@@ -40,8 +48,18 @@ __all__ = [
     "read_weights",
     "recorded_steps",
     "set_aside_after",
-    "snapshot",
     "weights_of",
     "whole_model",
     "write_weights",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pipelines.train.checkpoint import committed, retention, saver, slices, weights
+
+    for module in (committed, retention, saver, slices, weights):
+        if getattr(vars(module).get(name), "__module__", "") == module.__name__:
+            return vars(module)[name]
+    raise AttributeError(f"{name} is in no module of {__name__}")

@@ -14,16 +14,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipelines.errors import CheckpointError, StorageError
 from pipelines.store.sealed import sealed, unsealed
 from pipelines.store.storage import FolderStorage, Storage, sha256
 from pipelines.store.ways_out import claim_or_manifest, how_anew, set_aside_clause, typed_again
-from pipelines.train.checkpoint.snapshot import DTYPES
+
+if TYPE_CHECKING:  # torch takes seconds to import, and most who ask what exists read no numbers
+    import torch
+    from torch import Tensor
 
 DELETED = "manifest.deleted.json"  # what a rule of retention leaves of a checkpoint
 SUPERSEDED = "manifest.superseded.json"  # what going on from an earlier checkpoint leaves of it
@@ -324,6 +324,8 @@ class _Slice(NamedTuple):
         They are read where they are wanted, and not through a mapped file, whose pages would count as this process's
         memory until they are needed elsewhere. Raises: CheckpointError when the file ends before.
         """
+        import torch
+
         there = target.dtype == self.dtype and target.device.type == "cpu" and target.is_contiguous()
         numbers = target.detach() if there else torch.empty(target.numel(), dtype=self.dtype)
         rest = memoryview(numbers.view(torch.uint8).numpy())  # type: ignore[arg-type]
@@ -379,6 +381,8 @@ class Index:
 
 def _header(path: Path) -> list[tuple[str, str, _Slice]]:
     """Parameter, state and place of every slice in a file."""
+    from pipelines.train.checkpoint.snapshot import DTYPES
+
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))

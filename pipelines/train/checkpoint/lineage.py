@@ -15,7 +15,7 @@ from pipelines.store.artifact import Artifact
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.references import Reference
 from pipelines.store.ways_out import typed_again
-from pipelines.train.checkpoint import Checkpoint, committed_steps, open_checkpoint
+from pipelines.train.checkpoint.committed import Checkpoint, committed_steps, open_checkpoint
 from pipelines.train.stages import STAGES, TRAINED
 
 _SHOWN = 8  # of the checkpoints, the last
