@@ -12,7 +12,8 @@ python -m workflows.corpus dry_run=true                       what it will cost 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from pipelines.config import parse
@@ -39,6 +40,7 @@ from pipelines.errors import ConfigError, DataError
 from pipelines.identity import identity
 from pipelines.store.artifact import Artifact
 from pipelines.store.code import chosen_modules
+from pipelines.store.draft import Draft
 from workflows.entry import entry
 from workflows.running import onward
 from workflows.running.session import DryRun, Session
@@ -109,18 +111,35 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
         # Ray starts at the first pass, after all that could be wrong with the sources has been fetched and listed
         passed_over = {name: counts for name, listing in listed.items() if (counts := listing.counts())}
         taken = {name: listing.by_format() for name, listing in listed.items()}
-        corpus = build(
-            config,
-            draft,
-            lambda *shards, **options: session.map_shards(*shards, **options),
-            known,
-            passed_over=passed_over,
-            taken=taken,
-        )
+        with _begun(draft):
+            corpus = build(
+                config,
+                draft,
+                lambda *shards, **options: session.map_shards(*shards, **options),
+                known,
+                passed_over=passed_over,
+                taken=taken,
+            )
         tracker.metrics(_metrics(corpus.statistics), step=0)
         tracker.file(corpus.path(data_card.FILE))
     _report(config, corpus, session)
     return session.done(corpus, *onward.after_corpus(session, config.name))
+
+
+@contextmanager
+def _begun(draft: Draft) -> Iterator[None]:
+    """Say of bad data that the name is taken by now: a command that is corrected is another configuration's.
+
+    Of a rebuild the old artifact comes back, and the same command with the correction rebuilds it.
+    """
+    try:
+        yield
+    except DataError as error:
+        if draft.replaces:
+            raise
+        raise DataError(
+            f"{error}. {draft.folder} has begun by now: with what you correct type on_change=rebuild, or another name="
+        ) from error
 
 
 def _report(config: CorpusConfig, corpus: Artifact, session: Session) -> None:
@@ -256,7 +275,11 @@ def _table(sources: Mapping[str, Any]) -> str:
 def _table_of_drops(sources: Mapping[str, Any], config: CorpusConfig, samples: reasons.Samples) -> str:
     """Why documents were dropped, and the keys that say so; "" where none was."""
     lines = reasons.lines(sources, config, samples)
-    return table(reasons.HEADER, lines) if lines else ""
+    if not lines:
+        return ""
+    typed = any(told.startswith(("corpus.", "++", "'")) for *_, told in lines)
+    way = "\n\n   what you take of it works with on_change=rebuild, or under another name=" if typed else ""
+    return f"{table(reasons.HEADER, lines)}{way}"
 
 
 def _held_out_unasked(config: CorpusConfig, sources: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from pipelines.store.artifact import Artifact
 from tests.commands import run_here
 from tests.notes_sample import notes
 from tests.unit.test_corpus import article, config_of, make
-from workflows.corpus import _report
+from workflows.corpus import _begun, _report
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,7 @@ def test_the_end_of_a_corpus_says_which_key_to_change_and_how_to_look(
     assert "dropped for documents of governed by to drop fewer" in told
     assert "corpus.quality.prose.min_words=50 corpus.quality.prose.min_words=25" in told
     assert "examples: python -m workflows.corpus name=kept show_dropped=quality.too_short" in told
+    assert "what you take of it works with on_change=rebuild, or under another name= note:" in told
     assert "copies: none No two sampled documents resemble" in told
 
 
@@ -113,6 +114,18 @@ def test_a_source_of_which_nothing_is_left_is_refused_with_the_key(tmp_path: Pat
     config = config_of({"mine": {"reader": {"type": "files", "path": str(tmp_path / "a.md")}}})
     with pytest.raises(DataError, match=r"source mine leaves no document \(quality.too_short 1\).*content=notes; else"):
         make(tmp_path / "store", config)
+
+
+@pytest.mark.parametrize("replaces", [True, False])
+def test_a_refusal_says_how_the_corrected_command_gets_through(tmp_path: Path, replaces: bool) -> None:
+    """Its name is taken by then, and a corrected command is another configuration; a rebuild says so itself."""
+    (tmp_path / "a.md").write_text("- milk\n- bread and eggs\n", encoding="utf-8")
+    config = config_of({"mine": {"reader": {"type": "files", "path": str(tmp_path / "a.md")}}}, name="kept")
+    draft: Any = SimpleNamespace(folder="corpus/kept", replaces=replaces)
+    with pytest.raises(DataError, match="source mine leaves no document") as refused, _begun(draft):
+        make(tmp_path / "store", config)
+    way = ". corpus/kept has begun by now: with what you correct type on_change=rebuild, or another name="
+    assert str(refused.value).endswith(way) is not replaces
 
 
 def test_drops_in_one_language_are_told_with_its_keys_alone(folder: Path, made: tuple[Artifact, CorpusConfig]) -> None:
