@@ -153,7 +153,7 @@ def _report(config: CorpusConfig, corpus: Artifact, session: Session) -> None:
         say(f"   note: {sentence}")
         command = f"python -m workflows.corpus name={config.name} show_dropped={reason}"
         say(f"         examples: {session.typed(command)}")
-    for line in _held_out_unasked(config, corpus.statistics["sources"]):
+    for line in _held_out_strangely(config, corpus.statistics["sources"]):
         say(f"   note: {line}")
     for line in _without_rules(corpus.statistics["sources"]):
         say(f"   note: {line}")
@@ -173,7 +173,8 @@ def _copies_in_words(dedup: Mapping[str, Any]) -> str:
     if not dedup["largest_cluster"]:
         return "none"
     return (
-        f"{dedup['exact_copies']:,} exact, {dedup['near_pairs']:,} near in {dedup['near_clusters']:,} clusters; the "
+        f"{dedup['exact_copies']:,} exact, {dedup['near_pairs']:,} near in {dedup['near_clusters']:,} "
+        f"cluster{'' if dedup['near_clusters'] == 1 else 's'}; the "
         f"largest cluster has {dedup['largest_cluster']:,} documents (show_clusters=10 shows some)"
     )
 
@@ -282,11 +283,20 @@ def _table_of_drops(sources: Mapping[str, Any], config: CorpusConfig, samples: r
     return f"{table(reasons.HEADER, lines)}{way}"
 
 
-def _held_out_unasked(config: CorpusConfig, sources: Mapping[str, Any]) -> list[str]:
-    """Sources that hold out far more than their share: a text is held out when any of its copies is."""
+def _held_out_strangely(config: CorpusConfig, sources: Mapping[str, Any]) -> list[str]:
+    """Sources that hold out far more than their share, since a text is held out when any of its copies is; or nothing.
+
+    A share above 0 may take nothing of a small source: see `holdout`.
+    """
     lines = []
     for name, source in config.chosen.items():
         heldout, train = (sources[name][split]["documents"] for split in ("heldout", "train"))
+        if source.heldout > 0 and not heldout and 0 < train < 10:
+            lines.append(
+                f"nothing of {name} is held out, so nothing can be measured on it: it has {train:,} "
+                f"document{'s' if train > 1 else ''}, and beyond the share of {source.heldout:.1%} at most a tenth is "
+                f"taken; ++corpus.sources.{name}.heldout=0.3 takes about a third"
+            )
         if heldout > 3 * max(source.heldout * (heldout + train), source.heldout_minimum) or (heldout and not train):
             lines.append(
                 f"{name} holds out {heldout:,} of {heldout + train:,} documents, where {source.heldout:.1%} was "

@@ -14,7 +14,7 @@ from pipelines.store.artifact import Artifact
 from tests.commands import run_here
 from tests.notes_sample import notes
 from tests.unit.test_corpus import article, config_of, make
-from workflows.corpus import _begun, _report
+from workflows.corpus import _begun, _copies_in_words, _held_out_strangely, _report
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +114,34 @@ def test_a_source_of_which_nothing_is_left_is_refused_with_the_key(tmp_path: Pat
     config = config_of({"mine": {"reader": {"type": "files", "path": str(tmp_path / "a.md")}}})
     with pytest.raises(DataError, match=r"source mine leaves no document \(quality.too_short 1\).*content=notes; else"):
         make(tmp_path / "store", config)
+
+
+def test_a_source_of_which_nothing_is_held_out_is_told_with_a_share_that_takes_some(tmp_path: Path) -> None:
+    def told(heldout: float) -> tuple[int, list[str]]:
+        config = config_of({"mine": {"reader": {"type": "files", "path": str(tmp_path / "*.txt")}, "heldout": heldout}})
+        sources = make(tmp_path / f"store-{heldout}", config).statistics["sources"]
+        return sources["mine"]["heldout"]["documents"], _held_out_strangely(config, sources)
+
+    for number in range(6):
+        (tmp_path / f"{number}.txt").write_text(article(number), encoding="utf-8")
+    held, [sentence] = told(0.01)
+    assert held == 0
+    assert sentence == (
+        "nothing of mine is held out, so nothing can be measured on it: it has 6 documents, and beyond the share of "
+        "1.0% at most a tenth is taken; ++corpus.sources.mine.heldout=0.3 takes about a third"
+    )
+    held, sentences = told(0.3)
+    assert held > 0
+    assert sentences == []
+    assert told(0.0) == (0, [])
+
+
+def test_copies_are_counted_in_words() -> None:
+    counts = {"exact_copies": 3, "near_pairs": 2, "near_clusters": 1, "largest_cluster": 3}
+    assert _copies_in_words(counts) == (
+        "3 exact, 2 near in 1 cluster; the largest cluster has 3 documents (show_clusters=10 shows some)"
+    )
+    assert _copies_in_words(dict.fromkeys(counts, 0)) == "none"
 
 
 @pytest.mark.parametrize("replaces", [True, False])
