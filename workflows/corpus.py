@@ -92,8 +92,10 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
     )
     try:
         draft = session.begin("corpus", config, announcement, known, code, whole_identity)
-    except DryRun:
-        session.foreseen_bytes = _show_estimate(config)
+    except DryRun as planned:
+        # the turns of a sweep that are finished, or refused, cost no trial
+        if session.group is None or isinstance(planned.foreseen, Draft):
+            session.foreseen_bytes = _show_estimate(config)
         raise
     if isinstance(draft, Artifact):
         session.store.storage.delete(f"{draft.folder}/work")  # there when a build was killed right after its commit

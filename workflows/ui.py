@@ -28,6 +28,7 @@ from pipelines.store.references import Reference
 from pipelines.tracking.links import UI_HOST, UI_PORT
 from pipelines.tracking.pages import Asked, comparison, opening_pages
 from pipelines.tracking.place import database_of, tracking_uri
+from pipelines.train.results.heldout import measures
 from workflows.entry import entry
 from workflows.running.session import DryRun, Session
 
@@ -54,7 +55,7 @@ def run(config: UiConfig, session: Session) -> None:
     """Print the addresses, serve what no server has, and open the first of them."""
     pages = opening_pages(config.tracking, session.store, config.port)
     if (asked := _asked(config, session)) is not None:
-        found = comparison(config.tracking, session.store, asked, config.port)
+        found = comparison(config.tracking, session.store, asked, config.port, measures())
         if found is None:
             raise ConfigError(
                 f"nothing stands beside {asked}: MLflow compares the runs of one kind that begin from one parent, and "

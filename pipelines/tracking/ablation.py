@@ -4,16 +4,18 @@ Enters: a server, and a run or a group of a sweep. Leaves: a saved view (`view.p
 differs among the arms, zoomed to where they differ.
 
     arms      the runs of a sweep's group (tag `trunkline.group`); else those of one kind that begin from one parent
-    ranked    by bits per byte where all arms were measured on one held-out set; else by the last training loss where
-              they read the same data; else not at all, and the newest stands first
+    ranked    by the measure of their stage (bits per byte, assistant loss, preference accuracy) where all that are
+              finished were measured on one held-out set; else by the last training loss where they read the same data
+              and minimise the same; else not at all, and the newest stands first
 
-The filter names the held-out set, so that an arm that is measured on another never comes into the list.
+The filter names the held-out set, so that an arm that is measured on another never comes into the list. An artifact
+that was made anew has several runs; the one that the store names is its arm, and the others are none.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +34,11 @@ from pipelines.tracking.view import (
 )
 
 HELDOUT, KIND, PARENT, REPLACED = (f"trunkline.{name}" for name in ("heldout", "kind", "parent_run", "replaced_by"))
+_ARTIFACT, _STORE, _SUBJECT = (f"trunkline.{name}" for name in ("artifact", "store", "parent"))
 TRAINING = "metrics.learning_rate >= 0"  # runs that train, whatever their stage is called
 _BITS, _LOSS, _CURVE = "bits_per_byte", "loss", "loss_by_tokens"
+_NUMBERS = (_BITS, "assistant_loss", "preference_accuracy")  # of an evaluation, as columns
+_LINES = ("accuracy", "margin")  # of training on preferences, beside the loss
 _MOST_ARMS = 100  # that are looked at
 _MOST_CURVES = 20  # that are read to zoom: those that MLflow draws
 _MOST_COLUMNS = 8
@@ -47,83 +52,132 @@ _COLOUR = "mlflow.runColor"
 
 
 @dataclass(frozen=True)
+class Measure:
+    """The metric that says which of two runs is better. Attributes: ascending, whether less of it is."""
+
+    metric: str
+    ascending: bool
+
+    @property
+    def words(self) -> str:
+        """As a sentence has it."""
+        return self.metric.replace("_", " ")
+
+
+BITS = Measure(_BITS, ascending=True)
+
+
+@dataclass(frozen=True)
 class Ablation:
-    """Runs beside each other. Attributes: title, of the view; search, MLflow's filter; arms, MLflow's runs."""
+    """Runs beside each other.
+
+    Attributes: title, of the view. runs, MLflow's filter that says what is compared. search, the filter of the arms
+    among those. arms, MLflow's runs. measure, by which they are ranked where they were evaluated.
+    """
 
     title: str
+    runs: str
     search: str
     arms: Sequence[Any]
+    measure: Measure = BITS
 
 
-def of_run(client: Any, run: Any) -> Ablation | None:
-    """The ablation that a run is an arm of; None where nothing stands beside it. An evaluation is of its subject's."""
-    tags = run.data.tags
-    if tags.get(KIND) == "evaluate" and PARENT in tags:
-        run = client.get_run(tags[PARENT])
+class Finder:
+    """Finds at a server what is to be compared."""
+
+    def __init__(self, client: Any, named: Callable[[str], str | None], measures: Mapping[str, Measure]):
+        """Args: named, gives the id of the run that the store has for an artifact (`kind/name`); measures, by which
+        runs of a kind are ranked, where that is not bits per byte."""
+        self._client, self._named, self._measures = client, named, measures
+
+    def of_run(self, run: Any) -> Ablation | None:
+        """The ablation that a run is an arm of; None where nothing stands beside it. An evaluation is of its
+        subject's.
+        """
         tags = run.data.tags
-    if GROUP in tags:
-        return of_group(client, run.info.experiment_id, tags[GROUP])
-    if PARENT not in tags or KIND not in tags:
-        return None
-    parent = client.get_run(tags[PARENT]).data.tags.get("trunkline.artifact", tags[PARENT])
-    search = f"{_is(PARENT, tags[PARENT])} AND {_is(KIND, tags[KIND])}"
-    return _found(client, run.info.experiment_id, f"{tags[KIND]} of {parent}", search)
+        if tags.get(KIND) == "evaluate" and PARENT in tags:
+            run = self._client.get_run(tags[PARENT])
+            tags = run.data.tags
+        if GROUP in tags:
+            return self.of_group(run.info.experiment_id, tags[GROUP])
+        if PARENT not in tags or KIND not in tags:
+            return None
+        parent = self._client.get_run(tags[PARENT]).data.tags.get(_ARTIFACT, tags[PARENT])
+        search = f"{_is(PARENT, tags[PARENT])} AND {_is(KIND, tags[KIND])}"
+        return self._found(run.info.experiment_id, f"{tags[KIND]} of {parent}", search)
 
+    def of_group(self, experiment_id: str, group: str) -> Ablation | None:
+        """The arms of a sweep."""
+        return self._found(experiment_id, group, _is(GROUP, group))
 
-def of_group(client: Any, experiment_id: str, group: str) -> Ablation | None:
-    """The arms of a sweep."""
-    return _found(client, experiment_id, group, _is(GROUP, group))
+    def of_evaluations(self, experiment_id: str, run_ids: Sequence[str]) -> Ablation | None:
+        """The runs that were evaluated; the evaluations themselves, where one run was at several of its
+        checkpoints.
+        """
+        evaluations = [self._client.get_run(run_id) for run_id in run_ids]
+        subjects = dict.fromkeys(run.data.tags.get(PARENT) for run in evaluations)
+        compared = list(run_ids) if len(subjects) < len(evaluations) or None in subjects else list(subjects)
+        if len(compared) < 2:
+            return None
+        names = sorted(str(run.data.tags.get(_SUBJECT, run.info.run_id)) for run in evaluations)
+        more = f", {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        return self._found(experiment_id, f"evaluated: {', '.join(names[:_NAMED])}{more}", _among(compared))
 
+    def _found(self, experiment_id: str, title: str, search: str) -> Ablation | None:
+        runs = list(self._client.search_runs([experiment_id], search, max_results=_MOST_ARMS))
+        arms = self._one_each([run for run in runs if REPLACED not in run.data.tags])
+        if len(arms) < 2:
+            return None
+        # MLflow's filter cannot ask for a tag that is not there
+        own = search if len(arms) == len(runs) else _among(run.info.run_id for run in arms)
+        every = {self._measures.get(_trained_as(run), BITS) for run in arms}
+        return Ablation(title, search, own, arms, every.pop() if len(every) == 1 else BITS)
 
-def of_evaluations(client: Any, experiment_id: str, run_ids: Sequence[str]) -> Ablation | None:
-    """The runs that were evaluated; the evaluations themselves, where one run was at several of its checkpoints."""
-    evaluations = [client.get_run(run_id) for run_id in run_ids]
-    subjects = dict.fromkeys(run.data.tags.get(PARENT) for run in evaluations)
-    compared = list(run_ids) if len(subjects) < len(evaluations) or None in subjects else list(subjects)
-    if len(compared) < 2:
-        return None
-    names = sorted(str(run.data.tags.get("trunkline.parent", run.info.run_id)) for run in evaluations)
-    more = f", {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return _found(client, experiment_id, f"evaluated: {', '.join(names[:_NAMED])}{more}", _among(compared))
-
-
-def _found(client: Any, experiment_id: str, title: str, search: str) -> Ablation | None:
-    runs = list(client.search_runs([experiment_id], search, max_results=_MOST_ARMS))
-    arms = [run for run in runs if REPLACED not in run.data.tags]
-    if len(arms) < len(runs):  # MLflow's filter cannot ask for a tag that is not there
-        search = _among(run.info.run_id for run in arms)
-    return Ablation(title, search, arms) if len(arms) > 1 else None
+    def _one_each(self, runs: Sequence[Any]) -> list[Any]:
+        """One run of each artifact. A rebuild that was ended leaves two: the run that the store names is kept, and
+        the newest where it names neither.
+        """
+        made: dict[Any, list[Any]] = {}
+        for run in runs:
+            made.setdefault((run.data.tags.get(_STORE), run.data.tags.get(_ARTIFACT, run.info.run_id)), []).append(run)
+        kept = set()
+        for (_, folder), several in made.items():
+            newest = max(several, key=lambda run: run.info.start_time).info.run_id
+            named = self._named(folder) if len(several) > 1 else None
+            kept.add(named if named in {run.info.run_id for run in several} else newest)
+        return [run for run in runs if run.info.run_id in kept]
 
 
 def view_of(ablation: Ablation, curves: Sequence[Sequence[tuple[float, float]]]) -> View:
     """The view that compares the arms. Args: curves, of each its loss over tokens."""
-    arms = ablation.arms
+    arms, measure = ablation.arms, ablation.measure
     varied = varied_parameters([run.data.params for run in arms])
-    heldout = one_set(arms)
+    heldout = one_set(ablation)
     measured = {name for run in arms for name in run.data.metrics}
     search, order, ascending = ablation.search, BY_START, False
     if heldout is not None:
-        search, order, ascending = f"{search} AND {_is(HELDOUT, heldout)}", column("metrics", _BITS), True
-    elif _same_data(arms) and _LOSS in measured:
+        search, ascending = f"{search} AND {_is(HELDOUT, heldout)}", measure.ascending
+        order = column("metrics", measure.metric)
+    elif _same_loss(arms) and _LOSS in measured:
         order, ascending = column("metrics", _LOSS), True
-    number = _BITS if heldout is not None else _LOSS
-    told = [name for name in (_BITS, "assistant_loss", "preference_accuracy") if name in measured and heldout]
+    number = measure.metric if heldout is not None else _LOSS
+    told = [name for name in dict.fromkeys((measure.metric, *_NUMBERS)) if name in measured and heldout]
     charts = [line(_CURVE, end_of(curves))] if _CURVE in measured else []
     if number in measured and (heldout is not None or order != BY_START):
         # a point needs a value on both axes; what an arm begins from says less than what was set
         known = [name for name in varied if all(name in run.data.params for run in arms) and name != "parent"]
         charts += [scatter(known[0], number)] if known else [bars(number)]
         charts += [parallel(known[:4], [number])] if len(known) > 1 else []
-    charts += [line("learning_rate")] if "learning_rate" in measured else []
+    charts += [line(name) for name in (*_LINES, "learning_rate") if name in measured]
     charts += [difference()] if varied else []
     return View(
         name=ablation.title,
-        runs=ablation.search,
+        runs=ablation.runs,
         search=search,
         order=order,
         ascending=ascending,
         columns=[
-            *(column("metrics", name) for name in (*told, _LOSS, "tokens") if name in measured),
+            *(column("metrics", name) for name in (*told, _LOSS, *_LINES, "tokens") if name in measured),
             *(column("params", name) for name in varied[:_MOST_COLUMNS]),
         ],
         charts=charts,
@@ -138,29 +192,46 @@ def varied_parameters(settings: Sequence[Mapping[str, str]]) -> list[str]:
     return sorted((name for name, own in values.items() if len(own) > 1), key=lambda name: -len(values[name]))
 
 
-def one_set(arms: Sequence[Any]) -> str | None:
-    """The held-out set that all arms were measured on; None where one was not, or there are several."""
-    sets = {run.data.tags.get(HELDOUT) if _BITS in run.data.metrics else None for run in arms}
-    return sets.pop() if len(sets) == 1 else None
+def one_set(ablation: Ablation) -> str | None:
+    """The held-out set that all finished arms were measured on; None where one was not, or there are several."""
+    metric = ablation.measure.metric
+    # an arm that diverged has nothing to measure, and keeps nobody from ranking the others
+    measurable = [run for run in ablation.arms if run.info.status != "FAILED" or metric in run.data.metrics]
+    sets = {run.data.tags.get(HELDOUT) if metric in run.data.metrics else None for run in measurable}
+    return sets.pop() if len(sets) == 1 and len(measurable) > 1 else None
 
 
 def told_apart(ablation: Ablation) -> str:
     """Why the arms stand in the order in which they do, for a line."""
-    sets = sorted({run.data.tags[HELDOUT] for run in ablation.arms if HELDOUT in run.data.tags})
+    arms, words = ablation.arms, ablation.measure.words
+    sets = sorted({run.data.tags[HELDOUT] for run in arms if HELDOUT in run.data.tags})
     if len(sets) > 1:
-        return f"not ranked by bits per byte: the arms were measured on {len(sets)} held-out sets, {', '.join(sets)}"
-    if one_set(ablation.arms) is not None:
-        return f"ranked by bits per byte on {sets[0]}"
-    if not _same_data(ablation.arms):
-        return "not ranked: the arms were not evaluated on one held-out set, and read different data"
+        return f"not ranked by {words}: the arms were measured on {len(sets)} held-out sets, {', '.join(sets)}"
+    if one_set(ablation) is not None:
+        without = sum(1 for run in arms if HELDOUT not in run.data.tags)
+        return f"ranked by {words} on {sets[0]}" + (f", without {without} that failed" if without else "")
+    if not _same_loss(arms):
+        return "not ranked: not all arms are evaluated, and their losses are of different data or objectives"
     return "ranked by the last training loss: not all arms are evaluated"
 
 
-def _same_data(arms: Sequence[Any]) -> bool:
-    """Whether the training losses are means over the same text."""
+def _same_loss(arms: Sequence[Any]) -> bool:
+    """Whether the training losses are means over the same text, of the same objective."""
     read = {tuple(sorted((key, value) for key, value in run.data.tags.items() if _is_data(key))) for run in arms}
-    windows = {run.data.params.get("batch.sequence_length") for run in arms}
-    return len(read) == 1 and len(windows) == 1
+    decided = {
+        tuple(sorted((key, value) for key, value in run.data.params.items() if _decides_loss(key))) for run in arms
+    }
+    return len(read) == 1 and len(decided) == 1
+
+
+def _decides_loss(parameter: str) -> bool:
+    return parameter == "batch.sequence_length" or parameter.partition(".")[0] == "objective"
+
+
+def _trained_as(run: Any) -> str:
+    """The kind of run; of an evaluation, what was evaluated."""
+    tags = run.data.tags
+    return str(tags.get(_SUBJECT, "") if tags.get(KIND) == "evaluate" else tags.get(KIND, "")).partition("/")[0]
 
 
 def _is_data(tag: str) -> bool:
@@ -207,7 +278,7 @@ def training_view() -> View:
 def evaluations_view(heldout: str) -> View:
     """All evaluations on one held-out set, the best first."""
     search = f"{_is(KIND, 'evaluate')} AND {_is(HELDOUT, heldout)}"
-    columns = [column("metrics", name) for name in (_BITS, "assistant_loss", "preference_accuracy", "tokens_trained")]
+    columns = [column("metrics", name) for name in (*_NUMBERS, "tokens_trained")]
     return View(
         name=f"Evaluations on {heldout}",
         search=search,

@@ -5,6 +5,7 @@ Enters: where a command tracks. Leaves: addresses; the views that they open are 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,29 +49,37 @@ class Asked:
         return self.folder or f"group {self.group}"
 
 
-def comparison(config: TrackingConfig, store: ArtifactStore, asked: Asked, port: int = UI_PORT) -> Comparison | None:
+def comparison(
+    config: TrackingConfig,
+    store: ArtifactStore,
+    asked: Asked,
+    port: int = UI_PORT,
+    measures: Mapping[str, ablation.Measure] | None = None,
+) -> Comparison | None:
     """The page that compares the arms; None where there is nothing to compare, or MLflow has no pages.
 
+    Args: measures, by which evaluated runs of a kind are ranked; others are by bits per byte.
     Raises: ConfigError where the server does not answer, or has not heard of it.
     """
     uri, client = client_at(config, store)
     base = address(uri, port)
     if base is None:
         return None
+    finder = ablation.Finder(client, lambda folder: run_at(store.storage, folder, uri), measures or {})
     try:
         if asked.folder is not None:
             run_id = run_at(store.storage, asked.folder, uri)
             if run_id is None:
                 raise ConfigError(f"MLflow at {uri} has no run of {asked.folder}: was it made with tracking.enabled?")
             run = client.get_run(run_id)
-            experiment_id, compared = run.info.experiment_id, ablation.of_run(client, run)
+            experiment_id, compared = run.info.experiment_id, finder.of_run(run)
         elif asked.evaluations:
             experiment_id = _experiment(client, config, uri)
             run_ids = [run_at(store.storage, folder, uri) for folder in asked.evaluations]
-            compared = ablation.of_evaluations(client, experiment_id, [one for one in run_ids if one is not None])
+            compared = finder.of_evaluations(experiment_id, [one for one in run_ids if one is not None])
         else:
             experiment_id = _experiment(client, config, uri)
-            compared = ablation.of_group(client, experiment_id, asked.group or "")
+            compared = finder.of_group(experiment_id, asked.group or "")
         if compared is None:
             return None
         view = ablation.view_of(compared, ablation.curves_of(client, compared.arms))

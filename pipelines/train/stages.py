@@ -47,6 +47,8 @@ class Stage:
     averaged: bool
     # the stage that usually follows; None: the model is finished, and is exported
     followed_by: str | None
+    # the number of an evaluation that says which of two of its runs is better
+    ranked_by: str
     # of its curves in a report
     colour: str
 
@@ -87,6 +89,7 @@ STAGES: dict[str, Stage] = {
         endless=True,
         averaged=True,
         followed_by="anneal",
+        ranked_by="bits_per_byte",
         colour="#33658a",
     ),
     "anneal": Stage(
@@ -100,6 +103,7 @@ STAGES: dict[str, Stage] = {
         endless=False,
         averaged=True,
         followed_by="sft",
+        ranked_by="bits_per_byte",
         colour="#e07a2f",
     ),
     "sft": Stage(
@@ -113,6 +117,7 @@ STAGES: dict[str, Stage] = {
         endless=False,
         averaged=True,
         followed_by="dpo",
+        ranked_by="assistant_loss",
         colour="#3a9a5b",
     ),
     "dpo": Stage(
@@ -126,6 +131,7 @@ STAGES: dict[str, Stage] = {
         endless=False,
         averaged=False,  # pairs are compared with a reference that an average would blur
         followed_by=None,
+        ranked_by="preference_accuracy",
         colour="#8e4fa8",
     ),
 }

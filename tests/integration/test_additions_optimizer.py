@@ -98,7 +98,8 @@ def test_a_stage_that_freezes_the_embedding_is_a_row_a_workflow_and_a_yaml(tmp_p
     row = (
         '    "tune": Stage(starts="initialise", parents=("pretrain",), data=("mixture",), reads="any mixture", '
         'objective="next_token", trains=("matrix", "norm"), learning_rate="parent", endless=False, averaged=True, '
-        'followed_by=None, colour="#444444"),'
+        "followed_by=None, "
+        'ranked_by="bits_per_byte", colour="#444444"),'
     )
     tree.row("pipelines/train/stages.py", after="STAGES: dict[str, Stage] = {", line=row)
     parent = train(tree, "pretrain", "trunk", store, *TINY)

@@ -18,7 +18,7 @@ TABLE = "pipelines/train/stages.py"
 ROW = (
     '    "rank": Stage(starts="initialise", parents=("pretrain", "rank"), data=("tokens",), reads="pairs", '
     'objective="dpo", trains=None, learning_rate="own", endless=False, averaged=True, followed_by=None, '
-    'colour="#808080"),'
+    'ranked_by="preference_accuracy", colour="#808080"),'
 )
 MODEL = ModelConfig(
     layers=2, d_model=32, d_ff=80, heads=4, kv_heads=2, vocabulary=320, max_positions=64, dim_model_base=16

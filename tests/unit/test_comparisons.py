@@ -20,6 +20,7 @@ from pipelines.tracking.links import address, model_page, view_page
 from pipelines.tracking.pages import Asked, comparison, opening_pages
 from pipelines.tracking.place import DATABASE, own_uri
 from pipelines.tracking.view import View, column, end_of, line, saved, scatter, state
+from pipelines.train.results.heldout import measures
 
 
 def shown(client: Any, experiment: str, url: str) -> dict[str, Any]:
@@ -163,7 +164,7 @@ class Runs:
         return run_id
 
     def compared(self, **asked: Any) -> tuple[dict[str, Any], str]:
-        found = comparison(self.config, self.store, Asked(**asked))
+        found = comparison(self.config, self.store, Asked(**asked), measures=measures())
         assert found is not None
         return shown(self.client, self.experiment, found.url), found.order
 
@@ -240,6 +241,60 @@ def test_what_was_replaced_is_no_arm(runs: Runs) -> None:
     runs.anneal("cosine")
     view, _ = runs.compared(folder="anneal/linear")
     assert sorted(runs.listed(view)) == ["anneal/cosine", "anneal/linear"]
+
+
+@pytest.mark.slow
+def test_of_an_artifact_with_two_runs_the_one_that_the_store_names_is_the_arm(runs: Runs) -> None:
+    """A rebuild that was ended has marked nothing: its run and that of before stand in one group."""
+    group = {"trunkline.group": "shapes"}
+    runs.anneal("linear", **group)
+    runs.anneal("cosine", **group)
+    view, _ = runs.compared(group="shapes")
+    found = comparison(runs.config, runs.store, Asked(group="shapes"))
+    runs.anneal("cosine", **group)
+    again = comparison(runs.config, runs.store, Asked(group="shapes"))
+    assert found is not None
+    assert again is not None
+    assert (again.arms, again.url) == (2, found.url)  # what was printed before opens the arms of now
+    view, _ = runs.compared(group="shapes")
+    assert sorted(runs.listed(view)) == ["anneal/cosine", "anneal/linear"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "metric", "ascending", "best"),
+    [("sft", "assistant_loss", True, "low"), ("dpo", "preference_accuracy", False, "high")],
+)
+def test_each_stage_is_ranked_by_its_own_measure(
+    runs: Runs, kind: str, metric: str, ascending: bool, best: str
+) -> None:
+    """Bits per byte say the opposite here; an arm that failed has nothing to measure, and keeps nobody from it."""
+    group = {"trunkline.group": "g"}
+    for name, value, bits in (("low", 0.4, 2.0), ("high", 0.6, 1.0) if ascending else ("high", 0.6, 3.0)):
+        measured = {"loss": 1.0, "learning_rate": 0.1, metric: value, "bits_per_byte": bits}
+        runs.make(f"{kind}/{name}", {"schedule.peak_lr": name}, measured, SET, **group)
+    failed = runs.make(f"{kind}/failed", {"schedule.peak_lr": "1e30"}, {"loss": 9.0, "learning_rate": 0.1}, **group)
+    runs.client.set_terminated(failed, "FAILED")
+    view, order = runs.compared(group="g")
+    assert order == f"ranked by {metric.replace('_', ' ')} on {SET}, without 1 that failed"
+    assert (view["orderByKey"], view["orderByAsc"]) == (f"metrics.`{metric}`", ascending)
+    assert [name.split("/")[1] for name in runs.listed(view)] == sorted(["low", "high"], key=lambda name: name != best)
+    assert view["selectedColumns"][:2] == [f"metrics.`{metric}`", "metrics.`bits_per_byte`"]
+    assert view["compareRunCharts"][0]["yaxis"]["key"] == metric
+
+
+@pytest.mark.slow
+def test_losses_of_two_objectives_are_not_ranked(runs: Runs) -> None:
+    """A larger beta of DPO makes another loss of the same differences."""
+    group = {"trunkline.group": "g"}
+    for beta in ("0.1", "0.5"):
+        measured = {"loss": float(beta), "learning_rate": 0.1, "accuracy": 0.5, "margin": 0.1}
+        runs.make(f"dpo/{beta}", {"objective.beta": beta}, measured, **group)
+    view, order = runs.compared(group="g")
+    assert "of different data or objectives" in order
+    assert view["orderByKey"] == "attributes.start_time"
+    assert [chart.get("metricKey") for chart in view["compareRunCharts"][:2]] == ["accuracy", "margin"]
+    assert "metrics.`accuracy`" in view["selectedColumns"]
 
 
 @pytest.mark.slow

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pipelines.display.report.claims import claims
 from pipelines.display.report.results import StageResult, sets_explained
 from pipelines.train.results.heldout import heldout_set, mixed_sets
 
-CONFIG = {"parent": "anneal/a@step-10", "tokens": "tokens/demo", "sequence_length": 128, "tasks": {"text": {"max": 9}}}
+CONFIG: dict[str, Any] = {
+    "parent": "anneal/a@step-10",
+    "tokens": "tokens/demo",
+    "sequence_length": 128,
+    "tasks": {"text": {"max": 9}},
+}
 READ = {"tokens/demo": "cdb49c3711afb883", "anneal/a": "df5da4fd6625e47f"}
 
 
@@ -18,6 +25,15 @@ def test_one_set_whatever_is_evaluated() -> None:
     assert name.startswith("tokens/demo ")
     other = {**CONFIG, "parent": "anneal/b@step-7", "seed": 0, "tasks": {"text": {"max": 9}, "completions": {"max": 2}}}
     assert heldout_set(other, {**READ, "anneal/a": "0", "anneal/b": "1"}) == name
+
+
+def test_how_many_pairs_are_compared_is_part_of_the_name() -> None:
+    """Where it is not as usual: then other pairs count, and preference accuracies are not of one set."""
+    text = CONFIG["tasks"]
+    assert heldout_set({**CONFIG, "tasks": {**text, "preferences": {}}}, READ) == heldout_set(CONFIG, READ)
+    assert heldout_set({**CONFIG, "tasks": {**text, "preferences": {"max_pairs": 9}}}, READ) != (
+        heldout_set(CONFIG, READ)
+    )
 
 
 @pytest.mark.parametrize(

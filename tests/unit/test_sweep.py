@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipelines.errors import ConfigError
+from pipelines.store.artifact import Artifact
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.draft import Draft
 from pipelines.train.spec import TrainConfig
 from tests import tiny
 from tests.commands import run_here
 from workflows.command_line.turns import Turn, compose_turns, group_of, names_of
 from workflows.recipe import RecipeConfig
+from workflows.running.arms import Outcome, outcome_table
 
 
 def names(*turns: dict[str, str], base: str = "run") -> list[str]:
@@ -149,6 +155,103 @@ def test_a_turn_that_cannot_be_stops_the_sweep_before_it_begins(tmp_path: Path) 
     assert "pretrain/wind_tunnel-steps-10: schedule.warmup_steps 16 + schedule.decay_steps 50 exceed steps 10" in (
         ended.err
     )
+
+
+def test_a_turn_that_its_own_dry_run_would_refuse_stops_the_sweep_before_it_begins(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "notes.txt").write_text("A few words.\n\nAnd others, of another kind.\n")
+    (tmp_path / "conf" / "corpus").mkdir(parents=True)
+    source = f"sources: {{mine: {{licence: MIT, reader: {{type: files, path: {tmp_path / 'in'}}}}}}}\n"
+    for name, text in (("one", source), ("two", source.replace("/in}", "/gone}"))):
+        path = tmp_path / "conf" / "corpus" / f"{name}.yaml"
+        path.write_text("defaults: [rules@_here_: standard, _self_]\n" + text)
+    store = tmp_path / "store"
+    words = ("-m", "--config-dir", str(tmp_path / "conf"), f"store={store}", "tracking.enabled=false")
+    ended = run_here("corpus", *words, "corpus=one,two")
+    assert ended.code == 2
+    assert "so none was started" in ended.err
+    assert re.search(r"2/2 corpus=two: .*gone", ended.err), ended.err
+    assert not store.exists()
+    ended = run_here("recipe", *words, "+experiment=own", "corpus=one,two")
+    assert ended.code == 2, ended.output
+    assert re.search(r"2/2 .*two: .*gone", ended.err), ended.err
+    assert not store.exists()
+
+
+# ── What came of it ──
+
+
+def outcome(store: ArtifactStore, number: int, folder: str, loss: float, **measured: float) -> Outcome:
+    """An arm that is finished, and evaluated where numbers are given."""
+    kind, name = folder.split("/")
+    statistics = {"loss": {"last": loss}, "steps": 3, "train_seconds": 1.0}
+    artifact = committed(store, folder, {"of": "stage"}, statistics)
+    if measured:
+        how = {"tokens": "tokens/t", "sequence_length": 32, "tasks": {}}
+        committed(store, f"evaluate/{kind}-{name}", how, {"parent": f"{folder}@step-3", **measured}, artifact)
+    turn = Turn(number, 2, None, name, "", {}, {"seed": str(number)})
+    return Outcome(turn, artifact, measured_on="same")
+
+
+def committed(
+    store: ArtifactStore, folder: str, config: dict[str, Any], statistics: dict[str, Any], *inputs: Artifact
+) -> Artifact:
+    draft = store.begin(*folder.split("/"), config, inputs)
+    assert isinstance(draft, Draft)
+    return draft.commit(config, statistics)
+
+
+@pytest.mark.parametrize(
+    ("stage", "best", "other", "words"),
+    [
+        ("sft", {"assistant_loss": 2.0, "bits_per_byte": 9.0}, {"assistant_loss": 3.0, "bits_per_byte": 1.0},
+         "assistant loss"),
+        ("dpo", {"preference_accuracy": 0.7, "bits_per_byte": 9.0}, {"preference_accuracy": 0.6, "bits_per_byte": 1.0},
+         "preference accuracy"),
+        ("anneal", {"bits_per_byte": 1.0, "assistant_loss": 9.0}, {"bits_per_byte": 1.1, "assistant_loss": 2.0},
+         "bits per byte"),
+    ],
+)  # fmt: skip
+def test_arms_are_ranked_by_the_measure_of_their_stage(
+    tmp_path: Path, stage: str, best: dict[str, float], other: dict[str, float], words: str
+) -> None:
+    store = ArtifactStore(str(tmp_path))
+    arms = [outcome(store, 1, f"{stage}/other", 1.0, **other), outcome(store, 2, f"{stage}/best", 2.0, **best)]
+    text, done, ranking = outcome_table(arms, store, trained=True)
+    assert [arm.turn.base for arm in done] == ["best", "other"]
+    assert ranking.why == f"the best first, by {words} of the same held-out text"
+    assert ranking.evaluated
+    assert words.replace("bits per byte", "bits/byte") in text
+    # the same of a sweep of evaluations
+    measured = [
+        dataclasses.replace(arm, artifact=store.get(f"evaluate/{stage}-{arm.turn.base}")) for arm in arms
+    ]  # fmt: skip
+    _, done, ranking = outcome_table(measured, store, trained=False)
+    assert [arm.turn.base for arm in done] == ["best", "other"]
+    assert ranking.columns[0] == words.replace(" ", "_")
+
+
+def test_an_evaluation_of_what_was_made_anew_since_is_none_of_its_arm(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    arms = [outcome(store, number, f"sft/{number}", 1.0, assistant_loss=2.0) for number in (1, 2)]
+    assert outcome_table(arms, store, trained=True)[2].evaluated
+    store.storage.delete("sft/1")
+    arms[0] = dataclasses.replace(
+        arms[0], artifact=committed(store, "sft/1", {"of": "another seed"}, arms[1].artifact.statistics)
+    )
+    text, _, ranking = outcome_table(arms, store, trained=True)
+    assert not ranking.evaluated
+    assert re.search(r" – +1  sft/1\n.* 2 +1  sft/2", text), text
+
+
+def test_arms_that_are_not_evaluated_are_ranked_by_their_loss_where_it_is_of_the_same(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    arms = [outcome(store, 1, "dpo/other", 2.0), outcome(store, 2, "dpo/best", 1.0)]
+    _, done, ranking = outcome_table(arms, store, trained=True)
+    assert ([arm.turn.base for arm in done], ranking.evaluated) == (["best", "other"], False)
+    arms[0] = dataclasses.replace(arms[0], measured_on="another beta")
+    _, done, ranking = outcome_table(arms, store, trained=True)
+    assert ([arm.turn.base for arm in done], ranking.order) == (["other", "best"], None)
 
 
 def test_arms_that_the_data_sizes_are_planned_with_what_it_gives(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from pipelines.tracking.records import replaced_run
 from pipelines.tracking.tracker import Tracker, artifact_of_run, delivering, open_tracker
 from pipelines.train.checkpoint.lineage import Run
 from pipelines.train.network.architecture import ModelConfig, parameter_counts
+from pipelines.train.results.heldout import measures
 from pipelines.train.stages import TRAINED
 from pipelines.uris import without_secrets
 from workflows.command_line import places
@@ -378,7 +379,7 @@ class Session:
         if not arm or self.within_recipe or self.group or tracker is None or not tracker.arrived:
             return
         with contextlib.suppress(ConfigError):  # what became of a server that has just answered is no news
-            self.tell_pages(comparison(self.config.tracking, self.store, Asked(folder=folder)))
+            self.tell_pages(self._comparison(Asked(folder=folder)))
 
     def tell_group(self, evaluations: Iterable[str] = ()) -> None:
         """Where MLflow shows the arms of this sweep beside each other. Args: evaluations, the arms, if they are some:
@@ -386,7 +387,10 @@ class Session:
         if self.group is not None and self.config.tracking.enabled:
             asked = Asked(group=self.group, evaluations=tuple(evaluations))
             with contextlib.suppress(ConfigError):
-                self.tell_pages(comparison(self.config.tracking, self.store, asked))
+                self.tell_pages(self._comparison(asked))
+
+    def _comparison(self, asked: Asked) -> Comparison | None:
+        return comparison(self.config.tracking, self.store, asked, measures=measures())
 
     def tell_pages(self, found: Comparison | None) -> None:
         """Say where runs are compared, and what serves that page."""

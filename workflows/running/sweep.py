@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import Any
 
 from pipelines.cluster.trial_pool import Ended, TrialPool, check_room
-from pipelines.config import ClusterConfig, WorkflowConfig
+from pipelines.config import ClusterConfig, WorkflowConfig, plain
 from pipelines.display.progress import announce, duration, human, hushed, say
 from pipelines.errors import ClusterError, ConfigError, StorageError, TrainingError, TrunklineError
 from pipelines.identity import fingerprint
@@ -49,7 +49,7 @@ from workflows.command_line.composing import experiment_named
 from workflows.command_line.devices import device_names, read_device
 from workflows.command_line.turns import Turn, compose_turns, group_of, tell_all
 from workflows.running import onward
-from workflows.running.arms import Outcome, outcome_table, planned_table
+from workflows.running.arms import Outcome, Ranking, outcome_table, planned_table
 from workflows.running.rebuilding import Rebuild
 from workflows.running.session import DryRun, Session
 from workflows.running.sharing import EdgeEnded, TreeRunner
@@ -58,7 +58,11 @@ from workflows.running.training import code_of_run, is_done, plan_run, refuse_fe
 _TELL_SECONDS = 10.0  # between two lines of one arm on its steps
 _EVALUATED = 12  # arms that a printed command evaluates at once
 # workflows that say what they would refuse without doing anything (`dry_run=true`); a corpus tries a sample for it
-_PLANS = ("average", "cost", "evaluate", "export", "fit", "mixture", "publish", "quantize", "tokenize")
+_PLANS = (
+    "average", "corpus", "cost", "evaluate", "export", "fit", "mixture", "publish", "quantize", "recipe", "sandbox",
+    "tokenize",
+)  # fmt: skip
+_TRIES = ("corpus", "recipe")  # of those, the ones that try a sample
 
 
 def run_sweep(
@@ -255,14 +259,14 @@ def _conclude(stage: str, arms: Sequence[Arm], failed: Mapping[str, Exception], 
         told = "" if error is None else _in_a_line(error)
         artifact = None if error is not None else session.store.find(f"{stage}/{name}")
         outcomes.append(Outcome(arm.turn, artifact, told, _measured_on(arm)))
-    text, best, why = outcome_table(outcomes, session.store, trained=True)
+    text, best, ranking = outcome_table(outcomes, session.store, trained=True)
     say("\n" + text + "\n")
-    if why:
-        say(f"   {why}")
+    if ranking.why:
+        say(f"   {ranking.why}")
     if len(best) > 1:
         session.tell_group()
     if best:
-        _tell_next(stage, best, session)
+        _tell_next(stage, best, ranking, session)
     if failed:
         name, error = next(iter(failed.items()))
         raise _at_the_end(
@@ -273,8 +277,8 @@ def _conclude(stage: str, arms: Sequence[Arm], failed: Mapping[str, Exception], 
     return [outcome.artifact for outcome in outcomes if outcome.artifact is not None]
 
 
-def _tell_next(stage: str, best: Sequence[Outcome], session: Session) -> None:
-    """The first arm's next commands; all of them are evaluated by one."""
+def _tell_next(stage: str, best: Sequence[Outcome], ranking: Ranking, session: Session) -> None:
+    """What follows the best arm, where there is a best; and one evaluation of all, unless they have it."""
     turn = best[0].turn
     session.config, session.experiment = turn.config, _experiment([turn])
     run = f"{stage}/{turn.config.name}"
@@ -288,13 +292,18 @@ def _tell_next(stage: str, best: Sequence[Outcome], session: Session) -> None:
             else line
             for line in lines
         ]
+    evaluates = "python -m workflows.evaluate"
+    if ranking.evaluated:
+        lines = [line for line in lines if not line.startswith(evaluates)]
+    elif ranking.order is None:
+        lines = [line for line in lines if line.startswith(evaluates)]
     session.tell_next(*lines)
 
 
 def _measured_on(arm: Arm) -> str:
     spec = arm.planned.spec
     return fingerprint(
-        [arm.turn.config.data, spec.tokens, spec.tokenizer, spec.objective.name, spec.batch.sequence_length]
+        [arm.turn.config.data, spec.tokens, spec.tokenizer, plain(spec.objective), spec.batch.sequence_length]
     )
 
 
@@ -474,7 +483,15 @@ def sweep_in_turn(
     rebuild, turns = _rebuild(workflow, turns, session)
     if workflow in _PLANS and not session.config.dry_run:
         mistakes: dict[int, TrunklineError] = {}
+        to_come: set[str] = set()
+        if workflow in _TRIES:
+            say(f"   planning {len(turns)} turns, each of which tries a sample of its sources")
         for i, turn in _each(turns, session):
+            if _reads(turn) & to_come:  # planned when its turn comes
+                continue
+            own = f"{'tokens' if workflow == 'tokenize' else workflow}/{turn.config.name}"
+            if not session.store.storage.exists(f"{own}/manifest.json"):
+                to_come.add(own)
             try:
                 with hushed():
                     run(dataclasses.replace(turn.config, dry_run=True), session)
@@ -519,10 +536,10 @@ def sweep_in_turn(
         made = [outcome.artifact.folder for outcome in outcomes if outcome.artifact is not None]
         join_group(session.config.tracking, session.store, made, session.group)
     if any(outcome.artifact is not None for outcome in outcomes) or failed:
-        text, _, why = outcome_table(outcomes, session.store, trained=False)
+        text, _, ranking = outcome_table(outcomes, session.store, trained=False)
         say("\n" + text + "\n")
-        if why:
-            say(f"   {why}")
+        if ranking.why:
+            say(f"   {ranking.why}")
         done = [outcome.artifact.folder for outcome in outcomes if outcome.artifact is not None]
         session.tell_group(done if workflow == "evaluate" else ())
     if failed:
@@ -540,7 +557,15 @@ def _each(turns: Sequence[Turn], session: Session) -> Iterator[tuple[int, Turn]]
     for i, turn in enumerate(turns):
         session.config, session.made_with = turn.config, turn.command
         session.experiment = _experiment([turn])
+        session.within_recipe, session.foreseen_bytes = False, None
         yield i, turn
+
+
+def _reads(turn: Turn) -> set[str]:
+    """The artifacts that a turn names as what it reads."""
+    named: list[Any] = [getattr(turn.config, key, None) for key in ("data", "tokens", "parent")]
+    named += getattr(turn.config, "known", ())
+    return {value.partition("@")[0] for value in named if isinstance(value, str)}
 
 
 def _state(outcome: Outcome) -> str:

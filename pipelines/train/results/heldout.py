@@ -8,11 +8,14 @@ the same documents are another set: the budget is in tokens, so that others of t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Any
 
 from pipelines.store.artifact import Artifact
+from pipelines.tracking.ablation import BITS, Measure
+from pipelines.train.stages import STAGES
+from pipelines.train.tasks import TASKS
 
 
 def heldout_set(config: Mapping[str, Any], fingerprints: Mapping[str, str]) -> str:
@@ -20,14 +23,32 @@ def heldout_set(config: Mapping[str, Any], fingerprints: Mapping[str, str]) -> s
 
     Args: config, what decides it (`EvaluationPlan.identity`); fingerprints, of the artifacts read, by folder.
     """
-    tokens = config["tokens"]
+    tokens, tasks = config["tokens"], config.get("tasks") or {}
     how = {
         "tokens": fingerprints.get(tokens, tokens),
         "sequence_length": config["sequence_length"],
         "seed": config.get("seed", 0),
-        "text": (config.get("tasks") or {}).get("text"),
+        "text": tasks.get("text"),
+        # as many pairs as usual, or none: the name is that of the text alone
+        **({"preferences": tasks["preferences"]} if tasks.get("preferences") else {}),
     }
     return f"{tokens} {sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:8]}"
+
+
+def measures() -> dict[str, Measure]:
+    """By which number of an evaluation the runs of a stage are ranked, by the stage's name."""
+    numbers = {name: number for task in TASKS.values() for name, number in task.numbers.items()}
+    return {
+        name: Measure(stage.ranked_by, ascending=numbers[stage.ranked_by].better == "lower")
+        for name, stage in STAGES.items()
+    }
+
+
+def measure_of(kinds: Iterable[str]) -> Measure:
+    """By which number runs of these kinds are ranked: that of their stage; of several stages, bits per byte."""
+    by_stage = measures()
+    every = {by_stage.get(kind, BITS) for kind in kinds}
+    return every.pop() if len(every) == 1 else BITS
 
 
 def heldout_of(evaluation: Artifact) -> str:
