@@ -85,7 +85,8 @@ def run_name(folder: str, bases: Iterable[str], inputs: Iterable[str] = ()) -> s
     for base in known:
         if rest := _rest(own, base):
             return f"{rest} ({folder})"
-    if own in known or any(_rest(base, own) for base in known):
+    beside = {*bases, *(base for of, base in read if of != subject)}
+    if own in beside or any(_rest(base, own) for base in beside):
         # the stages of one recipe: their kinds differ
         return f"{subject} ({folder})" if subject else folder
     return f"{own} ({folder})"

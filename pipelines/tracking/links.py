@@ -30,11 +30,6 @@ def view_page(base: str, experiment_id: str, key: str, charts: bool) -> str:
     return f"{base}/#/experiments/{experiment_id}/runs?{query}{'&compareRunsMode=CHART' if charts else ''}"
 
 
-def run_page(base: str, experiment_id: str, run_id: str) -> str:
-    """One run."""
-    return f"{base}/#/experiments/{experiment_id}/runs/{run_id}"
-
-
 def model_page(base: str, name: str, version: str | int) -> str:
     """A version of a registered model."""
     return f"{base}/#/models/{quote(name, safe='')}/versions/{version}"

@@ -71,13 +71,18 @@ def state(view: View) -> dict[str, Any]:
         "selectedColumns": list(view.columns),
         # bits per byte before the loss, as the columns have it; MLflow's own order is the alphabet's
         "columnOrder": [_NAME, *view.columns],
-        "columnWidths": {_NAME: 320, **dict.fromkeys(view.columns, 140)},
+        "columnWidths": {_NAME: 320, **{name: _width(name) for name in view.columns}},
         "runsHiddenMode": "FIRST_20_RUNS",
         **drawn,
         "hideEmptyCharts": True,
         "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
         "chartsSearchFilter": "",
     }
+
+
+def _width(name: str) -> int:
+    """Pixels of a column, enough for its heading (some 8 a letter) and the arrow of its order."""
+    return max(140, 8 * len(name.partition("`")[2].rstrip("`")) + 50)
 
 
 def saved(view: View, at: int) -> tuple[str, str]:

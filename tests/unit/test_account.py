@@ -55,6 +55,7 @@ SEEN = Seen(
         # an evaluation is called after its subject
         ("evaluate/anneal-demo", ["demo"], ["anneal/demo", "tokens/demo"], "anneal (evaluate/anneal-demo)"),
         ("evaluate/anneal-demo-x", ["demo"], ["anneal/demo-x", "tokens/demo"], "x (evaluate/anneal-demo-x)"),
+        ("evaluate/sft-s-lr-0.1", ["demo"], ["sft/s-lr-0.1", "tokens/demo"], "s-lr-0.1 (evaluate/sft-s-lr-0.1)"),
         ("evaluate/pretrain-demo-step-9", [], ["pretrain/demo"], "step-9 (evaluate/pretrain-demo-step-9)"),
         # a name of its own
         ("corpus/web", [], [], "web (corpus/web)"),

@@ -61,6 +61,7 @@ def test_a_view_is_kept_as_the_page_reads_it() -> None:
     assert read["orderByKey"] == "metrics.`loss`"
     assert read["orderByAsc"] is True
     assert read["selectedColumns"] == ["params.`schedule.decay`"]
+    assert read["columnWidths"] == {"attributes.`Run Name`": 320, "params.`schedule.decay`": 162}
     first, second = read["compareRunCharts"]
     assert first["range"] == {"xMin": 1.0, "yMax": 2.0}
     assert first["useGlobalXaxisKey"] is False
