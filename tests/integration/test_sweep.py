@@ -16,11 +16,14 @@ from typing import Any
 
 from pipelines.config import parse
 from pipelines.train.checkpoint import committed_steps
+from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.spec import TrainConfig
 from tests.commands import run_here
+from tests.integration.conftest import TINY_MODEL
 from tests.integration.ranks import Ranks, train
 from tests.integration.test_sharing import assert_equal
 from tests.integration.test_tree_runner import alone_spec
+from tests.untrained import commit_run
 from tests.waits import wait_until
 from workflows.running.session import Session
 
@@ -119,3 +122,42 @@ def test_arms_train_by_themselves_and_one_that_diverges_stops_no_other(store: An
     assert "replaces 2 of them" in done.stdout
     assert [store.get(f"pretrain/run-peak_lr-{rate}").config["seed"] for rate in ("0.01", "0.02")] == [2, 2]
     assert not store.storage.keys(".rebuilds")
+
+
+def test_sft_and_dpo_are_ranked_by_what_they_are_for(store: Any) -> None:
+    """Losses of two betas are not compared; evaluated, the arms are, and the next stage goes on from the best."""
+    commit_run(store, "anneal/start", ModelConfig(**TINY_MODEL), store.get("tokens/tiny"), sequence_length=32)
+    common = (
+        "+experiment=smoke", f"store={store.uri}", "-m", "data=tokens/tiny", "steps=4", "cluster.workers=1",
+        "batch={sequence_length: 32, global_batch: 8, micro_batch: 4}", "tracking.enabled=false",
+    )  # fmt: skip
+    for stage, parent, varied, unranked, measure, follows in (
+        ("sft", "anneal/start", "schedule.peak_lr=0.0001,0.05", False, "assistant loss", "dpo"),
+        ("dpo", "sft/run-peak_lr-0.05", "objective.beta=0.1,5", True, "preference accuracy", "export"),
+    ):
+        words = (*common, "name=run", f"parent={parent}", varied)
+        command = [sys.executable, "-m", f"workflows.{stage}", *words]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert ("not ranked: these losses are means" in done.stdout) is unranked, done.stdout
+        line = re.search(r"next: python -m workflows\.evaluate (.*) -m (.*)\n", done.stdout)
+        assert line is not None, done.stdout
+        # without a best there is none to go on from
+        assert (f"workflows.{follows}" in done.stdout) is not unranked, done.stdout
+        measured = run_here(
+            "evaluate", *shlex.split(line[1]), "-m", *shlex.split(line[2]), "tasks.completions=null",
+            "tracking.enabled=false",
+        )  # fmt: skip
+        assert measured.code == 0, measured.output
+        again = run_here(stage, *words)  # all is finished: without Ray
+        assert again.code == 0, again.output
+        assert re.search(rf"(the best first|all alike), by {measure} of the same held-out text", again.out), again.out
+        assert "workflows.evaluate" not in again.out
+        best = re.findall(rf"({stage}/run-[\w.-]+)$", again.out, re.MULTILINE)[0]
+        evaluations = [store.get(f"evaluate/{name}").statistics for name in store.storage.folders("evaluate")]
+        numbers = {
+            one["parent"].partition("@")[0]: one[measure.replace(" ", "_")]
+            for one in evaluations
+            if one["parent"].startswith(stage)
+        }
+        assert numbers[best] == (min if stage == "sft" else max)(numbers.values())
