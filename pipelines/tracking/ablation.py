@@ -210,6 +210,8 @@ def told_apart(ablation: Ablation) -> str:
     if one_set(ablation) is not None:
         without = sum(1 for run in arms if HELDOUT not in run.data.tags)
         return f"ranked by {words} on {sets[0]}" + (f", without {without} that failed" if without else "")
+    if not any(_LOSS in run.data.metrics for run in arms):
+        return "not ranked: they have no training loss, and are not evaluated"
     if not _same_loss(arms):
         return "not ranked: not all arms are evaluated, and their losses are of different data or objectives"
     return "ranked by the last training loss: not all arms are evaluated"

@@ -285,6 +285,15 @@ def test_each_stage_is_ranked_by_its_own_measure(
 
 
 @pytest.mark.slow
+def test_a_sweep_of_what_does_not_train_is_not_ranked(runs: Runs) -> None:
+    for name in ("a", "b"):
+        runs.make(f"corpus/{name}", {"corpus": name}, {"mine/train_documents": 3.0}, **{"trunkline.group": "g"})
+    view, order = runs.compared(group="g")
+    assert order == "not ranked: they have no training loss, and are not evaluated"
+    assert view["orderByKey"] == "attributes.start_time"
+
+
+@pytest.mark.slow
 def test_losses_of_two_objectives_are_not_ranked(runs: Runs) -> None:
     """A larger beta of DPO makes another loss of the same differences."""
     group = {"trunkline.group": "g"}
