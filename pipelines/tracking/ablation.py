@@ -128,8 +128,8 @@ class Finder:
         arms = self._one_each([run for run in runs if REPLACED not in run.data.tags])
         if len(arms) < 2:
             return None
-        # MLflow's filter cannot ask for a tag that is not there
-        own = search if len(arms) == len(runs) else _among(run.info.run_id for run in arms)
+        kept = {run.info.run_id for run in arms}
+        own = search + _but_for(run.info.run_id for run in runs if run.info.run_id not in kept)
         every = {self._measures.get(_trained_as(run), BITS) for run in arms}
         return Ablation(title, search, own, arms, every.pop() if len(every) == 1 else BITS)
 
@@ -277,13 +277,14 @@ def training_view() -> View:
     return View(name="Training runs", search=TRAINING, columns=columns)
 
 
-def evaluations_view(heldout: str) -> View:
-    """All evaluations on one held-out set, the best first."""
-    search = f"{_is(KIND, 'evaluate')} AND {_is(HELDOUT, heldout)}"
+def evaluations_view(heldout: str, replaced: Iterable[str] = ()) -> View:
+    """All evaluations on one held-out set, the best first. Args: replaced, runs of those that were made anew since."""
+    runs = f"{_is(KIND, 'evaluate')} AND {_is(HELDOUT, heldout)}"
     columns = [column("metrics", name) for name in (*_NUMBERS, "tokens_trained")]
     return View(
         name=f"Evaluations on {heldout}",
-        search=search,
+        runs=runs,
+        search=runs + _but_for(replaced),
         order=column("metrics", _BITS),
         ascending=True,
         columns=columns,
@@ -293,6 +294,12 @@ def evaluations_view(heldout: str) -> View:
 
 def _among(run_ids: Iterable[Any]) -> str:
     return f"attributes.run_id IN ({', '.join(repr(run_id) for run_id in run_ids)})"
+
+
+def _but_for(run_ids: Iterable[str]) -> str:
+    """The end of a filter, since MLflow's cannot ask for a tag that is not there."""
+    named = ", ".join(repr(run_id) for run_id in run_ids)
+    return f" AND attributes.run_id NOT IN ({named})" if named else ""
 
 
 def _is(tag: str, value: str) -> str:

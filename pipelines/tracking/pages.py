@@ -119,8 +119,9 @@ def opening_pages(config: TrackingConfig, store: ArtifactStore, port: int = UI_P
         sets = dict.fromkeys(
             run.data.tags[ablation.HELDOUT] for run in evaluations if ablation.HELDOUT in run.data.tags
         )
+        replaced = [run.info.run_id for run in evaluations if ablation.REPLACED in run.data.tags]
         for heldout in list(sets)[:_MOST_SETS]:
-            key = ablation.save(client, experiment_id, ablation.evaluations_view(heldout))
+            key = ablation.save(client, experiment_id, ablation.evaluations_view(heldout, replaced))
             pages.append((f"evaluations on {heldout}", view_page(base, experiment_id, key, charts=False)))
         if client.search_registered_models(max_results=1):
             pages.append(("exported models", f"{base}/#/models"))

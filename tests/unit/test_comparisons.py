@@ -259,6 +259,8 @@ def test_of_an_artifact_with_two_runs_the_one_that_the_store_names_is_the_arm(ru
     assert (again.arms, again.url) == (2, found.url)  # what was printed before opens the arms of now
     view, _ = runs.compared(group="shapes")
     assert sorted(runs.listed(view)) == ["anneal/cosine", "anneal/linear"]
+    runs.anneal("square", **group)  # an arm that comes later is in the list
+    assert sorted(runs.listed(view)) == ["anneal/cosine", "anneal/linear", "anneal/square"]
 
 
 @pytest.mark.slow
@@ -334,6 +336,7 @@ def test_the_page_to_begin_with(runs: Runs, tmp_path: Path) -> None:
     runs.make("evaluate/a", {}, {"bits_per_byte": 1.2}, SET)
     runs.make("evaluate/b", {}, {"bits_per_byte": 1.1}, SET)
     runs.make("evaluate/c", {}, {"bits_per_byte": 0.1}, "tokens/other 99999999")
+    runs.make("evaluate/b", {}, {"bits_per_byte": 1.0}, SET, **{"trunkline.replaced_by": "x"})
     pages = opening_pages(runs.config, runs.store, port=5001)
     labels = [label for label, _ in pages]
     assert labels[0] == "training runs"
