@@ -11,6 +11,7 @@ python -m workflows.corpus dry_run=true                       what it will cost 
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -61,6 +62,7 @@ _ROOMS = {
     """,
     "corpus": "recipe checks assemble pieces writing profile",
 }
+_CSV_NOT_READ = re.compile(r"\.csv\b.*write its rows as JSON Lines or Parquet", re.DOTALL)
 CODE = tuple(f"pipelines.data.{room}.{module}" for room, modules in _ROOMS.items() for module in modules.split())
 
 
@@ -190,11 +192,22 @@ def _listed(config: CorpusConfig) -> dict[str, Listing]:
     examples = {name: source for name, source in recipe.example_sources.items() if name not in recipe.sources}
     taught = {name: source for name, source in recipe.example_sources.items() if name in recipe.sources}
     sets = {name: chosen.source for name, chosen in recipe.decontaminate.sets.items()}
-    return {
-        **listings({**taught, **config.chosen}),
-        **listings(examples, "corpus.quality.model.examples"),
-        **{f"set {name}": listing for name, listing in listings(sets, SETS).items()},
-    }
+    try:
+        return {
+            **listings({**taught, **config.chosen}),
+            **listings(examples, "corpus.quality.model.examples"),
+            **{f"set {name}": listing for name, listing in listings(sets, SETS).items()},
+        }
+    except DataError as error:
+        raise DataError(f"{error}{_of_csv(str(error))}") from error
+
+
+def _of_csv(told: str) -> str:
+    """How a CSV becomes Parquet, where one is told not to be read; "" elsewhere."""
+    if not _CSV_NOT_READ.search(told):
+        return ""
+    typed = "import pyarrow.csv as c, pyarrow.parquet as p; p.write_table(c.read_csv('a.csv'), 'a.parquet')"
+    return f'; of a.csv: python -c "{typed}"'
 
 
 def _read(config: CorpusConfig) -> dict[str, SourceConfig]:
@@ -222,7 +235,8 @@ def _announcement(config: CorpusConfig, listed: Mapping[str, Listing]) -> dict[s
         if name in chosen:
             lines[f"{name} reads"] = taken_in_words(chosen[name], listing)
         if listing.passed_over:
-            lines[f"{name} passes over"] = listing.in_words() + _to_read_them(name, chosen.get(name), listing)
+            told = listing.in_words()
+            lines[f"{name} passes over"] = told + _of_csv(told) + _to_read_them(name, chosen.get(name), listing)
         if name in chosen and (strange := of_another_kind(f"corpus.sources.{name}.reader", chosen[name], listing)):
             lines[f"{name} also holds"] = "; ".join(strange)
     if config.known:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.data.corpus.recipe import CorpusConfig
@@ -114,6 +118,23 @@ def test_a_source_of_which_nothing_is_left_is_refused_with_the_key(tmp_path: Pat
     config = config_of({"mine": {"reader": {"type": "files", "path": str(tmp_path / "a.md")}}})
     with pytest.raises(DataError, match=r"source mine leaves no document \(quality.too_short 1\).*content=notes; else"):
         make(tmp_path / "store", config)
+
+
+def test_a_csv_that_is_not_read_is_told_with_a_command_that_makes_parquet_of_it(folder: Path, tmp_path: Path) -> None:
+    source, typed = tmp_path / "in", ["corpus", "--config-dir", str(folder / "conf"), "corpus=kept", "name=p"]
+    typed += ["dry_run=true", f"corpus.sources.mine.reader.path={source}"]
+    source.mkdir()
+    rows = "".join(f'{number},"{article(number)}"\n' for number in range(12))
+    (source / "a.csv").write_text(f"id,text\n{rows}", encoding="utf-8")
+    refused = run_here(*typed)
+    assert refused.code == 2
+    (source / "essay.txt").write_text(article(99), encoding="utf-8")
+    planned = run_here(*typed)
+    command = re.search(r'of a\.csv: python -c "(.*?)"', refused.err)
+    assert command is not None
+    assert command[0] in planned.out
+    subprocess.run([sys.executable, "-c", command[1]], cwd=source, check=True)
+    assert pq.read_table(source / "a.parquet").column_names == ["id", "text"]
 
 
 def test_a_source_of_which_nothing_is_held_out_is_told_with_a_share_that_takes_some(tmp_path: Path) -> None:
