@@ -14,6 +14,7 @@ from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.draft import Draft
 from pipelines.train.network.architecture import ModelConfig
 from tests.untrained import commit_run, commit_tokens
+from workflows import export
 from workflows.command_line import places
 from workflows.command_line.composing import compose_config
 from workflows.running import onward
@@ -32,7 +33,8 @@ LAB = {
           - {workflow: mixture, name: "${name}_early", overrides: ["mixture=lab_early", "tokens=tokens/${name}"]}
           - {workflow: mixture, name: "${name}_late", overrides: ["mixture=lab_late", "tokens=tokens/${name}"]}
           - {workflow: pretrain, name: "${name}", overrides: ["data=mixture/${name}_early"]}
-          - {workflow: anneal, name: "${name}", overrides: ["data=mixture/${name}_late"], needs: conversations}
+          - {workflow: anneal, name: "${name}", needs: conversations,
+             overrides: ["parent=pretrain/${name}@step-1", "data=mixture/${name}_late"]}
         """,
     "mixture": "tokens: tokens/lab",
     "pretrain": "name: lab",
@@ -142,6 +144,15 @@ def test_the_experiments_own_mixture_for_a_stage_comes_before_that_of_the_one_fo
 ) -> None:
     wanted = "name=t_late mixture=lab_late tokens=tokens/t"
     assert after(store, "lab")[-1] == f"python -m workflows.mixture +experiment=lab {wanted}"
+
+
+def test_the_recipes_own_stage_follows_and_the_recipe_then_finds_it(store: ArtifactStore, lab: None) -> None:
+    """It begins at the step that the recipe says, and not where the trunk stands."""
+    with Session(compose_config("export", export.ExportConfig, ["parent=pretrain/d", UNTRACKED]), "lab") as session:
+        (one,) = onward.by_recipe(session, "lab", "anneal", "pretrain/d", "tokens/t")
+    assert str(one) == (
+        "python -m workflows.anneal +experiment=lab name=d parent=pretrain/d@step-1 data=mixture/d_late"
+    )
 
 
 def test_a_taken_name_gives_the_stage_another_name(store: ArtifactStore) -> None:

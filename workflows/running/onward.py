@@ -121,6 +121,9 @@ def after_mixture(session: Session, name: str, planned: MixturePlan) -> list[str
 
     def trunks_first(of: str) -> Iterator[Candidate | None]:
         for trunk in trunks_on(session.store, planned.tokens, base):
+            for one in by_recipe(session, of, "anneal", f"pretrain/{trunk}", planned.tokens):
+                if one is not None and f"data=mixture/{name}" in one.words:
+                    yield one
             words = (f"name={trunk}", f"parent=pretrain/{trunk}@latest", f"data=mixture/{name}")
             yield candidate("anneal", of, *words)
             yield candidate("anneal", of, f"name={name}", *words[1:])
@@ -165,6 +168,7 @@ def after_training(session: Session, run: str, parent: str, *words: str, remark:
 
     def stage(follows: str, of: str) -> Iterator[Candidate | None]:
         row = stage_named(follows)
+        yield from by_recipe(session, of, follows, run, tokens, *words, remark=remark)
         if "tokens" in row.data:
             data = [f"data={tokens}"] if tokens else []
             for named in names(follows):
@@ -222,31 +226,44 @@ def after_sandbox(session: Session, name: str) -> list[str]:
     return [str(Candidate("plan", tuple(words)))]
 
 
+def by_recipe(
+    session: Session, of: str | None, follows: str, run: str, tokens: str | None, *words: str, remark: str = ""
+) -> Iterator[Candidate | None]:
+    """The stage that follows a run as the experiment's recipe has it, which then finds it finished.
+
+    Args: run, the folder; words, that the command needs beside.
+    """
+    for row in _recipe_rows(session, of, run.partition("/")[2], tokens):
+        overrides = [word.replace("<last>", run) for word in row.overrides]
+        parents = [word.removeprefix("parent=").partition("@")[0] for word in overrides if word.startswith("parent=")]
+        if row.workflow == follows and parents == [run]:
+            yield candidate(follows, of, f"name={row.name}", *overrides, *words, remark=remark)
+
+
 def mixture_for(session: Session, of: str | None, follows: str | None, tokens: str) -> Iterator[Candidate | None]:
     """The mixture of these tokens that the experiment's recipe gives a stage, where it is not there yet.
 
     Args: follows, the stage; None: the first that trains.
     """
-    if of is None or places.overlay(of, "recipe") is None:
-        return
+    rows = _recipe_rows(session, of, tokens.partition("/")[2], tokens)
+    trained = [row for row in rows if row.workflow in STAGES and follows in (None, row.workflow)]
+    read = [word.removeprefix("data=mixture/") for row in trained for word in row.overrides if word.startswith("data=")]
+    for row in rows:
+        missing = row.workflow == "mixture" and session.store.find(f"mixture/{row.name}") is None
+        if missing and row.name in read[:1]:
+            yield candidate("mixture", of, f"name={row.name}", *row.overrides)
+
+
+def _recipe_rows(session: Session, of: str | None, name: str, tokens: str | None) -> list[Any]:
+    """The stages of the experiment's recipe under that name, but for those that these tokens have nothing for."""
+    if of is None or tokens is None or places.overlay(of, "recipe") is None:
+        return []
     module = importlib.import_module("workflows.recipe")  # which imports commands that name what follows them
     with contextlib.suppress(TrunklineError):
-        words = [f"+experiment={of}", f"name={tokens.partition('/')[2]}"]
-        rows = compose_config("recipe", module.RecipeConfig, words).stages
         kinds = module.kinds_of(session.store.get(tokens))
-        wanted = next(
-            (
-                word.removeprefix("data=mixture/")
-                for row in rows
-                if row.workflow in STAGES and follows in (None, row.workflow) and row.fits(kinds)
-                for word in row.overrides
-                if word.startswith("data=mixture/")
-            ),
-            None,
-        )
-        for row in rows:
-            if row.workflow == "mixture" and row.name == wanted and session.store.find(f"mixture/{wanted}") is None:
-                yield candidate("mixture", of, f"name={wanted}", *row.overrides)
+        rows = compose_config("recipe", module.RecipeConfig, [f"+experiment={of}", f"name={name}"]).stages
+        return [row for row in rows if row.fits(kinds)]
+    return []
 
 
 def _after_average() -> str:
