@@ -75,7 +75,7 @@ def test_a_stage_is_one_row_one_workflow_and_one_yaml(tree: Tree, tmp_path: Path
 
 
 def test_a_row_that_misses_an_entry_ends_every_command_with_its_name(tree: Tree) -> None:
-    tree.row(TABLE, after="STAGES: dict[", line=ROW.replace("rank", "half").replace('reads="pairs", ', ""))
+    tree.row(TABLE, after="STAGES: dict[", line=ROW.replace('"rank"', '"half"').replace('reads="pairs", ', ""))
     done = tree.run("workflows.rank", "dry_run=true")
     assert done.returncode == 1
     assert "missing 1 required keyword-only argument: 'reads'" in done.stderr
