@@ -26,6 +26,8 @@ from pipelines.errors import ConfigError
 from pipelines.uris import gives_password, holds_secret
 
 T = TypeVar("T")
+# schemes that nothing of MLflow's is reached by; other unknown ones may be a plugin's, as azureml:
+_NOT_TRACKED = "s?ftp|ssh|s3a?|gs|abfss?|hdfs|wss?|hf|ray|redis|mongodb|mlflow"
 _LONGEST_EXPERIMENT = 256  # the column in MLflow's database
 LONGEST_NAME = 200  # bytes; file systems take 255, and files beside it are called after it
 _MOST_MEANT = 3  # places that are named for a key which stands in several
@@ -81,6 +83,17 @@ class Range:
 @dataclasses.dataclass(frozen=True)
 class Open:
     """Beside a number's type: null is taken as well, and means that planning works the number out before it is read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Wording:
+    """Which texts a field takes, and how a person says so, written beside `str`."""
+
+    pattern: str
+    said: str
+
+    def __str__(self) -> str:
+        return self.said
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +253,7 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
             its field's `Range`; named by its full dotted path.
     """
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{where or 'the config'} is {_describe(values)}; expected a mapping with keys {_keys(cls)}")
+        raise _WrongType(f"{where or 'the config'} is {_describe(values)}; expected a mapping with keys {_keys(cls)}")
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
         if key not in fields:
@@ -249,9 +262,9 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     parsed: dict[str, Any] = {}
     for name, field in fields.items():
         default = default_of(field)
-        if name in values:
+        if name in values and values[name] != "???":  # OmegaConf's mark for a key that has to be set
             parsed[name] = _convert(types_of[name], values[name], _join(where, name), default)
-        elif default is dataclasses.MISSING:
+        elif default is dataclasses.MISSING or name in values:
             raise ConfigError(
                 f"missing key {_join(where, name)} ({type_name(types_of[name])}): set it in the YAML or on the command "
                 "line"
@@ -270,6 +283,9 @@ def meant(moved: Iterable[str], close: Iterable[str]) -> str | None:
 
 def _unknown(key: str, accepted: Iterable[str], where: str, moved: Iterable[str] = ()) -> ConfigError:
     names = list(accepted)
+    first, _, inner = key.partition(".")
+    if first in names and inner:  # of a YAML, which takes a dot for a letter
+        return ConfigError(f"unknown key {_join(where, key)}; write {first}: and in the next line, indented, {inner}:")
     close = [_join(where, name) for name in difflib.get_close_matches(key, names, n=1)]
     hint = meant(moved, close) or "remove it"
     return ConfigError(f"unknown key {_join(where, key)}; accepted here: {', '.join(names)}: {hint}")
@@ -294,6 +310,14 @@ class ClusterConfig:
     shard_retries: Whole = 3  # retries of one data shard whose worker was lost
     price_per_core_hour: Amount | None = None  # in any currency: dry_run=true of a corpus then says what it costs
 
+    def __post_init__(self) -> None:
+        """Raises: ConfigError for what Ray takes for no address."""
+        if self.address and not re.fullmatch(r"auto|local|(ray://)?[^\s/]+:\d+/?", self.address):
+            raise ConfigError(
+                f"cluster.address is {self.address!r}; expected host:port of a Ray cluster, e.g. 10.0.0.1:6379, "
+                "ray://10.0.0.1:10001, or null (to send a command to a cluster by http://…:8265, see workflows.submit)"
+            )
+
 
 @config_class
 class TrackingConfig:
@@ -313,7 +337,12 @@ class TrackingConfig:
                 "and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) in the environment; a database finds its "
                 "password in a file, e.g. PGPASSFILE"
             )
-        if self.uri and not re.match(r"[a-z][a-z0-9+-]*:|databricks$|\.{0,2}/", self.uri):
+        if self.uri and re.fullmatch(r"[\w.-]+:\d+(/.*)?", self.uri):
+            raise ConfigError(f"tracking.uri is {self.uri!r}, without a scheme: write tracking.uri=http://{self.uri}")
+        if self.uri and (
+            re.match(rf"({_NOT_TRACKED}):", self.uri, re.IGNORECASE)
+            or not re.match(r"[a-z][a-z0-9+-]*:|databricks$|\.{0,2}/", self.uri)
+        ):
             raise ConfigError(
                 f"tracking.uri is {self.uri!r}; expected a server or a database, e.g. http://mlflow:5000 or "
                 "sqlite:////path/to/mlflow.db, or null for the one beside the store"
@@ -390,8 +419,17 @@ def _convert(hint: Any, value: Any, where: str, default: Any = None) -> Any:
             return parse(choice.pick(value, default, where), value, where)
         if value is None and any(isinstance(mark, Open) for mark in arguments[1:]):
             return None
+        if wording := next((mark for mark in arguments[1:] if isinstance(mark, Wording)), None):
+            text = str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+            if isinstance(text, str) and re.fullmatch(wording.pattern, text):
+                return text
+            raise _WrongType(f"{where} is {_describe(value)}; expected {wording}")
         whole = isinstance(value, int) and not isinstance(value, bool)
-        number = value if whole else _convert(arguments[0], value, where)
+        try:
+            number = value if whole else _convert(arguments[0], value, where)
+        except _WrongType:
+            written = _written(hint, value, where)
+            raise _WrongType(f"{where} is {_describe(value)}; expected {type_name(hint)}{written}") from None
         if all(bound.holds(number) for bound in arguments[1:] if isinstance(bound, Range)):
             return _convert(arguments[0], number, where)
         raise _OutOfRange(
@@ -406,9 +444,11 @@ def _convert(hint: Any, value: Any, where: str, default: Any = None) -> Any:
                 return _convert(option, value, where)
             except ConfigError as error:
                 failures.append(error)
-        unfit = [failure for failure in failures if len(failures) == 1 or isinstance(failure, _UnfitText)]
-        if unfit:
+        if unfit := [failure for failure in failures if isinstance(failure, _UnfitText)]:
             raise unfit[0]
+        # of another type altogether, it is told with all that are taken, null among them
+        if len(failures) == 1 and not isinstance(failures[0], _WrongType):
+            raise failures[0]
         # of the right shape, with something wrong inside it
         if inside := [failure for failure in failures if str(failure).startswith((f"{where}.", f"{where}["))]:
             raise inside[0]
@@ -469,7 +509,7 @@ def _convert(hint: Any, value: Any, where: str, default: Any = None) -> Any:
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
             )
         return value
-    raise ConfigError(f"{where} is {_describe(value)}; expected {type_name(hint)}")
+    raise _WrongType(f"{where} is {_describe(value)}; expected {type_name(hint)}{_written(hint, value, where)}")
 
 
 def type_name(hint: Any) -> str:
@@ -477,6 +517,8 @@ def type_name(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated and (choice := next((mark for mark in arguments[1:] if isinstance(mark, Chosen)), None)):
         return f"{choice} or null" if type(None) in typing.get_args(arguments[0]) else str(choice)
+    if origin is Annotated and (wording := next((mark for mark in arguments[1:] if isinstance(mark, Wording)), None)):
+        return str(wording)
     if origin is Annotated:
         number = "a whole number" if arguments[0] is int else "a number"
         null = ["or null"] if any(isinstance(mark, Open) for mark in arguments[1:]) else []
@@ -493,10 +535,72 @@ def type_name(hint: Any) -> str:
         return f"a mapping with keys {_keys(typing.cast(type, hint))}"
     if origin is dict:
         return f"a mapping of names to {type_name(arguments[1])}"
+    if origin is tuple and arguments[-1:] != (Ellipsis,):
+        each = list(dict.fromkeys(map(type_name, arguments)))
+        return f"a list of {len(arguments)}, {'each ' if len(each) == 1 else ''}{', '.join(each)}"
     if origin is not None:
         return f"a list of {type_name(arguments[0])}"
     plain = {int: "a whole number", float: "a number", str: "text"}
     return plain.get(hint) or str(getattr(hint, "__name__", hint))
+
+
+def _written(hint: Any, value: Any, where: str) -> str:
+    """How a value is written that is nearly of the type: `: write 'known=[corpus/x]'`; "" for what cannot be told.
+
+    Args: value, which the type does not take.
+    """
+    options = _plain_types(hint)
+    one = isinstance(value, (str, int, float)) and not isinstance(value, bool) and value != ""
+    lists = [typing.get_args(option)[0] for option in options if typing.get_origin(option) is list]
+    lists += [typing.get_args(option)[0] for option in options if typing.get_args(option)[1:] == (Ellipsis,)]
+    if one and lists:
+        item = _plain_types(lists[0])[0]
+        text = ", ".join(part.strip() for part in str(value).split(","))
+        if dataclasses.is_dataclass(item):
+            first = next((name for name, kind in hints(typing.cast(type, item)).items() if kind is str), None)
+            return "" if first is None else f": write '{where}=[{{{first}: \"{value}\"}}]'"
+        return f": write '{where}=[{text}]'"
+    if isinstance(value, str) and {int, float} & set(options):
+        return _number_written(value.strip(), where, whole=float not in options)
+    words = [word for option in options if typing.get_origin(option) is Literal for word in typing.get_args(option)]
+    if words and (near := difflib.get_close_matches(str(value).lower(), map(str, words), n=1)):
+        return f": did you mean {near[0]}?"
+    if options == [bool] and str(value).lower() in _SAID:
+        return f": write {where}={_SAID[str(value).lower()]}"
+    return ""
+
+
+def _number_written(text: str, where: str, whole: bool) -> str:
+    """How a number is written that came with a unit, with a comma or in another's way."""
+    match = re.fullmatch(r"([+-]?\d[\d ,_]*(?:\.\d+)?(?:e\d+)?)\s*([a-zA-Z%]*)", text)
+    if match is None:
+        return ""
+    digits, unit = match[1], match[2].removesuffix("/s").lower()
+    comma = re.fullmatch(r"[+-]?\d+,\d{1,2}|[+-]?\d+,\d{4,}", digits)
+    number = float(digits.replace(",", "." if comma else "").replace(" ", "").replace("_", ""))
+    if unit and unit not in _UNITS:
+        return f": write the number alone, {where}={number:.15g}"
+    number *= _UNITS[unit] if unit else 1
+    return "" if whole and not number.is_integer() else f": write {where}={number:.15g}"
+
+
+# what a letter behind a number stands for; of bytes and times nobody here knows which is meant
+_UNITS = {"k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12, "%": 0.01}
+_SAID = {"yes": "true", "on": "true", "1": "true", "y": "true", "no": "false", "off": "false", "0": "false",
+         "n": "false"}  # fmt: skip
+
+
+def _plain_types(hint: Any) -> list[Any]:
+    """The types that a value of this hint may have, without null and without marks."""
+    if typing.get_origin(hint) is Annotated:
+        return _plain_types(typing.get_args(hint)[0])
+    if typing.get_origin(hint) is Union or typing.get_origin(hint) is types.UnionType:
+        return [plain for option in typing.get_args(hint) if option is not type(None) for plain in _plain_types(option)]
+    return [hint]
+
+
+class _WrongType(ConfigError):
+    """A value of a type that a field does not take."""
 
 
 class _UnfitText(ConfigError):
@@ -519,7 +623,11 @@ def _keys(cls: type) -> str:
 
 
 def _describe(value: Any) -> str:
-    return f"{value!r} ({type(value).__name__})"
+    """A value as YAML has it, with its type in a person's words."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    kinds = {str: "text", int: "a number", float: "a number", dict: "a mapping", list: "a list", tuple: "a list"}
+    return f"{value!r} ({kinds.get(type(value), type(value).__name__)})"
 
 
 def _join(where: str, key: str) -> str:

@@ -28,7 +28,7 @@ from typing import Any
 from pipelines.cluster.outside import aws
 from pipelines.cluster.outside.aws import Finding
 from pipelines.cluster.outside.instances import Instance, known
-from pipelines.cluster.outside.jobs import Jobs
+from pipelines.cluster.outside.jobs import Jobs, check_address
 from pipelines.cluster.ray_token import read_by_others, token_source
 from pipelines.config import Whole, WorkflowConfig, config_class
 from pipelines.display.progress import announce, say, width
@@ -69,6 +69,10 @@ class ClusterCheckConfig(WorkflowConfig):
     max_nodes: Whole | None = None
     spot: bool = False
     buckets: list[str] = field(default_factory=list)  # more than the store's
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_address(self.address)
 
 
 def run(config: ClusterCheckConfig, session: Session) -> None:

@@ -37,7 +37,6 @@ from workflows.command_line.composing import (
     register_resolvers,
     with_overlay,
 )
-from workflows.command_line.explain import explain, follow_all
 from workflows.command_line.turns import asks_for_sweep
 from workflows.command_line.typed import check_typed
 from workflows.command_line.usage import print_usage
@@ -94,7 +93,13 @@ def entry(
             begun.append(True)
 
             def work() -> None:
-                config = parse_composed(config_class, OmegaConf.to_container(choices, resolve=True), sys.argv[1:])
+                try:
+                    values = OmegaConf.to_container(choices, resolve=True)
+                except (
+                    OmegaConfBaseException
+                ) as error:  # a ${…} that leads nowhere; Hydra would print a line of its own
+                    raise explained(error, config_name, config_class, sys.argv[1:]) from error
+                config = parse_composed(config_class, values, sys.argv[1:])
                 with Session(config, experiment, uses_store, command_typed(config_name)) as session:
                     run(config, session)
 
@@ -139,7 +144,7 @@ def entry(
             fail("interrupted; committed work is kept: run the same command to go on", 130)
         except Exception as error:
             if not begun:  # raised while composing: OmegaConf raises ValueErrors too, which name no key
-                fail(follow_all(config_class, sys.argv[1:]) or explain(error, config_class), 2)
+                fail(str(explained(error, config_name, config_class, sys.argv[1:])), 2)
             print(without_secrets(traceback.format_exc()), file=sys.stderr)
             fail("this is a fault in Trunkline, not in your input; committed work is kept", 1)
 

@@ -33,6 +33,7 @@ from pipelines.store.references import Reference
 from pipelines.train.plan import sizing
 from pipelines.train.spec import TrainConfig
 from pipelines.train.stages import TRAINED
+from workflows.command_line import foreign
 from workflows.command_line.commands import make
 from workflows.command_line.composing import compose_config
 from workflows.entry import entry
@@ -389,6 +390,8 @@ def _check_handed(config: RecipeConfig) -> None:
         key = _key(word)
         if key in config.takes or (key in workflows and re.match(r"[+~]*\w+\.", word)):
             continue
+        if (said := _of_a_stage(word, list(workflows))) is not None:
+            raise ConfigError(said)
         own = [field.name for field in dataclasses.fields(RecipeConfig) if field.name not in ("takes", "handed")]
         close = difflib.get_close_matches(key, [*own, *config.takes, "experiment"], n=1)
         handed_on = ", ".join(f"{name} (to {', '.join(to)})" for name, to in config.takes.items())
@@ -397,6 +400,27 @@ def _check_handed(config: RecipeConfig) -> None:
             f"<workflow>.<key>=… for the stages of a workflow ({', '.join(workflows)})"
             + (f": did you mean {close[0]}?" if close else "")
         )
+
+
+def _of_a_stage(word: str, workflows: Sequence[str]) -> str | None:
+    """What is said of a word whose key a stage has, by ours or by another program's name; None for others."""
+    key, _, value = word.lstrip("+~").partition("=")
+    if key in workflows:
+        return f"{word}: {key} is a stage of this recipe: its keys are written {key}.<key>=…"
+    classes = {name: _config_class(name) for name in workflows}
+    having = [f"{name}.{key}={value or '…'}" for name, cls in classes.items() if foreign.has(cls, key)]
+    if having:
+        return f"{word}: the recipe itself has no {key}; of its stages: {' or '.join(having)}"
+    for name, cls in classes.items():
+        if (said := foreign.ours(cls, key, value)) is not None:
+            return said if " is no key" in said else f"{said}; in a recipe with the stage before it, {name}.<key>=…"
+    return None
+
+
+def _config_class(workflow: str) -> type:
+    """The config class of a stage's workflow."""
+    config_class: type = typing.get_type_hints(importlib.import_module(f"workflows.{workflow}").run)["config"]
+    return config_class
 
 
 def _handed_to(workflow: str, config: RecipeConfig) -> list[str]:
@@ -420,7 +444,7 @@ def _key(word: str) -> str:
 def compose_stage(stage: RecipeStage, config: RecipeConfig) -> tuple[Any, Any]:
     """A stage's config, as its own command would compose it but for what all stages share, and its module."""
     module = importlib.import_module(f"workflows.{stage.workflow}")
-    class_of_stage = typing.get_type_hints(module.run)["config"]
+    class_of_stage = _config_class(stage.workflow)
     for override in stage.overrides:
         key = re.split("[.=@]", override.lstrip("+~"))[0]
         if key in SHARED:  # there is one of each: what a stage said would be planned and not done
@@ -429,7 +453,12 @@ def compose_stage(stage: RecipeStage, config: RecipeConfig) -> tuple[Any, Any]:
                 f"one {key}: set it for the recipe ({override}), or run this stage by its own command"
             )
     own = [f"+experiment={config.experiment}", f"name={stage.name}", f"on_change={config.on_change}", *stage.overrides]
-    composed = compose_config(stage.workflow, class_of_stage, own)
+    try:
+        composed: Any = compose_config(stage.workflow, class_of_stage, own)
+    except ConfigError as error:
+        if re.match(r"\S+\.yaml:", str(error)):  # the file says which stage it is of
+            raise
+        raise ConfigError(f"stage {stage.workflow} {stage.name}: {error}") from error
     return dataclasses.replace(composed, **{name: getattr(config, name) for name in SHARED}), module
 
 

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.cluster.outside.instances import Instance, known
-from pipelines.cluster.outside.jobs import Jobs
+from pipelines.cluster.outside.jobs import Jobs, check_address
 from pipelines.cluster.outside.package import Package, collect, pack, with_folder
 from pipelines.cluster.outside.secrets import check_names
 from pipelines.cluster.outside.submission import Submission, see_through
@@ -80,6 +80,10 @@ class SubmitConfig(WorkflowConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_names(self.secrets)
+        check_address(self.address)
+        for key in ("follow", "stop"):
+            if getattr(self, key) == "":
+                raise ConfigError(f"{key} is empty; expected a job's id: `list` shows those there are")
         if self.retries < 0 or self.patience_minutes <= 0:
             raise ConfigError(
                 f"retries is {self.retries} and patience_minutes {self.patience_minutes:g}; expected 0 or more, and "

@@ -45,16 +45,20 @@ class UiConfig(WorkflowConfig):
     browser: bool = True
 
     def __post_init__(self) -> None:
-        """Raises: ConfigError for two things to compare."""
+        """Raises: ConfigError for two things to compare, or one without a name."""
         super().__post_init__()
+        for key in ("of", "group"):
+            if getattr(self, key) == "":
+                raise ConfigError(f"{key} is empty; expected a name, or null (without {key}=) for all training runs")
         if self.of is not None and self.group is not None:
             raise ConfigError(f"of={self.of} and group={self.group}: expected one of them")
 
 
 def run(config: UiConfig, session: Session) -> None:
     """Print the addresses, serve what no server has, and open the first of them."""
+    asked = _asked(config, session)
     pages = opening_pages(config.tracking, session.store, config.port)
-    if (asked := _asked(config, session)) is not None:
+    if asked is not None:
         found = comparison(config.tracking, session.store, asked, config.port, measures())
         if found is None:
             raise ConfigError(

@@ -40,6 +40,7 @@ _BITS, _LOSS, _CURVE = "bits_per_byte", "loss", "loss_by_tokens"
 _NUMBERS = (_BITS, "assistant_loss", "preference_accuracy")  # of an evaluation, as columns
 _LINES = ("accuracy", "margin")  # of training on preferences, beside the loss
 _MOST_ARMS = 100  # that are looked at
+_MOST_KNOWN = 1000  # runs that are looked through for the names there are
 _MOST_CURVES = 20  # that are read to zoom: those that MLflow draws
 _MOST_COLUMNS = 8
 _NAMED = 2  # in a title
@@ -146,6 +147,12 @@ class Finder:
             named = self._named(folder) if len(several) > 1 else None
             kept.add(named if named in {run.info.run_id for run in several} else newest)
         return [run for run in runs if run.info.run_id in kept]
+
+
+def known(client: Any, experiment_id: str, tag: str) -> list[str]:
+    """The values that a tag has in an experiment's runs, the newest first."""
+    runs = client.search_runs([experiment_id], max_results=_MOST_KNOWN, order_by=["attributes.start_time DESC"])
+    return list(dict.fromkeys(run.data.tags[tag] for run in runs if tag in run.data.tags))
 
 
 def view_of(ablation: Ablation, curves: Sequence[Sequence[tuple[float, float]]]) -> View:

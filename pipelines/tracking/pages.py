@@ -5,7 +5,8 @@ Enters: where a command tracks. Leaves: addresses; the views that they open are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,15 @@ from pipelines.errors import ConfigError, TrunklineError
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.storage import FolderStorage
 from pipelines.tracking import ablation
+from pipelines.tracking.account import GROUP
 from pipelines.tracking.errors import told
 from pipelines.tracking.links import UI_PORT, address, view_page
 from pipelines.tracking.place import database_of
 from pipelines.tracking.records import run_at
 from pipelines.tracking.tracker import client_at
 
+_ARTIFACT = "trunkline.artifact"  # a tag: what a run made
+_MOST_NAMED = 12
 _MOST_SETS = 5  # held-out sets, of which the evaluations have a page each
 
 
@@ -70,7 +74,10 @@ def comparison(
         if asked.folder is not None:
             run_id = run_at(store.storage, asked.folder, uri)
             if run_id is None:
-                raise ConfigError(f"MLflow at {uri} has no run of {asked.folder}: was it made with tracking.enabled?")
+                there = _named(asked.folder, ablation.known(client, _experiment(client, config, uri), _ARTIFACT))
+                raise ConfigError(
+                    f"MLflow at {uri} has no run of {asked.folder}: was it made with tracking.enabled? It has {there}"
+                )
             run = client.get_run(run_id)
             experiment_id, compared = run.info.experiment_id, finder.of_run(run)
         elif asked.evaluations:
@@ -80,6 +87,13 @@ def comparison(
         else:
             experiment_id = _experiment(client, config, uri)
             compared = finder.of_group(experiment_id, asked.group or "")
+            groups = ablation.known(client, experiment_id, GROUP) if compared is None else []
+            if compared is None and asked.group not in groups:
+                raise ConfigError(
+                    f"MLflow at {uri} has no group {asked.group or repr('')} in its experiment {config.experiment}; it "
+                    f"has {_named(asked.group or '', groups)}"
+                    + ("" if groups else ": a sweep (-m) makes one, under the name that its table has")
+                )
         if compared is None:
             return None
         view = ablation.view_of(compared, ablation.curves_of(client, compared.arms))
@@ -130,6 +144,14 @@ def opening_pages(config: TrackingConfig, store: ArtifactStore, port: int = UI_P
     except Exception as error:
         raise ConfigError(told(uri, error)) from error
     return pages
+
+
+def _named(name: str, known: Sequence[str]) -> str:
+    """The names that are known, those first that are most like one."""
+    near = difflib.get_close_matches(name, known, n=_MOST_NAMED, cutoff=0.3)
+    names = [*near, *(other for other in known if other not in near)]
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return (", ".join(names[:_MOST_NAMED]) or "none") + more
 
 
 def _experiment(client: Any, config: TrackingConfig, uri: str) -> str:

@@ -19,6 +19,7 @@ from pipelines.config import (
     Seed,
     Whole,
     Window,
+    Wording,
     WorkflowConfig,
     config_class,
     runtime,
@@ -38,6 +39,12 @@ from pipelines.train.update.engine import ZeroConfig
 Optimizer = Annotated[OptimizerSettings, Chosen("kind", lambda: OPTIMIZERS)]
 Objective = Annotated[ObjectiveSettings, Chosen("name", lambda: OBJECTIVES)]
 check_objectives(STAGES, OBJECTIVES)
+
+_GOES_ON = "the same command, given again, goes on from the last checkpoint by itself"
+Resumed = Annotated[
+    str,
+    Wording(r"latest|step-\d+", f"latest or step-N, e.g. step-200, to go on from an earlier checkpoint: {_GOES_ON}"),
+]
 
 
 @config_class
@@ -59,7 +66,7 @@ class CheckpointConfig:
     every_steps: Annotated[Count, Open()] = 100  # null: ten times in the run
     keep_last: Count | None = None  # null: every checkpoint stays, so that any can be branched from
     keep_every_steps: Count | None = None  # besides the last ones, those whose step is a multiple of this
-    resume: str = "latest"  # or step-200: set the later checkpoints of this run aside and go on from there
+    resume: Resumed = "latest"  # step-200: set this run's later checkpoints aside, go on from there
 
     def __post_init__(self) -> None:
         _ = self.rule  # refuses what is no rule

@@ -330,6 +330,20 @@ def test_a_sweep_is_its_group_and_its_evaluations_show_what_they_evaluated(runs:
 
 
 @pytest.mark.slow
+def test_a_name_that_is_none_is_told_with_those_that_are(runs: Runs) -> None:
+    with pytest.raises(ConfigError, match=r"no group shape in .* it has none: a sweep \(-m\) makes one"):
+        runs.compared(group="shape")
+    for name in ("linear", "cosine"):
+        runs.anneal(name, **{"trunkline.group": "shapes"})
+    runs.anneal("x", **{"trunkline.group": "rates"})
+    with pytest.raises(ConfigError, match="has no group shape in its experiment trunkline; it has shapes, rates"):
+        runs.compared(group="shape")
+    with pytest.raises(ConfigError, match=r"has no run of anneal/lineal: .* It has anneal/linear, "):
+        runs.compared(folder="anneal/lineal")
+    assert comparison(runs.config, runs.store, Asked(group="rates")) is None, "one arm is there, and nothing beside it"
+
+
+@pytest.mark.slow
 def test_the_page_to_begin_with(runs: Runs, tmp_path: Path) -> None:
     """All that trains, branches below trunks; a page for each held-out set, never one for two."""
     runs.anneal("linear")

@@ -94,7 +94,7 @@ def test_an_evaluation_is_named_after_its_parent() -> None:
     [
         (["model.layer=6"], "error: unknown key model.layer; accepted there: layers, d_model"),
         (["+model.layer=6"], "error: unknown key model.layer; accepted here: layers"),
-        (["model.layers=six"], "error: model.layers is 'six' (str); expected a whole number"),
+        (["model.layers=six"], "error: model.layers is 'six' (text); expected a whole number"),
         (["model=huge"], "huge"),
         (
             ["store=gs://bucket"],

@@ -64,6 +64,7 @@ def test_our_own_names_are_no_foreign_ones(name: str) -> None:
         ("gradient_accumulation_steps", "5", "batch.global_batch / (batch.micro_batch × cluster.workers)"),
         ("overwrite", "true", "write on_change=rebuild"),
         ("resume", "true", "resume is no key: run the same command again and it goes on from the last checkpoint"),
+        ("batch.resume", "true", "checkpoint.resume=step-N goes back to an earlier one"),
         ("resume_from_checkpoint", "x", "run the same command again"),
         ("eval_steps", "10", "a run is evaluated by a command of its own"),
         ("wandb_project", "x", "write tracking.experiment=x (runs are tracked in MLflow)"),

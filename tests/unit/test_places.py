@@ -90,6 +90,22 @@ def test_help_and_a_command_name_what_the_lab_has(lab: Path) -> None:
         (OVERLAY.replace("mine", "mien"), "pretrain.yaml:3: there is no model mien; .* did you mean mine?"),
         (OVERLAY.replace("/model", "/modle"), "there is no group modle; .* did you mean model?"),
         (OVERLAY.replace("steps", "stepz"), r"unknown key stepz; .* did you mean steps\? \(.*pretrain.yaml:6\)"),
+        (OVERLAY + "steps: 11\n", "pretrain.yaml:7: no YAML: steps stands twice: keep one"),
+        (OVERLAY + "~: 11\n", "pretrain.yaml:7: no YAML: a key is empty"),
+        ("\ufeff" + OVERLAY, "pretrain.yaml:1: begins with a byte order mark"),
+        (OVERLAY + "hydra: {run: {dir: x}}\n", "pretrain.yaml:7: Hydra's own settings are left alone"),
+        ("# @package _global_\ndefaults:\nsteps: 3\n", "pretrain.yaml:2: defaults is empty; expected a list"),
+        ("# @package _global_\ndefaults: [3]\n", "pretrain.yaml:2: defaults is 3; expected a list"),
+        (OVERLAY + "batch.micro_batch: 3\n", "write batch: and in the next line, indented, micro_batch:"),
+        (OVERLAY + "checkpoint: {resume: true}\n", "checkpoint.resume is true; expected latest or step-N"),
+        (
+            OVERLAY + "seed: ${oc.env:NOT_SET_ANYWHERE}\n",
+            "error: seed: the environment variable NOT_SET_ANY",
+        ),
+        (
+            OVERLAY.replace("name: lab", "name: ${nothing.here}"),
+            r"\$\{nothing.here\} names a key that is not",
+        ),
         (
             "# @package _global_\ndefaults: {override /model: mine}\n",
             "pretrain.yaml:2: defaults is dict; expected",
@@ -99,6 +115,16 @@ def test_help_and_a_command_name_what_the_lab_has(lab: Path) -> None:
 def test_an_overlay_that_would_not_do_what_it_says_is_told_with_its_line(lab: Path, text: str, told: str) -> None:
     (lab / "experiment/lab/pretrain.yaml").write_text(text)
     assert_told(refused("--config-dir", "conf", "+experiment=lab"), told)
+
+
+def test_a_file_that_hydra_does_not_find_is_told_where_it_belongs(lab: Path) -> None:
+    (lab / "experiment/flat.yaml").write_text(OVERLAY)
+    assert "move it to experiment/flat/pretrain.yaml" in refused("--config-dir", "conf", "+experiment=flat")
+    (lab / "models").mkdir()
+    (lab / "models/ours.yaml").write_text("layers: 3\n")
+    assert "lie in a folder model/: move it" in refused("--config-dir", "conf", "model=ours")
+    (lab / "model/other.yml").write_text("layers: 3\n")
+    assert "conf/model/other.yml is not read: name it other.yaml" in refused("--config-dir", "conf", "model=other")
 
 
 def test_a_broken_choice_is_told_with_its_line(lab: Path) -> None:

@@ -121,7 +121,7 @@ def test_a_number_out_of_range_is_told_by_its_path_and_what_is_accepted() -> Non
     for values, message in (
         ({"parts": {"a": 1.5}}, "parts.a is 1.5; expected a number of at least 0 and at most 1"),
         ({"count": 0}, "count is 0; expected a whole number of at least 1"),
-        ({"count": 1.5}, "count is 1.5 (float); expected a whole number"),
+        ({"count": 1.5}, "count is 1.5 (a number); expected a whole number"),
         ({"base": math.nan}, "base is nan; expected one of keep or a number of at least 0"),
         ({"base": -1}, "base is -1; expected one of keep or a number of at least 0"),
         ({"seed": 2**70}, f"seed is {2**70}; expected a whole number of at least 0 and at most {2**63 - 1}"),

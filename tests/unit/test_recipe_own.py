@@ -69,7 +69,7 @@ def test_what_is_left_out_is_said_with_its_reason() -> None:
     [
         ("hurs=0.1", r"unknown key hurs; .*hands on .*hours \(to pretrain\).*: did you mean hours\?"),
         ("quantize.bits=8", "unknown key quantize; "),
-        ("pretrain=5", "unknown key pretrain; "),
+        ("pretrain=5", "pretrain is a stage of this recipe: its keys are written pretrain.<key>=…"),
     ],
 )
 def test_a_key_that_nobody_takes_is_refused(word: str, message: str) -> None:

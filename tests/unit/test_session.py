@@ -64,7 +64,7 @@ def test_a_sweep_takes_each_choice_wherever_the_option_stands(place: int, tmp_pa
     [
         ("schedul.peak_lr=1", r"unknown key schedul; accepted there: name, .*: did you mean schedule.peak_lr\?"),
         ("zero.ofload=cpu", r"unknown key zero.ofload; accepted there: stage, .*: did you mean zero.offload\?"),
-        ("profile=maybe", r"profile is 'maybe' \(str\); expected true or false"),
+        ("profile=maybe", r"profile is 'maybe' \(text\); expected true or false"),
         ("compute=fast", "compute=fast: no such choice; there are auto"),
         (
             "tracking=http://me:hunter2@mlflow",
@@ -100,7 +100,7 @@ def test_a_sweep_takes_each_choice_wherever_the_option_stands(place: int, tmp_pa
         ),
         ("--name=mine", "keys are written without dashes: name=mine"),
         ("corpus=demo", r"\+experiment; conf/corpus holds choices of other workflows$"),
-        ("model=null", "expected group=choice, or ~group to do without it"),
+        ("model=null", "model=null: expected the name of a choice"),
         ("--name", "keys are written without dashes: name=…"),
         ("tracking.uri=postgresql://host/db?sslmode=require", r"takes quotes of its own: write 'tracking.uri=\"post"),
         ("=x", "'=x': expected key=value, without spaces around the ="),

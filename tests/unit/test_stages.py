@@ -69,7 +69,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Any:
             {"checkpoint": {"resume": "step-4"}, "on_change": "rebuild"},
             "checkpoint.resume=step-4 goes on from a checkpoint that on_change=rebuild deletes",
         ),
-        ("pretrain", {"checkpoint": {"resume": "4"}}, "checkpoint.resume is '4'; expected latest or step-N"),
+        ("pretrain", {"checkpoint": {"resume": "4"}}, "checkpoint.resume is '4' (text); expected latest or step-N"),
         ("pretrain", {"rope_base": "ntk"}, "a fresh run's is model.rope_base"),
         ("pretrain", {"compute": {"memory_gib": 0}}, "compute.memory_gib is 0; expected a number above 0"),
         ("pretrain", {"compute": {"loss_chunk": 0}}, "compute.loss_chunk is 0; expected a whole number of at least 1"),

@@ -10,7 +10,9 @@ from pipelines.errors import ConfigError
 from pipelines.train.spec import TrainConfig
 from tests.commands import run_here
 from workflows.chat import ChatConfig
+from workflows.checkpoints import CheckpointsConfig
 from workflows.command_line.typed import bad_word, check_typed, quoted
+from workflows.submit import SubmitConfig
 
 
 def said(line: str, config: type = TrainConfig, workflow: str = "pretrain") -> str:
@@ -83,6 +85,21 @@ def said(line: str, config: type = TrainConfig, workflow: str = "pretrain") -> s
         ("mixture/demo", "did you mean data=mixture/demo?"),
         ("pretrain/demo@latest", "did you mean parent=pretrain/demo@latest?"),
         ("'train it'", "'train it' is no key=value and no option"),
+        # ── Hydra's own settings ──
+        ("hydra.foo=x", "Hydra's own settings are left alone; of them only hydra.searchpath=[file://lab/conf] is"),
+        ("+hydra.foo=x", "left alone; of them only hydra.searchpath"),
+        ("hydra=x", "left alone; of them only hydra.searchpath"),
+        ("hydra.run.dir=/tmp/x", "Hydra writes nothing here; what a command makes goes into the store under its name"),
+        ("hydra.job.name=x", "an artifact's name is set by name=x"),
+        ("hydra/job_logging=none", "what is printed cannot be chosen"),
+        ("hydra/launcher=joblib", "side by side by themselves"),
+        # ── keys that are written in another's way ──
+        ("batch/micro_batch=1", "batch/micro_batch is no key: did you mean batch.micro_batch=1?"),
+        ("batch:micro_batch=1", "did you mean batch.micro_batch=1?"),
+        ("BATCH.MICRO_BATCH=1", "did you mean batch.micro_batch=1?"),
+        ("batch..micro_batch=1", "did you mean batch.micro_batch=1?"),
+        (".steps=1", "did you mean steps=1?"),
+        ("+batch.micro-batch=1", "did you mean +batch.micro_batch=1?"),
         ("''", "'' is no key=value and no option"),
         ("~", "'~': expected key=value"),
     ],
@@ -101,6 +118,12 @@ def test_what_hydra_takes_is_left_to_it(line: str) -> None:
     check_typed(TrainConfig, "pretrain", shlex.split(line))
 
 
+def test_words_of_commands_that_do_several_things() -> None:
+    assert "lst: did you mean list? There are submit, list" in said("lst", SubmitConfig, "submit")
+    assert "stands behind --: python -m workflows.submit -- workflows.sft …" in said("sft", SubmitConfig, "submit")
+    assert "one of list, verify, prune at a time" in said("verify", CheckpointsConfig, "checkpoints")
+
+
 def test_a_question_is_handed_to_chat_as_it_takes_one() -> None:
     assert "to ask one thing: echo 'tell me a joke' | trunkline chat" in said("'tell me a joke'", ChatConfig, "chat")
 
@@ -113,6 +136,12 @@ def test_a_question_is_handed_to_chat_as_it_takes_one() -> None:
         ("a=[1,2", "a=[1,2: [ has no ]: put the whole in quotes for the shell, 'a=[1,2]'"),
         ("a={b: 1", "{ has no }: put the whole in quotes for the shell, 'a={b: 1}'"),
         ("a='b", "the quotation mark ' is not closed: close it, or write 'a=\"b\"'"),
+        ("a=1,", "a=1,: , stands there too often: write a=1"),
+        ("a==1", "= stands there too often: write a=1"),
+        ("a={b: 1,}", "cannot be read: write 'a={b: 1}'"),
+        ("a={b=1}", "cannot be read: write 'a={b: 1}'"),
+        ("a=${oc.env:HOME", "${ has no }: write 'a=${oc.env:HOME}'"),
+        ("a=rang(1,5)", "expected choice(a,b), range(first,end,step) or glob(*), each with -m"),
         ("a=[b,\u00fc]", "cannot be read; a list is 'key=[1,2]' and a mapping 'key={a: 1}'"),
     ],
 )  # fmt: skip

@@ -276,9 +276,76 @@ def test_a_store_without_permission_is_refused_without_writing(tmp_path: Path) -
         ([*_TRAIN, "word " * 99], "is no key=value and no option"),
         ([*_TRAIN, "steps=1e3"], "steps is 1000.0; expected a whole number: write 1000"),
         ([*_TRAIN, "tracking.uri=nonsense"], "tracking.uri is 'nonsense'; expected a server or a database"),
-        ([*_TRAIN, "steps=ten"], "steps is 'ten' (str); expected a whole number"),
+        ([*_TRAIN, "steps=ten"], "steps is 'ten' (text); expected a whole number"),
     ],
 )
 def test_what_no_folder_and_no_number_can_be_is_refused(words: list[str], said: str, made: Path) -> None:
     ended = run_here(*words, f"store={made}", "dry_run=true")
     assert (ended.code, said in ended.err) == (2, True), ended.err
+
+
+_SMOKE = ["pretrain", "+experiment=smoke"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        # ── going on ──
+        ([*_SMOKE, "checkpoint.resume=true"], "checkpoint.resume is true; expected latest or step-N"),
+        ([*_SMOKE, "checkpoint.resume=null"], "the same command, given again, goes on from the last checkpoint by its"),
+        ([*_SMOKE, "+checkpoint.resume_from=x"], "goes back to an earlier one\n"),
+        (["recipe", "+experiment=smoke", "resume=true"], "resume is no key: run the same command again"),
+        # ── values ──
+        ([*_SMOKE, "batch=[1,2]"], "batch is [1,2]; expected a mapping with keys sequence_length, "),
+        ([*_SMOKE, "steps=10k"], "steps is '10k' (text); expected a whole number of at least 1 or null: write steps=1"),
+        ([*_SMOKE, "hours=2h"], "write the number alone, hours=2"),
+        ([*_SMOKE, 'schedule.peak_lr="0,01"'], "write schedule.peak_lr=0.01"),
+        ([*_SMOKE, "optimizer.betas=0.9"], "expected a list of 2, each a number of at least 0 and below 1"),
+        ([*_SMOKE, "dry_run=yes"], "expected true or false: write dry_run=true"),
+        ([*_SMOKE, "on_change=rebild"], "expected one of refuse, rebuild, keep: did you mean rebuild?"),
+        ([*_SMOKE, "name=null"], "name is null; expected text"),
+        ([*_SMOKE, "model=null"], "model=null: expected the name of a choice; there are demo, "),
+        ([*_SMOKE, "tracking=false"], "or tracking.enabled=false to do without it"),
+        ([*_SMOKE, "+model=demo"], "model is chosen already: write model=demo without the +"),
+        ([*_SMOKE, "~steps=3"], "~steps=3: steps is 30: write ~steps to leave it out"),
+        (["corpus", "known=corpus/x"], "expected a list of text: write 'known=[corpus/x]'"),
+        (["corpus", "corpus={a: 1}"], "unknown key corpus.a; accepted there: url, language"),
+        (["corpus", "corpus.cleaning.min_words=3"], "did you mean corpus.quality.prose.min_words or "),
+        (["quantize", "parent=pretrain/t", "group_sizes={x: 64}"], "write +group_sizes.x=…"),
+        (["evaluate", "parent=pretrain/t", "tasks=[text]"], "tasks is [text]; expected a mapping with some of the"),
+        (["evaluate", "parent=pretrain/t", "tasks.completions.prompts=a"], "prompts=[{text: \"a\"}]'"),
+        (["mixture", "mixture.weights.x=1"], "mixture.weights has chitchat, "),
+        (["anneal", "parent=pretrain/t", "model=demo"], "this stage takes its model from its parent"),
+        (["publish"], "to is empty; expected hf://org/name"),
+        (["sandbox", "sandbox=laptop/nope"], "sandbox=laptop/nope: no such choice; there are laptop/batch, "),
+        (["sandbox", "sandbox=none"], "there are laptop/batch, "),
+        # ── ${…} ──
+        ([*_SMOKE, "name=${oc.env:NOT_SET_ANYWHERE}"], "error: name: the environment variable NOT_SET_ANY"),
+        ([*_SMOKE, "name=${nothing}"], "error: name: ${nothing} names a key that is not there"),
+        ([*_SMOKE, "name=${foo:bar}"], "${foo:…} is no way to work a value out"),
+        ([*_SMOKE, "name=${name}"], "leads back to itself"),
+        ([*_SMOKE, "-m", "steps=range(1,5,0)"], "with a step that is not 0"),
+        # ── addresses ──
+        ([*_SMOKE, "tracking.uri=localhost:5000"], "write tracking.uri=http://localhost:5000"),
+        ([*_SMOKE, "tracking.uri=ftp://x"], "expected a server or a database"),
+        ([*_SMOKE, "cluster.address=http://x:8265"], "expected host:port of a Ray cluster"),
+        ([*_SMOKE, "store=s3:/bucket"], "write store=s3://bucket"),
+        ([*_SMOKE, "store=S3://bucket/x"], "write store=s3://bucket/x"),
+        ([*_SMOKE, "store=file:///data/x"], "write store=/data/x"),
+        ([*_SMOKE, "store=$HOME/store"], "begins with $HOME as it stands"),
+        (["cluster_check", "address=nonsense"], "expected the address of the cluster's Jobs API"),
+        (["submit", "address=ftp://x"], "expected the address of the cluster's Jobs API"),
+        (["submit", "stop="], "stop is empty; expected a job's id"),
+        (["ui", "group="], "group is empty; expected a name"),
+        # ── a recipe's stages ──
+        (["recipe", "+experiment=smoke", "pretrain=10"], "its keys are written pretrain.<key>=…"),
+        (["recipe", "+experiment=smoke", "log_every_steps=1"], "of its stages: pretrain.log_every_steps=1 or "),
+        (["recipe", "+experiment=smoke", "lr=0.1"], "in a recipe with the stage before it, pretrain.<key>=…"),
+        (["recipe", "+experiment=smoke", "pretrain.steps=ten"], "stage pretrain smoke: steps is 'ten'"),
+    ],
+)  # fmt: skip
+def test_what_was_typed_wrongly_is_answered_with_what_to_write(words: list[str], said: str, elsewhere: Path) -> None:
+    ended = run_here(*words, "dry_run=true") if "dry_run=yes" not in words else run_here(*words)
+    assert (ended.code, said in ended.err) == (2, True), ended.err
+    assert ended.err.startswith("error: ")
+    assert ended.err.count("\n") == 1, "Hydra printed a line of its own"

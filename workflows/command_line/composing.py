@@ -104,7 +104,9 @@ def parse_composed(config_class: type[C], values: Any, overrides: Sequence[str])
 
 
 def _in_overlay(key: str, overrides: Sequence[str]) -> str:
-    """Where an experiment's overlay, one of a lab's, states the key that is refused."""
+    """Where an experiment's overlay, one of a lab's, states the key that is refused; "" where it was typed."""
+    if any(word.lstrip("+~").partition("=")[0] == key for word in overrides):
+        return ""
     named = (word.partition("=")[2] for word in overrides if word.lstrip("+").startswith("experiment="))
     overlays = (places.find(f"experiment/{name}.yaml") for name in named)
     return next((said for path in overlays if path and (said := places.place_of(key, path))), "")
@@ -159,6 +161,11 @@ def with_overlay(argument: str, workflow: str) -> str:
         return f"+experiment={','.join(overlay.partition('=')[2] for overlay in each)}"
     there = places.experiments()
     if name not in there:
+        if (flat := places.find(f"experiment/{name}.yaml")) is not None:
+            raise ConfigError(
+                f"{argument}: {places.shown(flat)} is a file, and an experiment is a folder with an overlay for each "
+                f"command: move it to experiment/{name}/{workflow}.yaml"
+            )
         close = difflib.get_close_matches(name, there, n=1)
         raise ConfigError(
             f"{argument}: no such experiment; there are {', '.join(there)}"

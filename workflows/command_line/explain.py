@@ -24,6 +24,10 @@ _REMOVED = re.compile(r"Could not delete from config. '(?P<key>[^']*)' does not 
 _CHOSEN = re.compile(
     r"Multiple values for (?P<group>[^.\s]+)\. To override a value use 'override [^:]*: (?P<choice>[^']*)'"
 )
+_TWICE = re.compile(r"(?P<group>\S+) appears more than once in the final defaults list")
+_OTHER_VALUE = re.compile(
+    r"Could not delete from config\. The value of '(?P<key>[^']*)' is (?P<value>.*) and not (?P<came>.*)\."
+)
 _NOT_CHOSEN = re.compile(r"Could not delete '(?P<key>[^']*)'\. No match in the defaults list")
 # a choice of a group; of a list of choices
 _ABSENT = re.compile(r"Could not (find|load) '(?P<path>[^']*)'")
@@ -50,15 +54,34 @@ def explain(error: Exception, config_class: type, names: Names = lambda where: (
             depth += 1
         group, choice = "/".join(wanted[:depth]), "/".join(wanted[depth:])
         choices = places.choices(group)
+        if depth > 1 or not choices:  # a file of a folder of the group, sandbox=laptop/lr: so it is typed
+            group, choice = wanted[0], "/".join(wanted[1:])
+            inside = "/".join(wanted[1:depth]) if depth > 1 else choice
+            every = places.choices(group, deep=True)
+            choices = [name for name in every if name.startswith(f"{inside}/")] or every
+        if not choices and not _is_folder(group):
+            return f"{group}={choice}: there is no group {group}; there are {', '.join(places.groups())}"
+        if lies := places.elsewhere(choice.rsplit("/", 1)[-1]):
+            return f"{group}={choice}: {lies} is of that name, and choices of {group} lie in a folder {group}/: move it"
         close = difflib.get_close_matches(choice, choices, n=1)
         meant = f": did you mean {group}={close[0]}?" if close else _elsewhere(config_class, group, choice)
         return f"{group}={choice}: no such choice; there are {', '.join(choices)} (conf/{group}){meant}"
     if "override_grammar" in str(error):  # Hydra's link for what it cannot read
         return bad_word(first, typed)
     if first.startswith("Config group override must be"):
-        return f"{first}: expected group=choice, or ~group to do without it"
-    if first.startswith("Ambiguous value"):
-        return f"{first}: several values are a list, 'key=[a,b]', or a sweep, with -m"
+        return _no_choice(typed) or f"{first}: expected group=choice"
+    if first.startswith(("Ambiguous value", "Sweep parameters")):
+        word = first.split("'")[1]
+        return f"{word}: several values are a list, 'key=[a,b]', or a sweep, with -m"
+    if match := _TWICE.search(first):
+        group = match["group"]
+        choice = next((value for key, value in _given(typed) if key == group), "<name>")
+        return f"{group} is chosen already: write {group}={choice} without the +"
+    if match := _OTHER_VALUE.search(first):
+        key = match["key"]
+        return f"~{key}={match['came']}: {key} is {match['value']}: write ~{key} to leave it out, whatever it is"
+    if interpolated := _interpolated(str(error)):
+        return interpolated
     if match := _ADDED.search(first):
         return f"{match['key']} is set already: write {match['key']}=… without the +, or ++{match['key']}=… for either"
     if match := _REMOVED.search(first):
@@ -70,11 +93,16 @@ def explain(error: Exception, config_class: type, names: Names = lambda where: (
     if match := _NOT_CHOSEN.search(first):
         return f"~{match['key']}: it is not chosen, so there is nothing to leave out"
     if match := _MERGED.search(first):
-        return follow(config_class, match["key"]) or _whole(match["key"], text)
+        return follow(config_class, match["key"]) or _whole(match["key"], text, config_class, typed)
     if not first.startswith("Could not override '"):
         return f"{first} ({text})" if text != first else first
     key = first.split("'")[1]
-    return follow(config_class, key) or _missing(key, str(error.__cause__), config_class, names)
+    inner = re.search(r"full_key: (\S+)", str(error.__cause__))  # of a mapping that was given, an entry
+    return (
+        follow(config_class, key)
+        or (inner and follow(config_class, inner[1]))
+        or _missing(key, str(error.__cause__), config_class, names)
+    )
 
 
 def follow(config_class: type, key: str, value: str = "<name>") -> str | None:
@@ -107,7 +135,10 @@ def follow(config_class: type, key: str, value: str = "<name>") -> str | None:
             return said
         elif fields:
             close = difflib.get_close_matches(part, fields, n=1)
-            hint_text = f": did you mean {'.'.join([*parts[:depth], close[0], *parts[depth + 1 :]])}?" if close else ""
+            near = [".".join([*parts[:depth], close[0], *parts[depth + 1 :]])] if close else []
+            moved = [".".join([here, path]) for option in options for path in _paths(option, parts[-1])]
+            said = meant([] if near else moved, near)
+            hint_text = f": {said}" if said else ""
             return f"unknown key {'.'.join(parts[: depth + 1])}; accepted there: {', '.join(fields)}{hint_text}"
         elif lists:
             return f"{key}: {here} is a list: give the whole of it, '{here}=[…]'"
@@ -135,6 +166,21 @@ def _unknown_first(parts: list[str], config_class: type, value: str) -> str:
     return f"{said}: {meant(moved, similar) or 'remove it'}"
 
 
+def _paths(option: Any, name: str) -> list[str]:
+    return paths_to(option, name) if isinstance(option, type) else []
+
+
+def hint_at(config_class: type, key: str) -> Any:
+    """The type of a key, by the types of the config; None where there is no such key, or nobody knows."""
+    hint: Any = config_class
+    for part in key.split("."):
+        inside = {name: field for option in _options(hint) for name, field in parts_of(option).items()}
+        entries = [typing.get_args(one)[1] for one in _options(hint) if typing.get_origin(one) is dict]
+        if (hint := inside.get(part, entries[0] if entries and not inside else None)) is None:
+            return None
+    return hint
+
+
 def follow_all(config_class: type, overrides: Iterable[str]) -> str | None:
     """`follow` for the first of some overrides that the config has no place for; of a config group nothing is known
     here.
@@ -154,16 +200,26 @@ def follow_all(config_class: type, overrides: Iterable[str]) -> str | None:
 
 def _missing(key: str, cause: str, config_class: type, names: Names) -> str:
     """The types have a place for the key, but the YAML does not set it."""
+    if key.split(".")[0] == "model" and {"model", "parent"} <= set(parts_of(config_class)):
+        return (
+            f"{key}: this stage takes its model from its parent, as it is: leave model out (a new shape is a new "
+            "trunk, workflows.pretrain; rope_base and batch.sequence_length give it more positions)"
+        )
     absent = re.search(r"full_key: (\S+)", cause)
     where, _, name = (absent[1] if absent else key).rpartition(".")
     if absent and where == key:  # a whole mapping, of which Hydra merges each entry
-        others = ", ".join(sorted(names(where))) or "other keys"
+        others = ", ".join(sorted(names(where)))
+        if not others:
+            return f"{key} is empty, and a mapping is merged into it key by key: write +{absent[1]}=…"
         return (
             f"{key}={{…}} is merged into what is there ({others}), and {name} is not there; to replace all of it: "
             f"'~{key}' '+{key}={{{name}: …}}'; to add to it: +{absent[1]}=…"
         )
     if key == (absent[1] if absent else key) or not _is_mapping(config_class, where):
-        return f"{key} is not set in the YAML: write +{key}=… to add it"
+        there = sorted(names(where)) if where and _is_mapping(config_class, where) else []
+        close = difflib.get_close_matches(name, there, n=1)
+        has = f"{where} has {', '.join(there)}" + (f": did you mean {where}.{close[0]}?" if close else "")
+        return f"{key} is not set in the YAML: write +{key}=… to add it" + (f"; {has}" if there else "")
     there = sorted(names(where))
     close = difflib.get_close_matches(name, there, n=1)
     has = f"; it has {', '.join(there)}" if there else ""
@@ -173,9 +229,56 @@ def _missing(key: str, cause: str, config_class: type, names: Names) -> str:
     )
 
 
-def _whole(key: str, text: str) -> str:
+def _whole(key: str, text: str, config_class: type, typed: Iterable[str]) -> str:
+    """A value of another shape than what it is merged into: a list for a mapping, an entry of a list."""
+    hint = hint_at(config_class, key)
+    if hint is not None and all(typing.get_origin(option) not in (list, tuple) for option in _options(hint)):
+        value = next((value for name, value in _given(typed) if name == key), "a list")
+        return f"{key} is {value}; expected {type_name(hint)}: write {key}.<key>=… for one of them"
     where = key.rpartition(".")[0] or key
     return f"{key} cannot be set ({text}): give the whole of {where}, '{where}=[…]'"
+
+
+def _given(typed: Iterable[str]) -> list[tuple[str, str]]:
+    """The overrides as key and value."""
+    parts = (word.lstrip("+~").partition("=") for word in typed if word[:1] != "-")
+    return [(key, value) for key, _, value in parts]
+
+
+def _no_choice(typed: Iterable[str]) -> str:
+    """What is said of a group that was given a value which is no name of a choice; "" where none is to be seen."""
+    there = set(places.groups())
+    plain = ("null", "~", "true", "false")
+    for group, value in _given(typed):
+        if group in there and (value.lower() in plain or re.fullmatch(r"[-+\d.e_]+", value)):
+            off = ", or tracking.enabled=false to do without it" if group == "tracking" else ""
+            names = places.choices(group) or places.choices(group, deep=True)
+            return f"{group}={value}: expected the name of a choice; there are {', '.join(names)} (conf/{group}){off}"
+    return ""
+
+
+def _interpolated(text: str) -> str | None:
+    """What is said of a `${…}` that leads nowhere; None for other errors."""
+    lines = [line.strip() for line in text.splitlines()]
+    key = next((line.removeprefix("full_key:").strip() for line in lines if line.startswith("full_key:")), "")
+    where = f"{key}: " if key else ""
+    if match := re.search(r"Environment variable '([^']*)' not found", text):
+        return (
+            f"{where}the environment variable {match[1]} is not set: set it, or write "
+            f"${{oc.env:{match[1]},…}} with what is taken without it"
+        )
+    if match := re.search(r"Interpolation key '([^']*)' not found", text):
+        return f"{where}${{{match[1]}}} names a key that is not there: write the whole path of a key, e.g. ${{name}}"
+    if match := re.search(r"Unsupported interpolation type (\S+)", text):
+        return (
+            f"{where}${{{match[1]}:…}} is no way to work a value out; there are ${{<key>}}, "
+            "${oc.env:VARIABLE,default} and ${dashes:<reference>}"
+        )
+    if "Recursive interpolation" in text:
+        return f"{where}${{…}} leads back to itself: name another key in it"
+    return (
+        f"{where}{lines[0]}: write ${{<key>}} or ${{oc.env:VARIABLE,default}}" if "nterpolation" in lines[0] else None
+    )
 
 
 def _elsewhere(config_class: type, group: str, choice: str) -> str:

@@ -248,7 +248,9 @@ def ours(config_class: type, key: str, value: str = "") -> str | None:
             written = row.value or value.strip() or "…"
             return f"{key} is {there} here: write {there}={written}" + (f" ({row.said})" if row.said else "")
         if not row.keys:
-            return f"{key} is no key: {row.said}"
+            back = has(config_class, "checkpoint.resume") and row.said == _ANEW
+            earlier = "; checkpoint.resume=step-N goes back to an earlier one" if back else ""
+            return f"{key} is no key: {row.said}{earlier}"
     return None
 
 

@@ -16,11 +16,13 @@ was typed (`words`).
 from __future__ import annotations
 
 import difflib
+import glob
 import os
 import re
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -112,6 +114,17 @@ def choices(group: str, deep: bool = False) -> list[str]:
     return sorted(names)
 
 
+def elsewhere(name: str) -> str:
+    """The file of a lab's that has the name of a choice, for a complaint that its group has none; "" for none."""
+    files = (
+        path
+        for folder in _labs
+        for path in sorted(folder.rglob(f"{glob.escape(name)}.yaml"))
+        if "experiment" not in path.relative_to(folder).parts
+    )
+    return next((shown(path) for path in files), "")
+
+
 def groups() -> list[str]:
     """Names of the folders of choices, `experiment` among them."""
     folders = (path for folder in all_folders() for path in folder.iterdir() if path.is_dir())
@@ -163,6 +176,16 @@ def check_overlay(path: Path, workflow: str) -> None:
     """Raises: ConfigError, with the file and the line, for an overlay that would not do what it says."""
     text = _text(path)
     values = _mapping(path, text)
+    if text.startswith("\ufeff"):
+        raise ConfigError(
+            f"{shown(path)}:1: begins with a byte order mark, behind which `# @package _global_` is not read: save it "
+            "as UTF-8 without one"
+        )
+    if "hydra" in values:
+        raise ConfigError(
+            f"{shown(path)}:{_line(text, 'hydra')}: Hydra's own settings are left alone: leave hydra out (a folder of "
+            "configs is named by --config-dir)"
+        )
     header = [line.strip() for line in text.splitlines()]
     for line in header:
         if line and not line.startswith("#"):
@@ -177,13 +200,15 @@ def check_overlay(path: Path, workflow: str) -> None:
             f"{shown(path)}:1: an overlay begins with the line `# @package _global_`, without which its keys would lie "
             "under `experiment` and be read by nobody: put it first"
         )
-    defaults = values.get("defaults")
-    if defaults is not None and not isinstance(defaults, list):
+    defaults = values.get("defaults", [])
+    strange = [entry for entry in defaults if not isinstance(entry, (str, dict))] if isinstance(defaults, list) else []
+    if strange or not isinstance(defaults, list):
+        came = strange[0] if strange else "empty" if defaults is None else type(defaults).__name__
         raise ConfigError(
-            f"{shown(path)}:{_line(text, 'defaults')}: defaults is {type(defaults).__name__}; expected a list, e.g. "
+            f"{shown(path)}:{_line(text, 'defaults')}: defaults is {came}; expected a list, e.g. "
             "`defaults: [{override /model: demo}]`"
         )
-    for entry in defaults or []:
+    for entry in defaults:
         if isinstance(entry, dict):
             for key, choice in entry.items():
                 _check_choice(path, text, str(key), choice, workflow)
@@ -258,9 +283,25 @@ def _text(path: Path) -> str:
     return text
 
 
+class _Once(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, as Hydra's loader does, and one that is empty, as it does not."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As `SafeLoader`. Raises: MarkedYAMLError, at the second of the two."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in seen:
+                raise yaml.MarkedYAMLError(problem=f"{name} stands twice: keep one", problem_mark=key.start_mark)
+            if key.tag.endswith(":null"):
+                raise yaml.MarkedYAMLError(problem="a key is empty: give it a name", problem_mark=key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
 def _mapping(path: Path, text: str) -> dict[str, object]:
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, _Once)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise ConfigError(f"{shown(path)}:{mark.line + 1 if mark else 1}: no YAML: {error.problem or error}") from error
@@ -329,6 +370,9 @@ def _check_folder(path: Path, said: str) -> None:
                 f"{said}: {shown(file)} has the name of {shown(find(file.name) or file)}, which would stay in force: "
                 f"what is different for your lab goes into experiment/<name>/{file.name}"
             )
+    for group in ours:
+        if other := next(iter(sorted((path / group).rglob("*.yml"))), None):
+            raise ConfigError(f"{said}: {shown(other)} is not read: name it {other.stem}.yaml")
     for group in ours:
         for file in sorted((path / group).rglob("*.yaml")):
             relative = str(file.relative_to(path))

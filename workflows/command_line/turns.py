@@ -30,6 +30,7 @@ from workflows.command_line.composing import (
     resolved,
     with_overlay,
 )
+from workflows.command_line.typed import check_keys
 
 MOST = 1000  # turns; more is a slip of the finger: range(1,100000)
 SWEEPS = ("-m", "--multirun")
@@ -125,9 +126,8 @@ def split(workflow: str, config_class: type, overrides: Sequence[str]) -> list[l
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    for word in overrides:
-        _refuse_machinery(word)
     words = [word for word in overrides if word[0:1] != "-"]
+    check_keys(config_class, words)
     if strange := [word for word in overrides if word not in words]:
         raise ConfigError(f"{strange[0]}: a sweep takes key=value beside -m, and no other option")
     try:
@@ -145,7 +145,12 @@ def split(workflow: str, config_class: type, overrides: Sequence[str]) -> list[l
                         "workflows.sandbox (search:)"
                     )
                 key = override.get_key_element()
-                values = list(itertools.islice(override.sweep_string_iterator(), MOST + 1))
+                try:
+                    values = list(itertools.islice(override.sweep_string_iterator(), MOST + 1))
+                except ValueError as error:  # range(1,5,0)
+                    raise ConfigError(
+                        f"{override.input_line}: {error}: expected range(first,end,step) with a step that is not 0"
+                    ) from error
                 if not values:
                     there = loader.get_group_options(override.key_or_group)
                     raise ConfigError(
@@ -163,27 +168,6 @@ def split(workflow: str, config_class: type, overrides: Sequence[str]) -> list[l
     if (count := math.prod(map(len, lists))) > MOST:
         raise ConfigError(f"this sweep has {count:,} turns or more; {MOST:,} are taken: list fewer values")
     return [list(row) for row in itertools.product(*lists)]
-
-
-def _refuse_machinery(word: str) -> None:
-    key, _, _ = word.lstrip("+~").partition("=")
-    if key.startswith(("hydra/launcher", "hydra.launcher")):
-        raise ConfigError(
-            f"{word}: the arms of a sweep run side by side by themselves, as many as the cluster has room for: "
-            "cluster.workers, cluster.cpus_per_worker and cluster.gpus_per_worker say what each takes; leave it out"
-        )
-    if key.startswith(("hydra/sweeper", "hydra.sweeper")):
-        raise ConfigError(
-            f"{word}: a sweep is every combination of the values listed; leave it out (a search by Optuna is a study "
-            "of workflows.sandbox, with search:)"
-        )
-    if key.startswith("hydra.sweep."):
-        raise ConfigError(
-            f"{word}: Hydra writes nothing here; what a sweep makes goes into the store under its name: set store= and "
-            "name="
-        )
-    if key == "hydra.mode":
-        raise ConfigError(f"{word}: write -m for a sweep, and nothing for one run")
 
 
 def pairs(overrides: Sequence[str]) -> dict[str, str]:

@@ -12,8 +12,10 @@ import difflib
 import os
 import re
 import shlex
+import typing
 from collections.abc import Iterable, Sequence
 
+from pipelines.config import hints
 from pipelines.errors import ConfigError
 from workflows.command_line import foreign, places
 
@@ -92,9 +94,22 @@ class _Words:
             before, after = self._neighbours(place)
             joined = f": write {before}={value or after}" if before and (value or after) else ""
             raise ConfigError(f"{word!r}: expected key=value, without spaces around the ={joined}")
+        if option.lstrip("+~").split(".")[0].split("/")[0].strip() == "hydra":
+            raise ConfigError(_of_hydra(word))
         if option != option.strip():
             raise ConfigError(f"{word!r}: write {option.strip()}={value.strip()}, without spaces around the =")
+        if (meant := self._plainly(option)) is not None:
+            raise ConfigError(f"{word}: {option} is no key: did you mean {meant}={value}?")
         return 1
+
+    def _plainly(self, option: str) -> str | None:
+        """A key of ours that was written in another's way, `BATCH/micro-batch`; None for what is none, or is right."""
+        key = option.lstrip("+~")
+        plain = re.sub(r"[/:.]+", ".", key).strip(".,;").replace("-", "_")
+        for guess in (plain, plain.lower()):
+            if guess != key and "@" not in key and foreign.has(self.config_class, guess):
+                return f"{option[: len(option) - len(key)]}{guess}"
+        return None
 
     def _choice(self, option: str, value: str | None, place: int) -> int:
         """An option that takes a value, in its word or in the next."""
@@ -171,6 +186,14 @@ class _Words:
             return f"{word}: a key takes a value: write {name}={self._value(name, follows)}"
         if word in places.experiments(self.workflow or None):
             return f"{word}: did you mean +experiment={word}?"
+        if word.removeprefix("workflows.") in places.workflows() and self.workflow == "submit":
+            name = word.removeprefix("workflows.")
+            return f"{word}: what is to run there stands behind --: python -m workflows.submit -- workflows.{name} …"
+        actions = [str(one) for one in typing.get_args(hints(self.config_class).get("action"))]
+        if plain in actions:
+            return f"{word}: the command does one of {', '.join(actions)} at a time, the first word behind it"
+        if near := difflib.get_close_matches(plain, actions, n=1, cutoff=0.5):
+            return f"{word}: did you mean {near[0]}? There are {', '.join(actions)}"
         if word.removeprefix("workflows.") in places.workflows():
             return f"{word} is another command, and one is run at a time: trunkline {word.removeprefix('workflows.')} …"
         if word.endswith((".yaml", ".yml")):
@@ -208,6 +231,38 @@ class _Words:
         return value or ("true" if self.fields[field] in (bool, "bool") else "…")
 
 
+def _of_hydra(word: str) -> str:
+    """What is said of a setting of Hydra's own: what it was for is done in another way here, or by nobody."""
+    key, _, value = word.lstrip("+~").partition("=")
+    name = key.replace("/", ".").removeprefix("hydra").lstrip(".")
+    instead = next((said for begin, said in _HYDRA.items() if name.startswith(begin)), "")
+    if name.startswith("job.name"):
+        instead = f"an artifact's name is set by name={value or '…'}"
+    return f"{word}: " + (instead or f"Hydra's own settings are left alone{_LEFT_ALONE}")
+
+
+_LEFT_ALONE = "; of them only hydra.searchpath=[file://lab/conf] is taken, as --config-dir lab/conf"
+# the beginning of a name -> what takes its place
+_HYDRA = {
+    **dict.fromkeys(
+        ("launcher",),
+        "the arms of a sweep run side by side by themselves, as many as the cluster has room for: "
+        "cluster.workers, cluster.cpus_per_worker and cluster.gpus_per_worker say what each takes; leave it out",
+    ),
+    "sweeper": "a sweep is every combination of the values listed; leave it out (a search by Optuna is a study "
+    "of workflows.sandbox, with search:)",
+    **dict.fromkeys(
+        ("run", "sweep", "output", "job.chdir"),
+        "Hydra writes nothing here; what a command makes goes into the store under its name: set store= and name=",
+    ),
+    "mode": "write -m for a sweep, and nothing for one run",
+    **dict.fromkeys(
+        ("verbose", "job_logging", "hydra_logging", "help"),
+        "what is printed cannot be chosen; dry_run=true prints the plan alone",
+    ),
+}
+
+
 def bad_word(text: str, typed: Iterable[str]) -> str:
     """What is said of the override that Hydra cannot read: mostly a value with signs that its grammar keeps for itself.
 
@@ -216,13 +271,28 @@ def bad_word(text: str, typed: Iterable[str]) -> str:
     word = next((word for word in typed if "=" in word and word[:1] != "-" and not _readable(word)), "")
     if not word:
         return f"{text}: expected key=value, in quotes where the shell would change it, e.g. 'key=[1,2]'"
-    value = word.partition("=")[2]
+    key, _, value = word.partition("=")
+    if (bare := value.strip(",;= ")) != value and _readable(f"{key}={bare}"):
+        stray = "".join(dict.fromkeys(sign for sign in value if sign in ",;="))
+        return f"{word}: {stray} stands there too often: write {key}={bare}"
+    if value.count("${") > value.count("}"):
+        return f"{word}: ${{ has no }}: write '{word}}}'"
+    if (call := re.match(r"(\w+)\(", value)) and _readable(f"{key}={call[1]}"):
+        return (
+            f"{word}: expected choice(a,b), range(first,end,step) or glob(*), each with -m, or a value without "
+            f"brackets; a text with them is written {quoted(word)}"
+        )
     for opening, closing in ("[]", "{}", "()"):
         if value.startswith(opening) and value.count(opening) != value.count(closing):
             return f"{word}: {opening} has no {closing}: put the whole in quotes for the shell, '{word}{closing}'"
     if (quote := value[:1]) in ("'", '"') and value.count(quote) % 2:
         return f"{word}: the quotation mark {quote} is not closed: close it, or write {quoted(word)}"
     if value[:1] in ("[", "{"):
+        fewer = re.sub(r",(\s*[\]}])", r"\1", re.sub(r"([\[{,]\s*),+", r"\1", value))
+        colons = re.sub(r"([\w.-]+)\s*=\s*", r"\1: ", fewer)
+        for better in (fewer, colons) if value[:1] == "{" else (fewer,):
+            if better != value and _readable(f"{key}={better}"):
+                return f"{word}: cannot be read: write '{key}={better}'"
         return (
             f"{word}: cannot be read; a list is 'key=[1,2]' and a mapping 'key={{a: 1}}', a text in them "
             "takes quotes of its own"

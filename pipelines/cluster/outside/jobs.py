@@ -75,6 +75,16 @@ class Job:
         return self.status == "FAILED" and self.exit_code is None and self.error in _LOST
 
 
+def check_address(address: str | None, named_by: str = "address") -> None:
+    """Raises: ConfigError for what no address of a cluster's Jobs API can be; None is one."""
+    if address is None or re.fullmatch(r"(https?://[^\s/]+(/\S*)?|(ray://)?[^\s/]+:\d+|auto)", address):
+        return
+    raise ConfigError(
+        f"{named_by} is {address!r}; expected the address of the cluster's Jobs API, e.g. http://127.0.0.1:8265, or "
+        "null for where the tunnel ends"
+    )
+
+
 class Jobs:
     """The jobs of one cluster."""
 
@@ -90,6 +100,7 @@ class Jobs:
         elif not {"RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"} & set(os.environ):
             os.environ["RAY_API_SERVER_ADDRESS"] = DEFAULT_ADDRESS
         self.address = os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ["RAY_ADDRESS"]
+        check_address(self.address, "address" if address is not None else "RAY_API_SERVER_ADDRESS or RAY_ADDRESS")
         self._renew = renew
         if token_source() is not None:
             os.environ.setdefault("RAY_AUTH_MODE", "token")  # before Ray is imported, which reads it once

@@ -10,7 +10,6 @@ and what to change.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -177,10 +176,6 @@ def _check_fields(name: str, stage: Stage, config: TrainConfig, parent: str | No
     if config.steps is None and config.epochs is None and kind != "mixture":
         raise ConfigError(
             f"got neither steps nor epochs; {config.data} is read for so many of them: set epochs=1, or steps=…"
-        )
-    if not re.fullmatch(r"latest|step-\d+", config.checkpoint.resume):
-        raise ConfigError(
-            f"checkpoint.resume is {config.checkpoint.resume!r}; expected latest or step-N, e.g. step-200"
         )
     if config.checkpoint.resume != "latest" and config.on_change == "rebuild":
         raise ConfigError(
