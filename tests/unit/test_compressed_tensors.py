@@ -137,6 +137,10 @@ def test_it_is_packed_as_the_library_packs(source):
         assert torch.equal(layout.pack(codes, bits), pack_to_int32(signed, bits))
         assert torch.equal(layout.pack(codes.T, bits).T, pack_to_int32(signed, bits, packed_dim=0))
         assert torch.equal(layout.unpack(layout.pack(codes.T, bits), bits, 13), codes.T)
+        zeros = codes[:8, :1]  # of maps as wide as one group: one column, stored turned
+        stored = layout.pack(zeros.T, bits).T.contiguous()
+        assert torch.equal(layout.unpack(stored.T, bits, 8).T, zeros)
+        assert torch.equal(layout.unpack(layout.pack(zeros, bits).T.contiguous().T, bits, 1), zeros)
 
 
 def test_its_size_is_known_before(source, tmp_path):

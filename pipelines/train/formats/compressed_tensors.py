@@ -56,15 +56,22 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     codes = torch.nn.functional.pad(codes, (0, -codes.shape[1] % per_word))
     if bits == 4:
         codes = codes[:, 0::2] | (codes[:, 1::2] << 4)
-    return codes.contiguous().view(torch.int32)
+    return _rows_as(codes, torch.int32)
 
 
 def unpack(words: Tensor, bits: int, columns: int) -> Tensor:
     """(R, ⌈columns·bits/32⌉) int32 → (R, columns) uint8; the inverse of `pack`."""
-    codes = words.contiguous().view(torch.uint8)
+    codes = _rows_as(words, torch.uint8)
     if bits == 4:
         codes = torch.stack((codes & 15, codes >> 4), dim=-1).view(len(words), -1)
     return codes[:, :columns].contiguous()
+
+
+def _rows_as(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """The bytes of each row as other numbers. A matrix of one column may have any stride there and count as contiguous,
+    and torch would refuse to view it.
+    """
+    return matrix.reshape(-1).view(dtype).view(len(matrix), -1)
 
 
 def packed_tensors(name: str, matrix: Quantized) -> Iterator[tuple[str, Tensor]]:
