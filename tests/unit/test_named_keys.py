@@ -35,6 +35,7 @@ _TEXTS = (
     "pipelines/data/tokens/tokenizer.py",
     "pipelines/data/tokens/chat.py",
     "pipelines/train/results/model_card.py",
+    "pipelines/train/results/sample_question.py",
     "pipelines/display/charts.py",
     "workflows/completion.py",
 )

@@ -15,7 +15,6 @@ from typing import Any
 from pipelines.store.artifact import Artifact
 from pipelines.tracking.ablation import BITS, Measure
 from pipelines.train.stages import STAGES
-from pipelines.train.tasks import TASKS
 
 
 def heldout_set(config: Mapping[str, Any], fingerprints: Mapping[str, str]) -> str:
@@ -37,6 +36,8 @@ def heldout_set(config: Mapping[str, Any], fingerprints: Mapping[str, str]) -> s
 
 def measures() -> dict[str, Measure]:
     """By which number of an evaluation the runs of a stage are ranked, by the stage's name."""
+    from pipelines.train.tasks import TASKS  # with torch, which most who ask for a set's name do without
+
     numbers = {name: number for task in TASKS.values() for name, number in task.numbers.items()}
     return {
         name: Measure(stage.ranked_by, ascending=numbers[stage.ranked_by].better == "lower")
