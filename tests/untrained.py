@@ -6,6 +6,7 @@ Checkpoints are those of one rank, in the format of the real saver; corpus and t
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -32,8 +33,12 @@ from pipelines.train.network.model import Transformer
 def commit_run(
     store: ArtifactStore, run: str, model: ModelConfig, tokens: Artifact, parent: Artifact | None = None,
     weights: dict[str, Tensor] | None = None, steps: tuple[int, ...] = (1,), sequence_length: int = 16,
+    segments: Sequence[Mapping[str, Any]] = (),
 ) -> Artifact:  # fmt: skip
-    """Commit `run` (kind/name) with checkpoints at `steps`, holding `weights` or those drawn from seed 0."""
+    """Commit `run` (kind/name) with checkpoints at `steps`, holding `weights` or those drawn from seed 0.
+
+    Args: segments, of a stream that a stage may go on with; without them only the tokens are named.
+    """
     kind, name = run.split("/")
     held = weights or {key: value.detach() for key, value in Transformer(model).initialise(0).named_parameters()}
     config: dict[str, Any] = {"data": tokens.folder, "batch": {"sequence_length": sequence_length}}
@@ -41,7 +46,7 @@ def commit_run(
         config["parent"] = f"{parent.folder}@step-1"
     draft = store.begin(kind, name, config, [*([parent] if parent else []), tokens])
     assert isinstance(draft, Draft)
-    segments = [] if kind == "dpo" else [{"plan": {"tokens": tokens.folder, "tokens_fingerprint": tokens.fingerprint}}]
+    named = [] if kind == "dpo" else [{"plan": {"tokens": tokens.folder, "tokens_fingerprint": tokens.fingerprint}}]
     for step in steps:
         folder = f"{run}/checkpoints/step-{step:06d}"
         path = store.storage.scratch(f"{folder}/rank-00000.safetensors")
@@ -50,12 +55,15 @@ def commit_run(
         store.storage.put(path, f"{folder}/rank-00000.safetensors")
         state = {
             "model": plain(model),
-            "segments": segments,
+            "segments": list(segments) or named,
             "updates": step,
             "tokens": 1000 * step,
             "sequence_length": sequence_length,
             "tokenizer": tokenizer_of(tokens),
             "shapes": {key: list(value.shape) for key, value in held.items()},
+            "schedule": {"peak_lr": 0.01},
+            "seed": 0,
+            "samples": 0,
             "learning_rate": 0.01,
         }
         manifest = {"step": step, "files": files, "state": state}

@@ -629,7 +629,8 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: type[BaseExce
 
     planned = plan_stage("pretrain", config, store, None, 1)
     tokens = store.get("tokens/tiny")
-    commit_run(store, "pretrain/t", ModelConfig(**TINY_MODEL), tokens, steps=(4, 8))
+    model, segments = ModelConfig(**TINY_MODEL), planned.spec.segments
+    commit_run(store, "pretrain/t", model, tokens, steps=(4, 8), sequence_length=32, segments=segments)
     (tmp_path / "store/pretrain/t/manifest.json").unlink()
     store.storage.delete("pretrain/t/claim.json")
     draft = store.begin("pretrain", "t", planned.identity, planned.inputs, code_of("next_token", "adamw"))
