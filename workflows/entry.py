@@ -95,9 +95,8 @@ def entry(
             def work() -> None:
                 try:
                     values = OmegaConf.to_container(choices, resolve=True)
-                except (
-                    OmegaConfBaseException
-                ) as error:  # a ${…} that leads nowhere; Hydra would print a line of its own
+                except OmegaConfBaseException as error:
+                    # a ${…} that leads nowhere; Hydra would print a line of its own
                     raise explained(error, config_name, config_class, sys.argv[1:]) from error
                 config = parse_composed(config_class, values, sys.argv[1:])
                 with Session(config, experiment, uses_store, command_typed(config_name)) as session:
