@@ -6,6 +6,8 @@ which come first. Run by hand, without `-n`, pytest does everything in one proce
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -52,6 +54,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:
     """Files, or groups of files, are handed to whichever lane is free."""
     return lanes.scheduler(config, log)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Fail the file that leaves behind what would fail another one later in its lane, which no run has to repeat."""
+    yield
+    if nextitem is not None and nextitem.path == item.path:
+        return
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        sys.modules["ray"].shutdown()
+        pytest.fail(f"{item.path.name} leaves this process connected to Ray, where the next file cannot start its own")
+    if not os.path.samefile(os.getcwd(), item.config.invocation_params.dir):
+        os.chdir(item.config.invocation_params.dir)
+        pytest.fail(f"{item.path.name} leaves this process in another folder")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -1,8 +1,8 @@
 """Which lane runs what when `make test` works in several processes at once (pytest-xdist).
 
 A file's tests stay together, in their order, so that what its fixtures start is started once. Files of one group stay
-together too: they share what a session starts (one Ray, one S3 server). Groups and files that take minutes come first
-and the rest, seconds each, fill up what is left, so that the lanes end at about the same time.
+together too: they share what a session starts (one S3 server, one group of training processes). Groups and files that
+take minutes come first and the rest, seconds each, fill up what is left, so that the lanes end at about the same time.
 """
 
 from __future__ import annotations
@@ -41,17 +41,10 @@ FIRST: tuple[tuple[str | None, tuple[str, ...]], ...] = (
             "integration/test_sweep.py",
         ),
     ),
-    (
-        "Ray",
-        (
-            "integration/test_training.py",
-            "integration/test_train_group.py",
-            "integration/test_trial_pool.py",
-            "integration/test_average.py",
-            "integration/test_corpus.py",
-            "integration/test_map_shards.py",
-        ),
-    ),
+    (None, ("integration/test_train_group.py",)),
+    (None, ("integration/test_trial_pool.py",)),
+    (None, ("integration/test_training.py",)),
+    (None, ("integration/test_corpus.py",)),
     (
         # one process on a GPU: they share engines and what was compiled
         "GPU",

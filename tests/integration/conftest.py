@@ -1,12 +1,11 @@
-"""One Ray, one S3 server and one group of training processes of each size for a session: a start costs seconds, so
-tests share them.
+"""One S3 server and one group of training processes of each size for a session, one Ray for a file: a start costs
+seconds, so tests share them.
 
 `tests/lanes.py` keeps the files that use one in one lane.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,10 +29,11 @@ TINY_MODEL = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """An embedded Ray for the whole session."""
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    """An embedded Ray for a file. Not for the session: this process is its client, and a file whose command starts a
+    Ray of its own may follow in the same lane.
+    """
     with Cluster(ClusterConfig(workers=2)) as running:
         yield running
 

@@ -46,7 +46,6 @@ def test_every_file_of_a_lane_is_there_and_once() -> None:
 
 # what a file has in it that uses a fixture of a whole session, and the groups that it may be in
 SHARED = {
-    "cluster: Cluster": ("Ray",),
     "head: RayCluster": ("head",),
     "server: S3Server": ("S3 and ranks",),
     # two groups: one alone would be the longest lane by far
