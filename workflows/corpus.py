@@ -93,7 +93,7 @@ def run(config: CorpusConfig, session: Session) -> Artifact:
         code_of(formats, [asked.name for asked in config.corpus.passes]),
     )
     try:
-        draft = session.begin("corpus", config, announcement, known, code, whole_identity)
+        draft = session.begin("corpus", config, announcement, known, code, whole_identity, on_ray=True)
     except DryRun as planned:
         # the turns of a sweep that are finished, or refused, cost no trial
         if session.group is None or isinstance(planned.foreseen, Draft):

@@ -38,7 +38,7 @@ from workflows.command_line.composing import (
     with_overlay,
 )
 from workflows.command_line.turns import asks_for_sweep
-from workflows.command_line.typed import check_typed
+from workflows.command_line.typed import check_typed, typed_again
 from workflows.command_line.usage import print_usage
 from workflows.running.session import DryRun, Session
 
@@ -87,6 +87,7 @@ def entry(
         failures: list[TrunklineError] = []
         begun: list[bool] = []
         experiment = experiment_named(sys.argv[1:])
+        again = typed_again(sys.argv[1:])
 
         @hydra.main(version_base=None, config_path=str(places.SHIPPED), config_name=config_name)
         def composed(choices: DictConfig) -> None:
@@ -99,10 +100,15 @@ def entry(
                     # a ${…} that leads nowhere; Hydra would print a line of its own
                     raise explained(error, config_name, config_class, sys.argv[1:]) from error
                 config = parse_composed(config_class, values, sys.argv[1:])
+                tell_again()
                 with Session(config, experiment, uses_store, command_typed(config_name)) as session:
                     run(config, session)
 
             telling(work)
+
+        def tell_again() -> None:
+            for line in again:
+                say(f"   {line}")
 
         def telling(work: Callable[[], None]) -> None:
             try:
@@ -127,6 +133,7 @@ def entry(
                 from workflows.running.sweep import run_sweep
 
                 begun.append(True)
+                tell_again()
                 telling(lambda: run_sweep(config_class, run, config_name, uses_store, sys.argv[1:]))
                 sys.exit(failures[0].exit_code if failures else 0)
             sys.argv[1:] = hydra_arguments(

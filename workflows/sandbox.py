@@ -76,12 +76,14 @@ def run(config: SandboxConfig, session: Session) -> Artifact:
     if config.dry_run:
         announce(f"sandbox/{config.name}", {**announcement, **_data_there(states, store), "store": store.uri})
         say(table(["study", "trials", "varied", "seeds", "tokens alone"], [_row(state) for state in states]))
+        session.check_cluster()
         raise DryRun
     # ── Claim it, or find it finished ─────────────────────────────────────────────────────────────────────────────────
     inputs = [store.get(folder) for folder in data_of(states)]
     check_in_store([trial for state in states for trial, _ in state.foreseen], store)
     identity = identity_of(config, states)
-    draft = session.begin("sandbox", config, announcement, inputs, (*CODE, *code_of_studies(states)), identity=identity)
+    code = (*CODE, *code_of_studies(states))
+    draft = session.begin("sandbox", config, announcement, inputs, code, identity, on_ray=True)
     if isinstance(draft, Artifact):
         return session.reused(_tell_finished(draft, store), *onward.after_sandbox(session, config.name))
     began = session.began

@@ -88,6 +88,7 @@ def run(config: TokenizeConfig, session: Session) -> Artifact:
         _announcement(config, corpus, reused, text_bytes, files),
         inputs,
         (*CODE, *chosen_modules("pipelines.data.tokens.sidecars", sidecars)),
+        on_ray=True,
     )
     if isinstance(draft, Artifact):
         return session.reused(draft, *onward.after_tokenize(session, config.name))

@@ -105,8 +105,7 @@ class Cluster:
 
         address = self.config.address or os.environ.get("RAY_ADDRESS")
         self.embedded = address is None and not inside_job()
-        if address is not None:
-            _check_answers(address, "cluster.address" if self.config.address else "RAY_ADDRESS")
+        check_answers(self.config)
         path = _python_path()
         short = _short_folder() if self.embedded else None
         handlers = _signal_handlers()
@@ -376,10 +375,15 @@ def _short_folder() -> str | None:
     return f"{_SHORT}/ray"
 
 
-def _check_answers(address: str, named_by: str) -> None:
-    """Raises: ClusterError where nobody listens at the address: Ray itself asks on for a minute, a line each time."""
+def check_answers(config: ClusterConfig) -> None:
+    """Ask the cluster that is to be joined whether it is there, without Ray.
+
+    Raises: ClusterError where nobody listens at its address: Ray itself asks on for a minute, a line each time.
+    """
+    address = config.address or os.environ.get("RAY_ADDRESS", "")
+    named_by = "cluster.address" if config.address else "RAY_ADDRESS"
     place = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d+)", address)
-    if place is None:  # `auto`, `local`, or none that could be asked
+    if place is None:  # none, `auto`, `local`, or one that could not be asked
         return
     try:
         with socket.create_connection((place[1], int(place[2])), timeout=_ANSWER_SECONDS):

@@ -318,6 +318,15 @@ def test_an_evaluation_of_which_nothing_counts_is_refused_and_a_single_source_is
         plan_evaluation(narrow, store, "pretrain/a")
 
 
+def test_a_task_that_has_nothing_to_measure_is_told_as_such(store):
+    manifest = store.storage.root / "tokens/tiny/manifest.json"
+    content = json.loads(manifest.read_text())
+    del content["statistics"]["sources"]["pairs"]
+    manifest.write_bytes(sealed({key: value for key, value in content.items() if key != "sha256"}))
+    told = plan_evaluation(CONFIG, store, "pretrain/a").announcement
+    assert told["preferences"] == "none: the tokens hold no pairs out"  # where 200 a source had been promised
+
+
 def test_a_task_with_an_input_of_its_own_may_be_alone(store, monkeypatch):
     own = Task(
         Settings=preferences.PreferenceSettings,

@@ -50,6 +50,22 @@ def test_the_composed_config_is_shown_wherever_the_option_stands(
     assert (shown["name"], shown["steps"]) == ("mine", 400)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["steps=20", "steps=30"], "   steps is typed 2 times: the last counts, steps=30\n"),
+        (["steps=10", "++steps=20", "steps=30"], "   steps is typed 3 times: the last counts, steps=30\n"),
+        (["steps=30", "steps=30"], ""),
+        (["-m", "name=a,b", "steps=20", "steps=30"], "   steps is typed 2 times: the last counts, steps=30\n"),
+    ],
+)
+def test_of_a_key_typed_twice_it_is_told_which_counts(words: list[str], said: str, tmp_path: Path) -> None:
+    ended = run_here("pretrain", "+experiment=demo", *words, "dry_run=true", f"store={tmp_path}")
+    assert "".join(line for line in ended.out.splitlines(True) if " times: " in line) == said
+    shown = run_here("pretrain", "+experiment=demo", *words[-2:], "--cfg", "job", "--package", "steps")
+    assert shown.out == "30\n"  # what a program may read
+
+
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_sweep_takes_each_choice_wherever_the_option_stands(place: int, tmp_path: Path) -> None:
     arguments = ["+experiment=demo", "name=a,b", "dry_run=true", f"store={tmp_path}"]
@@ -108,6 +124,8 @@ def test_a_sweep_takes_each_choice_wherever_the_option_stands(place: int, tmp_pa
         ("~", "'~': expected key=value"),
         ("--dry-run", "keys are written without dashes: dry_run=true"),
         ("tracking.uri=http://me:hunter2@mlflow", "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+        ("--package=modle", "--package: modle is no key of pretrain; expected the one to be shown: model\n"),
+        ("--package=model.x", "model.x is no key of pretrain; .*: model.layers, model.d_model, "),
         ("tracking.uri=http://me:hunter2{@mlflow", "because of the { in it the value takes quotes of its own"),
     ],
 )

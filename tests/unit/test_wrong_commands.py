@@ -20,6 +20,7 @@ from pipelines.train.network.architecture import ModelConfig
 from tests import tiny
 from tests.commands import run_here
 from tests.integration.conftest import TINY_MODEL
+from tests.ports import free_port
 from tests.untrained import commit_run
 
 MODEL = parse(ModelConfig, TINY_MODEL)
@@ -236,6 +237,27 @@ def test_a_store_that_can_be_none_is_refused_by_both(words: list[str], tmp_path:
         assert all(said in ended.err for ended in ends)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        [*_TRAIN, "name=new"],
+        [*_TRAIN, "-m", "name=new", "seed=1,2"],
+    ],
+)
+def test_a_cluster_that_does_not_answer_is_refused_before_anything_begins(words: list[str], made: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    more = [f"cluster.address={address}", f"store={made}", "tracking.enabled=false"]
+    planned, asked = (run_here(*words, *more, *dry) for dry in (["dry_run=true"], []))
+    assert (planned.code, planned.err) == (asked.code, asked.err)
+    assert planned.code == 4
+    assert f"cannot reach the Ray cluster at {address} (cluster.address): " in planned.err
+    assert not list(made.glob("*/new*"))
+    corpus = run_here("corpus", "+experiment=smoke", "name=new", *more)
+    assert (corpus.code, corpus.err) == (planned.code, planned.err)
+    # what works without Ray does not ask for it
+    assert run_here("evaluate", "parent=pretrain/t", "name=m", *more, "dry_run=true").code == 0
+
+
 def test_the_plan_is_shown_before_a_name_that_is_taken_is_refused(made: Path) -> None:
     ended = run_here(*_TRAIN, "name=taken", f"store={made}", "dry_run=true")
     assert "   steps " in ended.out
@@ -321,6 +343,7 @@ _SMOKE = ["pretrain", "+experiment=smoke"]
         (["sandbox", "sandbox=none"], "there are laptop/batch, "),
         # ── ${…} ──
         ([*_SMOKE, "name=${oc.env:NOT_SET_ANYWHERE}"], "error: name: the environment variable NOT_SET_ANY"),
+        (["recipe", "+experiment=own", "corpus=a", "hours=${oc.env:NOT_SET}"], "error: hours: the environment"),
         ([*_SMOKE, "name=${nothing}"], "error: name: ${nothing} names a key that is not there"),
         ([*_SMOKE, "name=${foo:bar}"], "${foo:…} is no way to work a value out"),
         ([*_SMOKE, "name=${name}"], "leads back to itself"),

@@ -85,9 +85,12 @@ def config_loader() -> Iterator[Any]:
 def explained(error: Exception, workflow: str, config_class: type, overrides: Sequence[str]) -> ConfigError:
     """What Hydra or OmegaConf raised while it composed, as a mistake of the command line."""
     mistyped = follow_all(config_class, overrides)
-    return ConfigError(
-        mistyped or explain(error, config_class, lambda where: keys_under(workflow, overrides, where), overrides)
-    )
+    said = mistyped or explain(error, config_class, lambda where: keys_under(workflow, overrides, where), overrides)
+    for word in overrides:  # a place in the list of words that are handed on is told as what was typed there
+        place = re.match(rf"{re.escape(word.partition('=')[0])}\[(\d+)\]", said) if word in _handed else None
+        if place is not None:
+            said = _handed[word][int(place[1])].partition("=")[0] + said[place.end() :]
+    return ConfigError(said)
 
 
 def parse_composed(config_class: type[C], values: Any, overrides: Sequence[str]) -> C:

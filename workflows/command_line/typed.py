@@ -14,8 +14,9 @@ import re
 import shlex
 import typing
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from pipelines.config import hints
+from pipelines.config import hints, parts_of
 from pipelines.errors import ConfigError
 from workflows.command_line import foreign, places
 
@@ -41,6 +42,20 @@ def check_typed(config_class: type, workflow: str, typed: Sequence[str]) -> None
     place = 0
     while place < len(typed):
         place += words.check(place)
+
+
+def typed_again(typed: Sequence[str]) -> list[str]:
+    """A line for each key that is typed more than once, with other values: Hydra takes the last without a word."""
+    values: dict[str, list[str]] = {}
+    for word in typed:
+        key, equals, value = word.partition("=")
+        if equals and key[:1] not in ("-", "~"):
+            values.setdefault(key.lstrip("+"), []).append(value)
+    return [
+        f"{key} is typed {len(given)} times: the last counts, {key}={given[-1]}"
+        for key, given in values.items()
+        if len(set(given)) > 1
+    ]
 
 
 def check_keys(config_class: type, typed: Sequence[str]) -> None:
@@ -122,7 +137,11 @@ class _Words:
                 return 1
         if value is None or (accepted and value not in accepted):
             came = "nothing" if value is None else value
-            raise ConfigError(f"{option}: {came} came; expected {option} {' or '.join(accepted or ('<name>',))}")
+            raise ConfigError(f"{option}: {came} came; expected {option} {' or '.join(accepted or ('<key>',))}")
+        if not accepted and value.split(".")[0] != "hydra" and (there := _beside(self.config_class, value)):
+            raise ConfigError(
+                f"{option}: {value} is no key of {self.workflow}; expected the one to be shown: {', '.join(there)}"
+            )
         return length
 
     def _neighbours(self, place: int) -> tuple[str, str]:
@@ -229,6 +248,19 @@ class _Words:
     def _value(self, field: str, value: str) -> str:
         """The value that a key takes, as far as it is known."""
         return value or ("true" if self.fields[field] in (bool, "bool") else "…")
+
+
+def _beside(config_class: type, path: str) -> list[str]:
+    """The keys of which one had to stand where the path has none, by the types; none where it may be right."""
+    hint: Any = config_class
+    at = ""
+    for part in path.split("."):
+        parts = parts_of(hint)
+        if parts and part not in parts:
+            return [f"{at}{name}" for name in difflib.get_close_matches(part, parts, n=3) or parts]
+        hint = parts.get(part)
+        at += f"{part}."
+    return []
 
 
 def _of_hydra(word: str) -> str:

@@ -18,10 +18,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.cluster.cluster import Cluster, ShardMap, inside_job
+from pipelines.cluster.cluster import Cluster, ShardMap, check_answers, inside_job
 from pipelines.config import WorkflowConfig, plain
 from pipelines.display.progress import announce, duration, say
-from pipelines.errors import ArtifactError, CheckpointError, ConfigError, DataError, StorageError, TrunklineError
+from pipelines.errors import (
+    ArtifactError,
+    CheckpointError,
+    ClusterError,
+    ConfigError,
+    DataError,
+    StorageError,
+    TrunklineError,
+)
 from pipelines.identity import decisive
 from pipelines.identity import identity as identity_of
 from pipelines.store.artifact import Artifact, compare_files
@@ -117,6 +125,11 @@ class Session:
                 )
         return self._cluster
 
+    def check_cluster(self) -> None:
+        """Raises: ClusterError when nobody answers where Ray is to be joined. Ray itself is not needed for it."""
+        if self._cluster is None:
+            check_answers(self.config.cluster)
+
     @property
     def map_shards(self) -> ShardMap:
         """Shard functions over Ray tasks."""
@@ -136,6 +149,7 @@ class Session:
         inputs: Iterable[Artifact] = (),
         code: Iterable[str] = (),
         identity: Any = None,
+        on_ray: bool = False,
     ) -> Artifact | Draft:
         """Announce the plan, then claim the artifact or return it finished; nothing is written or deleted until
         `start`.
@@ -145,8 +159,9 @@ class Session:
             config: this workflow's config; `identity` replaces its own where that is not simply `identity(config)`.
             announcement: the plan, printed as aligned lines, by their labels.
             inputs: artifacts read. code: modules whose source decides the result.
+            on_ray: whether Ray does the work, so that a cluster which does not answer is told before it begins.
 
-        Raises: DryRun when the config asks for one; ArtifactError when another command is making it now.
+        Raises: DryRun when the config asks for one; ArtifactError when another command is making it now; ClusterError.
         """
         self.began = time.monotonic()
         folder = f"{kind}/{config.name}"
@@ -159,13 +174,15 @@ class Session:
         own = identity_of(config) if identity is None else identity
         making = Making(own, tuple(inputs), tuple(code), self.made_with, config)
         if config.dry_run:
-            raise self._foresee(kind, config, making)
+            raise self._foresee(kind, config, making, on_ray)
         if config.on_change == "rebuild" or self.store.find(folder) is None:  # one that is finished may be read by many
             self.hold(folder)
         if folder in self._leases and self.store.restore(folder):
             say(f"   the rebuild of {folder} was killed before it had made anything: what it had set aside is back")
         draft = self.store.prepare(kind, config.name, making, config.on_change)
         if isinstance(draft, Draft):
+            if on_ray:
+                self.check_cluster()
             self._unstarted.add(folder)
             if "rebuild" in draft.claim and not draft.replaces and self.store.storage.exists(f"{folder}/claim.json"):
                 say(f"   the rebuild that began at {draft.claim['rebuild']} was interrupted: it goes on")
@@ -188,7 +205,7 @@ class Session:
             if self.store.find(folder) is not None:
                 storage.delete(aside_folder(folder))
 
-    def _foresee(self, kind: str, config: WorkflowConfig, making: Making) -> DryRun:
+    def _foresee(self, kind: str, config: WorkflowConfig, making: Making, on_ray: bool) -> DryRun:
         """What a command that only plans would get, said in a line, or with what it would end."""
         folder = f"{kind}/{config.name}"
         try:
@@ -196,7 +213,9 @@ class Session:
             if isinstance(foreseen, Draft):
                 check_free(self.store.storage, folder)
                 self.store.storage.check_writable()
-        except (ArtifactError, StorageError) as error:
+                if on_ray:
+                    self.check_cluster()
+        except (ArtifactError, ClusterError, StorageError) as error:
             return DryRun(refused=error)
         if isinstance(foreseen, Artifact):
             made = f"{foreseen.manifest['created']}, fingerprint {foreseen.fingerprint}"

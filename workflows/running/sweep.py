@@ -130,6 +130,8 @@ def sweep_stage(stage: str, turns: Sequence[Turn], session: Session) -> list[Art
         committed = functools.partial(_committed, session, replaced)
         _announce_runs(stage, plan_tree(chains, committed, shares), turns, arms, session)
     tell_all(mistakes, [turn.varied for turn in turns])
+    if not all(arm.finished for arm in arms):
+        session.check_cluster()
     if session.config.dry_run:
         raise DryRun
     # ── everything that can be refused is, but for what the cluster itself has no room for ──

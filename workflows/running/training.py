@@ -149,7 +149,8 @@ def train_stage(stage: str, config: TrainConfig, session: Session) -> Artifact:
     _check_place(config.write_spec)
     try:
         whole, code = told_whole(config, planned), code_of_run(planned)
-        claimed = session.begin(stage, whole, announcement, planned.inputs, code, identity=planned.identity)
+        on_ray = not config.write_spec
+        claimed = session.begin(stage, whole, announcement, planned.inputs, code, planned.identity, on_ray)
     except DryRun as dry:
         if planned.shapes:
             say(f"\n   Shapes for {config.data} and {config.hours:g} hours of training\n")

@@ -50,7 +50,7 @@ def plan_preferences(subject: Subject, settings: PreferenceSettings) -> TaskPlan
             PreferenceLoader({name: sides}, 0, subject.sequence_length)
         except NothingFits as error:
             unmeasured[name] = str(error).replace("batch.sequence_length", "sequence_length")
-    announcement = f"per source {settings.max_pairs:,} pairs"
+    announcement = f"per source {settings.max_pairs:,} pairs" if opened else "none: the tokens hold no pairs out"
     return TaskPlan(announcement=announcement, sources=tuple(opened), unmeasured=unmeasured)
 
 
