@@ -1,6 +1,7 @@
 """The command: what it leaves is what it measured, and what it cannot do it says before any work."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -8,12 +9,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pipelines.config import TrackingConfig, parse, plain
-from pipelines.errors import ConfigError, TrunklineError
+from pipelines.errors import ConfigError, DataError, TrunklineError
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.sealed import sealed
+from pipelines.train.checkpoint.lineage import open_run
 from pipelines.train.formats import compressed_tensors, packed
 from pipelines.train.formats.parents import open_source
 from pipelines.train.network.architecture import ModelConfig
+from pipelines.train.quantization.calibration import CalibrationConfig, plan_calibration
 from tests.commands import run_here
 from tests.untrained import commit_run, commit_tokens
 from workflows import quantize as workflow
@@ -139,6 +142,7 @@ def test_a_failure_while_measuring_leaves_nothing_half_written(store, monkeypatc
         ({"group_sizes": {"up_proj": 32}}, "group_sizes names up_proj"),
         ({"parent": "tokens/t"}, "parent=tokens/t is of kind tokens"),
         ({"calibration": {"rows": 100_000}}, "calibration asks for"),
+        ({"calibration": {"rows": 100_000, "documents": 1}}, r"\): set calibration.rows=\d+$"),
         ({"bits": 5}, "bits is 5"),
     ],
 )
@@ -146,6 +150,17 @@ def test_what_cannot_work_is_refused_before_any_work(store, changes, message):
     with pytest.raises(TrunklineError, match=message):
         quantized(store, **changes)
     assert not (store.storage.root / "quantize").exists()
+
+
+def test_as_many_rows_are_advised_as_there_are(store):
+    for share in (0.5, 1, 0):
+        with pytest.raises(DataError) as refused:
+            quantized(store, calibration={"rows": 100_000, "documents": share})
+        rows = int(re.search(r"calibration.rows=(\d+)", str(refused.value))[1])
+        run, tokens = open_run(store, "dpo/d"), store.get("tokens/t")
+        plan_calibration(run, tokens, CalibrationConfig(rows=rows, documents=share))
+        with pytest.raises(DataError, match=rf"calibration asks for .*calibration.rows={rows}\b"):
+            plan_calibration(run, tokens, CalibrationConfig(rows=rows + 2, documents=share))
 
 
 def test_calibration_of_another_tokenizer_is_refused(store):

@@ -16,6 +16,7 @@ from pipelines.store.draft import Draft
 from pipelines.train.spec import TrainConfig
 from tests import tiny
 from tests.commands import run_here
+from workflows.command_line.composing import compose_config
 from workflows.command_line.turns import Turn, compose_turns, group_of, names_of
 from workflows.recipe import RecipeConfig
 from workflows.running.arms import Outcome, outcome_table
@@ -80,6 +81,23 @@ def test_a_name_that_is_set_is_what_other_values_are_made_of() -> None:
     found = compose_turns("recipe", RecipeConfig, ["-m", "+experiment=smoke", "sources=all,permissive"])
     assert [turn.config.stages[1].name for turn in found] == ["smoke-sources-all", "smoke-sources-permissive"]
     assert found[1].config.stages[1].overrides == ["data=corpus/smoke-sources-permissive"]
+
+
+def test_what_is_read_under_the_name_of_the_experiment_is_read_by_every_turn() -> None:
+    """Nobody made a mixture for a turn: `data: mixture/${name}` is that of the experiment."""
+    for workflow, key, reference in (("pretrain", "data", "mixture/own"), ("sft", "parent", "anneal/own")):
+        found = compose_turns(workflow, TrainConfig, ["-m", "+experiment=own", "seed=1,2"])
+        assert [turn.config.name for turn in found] == ["own-seed-1", "own-seed-2"]
+        assert [getattr(turn.config, key) for turn in found] == [reference, reference]
+        assert f" {key}={reference} " in found[0].command
+        # and so reads the command of a turn by itself
+        alone = compose_config(workflow, TrainConfig, found[0].command.split()[3:])
+        assert alone == found[0].config
+    # whoever names the turns names what they read
+    found = compose_turns("pretrain", TrainConfig, ["-m", "+experiment=own", "name=a,b"])
+    assert [turn.config.data for turn in found] == ["mixture/a", "mixture/b"]
+    found = compose_turns("pretrain", TrainConfig, ["-m", "+experiment=own", "seed=1,2", "data='mixture/${name}-x'"])
+    assert found[0].config.data == "mixture/own-seed-1-x"
 
 
 def test_the_same_sweep_with_more_values_is_the_same_group() -> None:

@@ -40,6 +40,7 @@ _LONGEST = 120  # characters of a name
 _FEW = 20  # turns that are composed without a word
 # what turns of one sweep cannot have each for itself: they run in one session
 _ONE_FOR_ALL = ("store", "dry_run", "share", "tracking", "cluster.address")
+_REFERENCE = re.compile(r"[a-z_]+/[\w.-]+(@[\w-]+)?")  # of an artifact that is read
 _NOT_NAMED = "auto"  # of workflows that name what they leave after what they read
 
 
@@ -105,9 +106,13 @@ def compose_turns(workflow: str, config_class: type, typed: Sequence[str]) -> li
     for i, (row, choice, name) in enumerate(zip(rows, choices, names, strict=True)):
         command = command_of(workflow, row)
         if name != bases[i]:
+            read = _read_by_name(choice, every[i])
+            for key, reference in read.items():
+                choice[key] = reference
             choice.name = name  # before anything is resolved: other values may be made of it
             kept = [word for word in row if word.lstrip("+").partition("=")[0] != "name"]
-            command = command_of(workflow, [*kept, f"name={name}"])
+            inputs = [f"{key}={reference}" for key, reference in read.items()]
+            command = command_of(workflow, [*kept, *inputs, f"name={name}"])
         try:
             config: Any = parse_composed(config_class, resolved(choice), row)
             turns.append(Turn(i + 1, len(rows), config, bases[i], command, every[i], varied[i]))
@@ -216,6 +221,19 @@ def names_of(bases: Sequence[str], every: Sequence[Mapping[str, str]]) -> list[s
             f"two turns of this sweep would make {twice}: leave out a value that is listed twice, or vary name too"
         )
     return names
+
+
+def _read_by_name(choice: Any, typed: Mapping[str, str]) -> dict[str, str]:
+    """What a turn reads under names made of its own, `data: mixture/${name}`: key -> the reference of before.
+
+    The name that a sweep gives a turn is of what the turn leaves. Nobody made a mixture for it.
+    """
+    from omegaconf import OmegaConf
+
+    raw: Any = OmegaConf.to_container(choice, resolve=False)
+    made_of_name = [key for key, value in raw.items() if isinstance(value, str) and "${name}" in value]
+    values = {str(key): str(choice[key]) for key in made_of_name if key not in typed}
+    return {key: value for key, value in values.items() if _REFERENCE.fullmatch(value)}
 
 
 def _name(text: str) -> str:

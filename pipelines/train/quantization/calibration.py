@@ -29,6 +29,8 @@ from pipelines.store.artifact import Artifact
 from pipelines.train.checkpoint.lineage import Run, tokenizer_of
 from pipelines.train.quantization.contract import CalibrationRows
 
+_KINDS = ("documents", "conversations")  # of sources that rows come of
+
 
 @config_class
 class CalibrationConfig:
@@ -76,13 +78,14 @@ def plan_calibration(run: Run, tokens: Artifact, config: CalibrationConfig) -> C
         raise ConfigError(f"calibration.sequence_length is {length:,}; the model has {longest:,} positions at most")
     sources = _sources(tokens, config)
     room = {name: max(0, tokens_of_source - 1) // length for name, (_, tokens_of_source) in sources.items()}
-    wanted = {"documents": round(config.documents * config.rows)}
-    wanted["conversations"] = config.rows - wanted["documents"]
+    of_documents = round(config.documents * config.rows)
+    wanted = dict(zip(_KINDS, (of_documents, config.rows - of_documents), strict=True))
     chosen: dict[str, int] = {}
     for kind, count in wanted.items():
         room_of_kind = {name: room[name] for name, (its_kind, _) in sources.items() if its_kind == kind}
         if count > sum(room_of_kind.values()):
-            raise DataError(_too_few(tokens, kind, count, length, room_of_kind))
+            told = _too_few(tokens, kind, count, length, room_of_kind)
+            raise DataError(f"{told}: {_fewer(config, sources, room, length)}")
         chosen |= _shared(count, room_of_kind)
     in_order = {name: chosen[name] for name in sources if chosen.get(name)}
     return CalibrationPlan(tokens, length, config.seed, in_order, {name: sources[name][0] for name in in_order})
@@ -107,13 +110,34 @@ def _sources(tokens: Artifact, config: CalibrationConfig) -> dict[str, tuple[str
 
 
 def _too_few(tokens: Artifact, kind: str, count: int, length: int, room: Mapping[str, int]) -> str:
-    other = "more" if kind == "conversations" else "less"
     told = ", ".join(f"{name} {rows:,}" for name, rows in room.items()) or "none"
     return (
         f"calibration asks for {count:,} rows of {length:,} ids of {kind}; {tokens.folder} has {sum(room.values()):,} "
-        f"(by source: {told}): lower calibration.rows or calibration.sequence_length, or set calibration.documents to "
-        f"{other}"
+        f"(by source: {told})"
     )
+
+
+def _fewer(
+    config: CalibrationConfig, sources: Mapping[str, tuple[str, int]], room: Mapping[str, int], length: int
+) -> str:
+    """What to set: the most rows that there are in the shares asked for, or another share, or shorter rows."""
+    of_kind = {kind: sum(room[name] for name, (its, _) in sources.items() if its == kind) for kind in _KINDS}
+    documents, conversations = (of_kind[kind] for kind in _KINDS)
+    ways = []
+    fitting = (rows for rows in range(config.rows - 1, 0, -1) if _fits(rows, config.documents, documents, conversations))
+    if rows := next(fitting, 0):
+        ways.append(f"calibration.rows={rows}")
+    ways += [
+        f"calibration.documents={share}"
+        for share, there in ((1, documents), (0, conversations))
+        if there >= config.rows and share != config.documents
+    ]
+    return f"set {' or '.join(ways) or f'calibration.sequence_length below {length:,}, which gives more rows'}"
+
+
+def _fits(rows: int, share: float, documents: int, conversations: int) -> bool:
+    of_documents = round(share * rows)
+    return of_documents <= documents and rows - of_documents <= conversations
 
 
 def _shared(count: int, room: Mapping[str, int]) -> dict[str, int]:
