@@ -32,6 +32,7 @@ for a shell `export TRUNKLINE_CONF=$PWD/{conf}`. `conf/experiment/{name}/` state
     trunkline mixture +experiment={name} --config-dir {conf}
     trunkline pretrain +experiment={name} --config-dir {conf}
     trunkline anneal +experiment={name} --config-dir {conf}
+    trunkline export +experiment={name} --config-dir {conf}
 
 Each ends by naming the next; `dry_run=true` shows what it would do. All in turn, to an exported model and a report:
 
@@ -102,6 +103,7 @@ d_model: 128                 # divisible by heads, and by dim_model_base for muP
 d_ff: 320
 heads: 4
 kv_heads: 2
+# vocabulary: 4096           # as many ids as the tokenizer of tokens/{name} has
 """
 
 # workflow -> what it makes, entries of its defaults list, keys
@@ -123,6 +125,7 @@ _OVERLAYS = {
     "sft": ("answers, learnt from the conversations of tokens/{name}", [], "# epochs: 3\n"),
     "dpo": ("what is preferred, learnt from the pairs of tokens/{name}", [], ""),
     "evaluate": ("what is known of held-out documents, by source", [], ""),
+    "quantize": ("the model in 4 bits, and what that costs", [], "# calibration: {{rows: 32}}\n"),
     "export": ("a folder that transformers loads", [], ""),
     "recipe": ("all of these in turn, where there is data for them", [], "experiment: {name}\n"),
 }

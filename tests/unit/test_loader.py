@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from pipelines.config import parse
+from pipelines.data.stream.cuts import cut_shards
 from pipelines.data.stream.interleave import BLOCK_SAMPLES, Interleaving, interleave, shares_of
 from pipelines.data.stream.loader import Loader, Segment, rank_indices
 from pipelines.data.stream.mixture import MixturePlan, MixtureRecipe, PlannedSource, foreseen
@@ -310,7 +311,11 @@ def test_ends_of_shards_that_fill_no_window_are_told_where_they_are_many(tmp_pat
     loader = Loader({"d": source(tmp_path, "d", ids)}, [Segment(0, plan(d=1.0))], 0, sequence_length=4)
     cut = loader.cuts["d"]
     assert (cut.rows, cut.cut, cut.left_out, cut.lost_tokens) == (4, 1, 2, 3 + 4 + 3)
-    assert "10 tokens at the ends of 4 shards fill no window and are not read, all of 2 shards" in cut.describe("d")
+    assert "10 tokens at the end of 4 shards fill no window and are not read, nothing at all of 2 of them;" in (
+        cut.describe("d")
+    )
+    one = cut_shards(np.array([12]), np.array([2]), 4)
+    assert "3 tokens at the end of 1 shard fill no window and are not read; larger" in one.describe("d")
     whole = Loader({"d": source(tmp_path, "w", ids[:1] * 3)}, [Segment(0, plan(d=1.0))], 0, sequence_length=4)
     assert whole.cuts == {}
 

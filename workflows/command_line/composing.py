@@ -176,7 +176,11 @@ def with_overlay(argument: str, workflow: str) -> str:
         )
     overlay = places.overlay(name, workflow)
     if overlay is None:
-        raise ConfigError(f"{argument} has no overlay for {workflow}; it has {', '.join(places.overlays(name))}")
+        where = next((folder for folder in places.labs() if (folder / "experiment" / name).is_dir()), None)
+        write = f", or write {places.shown(where / 'experiment' / name / workflow)}.yaml" if where else ""
+        raise ConfigError(
+            f"{argument} has no overlay for {workflow}; it has {', '.join(places.overlays(name))}: leave it out{write}"
+        )
     places.check_overlay(overlay, workflow)
     return f"+experiment={name}/{workflow}"
 

@@ -65,10 +65,11 @@ class Cut:
     def describe(self, name: str) -> str:
         """E.g. `chat: of 60 conversations 20 lose their end and 12 are left out, …`."""
         if self.unit == "shards":
+            shards = "1 shard" if self.rows == 1 else f"{self.rows:,} shards"
+            whole = f", nothing at all of {self.left_out:,} of them" if self.left_out else ""
             return (
-                f"{name}: {self.lost_tokens:,} tokens at the ends of {self.rows:,} shards fill no window and are not "
-                f"read, all of {self.left_out:,} shards; larger corpus files or a smaller batch.sequence_length lose "
-                "less"
+                f"{name}: {self.lost_tokens:,} tokens at the end of {shards} fill no window and are not read{whole}; "
+                "larger corpus files or a smaller batch.sequence_length lose less"
             )
         return (
             f"{name}: of {self.rows:,} {self.unit} {self.cut:,} lose their end and {self.left_out:,} are left out "

@@ -112,7 +112,7 @@ def _announcement(subject: Subject, plans: Mapping[str, TaskPlan]) -> dict[str, 
     unmeasured = _unmeasured(tokens, plans)
     sources = tokens.statistics["sources"].values()
     kinds = Counter(source["kind"] for source in sources if source["heldout"]["documents"])
-    heldout = ", ".join(f"{count} sources of {kind}" for kind, count in kinds.items())
+    heldout = ", ".join(f"{count} source{'s' * (count > 1)} of {kind}" for kind, count in kinds.items())
     announcement = {
         "checkpoint": f"{run}, {run.checkpoint.state['tokens']:,} tokens trained on",
         "held out": f"{tokens.folder}: {heldout or 'nothing'}",
