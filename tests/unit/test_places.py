@@ -77,7 +77,9 @@ def test_help_and_a_command_name_what_the_lab_has(lab: Path) -> None:
     ended = run_here("pretrain", "--config-dir", "conf", "+experiment=lab", "dry_run=true")
     assert "mixture/own does not exist" in ended.err
     ended = run_here("sft", "--config-dir", "conf", "+experiment=lab")
-    told = "+experiment=lab has no overlay for sft; it has pretrain: leave it out, or write conf/experiment/lab/sft.yaml"
+    told = (
+        "+experiment=lab has no overlay for sft; it has pretrain: leave it out, or write conf/experiment/lab/sft.yaml"
+    )
     assert ended.err == f"error: {told}\n"
     ended = run_here("export", "+experiment=wind_tunnel")
     assert ended.err.endswith("sandbox, sft, tokenize: leave it out\n")

@@ -124,7 +124,9 @@ def _fewer(
     of_kind = {kind: sum(room[name] for name, (its, _) in sources.items() if its == kind) for kind in _KINDS}
     documents, conversations = (of_kind[kind] for kind in _KINDS)
     ways = []
-    fitting = (rows for rows in range(config.rows - 1, 0, -1) if _fits(rows, config.documents, documents, conversations))
+    fitting = (
+        rows for rows in range(config.rows - 1, 0, -1) if _fits(rows, config.documents, documents, conversations)
+    )
     if rows := next(fitting, 0):
         ways.append(f"calibration.rows={rows}")
     ways += [
