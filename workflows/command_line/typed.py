@@ -138,7 +138,7 @@ class _Words:
         if value is None or (accepted and value not in accepted):
             came = "nothing" if value is None else value
             raise ConfigError(f"{option}: {came} came; expected {option} {' or '.join(accepted or ('<key>',))}")
-        if not accepted and value.split(".")[0] != "hydra" and (there := _beside(self.config_class, value)):
+        if not accepted and not value.startswith(("hydra", "_")) and (there := _beside(self.config_class, value)):
             raise ConfigError(
                 f"{option}: {value} is no key of {self.workflow}; expected the one to be shown: {', '.join(there)}"
             )
