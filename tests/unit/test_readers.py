@@ -507,6 +507,43 @@ def test_a_text_in_another_encoding(tmp_path: Path, encoding: str, document: str
     assert not dropped
 
 
+GERMAN = "Die Häuser der Straße wurden früher über längere Zeit von Bürgern gepflegt. Größere Änderungen gab es kaum. "
+RUSSIAN = "Сегодня хорошая погода, и дети играют во дворе. Вечером мы пойдём в театр смотреть новую пьесу. "
+POLISH = (
+    "Dzisiaj jest ładna pogoda i dzieci bawią się na podwórku. Wieczorem pójdziemy do teatru obejrzeć nową sztukę. "
+)
+JAPANESE = "今日は天気がいいので、子供たちは庭で遊んでいます。夜は劇場へ新しい芝居を見に行きます。"
+CHINESE = "今天天气很好，孩子们在院子里玩耍。晚上我们去剧院看一部新戏，大家都很高兴。"
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "told"),
+    [
+        (GERMAN, "cp1252", "cp1252"),
+        (f"“{GERMAN}”", "cp1252", "cp1252"),
+        (RUSSIAN, "koi8-r", "koi8-r"),
+        (RUSSIAN, "cp1251", "cp1251"),
+        (POLISH, "iso-8859-2", "iso8859-2"),
+        (JAPANESE, "shift_jis", "shift_jis"),
+        (CHINESE, "gb18030", "gb18030"),
+    ],
+)
+def test_the_encoding_that_a_text_looks_like_is_named(tmp_path: Path, text: str, encoding: str, told: str) -> None:
+    (tmp_path / "a.txt").write_bytes((3 * text).encode(encoding))
+    _, (dropped,) = read(source(tmp_path))
+    assert f"it looks like {told}: set reader.encoding={told} if this reads right: '{text[:40]}" in dropped.text
+    documents, _ = read(source(tmp_path, encoding=told))
+    assert [d.text for d in documents] == [3 * text]
+
+
+def test_what_is_damaged_utf8_has_no_other_encoding(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes((3 * CHINESE).encode() + b"\xff" + (3 * GERMAN).encode())
+    (tmp_path / "b.txt").write_bytes(bytes(range(128, 256)))
+    _, dropped = read(source(tmp_path))
+    assert "some of it is damaged: save it anew as UTF-8" in dropped[0].text
+    assert "set reader.encoding to what it is in" in dropped[1].text
+
+
 def test_an_encoding_is_for_what_is_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("été".encode())
     (tmp_path / "b.txt").write_bytes("été".encode("latin-1"))

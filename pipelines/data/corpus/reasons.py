@@ -139,8 +139,8 @@ _ADVICE = {
     "read.no_column": "name the column that holds the text",
     "read.no_id": "or name the field that holds an id; null names documents by their place",
     "read.not_json": "say what the files are, or mend the lines that the examples show",
-    "read.not_utf8": "say what the files are in: cp1252 (Western Europe), gb18030 (Chinese), shift_jis, koi8-r; "
-    "a source has one such encoding",
+    "read.not_utf8": "say what the files are in, which the examples name where it can be told; a source has one such "
+    "encoding",
     "read.not_utf16": "it begins as UTF-16 does, and does not go on so: save it as UTF-8",
     "read.not_text": "it is UTF-16 without its mark (utf-16-le), or no text: leave it out",
     "read.bad_value": "a value in it is no text, number or date: mend the record",

@@ -11,10 +11,13 @@ looks like many of them.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
+
+import cchardet
 
 from pipelines.data.sources.columns import Wanted
 from pipelines.data.sources.compressed import Plain
@@ -144,10 +147,27 @@ def line_of(raw: bytes, where: str, encoding: str | None) -> str | Dropped:
         return _in_other_encoding(raw, where, encoding, f"{error.reason} at byte {error.start}")
 
 
+def _foreseen(raw: bytes) -> tuple[str, str | bytes]:
+    """What to do about bytes that are not UTF-8, and the bytes; as text where their encoding can be told from them."""
+    plain = raw.decode("utf-8", "replace")
+    damaged = plain.count("\ufffd")
+    if sum(sign > "\x7f" for sign in plain) >= 2 * damaged:  # most of it is UTF-8
+        return "some of it is damaged: save it anew as UTF-8, or leave it out", raw
+    told = cchardet.detect(raw)["encoding"] or ""
+    if told in ("ASCII", "ISO-8859-1"):  # to which Windows adds quotation marks and dashes; browsers take it so as well
+        told = "cp1252"
+    if is_encoding(told) and not told.startswith("UTF"):
+        name = codecs.lookup(told).name
+        with contextlib.suppress(UnicodeDecodeError):
+            return f"it looks like {name}: set reader.encoding={name} if this reads right", raw.decode(name)
+    return _ADVICE, raw
+
+
 def _in_other_encoding(raw: bytes, where: str, encoding: str | None, said: str) -> str | Dropped:
     """The text in the encoding that the config states. Args: said, why it is not UTF-8."""
     if encoding is None:
-        return Dropped("read.not_utf8", where, f"{said}; {_ADVICE}: {raw[:_SHOWN_BYTES]!r}")
+        advice, shown = _foreseen(raw)
+        return Dropped("read.not_utf8", where, f"{said}; {advice}: {shown[:_SHOWN_BYTES]!r}")
     try:
         return raw.decode(encoding)
     except UnicodeDecodeError as error:
