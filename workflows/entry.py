@@ -130,7 +130,7 @@ def entry(
         try:
             check_typed(config_class, config_name, sys.argv[1:])
             if asks_for_sweep(sys.argv[1:]):
-                from workflows.running.sweep import run_sweep
+                from workflows.running.sweeps.sweep import run_sweep
 
                 begun.append(True)
                 tell_again()

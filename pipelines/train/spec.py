@@ -109,7 +109,7 @@ class TrainConfig(WorkflowConfig):
     profile: bool = runtime(False)  # trace some steps of rank zero (profile.py)
     profile_steps: tuple[Count, Count] = runtime((10, 13))  # first and last, counted from where this start begins
     write_spec: str | None = runtime(None)  # write the workers' spec to this file and stop, for torchrun
-    share: bool = runtime(False)  # with -m: its runs train their common steps once (workflows/running/sweep.py)
+    share: bool = runtime(False)  # with -m: its runs train their common steps once (workflows/running/sweeps/)
 
     @property
     def sized_by_data(self) -> bool:

@@ -1,0 +1,1 @@
+"""A sweep (`-m`): several turns of one command."""
