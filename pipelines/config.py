@@ -578,14 +578,35 @@ def _number_written(text: str, where: str, whole: bool) -> str:
     digits, unit = match[1], match[2].removesuffix("/s").lower()
     comma = re.fullmatch(r"[+-]?\d+,\d{1,2}|[+-]?\d+,\d{4,}", digits)
     number = float(digits.replace(",", "." if comma else "").replace(" ", "").replace("_", ""))
-    if unit and unit not in _UNITS:
+    units = _units_of(where)
+    if unit and unit not in units:
         return f": write the number alone, {where}={number:.15g}"
-    number *= _UNITS[unit] if unit else 1
+    number *= units[unit] if unit else 1
     return "" if whole and not number.is_integer() else f": write {where}={number:.15g}"
 
 
-# what a letter behind a number stands for; of bytes and times nobody here knows which is meant
-_UNITS = {"k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12, "%": 0.01}
+def _units_of(where: str) -> Mapping[str, float]:
+    """What the letters behind a number stand for: of a key that ends in `bytes`, in a unit of time, or neither."""
+    name = re.split(r"[._]", where)[-1]
+    if name == "bytes":
+        return _BYTES
+    if name not in ("seconds", "minutes", "hours", "days"):
+        return _COUNTS
+    return {unit: seconds / _SECONDS[name] for unit, seconds in _SECONDS.items()}
+
+
+_COUNTS = {"k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12, "%": 0.01}
+_BYTES = {
+    "b": 1,
+    **{f"{letter}{b}": 10 ** (3 * n) for n, letter in enumerate("kmgt", 1) for b in ("", "b")},
+    **{f"{letter}ib": 2 ** (10 * n) for n, letter in enumerate("kmgt", 1)},
+}
+_SECONDS = {
+    **dict.fromkeys(("s", "sec", "second", "seconds"), 1),
+    **dict.fromkeys(("m", "min", "minute", "minutes"), 60),
+    **dict.fromkeys(("h", "hr", "hour", "hours"), 3600),
+    **dict.fromkeys(("d", "day", "days"), 86_400),
+}
 _SAID = {"yes": "true", "on": "true", "1": "true", "y": "true", "no": "false", "off": "false", "0": "false",
          "n": "false"}  # fmt: skip
 

@@ -75,11 +75,10 @@ def run(config: MixtureConfig, session: Session) -> Artifact:
 
 
 def _foresee(config: MixtureConfig, why: str) -> None:
-    """Announce what the recipe alone says, and end the dry run."""
+    """Announce what the recipe alone says, and end the dry run; of one that says no budget nothing is to be said."""
     stated = config.mixture
     if not isinstance(stated.weights, dict) or stated.budget_tokens is None:
-        announce(f"mixture/{config.name}", {"weights": f"worked out from the tokens when they are there: {why}"})
-        raise DryRun
+        return
     weights, absent = foreseen(stated.stated(stated.budget_tokens))
     budget = stated.budget_tokens
     announcement = {

@@ -57,7 +57,7 @@ def _meant(text: str) -> str:
         return f": write {step['folder']}@step-{step['step']}"
     if len(text.encode()) > LONGEST_NAME:
         return ""
-    path = Path(text).expanduser()
+    path, plain = Path(text).expanduser(), re.fullmatch(r"\w[\w.-]*", text)
     if (path / "manifest.json").is_file() and len(path.absolute().parts) > 3:
         kind, name = path.absolute().parts[-2:]
         return f": that folder is {kind}/{name} of a store: write {kind}/{name} with store={path.absolute().parents[1]}"
@@ -67,8 +67,11 @@ def _meant(text: str) -> str:
             "tokenize and mixture"
         )
     if path.is_dir():
-        return ": a folder is no artifact; its files become one by `python -m workflows.corpus` (corpus=own_data)"
-    if re.fullmatch(r"[\w.-]+", text):
+        kinds = f"its kind is missing, as in mixture/{text}, or a folder was meant: " if plain else ""
+        return (
+            f": {kinds}a folder is no artifact; its files become one by `python -m workflows.corpus` (corpus=own_data)"
+        )
+    if plain:
         return f": its kind is missing, as in mixture/{text} or pretrain/{text}"
     if text != text.lower() and _REFERENCE.fullmatch(text.partition("/")[0].lower() + "/" + text.partition("/")[2]):
         return f": write {text.partition('/')[0].lower()}/{text.partition('/')[2]}"

@@ -523,6 +523,20 @@ GENERATED = {"reader": {"type": "generated", "generator": "english_problems", "c
         ({"a": {**GENERATED, "heldout": 1.0}}, {}, "heldout is 1.0; expected a share"),
         ({"a": {**GENERATED, "max_documents": 0}}, {}, "max_documents is 0; expected a whole number of at least 1"),
         ({"a": {**GENERATED, "licence": " "}}, {}, "licence is empty"),
+        *(
+            (
+                {"a": {**GENERATED, "language": came}},
+                {},
+                rf"a.language is '{came}'; expected an ISO 639 code .*{meant}$",
+            )
+            for came, meant in (
+                ("german", r"did you mean de\?"),
+                ("Englisch", r"did you mean en\?"),
+                ("EN", r"did you mean en\?"),
+                ("zh-Hant", r"did you mean zh\?"),
+                ("tlhIngan", "each document's own"),
+            )
+        ),
         ({"a": {**GENERATED, "licence": "GPL-2.0"}}, {"sources": "permissive"}, "sources=permissive leaves none of a"),
         ({"a": GENERATED}, {"dedup": {"threshold": 1.5}}, "threshold is 1.5; expected a number above 0 and at most 1"),
         ({"a": GENERATED}, {"dedup": {"minhash": {"bands": 0}}}, "bands is 0; expected a whole number of at least 1"),

@@ -89,7 +89,7 @@ def test_cosine_and_constant_baselines() -> None:
         ({"peak_lr": 0.0}, "peak_lr is 0.0"),
         ({"warmup_steps": 8, "decay": "linear", "decay_steps": 8}, "exceed steps 10"),
         ({"kind": "cosine", "decay": "linear", "decay_steps": 2}, "takes no decay phase"),
-        ({"decay": "linear"}, "a decay needs steps"),
+        ({"decay": "linear"}, "a decay needs steps .*: set schedule.decay_steps to"),
         ({"decay_steps": 3}, "a decay needs steps"),
         ({"decay": "exponential", "decay_steps": 3}, "half_life_steps is None"),
         ({"final_ratio": 2.0}, "final_ratio is 2.0"),

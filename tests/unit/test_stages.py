@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.config import plain
 from pipelines.data.stream.mixture import plan_conversations
 from pipelines.errors import ArtifactError, CheckpointError, ConfigError, DataError
 from pipelines.store.draft import Draft
@@ -205,7 +206,6 @@ def trunk(store: Any, name: str, kind: str = "pretrain", **changes: Any) -> str:
     """Commit a run that planning can read: a checkpoint's recorded state, without weights."""
     import json
 
-    from pipelines.config import plain
     from pipelines.train.checkpoint.lineage import tokenizer_of
 
     planned = plan_stage("pretrain", train_config(name=name, steps=8), store, None, 2)
@@ -350,6 +350,14 @@ def test_a_run_that_repeats_a_source_too_often_is_refused(tmp_path: Path) -> Non
         match=r"would read \w+ [\d.]+ times; mixture/tiny_stable allows mixture.max_epochs=2: set steps=\d+ or less",
     ):
         plan_stage("pretrain", train_config(steps=2000), store, None, 2)
+    config = train_config(steps=3, batch={**plain(train_config().batch), "global_batch": 100_000})
+    with pytest.raises(
+        ConfigError, match=r"^3 steps would read .*: set batch.global_batch=[1-9]\d* or less"
+    ) as refused:
+        plan_stage("pretrain", config, store, None, 2)
+    most = int(str(refused.value).partition("global_batch=")[2].split()[0]) // 4 * 4  # of micro-batches and workers
+    config = train_config(steps=3, batch={**plain(train_config().batch), "global_batch": most})
+    assert plan_stage("pretrain", config, store, None, 2).spec.steps == 3
 
 
 def test_steps_of_a_fractional_warmup_are_part_of_the_run(store: Any) -> None:

@@ -72,6 +72,13 @@ def test_what_is_no_reference_is_told_as_what_it_is(text: str, said: str) -> Non
     assert said in str(refused.value)
 
 
+def test_a_name_without_a_kind_is_told_as_one_though_a_folder_is_called_so(elsewhere: Path) -> None:
+    """`trunkline new lab` makes a folder `lab`, and corpora, tokens and runs of that name."""
+    (elsewhere / "lab").mkdir()
+    with pytest.raises(ConfigError, match="its kind is missing, as in mixture/lab, or a folder was meant: a folder is"):
+        Reference.parse("lab")
+
+
 def test_a_folder_of_a_store_is_told_as_the_artifact_that_it_is(made: Path) -> None:
     with pytest.raises(ConfigError) as refused:
         Reference.parse(f"{made}/tokens/tiny")
@@ -317,10 +324,21 @@ _SMOKE = ["pretrain", "+experiment=smoke"]
         ([*_SMOKE, "checkpoint.resume=null"], "the same command, given again, goes on from the last checkpoint by its"),
         ([*_SMOKE, "+checkpoint.resume_from=x"], "goes back to an earlier one\n"),
         (["recipe", "+experiment=smoke", "resume=true"], "resume is no key: run the same command again"),
+        # ── choices ──
+        (["pretrain", "+experiment=smoke,demo"], "+experiment=smoke,demo: a command takes one experiment; several are"),
+        (["pretrain", "+experiment=own", "model.layers=2"], "choose one to change it, e.g. model=demo model.layers=2"),
+        ([*_SMOKE, "model.d_model=100", "model.heads=4", "model.kv_heads=4"], "is odd; rotary positions need an even"),
+        (["mixture", "+experiment=own", "name=nowhere"], "tokens/nowhere does not exist"),
+        (["mixture", "+experiment=own", "mixture.weights={a: 1.0}", "name=nowhere"], "tokens/nowhere does not exist"),
         # ── values ──
         ([*_SMOKE, "batch=[1,2]"], "batch is [1,2]; expected a mapping with keys sequence_length, "),
         ([*_SMOKE, "steps=10k"], "steps is '10k' (text); expected a whole number of at least 1 or null: write steps=1"),
-        ([*_SMOKE, "hours=2h"], "write the number alone, hours=2"),
+        ([*_SMOKE, "hours=2h"], "or null: write hours=2\n"),
+        ([*_SMOKE, "hours=90min"], "write hours=1.5\n"),
+        ([*_SMOKE, "hours=2km"], "write the number alone, hours=2\n"),
+        (["corpus", "corpus.piece_bytes=1MB"], "write corpus.piece_bytes=1000000\n"),
+        (["corpus", "corpus.piece_bytes=1MiB"], "write corpus.piece_bytes=1048576\n"),
+        (["plan", "flops_per_second=1T"], "write flops_per_second=1000000000000\n"),
         ([*_SMOKE, 'schedule.peak_lr="0,01"'], "write schedule.peak_lr=0.01"),
         ([*_SMOKE, "optimizer.betas=0.9"], "expected a list of 2, each a number of at least 0 and below 1"),
         ([*_SMOKE, "dry_run=yes"], "expected true or false: write dry_run=true"),
@@ -331,6 +349,10 @@ _SMOKE = ["pretrain", "+experiment=smoke"]
         ([*_SMOKE, "+model=demo"], "model is chosen already: write model=demo without the +"),
         ([*_SMOKE, "~steps=3"], "~steps=3: steps is 30: write ~steps to leave it out"),
         (["corpus", "known=corpus/x"], "expected a list of text: write 'known=[corpus/x]'"),
+        (["corpus", "corpus=demo", "corpus.sources.sotu.kind=documents"], "write +corpus.sources.sotu.kind=documents"),
+        (["corpus", "corpus=demo", "corpus.sources.sotu.reader.split=a b"],
+         "'+corpus.sources.sotu.reader.split=a b' to"),
+        (["corpus", "corpus=data/notes"], "copy conf/corpus/own_data.yaml and set its reader's path to data/notes"),
         (["corpus", "corpus={a: 1}"], "unknown key corpus.a; accepted there: url, language"),
         (["corpus", "corpus.cleaning.min_words=3"], "did you mean corpus.quality.prose.min_words or "),
         (["quantize", "parent=pretrain/t", "group_sizes={x: 64}"], "write +group_sizes.x=…"),

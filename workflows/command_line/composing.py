@@ -85,7 +85,9 @@ def config_loader() -> Iterator[Any]:
 def explained(error: Exception, workflow: str, config_class: type, overrides: Sequence[str]) -> ConfigError:
     """What Hydra or OmegaConf raised while it composed, as a mistake of the command line."""
     mistyped = follow_all(config_class, overrides)
-    said = mistyped or explain(error, config_class, lambda where: keys_under(workflow, overrides, where), overrides)
+    said = mistyped or explain(
+        error, config_class, lambda where: keys_under(workflow, overrides, where), overrides, workflow
+    )
     for word in overrides:  # a place in the list of words that are handed on is told as what was typed there
         place = re.match(rf"{re.escape(word.partition('=')[0])}\[(\d+)\]", said) if word in _handed else None
         if place is not None:

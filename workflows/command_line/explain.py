@@ -10,12 +10,14 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shlex
 import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, Literal, Union
 
 from pipelines.config import Chosen, hints, meant, parts_of, paths_to, type_name
+from pipelines.train.stages import STAGES
 from workflows.command_line import foreign, places
 from workflows.command_line.typed import bad_word
 
@@ -37,7 +39,13 @@ _READERS = {"corpus": "tokenizer", "mixture": "schedule"}
 Names = Callable[[str], Iterable[str]]
 
 
-def explain(error: Exception, config_class: type, names: Names = lambda where: (), typed: Sequence[str] = ()) -> str:
+def explain(
+    error: Exception,
+    config_class: type,
+    names: Names = lambda where: (),
+    typed: Sequence[str] = (),
+    workflow: str = "",
+) -> str:
     """The complaint, with the accepted neighbours of an unknown key.
 
     Args: names, the keys that the composed config has under a dotted path, where that is known; typed, the command
@@ -72,6 +80,10 @@ def explain(error: Exception, config_class: type, names: Names = lambda where: (
         return _no_choice(typed) or f"{first}: expected group=choice"
     if first.startswith(("Ambiguous value", "Sweep parameters")):
         word = first.split("'")[1]
+        if word.lstrip("+").startswith("experiment="):
+            return (
+                f"{re.sub(r'/[a-z_]+(?=,|$)', '', word)}: a command takes one experiment; several are a sweep, with -m"
+            )
         return f"{word}: several values are a list, 'key=[a,b]', or a sweep, with -m"
     if match := _TWICE.search(first):
         group = match["group"]
@@ -101,7 +113,7 @@ def explain(error: Exception, config_class: type, names: Names = lambda where: (
     return (
         follow(config_class, key)
         or (inner and follow(config_class, inner[1]))
-        or _missing(key, str(error.__cause__), config_class, names)
+        or _missing(key, str(error.__cause__), config_class, names, typed, workflow)
     )
 
 
@@ -198,8 +210,14 @@ def follow_all(config_class: type, overrides: Iterable[str]) -> str | None:
     return next((line for line in said if line), None)
 
 
-def _missing(key: str, cause: str, config_class: type, names: Names) -> str:
+def _missing(key: str, cause: str, config_class: type, names: Names, typed: Iterable[str], workflow: str) -> str:
     """The types have a place for the key, but the YAML does not set it."""
+    value = next((value for name, value in _given(typed) if name == key), "…")
+    if key.split(".")[0] == "model" and workflow in STAGES and not STAGES[workflow].parents:
+        return (
+            f"{key}: no model is chosen, and its shape comes of the data and hours=: choose one to change it, e.g. "
+            f"model=demo {key}={value}; there are {', '.join(places.choices('model'))} (conf/model)"
+        )
     if key.split(".")[0] == "model" and {"model", "parent"} <= set(parts_of(config_class)):
         return (
             f"{key}: this stage takes its model from its parent, as it is: leave model out (a new shape is a new "
@@ -219,7 +237,8 @@ def _missing(key: str, cause: str, config_class: type, names: Names) -> str:
         there = sorted(names(where)) if where and _is_mapping(config_class, where) else []
         close = difflib.get_close_matches(name, there, n=1)
         has = f"{where} has {', '.join(there)}" + (f": did you mean {where}.{close[0]}?" if close else "")
-        return f"{key} is not set in the YAML: write +{key}=… to add it" + (f"; {has}" if there else "")
+        added = shlex.quote(f"+{key}={value}") if value != "…" else f"+{key}=…"
+        return f"{key} is not set in the YAML: write {added} to add it" + (f"; {has}" if there else "")
     there = sorted(names(where))
     close = difflib.get_close_matches(name, there, n=1)
     has = f"; it has {', '.join(there)}" if there else ""
@@ -287,6 +306,11 @@ def _elsewhere(config_class: type, group: str, choice: str) -> str:
         return (
             "; a fresh run takes its shape from there and begins with random weights, and other programs' weights are "
             "not trained on: chat and cost take a model by its path"
+        )
+    if group == "corpus" and (os.path.exists(choice) or "/" in choice or "://" in choice):
+        return (
+            "; files are named by a source of a choice: copy conf/corpus/own_data.yaml and set its reader's path to "
+            f"{choice}, or `trunkline new lab` writes one to begin with"
         )
     inside = parts_of(hints(config_class)[group]) if group in hints(config_class) else {}
     of = [f"{group}.{key}={choice}" for key, hint in inside.items() if choice in _literals(hint)]

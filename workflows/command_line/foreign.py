@@ -164,12 +164,12 @@ _ROWS: tuple[tuple[str, Ours], ...] = (
     ("run_name exp_name job_name run_id", Ours(("name",))),
     (
         "dataset dataset_name data_dir data_path train_file train_data train_dataset dataset_path input "
-        "input_dir input_file",
+        "input_dir input_file path paths file files folder directory",
         Ours(("data",), _TAKEN, "<kind>/<name>"),
     ),
     (
         "dataset dataset_name data_dir data_path train_file train_data train_dataset dataset_path input "
-        "input_dir input_file",
+        "input_dir input_file path paths file files folder directory",
         Ours(("corpus.sources",), "with corpus=own_data, e.g. corpus.sources.notes.reader.path=notes.jsonl", "{…}"),
     ),
     (

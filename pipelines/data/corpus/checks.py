@@ -6,6 +6,7 @@ Enters: the parts of a recipe. Leaves: nothing, or a ConfigError that says what 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 
@@ -46,6 +47,13 @@ _PACKAGE = {
     "deb": re.compile(r"[a-z0-9][a-z0-9+.-]*"),
 }
 _LEAST_PIECE = 10_000
+# what languages are called where no code is known
+_CODES = {
+    "english": "en", "chinese": "zh", "mandarin": "zh", "german": "de", "deutsch": "de", "french": "fr",
+    "spanish": "es", "portuguese": "pt", "italian": "it", "russian": "ru", "japanese": "ja", "korean": "ko",
+    "arabic": "ar", "hindi": "hi", "dutch": "nl", "polish": "pl", "turkish": "tr", "vietnamese": "vi",
+    "python": "code", "any": "auto", "mixed": "auto", "multi": "auto", "multilingual": "auto", "all": "auto",
+}  # fmt: skip
 
 
 def check_some_are_read(sources: Mapping[str, SourceConfig], chosen: Mapping[str, SourceConfig]) -> None:
@@ -65,6 +73,7 @@ def check_source(where: str, name: str, source: SourceConfig) -> None:
         raise ConfigError(
             f"{where}: a source is named by {_SOURCE_NAME.pattern}, because its name becomes a folder: rename it"
         )
+    _check_language(f"{where}.language", source.language)
     _check_reader(f"{where}.reader", source.reader)
     _check_records(f"{where}.reader", source)
     if not source.licence.strip():
@@ -74,6 +83,19 @@ def check_source(where: str, name: str, source: SourceConfig) -> None:
             raise ConfigError(f"{where}.{key} is {value}; expected 1 or more: use ~{where} to leave the source out")
     if not 0 <= source.heldout < 1:
         raise ConfigError(f"{where}.heldout is {source.heldout}; expected a share from 0 to below 1, e.g. 0.01")
+
+
+def _check_language(where: str, language: str) -> None:
+    """Raises: ConfigError for what is no code of a language: nothing would be found to be another than that."""
+    if re.fullmatch(r"[a-z]{2,3}|auto|code", language) or language in NAMED:
+        return
+    first = re.split("[-_]", language.lower())[0]
+    close = difflib.get_close_matches(first, _CODES, n=1)
+    meant = first if first in NAMED else _CODES[close[0]] if close else ""
+    raise ConfigError(
+        f"{where} is {language!r}; expected an ISO 639 code such as en, zh or de, code, or auto: each document's own"
+        + (f": did you mean {meant}?" if meant else "")
+    )
 
 
 def check_cleaning(recipe: CleaningRecipe, sources: Mapping[str, SourceConfig]) -> None:

@@ -88,10 +88,14 @@ class Windows:
         source = max(self.mixture.sources, key=lambda planned: planned.weight / planned.available_tokens)
         epochs = source.weight * steps * step_tokens / source.available_tokens
         if epochs > limit:
-            most = int(limit * source.available_tokens / source.weight) // step_tokens
+            allowed = int(limit * source.available_tokens / source.weight)
+            fewer = f"steps={allowed // step_tokens}"
+            if allowed < step_tokens:
+                rows = allowed // self.sequence_length
+                fewer = f"batch.global_batch={rows // steps or rows}"
             raise ConfigError(
-                f"{steps} steps would read {source.name} {epochs:.1f} times; {data.folder} allows "
-                f"mixture.max_epochs={limit:g}: set steps={most} or less, lower its weight, or raise mixture.max_epochs"
+                f"{steps} step{'s' * (steps > 1)} would read {source.name} {epochs:.1f} times; {data.folder} allows "
+                f"mixture.max_epochs={limit:g}: set {fewer} or less, lower its weight, or raise mixture.max_epochs"
             )
 
     def unevenness(self, samples: int) -> str:

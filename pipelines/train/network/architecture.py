@@ -65,7 +65,8 @@ def check_shapes(config: ModelConfig) -> None:
         )
     if config.d_head % 2:
         raise ConfigError(
-            f"head width {config.d_head} (model.d_model / model.heads) is odd; rotary positions need an even one"
+            f"head width {config.d_head} (model.d_model / model.heads) is odd; rotary positions need an even one: set "
+            f"model.d_model={config.d_model + config.heads} or another number of model.heads"
         )
 
 

@@ -124,7 +124,8 @@ def check(schedule: Schedule, steps: int) -> None:
     if (schedule.decay == "none") != (schedule.decay_steps == 0):
         raise ConfigError(
             f"schedule.decay={schedule.decay} with schedule.decay_steps={schedule.decay_steps}: a decay needs steps "
-            "and steps need a decay"
+            "and steps need a decay: set schedule.decay_steps to how many steps decay, or schedule.decay=none with "
+            "schedule.decay_steps=0"
         )
     if schedule.decay == "exponential" and not (schedule.half_life_steps and schedule.half_life_steps > 0):
         raise ConfigError(
