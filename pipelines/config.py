@@ -288,6 +288,8 @@ def _unknown(key: str, accepted: Iterable[str], where: str, moved: Iterable[str]
         return ConfigError(f"unknown key {_join(where, key)}; write {first}: and in the next line, indented, {inner}:")
     close = [_join(where, name) for name in difflib.get_close_matches(key, names, n=1)]
     hint = meant(moved, close) or "remove it"
+    if key == where.rpartition(".")[2]:
+        hint = f"what is under {key}: stands there without it"
     return ConfigError(f"unknown key {_join(where, key)}; accepted here: {', '.join(names)}: {hint}")
 
 

@@ -33,7 +33,7 @@ from pipelines.store.references import Reference
 from pipelines.train.plan import sizing
 from pipelines.train.spec import TrainConfig
 from pipelines.train.stages import TRAINED
-from workflows.command_line import foreign
+from workflows.command_line import foreign, places
 from workflows.command_line.commands import make
 from workflows.command_line.composing import compose_config
 from workflows.entry import entry
@@ -290,6 +290,7 @@ def compose_stages(config: RecipeConfig, kinds: Collection[str] | None = None) -
     Args: kinds, of the sources that the tokens hold; None before there are tokens: those that the corpus declares.
     Raises: ConfigError for a key that no stage takes.
     """
+    _check_stages(config)
     _check_handed(config)
     composed: list[ComposedStage] = []
     last = ""
@@ -299,6 +300,11 @@ def compose_stages(config: RecipeConfig, kinds: Collection[str] | None = None) -
             kinds = {source.kind for source in declared.values()}
         if kinds is not None and not row.fits(kinds):
             continue
+        if not last and (word := next((word for word in row.overrides if "<last>" in word), None)):
+            raise ConfigError(
+                f"stage {row.workflow} {row.name}: {word}, and no stage before it trains ({', '.join(TRAINED)}): name "
+                "a run, <kind>/<name>"
+            )
         overrides = [word.replace("<last>", last) for word in row.overrides]
         stage = dataclasses.replace(row, overrides=[*overrides, *_handed_to(row.workflow, config)])
         composed.append(ComposedStage(stage, *compose_stage(stage, config)))
@@ -381,6 +387,37 @@ def _is_to_come(reference: str, made: Collection[str], session: Session) -> bool
     """Whether an earlier stage makes it, and has not yet."""
     folder = reference.partition("@")[0]
     return folder in made and session.store.find(folder) is None
+
+
+def _check_stages(config: RecipeConfig) -> None:
+    """Raises: ConfigError for what a recipe's YAML names and nobody knows."""
+    for number, row in enumerate(config.stages):
+        if row.workflow not in places.workflows() or not _leaves_artifact(row.workflow):
+            known = [name for name in places.workflows() if _leaves_artifact(name)]
+            close = difflib.get_close_matches(row.workflow, known, n=1)
+            raise ConfigError(
+                f"stages[{number}].workflow is {row.workflow!r}; expected one of {', '.join(known)}"
+                + (f": did you mean {close[0]}?" if close else "")
+            )
+        for word in row.overrides:
+            if (named := re.search(r"<\w+>", word)) is not None and named[0] != "<last>":
+                raise ConfigError(
+                    f"stage {row.workflow} {row.name}: {word}: of such names there is <last>, the last run before it: "
+                    f"write {word.replace(named[0], '<last>')}"
+                )
+    for key, takers in config.takes.items():
+        if strange := next((name for name in takers if name not in places.workflows()), None):
+            close = difflib.get_close_matches(strange, places.workflows(), n=1)
+            raise ConfigError(
+                f"takes.{key} names {strange}, which is no command; expected some of {', '.join(places.workflows())}"
+                + (f": did you mean {close[0]}?" if close else "")
+            )
+
+
+def _leaves_artifact(workflow: str) -> bool:
+    """Whether what the workflow's `run` returns is an artifact, so that a stage after it can read it."""
+    run = getattr(importlib.import_module(f"workflows.{workflow}"), "run", None)
+    return run is not None and typing.get_type_hints(run).get("return") is Artifact
 
 
 def _check_handed(config: RecipeConfig) -> None:

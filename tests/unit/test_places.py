@@ -98,6 +98,29 @@ def test_help_and_a_command_name_what_the_lab_has(lab: Path) -> None:
         (OVERLAY.replace("/model", "/modle"), "there is no group modle; .* did you mean model?"),
         (OVERLAY.replace("steps", "stepz"), r"unknown key stepz; .* did you mean steps\? \(.*pretrain.yaml:6\)"),
         (OVERLAY + "steps: 11\n", "pretrain.yaml:7: no YAML: steps stands twice: keep one"),
+        (OVERLAY + "steps: 11\x00\n", "pretrain.yaml: no YAML: unacceptable character #x0000[^\\n]*\n$"),
+        (OVERLAY + "batch: []\n", r"batch is a list; expected a mapping with keys .* \(.*pretrain.yaml:7\)"),
+        (OVERLAY + "seed: ${\n", "error: seed: no viable alternative at input '\\$\\{': write"),
+        (OVERLAY + "experiment: own\n", "experiment is no key of an overlay: it builds on another by"),
+        (
+            OVERLAY + "batch: {batch: {micro_batch: 3}}\n",
+            "unknown key batch.batch; .*under batch: stands there without",
+        ),
+        # ── entries of the defaults list ──
+        (
+            OVERLAY.replace(": mine\n", ": mine\n  - /experiment/own/pretrian\n"),
+            "pretrain.yaml:4: .* there is no experiment/own/pretrian.yaml: did you mean /experiment/own/pretrain",
+        ),
+        (OVERLAY.replace(": mine\n", ": mine\n  - pretrian\n"), "pretrain.yaml:4: .* no experiment/lab/pretrian.yaml"),
+        (OVERLAY.replace(": mine\n", ": mine\n  - /experiment/lab/pretrain\n"), "pretrain.yaml:4: .* leads back to"),
+        (OVERLAY.replace(": mine\n", ": mine\n  - pretrain\n"), "pretrain.yaml:4: `pretrain` leads back to"),
+        (OVERLAY.replace(": mine\n", ": mine\n  - _self_\n  - _self_\n"), "pretrain.yaml:4: _self_ stands 2 times"),
+        (OVERLAY.replace("/model: mine", "/model:mine"), "pretrain.yaml:3: .* write `override /model: mine`"),
+        (OVERLAY.replace(": mine\n", ": mine\n  - override /model: demo\n"), "`override /model` stands twice in"),
+        (
+            OVERLAY.replace("/model: mine", "/corpus: demo"),
+            "overrides corpus, of which pretrain makes no choice; it has",
+        ),
         (OVERLAY + "~: 11\n", "pretrain.yaml:7: no YAML: a key is empty"),
         ("\ufeff" + OVERLAY, "pretrain.yaml:1: begins with a byte order mark"),
         (OVERLAY + "hydra: {run: {dir: x}}\n", "pretrain.yaml:7: Hydra's own settings are left alone"),
@@ -139,6 +162,35 @@ def test_a_broken_choice_is_told_with_its_line(lab: Path) -> None:
     assert "conf/model/mine.yaml:2: no YAML" in refused("--config-dir", "conf", "model=mine")
     (lab / "model/mine.yaml").write_bytes(b"layers: 3 # \xff\n")
     assert "conf/model/mine.yaml: no UTF-8" in refused("--config-dir", "conf", "model=mine")
+
+
+def test_a_choice_that_begins_as_an_overlay_or_wraps_its_keys_is_told(lab: Path) -> None:
+    mine = (lab / "model/mine.yaml").read_text()
+    (lab / "model/mine.yaml").write_text("# @package _global_\nlayers: 3\n")
+    assert "conf/model/mine.yaml: a choice of model lies under model by itself" in refused(
+        "--config-dir", "conf", "model=mine"
+    )
+    (lab / "model/mine.yaml").write_text(mine + "model: {layers: 3}\n")
+    said = refused("--config-dir", "conf", "+experiment=lab")
+    assert "unknown key model.model; " in said
+    assert said.endswith("what is under model: stands there without it\n")
+
+
+def test_a_recipe_that_names_what_there_is_not_is_told(lab: Path) -> None:
+    begins = "# @package _global_\nexperiment: smoke\nname: lab\n"
+    for text, told in (
+        (
+            "stages: [{workflow: corpsu, name: a, overrides: []}]",
+            "stages[0].workflow is 'corpsu'; expected one of anneal",
+        ),
+        ("stages: [{workflow: chat, name: a, overrides: []}]", "stages[0].workflow is 'chat'; expected one of anneal"),
+        ("stages: [{workflow: export, name: a, overrides: [parent=<lats>]}]", "write parent=<last>"),
+        ("stages: [{workflow: export, name: a, overrides: [parent=<last>]}]", "no stage before it trains (pretrain, "),
+        ("takes: {sources: [corpsu]}\nstages: [{workflow: corpus, name: a, overrides: []}]", "did you mean corpus?"),
+    ):
+        (lab / "experiment/lab/recipe.yaml").write_text(f"{begins}{text}\n")
+        ended = run_here("recipe", "--config-dir", "conf", "+experiment=lab", "dry_run=true")
+        assert (ended.code, told in ended.err) == (2, True), ended.output
 
 
 def test_a_broken_choice_of_a_stage_of_a_recipe_is_told_alike(lab: Path) -> None:

@@ -104,8 +104,23 @@ def parse_composed(config_class: type[C], values: Any, overrides: Sequence[str])
     except ConfigError as error:
         unknown = re.match(r"unknown key ([^;]+);", str(error))
         typed = unknown and "." not in unknown[1] and follow_all(config_class, overrides)
-        said = (unknown and foreign.ours(config_class, unknown[1])) or error
+        said = (unknown and (foreign.ours(config_class, unknown[1]) or _of_a_file(unknown[1]))) or error
         raise ConfigError(typed or f"{said}{_in_overlay(unknown[1], overrides) if unknown else ''}") from error
+
+
+def _of_a_file(key: str) -> str:
+    """What is said of a key that nobody types: one of a YAML that is no overlay, or takes another's place."""
+    if key == "experiment":
+        return (
+            "experiment is no key of an overlay: it builds on another by a line in its defaults, `- /experiment/own/…`"
+        )
+    group, _, inner = key.partition(".")
+    if inner and any((folder / group / inner).is_dir() for folder in places.all_folders()):
+        return (
+            f"unknown key {key}; choices of {group}/{inner} lie beside the other keys where the defaults of a YAML say "
+            f"`{inner}@_here_: {'|'.join(places.choices(f'{group}/{inner}'))}`"
+        )
+    return "" if inner else places.with_package()
 
 
 def _in_overlay(key: str, overrides: Sequence[str]) -> str:

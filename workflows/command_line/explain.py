@@ -33,6 +33,8 @@ _OTHER_VALUE = re.compile(
 _NOT_CHOSEN = re.compile(r"Could not delete '(?P<key>[^']*)'\. No match in the defaults list")
 # a choice of a group; of a list of choices
 _ABSENT = re.compile(r"Could not (find|load) '(?P<path>[^']*)'")
+_NOT_OVERRIDDEN = re.compile(r"In '(?P<file>[^']*)': Could not override '(?P<group>[^']*)'")
+_NOT_MERGED = re.compile(r"In '(?P<file>[^']*)': .*Cannot merge")
 _MERGED = re.compile(r"Error merging override (?P<key>[^=\s]+)=")
 # by kind of artifact: a field that those configs have which read it as `data`
 _READERS = {"corpus": "tokenizer", "mixture": "schedule"}
@@ -53,8 +55,8 @@ def explain(
     """
     if broken := places.mistake():
         return broken
-    text = str(error.__cause__ or error).strip().splitlines()[0]
-    first = str(error).strip().splitlines()[0]
+    text = _first_line(error.__cause__ or error)
+    first = _first_line(error) or text  # Hydra's error may be empty around the one that says what it is
     if absent := _ABSENT.search(first):
         wanted = absent["path"].split("/")
         depth = 1
@@ -89,10 +91,18 @@ def explain(
         group = match["group"]
         choice = next((value for key, value in _given(typed) if key == group), "<name>")
         return f"{group} is chosen already: write {group}={choice} without the +"
+    if (match := _NOT_MERGED.search(first)) and (said := _other_shape(match["file"], config_class)):
+        return said
+    if match := _NOT_OVERRIDDEN.search(first):
+        chosen = ", ".join(sorted(places.chosen_by(workflow))) or "none"
+        return (
+            f"{match['file']}.yaml overrides {match['group']}, of which {workflow} makes no choice; it has chosen "
+            f"{chosen}: leave `override /{match['group']}: …` out"
+        )
     if match := _OTHER_VALUE.search(first):
         key = match["key"]
         return f"~{key}={match['came']}: {key} is {match['value']}: write ~{key} to leave it out, whatever it is"
-    if interpolated := _interpolated(str(error)):
+    if interpolated := _interpolated(str(error).strip() or str(error.__cause__)):
         return interpolated
     if match := _ADDED.search(first):
         return f"{match['key']} is set already: write {match['key']}=… without the +, or ++{match['key']}=… for either"
@@ -115,6 +125,22 @@ def explain(
         or (inner and follow(config_class, inner[1]))
         or _missing(key, str(error.__cause__), config_class, names, typed, workflow)
     )
+
+
+def _other_shape(file: str, config_class: type) -> str:
+    """What is said of an overlay that sets a list where a mapping belongs; "" where it does not."""
+    overlay = places.find(f"{file}.yaml")
+    for key, value in (places.read(overlay) if overlay else {}).items():
+        hint = hint_at(config_class, key) if isinstance(value, list) else None
+        if overlay and hint is not None and all(typing.get_origin(one) not in (list, tuple) for one in _options(hint)):
+            return f"{key} is a list; expected {type_name(hint)}{places.place_of(key, overlay)}"
+    return ""
+
+
+def _first_line(error: BaseException) -> str:
+    """A first line that ends with a colon takes the next with it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) if lines and lines[0].endswith(":") else next(iter(lines), "")
 
 
 def follow(config_class: type, key: str, value: str = "<name>") -> str | None:
@@ -293,6 +319,8 @@ def _interpolated(text: str) -> str | None:
             f"{where}${{{match[1]}:…}} is no way to work a value out; there are ${{<key>}}, "
             "${oc.env:VARIABLE,default} and ${dashes:<reference>}"
         )
+    if where and re.match("no viable alternative|missing |mismatched input|extraneous input|token recogn", lines[0]):
+        return f"{where}{lines[0]}: write ${{<key>}} or ${{oc.env:VARIABLE,default}}, and \\${{ for the letters ${{"
     if "Recursive interpolation" in text:
         return f"{where}${{…}} leads back to itself: name another key in it"
     return (
@@ -307,7 +335,11 @@ def _elsewhere(config_class: type, group: str, choice: str) -> str:
             "; a fresh run takes its shape from there and begins with random weights, and other programs' weights are "
             "not trained on: chat and cost take a model by its path"
         )
-    if group == "corpus" and (os.path.exists(choice) or "/" in choice or "://" in choice):
+    if (
+        group == "corpus"
+        and (os.path.exists(choice) or choice.split("/")[0] not in ("rule", "rules"))
+        and ("/" in choice or os.path.exists(choice))
+    ):
         return (
             "; files are named by a source of a choice: copy conf/corpus/own_data.yaml and set its reader's path to "
             f"{choice}, or `trunkline new lab` writes one to begin with"

@@ -208,10 +208,76 @@ def check_overlay(path: Path, workflow: str) -> None:
             f"{shown(path)}:{_line(text, 'defaults')}: defaults is {came}; expected a list, e.g. "
             "`defaults: [{override /model: demo}]`"
         )
+    _check_defaults(path, text, defaults, workflow)
+
+
+def _check_defaults(path: Path, text: str, defaults: list[Any], workflow: str) -> None:
+    """The entries of a defaults list. Raises: ConfigError."""
+    overridden: set[str] = set()
     for entry in defaults:
-        if isinstance(entry, dict):
-            for key, choice in entry.items():
-                _check_choice(path, text, str(key), choice, workflow)
+        at = f"{shown(path)}:{_line(text, entry if isinstance(entry, str) else next(iter(entry), ''))}"
+        if isinstance(entry, str):
+            if entry == "_self_" and defaults.count(entry) > 1:
+                raise ConfigError(f"{at}: _self_ stands {defaults.count(entry)} times in defaults: keep one")
+            if entry.startswith("override "):
+                group, _, choice = entry.removeprefix("override ").strip().partition(":")
+                raise ConfigError(f"{at}: `{entry}` has no space behind its colon: write `override {group}: {choice}`")
+            if not entry.startswith(("_self_", "optional ")) and "${" not in entry:
+                _check_built_on(path, at, entry)
+            continue
+        for key, choice in entry.items():
+            _check_choice(path, text, str(key), choice, workflow)
+            if str(key) in overridden:
+                raise ConfigError(f"{at}: `{key}` stands twice in defaults, with two choices: keep one")
+            overridden.add(str(key))
+
+
+def _check_built_on(path: Path, at: str, entry: str) -> None:
+    """An overlay that another builds on is there, and does not build on that in turn. Raises: ConfigError."""
+    waiting, trail = [(path, entry)], {path}
+    while waiting:
+        base, named = waiting.pop()
+        named = named.split("@")[0].removesuffix(".yaml")
+        folder = next(folder for folder in all_folders() if base.is_relative_to(folder))
+        relative = named[1:] if named[0] == "/" else str(base.parent.relative_to(folder) / named)
+        built_on = find(f"{relative}.yaml")
+        if built_on is None and base == path:
+            group, _, _ = relative.rpartition("/")
+            near = [f"/experiment/{name}" for name in choices("experiment", deep=True)]
+            close = difflib.get_close_matches(f"/{relative}", near, n=1)
+            raise ConfigError(
+                f"{at}: `{entry}`: there is no {relative}.yaml"
+                + (f": did you mean {close[0]}?" if close else f"; expected a file of {group or 'experiment'}/")
+            )
+        if built_on is None:
+            continue
+        if built_on in trail:
+            raise ConfigError(
+                f"{at}: `{entry}` leads back to {shown(built_on)} itself: name the overlay that this one builds on, "
+                f"e.g. /experiment/own/{path.stem}"
+            )
+        trail.add(built_on)
+        inner = _mapping(built_on, _text(built_on)).get("defaults") or []
+        if isinstance(inner, list):
+            waiting += [(built_on, one) for one in inner if isinstance(one, str) and one[0:1] in "/"]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What a YAML says. Raises: ConfigError, with the file and the line, for what is none."""
+    return _mapping(path, _text(path))
+
+
+def with_package() -> str:
+    """What is said of a lab's choice that begins as an overlay does; "" where there is none."""
+    for folder in _labs:
+        for group in groups():
+            for path in sorted((folder / group).rglob("*.yaml")) if group != "experiment" else ():
+                if re.search(r"^#\s*@package\s+_global_", _text(path), re.MULTILINE):
+                    return (
+                        f"{shown(path)}: a choice of {group} lies under {group} by itself: leave the line "
+                        "`# @package _global_` out"
+                    )
+    return ""
 
 
 def mistake() -> str | None:
@@ -241,7 +307,7 @@ def _check_choice(path: Path, text: str, key: str, choice: object, workflow: str
         raise ConfigError(
             f"{at}: `{key}: {choice}` would be looked for beside the overlay: write `override /{group}: {choice}`"
         )
-    if not key.startswith("override ") and group in _chosen_by(workflow):
+    if not key.startswith("override ") and group in chosen_by(workflow):
         raise ConfigError(
             f"{at}: {workflow} has chosen its {group} already, so that `{key}: {choice}` would be a second: write "
             f"`override /{group}: {choice}`"
@@ -256,7 +322,7 @@ def _check_choice(path: Path, text: str, key: str, choice: object, workflow: str
             )
 
 
-def _chosen_by(workflow: str) -> set[str]:
+def chosen_by(workflow: str) -> set[str]:
     """Groups of which a workflow's YAML makes a choice, those of the YAMLs that it builds on among them."""
     chosen: set[str] = set()
     waiting = [workflow]
@@ -306,7 +372,7 @@ def _mapping(path: Path, text: str) -> dict[str, object]:
         mark = error.problem_mark or error.context_mark
         raise ConfigError(f"{shown(path)}:{mark.line + 1 if mark else 1}: no YAML: {error.problem or error}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{shown(path)}: no YAML: {error}") from error
+        raise ConfigError(f"{shown(path)}: no YAML: {str(error).splitlines()[0]}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -317,8 +383,9 @@ def _mapping(path: Path, text: str) -> dict[str, object]:
 
 
 def _line(text: str, key: str) -> int:
-    """The line in which a key stands, 1 where it is not to be found."""
-    return next((n for n, line in enumerate(text.splitlines(), 1) if f"{key}:" in line and line.strip()[0] != "#"), 1)
+    """The line in which a key or an entry of a list stands, 1 where it is not to be found."""
+    lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()[:1] not in ("", "#")]
+    return next((n for n, line in lines if f"{key}:" in line or line == f"- {key}"), 1)
 
 
 def _taken(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:

@@ -48,9 +48,11 @@ class AskedMixture:
         """Raises: ConfigError for what no tokens could make right."""
         file = f"conf/mixture/{self.name or '<name>'}.yaml"
         if (self.budget_tokens is None) == (self.epochs is None):
+            said = (
+                "both are null" if self.epochs is None else f"{self.budget_tokens:,} tokens and {self.epochs:g} epochs"
+            )
             raise ConfigError(
-                f"mixture.budget_tokens is {self.budget_tokens} and mixture.epochs {self.epochs}; expected one of "
-                f"them, the other null: edit {file}"
+                f"mixture.budget_tokens and mixture.epochs: {said}; expected one of them, the other null: edit {file}"
             )
         if self.weights == "auto":
             if self.conversations >= 1:
