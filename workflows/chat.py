@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -290,13 +291,21 @@ def asked_first(config: ChatConfig, session: Session) -> str:
     return "your question"
 
 
-def main() -> None:
+def written_out(words: Sequence[str]) -> list[str]:
     """`model=export/demo` as `model={of: …}`: Hydra would look for conf/model/export/demo.yaml."""
-    for place, argument in enumerate(sys.argv[1:], 1):
-        key, equals, value = argument.partition("=")
+    written = []
+    for word in words:
+        key, equals, value = word.partition("=")
         if key.lstrip("+") == "model" and equals and not value.startswith("{"):
             quoted = value.replace("\\", "\\\\").replace("'", "\\'")
-            sys.argv[place] = f"model={{of: '{quoted}'}}"
+            word = f"model={{of: '{quoted}'}}"
+        written.append(word)
+    return written
+
+
+def main() -> None:
+    """As `entry` says, with the model in the form in which Hydra takes it."""
+    sys.argv[1:] = written_out(sys.argv[1:])
     entry(ChatConfig, run, "chat", uses_store=False)()
 
 

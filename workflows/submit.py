@@ -178,7 +178,9 @@ def compose_target(command: Sequence[str], handed_on: Sequence[str] = ()) -> Tar
         raise ConfigError(f"{strange[0]}: a workflow that is submitted takes key=value, and -m for a sweep")
     own = {word.partition("=")[0].lstrip("+~") for word in typed}
     arguments = [*(word for word in handed_on if word.partition("=")[0] not in own), *typed]
-    config_class = typing.get_type_hints(importlib.import_module(f"workflows.{workflow}").run)["config"]
+    module = importlib.import_module(f"workflows.{workflow}")
+    config_class = typing.get_type_hints(module.run)["config"]
+    arguments = getattr(module, "written_out", list)(arguments)  # of one whose words Hydra would take for others
     if sweeps:
         turns = compose_turns(workflow, config_class, arguments)
         return Target(workflow, arguments, turns[0].config, turns=tuple(turns))

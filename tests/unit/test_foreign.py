@@ -83,5 +83,6 @@ def test_a_row_names_the_key_that_the_command_at_hand_has() -> None:
     )
     assert ours(ChatConfig, "top_p", "1") == "top_p is sampling.top_p here: write sampling.top_p=1"
     assert "corpus.sources={…}" in (ours(CLASSES["corpus"], "dataset", "x") or "")
+    assert ours(CLASSES["cost"], "device", "iphone_15") is None, "it has devices"
     assert "corpus.sources={…}" in (ours(CLASSES["corpus"], "path", "notes/") or "")
     assert ours(TrainConfig, "tracking.run", "x") is None, "a key of a group that has nothing to do with it"

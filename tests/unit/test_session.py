@@ -88,7 +88,8 @@ def test_a_sweep_takes_each_choice_wherever_the_option_stands(place: int, tmp_pa
         ),
         ("steps=[1,2", r"\[ has no \]: put the whole in quotes for the shell, 'steps=\[1,2\]'"),
         ("demo", r"demo: did you mean \+experiment=demo\?"),
-        ("name=a,b", r"several values are a list, 'key=\[a,b\]', or a sweep, with -m"),
+        ("name=a,b", "name=a,b: this key takes one value; several are a sweep, with -m"),
+        ("profile_steps=1,2", r"several values are a list, 'key=\[a,b\]', or a sweep, with -m"),
         (
             "model.layers.x=3",
             "model.layers.x: model.layers is a whole number, and nothing is inside it: write model.layers=…",

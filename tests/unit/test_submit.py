@@ -51,7 +51,7 @@ def refused(command: list[str], instance_type: str | None = None, max_nodes: int
         ([*RECIPE, "-m"], "-m runs a sweep, and no key has several values"),
         ([*RECIPE, "-m", "seed=0,x"], "1 of 2 turns cannot be run.*\n  2/2 seed=x: seed is 'x'"),
         ([*RECIPE, "-m", "seed=0,1", "hydra/launcher=joblib"], "side by side by themselves"),
-        ([*RECIPE, "seed=0,1"], "several values are .*a sweep, with -m"),
+        ([*RECIPE, "seed=0,1"], "seed=0,1: this key takes one value; several are a sweep, with -m"),
         ([*RECIPE, "model.layer=6"], "unknown key model.layer; accepted there: layers"),
         ([*RECIPE, "model=huge"], "model=huge: no such choice"),
         ([*RECIPE, "batch.micro_batch=six"], "batch.micro_batch is 'six'"),
@@ -153,6 +153,23 @@ def test_what_fits_says_how_many_machines_and_how_much_memory() -> None:
     facts = machines.check_stage(stage, config, instance_named("p5.48xlarge"), 4)
     assert facts["machines"].startswith("32 workers on 4 × p5.48xlarge (192 vCPUs, 8 H100 of 80 GiB), about $220.16")
     assert "of 76 (the H100 of p5.48xlarge)" in facts["memory"]
+
+
+def test_what_its_data_sizes_is_submitted_and_sized_where_the_job_runs() -> None:
+    for workflow in ("pretrain", "sft", "recipe"):
+        for stage, config in stages_of(compose_target([f"workflows.{workflow}", "+experiment=own"])):
+            facts = machines.check_stage(stage, config, instance_named("p5.48xlarge"), 4)
+            assert facts["batch"] == "worked out from the data, where the job runs"
+            assert facts["machines"].startswith("2 workers on 1 × p5.48xlarge")
+    with pytest.raises(ConfigError, match=r"cluster.workers=1000 takes 6 × .* at most 4"):
+        machines.check_stage(
+            *stages_of(compose_target(["workflows.pretrain", "+experiment=own", "cluster.workers=1000"]))[0],
+            instance_named("p5.48xlarge"), 4,
+        )  # fmt: skip
+
+
+def test_a_chat_is_submitted_as_it_is_typed() -> None:
+    assert compose_target(["workflows.chat", "model=export/demo"]).config.model.of == "export/demo"
 
 
 def test_the_machines_are_those_of_terraform() -> None:

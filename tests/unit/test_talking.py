@@ -239,6 +239,7 @@ def test_bad_lines_are_refused_by_number_before_any_is_answered(tmp_path):
         (["model=dpo/d@step-7"], "step"),
         (["model=PLACE/folder", "serve=true", "port=0"], "pip install vllm"),
         (["model=PLACE/folder", "prompts=no.jsonl"], "there is no such file"),
+        (["model=PLACE/folder", "prompts=PLACE"], "cannot be read: it is a folder; expected a file of JSON lines"),
         (["model=PLACE/folder", "serve=true", "draft=dpo/d"], "leave one of them out"),
         (["model=PLACE/folder", "answers=a.jsonl"], "name the prompts too"),
         (["model=PLACE/folder", "sampling.top_p=2"], "sampling.top_p is 2"),

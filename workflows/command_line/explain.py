@@ -86,6 +86,10 @@ def explain(
             return (
                 f"{re.sub(r'/[a-z_]+(?=,|$)', '', word)}: a command takes one experiment; several are a sweep, with -m"
             )
+        hint = hint_at(config_class, word.lstrip("+").partition("=")[0])
+        takes_list = hint is None or any(typing.get_origin(one) in (list, tuple) for one in _options(hint))
+        if not takes_list:
+            return f"{word}: this key takes one value; several are a sweep, with -m"
         return f"{word}: several values are a list, 'key=[a,b]', or a sweep, with -m"
     if match := _TWICE.search(first):
         group = match["group"]

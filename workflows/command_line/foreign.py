@@ -242,6 +242,9 @@ def ours(config_class: type, key: str, value: str = "") -> str | None:
     name = key.lstrip("-").replace("-", "_").lower()
     group, _, last = name.rpartition(".")
     rows = KEYS.get(name) or (KEYS.get(last, []) if group in _GROUPS else [])
+    near = {f"{name}s", name.removesuffix("s")} & (set(hints(config_class)) - {name}) if not group else set()
+    if near and not any(near & set(row.keys) for row in rows):
+        return None  # one letter beside a key of ours
     for row in rows:
         there = next((path for told in row.keys if has(config_class, path := told.format(last))), None)
         if there is not None and there != name:

@@ -66,6 +66,8 @@ def check_stage(stage: str, config: TrainConfig, instance: Instance | None, max_
     Raises: ConfigError naming what to change.
     """
     cluster, batch = config.cluster, config.batch
+    if config.sized_by_data:  # which only the store knows: the job itself works them out
+        return {**check(cluster, instance, max_nodes), "batch": "worked out from the data, where the job runs"}
     micro_batches = batch.global_batch // max(batch.micro_batch, 1)
     if cluster.workers > micro_batches:
         smaller = f", or batch.micro_batch={batch.global_batch // cluster.workers}"

@@ -54,7 +54,8 @@ def read_prompts(path: Path, system: str | None) -> list[Prompt]:
             "echo '…' | the same command without prompts"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"prompts={path} cannot be read: {error}; expected JSON lines in UTF-8") from error
+        why = "it is a folder" if isinstance(error, IsADirectoryError) else str(error)
+        raise ConfigError(f"prompts={path} cannot be read: {why}; expected a file of JSON lines in UTF-8") from error
     prompts, bad = [], []
     for number, line in enumerate(lines, 1):
         if not line.strip():
