@@ -12,7 +12,6 @@ job.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import math
 import os
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pipelines.cluster.nodes import alive_nodes, answering_nodes, ask_nodes
+from pipelines.cluster.private_ray import start_private_ray
 from pipelines.cluster.ray_token import ensure_private_token
 from pipelines.config import ClusterConfig
 from pipelines.display.progress import Progress, say
@@ -113,7 +113,7 @@ class Cluster:
             if self.embedded:
                 ensure_private_token()
                 slots = max(2, math.ceil(self.config.workers * self.config.cpus_per_worker), os.cpu_count() or 1)
-                _start_private_ray(slots, path, short)
+                start_private_ray(slots, path, short)
             else:
                 ray.init(
                     address=address or "auto",
@@ -318,38 +318,6 @@ def _python_path() -> str:
     """
     own = [] if (_PROJECT / "workflows" / "conf").is_dir() else [str(_PROJECT)]
     return os.pathsep.join([*own, *filter(None, [os.environ.get("PYTHONPATH")])])
-
-
-def _start_private_ray(cpus: int, path: str, folder: str | None) -> None:
-    """Ray on this machine for this process alone, not a cluster that somebody has started here. Its session is in
-    `folder`.
-
-    Its processes inherit PYTHONPATH: with a `runtime_env` each worker would be made by way of two further processes.
-    Nor is there an autoscaler or a monitor of logs, which nobody asks, nor are there workers before they are needed.
-    Measured with three actors: 4.3 instead of 8.0 s of CPU.
-    """
-    import ray
-    from ray._private import parameter
-
-    every, before = parameter.RayParams, os.environ.get("PYTHONPATH")
-    parameter.RayParams = functools.partial(every, no_monitor=True, include_log_monitor=False)
-    os.environ["PYTHONPATH"] = path
-    try:
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            _temp_dir=folder,
-            # else Ray answers its driver once its first workers are there, and never if one of them dies as it starts
-            _system_config={"prestart_worker_first_driver": False},
-        )
-    finally:
-        parameter.RayParams = every
-        del os.environ["PYTHONPATH"]
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
 
 
 def _short_folder() -> str | None:

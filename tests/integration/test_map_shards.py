@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from pipelines.cluster import cluster as module
@@ -90,6 +91,13 @@ class Counted(Sequence[int]):
         for number in range(self.length):
             self.taken += 1
             yield number
+
+
+def test_a_private_ray_starts_neither_a_dashboard_nor_agents(cluster: Cluster) -> None:
+    cluster.map_shards(double, range(2), "doubling")
+    running = [" ".join(process.cmdline()[:2]) for process in psutil.Process().children(recursive=True)]
+    assert sum("/raylet " in command for command in running) == 1
+    assert not [command for command in running if "dashboard" in command or "Agent" in command]
 
 
 def test_results_keep_the_order_and_few_shards_are_under_way(cluster: Cluster) -> None:
