@@ -39,6 +39,11 @@ def move_in() -> Callable[[], None]:
         os.environ.pop(variable, None)
     os.environ["HOME"] = str(home)
     os.environ["TRUNKLINE_CACHE"] = str(home / ".cache" / "trunkline")
+    # what Numba compiles, fifteen seconds of it: kept between runs where `make clean` finds it
+    kernels = PROJECT / ".pytest_cache" / "kernels"
+    kernels.mkdir(parents=True, exist_ok=True)
+    (home / ".cache" / "trunkline").mkdir(parents=True)
+    (home / ".cache" / "trunkline" / "kernels").symlink_to(kernels)
     # three lanes with torch's threads have more of these than cores: one that waits should not spin
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # 74 MB from the package index, kept between runs where `make clean` finds it

@@ -57,7 +57,7 @@ def recipe(path: Path, **further: Any) -> dict[str, Any]:
 def run(tree: Tree, config: dict[str, Any], store: Path, *mode: str) -> str:
     """What the script prints, or the error that it ends with."""
     (tree.folder / "make.py").write_text(BUILD, encoding="utf-8")
-    done = tree.run("make", json.dumps(config), str(store), *mode, NUMBA_CACHE_DIR=str(tree.folder.parent / "compiled"))
+    done = tree.run("make", json.dumps(config), str(store), *mode)
     return done.stdout if done.returncode == 0 else done.stderr
 
 

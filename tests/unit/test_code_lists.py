@@ -73,6 +73,8 @@ ANYWHERE = {
     "pipelines.cluster.ray_token": "authentication of Ray",
     "pipelines.cluster.cluster": "where tasks run; results do not depend on it (tests/integration/test_map_shards.py)",
     "pipelines.cluster.nodes": "asks machines",
+    "pipelines.cluster.private_ray": "which processes Ray starts",
+    "pipelines.data.text.kernels": "where machine code is kept; what it computes is in the modules of the kernels",
     "pipelines.cluster.train_group": "where workers run",
     "pipelines.cluster.train_group_rank": "likewise",
     "pipelines.cluster.train_group_lines": "messages",

@@ -32,7 +32,8 @@ from pipelines.data.cleaning.normalise import normalise_all
 from pipelines.data.sources.config import SourceConfig
 from pipelines.data.sources.readers import plan_pieces, read_piece
 from pipelines.data.text.document import Document, Dropped
-from pipelines.data.text.packed import Packed, compiled, pack
+from pipelines.data.text.kernels import compiled
+from pipelines.data.text.packed import Packed, pack
 from pipelines.data.text.words import characters, mixed, words_of
 from pipelines.display.charts import Series, curves
 from pipelines.errors import DataError

@@ -34,7 +34,8 @@ from pipelines.data.cleaning.excerpts import passage
 from pipelines.data.cleaning.normalise import normalise_all
 from pipelines.data.sources.readers import Stretch, open_stretch, plan_pieces, read_piece
 from pipelines.data.text.document import Dropped
-from pipelines.data.text.packed import compiled, pack
+from pipelines.data.text.kernels import compiled
+from pipelines.data.text.packed import pack
 from pipelines.data.text.words import characters, mixed, words_of
 from pipelines.display.progress import say
 from pipelines.errors import DataError

@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.data.text.code_points import BEYOND_BMP, code_point_at
-from pipelines.data.text.packed import compiled, pack
+from pipelines.data.text.kernels import compiled
+from pipelines.data.text.packed import pack
 
 # what is counted: letters of no script, Han, ... and words of ASCII letters, English function words, "the" among them
 _OTHER, _HAN, _KANA, _HANGUL, _LETTER, _HANS, _HANT, _WORDS, _FUNCTION, _THE = range(10)

@@ -33,7 +33,8 @@ from datatrove.pipeline.filters.gopher_quality_filter import STOP_WORDS
 from datatrove.utils.text import TERMINAL_PUNCTUATION
 
 from pipelines.data.text.code_points import code_point_at
-from pipelines.data.text.packed import Packed, compiled
+from pipelines.data.text.kernels import compiled
+from pipelines.data.text.packed import Packed
 
 Units = Literal["words", "characters", "none"]
 

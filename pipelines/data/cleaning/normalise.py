@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.data.text.packed import compiled, pack
+from pipelines.data.text.kernels import compiled
+from pipelines.data.text.packed import pack
 
 _LINE_ENDS = re.compile("\r\n?|\x85|\u2028|\u2029")
 # C0 but for tab and newline, C1, BOM and the non-characters of the BMP, zero-width space and joiner-less marks, lone

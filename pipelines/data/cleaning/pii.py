@@ -26,7 +26,8 @@ from typing import Any, Literal
 import numpy as np
 
 from pipelines.config import config_class
-from pipelines.data.text.packed import compiled, pack
+from pipelines.data.text.kernels import compiled
+from pipelines.data.text.packed import pack
 
 Kind = Literal["email", "phone", "id", "ip", "card"]
 

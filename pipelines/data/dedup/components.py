@@ -39,7 +39,7 @@ from pipelines.data.dedup.shuffle import (
     starts,
     write_shuffled,
 )
-from pipelines.data.text.packed import compiled
+from pipelines.data.text.kernels import compiled
 
 LINK = np.dtype([("node", "<i8"), ("other", "<i8")])
 LABEL = np.dtype([("node", "<i8"), ("label", "<i8")])

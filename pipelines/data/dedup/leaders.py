@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.data.text.packed import compiled
+from pipelines.data.text.kernels import compiled
 
 
 @compiled

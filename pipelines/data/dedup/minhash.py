@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.config import Count, Seed, config_class
-from pipelines.data.text.packed import compiled, pack
+from pipelines.data.text.kernels import compiled
+from pipelines.data.text.packed import pack
 from pipelines.data.text.words import characters, plain_words
 
 _FNV_OFFSET, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)

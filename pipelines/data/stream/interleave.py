@@ -160,9 +160,9 @@ class Interleaving:
 @functools.cache
 def _kernel() -> Any:
     """The walk as machine code; numba is imported by the runs that go so far."""
-    import numba
+    from pipelines.data.text.kernels import compiled
 
-    return numba.njit(cache=True, nogil=True)(_steps)
+    return compiled(_steps)
 
 
 def _steps(state: NDArray[np.int64], pattern: NDArray[np.int16]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.data.text.packed import compiled
+from pipelines.data.text.kernels import compiled
 
 BEYOND_BMP = np.uint32(0x10000)  # from here on a character has four bytes
 _ASCII, _LOW_3, _LOW_4, _LOW_5, _LOW_6 = (np.uint32(mask) for mask in (0x7F, 0x07, 0x0F, 0x1F, 0x3F))

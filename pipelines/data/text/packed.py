@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -31,8 +29,3 @@ def pack(texts: Sequence[str] | Sequence[bytes]) -> Packed:
     offsets = np.zeros(len(encoded) + 1, np.int64)
     np.cumsum([len(item) for item in encoded], out=offsets[1:])
     return Packed(np.frombuffer(b"".join(encoded) or b"\0", np.uint8), offsets)
-
-
-def compiled(function: Any) -> Any:
-    """A function over arrays as machine code, kept on disk; it runs without the interpreter's lock."""
-    return numba.njit(cache=True, nogil=True)(function)

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.data.text.code_points import BEYOND_BMP, code_point_at
-from pipelines.data.text.packed import compiled
+from pipelines.data.text.kernels import compiled
 
 # flags in `characters`: a word by itself; part of the one before it; passed over
 _ALONE, _EXTENDS, _UNSEEN = np.uint32(1 << 24), np.uint32(1 << 25), np.uint32(1 << 26)

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.data.text.code_points import code_point_at
-from pipelines.data.text.packed import compiled, pack
+from pipelines.data.text.kernels import compiled
+from pipelines.data.text.packed import pack
 
 
 def unsettled(texts: Sequence[str]) -> list[int]:
