@@ -44,6 +44,8 @@ def move_in() -> Callable[[], None]:
     kernels.mkdir(parents=True, exist_ok=True)
     (home / ".cache" / "trunkline").mkdir(parents=True)
     (home / ".cache" / "trunkline" / "kernels").symlink_to(kernels)
+    # each of some hundred processes would compile the project's modules anew: a third of a second
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # three lanes with torch's threads have more of these than cores: one that waits should not spin
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # 74 MB from the package index, kept between runs where `make clean` finds it

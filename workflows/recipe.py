@@ -22,11 +22,10 @@ import shlex
 import time
 import typing
 from collections.abc import Collection, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipelines.config import WorkflowConfig, config_class, plain, runtime
 from pipelines.display.progress import announce, duration, human, say, table
-from pipelines.display.report import StageResult, claims, figures, stage_table, write_report
 from pipelines.errors import ConfigError, TrunklineError
 from pipelines.store.artifact import Artifact
 from pipelines.store.references import Reference
@@ -40,6 +39,9 @@ from workflows.entry import entry
 from workflows.running.rebuilding import Rebuild
 from workflows.running.session import DryRun, Session
 from workflows.running.training import with_speed
+
+if TYPE_CHECKING:
+    from pipelines.display.report import StageResult
 
 # what all stages have of the recipe, whole, whatever their own YAML says
 SHARED = tuple(
@@ -137,6 +139,9 @@ def run(config: RecipeConfig, session: Session) -> Artifact:
         "stages": f"{len(steps)}, all finished",
         "report": "report.html with the plots, results.json with the numbers",
     }
+    # not above: every command that names what follows it imports this module, and would import matplotlib
+    from pipelines.display.report import claims, figures, stage_table, write_report
+
     draft = session.begin("recipe", config, announcement, _unique(artifacts), CODE)
     results = stage_results(session, artifacts)
     if isinstance(draft, Artifact):
@@ -192,6 +197,7 @@ def stage_results(session: Session, artifacts: Sequence[Artifact]) -> list[Stage
 
 def _result_of(session: Session, evaluated: Artifact) -> StageResult:
     """An evaluation with the curve of the run that it is of."""
+    from pipelines.display.report import StageResult
     from pipelines.train.checkpoint.committed import open_checkpoint
     from pipelines.train.results.evaluate import read_results
     from pipelines.train.results.heldout import heldout_of
