@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
+import shutil
 import sqlite3
 import sys
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -21,6 +24,7 @@ from urllib.parse import unquote
 from pipelines.config import TrackingConfig
 from pipelines.display.progress import say
 from pipelines.errors import ConfigError, TrunklineError
+from pipelines.store.cache import cache_folder
 from pipelines.store.opening import open_storage
 from pipelines.store.storage import FolderStorage, Storage
 
@@ -79,6 +83,44 @@ def alone_at(database: Path) -> Iterator[None]:
     with Path(f"{database}.lock").open("w", encoding="utf-8") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def with_tables(database: Path, version: str) -> Iterator[None]:
+    """Give a database that is not there yet the tables that MLflow made elsewhere, and keep those that it makes here.
+
+    MLflow makes them by way of some fifty migrations, which take a second and a half; a copy takes a millisecond. Args:
+    version, MLflow's, since another one may have other tables.
+    """
+    kept = cache_folder() / "mlflow" / f"tables-{version}.db"
+    made_here = not database.exists()
+    if made_here and kept.exists():
+        _publish(database, lambda path: shutil.copyfile(kept, path))
+        made_here = not database.exists()
+    yield
+    if made_here and database.exists():
+        _publish(kept, lambda path: _copy_tables(database, path))
+
+
+def _copy_tables(database: Path, path: Path) -> None:
+    """MLflow's tables without an experiment: it makes its `Default` in each database, and writes a path into it."""
+    with contextlib.closing(sqlite3.connect(path)) as copy:
+        with contextlib.closing(sqlite3.connect(database, timeout=_BUSY_SECONDS)) as link:
+            link.backup(copy)
+        with copy:
+            copy.execute("DELETE FROM experiments")
+
+
+def _publish(target: Path, write: Callable[[Path], Any]) -> None:
+    """Have `target` appear whole, or not at all where it cannot be written: then MLflow makes its tables by itself."""
+    beside = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write(beside)
+        os.replace(beside, target)
+    except (OSError, sqlite3.Error):
+        with contextlib.suppress(OSError):
+            beside.unlink()
 
 
 def bring_home(root: Path) -> None:

@@ -31,7 +31,7 @@ from pipelines.tracking.account import GROUP, About
 from pipelines.tracking.errors import Deleted, first_line, is_gone, kind_of, told
 from pipelines.tracking.machine import Sampler
 from pipelines.tracking.origin import origin
-from pipelines.tracking.place import alone_at, bring_home, database_of, files_uri, tracking_uri
+from pipelines.tracking.place import alone_at, bring_home, database_of, files_uri, tracking_uri, with_tables
 from pipelines.tracking.records import fingerprint_of, run_at
 from pipelines.tracking.registry import Model, is_registered, register
 from pipelines.tracking.sending import entries, send
@@ -498,11 +498,12 @@ def _client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     from mlflow import MlflowClient
+    from mlflow.version import VERSION
 
     for name in ("mlflow", "alembic", "alembic.runtime.migration"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints the traceback of what it raises
     if (database := database_of(uri)) is None:
         return MlflowClient(tracking_uri=uri)
-    with alone_at(database):
+    with alone_at(database), with_tables(database, VERSION):
         return MlflowClient(tracking_uri=uri)

@@ -15,7 +15,7 @@ from pipelines.config import TrackingConfig, WorkflowConfig, parse
 from pipelines.errors import ConfigError
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.tracking.place import database_of, own_uri, tracking_uri
-from pipelines.tracking.tracker import delivering, open_tracker
+from pipelines.tracking.tracker import client_at, delivering, open_tracker
 from pipelines.uris import without_secrets
 
 NAMES = ["s q?x=1", "s%20p", "a%3Fb", "?", "%", "a#b", "a;b", "a&b=c", "ü 中", "quo'te\"s", "a@b:c", "[x]"]
@@ -38,6 +38,22 @@ def test_the_database_of_a_store_with_a_strange_name_is_in_that_store(tmp_path: 
 
 def test_an_ordinary_name_keeps_the_uri_that_records_of_older_stores_hold(tmp_path: Path) -> None:
     assert own_uri(tmp_path / "my store") == f"sqlite:///{tmp_path}/my store/mlflow.db"
+
+
+def test_mlflow_makes_its_tables_once_on_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client_at(TrackingConfig(), ArtifactStore(str(tmp_path / "first")))
+    monkeypatch.setattr("mlflow.store.db.utils._initialize_tables", lambda engine: pytest.fail("made again"))
+    _, client = client_at(TrackingConfig(), ArtifactStore(str(tmp_path / "second")))
+    (experiment,) = client.search_experiments()
+    assert experiment.artifact_location == (tmp_path / "second" / "mlflow-artifacts").as_uri()
+    assert client.create_run(experiment.experiment_id).info.status == "RUNNING"
+
+
+def test_where_the_cache_cannot_be_written_each_database_gets_tables_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    for name in ("first", "second"):
+        _, client = client_at(TrackingConfig(), ArtifactStore(str(tmp_path / name)))
+        assert [experiment.name for experiment in client.search_experiments()] == ["Default"]
 
 
 def tree(root: Path) -> dict[str, str]:
