@@ -88,8 +88,8 @@ def test_every_line_of_the_readmes_own_data_runs_as_printed(newcomer: Newcomer) 
     lines = readme_lines("Your own data")
     assert sum("trunkline" in line for line in lines) >= 12
     made = next(i for i, line in enumerate(lines) if "trunkline new lab" in line)
-    # the trunk's three minutes are a few seconds here: a newcomer edits this very line of the folder
-    fewer = "sed -i 's/^hours: .*/hours: 0.002/' lab/conf/experiment/lab/pretrain.yaml"
+    # the trunk's three minutes are some seconds here: a newcomer edits this very line of the folder
+    fewer = "sed -i 's/^hours: .*/hours: 0.001/' lab/conf/experiment/lab/pretrain.yaml"
     printed = newcomer.types(*lines[: made + 1], fewer, *lines[made + 1 :])
     said = dict(part.split("\n", 1) for part in printed.split("$ trunkline ")[1:] if "\n" in part)
     # each command of the chain names the next, in the words in which it was typed
@@ -131,7 +131,7 @@ def test_files_of_their_own_go_all_the_way_by_one_command(newcomer: Newcomer) ->
     }  # fmt: skip
     recipe = {"defaults": [{"rules@_here_": "standard"}, "_self_"], "sources": sources}
     (newcomer.folder / "ours/conf/corpus/ours.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
-    command = "trunkline recipe +experiment=ours --config-dir ours/conf hours=0.002"
+    command = "trunkline recipe +experiment=ours --config-dir ours/conf hours=0.001"
     planned = newcomer.types(f"{command} dry_run=true")
     assert "dpo" in planned.split("left out")[1]
     assert not (newcomer.folder / "store/corpus/ours").exists()
