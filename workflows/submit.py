@@ -32,7 +32,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.cluster.outside.instances import Instance, known
 from pipelines.cluster.outside.jobs import Jobs, check_address
@@ -43,8 +43,6 @@ from pipelines.config import Amount, Positive, Whole, WorkflowConfig, config_cla
 from pipelines.display.progress import announce, duration, human, say, table
 from pipelines.errors import ConfigError, TrunklineError
 from pipelines.tracking.origin import handed_on as handed_on_origin
-from pipelines.train.plan import machines
-from pipelines.train.spec import TrainConfig
 from pipelines.train.stages import STAGES
 from workflows.command_line import places
 from workflows.command_line.composing import compose_config
@@ -52,6 +50,9 @@ from workflows.command_line.turns import SWEEPS, Turn, asks_for_sweep, compose_t
 from workflows.entry import begin, entry, fail
 from workflows.running.arms import planned_table
 from workflows.running.session import DryRun, Session
+
+if TYPE_CHECKING:
+    from pipelines.train.spec import TrainConfig
 
 _ELSEWHERE = ("submit", "cluster_check")
 _SHOWN = 80  # characters of a command in the list of jobs
@@ -201,6 +202,11 @@ def _check_machines(target: Target, instance: Instance | None, max_nodes: int | 
 
     Returns: lines of the announcement; of a sweep those of its largest arm. Raises: ConfigError saying what to change.
     """
+    if not (target.turns or stages_of(target)):
+        return {}
+    # not above: it imports torch, and most of what a shell asks of a cluster trains nothing
+    from pipelines.train.plan import machines
+
     if not target.turns:
         checked = [machines.check_stage(*stage, instance, max_nodes) for stage in stages_of(target)]
         return {label: line for lines in checked for label, line in lines.items()}
@@ -229,6 +235,10 @@ def _check_machines(target: Target, instance: Instance | None, max_nodes: int | 
 
 def stages_of(target: Target) -> list[tuple[str, TrainConfig]]:
     """The training stages that a workflow runs: itself, or those of a recipe."""
+    if "pipelines.train.spec" not in sys.modules:  # the workflow's module has none of it, so neither has its config
+        return []
+    from pipelines.train.spec import TrainConfig
+
     if target.workflow == "recipe":
         from workflows.recipe import compose_stages
 

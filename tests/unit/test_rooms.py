@@ -102,7 +102,12 @@ def test_deepspeed_is_imported_in_the_two_files_that_the_design_names() -> None:
     }
 
 
-@pytest.mark.parametrize("workflow", ["corpus", "tokenize", "mixture", "fit", "ui", "checkpoints", "completion", "new"])
+@pytest.mark.parametrize(
+    "workflow",
+    [
+        "checkpoints", "cluster_check", "completion", "corpus", "fit", "mixture", "new", "submit", "tokenize", "ui",
+    ],
+)  # fmt: skip
 def test_a_command_that_trains_nothing_starts_without_torch(workflow: str) -> None:
     """It takes two seconds to import, of a command that answers in one."""
     program = f"import sys, workflows.{workflow}; print('torch' in sys.modules)"
