@@ -118,11 +118,13 @@ def run(config: TokenizeConfig, session: Session) -> Artifact:
     say(_table(figures))
     for line in _losses(figures):
         say(f"   {line}")
-    say(
-        f"\n   compression of {figures['vocabulary_size']:,} ids over documents, </s> counted; MiniCPM's over its own "
-        "held-out documents:"
-    )
-    say(table(*compression(figures)))
+    header, rows = compression(figures)
+    if rows:
+        say(
+            f"\n   compression of {figures['vocabulary_size']:,} ids over documents, </s> counted; MiniCPM's over its "
+            "own held-out documents:"
+        )
+        say(table(header, rows))
     return session.done(artifact, *onward.after_tokenize(session, config.name))
 
 

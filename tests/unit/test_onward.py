@@ -131,6 +131,18 @@ def after(store: ArtifactStore, experiment: str, parent: str = "pretrain/d") -> 
         return onward.after_training(session, parent, f"{parent}@latest")
 
 
+def test_tokens_without_documents_say_who_reads_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = ArtifactStore(str(tmp_path))
+    commit_tokens(
+        store, {}, [(f"Is valve {i} shut?", f"Valve {i} is.") for i in range(20)], [("Which?", "This.", "No.")]
+    )
+    module = importlib.import_module("workflows.tokenize")
+    words = ["+experiment=own", "name=t", f"store={tmp_path}", UNTRACKED]
+    with Session(compose_config("tokenize", module.TokenizeConfig, words), "own") as session:
+        assert onward.after_tokenize(session, "t") == []
+    assert "no documents for a mixture: sft reads conversations, dpo pairs, by data=tokens/t" in capsys.readouterr().out
+
+
 def test_a_file_that_cannot_hold_what_was_quantized_is_not_proposed(
     store: ArtifactStore, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pipelines.data.stream.mixture import MixturePlan
-from pipelines.display.progress import hushed
+from pipelines.display.progress import hushed, say
 from pipelines.errors import TrunklineError
 from pipelines.store.artifact import Artifact
 from pipelines.store.artifacts import ArtifactStore
@@ -102,7 +102,14 @@ def after_corpus(session: Session, name: str) -> list[str]:
 
 
 def after_tokenize(session: Session, name: str) -> list[str]:
-    """A mixture whose sources they hold."""
+    """A mixture whose sources they hold. Of tokens without documents it is said who reads them."""
+    tokens = session.store.find(f"tokens/{name}")
+    if tokens is not None and all(source["kind"] != "documents" for source in tokens.statistics["sources"].values()):
+        say(
+            f"   no documents for a mixture: sft reads conversations, dpo pairs, by data=tokens/{name}, from a parent "
+            "of the same tokenizer (tokenizer.reuse=tokens/<the parent's>)"
+        )
+        return []
 
     def candidates() -> Iterator[Candidate | None]:
         tokens = f"tokens=tokens/{name}"
