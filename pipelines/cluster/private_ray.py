@@ -16,6 +16,8 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+# the versions whose inside is known; another one starts with all that it has
+_KNOWN = "2.60."
 _STANDS_IN = ("--dashboard_agent_command", "--runtime_env_agent_command")
 
 
@@ -29,7 +31,8 @@ def start_private_ray(cpus: int, path: str, folder: str | None) -> None:
     """
     import ray
 
-    with _variable("PYTHONPATH", path), _few_processes():
+    known = ray.__version__.startswith(_KNOWN)
+    with _variable("PYTHONPATH", path), _few_processes() if known else contextlib.nullcontext():
         ray.init(
             address="local",
             num_cpus=cpus,
@@ -42,7 +45,7 @@ def start_private_ray(cpus: int, path: str, folder: str | None) -> None:
                 # starts
                 "prestart_worker_first_driver": False,
                 # by which the stand-ins see the end of the server that started them
-                "enable_pipe_based_agent_to_parent_health_check": True,
+                **({"enable_pipe_based_agent_to_parent_health_check": True} if known else {}),
             },
         )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -98,6 +100,21 @@ def test_a_private_ray_starts_neither_a_dashboard_nor_agents(cluster: Cluster) -
     running = [" ".join(process.cmdline()[:2]) for process in psutil.Process().children(recursive=True)]
     assert sum("/raylet " in command for command in running) == 1
     assert not [command for command in running if "dashboard" in command or "Agent" in command]
+
+
+def test_another_version_of_ray_starts_with_what_it_has() -> None:
+    code = """
+import psutil
+from pipelines.cluster import private_ray
+from pipelines.cluster.cluster import Cluster
+from pipelines.config import ClusterConfig
+private_ray._KNOWN = "0."
+with Cluster(ClusterConfig()) as cluster:
+    print(cluster.map_shards(abs, [-2, -3], "abs"))
+    print(any("agent" in " ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stdout.splitlines()[-2:] == ["[2, 3]", "True"], done.stderr
 
 
 def test_results_keep_the_order_and_few_shards_are_under_way(cluster: Cluster) -> None:
