@@ -120,6 +120,14 @@ def test_a_source_of_which_nothing_is_left_is_refused_with_the_key(tmp_path: Pat
         make(tmp_path / "store", config)
 
 
+def test_a_source_that_is_all_in_another_language_is_refused_with_that_language(tmp_path: Path) -> None:
+    text = "Im Frühling führt der Fluss viel Wasser, weil der Schnee in den Bergen schmilzt und lange Regen fallen.\n"
+    (tmp_path / "a.txt").write_text(text * 6, encoding="utf-8")
+    config = config_of({"mine": {"reader": {"type": "files", "path": str(tmp_path / "a.txt")}}})
+    with pytest.raises(DataError, match=r"\(language.other 1\); .*corpus.language.accept=\[en,zh,de\]"):
+        make(tmp_path / "store", config)
+
+
 def test_a_csv_that_is_not_read_is_told_with_a_command_that_makes_parquet_of_it(folder: Path, tmp_path: Path) -> None:
     source, typed = tmp_path / "in", ["corpus", "--config-dir", str(folder / "conf"), "corpus=kept", "name=p"]
     typed += ["dry_run=true", f"corpus.sources.mine.reader.path={source}"]

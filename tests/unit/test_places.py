@@ -206,6 +206,8 @@ def test_a_broken_choice_of_a_stage_of_a_recipe_is_told_alike(lab: Path) -> None
 def test_a_folder_that_is_none_is_told_before_anything_starts(lab: Path) -> None:
     assert "nope is not there; expected a folder with experiment/" in refused("--config-dir", "nope")
     assert "name --config-dir ./conf" in refused("--config-dir", ".")
+    assert refused("--config-dir", "conf/model").endswith("is around it: name --config-dir conf\n")
+    assert refused("--config-dir", "conf/experiment/lab").endswith("is around it: name --config-dir conf\n")
     assert "names no folder" in refused("--config-dir")
     assert "pkg://a is no folder of this machine" in refused("hydra.searchpath=[pkg://a]")
     (lab / "model/demo.yaml").write_text("layers: 3\n")

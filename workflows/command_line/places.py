@@ -431,6 +431,16 @@ def _check_folder(path: Path, said: str) -> None:
     inner = path / "conf"
     if not ours and any((inner / group).is_dir() for group in groups()):
         raise ConfigError(f"{said}: {path} holds no configs itself, but its folder conf does: name {said}/conf")
+    whole = next(
+        (above for above in (path.parent, path.parent.parent) if path.relative_to(above).parts[0] in groups()), None
+    )
+    if not ours and whole is not None:
+        key, sign, folder = re.split("([ =])", said, maxsplit=1)
+        up = "/".join([".."] * len(path.relative_to(whole).parts))
+        raise ConfigError(
+            f"{said}: {path} is a folder of choices, and the folder of configs is around it: name "
+            f"{key}{sign}{os.path.normpath(os.path.join(folder, up))}"
+        )
     for file in sorted(path.glob("*.yaml")):
         if find(file.name) is not None:
             raise ConfigError(

@@ -88,16 +88,15 @@ def build(
     ]
     counts = tally({"records": "read", "documents": "kept"}, rate="raw_bytes", reasons="dropped")
     cleaned = map_shards(clean_piece, tasks, "clean", counts)
-    _refuse_empty(config, cleaned, _dropped_by_source(sources, cleaned))
-
     keyed: list[tuple[str, Mapping[str, Any]]] = [(t.key, done) for t, done in zip(tasks, cleaned, strict=True)]
+    _refuse_empty(config, work, keyed)
     census, lines = take_census(work, keyed, sources), None
     capped = census.capped
     if recipe.dedup.lines.max_documents is not None:
         job = open_job(work, census, recipe.dedup)
         keyed, lines = remove_boilerplate(job, keyed, sources, recipe, aids, map_shards)
         cleaned = [dict(done) for _, done in keyed]
-        _refuse_empty(config, cleaned, _dropped_by_source(sources, cleaned))
+        _refuse_empty(config, work, keyed)
     census = dataclasses.replace(take_census(work, keyed, sources, known), capped=capped)
     dropped = _dropped_by_source(sources, (done for _, done in keyed))
     if known:  # once, and not by every task that reads a range of them
@@ -165,21 +164,27 @@ def _dropped_by_source(sources: Iterable[str], cleaned: Iterable[Mapping[str, An
     return dropped
 
 
-def _refuse_empty(
-    config: CorpusConfig, cleaned: Iterable[Mapping[str, Any]], dropped: Mapping[str, Counter[str]]
-) -> None:
+def _refuse_empty(config: CorpusConfig, work: Draft, keyed: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    dropped = _dropped_by_source(config.chosen, (done for _, done in keyed))
     kept: Counter[str] = Counter()
-    for done in cleaned:
+    for _, done in keyed:
         kept[done["source"]] += done["documents"]
     for name in config.chosen:
         if not kept[name]:
             why = ", ".join(f"{reason} {n}" for reason, n in dropped[name].most_common()) or "it holds no record at all"
             most = next((reason for reason, _ in dropped[name].most_common(1)), "read")
-            told = f"; {reasons.governs(most, name, config).advice}" if dropped[name] else ""
+            keys = [key for key, done in keyed if done["source"] == name]
+            samples = [
+                row for key in keys for row in json.loads(work.storage.read(f"{work.folder}/samples/{key}.json"))
+            ]
+            governed = reasons.governs(
+                most, name, config, reasons.seen_in(most, name, {"dropped": dropped[name]}, config, {name: samples})
+            )
+            told = f"; {governed.advice}" if dropped[name] else ""
             check = (
                 f"check corpus.sources.{name}.reader (path, format, record, text_field){told}"
                 if most.startswith(("read", "records"))
-                else reasons.governs(most, name, config).first
+                else governed.first
             )
             raise DataError(
                 f"source {name} leaves no document ({why}); expected at least one: {check}, or leave it out with "

@@ -261,7 +261,7 @@ def lines(sources: Mapping[str, Any], config: CorpusConfig, samples: Samples | N
     grouped: dict[tuple[str, ...], dict[str, tuple[int, Governed]]] = {}
     for name, figures in sources.items():
         for reason, count in figures["dropped"].items():
-            governed = governs(reason, name, config, _seen(reason, name, figures, config, samples or {}))
+            governed = governs(reason, name, config, seen_in(reason, name, figures, config, samples or {}))
             keys = (setting.key.replace(f".{name}.", ".") for setting in governed.settings)
             grouped.setdefault((reason, *keys), {})[name] = count, governed
     told: list[list[Any]] = []
@@ -295,7 +295,7 @@ def mostly_dropped(
         if 2 * lost <= read:
             continue
         reason, most = max(figures["dropped"].items(), key=lambda item: item[1])
-        first = governs(reason, name, config, _seen(reason, name, figures, config, samples or {})).first
+        first = governs(reason, name, config, seen_in(reason, name, figures, config, samples or {})).first
         told.append(
             (f"{lost:,} of {read:,} documents of {name} were dropped, most ({most:,}) for {reason}: {first}", reason)
         )
@@ -329,7 +329,7 @@ def nearest(reason: str, known: Iterable[str]) -> str | None:
     return by_name[close[0]] if close else None
 
 
-def _seen(reason: str, name: str, figures: Mapping[str, Any], config: CorpusConfig, samples: Samples) -> Seen:
+def seen_in(reason: str, name: str, figures: Mapping[str, Any], config: CorpusConfig, samples: Samples) -> Seen:
     """What is known of the documents that a source lost for a reason.
 
     Samples are the first ten of each reason. Where they are not all, the languages of what was kept are counted too.
