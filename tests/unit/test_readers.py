@@ -531,7 +531,7 @@ CHINESE = "今天天气很好，孩子们在院子里玩耍。晚上我们去剧
 def test_the_encoding_that_a_text_looks_like_is_named(tmp_path: Path, text: str, encoding: str, told: str) -> None:
     (tmp_path / "a.txt").write_bytes((3 * text).encode(encoding))
     _, (dropped,) = read(source(tmp_path))
-    assert f"it looks like {told}: set reader.encoding={told} if this reads right: '{text[:40]}" in dropped.text
+    assert f"it looks like {told}: set reader.encoding: {told} if this reads right: '{text[:40]}" in dropped.text
     documents, _ = read(source(tmp_path, encoding=told))
     assert [d.text for d in documents] == [3 * text]
 

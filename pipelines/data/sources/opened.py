@@ -159,7 +159,7 @@ def _foreseen(raw: bytes) -> tuple[str, str | bytes]:
     if is_encoding(told) and not told.startswith("UTF"):
         name = codecs.lookup(told).name
         with contextlib.suppress(UnicodeDecodeError):
-            return f"it looks like {name}: set reader.encoding={name} if this reads right", raw.decode(name)
+            return f"it looks like {name}: set reader.encoding: {name} if this reads right", raw.decode(name)
     return _ADVICE, raw
 
 
