@@ -140,7 +140,8 @@ def _start(arguments: list[str], cluster: RayCluster, again: int = 2) -> Node:
     """
     log = cluster.folder / f"node-{len(list(cluster.folder.glob('node-*.log')))}.log"
     with log.open("wb") as output:
-        command = [str(BIN / "ray"), "start", "--block", *arguments]
+        # of log monitors there may be one on a machine, and nobody reads what it sends to the drivers
+        command = [str(BIN / "ray"), "start", "--block", "--include-log-monitor=false", *arguments]
         process = subprocess.Popen(
             command, env=cluster.environment, stdout=output, stderr=output, start_new_session=True
         )
