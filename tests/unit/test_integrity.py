@@ -17,6 +17,7 @@ import pytest
 
 from pipelines.cluster.cluster import serial_map
 from pipelines.config import TrackingConfig, WorkflowConfig
+from pipelines.display import report
 from pipelines.errors import ArtifactError, CheckpointError, ClusterError, ConfigError, DataError
 from pipelines.store.artifact import Artifact
 from pipelines.store.artifacts import ArtifactStore
@@ -920,8 +921,8 @@ def test_a_recipe_makes_each_artifact_anew_once_also_when_interrupted(
 
     monkeypatch.setattr(recipe, "compose_stage", composed)
     monkeypatch.setattr(recipe, "stage_results", lambda session, artifacts: [])
-    monkeypatch.setattr(recipe, "figures", lambda results: {})
-    monkeypatch.setattr(recipe, "write_report", lambda page, *rest: page.write_text("report"))
+    monkeypatch.setattr(report, "figures", lambda results: {})
+    monkeypatch.setattr(report, "write_report", lambda page, *rest: page.write_text("report"))
     stages = [recipe.RecipeStage(workflow=w, name="d", overrides=[]) for w in ("pretrain", "pretrain", "anneal")]
     config = recipe.RecipeConfig(
         name="d", experiment="demo", stages=stages, store=str(tmp_path), on_change="rebuild",
