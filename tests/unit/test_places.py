@@ -114,6 +114,11 @@ def test_help_and_a_command_name_what_the_lab_has(lab: Path) -> None:
         (OVERLAY.replace(": mine\n", ": mine\n  - pretrian\n"), "pretrain.yaml:4: .* no experiment/lab/pretrian.yaml"),
         (OVERLAY.replace(": mine\n", ": mine\n  - /experiment/lab/pretrain\n"), "pretrain.yaml:4: .* leads back to"),
         (OVERLAY.replace(": mine\n", ": mine\n  - pretrain\n"), "pretrain.yaml:4: `pretrain` leads back to"),
+        (
+            OVERLAY.replace(": mine\n", ": mine\n  - /experiment/own/pretrain\n"),
+            "pretrain.yaml:4: `/experiment/own/pretrain` stands behind `override /model`: overrides come last",
+        ),
+        (OVERLAY.replace(": mine\n", ': mine\n  - ""\n'), "pretrain.yaml:2: ``: there is no experiment/lab.yaml"),
         (OVERLAY.replace(": mine\n", ": mine\n  - _self_\n  - _self_\n"), "pretrain.yaml:4: _self_ stands 2 times"),
         (OVERLAY.replace("/model: mine", "/model:mine"), "pretrain.yaml:3: .* write `override /model: mine`"),
         (OVERLAY.replace(": mine\n", ": mine\n  - override /model: demo\n"), "`override /model` stands twice in"),
@@ -145,6 +150,15 @@ def test_help_and_a_command_name_what_the_lab_has(lab: Path) -> None:
 def test_an_overlay_that_would_not_do_what_it_says_is_told_with_its_line(lab: Path, text: str, told: str) -> None:
     (lab / "experiment/lab/pretrain.yaml").write_text(text)
     assert_told(refused("--config-dir", "conf", "+experiment=lab"), told)
+
+
+def test_an_overlay_may_build_on_another_in_two_ways(lab: Path) -> None:
+    (lab / "experiment/lab/base.yaml").write_text("# @package _global_\nseed: 7\n")
+    (lab / "experiment/lab/middle.yaml").write_text("# @package _global_\ndefaults: [/experiment/lab/base, _self_]\n")
+    both = "defaults:\n  - /experiment/lab/base\n  - /experiment/lab/middle\n"
+    (lab / "experiment/lab/pretrain.yaml").write_text(OVERLAY.replace("defaults:\n", both))
+    places.begin(["--config-dir", "conf"])
+    assert (composed().name, composed().seed) == ("lab", 7)
 
 
 def test_a_file_that_hydra_does_not_find_is_told_where_it_belongs(lab: Path) -> None:

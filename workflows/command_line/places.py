@@ -224,22 +224,28 @@ def _check_defaults(path: Path, text: str, defaults: list[Any], workflow: str) -
                 raise ConfigError(f"{at}: `{entry}` has no space behind its colon: write `override {group}: {choice}`")
             if not entry.startswith(("_self_", "optional ")) and "${" not in entry:
                 _check_built_on(path, at, entry)
+            if entry != "_self_" and overridden:
+                raise ConfigError(
+                    f"{at}: `{entry}` stands behind `{min(overridden)}`: overrides come last, but for _self_"
+                )
             continue
         for key, choice in entry.items():
             _check_choice(path, text, str(key), choice, workflow)
             if str(key) in overridden:
                 raise ConfigError(f"{at}: `{key}` stands twice in defaults, with two choices: keep one")
-            overridden.add(str(key))
+            if str(key).startswith("override "):
+                overridden.add(str(key))
 
 
 def _check_built_on(path: Path, at: str, entry: str) -> None:
     """An overlay that another builds on is there, and does not build on that in turn. Raises: ConfigError."""
-    waiting, trail = [(path, entry)], {path}
+    # what is named, and the files that lead to it: one may be built on in two ways
+    waiting: list[tuple[str, tuple[Path, ...]]] = [(entry, (path,))]
     while waiting:
-        base, named = waiting.pop()
-        named = named.split("@")[0].removesuffix(".yaml")
+        named, trail = waiting.pop()
+        base, named = trail[-1], named.split("@")[0].removesuffix(".yaml")
         folder = next(folder for folder in all_folders() if base.is_relative_to(folder))
-        relative = named[1:] if named[0] == "/" else str(base.parent.relative_to(folder) / named)
+        relative = named[1:] if named[:1] == "/" else str(base.parent.relative_to(folder) / named)
         built_on = find(f"{relative}.yaml")
         if built_on is None and base == path:
             group, _, _ = relative.rpartition("/")
@@ -256,10 +262,9 @@ def _check_built_on(path: Path, at: str, entry: str) -> None:
                 f"{at}: `{entry}` leads back to {shown(built_on)} itself: name the overlay that this one builds on, "
                 f"e.g. /experiment/own/{path.stem}"
             )
-        trail.add(built_on)
         inner = _mapping(built_on, _text(built_on)).get("defaults") or []
         if isinstance(inner, list):
-            waiting += [(built_on, one) for one in inner if isinstance(one, str) and one[0:1] in "/"]
+            waiting += [(one, (*trail, built_on)) for one in inner if isinstance(one, str) and one[:1] == "/"]
 
 
 def read(path: Path) -> dict[str, Any]:
