@@ -30,10 +30,14 @@ _MARKS = {"=": ("", ""), "-": ("[-", "-]"), "+": ("{+", "+}")}
 _COLOURS = {"=": ("", ""), "-": ("\033[31;9m", "\033[0m"), "+": ("\033[32m", "\033[0m")}
 
 
+# of a process that ends at once Arrow's threads, if they have just begun, abort the end: these tables are small
+_ALONE = {"use_threads": False, "pre_buffer": False}
+
+
 def read_clusters(data: bytes) -> list[Cluster]:
     """The clusters of a `clusters.parquet`, in its order: the largest first."""
     clusters: dict[int, Cluster] = {}
-    for row in pq.read_table(pa.BufferReader(data)).to_pylist():
+    for row in pq.read_table(pa.BufferReader(data), **_ALONE).to_pylist():
         clusters.setdefault(row["cluster"], []).append(row)
     return list(clusters.values())
 
@@ -42,7 +46,7 @@ def samples(corpus: Artifact) -> dict[str, list[dict[str, str]]]:
     """By source, up to ten examples of each reason for which it lost documents: rows of `dropped/<source>.parquet`."""
     files = {name: f"dropped/{name}.parquet" for name in corpus.statistics["sources"]}
     return {
-        name: pq.read_table(corpus.path(file)).to_pylist()
+        name: pq.read_table(corpus.path(file), **_ALONE).to_pylist()
         for name, file in files.items()
         if file in corpus.manifest["files"]
     }
