@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from mlflow import MlflowClient
 
@@ -28,6 +28,7 @@ from tests.infra.mlflow_server import MlflowServer, mlflow_server
 from tests.infra.postgres import postgres
 from tests.infra.tools import PROJECT
 from tests.integration.s3_server import S3Server, s3_server
+from tests.processes import below, send
 from tests.waits import wait_until
 
 TINY = (
@@ -76,27 +77,20 @@ class Run:
 
     def kill(self) -> None:
         """End it, with the Ray that it started, whatever state it is in."""
-        started = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
+        started = below(self.process.pid) if self.process.poll() is None else []
         self.process.kill()
-        for process in started:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        send(started, signal.SIGKILL)
         self.process.wait()
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Training stands still for the length of the block, so that it does not end before what is done there."""
-        held = []
-        with contextlib.suppress(psutil.NoSuchProcess):  # it ends just now
-            for process in psutil.Process(self.process.pid).children(recursive=True):
-                if "TrainWorker" in " ".join(process.cmdline()):
-                    process.suspend()
-                    held.append(process)
+        held = below(self.process.pid, "TrainWorker")
+        send(held, signal.SIGSTOP)
         try:
             yield
         finally:
-            for process in held:
-                process.resume()
+            send(held, signal.SIGCONT)
 
     def finish(self) -> str:
         """Wait for its good end. Returns: what it said."""

@@ -16,6 +16,7 @@ import io
 import itertools
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import time
@@ -25,8 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from tests.processes import below, send
 from tests.waits import PATIENCE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -73,10 +73,8 @@ class Ranks:
     def stop(self) -> None:
         """End the processes, if there are any."""
         if self._process is not None:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                for each in [*psutil.Process(self._process.pid).children(recursive=True), self._process]:
-                    with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-                        each.kill()
+            send(below(self._process.pid), signal.SIGKILL)
+            self._process.kill()
             self._process.wait()
             self._process = None
 

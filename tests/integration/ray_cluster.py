@@ -26,6 +26,7 @@ from pathlib import Path
 import psutil
 
 from tests.ports import free_port, free_ports
+from tests.processes import below, send
 from tests.waits import PATIENCE_SECONDS
 
 BIN = Path(sys.executable).parent
@@ -39,20 +40,15 @@ class Node:
 
     def kill(self) -> None:
         """SIGKILL to everything at once: no process is left that could notice and tidy up."""
-        for process in self.stop():  # a parent that sees its child die would act
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        send(self.stop(), signal.SIGKILL)  # stopped first: a parent that sees its child die would act
         self.process.wait()
 
     def stop(self) -> list[psutil.Process]:
         """SIGSTOP to everything: a machine that is there and does not answer. Returns: its processes."""
-        everything: list[psutil.Process] = []
+        everything = below(self.process.pid)
         with contextlib.suppress(psutil.NoSuchProcess):
-            top = psutil.Process(self.process.pid)
-            everything = [*top.children(recursive=True), top]
-        for process in everything:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.suspend()
+            everything.append(psutil.Process(self.process.pid))
+        send(everything, signal.SIGSTOP)
         return everything
 
 

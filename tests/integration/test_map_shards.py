@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from pipelines.cluster import cluster as module
 from pipelines.cluster.cluster import Cluster
 from pipelines.errors import ClusterError, DataError
+from tests.processes import below
 
 
 @dataclass(frozen=True)
@@ -97,21 +97,21 @@ class Counted(Sequence[int]):
 
 def test_a_private_ray_starts_neither_a_dashboard_nor_agents(cluster: Cluster) -> None:
     cluster.map_shards(double, range(2), "doubling")
-    running = [" ".join(process.cmdline()[:2]) for process in psutil.Process().children(recursive=True)]
-    assert sum("/raylet " in command for command in running) == 1
-    assert not [command for command in running if "dashboard" in command or "Agent" in command]
+    assert len(below(word="/raylet ", deep=False)) == 1
+    assert not below(word="dashboard")
+    assert not below(word="Agent")
 
 
 def test_another_version_of_ray_starts_with_what_it_has() -> None:
     code = """
-import psutil
 from pipelines.cluster import private_ray
 from pipelines.cluster.cluster import Cluster
 from pipelines.config import ClusterConfig
+from tests.processes import below
 private_ray._KNOWN = "0."
 with Cluster(ClusterConfig()) as cluster:
     print(cluster.map_shards(abs, [-2, -3], "abs"))
-    print(any("agent" in " ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)))
+    print(len(below(word="agent")) > 0)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.stdout.splitlines()[-2:] == ["[2, 3]", "True"], done.stderr

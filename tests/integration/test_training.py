@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 
@@ -20,6 +19,7 @@ from pipelines.train.run.loop import read_metrics
 from pipelines.train.worker import ready, work
 from tests.integration.conftest import claimed_spec, run_stage, train_config
 from tests.integration.test_torchrun import losses
+from tests.processes import below, send
 from tests.waits import wait_until
 
 
@@ -29,10 +29,7 @@ def kill_a_worker_when(ready: Any) -> threading.Thread:
     def wait_and_kill() -> None:
         wait_until(ready, "the moment at which a worker is to be killed")
         # of the Ray that these tests started, not of a neighbour's
-        for process in psutil.Process().children(recursive=True):
-            if "TrainWorker" in " ".join(process.cmdline()):
-                process.send_signal(signal.SIGKILL)
-                return
+        send(below(word="TrainWorker")[:1], signal.SIGKILL)
 
     thread = threading.Thread(target=wait_and_kill)
     thread.start()
