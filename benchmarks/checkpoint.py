@@ -60,7 +60,8 @@ def measure(stage: int, rounds: int, steps: int, folder: Path) -> list[Any]:
     from pipelines.train.network.model import Transformer
     from pipelines.train.objectives.next_token import NextToken
     from pipelines.train.optimizers.adamw import AdamWSettings
-    from pipelines.train.update.engine import Engine, ZeroConfig, device
+    from pipelines.train.update.engine import Engine, device
+    from pipelines.train.update.zero import ZeroConfig
 
     config = ModelConfig(
         layers=LAYERS, d_model=WIDTH, d_ff=5 * WIDTH // 2, heads=WIDTH // 32, kv_heads=WIDTH // 32,

@@ -61,7 +61,8 @@ from pipelines.train.optimizers.adamw import AdamWSettings
 from pipelines.train.optimizers.groups import build, set_learning_rate
 from pipelines.train.plan import memory
 from pipelines.train.spec import TrainConfig
-from pipelines.train.update.engine import Engine, ZeroConfig, device, import_deepspeed, start_distributed
+from pipelines.train.update.engine import Engine, device, import_deepspeed, start_distributed
+from pipelines.train.update.zero import ZeroConfig
 from workflows.command_line.composing import compose_config
 
 MODELS = {

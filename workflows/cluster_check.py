@@ -33,6 +33,7 @@ from pipelines.cluster.ray_token import read_by_others, token_source
 from pipelines.config import Whole, WorkflowConfig, config_class
 from pipelines.display.progress import announce, say, width
 from pipelines.errors import TrunklineError
+from pipelines.train.plan import machines
 from workflows.entry import entry
 from workflows.running.session import Session
 from workflows.submit import token_command
@@ -146,8 +147,6 @@ def _capacity(config: ClusterCheckConfig) -> list[Finding]:
     asked: Instance | Finding | None = listed
     if listed is None or not listed.cpus:
         asked = _tried("machines", lambda: aws.describe_instance(str(config.instance_type), region))
-    from pipelines.train.plan import machines  # not above: it imports torch
-
     # what is known without asking says at least whether it has GPUs
     instance = listed if isinstance(asked, Finding) else asked
     if instance is None:

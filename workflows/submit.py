@@ -43,6 +43,7 @@ from pipelines.config import Amount, Positive, Whole, WorkflowConfig, config_cla
 from pipelines.display.progress import announce, duration, human, say, table
 from pipelines.errors import ConfigError, TrunklineError
 from pipelines.tracking.origin import handed_on as handed_on_origin
+from pipelines.train.plan import machines
 from pipelines.train.stages import STAGES
 from workflows.command_line import places
 from workflows.command_line.composing import compose_config
@@ -204,9 +205,6 @@ def _check_machines(target: Target, instance: Instance | None, max_nodes: int | 
     """
     if not (target.turns or stages_of(target)):
         return {}
-    # not above: it imports torch, and most of what a shell asks of a cluster trains nothing
-    from pipelines.train.plan import machines
-
     if not target.turns:
         checked = [machines.check_stage(*stage, instance, max_nodes) for stage in stages_of(target)]
         return {label: line for lines in checked for label, line in lines.items()}

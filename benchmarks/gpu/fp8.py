@@ -37,7 +37,8 @@ from pipelines.train.network.compute import BlockPolicy, ComputeConfig
 from pipelines.train.network.model import Transformer
 from pipelines.train.objectives.next_token import NextToken
 from pipelines.train.optimizers.adamw import AdamWSettings
-from pipelines.train.update.engine import Engine, ZeroConfig, device, start_distributed
+from pipelines.train.update.engine import Engine, device, start_distributed
+from pipelines.train.update.zero import ZeroConfig
 
 D, F = (64, 160) if TINY else (2304, 5760)  # of 2.4B
 PRODUCTS = {"qkv": (D, 3 * D), "o": (D, D), "gate_up": (D, 2 * F), "down": (F, D)}

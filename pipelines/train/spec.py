@@ -33,7 +33,7 @@ from pipelines.train.optimizers.adamw import AdamWSettings
 from pipelines.train.optimizers.contract import OptimizerSettings
 from pipelines.train.schedules.schedule import Schedule, ScheduleConfig
 from pipelines.train.stages import STAGES, StartMode, check_objectives
-from pipelines.train.update.engine import ZeroConfig
+from pipelines.train.update.zero import ZeroConfig
 
 # a key of the mapping picks a row of the table, and with it the class of the rest
 Optimizer = Annotated[OptimizerSettings, Chosen("kind", lambda: OPTIMIZERS)]

@@ -161,8 +161,8 @@ def check_table(stages: Mapping[str, Stage]) -> None:
 
 
 def check_objectives(stages: Mapping[str, Stage], known: Collection[str]) -> None:
-    """Refuse rows whose objective is not known. It is apart, since objectives import torch, which takes seconds, and
-    this table is read by commands that train nothing. Raises: ConfigError naming row and entry.
+    """Refuse rows whose objective is not known. It is apart, since this table is read by commands that train nothing
+    and need none. Raises: ConfigError naming row and entry.
     """
     for name, stage in stages.items():
         if stage.objective not in known:

@@ -31,7 +31,8 @@ from pipelines.train.objectives.next_token import NextToken
 from pipelines.train.optimizers import OPTIMIZERS
 from pipelines.train.run.stream import to_batch
 from pipelines.train.update import engine as engines
-from pipelines.train.update.engine import Engine, ZeroConfig, device
+from pipelines.train.update.engine import Engine, device
+from pipelines.train.update.zero import ZeroConfig
 
 # heads of 64 with grouped keys, an odd vocabulary, several documents a row
 MODEL = {

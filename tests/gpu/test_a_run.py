@@ -21,7 +21,8 @@ from pipelines.config import parse
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.compute import BlockPolicy, ComputeConfig
 from pipelines.train.plan.memory import GIB, Setup, predict
-from pipelines.train.update.engine import Engine, ZeroConfig
+from pipelines.train.update.engine import Engine
+from pipelines.train.update.zero import ZeroConfig
 from tests.gpu.cases import batches, case, start
 
 ROOT = Path(__file__).parents[2]

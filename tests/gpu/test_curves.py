@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.gpu.record import CUDA
 from pipelines.train.network.compute import Attention
-from pipelines.train.update.engine import ZeroConfig
+from pipelines.train.update.zero import ZeroConfig
 from tests.gpu.cases import case, curve, distance, off, running, skip_what_needs_more, state, train
 from tests.gpu.references import CLIPPED, DPO, MUON, SFT
 

@@ -22,7 +22,8 @@ from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.model import Transformer
 from pipelines.train.objectives.next_token import NextToken
 from pipelines.train.optimizers.adamw import AdamWSettings
-from pipelines.train.update.engine import Engine, TrainingModule, ZeroConfig
+from pipelines.train.update.engine import Engine, TrainingModule
+from pipelines.train.update.zero import ZeroConfig
 from tests.integration.engine_cases import optimizer_settings
 from tests.reference_training import global_batch, micro_batch
 

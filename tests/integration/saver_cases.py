@@ -27,7 +27,8 @@ from pipelines.train.objectives.next_token import NextToken
 from pipelines.train.optimizers import OPTIMIZERS
 from pipelines.train.run.loop import read_metrics, train
 from pipelines.train.spec import TrainSpec
-from pipelines.train.update.engine import Engine, ZeroConfig
+from pipelines.train.update.engine import Engine
+from pipelines.train.update.zero import ZeroConfig
 from tests import tiny
 from tests.integration.conftest import claimed_spec, train_config
 

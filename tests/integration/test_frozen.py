@@ -14,8 +14,8 @@ from safetensors import safe_open
 from pipelines.errors import CheckpointError
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.train.checkpoint import Checkpoint, committed_steps, open_checkpoint, set_aside_after
+from pipelines.train.checkpoint.committed import check_optimizer
 from pipelines.train.checkpoint.retention import readers_of
-from pipelines.train.checkpoint.slices import check_optimizer
 from pipelines.train.checkpoint.weights import read_weights, write_weights
 from pipelines.train.network.roles import roles
 from pipelines.train.run.loop import read_metrics

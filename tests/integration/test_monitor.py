@@ -117,7 +117,8 @@ def _readings(stage: int, every_steps: int) -> dict[str, Any]:
 
     from pipelines.train.optimizers.adamw import AdamWSettings
     from pipelines.train.run.monitor import Monitor
-    from pipelines.train.update.engine import Engine, ZeroConfig
+    from pipelines.train.update.engine import Engine
+    from pipelines.train.update.zero import ZeroConfig
 
     engine = Engine(
         Transformer(ModelConfig(**MODEL)).initialise(1),

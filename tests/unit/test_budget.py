@@ -31,7 +31,7 @@ from pipelines.train.objectives.next_token import NextToken
 from pipelines.train.plan.memory import Setup
 from pipelines.train.run.log import _BF16_PEAK_FLOPS
 from pipelines.train.spec import TrainConfig
-from pipelines.train.update.engine import ZeroConfig
+from pipelines.train.update.zero import ZeroConfig
 from workflows.command_line.composing import compose_config
 from workflows.command_line.devices import device_names, read_device
 

@@ -24,7 +24,7 @@ from pipelines.train.checkpoint import (
     slices,
     write_weights,
 )
-from pipelines.train.checkpoint.committed import commit
+from pipelines.train.checkpoint.committed import check_optimizer, commit
 from pipelines.train.checkpoint.retention import delete, prune, readers_of
 from pipelines.train.checkpoint.snapshot import Layout
 from workflows.checkpoints import CheckpointsConfig, run
@@ -149,10 +149,10 @@ def test_whole_weights_are_a_checkpoint_without_optimizer_state(tmp_path: Path) 
     assert torch.equal(read_weights(made)["w"], weights["w"])
     assert made.state["learning_rate"] == 0.01
     with pytest.raises(CheckpointError, match=r"average/a@step-7 holds weights alone"):
-        slices.check_optimizer(made, "adamw")
-    slices.check_optimizer(parent, "adamw")
+        check_optimizer(made, "adamw")
+    check_optimizer(parent, "adamw")
     with pytest.raises(CheckpointError, match=r"holds the state of the optimizer adamw, and this run uses muon"):
-        slices.check_optimizer(parent, "muon")
+        check_optimizer(parent, "muon")
 
 
 STEPS = list(range(10, 110, 10))

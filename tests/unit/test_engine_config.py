@@ -4,7 +4,7 @@ import pytest
 
 from pipelines.errors import ConfigError
 from pipelines.train.optimizers.muon import MuonSettings
-from pipelines.train.update.engine import ZeroConfig, check
+from pipelines.train.update.zero import ZeroConfig, check
 
 
 @pytest.mark.parametrize(

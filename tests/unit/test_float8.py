@@ -16,8 +16,7 @@ from pipelines.train.network.compute import ComputeConfig
 from pipelines.train.network.model import Transformer
 from pipelines.train.network.roles import roles
 from pipelines.train.plan import devices
-from pipelines.train.update import engine
-from pipelines.train.update.engine import ZeroConfig
+from pipelines.train.update.zero import ZeroConfig, check
 
 MODEL = ModelConfig(
     layers=2, d_model=64, d_ff=160, heads=2, kv_heads=1, vocabulary=259, max_positions=32, dim_model_base=32
@@ -52,7 +51,7 @@ def test_a_gpu_before_ada_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("stage", "says"), [(0, "set zero.stage=1"), (3, "set zero.stage=2")])
 def test_stages_at_which_it_does_not_pay_are_refused(stage: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        engine.check(ZeroConfig(stage=stage, precision="fp8"))
+        check(ZeroConfig(stage=stage, precision="fp8"))
 
 
 @pytest.mark.parametrize(

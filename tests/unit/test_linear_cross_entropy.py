@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from pipelines.train.network import linear_cross_entropy
-from pipelines.train.network.linear_cross_entropy import chunk_tokens, pieces, token_losses, weighted_sum
+from pipelines.train.network.compute import chunk_tokens
+from pipelines.train.network.linear_cross_entropy import pieces, token_losses, weighted_sum
 
 N, D, V = 37, 12, 501
 

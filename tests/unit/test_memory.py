@@ -21,7 +21,7 @@ from pipelines.train.optimizers.groups import freeze
 from pipelines.train.optimizers.muon import MuonSettings
 from pipelines.train.plan import memory
 from pipelines.train.plan.memory import GIB, Setup
-from pipelines.train.update.engine import ZeroConfig
+from pipelines.train.update.zero import ZeroConfig
 
 MODEL = ModelConfig(
     layers=3, d_model=64, d_ff=160, heads=8, kv_heads=2, vocabulary=512, max_positions=512, dim_model_base=16

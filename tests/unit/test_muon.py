@@ -13,7 +13,8 @@ from pipelines.train.network.roles import KINDS, roles
 from pipelines.train.optimizers.adamw import AdamWSettings
 from pipelines.train.optimizers.contract import OptimizerSettings
 from pipelines.train.optimizers.groups import build, learning_rate_factor, set_learning_rate
-from pipelines.train.optimizers.muon import Muon, MuonSettings, orthogonal, update_scale
+from pipelines.train.optimizers.muon import MuonSettings
+from pipelines.train.optimizers.muon_step import Muon, orthogonal, update_scale
 from pipelines.train.optimizers.pieces import Slice
 from tests.reference_training import newton_schulz, reference_run
 

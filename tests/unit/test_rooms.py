@@ -105,10 +105,11 @@ def test_deepspeed_is_imported_in_the_two_files_that_the_design_names() -> None:
 @pytest.mark.parametrize(
     "workflow",
     [
-        "checkpoints", "cluster_check", "completion", "corpus", "fit", "mixture", "new", "submit", "tokenize", "ui",
+        "anneal", "checkpoints", "cluster_check", "completion", "corpus", "dpo", "fit", "mixture", "new", "plan",
+        "pretrain", "recipe", "sft", "submit", "tokenize", "ui",
     ],
 )  # fmt: skip
-def test_a_command_that_trains_nothing_starts_without_torch(workflow: str) -> None:
+def test_a_command_starts_without_torch_where_another_process_computes(workflow: str) -> None:
     """It takes two seconds to import, of a command that answers in one."""
     program = f"import sys, workflows.{workflow}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -14,7 +14,7 @@ from pipelines.cluster.train_group import LostError, _verdict
 from pipelines.cluster.train_group_lines import Listener
 from pipelines.cluster.train_group_rank import Place, Seat, seats
 from pipelines.errors import CheckpointError, ClusterError, StorageError, TrunklineError
-from pipelines.train.optimizers.adamw import AdamW
+from pipelines.train.optimizers.adamw_step import AdamW
 from tests.waits import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
@@ -128,7 +128,8 @@ from pipelines.train.objectives.next_token import NextToken
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.network.model import Transformer
 from pipelines.train.network.batch import Batch
-from pipelines.train.update.engine import Engine, ZeroConfig
+from pipelines.train.update.engine import Engine
+from pipelines.train.update.zero import ZeroConfig
 from pipelines.train.optimizers import OPTIMIZERS
 config = ModelConfig(layers=1, d_model=32, d_ff=48, heads=2, kv_heads=2, vocabulary=64, max_positions=16, dim_model_base=16)
 model = Transformer(config).initialise(0)

@@ -49,7 +49,7 @@ CODE = (
             "float8",
         )
     ),
-    *(f"pipelines.train.update.{module}" for module in ("engine", "one_worker", "step")),
+    *(f"pipelines.train.update.{module}" for module in ("engine", "one_worker", "step", "zero")),
     *(f"pipelines.train.optimizers.{module}" for module in ("groups", "pieces")),
     "pipelines.train.schedules.schedule",
     "pipelines.train.checkpoint.slices",

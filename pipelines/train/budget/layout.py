@@ -32,7 +32,7 @@ from pipelines.train.plan import memory
 from pipelines.train.plan.checked import check_division
 from pipelines.train.plan.memory import Memory, Setup
 from pipelines.train.stages import stage_named
-from pipelines.train.update import engine
+from pipelines.train.update import zero
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def fits(job: Job, layout: Layout, device: DeviceConfig) -> bool:
 def layout_of(job: Job, workers: int) -> Layout:
     """The layout that the config asks for. Raises: ConfigError where its batch does not divide."""
     check_division(job.config.batch, workers)
-    engine.check(job.config.zero)
+    zero.check(job.config.zero)
     return Layout(workers, job.config.zero.stage, job.config.batch.micro_batch)
 
 

@@ -57,9 +57,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from pipelines.train.checkpoint import committed, retention, saver, slices, weights
+    from pipelines.train.checkpoint import committed, retention
 
-    for module in (committed, retention, saver, slices, weights):
-        if getattr(vars(module).get(name), "__module__", "") == module.__name__:
-            return vars(module)[name]
-    raise AttributeError(f"{name} is in no module of {__name__}")
+    found = [vars(module).get(name) for module in (committed, retention)]
+    if not any(found):
+        from pipelines.train.checkpoint import saver, slices, weights  # with torch
+
+        found = [vars(module).get(name) for module in (saver, slices, weights)]
+    return next(each for each in found if each is not None)

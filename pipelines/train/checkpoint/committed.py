@@ -10,7 +10,7 @@ import datetime
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -403,3 +403,29 @@ def first_difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
             there, here = (None if shape is None else list(shape) for shape in (theirs.get(name), ours.get(name)))
             return f"{name} is {there} there and {here} here"
     return "the order of parameters differs"
+
+
+def check_optimizer(checkpoint: Checkpoint, optimizer: str, trains: Collection[str] | None = None) -> None:
+    """Refuse to go on with the state of another optimizer, of none, or of fewer parameters.
+
+    Args: optimizer, its name in `OPTIMIZERS`; trains, role kinds of the parameters that train; None: all.
+    Raises: CheckpointError.
+    """
+    theirs = checkpoint.state.get("optimizer", "adamw")  # before it was recorded there was no other
+    if theirs is None:
+        raise CheckpointError(
+            f"{checkpoint} holds weights alone, so a run cannot go on with its optimizer state: "
+            "start from it with workflows.sft or workflows.dpo, or branch from a checkpoint that training saved"
+        )
+    if theirs != optimizer:
+        raise CheckpointError(
+            f"{checkpoint} holds the state of the optimizer {theirs}, and this run uses {optimizer}: "
+            f"choose optimizer={theirs} to go on with it"
+        )
+    trained = checkpoint.state.get("trains")
+    if trained is not None and (trains is None or not set(trains) <= set(trained)):
+        raise CheckpointError(
+            f"{checkpoint} trained parameters of the kinds {', '.join(trained)} alone, so there is no optimizer state "
+            f"for all that this run trains ({'all' if trains is None else ', '.join(trains)}): initialise from it "
+            "(sft, dpo), or train the same kinds"
+        )

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from pipelines.errors import CheckpointError, StorageError
-from pipelines.train.checkpoint.committed import Checkpoint, Index, first_difference
+from pipelines.train.checkpoint.committed import Checkpoint, Index, check_optimizer, first_difference
 from pipelines.train.network.roles import roles
 from pipelines.train.optimizers import pieces, row_of
 from pipelines.train.update.engine import Engine
@@ -89,32 +89,6 @@ def _take_over_frozen(engine: Engine, checkpoint: Checkpoint, index: Index, own:
     engine.frozen_slices = [piece for piece in engine.frozen_slices if piece.name not in engine.frozen_in]
     for piece in engine.frozen_slices:
         index.fill(piece.name, "fp32", piece.start, piece.flat)
-
-
-def check_optimizer(checkpoint: Checkpoint, optimizer: str, trains: Collection[str] | None = None) -> None:
-    """Refuse to go on with the state of another optimizer, of none, or of fewer parameters.
-
-    Args: optimizer, its name in `OPTIMIZERS`; trains, role kinds of the parameters that train; None: all.
-    Raises: CheckpointError.
-    """
-    theirs = checkpoint.state.get("optimizer", "adamw")  # before it was recorded there was no other
-    if theirs is None:
-        raise CheckpointError(
-            f"{checkpoint} holds weights alone, so a run cannot go on with its optimizer state: "
-            "start from it with workflows.sft or workflows.dpo, or branch from a checkpoint that training saved"
-        )
-    if theirs != optimizer:
-        raise CheckpointError(
-            f"{checkpoint} holds the state of the optimizer {theirs}, and this run uses {optimizer}: "
-            f"choose optimizer={theirs} to go on with it"
-        )
-    trained = checkpoint.state.get("trains")
-    if trained is not None and (trains is None or not set(trains) <= set(trained)):
-        raise CheckpointError(
-            f"{checkpoint} trained parameters of the kinds {', '.join(trained)} alone, so there is no optimizer state "
-            f"for all that this run trains ({'all' if trains is None else ', '.join(trains)}): initialise from it "
-            "(sft, dpo), or train the same kinds"
-        )
 
 
 def engine_state(engine: Engine) -> dict[str, Any]:

@@ -30,9 +30,6 @@ from torch import Tensor
 from pipelines.train.network.compute import Attention
 from pipelines.train.network.cudnn_attention import attend_documents
 
-IN_GRAPH: frozenset[Attention] = frozenset(
-    {"varlen", "cudnn", "dense"}
-)  # kernels that the graph of a compiled block can hold
 _SEGMENT = 128  # tokens of short neighbouring documents that share one masked call: a call costs about 0.1 ms
 
 

@@ -12,8 +12,13 @@ from typing import Any, Literal
 from pipelines.config import Count, Positive, config_class
 
 Attention = Literal["varlen", "cudnn", "flex", "blocks", "dense"]
+# kernels that the graph of a compiled block can hold
+IN_GRAPH: frozenset[Attention] = frozenset({"varlen", "cudnn", "dense"})
 FASTEST: Attention = "cudnn"  # on a GPU, in bfloat16: what benchmarks/gpu/attention.py found
 Keep = Literal["all", "products", "input"]  # what a block keeps for its backward pass; the rest is computed again
+
+# of float32 logits: a GPU adds each chunk's part to a gradient of a gigabyte, so its chunks are large
+_CHUNK_BYTES = {"cpu": 128 << 20, "cuda": 4 << 30}
 
 
 @config_class
@@ -119,3 +124,8 @@ def joins(device: str) -> bool:
     On a CPU attention is a list of calls, one a document, of another number and other lengths in each batch.
     """
     return device == "cuda"
+
+
+def chunk_tokens(vocabulary: int, device: str = "cpu") -> int:
+    """Tokens whose logits exist at a time where the config leaves it open, a multiple of 64: `_CHUNK_BYTES` of them."""
+    return max(64, _CHUNK_BYTES[device] // (4 * vocabulary) // 64 * 64)

@@ -26,15 +26,7 @@ from torch.autograd import Function
 
 from pipelines.train.network.compute import compiler_options
 
-# of float32 logits: a GPU adds each chunk's part to a gradient of a gigabyte, so its chunks are large
-_CHUNK_BYTES = {"cpu": 128 << 20, "cuda": 4 << 30}
-
 _ALIGNED = 128  # numbers: 256 bytes of bfloat16, and the width of a tile of the output
-
-
-def chunk_tokens(vocabulary: int, device: str = "cpu") -> int:
-    """Tokens whose logits exist at a time where the config leaves it open, a multiple of 64: `_CHUNK_BYTES` of them."""
-    return max(64, _CHUNK_BYTES[device] // (4 * vocabulary) // 64 * 64)
 
 
 def pieces(vocabulary: int, device: str) -> list[slice]:

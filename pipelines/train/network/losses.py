@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipelines.train.network import linear_cross_entropy
 from pipelines.train.network.batch import Batch
+from pipelines.train.network.compute import chunk_tokens
 from pipelines.train.network.model import Transformer
 
 
@@ -23,9 +24,7 @@ def token_losses(model: Transformer, hidden_BTD: Tensor, targets_BT: Tensor) -> 
 
 
 def _chunk(model: Transformer) -> int:
-    return model.compute.loss_chunk or linear_cross_entropy.chunk_tokens(
-        model.config.vocabulary, model.embed_tokens.weight.device.type
-    )
+    return model.compute.loss_chunk or chunk_tokens(model.config.vocabulary, model.embed_tokens.weight.device.type)
 
 
 def weighted_loss(model: Transformer, hidden_BTD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -25,9 +25,10 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from pipelines.train.network import cudnn_attention
 from pipelines.train.network.architecture import ModelConfig, check_shapes
-from pipelines.train.network.attention import IN_GRAPH, Documents, attend, locate
+from pipelines.train.network.attention import Documents, attend, locate
 from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.compute import (
+    IN_GRAPH,
     BlockPolicy,
     ComputeConfig,
     choose_attention,

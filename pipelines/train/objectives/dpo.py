@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from pipelines.config import config_class
 from pipelines.train.objectives.preference import PreferenceObjective
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Dpo(PreferenceObjective):
@@ -23,4 +23,6 @@ class Dpo(PreferenceObjective):
     settings: Settings
 
     def losses(self, differences_P: Tensor) -> Tensor:
+        import torch.nn.functional as F
+
         return -F.logsigmoid(self.settings.beta * differences_P)

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipelines.config import config_class
 from pipelines.store.draft import Draft
 from pipelines.train.batches import Arrays, Batches
-from pipelines.train.network.batch import Batch
-from pipelines.train.network.model import Transformer
 
-# what a function gives of a micro-batch under the engine's weights, without gradients; all ranks call it together
-Forward = Callable[[Callable[[Transformer, Tensor, Batch], Tensor], Arrays], Tensor]
+# a command that plans a run asks the table too, and does not wait the two seconds that torch takes
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipelines.train.network.batch import Batch
+    from pipelines.train.network.model import Transformer
+
+    # what a function gives of a micro-batch under the engine's weights, without gradients; all ranks call it together
+    Forward = Callable[[Callable[[Transformer, Tensor, Batch], Tensor], Arrays], Tensor]
 
 
 @config_class

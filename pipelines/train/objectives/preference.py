@@ -14,23 +14,24 @@ from __future__ import annotations
 
 import io
 from abc import abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pipelines.config import Positive, config_class
 from pipelines.errors import ArtifactError, CheckpointError
 from pipelines.store.draft import Draft
 from pipelines.store.ways_out import how_anew
 from pipelines.train.batches.pairs import Pairs
-from pipelines.train.network.batch import Batch
-from pipelines.train.network.losses import row_logps
-from pipelines.train.network.model import Transformer
-from pipelines.train.objectives.objective import Forward, Objective, ObjectiveSettings
+from pipelines.train.objectives.objective import Objective, ObjectiveSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipelines.train.network.batch import Batch
+    from pipelines.train.network.model import Transformer
+    from pipelines.train.objectives.objective import Forward
 
 _PIECE = "reference"
 _FILE = "reference/logps.npy"
@@ -56,9 +57,13 @@ class PreferenceObjective(Objective):
         """(P,) loss of each pair. Args: differences_P, (P,) h of each pair."""
 
     def count(self, batch: Batch) -> Tensor:
+        import torch
+
         return torch.tensor(float(len(batch.inputs) // 2), device=batch.inputs.device)
 
     def sums(self, model: Transformer, hidden: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        from pipelines.train.network.losses import row_logps
+
         policy, reference = row_logps(model, hidden, batch), batch.sidecars["reference"]
         differences_P = (policy[0::2] - policy[1::2]) - (reference[0::2] - reference[1::2])
         return self.losses(differences_P).sum(), {
@@ -77,6 +82,8 @@ class PreferenceObjective(Objective):
 
 def _reference_logps(draft: Draft, batches: Pairs, forward: Forward, fresh: bool) -> NDArray[np.float32]:
     """Log-probability of every answer under the parent: float32 [pairs, 2]."""
+    import torch.distributed as dist
+
     stored: list[Any] = [_stored(draft, batches.epoch_samples)] if dist.get_rank() == 0 else [None]
     dist.broadcast_object_list(stored, src=0)
     if isinstance(stored[0], bytes):
@@ -98,6 +105,11 @@ def _reference_logps(draft: Draft, batches: Pairs, forward: Forward, fresh: bool
 
 
 def _compute(batches: Pairs, forward: Forward) -> NDArray[np.float32]:
+    import torch
+    import torch.distributed as dist
+
+    from pipelines.train.network.losses import row_logps
+
     rank, world, pairs = dist.get_rank(), dist.get_world_size(), batches.epoch_samples
     logps: Tensor | None = None
     # every rank runs the same number of forwards, as ZeRO-3 gathers weights in each

@@ -1,6 +1,7 @@
 """Optimizers: one file each, and this table.
 
-    contract.py   what a file here says of its optimizer
+    contract.py   what a file here says of its optimizer; planning asks it, so it imports no torch
+    *_step.py     what the optimizer of that name computes
     groups.py     parameters by role, with muP's learning rates
 
 To add one: write its file, and a row here. The engine, checkpoints and the prediction of memory ask the row.

@@ -12,15 +12,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipelines.config import Amount, config_class
 from pipelines.errors import ConfigError
 from pipelines.train.network.roles import Role, RoleKind
-from pipelines.train.optimizers.pieces import Slice
+
+# a command that plans a run asks the table too, and does not wait the two seconds that torch takes
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from pipelines.train.optimizers.pieces import Slice
 
 
 @config_class
@@ -64,6 +67,8 @@ class OptimizerRow(ABC):
 
         Raises: ConfigError naming the state.
         """
+        import torch
+
         for flat, state in optimizer.state.items():
             kept = {name for name, value in state.items() if torch.is_tensor(value) and value.shape == flat.shape}
             if lost := sorted(state.keys() - kept - self.scalars(kept, 1, flat.device).keys()):

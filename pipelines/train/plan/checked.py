@@ -23,7 +23,6 @@ from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.references import Reference
 from pipelines.train.batches import Batches
 from pipelines.train.checkpoint.lineage import Run, tokenizer_of
-from pipelines.train.network import float8
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.objectives import OBJECTIVES, Objective, objective_of
 from pipelines.train.plan import devices, reading, sizing
@@ -39,7 +38,7 @@ from pipelines.train.plan.sizing import Sized
 from pipelines.train.schedules.schedule import Schedule
 from pipelines.train.spec import BatchConfig, Start, TrainConfig
 from pipelines.train.stages import Stage, stage_named
-from pipelines.train.update import engine
+from pipelines.train.update import zero
 
 # times as many embeddings as ids: beyond that it is another tokenizer's model, not padding
 _MOST_PADDING = 2
@@ -101,9 +100,11 @@ def check_run(name: str, config: TrainConfig, store: ArtifactStore, parent: str 
     steps, epoch_samples = _steps(config, batches.epoch_samples)
     rates = planned_rates(name, stage, config, ancestor, steps)
     _check_batch(config, architecture, workers, ancestor)
-    engine.check(config.zero)
+    zero.check(config.zero)
     devices.check(config.compute, config.zero, device_of(config))
     if config.zero.precision == "fp8":
+        from pipelines.train.network import float8
+
         rows = batch.micro_batch * batches.rows_per_unit
         float8.check(architecture, rows * batch.sequence_length, batches.alike)
         if devices.known(config.cluster, "cuda"):

@@ -3,6 +3,8 @@
 Enters: a `TrainSpec`. Leaves: which blocks compute again in the backward pass, the same on every rank, and the line
 that says why. Refused, each with what is there: a GPU that is not, GPUs of different kinds in one group (the slowest
 would set the pace of all, at the price of all), a micro-batch that does not fit into the smallest.
+
+Only what looks at a device imports torch, which takes two seconds that a plan need not wait for.
 """
 
 from __future__ import annotations
@@ -12,19 +14,15 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
-
 from pipelines.cluster.cluster import inside_job
 from pipelines.config import ClusterConfig
 from pipelines.errors import ConfigError
-from pipelines.train.network import float8
 from pipelines.train.network.compute import ComputeConfig
 from pipelines.train.objectives import OBJECTIVES
 from pipelines.train.plan import memory
 from pipelines.train.plan.memory import GIB, DeviceKind, Memory, Setup
 from pipelines.train.spec import TrainSpec
-from pipelines.train.update.engine import ZeroConfig
+from pipelines.train.update.zero import ZeroConfig
 
 _WITH_FP8 = "of compute capability 8.9 or later (H100, H200, L40S, RTX 4090)"
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -48,6 +46,8 @@ def budget(compute: ComputeConfig, device: DeviceKind, workers_here: int, index:
     if compute.memory_gib is not None:
         return compute.memory_gib * GIB, f"compute.memory_gib={compute.memory_gib:g}"
     if device == "cuda":
+        import torch
+
         gpu = torch.cuda.get_device_properties(index)
         return memory.usable_bytes(device, gpu.total_memory), f"the {gpu.name} of {gpu.total_memory / GIB:.0f} GiB"
     total = machine_bytes()
@@ -81,7 +81,13 @@ def check(compute: ComputeConfig, zero: ZeroConfig, device: DeviceKind) -> None:
 
 def check_capability(zero: ZeroConfig, index: int = 0) -> None:
     """Refuse FP8 on a GPU without it. Args: index, of the GPU. Raises: ConfigError."""
-    if zero.precision == "fp8" and torch.cuda.get_device_capability(index) < float8.LEAST_CAPABILITY:
+    if zero.precision != "fp8":
+        return
+    import torch
+
+    from pipelines.train.network import float8
+
+    if torch.cuda.get_device_capability(index) < float8.LEAST_CAPABILITY:
         major, minor = torch.cuda.get_device_capability(index)
         raise ConfigError(
             f"zero.precision=fp8 needs a GPU {_WITH_FP8}; the {torch.cuda.get_device_name(index)} has "
@@ -96,7 +102,11 @@ def here(cluster: ClusterConfig) -> bool:
 
 def known(cluster: ClusterConfig, device: DeviceKind) -> bool:
     """Whether this process can ask the device that training will run on how much memory it has."""
-    return here(cluster) and (device == "cpu" or torch.cuda.is_available())
+    if not here(cluster) or device == "cpu":
+        return here(cluster)
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def check_gpus(cluster: ClusterConfig) -> None:
@@ -104,6 +114,8 @@ def check_gpus(cluster: ClusterConfig) -> None:
     asked = cluster.workers * cluster.gpus_per_worker
     if not asked or not here(cluster):
         return
+    import torch
+
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if there < asked:
         build = "" if torch.version.cuda else f" (torch {torch.__version__} is a build without CUDA)"
@@ -136,6 +148,9 @@ def agree(spec: TrainSpec) -> tuple[Memory, str]:
     Returns: the prediction, with the policy that all ranks take, and the line about it.
     Raises: ConfigError, on every rank.
     """
+    import torch
+    import torch.distributed as dist
+
     gpus = float(spec.config.get("cluster", {}).get("gpus_per_worker", 0))
     device: DeviceKind = "cuda" if torch.cuda.is_available() else "cpu"
     index = torch.cuda.current_device() if device == "cuda" else 0

@@ -18,8 +18,8 @@ from pipelines.identity import difference
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.references import Reference
 from pipelines.train.batches import Batches
+from pipelines.train.checkpoint.committed import check_optimizer
 from pipelines.train.checkpoint.lineage import Run, open_run
-from pipelines.train.checkpoint.slices import check_optimizer
 from pipelines.train.network.architecture import ModelConfig, check_shapes
 from pipelines.train.plan import context
 from pipelines.train.schedules import schedule

@@ -42,15 +42,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipelines.errors import ConfigError
-from pipelines.train.network import linear_cross_entropy
 from pipelines.train.network.architecture import ModelConfig, parameter_counts
-from pipelines.train.network.attention import IN_GRAPH
-from pipelines.train.network.compute import BlockPolicy, ComputeConfig, Keep, choose_attention, compiles
+from pipelines.train.network.compute import (
+    IN_GRAPH,
+    BlockPolicy,
+    ComputeConfig,
+    Keep,
+    choose_attention,
+    chunk_tokens,
+    compiles,
+)
 from pipelines.train.network.roles import RoleKind, numbers
 from pipelines.train.optimizers import row_of
 from pipelines.train.optimizers.adamw import AdamWSettings
 from pipelines.train.optimizers.contract import OptimizerSettings
-from pipelines.train.update.engine import ZeroConfig, one_worker_serves
+from pipelines.train.update.zero import ZeroConfig, one_worker_serves
 
 GIB = 2**30
 DeviceKind = Literal["cpu", "cuda"]
@@ -366,5 +372,5 @@ def _small_share(setup: Setup) -> float:
 
 
 def _chunk(setup: Setup) -> int:
-    chosen = setup.compute.loss_chunk or linear_cross_entropy.chunk_tokens(setup.model.vocabulary, setup.device)
+    chosen = setup.compute.loss_chunk or chunk_tokens(setup.model.vocabulary, setup.device)
     return min(chosen, setup.tokens)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from pipelines.train.optimizers import pieces
-from pipelines.train.optimizers.adamw import AdamW
+from pipelines.train.optimizers.adamw_step import AdamW
 
 
 class OneWorker:
