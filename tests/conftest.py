@@ -6,17 +6,26 @@ which come first. Run by hand, without `-n`, pytest does everything in one proce
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from tests import home, lanes
+from tests.processes import below, send
+from tests.waits import wait_until
 
+ENDING_SECONDS = 30.0  # for a process that was told to end with what had started it
 _LEFT_OUT = pytest.StashKey[int]()
+_VARIABLES = pytest.StashKey[dict[str, str]]()
+# of the environment: pytest's own word on the test that runs, and what `import ray` sets for its own processes
+_SET_BY_OTHERS = ("PYTEST_", "RAY_", "PYTHONBREAKPOINT")
 _SPENT = pytest.StashKey[Counter[tuple[str, str]]]()  # seconds by ("lane", its name) and ("file", its path)
 
 
@@ -56,18 +65,48 @@ def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:
     return lanes.scheduler(config, log)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    session.config.stash[_VARIABLES] = dict(os.environ)  # with what imports of the test modules have set
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
-    """Fail the file that leaves behind what would fail another one later in its lane, which no run has to repeat."""
+    """End what a group of files shares with the group, and fail the file that leaves behind what would fail another.
+
+    Fixtures of the session would live on otherwise, in this lane beside tests that know nothing of them: a Ray head
+    whose processes were counted as the next file's own. Which files follow in a lane is chance, and no run repeats it.
+    """
     yield
     if nextitem is not None and nextitem.path == item.path:
         return
+    if nextitem is None or lanes.group(nextitem.nodeid) != lanes.group(item.nodeid):
+        item.session._setupstate.teardown_exact(None)
+        if left := _processes_left():
+            send(left, signal.SIGKILL)
+            pytest.fail(f"{item.path.name}, or its group, leaves running: {'; '.join(map(str, left))}")
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         sys.modules["ray"].shutdown()
         pytest.fail(f"{item.path.name} leaves this process connected to Ray, where the next file cannot start its own")
     if not os.path.samefile(os.getcwd(), item.config.invocation_params.dir):
         os.chdir(item.config.invocation_params.dir)
         pytest.fail(f"{item.path.name} leaves this process in another folder")
+    before = item.config.stash[_VARIABLES]
+    if changed := sorted(
+        name
+        for name in {*before, *os.environ}
+        if before.get(name) != os.environ.get(name) and not name.startswith(_SET_BY_OTHERS)
+    ):
+        for name in changed:
+            os.environ.pop(name, None)
+        os.environ.update({name: before[name] for name in changed if name in before})
+        pytest.fail(f"{item.path.name} leaves other values in the environment: {', '.join(changed)}")
+
+
+def _processes_left() -> list[psutil.Process]:
+    """What this process has started and not ended, though it had time to."""
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: not below(), "processes to end", seconds=ENDING_SECONDS)
+    return below()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,35 @@ def test_what_a_session_starts_once_is_used_in_one_lane() -> None:
                 assert lanes.group(f"tests/integration/{path.name}::test") in groups, (
                     f"list {path.name} in tests/lanes.py"
                 )
+
+
+def test_a_file_that_leaves_something_behind_fails_itself(tmp_path: Path) -> None:
+    toys = {
+        "conftest": "import pytest, tests.conftest\ntests.conftest.ENDING_SECONDS = 1\n"
+        "@pytest.fixture(scope='session')\ndef thing():\n    print('made')\n    yield 1\n    print('ended')\n",
+        "test_a": "def test_one(thing): print('one')",
+        "test_b": "def test_two(thing): print('two')",
+        "test_c": "import subprocess\ndef test_three(): subprocess.Popen(['sleep', '600'])",
+        "test_d": "import os\ndef test_four(): os.environ['LEFT'] = '1'",
+        "test_e": "import os\ndef test_five(): os.chdir('/')",
+        "test_f": "import os\nfrom tests.processes import below\n"
+        "def test_six(): assert 'LEFT' not in os.environ and os.getcwd() != '/' and not below()",
+    }
+    for name, text in toys.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "-rE", "-p", "tests.conftest", "-c", os.devnull]
+    done = subprocess.run(
+        [*command, f"--rootdir={tmp_path}", str(tmp_path)], cwd=ROOT, capture_output=True, text=True,
+        timeout=PATIENCE_SECONDS,
+    )  # fmt: skip
+    for told in (
+        r"made\none\n.*ended\n.*made\ntwo\n.*ended\n.*",  # what files share ends with each, where no lane lists them
+        r"test_c.py, or its group, leaves running: psutil.Process\(.*name='sleep'",
+        "test_d.py leaves other values in the environment: LEFT",
+        "test_e.py leaves this process in another folder",
+        "6 passed, 3 errors",
+    ):
+        assert re.search(told, done.stdout, re.DOTALL), (told, done.stdout)
 
 
 @pytest.mark.parametrize("options", [[], pytest.param(["-n", "2"], marks=pytest.mark.slow)])
