@@ -24,8 +24,8 @@ from tests.waits import wait_until
 ENDING_SECONDS = 30.0  # for a process that was told to end with what had started it
 _LEFT_OUT = pytest.StashKey[int]()
 _VARIABLES = pytest.StashKey[dict[str, str]]()
-# of the environment: pytest's own word on the test that runs, and what `import ray` sets for its own processes
-_SET_BY_OTHERS = ("PYTEST_", "RAY_", "PYTHONBREAKPOINT")
+# of the environment, what decides what a later test's command does; libraries set a dozen others for themselves
+_DECIDES = ("TRUNKLINE_", "AWS_", "MLFLOW_TRACKING_", "RAY_ADDRESS", "RAY_API_", "HOME", "PATH", "PYTHONPATH", "CI")
 _SPENT = pytest.StashKey[Counter[tuple[str, str]]]()  # seconds by ("lane", its name) and ("file", its path)
 
 
@@ -76,17 +76,20 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     Fixtures of the session would live on otherwise, in this lane beside tests that know nothing of them: a Ray head
     whose processes were counted as the next file's own. Which files follow in a lane is chance, and no run repeats it.
     """
-    yield
+    group_ends = nextitem is None or lanes.group(nextitem.nodeid) != lanes.group(item.nodeid)
+    try:
+        yield
+    finally:
+        if group_ends:
+            item.session._setupstate.teardown_exact(None)
     if nextitem is not None and nextitem.path == item.path:
         return
-    if nextitem is None or lanes.group(nextitem.nodeid) != lanes.group(item.nodeid):
-        item.session._setupstate.teardown_exact(None)
-        if left := _processes_left():
-            send(left, signal.SIGKILL)
-            pytest.fail(f"{item.path.name}, or its group, leaves running: {'; '.join(map(str, left))}")
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         sys.modules["ray"].shutdown()
         pytest.fail(f"{item.path.name} leaves this process connected to Ray, where the next file cannot start its own")
+    if group_ends and (left := _processes_left()):
+        send(left, signal.SIGKILL)
+        pytest.fail(f"{item.path.name}, or its group, leaves running: {'; '.join(map(str, left))}")
     if not os.path.samefile(os.getcwd(), item.config.invocation_params.dir):
         os.chdir(item.config.invocation_params.dir)
         pytest.fail(f"{item.path.name} leaves this process in another folder")
@@ -94,7 +97,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     if changed := sorted(
         name
         for name in {*before, *os.environ}
-        if before.get(name) != os.environ.get(name) and not name.startswith(_SET_BY_OTHERS)
+        if before.get(name) != os.environ.get(name) and name.startswith(_DECIDES)
     ):
         for name in changed:
             os.environ.pop(name, None)

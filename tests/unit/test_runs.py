@@ -71,10 +71,10 @@ def test_a_file_that_leaves_something_behind_fails_itself(tmp_path: Path) -> Non
         "test_a": "def test_one(thing): print('one')",
         "test_b": "def test_two(thing): print('two')",
         "test_c": "import subprocess\ndef test_three(): subprocess.Popen(['sleep', '600'])",
-        "test_d": "import os\ndef test_four(): os.environ['LEFT'] = '1'",
+        "test_d": "import os\ndef test_four(): os.environ['AWS_LEFT'] = '1'",
         "test_e": "import os\ndef test_five(): os.chdir('/')",
         "test_f": "import os\nfrom tests.processes import below\n"
-        "def test_six(): assert 'LEFT' not in os.environ and os.getcwd() != '/' and not below()",
+        "def test_six(): assert 'AWS_LEFT' not in os.environ and os.getcwd() != '/' and not below()",
     }
     for name, text in toys.items():
         (tmp_path / f"{name}.py").write_text(text)
@@ -86,7 +86,7 @@ def test_a_file_that_leaves_something_behind_fails_itself(tmp_path: Path) -> Non
     for told in (
         r"made\none\n.*ended\n.*made\ntwo\n.*ended\n.*",  # what files share ends with each, where no lane lists them
         r"test_c.py, or its group, leaves running: psutil.Process\(.*name='sleep'",
-        "test_d.py leaves other values in the environment: LEFT",
+        "test_d.py leaves other values in the environment: AWS_LEFT",
         "test_e.py leaves this process in another folder",
         "6 passed, 3 errors",
     ):
