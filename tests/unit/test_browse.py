@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +26,21 @@ ROWS = [
     row(1, 2, "known", "old/1", "Known text."),
     row(1, 2, "known_near", "web/9", "Known text!"),
 ]
+
+
+ROOT = Path(__file__).parents[2]
+# in a process of its own: in this one Arrow's threads may have been started by another test
+THREADS = """
+import os, sys
+from pipelines.data.corpus.browse import read_clusters
+import pyarrow.parquet as pq
+threads = lambda: len(os.listdir("/proc/self/task"))
+before, data = threads(), open(sys.argv[1], "rb").read()
+read_clusters(data)
+after = threads()
+pq.read_table(sys.argv[1], use_threads=False, pre_buffer=False)
+print(after - before, threads() - after)
+"""
 
 
 def test_differences_are_of_words_and_of_single_chinese_characters() -> None:
@@ -63,3 +81,16 @@ def test_clusters_are_printed_with_their_differences() -> None:
     assert "(no difference in the first 400 characters)" in "\n".join(lines(near, 1))
     assert "\033[32m!" in "\n".join(lines(second, 2, colours=True))
     assert composition(second) == "1 known_near"
+
+
+def test_a_file_in_memory_is_read_without_threads_which_could_abort_the_end_of_a_command(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(ROWS, schema=CLUSTERS), tmp_path / "clusters.parquet")
+    line = [sys.executable, "-c", THREADS, str(tmp_path / "clusters.parquet")]
+    begun, by_another_way = map(int, subprocess.run(line, cwd=ROOT, capture_output=True, check=True).stdout.split())
+    assert begun == 0
+    assert by_another_way, "this way of reading begins threads no more: the line above cannot fail"
+
+
+def test_no_other_module_has_arrow_read_what_is_in_memory() -> None:
+    files = (file for room in ("pipelines", "workflows") for file in (ROOT / room).rglob("*.py"))
+    assert [file.name for file in files if "BufferReader" in file.read_text(encoding="utf-8")] == ["browse.py"]

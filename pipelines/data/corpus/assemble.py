@@ -151,9 +151,7 @@ def dropped_examples(corpus: Artifact, reason: str, limit: int = 10) -> tuple[li
     for name, figures in corpus.statistics["sources"].items():
         counts.update(figures["dropped"])
         if reason in figures["dropped"]:
-            # without Arrow's threads, as in browse.py: the command that asks for it ends at once
-            path = corpus.path(f"dropped/{name}.parquet")
-            rows = pq.read_table(path, use_threads=False, pre_buffer=False).to_pylist()
+            rows = pq.read_table(corpus.path(f"dropped/{name}.parquet")).to_pylist()
             rows_by_source.append([{"source": name, **row} for row in rows if row["reason"] == reason])
     turns = (row for turn in itertools.zip_longest(*rows_by_source) for row in turn if row is not None)
     return list(itertools.islice(turns, limit)), counts

@@ -30,14 +30,21 @@ _MARKS = {"=": ("", ""), "-": ("[-", "-]"), "+": ("{+", "+}")}
 _COLOURS = {"=": ("", ""), "-": ("\033[31;9m", "\033[0m"), "+": ("\033[32m", "\033[0m")}
 
 
-# of a process that ends at once Arrow's threads, if they have just begun, abort the end: these tables are small
-_ALONE = {"use_threads": False, "pre_buffer": False}
+def read_rows(data: bytes) -> list[dict[str, Any]]:
+    """The rows of a Parquet file in memory, read by this thread alone.
+
+    `pq.read_table` reads by a thread of Arrow's whatever it is told (25.0), and that may let go of `data` only when the
+    read has returned, for which it waits for Python's lock. If Python ends meanwhile, it ends the waiting thread too,
+    inside a destructor, by which C++ aborts the process: "terminate called without an active exception", after all was
+    printed (python/cpython#87135, mended in 3.14). A file read by its path holds nothing of Python's.
+    """
+    return list(pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False).to_pylist())
 
 
 def read_clusters(data: bytes) -> list[Cluster]:
     """The clusters of a `clusters.parquet`, in its order: the largest first."""
     clusters: dict[int, Cluster] = {}
-    for row in pq.read_table(pa.BufferReader(data), **_ALONE).to_pylist():
+    for row in read_rows(data):
         clusters.setdefault(row["cluster"], []).append(row)
     return list(clusters.values())
 
@@ -46,7 +53,7 @@ def samples(corpus: Artifact) -> dict[str, list[dict[str, str]]]:
     """By source, up to ten examples of each reason for which it lost documents: rows of `dropped/<source>.parquet`."""
     files = {name: f"dropped/{name}.parquet" for name in corpus.statistics["sources"]}
     return {
-        name: pq.read_table(corpus.path(file), **_ALONE).to_pylist()
+        name: pq.read_table(corpus.path(file)).to_pylist()
         for name, file in files.items()
         if file in corpus.manifest["files"]
     }

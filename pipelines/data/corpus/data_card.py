@@ -15,9 +15,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pipelines.data.cleaning import classifier
 from pipelines.data.cleaning.excerpts import excerpt
 from pipelines.data.corpus import browse, reasons
@@ -42,10 +39,7 @@ _SCRIPT_NAMES = {"hans": "simplified characters", "hant": "traditional character
 
 def publish_card(draft: Draft, config: CorpusConfig, statistics: Mapping[str, Any]) -> None:
     """Write the card of a corpus whose other files are published."""
-    dropped = {}
-    for name in config.chosen:
-        table = pq.read_table(pa.BufferReader(_read(draft, f"dropped/{name}.parquet") or b""))
-        dropped[name] = table.to_pylist()
+    dropped = {name: browse.read_rows(_read(draft, f"dropped/{name}.parquet") or b"") for name in config.chosen}
     clusters, quality = _read(draft, duplicates.FILE), _read(draft, dedup_report.FILE)
     path = draft.scratch(FILE)
     path.write_text(
