@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -182,13 +183,19 @@ def test_the_announcement_shows_the_row_of_the_table(store: Any) -> None:
     assert str(TINY_MODEL["vocabulary"] * 32) in facts["model"].replace(",", "")
 
 
-def test_what_works_but_may_not_be_meant_is_said(store: Any) -> None:
+def test_what_works_but_may_not_be_meant_is_said(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
     def note(workers: int, **changes: Any) -> str:
         return str(plan_stage("pretrain", train_config(**changes), store, None, workers).announcement.get("note", ""))
 
     assert note(2) == note(2, **{"zero.stage": 3}) == ""
     assert "ZeRO-3 with one worker splits nothing" in note(1, **{"zero.stage": 3})
     assert "64 of 192 embeddings are padding: the tokenizer has 128 ids" in note(2, **{"model.vocabulary": 192})
+    many = {"batch.global_batch": 8, "batch.micro_batch": 1}
+    assert "8 workers take turns on the 2 cores of this machine" in note(8, **many)
+    assert note(8, **many, cluster={"workers": 8, "address": "10.0.0.1:6379"}) == ""
     elsewhere = note(2, cluster={"workers": 2, "gpus_per_worker": 1}, dry_run=True)
     assert "asks for 2 GPUs; this machine has 0" in elsewhere
 

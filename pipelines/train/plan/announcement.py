@@ -7,6 +7,7 @@ micro-batch that is known not to fit.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Collection
 
 from pipelines.errors import ConfigError
@@ -155,6 +156,12 @@ def _notes(run: CheckedRun) -> list[str]:
         devices.check_gpus(run.config.cluster)
     except ConfigError as error:  # only a plan, or one that will run elsewhere
         notes.append(str(error))
+    cores, here = len(os.sched_getaffinity(0)), devices.here(run.config.cluster) and not run.config.write_spec
+    if run.workers > cores and here and device_of(run.config) == "cpu":
+        notes.append(
+            f"{run.workers} workers take turns on the {cores} cores of this machine, which trains no faster than "
+            f"cluster.workers={cores} and takes the memory of all"
+        )
     if run.config.zero.stage == 3 and run.workers == 1:
         notes.append("ZeRO-3 with one worker splits nothing and only costs time: zero=zero1 does the same")
     parameters = parameter_counts(run.architecture)["total"]
