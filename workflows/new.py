@@ -34,7 +34,8 @@ for a shell `export TRUNKLINE_CONF=$PWD/{conf}`. `conf/experiment/{name}/` state
     trunkline anneal +experiment={name} --config-dir {conf}
     trunkline export +experiment={name} --config-dir {conf}
 
-Each ends by naming the next; `dry_run=true` shows what it would do. All in turn, to an exported model and a report:
+Each ends by naming the next; `dry_run=true` shows what it would do. `name=wide` at a stage is one more run on the same
+data, beside the first. All in turn, to an exported model and a report:
 
     trunkline recipe +experiment={name} --config-dir {conf}
 """
@@ -106,27 +107,49 @@ kv_heads: 2
 # vocabulary: 4096           # as many ids as the tokenizer of tokens/{name} has
 """
 
-# workflow -> what it makes, entries of its defaults list, keys
+# workflow -> what it makes, entries of its defaults list, keys. What a stage reads is named, so that `name=wide` is one
+# more run on the same data
 _OVERLAYS = {
     "corpus": ("the corpus conf/corpus/{name}.yaml", ["override /corpus: {name}"], ""),
     "tokenize": (
         "corpus/{name} as tokens",
         [],
-        "# tokenizer: {{vocabulary_size: 4096}}   # else what the text can teach\n",
+        "data: corpus/{name}\n# tokenizer: {{vocabulary_size: 4096}}   # else what the text can teach\n",
     ),
-    "mixture": ("the mixture conf/mixture/{name}.yaml of tokens/{name}", ["override /mixture: {name}"], ""),
+    "mixture": (
+        "the mixture conf/mixture/{name}.yaml of tokens/{name}",
+        ["override /mixture: {name}"],
+        "tokens: tokens/{name}\n",
+    ),
     "pretrain": (
         "the trunk",
         [],
+        "data: mixture/{name}           # name=wide trains one more run on it\n"
         "hours: 0.05                  # model, batch and steps are what these and the data allow\n"
         "# schedule: {{peak_lr: 0.01}}\n",
     ),
-    "anneal": ("the decay, off the trunk's last checkpoint", [], ""),
-    "sft": ("answers, learnt from the conversations of tokens/{name}", [], "# epochs: 3\n"),
-    "dpo": ("what is preferred, learnt from the pairs of tokens/{name}", [], ""),
+    "anneal": (
+        "the decay, off the trunk's last checkpoint",
+        [],
+        "parent: pretrain/{name}@latest\ndata: mixture/{name}\n",
+    ),
+    "sft": (
+        "answers, learnt from the conversations of tokens/{name}",
+        [],
+        "parent: anneal/{name}\ndata: tokens/{name}\n# epochs: 3\n",
+    ),
+    "dpo": (
+        "what is preferred, learnt from the pairs of tokens/{name}",
+        [],
+        "parent: sft/{name}\ndata: tokens/{name}\n",
+    ),
     "evaluate": ("what is known of held-out documents, by source", [], ""),
-    "quantize": ("the model in 4 bits, and what that costs", [], "# calibration: {{rows: 32}}\n"),
-    "export": ("a folder that transformers loads", [], ""),
+    "quantize": (
+        "the model in 4 bits, and what that costs",
+        [],
+        "parent: anneal/{name}\n# calibration: {{rows: 32}}\n",
+    ),
+    "export": ("a folder that transformers loads", [], "parent: anneal/{name}\n"),
     "recipe": ("all of these in turn, where there is data for them", [], "experiment: {name}\n"),
 }
 _OVERLAY = """\

@@ -53,6 +53,20 @@ def test_what_the_overlays_choose_is_what_the_folder_holds() -> None:
     assert shaped.model.vocabulary == 4096  # of conf/model/demo.yaml, which it builds on
 
 
+@pytest.mark.parametrize("workflow", new._OVERLAYS)
+def test_another_name_is_another_run_on_the_same_data(workflow: str) -> None:
+    new.make("lab", Path("lab"))
+    places.use([("lab/conf", "--config-dir")])
+
+    def reads(*more: str) -> list[object]:
+        config = compose_config(workflow, config_class(workflow), ["+experiment=lab", *more])
+        return [getattr(config, key, None) for key in ("data", "tokens", "parent")]
+
+    if workflow not in ("corpus", "recipe"):  # what these make, the rest of a chain is named after
+        assert any(reads())
+    assert reads("name=wide") == reads()
+
+
 def test_what_is_commented_out_composes_too() -> None:
     for path in new.make("lab", Path("lab")):
         if path.endswith(".yaml"):
