@@ -60,7 +60,7 @@ CODE = (
     "pipelines.train.network.attention",
     "pipelines.train.checkpoint.weights",
     "pipelines.train.quantization.contract",
-    *(f"pipelines.train.tasks.{module}" for module in ("scoring", "text")),
+    *(f"pipelines.train.tasks.{module}" for module in ("scoring", "text", "windows")),
 )
 _BUSY = 0.5  # load average for each core beyond which a machine is called busy
 _SHAPE = ("layers", "d_model", "d_ff", "heads", "kv_heads")  # a published speed is of models of this shape

@@ -105,7 +105,7 @@ CODE = (
     *(f"pipelines.train.checkpoint.{module}" for module in ("weights", "snapshot")),
     *(f"pipelines.train.network.{module}" for module in ("architecture", "roles", "batch", "model", "attention")),
     "pipelines.train.network.untied",
-    *(f"pipelines.train.tasks.{module}" for module in ("scoring", "text")),
+    *(f"pipelines.train.tasks.{module}" for module in ("scoring", "text", "windows")),
     *(f"pipelines.data.stream.{module}" for module in _STREAM),
     *(f"pipelines.data.tokens.{module}" for module in _TOKENS),
 )

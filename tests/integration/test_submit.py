@@ -318,7 +318,7 @@ def test_training_waits_for_the_machines_of_a_cluster_that_grows(head: RayCluste
     process = start(head, ROOT, "cluster.grows=true", *recipe, "name=grown")
     seen: list[str] = []
     wait_for(process, "waiting for machines: the workers need 3 CPU, of which there are 2", seen)
-    node = head.add_node(cpus=1)
+    node = head.add_node(cpus=1, apart=True)  # else the driver's own files are unpacked anew under it
     rest = the_rest(process)
     node.kill()
     assert process.returncode == 0, "".join(seen) + rest

@@ -17,7 +17,7 @@ from pipelines.data.tokens.token_shards import TokenShard, TokenShardWriter, sha
 from pipelines.data.tokens.token_sources import open_sources
 from pipelines.errors import ArtifactError, DataError, TrunklineError
 from pipelines.store.artifacts import ArtifactStore
-from pipelines.train.tasks.scoring import windows
+from pipelines.train.tasks.windows import windows
 from tests import tiny
 from tests.unit.test_checkpoint import flip
 

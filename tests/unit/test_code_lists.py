@@ -183,7 +183,7 @@ BESIDE = {
         "pipelines.train.results.quantized_page": "a page about what is committed",
         "pipelines.train.formats": "beside the layout, reached by way of the table of formats",
         "pipelines.train.runtimes": "likewise",
-        "pipelines.train.tasks": "beside scoring and text, reached by way of the table of tasks",
+        "pipelines.train.tasks": "beside scoring, text and windows, reached by way of the table of tasks",
     },
     "cost": {
         **_STREAM,

@@ -22,9 +22,10 @@ from pipelines.train.network.model import Transformer
 from pipelines.train.results.evaluate import EvaluateConfig, evaluate, plan_evaluation
 from pipelines.train.tasks import TASKS, preferences, text
 from pipelines.train.tasks.preferences import PreferenceScore, score_preferences
-from pipelines.train.tasks.scoring import byte_lengths, token_nats, windows
+from pipelines.train.tasks.scoring import token_nats
 from pipelines.train.tasks.task import Measured, Task, TaskPlan
 from pipelines.train.tasks.text import TextScore, score_text
+from pipelines.train.tasks.windows import byte_lengths, windows
 from tests import tiny
 from tests.untrained import commit_run, commit_tokens
 from workflows import evaluate as workflow

@@ -105,8 +105,8 @@ def test_deepspeed_is_imported_in_the_two_files_that_the_design_names() -> None:
 @pytest.mark.parametrize(
     "workflow",
     [
-        "anneal", "checkpoints", "cluster_check", "completion", "corpus", "dpo", "fit", "mixture", "new", "plan",
-        "pretrain", "recipe", "sft", "submit", "tokenize", "ui",
+        "anneal", "checkpoints", "cluster_check", "completion", "corpus", "dpo", "evaluate", "fit", "mixture", "new",
+        "plan", "pretrain", "recipe", "sft", "submit", "tokenize", "ui",
     ],
 )  # fmt: skip
 def test_a_command_starts_without_torch_where_another_process_computes(workflow: str) -> None:

@@ -19,12 +19,10 @@ from pipelines.identity import identity
 from pipelines.store.artifact import Artifact
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.ways_out import how_anew
-from pipelines.train.checkpoint import whole_model
 from pipelines.train.checkpoint.lineage import Run, open_run, tokenizer_of, tokens_of, trained_length
 from pipelines.train.network.architecture import ModelConfig
 from pipelines.train.tasks import TASKS
 from pipelines.train.tasks.task import Subject, TaskPlan, TaskSettings
-from pipelines.train.update.engine import device
 
 # task -> its settings; null: it is left out
 Tasks = dict[str, Annotated[TaskSettings | None, ChosenByName(lambda: TASKS)]]
@@ -128,6 +126,9 @@ def evaluate(config: EvaluateConfig, planned: EvaluationPlan) -> Results:
 
     Raises: CheckpointError when a file is damaged, naming the checkpoint before it.
     """
+    from pipelines.train.checkpoint import whole_model
+    from pipelines.train.update.engine import device
+
     began = time.monotonic()
     subject = planned.subject
     model = whole_model(subject.run.checkpoint).to(device())

@@ -37,16 +37,9 @@ from pipelines.data.tokens.token_sources import TokenSource, open_sources
 from pipelines.store.artifact import Artifact
 from pipelines.train.network.batch import ModelInput
 from pipelines.train.network.model import Transformer
-from pipelines.train.tasks.scoring import (
-    Ids,
-    batches_by_length,
-    document_ids,
-    drawn_order,
-    padded,
-    token_nats,
-    windows,
-)
+from pipelines.train.tasks.scoring import batches_by_length, padded, token_nats
 from pipelines.train.tasks.text import bytes_of_ids, heldout_sources
+from pipelines.train.tasks.windows import Ids, document_ids, drawn_order, windows
 
 Floats = NDArray[np.float64]
 _MOST_SHARDS = 16  # of one source that are opened, as tasks/text.py does

@@ -7,10 +7,9 @@ of the model hold out: the first ones of each source in stored order, alike for 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pipelines.config import Amount, Count, changed, config_class
@@ -19,9 +18,10 @@ from pipelines.data.tokens.token_sources import open_sources
 from pipelines.data.tokens.tokenizer import Encoder
 from pipelines.errors import ArtifactError, ConfigError
 from pipelines.store.artifact import Artifact
-from pipelines.train.network.model import Transformer
-from pipelines.train.tasks.generate import complete
 from pipelines.train.tasks.task import TOKENIZER, Measured, Sample, Subject, Task, TaskPlan, TaskSettings
+
+if TYPE_CHECKING:
+    from pipelines.train.network.model import Transformer
 
 _KINDS = ("documents", "conversations")  # of sources whose held-out text gives prompts
 _HELDOUT_PROMPTS = 6  # of all sources together
@@ -128,6 +128,10 @@ def measure_completions(model: Transformer, subject: Subject, settings: Completi
         else encoder.encode([prompt.text])[0]
         for prompt in asked
     ]
+    import torch
+
+    from pipelines.train.tasks.generate import complete
+
     threads = torch.get_num_threads()
     small = sum(parameter.numel() for parameter in model.parameters()) < _SMALL
     torch.set_num_threads(1 if small else threads)

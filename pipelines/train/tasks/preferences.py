@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +20,11 @@ from numpy.typing import NDArray
 from pipelines.config import Count, config_class
 from pipelines.data.stream.preferences import NothingFits, PreferenceLoader, fitting, open_preferences
 from pipelines.data.tokens.token_sources import TokenSource
-from pipelines.train.network.model import Transformer
-from pipelines.train.tasks.scoring import Ids, document_ids, drawn_order, token_nats
 from pipelines.train.tasks.task import Chart, Column, Measured, Number, Subject, Task, TaskPlan, TaskSettings
+from pipelines.train.tasks.windows import Ids, document_ids, drawn_order
+
+if TYPE_CHECKING:
+    from pipelines.train.network.model import Transformer
 
 
 @config_class
@@ -74,6 +77,8 @@ def score_preferences(
     model: Transformer, chosen: TokenSource, rejected: TokenSource, length: int, max_pairs: int, seed: int
 ) -> PreferenceScore | None:
     """How often the model prefers the chosen answer, or None when no pair fits the window. Args: length, T."""
+    from pipelines.train.tasks.scoring import token_nats
+
     rows: list[tuple[Ids, NDArray[np.bool_]]] = []
     left_out = 0
     for index in range(len(chosen.prefixes)):

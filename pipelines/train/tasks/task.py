@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.config import config_class, plain
 from pipelines.store.artifact import Artifact
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.train.checkpoint.lineage import Run
 from pipelines.train.network.architecture import ModelConfig
-from pipelines.train.network.model import Transformer
+
+if TYPE_CHECKING:
+    from pipelines.train.network.model import Transformer
 
 TOKENIZER = "tokenizer/tokenizer.json"  # in an artifact of kind tokens
 

@@ -5,7 +5,7 @@
 
 Of each source, windows up to `max_tokens` tokens are read, drawn by the seed alike for every checkpoint. The mean over
 document sources is plain, so that no source's size decides. Assistant loss is taken over all assistant tokens.
-`tasks/scoring.py` says what counts in a window.
+`tasks/windows.py` says what counts in a window.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,11 @@ from pipelines.config import Count, config_class
 from pipelines.data.tokens.sidecars import FOUNDING
 from pipelines.data.tokens.token_sources import TokenSource, open_sources
 from pipelines.store.artifact import Artifact
-from pipelines.train.network.model import Transformer
-from pipelines.train.tasks.scoring import Ids, byte_lengths, token_nats, windows
 from pipelines.train.tasks.task import TOKENIZER, Chart, Column, Measured, Number, Subject, Task, TaskPlan, TaskSettings
+from pipelines.train.tasks.windows import Ids, byte_lengths, windows
+
+if TYPE_CHECKING:
+    from pipelines.train.network.model import Transformer
 
 NOTHING_COUNTS = "no token of its held-out documents counts"
 _MOST_SHARDS = 16  # of one source that are opened, evenly spaced
@@ -94,6 +96,8 @@ def score_text(
 
     Args: about, its kind and language; length, T; id_bytes, bytes that each id spells [V].
     """
+    from pipelines.train.tasks.scoring import token_nats
+
     text = read_text(source, length, max_tokens, seed, id_bytes)
     if text is None:
         return None

@@ -6,8 +6,8 @@ from pipelines.config import Count, config_class
 from pipelines.data.tokens.token_sources import open_sources
 from pipelines.train.network.model import Transformer
 from pipelines.train.tasks.generate import complete
-from pipelines.train.tasks.scoring import document_ids
 from pipelines.train.tasks.task import Chart, Column, Measured, Number, Sample, Subject, Task, TaskPlan, TaskSettings
+from pipelines.train.tasks.windows import document_ids
 
 
 @config_class
