@@ -73,7 +73,7 @@ cluster-check: setup ## what is wrong with an AWS cluster or the way to it: ARGS
 # one test waits for a server while another computes: three lanes keep two cores busy
 LANES ?= 3
 
-test: setup ## all tests but campaigns, with real Ray, DeepSpeed, MLflow and S3: some 35 minutes on 2 cores
+test: setup ## all tests but campaigns, with real Ray, DeepSpeed, MLflow and S3: some 30 minutes on 2 cores
 	@$(BIN)/python -m pytest -n $(LANES)
 
 test-full: llama ## and the campaigns too, such as twenty kills, and GGUF files in llama.cpp

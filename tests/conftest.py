@@ -21,7 +21,7 @@ from tests import home, lanes
 from tests.processes import below, send
 from tests.waits import wait_until
 
-ENDING_SECONDS = 30.0  # for a process that was told to end with what had started it
+ENDING_SECONDS = 120.0  # for a process that was told to end with what had started it
 _LEFT_OUT = pytest.StashKey[int]()
 _VARIABLES = pytest.StashKey[dict[str, str]]()
 # of the environment, what decides what a later test's command does; libraries set a dozen others for themselves

@@ -58,7 +58,7 @@ def test_a_new_task_is_one_file_and_one_row(tmp_path: Path) -> None:
     assert made.statistics["next_token_right"] == share
     hashed = {module for module in made.manifest["identity"]["code"] if ".tasks." in module}
     assert hashed == {
-        f"pipelines.train.tasks.{module}" for module in ("task", "text", "scoring", "generate", "next_token")
+        f"pipelines.train.tasks.{module}" for module in ("task", "text", "windows", "scoring", "generate", "next_token")
     }
 
     # ── the report's table, figure and page ──
