@@ -159,8 +159,8 @@ def _notes(run: CheckedRun) -> list[str]:
     cores, here = len(os.sched_getaffinity(0)), devices.here(run.config.cluster) and not run.config.write_spec
     if run.workers > cores and here and device_of(run.config) == "cpu":
         notes.append(
-            f"{run.workers} workers take turns on the {cores} cores of this machine, which trains no faster than "
-            f"cluster.workers={cores} and takes the memory of all"
+            f"{run.workers} workers take turns on {'the one core' if cores == 1 else f'the {cores} cores'} of this "
+            f"machine: cluster.workers={cores} trains as fast, in less memory"
         )
     if run.config.zero.stage == 3 and run.workers == 1:
         notes.append("ZeRO-3 with one worker splits nothing and only costs time: zero=zero1 does the same")
